@@ -21,7 +21,7 @@ DEBIAN_OF_18 = forky
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
 .PHONY: help setup build install deb test-deb demo demo-real test test-engine test-install test-sql test-docs test-server \
-	chaos bench-queue bench-engine bench-determinism check-peer docs-models sanitize lint lint-deployment clean
+	chaos soak bench-queue bench-engine bench-determinism check-peer docs-models sanitize freeze test-upgrade lint lint-deployment clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -70,6 +70,10 @@ test-server: setup ## tests that start servers of their own: crashes, several da
 chaos: setup install ## kills, cancels and DDL under load; LOOPS=n, ENGINE_PROCESS=worker or separate; ends with a line of counts
 	$(CARGO) run --release -p steadytext-test-server --bin chaos
 
+soak: setup install ## a server under mixed work for MINUTES=30 or HOURS, and 10,000 loads of models (LOADS); fails where something grows
+	$(CARGO) run --release -p steadytext-bench --bin soak -- --loads $(or $(LOADS),10000)
+	$(CARGO) run --release -p steadytext-bench --bin soak -- --minutes $(if $(HOURS),$$(( $(HOURS) * 60 )),$(or $(MINUTES),30))
+
 bench-queue: setup install ## speed of wake, enqueue and claim-to-completion
 	@scripts/bench-queue.sh
 
@@ -87,6 +91,12 @@ docs-models: ## write the tables of docs/models.md
 
 sanitize: ## the engine's unit tests under AddressSanitizer
 	@scripts/sanitize.sh
+
+freeze: ## at a release: keep the install script of this version in migrations/released
+	@scripts/freeze.sh
+
+test-upgrade: setup ## pg_upgrade from this PostgreSQL to 17, in the Debian that has it
+	@scripts/test-upgrade.sh
 
 lint: ## formatting, clippy without warnings, the rules of docs/development.md
 	@scripts/lint.sh

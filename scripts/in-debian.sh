@@ -65,6 +65,15 @@ for models in minilm real-models templates vocabularies; do
     if [ -e "target/$models" ] && [ ! -e "$target/$models" ]; then cp -a "target/$models" "$target/"; fi
 done
 mkdir -p target
+# What this machine has built of other crates serves there as well; only what depends on the server is built anew. The files are
+# shared, but for those that cargo writes into.
+if [ -d target/release/deps ] && [ ! -e "$target/release" ]; then
+    mkdir "$target/release"
+    cp -a target/.rustc_info.json target/CACHEDIR.TAG "$target/" 2>/dev/null || true
+    cp -a target/release/.fingerprint target/release/build "$target/release/"
+    cp -al target/release/deps "$target/release/" 2>/dev/null || { rm -rf "$target/release/deps"; cp -a target/release/deps "$target/release/"; }
+    touch "$target/release/.cargo-lock"
+fi
 find "$system/tmp" -mindepth 1 -delete
 cp -L /etc/resolv.conf "$system/etc/resolv.conf"
 if [ -e /etc/hosts ]; then cp -L /etc/hosts "$system/etc/hosts"; fi

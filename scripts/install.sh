@@ -30,12 +30,7 @@ put() {
 
 script=$(mktemp)
 trap 'rm -f "$script"' EXIT
-{
-    for fragment in sql/*.sql; do
-        printf '\n-- %s\n\n' "$fragment"
-        cat "$fragment"
-    done
-} >"$script"
+scripts/install-script.sh >"$script"
 
 put 755 "$library" "$library_dir/pg_steadytext.so"
 if [ -f "$engine" ]; then

@@ -48,7 +48,35 @@ while read -r fragment; do
 done < <(find sql -name '*.sql' | LC_ALL=C sort)
 while read -r migration; do
     check "$migration is installed" cmp "$migration" "$extension_dir/$(basename "$migration")"
-done < <(find migrations -name '*.sql' | LC_ALL=C sort)
+done < <(find migrations -maxdepth 1 -name '*.sql' | LC_ALL=C sort)
+
+# What was released stays as it was, and its functions stay in the library: databases call them until they are updated.
+if [ -e "migrations/released/pg_steadytext--$version.sql" ]; then
+    check "version $version is what was released under that name" cmp "migrations/released/pg_steadytext--$version.sql" "$script"
+fi
+defined=$(mktemp)
+trap 'rm -rf "$root" "$defined"' EXIT
+nm --dynamic --defined-only "$root$("$pg_config" --pkglibdir)/pg_steadytext.so" | awk '{ print $3 }' | LC_ALL=C sort -u >"$defined"
+
+# named SCRIPT: the C functions that it makes SQL functions of.
+named() {
+    sed -nE "s/.*'MODULE_PATHNAME', *'([A-Za-z0-9_]+)'.*/\1/p" "$1" | LC_ALL=C sort -u
+}
+
+# has_functions_of SCRIPT: and it names some, if it is a whole version.
+# shellcheck disable=SC2317
+has_functions_of() {
+    local missing
+    missing=$({ named "$1"; named "$1" | sed 's/^/pg_finfo_/'; } | LC_ALL=C sort | LC_ALL=C comm -23 - "$defined")
+    [ -z "$missing" ] || { printf '# the library lacks %s\n' $missing >&3; return 1; }
+}
+
+exec 3>&1
+check 'the script of the present version names C functions' test "$(named "$script" | wc -l)" -gt 100
+for older in "$script" migrations/*.sql migrations/released/*.sql; do
+    [ -e "$older" ] || continue
+    check "the library has each C function that $(basename "$older") names" has_functions_of "$older"
+done
 
 echo "1..$number"
 exit $((failures > 0))

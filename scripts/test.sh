@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Runs test suites, shows what they print, and ends with the line "N passed, M failed".
 #
-#     scripts/test.sh [SUITE…]      engine install sql docs server lint; without any: all of them in this
-#                                   order, after installing what is missing (lint where CI=true only)
+#     scripts/test.sh [SUITE…]      engine install sql docs server lint later; without any: all of them in this
+#                                   order, after installing what is missing (lint and later where CI=true only)
+#
+# The suite later runs install and sql with PostgreSQL 17, on the Debian that has it.
 #
 # Everything is built by one cargo command for the whole workspace, and the suites run what it built: cargo
 # unifies the features of exactly the packages that are selected, so a second selection would compile half
@@ -87,12 +89,16 @@ for package in json.load(sys.stdin)["packages"]:
 
 if [ $# = 0 ]; then
     set -- engine install sql docs server
-    if [ "${CI:-}" = true ]; then set -- lint "$@"; fi
+    # Not again on the Debian itself that has the later PostgreSQL.
+    if [ "${CI:-}" = true ]; then set -- lint "$@"; grep -qs trixie /etc/os-release || set -- "$@" later; fi
     step make --no-print-directory setup
 fi
 workspace
 if [ "$*" != lint ]; then
-    step "$cargo" build "${selection[@]}" --lib --bins --tests
+    targets=(--lib)
+    # These two have what they need in the library.
+    case " $* " in " install " | " sql " | " install sql ") ;; *) targets+=(--bins --tests) ;; esac
+    step "$cargo" build "${selection[@]}" "${targets[@]}"
     step scripts/install.sh
 fi
 
@@ -112,6 +118,13 @@ for name in "$@"; do
         docs) suite docs scripts/test-docs.sh ;;
         server) suite server "$cargo" test "${selection[@]}" --no-fail-fast --test server ;;
         lint) suite lint scripts/lint.sh ;;
+        later)
+            # Where no mirror can be reached there is nothing to test, and nothing wrong.
+            if scripts/in-debian.sh trixie true; then
+                suite later scripts/in-debian.sh trixie sh -c 'make --no-print-directory setup && scripts/test.sh install sql'
+            else
+                printf '\n== later: skipped, there is no Debian to run it on\n'
+            fi ;;
         *) echo "unknown suite $name" >&2; exit 2 ;;
     esac
 done

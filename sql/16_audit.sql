@@ -16,7 +16,8 @@ create table @extschema@.steadytext_audit_log (
     -- Names of later versions of the Python extension.
     event_id uuid not null default pg_catalog.gen_random_uuid(),
     event_type text generated always as (action) stored,
-    created_at timestamptz generated always as ("timestamp") stored
+    created_at timestamptz generated always as ("timestamp") stored,
+    session_user_id text default session_user
 );
 comment on table @extschema@.steadytext_audit_log is
     'What administrators did and what was refused, to whom and when; nobody may change it';
@@ -26,7 +27,7 @@ comment on column @extschema@.steadytext_audit_log.user_id is 'The role that did
 comment on column @extschema@.steadytext_audit_log.action is
     'What was done: the kind of thing and the act, such as config_change or cache_clear; or what was refused: limit_refused, right_refused';
 comment on column @extschema@.steadytext_audit_log.request_id is 'The request that it was about, if any';
-comment on column @extschema@.steadytext_audit_log.details is 'Counts and names, never a prompt. Of refusals how many there were, as each kind has one row a minute';
+comment on column @extschema@.steadytext_audit_log.details is 'Counts and names, never a prompt. Of refusals how many there were, as each kind has one row a minute; of acts, too, where many of a kind were done in one';
 comment on column @extschema@.steadytext_audit_log.ip_address is
     'Where the client was connected from; NULL through a Unix socket';
 comment on column @extschema@.steadytext_audit_log.success is 'Whether it was done';
@@ -34,6 +35,8 @@ comment on column @extschema@.steadytext_audit_log.error_message is 'Why it was 
 comment on column @extschema@.steadytext_audit_log.event_id is 'An id that no entry of another server has';
 comment on column @extschema@.steadytext_audit_log.event_type is 'The same as action';
 comment on column @extschema@.steadytext_audit_log.created_at is 'The same as timestamp';
+comment on column @extschema@.steadytext_audit_log.session_user_id is
+    'The role that had logged in, where user_id is one that it had taken on with SET ROLE';
 comment on constraint steadytext_audit_log_pkey on @extschema@.steadytext_audit_log is 'One row per act';
 comment on sequence @extschema@.steadytext_audit_log_id_seq is 'Source of steadytext_audit_log.id';
 
@@ -53,17 +56,24 @@ as 'MODULE_PATHNAME', 'outer_role_wrapper';
 comment on function steadytext.outer_role() is
     'The role of the session, or of SET ROLE, whatever function with rights of its own is running';
 
--- Runs as the extension's owner, who alone writes the log.
+-- Runs as the extension's owner, who alone writes the log. What one role does to the same thing more than 20 times in a minute, or to several
+-- more than 100 times, is one row from then on, with the last of these acts and their number: a loop fills no table that others read.
 create function steadytext.note_act()
 returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    c_same constant integer := 20;
+    c_all constant integer := 100;
     v_new jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
     v_old jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
-    v_names text[] := tg_argv[1 :];
+    v_subject text := tg_argv[1];
+    v_user text := pg_get_userbyid(steadytext.outer_role());
+    v_action text := tg_argv[0] || case tg_op when 'INSERT' then '_create' when 'UPDATE' then '_change' else '_drop' end;
     v_details jsonb;
+    v_is_change boolean;
+    v_recent record;
 begin
     -- What comes from another server was noted there.
     if current_setting('session_replication_role') = 'replica' then
@@ -76,27 +86,63 @@ begin
     then
         return null;
     end if;
-    -- The first name is what it is about; of the others, those that are new or different.
-    select jsonb_object_agg(c.name, left(coalesce(v_new, v_old) ->> c.name, 200)) into v_details
-    from unnest(v_names) with ordinality as c(name, n)
-    where c.n = 1 or tg_op = 'INSERT' and v_new -> c.name <> 'null'
-        or tg_op = 'UPDATE' and v_new -> c.name is distinct from v_old -> c.name;
-    if tg_op = 'UPDATE' and not exists (select from jsonb_object_keys(v_details) as k(key) where k.key <> v_names[1])
-        and v_new -> v_names[1] is not distinct from v_old -> v_names[1]
-    then
+    -- The first name is what it is about, and those with = are always said; of the others, those that are new or different. Of those with ? it is only
+    -- said that they are different.
+    select
+        jsonb_object_agg(c.name, case when c.mark = '?' then 'changed' else left(coalesce(v_new, v_old) ->> c.name, 200) end)
+            filter (where c.is_first or c.mark = '=' or c.is_told),
+        coalesce(bool_or(c.is_told), false)
+    into v_details, v_is_change
+    from (
+        select n.name, n.mark, n.is_first,
+            tg_op = 'INSERT' and n.mark <> '?' and v_new -> n.name <> 'null'
+                or tg_op = 'UPDATE' and v_new -> n.name is distinct from v_old -> n.name as is_told
+        from (
+            select ltrim(a.given, '=?') as name, left(a.given, 1) as mark, a.n = 1 as is_first
+            from unnest(tg_argv[1 :]) with ordinality as a(given, n)
+        ) as n
+    ) as c;
+    if tg_op = 'UPDATE' and not v_is_change then
         return null;
     end if;
-    insert into @extschema@.steadytext_audit_log (user_id, action, details)
-    values (pg_get_userbyid(steadytext.outer_role()),
-        tg_argv[0] || case tg_op when 'INSERT' then '_create' when 'UPDATE' then '_change' else '_drop' end, v_details);
+    select count(*) as count, count(*) filter (where r.is_same) as same, max(r.id) as id, max(r.id) filter (where r.is_same) as same_id
+    into v_recent
+    from (
+        select l.id, l.details -> v_subject is not distinct from v_details -> v_subject as is_same
+        from @extschema@.steadytext_audit_log as l
+        where l."timestamp" >= date_trunc('minute', clock_timestamp()) and l.user_id = v_user and l.action = v_action and l.success
+    ) as r;
+    if v_recent.same >= c_same or v_recent.count >= c_all then
+        -- Nobody waits for another one's act: where the row is somebody's at this moment there is one more.
+        update @extschema@.steadytext_audit_log as l set
+            details = v_details || jsonb_build_object(
+                'count', coalesce((l.details ->> 'count')::bigint, 1) + 1, 'last', clock_timestamp()),
+            session_user_id = session_user
+        where l.id = (
+            select h.id from @extschema@.steadytext_audit_log as h
+            where h.id = case when v_recent.same >= c_same then v_recent.same_id else v_recent.id end
+            for update skip locked);
+        if found then
+            return null;
+        end if;
+    end if;
+    insert into @extschema@.steadytext_audit_log (user_id, action, details) values (v_user, v_action, v_details);
     return null;
 end
 $$;
 comment on function steadytext.note_act() is
-    'Notes a changed row in the audit log: its arguments are what the rows are called, the column that names one, and those whose values are noted';
+    'Notes a changed row in the audit log: its arguments are what the rows are called, the column that names one, and those whose values are noted; with = before it always, with ? before it only that it has changed';
+
+create function steadytext.note_refusal(p_kind text)
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'note_refusal_wrapper';
+comment on function steadytext.note_refusal(text) is
+    'Notes that the caller was refused a change of a vectorizer, an enrichment or a prompt, whatever becomes of the transaction; called before the error is raised';
 
 create function steadytext.note_refusals(
     p_roles oid[],
+    p_sessions oid[],
     p_what text[],
     p_codes text[],
     p_messages text[],
@@ -110,13 +156,13 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into @extschema@.steadytext_audit_log ("timestamp", user_id, action, details, ip_address, success, error_message)
-    select r.first, pg_get_userbyid(r.role), case r.what when 'rights' then 'right_refused' else 'limit_refused' end,
+    insert into @extschema@.steadytext_audit_log ("timestamp", user_id, session_user_id, action, details, ip_address, success, error_message)
+    select r.first, pg_get_userbyid(r.role), pg_get_userbyid(r.session), case when starts_with(r.what, 'rights') then 'right_refused' else 'limit_refused' end,
         jsonb_build_object('count', r.count, 'last', r.last, 'sqlstate', r.code)
-            || case r.what when 'rights' then '{}' else jsonb_build_object('limit', r.what) end,
+            || case when starts_with(r.what, 'rights') then '{}' else jsonb_build_object('limit', r.what) end,
         null, false, r.message
-    from unnest(p_roles, p_what, p_codes, p_messages, p_counts, p_first, p_last)
-        as r(role, what, code, message, count, first, last);
+    from unnest(p_roles, p_sessions, p_what, p_codes, p_messages, p_counts, p_first, p_last)
+        as r(role, session, what, code, message, count, first, last);
     if p_dropped > 0 then
         insert into @extschema@.steadytext_audit_log (action, details, ip_address, success, error_message)
         values ('refusals_dropped', jsonb_build_object('count', p_dropped), null, false,
@@ -124,7 +170,7 @@ begin
     end if;
 end
 $$;
-comment on function steadytext.note_refusals(oid[], text[], text[], text[], bigint[], timestamptz[], timestamptz[], bigint) is
+comment on function steadytext.note_refusals(oid[], oid[], text[], text[], text[], bigint[], timestamptz[], timestamptz[], bigint) is
     'Protocol: writes down what was refused, as shared memory has it';
 
 create function steadytext.sweep_audit_log()

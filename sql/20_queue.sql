@@ -161,6 +161,35 @@ create index steadytext_queue_batch_idx on @extschema@.steadytext_queue (batch, 
     where batch is not null;
 comment on index @extschema@.steadytext_queue_batch_idx is 'Requests of a batch by their state';
 
+
+-- A worker that takes some models or types only looks for these. What it leaves may be much more than what it takes, so that rows which are
+-- the same to it lie together: a user, a priority, a type, a name of a model. Nothing of it changes while a row is pending.
+create function steadytext.claim_lane(
+    owner_role steadytext.role_id,
+    priority integer,
+    request_type text,
+    params jsonb
+)
+returns bigint
+language c immutable parallel safe
+-- Far more than it takes: a scan that computes it for each row is never better than one along its index.
+cost 10000
+as 'MODULE_PATHNAME', 'claim_lane_wrapper';
+comment on function steadytext.claim_lane(steadytext.role_id, integer, text, jsonb) is
+    'The lane of a request: from its highest bits on, its owner (32), its priority (4), and a hash of its type and the model that it names (28)';
+create function steadytext.first_lane(p_role oid, p_priority integer)
+returns bigint
+language sql immutable parallel safe
+begin atomic
+    select (p_role::bigint operator(pg_catalog.<<) 32) operator(pg_catalog.|) (p_priority::bigint operator(pg_catalog.<<) 28);
+end;
+comment on function steadytext.first_lane(oid, integer) is
+    'The first lane that requests of a user and a priority may have; the last one is 2^28 - 1 behind it';
+create index steadytext_queue_lane_idx
+    on @extschema@.steadytext_queue (steadytext.claim_lane(owner_role, priority, request_type, params), id)
+    where status = 'pending' and run_after is null and not alone;
+comment on index @extschema@.steadytext_queue_lane_idx is 'Requests ready to run, by what a worker may take or leave';
+
 create trigger check_request before insert on @extschema@.steadytext_queue
     for each row execute function steadytext.check_request();
 comment on trigger check_request on @extschema@.steadytext_queue is

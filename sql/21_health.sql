@@ -13,7 +13,8 @@ create table @extschema@.steadytext_daemon_health (
     error_count bigint not null default 0,
     avg_response_time_ms double precision,
     uptime_seconds integer,
-    started_at timestamptz default pg_catalog.clock_timestamp()
+    started_at timestamptz default pg_catalog.clock_timestamp(),
+    reported_by steadytext.role_id
 );
 comment on table @extschema@.steadytext_daemon_health is
     'Last heartbeat of each worker; steadytext_daemon_status() shows them';
@@ -31,8 +32,69 @@ comment on column @extschema@.steadytext_daemon_health.avg_response_time_ms is
     'Mean milliseconds from claim to completion';
 comment on column @extschema@.steadytext_daemon_health.uptime_seconds is 'Seconds from its first report to its last';
 comment on column @extschema@.steadytext_daemon_health.started_at is 'When the worker first reported';
+comment on column @extschema@.steadytext_daemon_health.reported_by is 'The role that reported';
 comment on constraint steadytext_daemon_health_pkey on @extschema@.steadytext_daemon_health is
     'One row per worker';
+
+-- Each member of steadytext_worker may report what it likes, of workers of its own: a few of them, and in a few words.
+create function steadytext.check_heartbeat(
+    p_role oid,
+    p_daemon_id text,
+    p_endpoint text,
+    p_status text,
+    p_version text,
+    p_models jsonb,
+    p_numbers double precision[]
+)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c_workers constant integer := 100;
+    v_text record;
+begin
+    for v_text in
+        select t.* from (values ('an endpoint', p_endpoint, 256), ('a status', p_status, 64), ('a version', p_version, 64)) as t(name, value, bytes)
+        where octet_length(t.value) > t.bytes or t.value ~ '[[:cntrl:]]'
+    loop
+        raise exception '% in a heartbeat has % bytes at most, and no control characters', v_text.name, v_text.bytes
+            using errcode = 'invalid_parameter_value';
+    end loop;
+    if pg_column_size(p_models) > 65536 or jsonb_typeof(p_models) = 'array' and (
+        jsonb_array_length(p_models) > 256
+        or exists (
+            select from jsonb_array_elements(p_models) as m(model)
+            where octet_length(coalesce(m.model ->> 'name', m.model #>> '{}')) > 256))
+    then
+        raise exception 'a heartbeat names 256 models at most, with 256 bytes each'
+            using errcode = 'invalid_parameter_value';
+    end if;
+    if exists (select from unnest(p_numbers) as n(value) where n.value < 0 or n.value > 1e18) then
+        raise exception 'the numbers in a heartbeat must not be negative'
+            using errcode = 'invalid_parameter_value';
+    end if;
+    if exists (
+        select from @extschema@.steadytext_daemon_health as h
+        where h.daemon_id = p_daemon_id and h.reported_by::oid <> p_role)
+    then
+        raise exception 'another role reports for the worker of this name'
+            using errcode = 'invalid_parameter_value', hint = 'Take a name of its own for each worker, new at each start.';
+    end if;
+    delete from @extschema@.steadytext_daemon_health as h
+    where h.reported_by::oid = p_role and h.daemon_id <> p_daemon_id and h.last_heartbeat < clock_timestamp() - interval '1 day';
+    if (
+        select count(*) from @extschema@.steadytext_daemon_health as h
+        where h.reported_by::oid = p_role and h.daemon_id <> p_daemon_id and h.endpoint <> p_endpoint
+    ) >= c_workers
+    then
+        raise exception 'a role reports for % workers at most', c_workers
+            using errcode = 'invalid_parameter_value', hint = 'Those that do not report for a day are forgotten.';
+    end if;
+end
+$$;
+comment on function steadytext.check_heartbeat(oid, text, text, text, text, jsonb, double precision[]) is
+    'What a worker elsewhere may say of itself; called by record_heartbeat';
 
 create function steadytext.record_heartbeat(
     p_daemon_id text,
@@ -50,6 +112,8 @@ returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_role oid := steadytext.outer_role();
 begin
     perform steadytext.check_worker(p_daemon_id);
     if (p_endpoint is null or p_endpoint = 'local') and not steadytext.is_own_worker() then
@@ -60,13 +124,18 @@ begin
         raise exception 'a heartbeat needs an endpoint and a status'
             using errcode = 'invalid_parameter_value', hint = 'Say where this worker runs, and whether it is idle or running.';
     end if;
+    if not steadytext.is_own_worker() then
+        perform steadytext.check_heartbeat(v_role, p_daemon_id, p_endpoint, p_status, p_version, p_models,
+            array[p_memory_mb, p_active, p_total, p_errors, p_avg_ms]::double precision[]);
+    end if;
     -- A worker starts with a new id each time; what its predecessor left is stale.
     delete from @extschema@.steadytext_daemon_health as h
-    where h.endpoint = p_endpoint and h.daemon_id <> p_daemon_id;
+    where h.endpoint = p_endpoint and h.daemon_id <> p_daemon_id and (h.reported_by is null or h.reported_by::oid = v_role);
 
     insert into @extschema@.steadytext_daemon_health as h (
         daemon_id, endpoint, last_heartbeat, status, version, models_loaded,
-        memory_usage_mb, active_connections, total_requests, error_count, avg_response_time_ms, uptime_seconds
+        memory_usage_mb, active_connections, total_requests, error_count, avg_response_time_ms, uptime_seconds,
+        reported_by
     )
     values (
         p_daemon_id, p_endpoint, clock_timestamp(), p_status, p_version,
@@ -76,7 +145,8 @@ begin
                 case when jsonb_typeof(p_models) = 'array' then p_models else '[]' end
             ) as m(model)
         ),
-        p_memory_mb, coalesce(p_active, 0), coalesce(p_total, 0), coalesce(p_errors, 0), p_avg_ms, 0
+        p_memory_mb, coalesce(p_active, 0), coalesce(p_total, 0), coalesce(p_errors, 0), p_avg_ms, 0,
+        pg_get_userbyid(v_role)::steadytext.role_id
     )
     on conflict (daemon_id) do update set
         endpoint = excluded.endpoint,

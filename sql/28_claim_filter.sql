@@ -1,4 +1,5 @@
--- Protocol: which rows a worker takes. A claim that may take all rows calls none of this.
+-- Protocol: which rows a worker takes. A claim that may take all rows calls none of this; any other one looks for its rows in lanes
+-- (steadytext.claim_lane), so that those of others cost it nothing.
 
 create function steadytext.models_placed(p_placement text)
 returns text[]
@@ -72,3 +73,113 @@ as $$
 $$;
 comment on function steadytext.lower_names(text[]) is
     'Names in lower case, in their order; called by claim_requests';
+
+-- The lanes of a user at a priority that a claim takes from. A lane is found with one descent of the index, and one of its rows says what all of
+-- them are: so what a worker leaves costs it the same, however many rows there are of it. Of a user who has more lanes than are looked at,
+-- others are looked at each time.
+create function steadytext.served_lanes(
+    p_priority integer,
+    p_role oid,
+    p_types text[],
+    p_models text[],
+    p_without text[],
+    p_defaults text[]
+)
+returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c_lanes constant integer := 64;
+    v_first bigint := steadytext.first_lane(p_role, p_priority);
+    v_last bigint := v_first + 268435455;
+    v_lane bigint := v_first - 1;
+    v_count integer := 0;
+    v_row record;
+    v_served bigint[] := '{}';
+begin
+    loop
+        select steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) as lane, q.request_type, q.params
+        into v_row
+        from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and not q.alone
+            and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) > v_lane
+            and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) <= v_last
+        order by steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params)
+        limit 1;
+        exit when not found;
+        v_lane := v_row.lane;
+        -- A row of a dump may name a model by what is no text: it is in the lane of those that name none, and does not speak for them.
+        if v_lane <> all (v_served) and (
+            steadytext.is_served(v_row.request_type, v_row.params, p_types, p_models, p_without, p_defaults)
+            or exists (
+                select from unnest(array['model', 'size', 'default_model']) as n(name)
+                where jsonb_typeof(v_row.params -> n.name) not in ('string', 'null')))
+        then
+            v_served := v_served || v_lane;
+        end if;
+        v_count := v_count + 1;
+        if v_count = c_lanes then
+            v_lane := greatest(v_lane, v_first + (random() * 268435455)::bigint);
+        end if;
+        exit when v_count = 2 * c_lanes;
+    end loop;
+    return v_served;
+end
+$$;
+comment on function steadytext.served_lanes(integer, oid, text[], text[], text[], text[]) is
+    'The lanes of a user''s pending requests of a priority that a worker serves; called by claim_requests';
+
+create function steadytext.lanes_of(p_lanes bigint[], p_role oid, p_priority integer)
+returns bigint[]
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select array(
+        select l.lane from unnest(p_lanes) as l(lane)
+        where l.lane between steadytext.first_lane(p_role, p_priority) and steadytext.first_lane(p_role, p_priority) + 268435455)
+$$;
+comment on function steadytext.lanes_of(bigint[], oid, integer) is
+    'Those of some lanes that are a user''s at a priority; called by pick_rows';
+
+create function steadytext.lane_rows(
+    p_lanes bigint[],
+    p_first bigint,
+    p_until bigint,
+    p_rows integer,
+    p_aside bigint[],
+    p_types text[],
+    p_models text[],
+    p_without text[],
+    p_defaults text[]
+)
+returns table (tid tid, id bigint, holder bigint)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select f.tid, f.id, f.holder
+    from (
+        select r.*
+        from unnest(p_lanes) as w(lane)
+        cross join lateral (
+            select q.ctid as tid, q.id, q.xmax::text::bigint as holder, q.request_type, q.params
+            from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is null and not q.alone
+                -- This lane, from this id on; written so that only the index of lanes serves.
+                and (steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params), q.id) > (w.lane, p_first)
+                and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) <= w.lane
+                and q.id + 0 <= p_until and q.id <> all (p_aside)
+            limit p_rows
+        ) as r
+        order by r.id
+        limit p_rows
+    ) as f
+    -- Two kinds of requests may have one lane.
+    where steadytext.is_served(f.request_type, f.params, p_types, p_models, p_without, p_defaults);
+end
+$$;
+comment on function steadytext.lane_rows(bigint[], bigint, bigint, integer, bigint[], text[], text[], text[], text[]) is
+    'The oldest pending requests of a user''s lanes between two ids, and who holds them; called by claim_requests';

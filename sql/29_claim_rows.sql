@@ -21,7 +21,7 @@ comment on type steadytext.claim_part is
 -- One round: locks up to p_left rows of some users, who share them equally. What is looked at is
 -- bounded: a portion of each user's rows. Returned are the rows, in turn; the users of whom
 -- there may be more, each with the id behind which to go on; and how many more rows may be
--- looked at in vain.
+-- looked at in vain. Without p_lanes all rows of the users may be taken.
 create function steadytext.pick_rows(
     p_priority integer,
     p_roles oid[],
@@ -31,7 +31,7 @@ create function steadytext.pick_rows(
     p_looks integer,
     p_first boolean,
     p_aside bigint[],
-    p_any boolean,
+    p_lanes bigint[],
     p_types text[],
     p_models text[],
     p_without text[],
@@ -88,26 +88,31 @@ begin
             from (
                 select k.tid, count(*) over () as seen, max(k.id) over () as last, row_number() over () as place
                 from (
-                    select q.ctid as tid, q.id
+                    (select q.ctid as tid, q.id
                     from @extschema@.steadytext_queue as q
-                    where q.status = 'pending' and q.run_after is null and not q.alone
+                    where p_lanes is null
+                        and q.status = 'pending' and q.run_after is null and not q.alone
                         and q.priority = p_priority
                         -- This user, from this id on; written so that only the claim index serves.
                         and (q.owner_role::oid, q.id) > (u.role, u.first) and q.owner_role <= u.role
                         and q.id + 0 <= u.until and q.id <> all (p_aside)
-                        -- By the row's place, so that a claim of all rows takes no more of them apart than before.
-                        and (p_any or (
-                            select steadytext.is_served(s.request_type, s.params, p_types, p_models, p_without, p_defaults)
-                            from @extschema@.steadytext_queue as s
-                            where s.ctid = q.ctid
-                        ))
-                    limit u.rows
+                    limit u.rows)
+                    union all
+                    select f.tid, f.id
+                    from steadytext.lane_rows(
+                        steadytext.lanes_of(p_lanes, u.role, p_priority), u.first, u.until, u.rows, p_aside,
+                        p_types, p_models, p_without, p_defaults) as f
+                    where p_lanes is not null
                 ) as k
             ) as c
-            join @extschema@.steadytext_queue as q on q.ctid = c.tid
-            where q.status = 'pending' and q.run_after is null and not q.alone
+            -- One by one, so that they are locked in this order, and no more of them than are wanted.
+            cross join lateral (
+                select h.ctid, h.id, h.prompt, h.prompts, h.params
+                from @extschema@.steadytext_queue as h
+                where h.ctid = c.tid and h.status = 'pending' and h.run_after is null and not h.alone
+                for no key update skip locked
+            ) as q
             limit u.share
-            for no key update of q skip locked
         ) as r
     ),
     turns as (
@@ -144,18 +149,20 @@ begin
             select count(*), max(c.id), array_agg(distinct c.holder)
             into v_count, v_id, v_holders
             from (
-                select q.id, q.xmax::text::bigint as holder
+                (select q.id, q.xmax::text::bigint as holder
                 from @extschema@.steadytext_queue as q
-                where q.status = 'pending' and q.run_after is null and not q.alone
+                where p_lanes is null
+                    and q.status = 'pending' and q.run_after is null and not q.alone
                     and q.priority = p_priority
                     and (q.owner_role::oid, q.id) > (v_part.role, v_part.first) and q.owner_role <= v_part.role
                     and q.id + 0 <= least(v_part.until, v_part.found - 1) and q.id <> all (p_aside)
-                    and (p_any or (
-                        select steadytext.is_served(s.request_type, s.params, p_types, p_models, p_without, p_defaults)
-                        from @extschema@.steadytext_queue as s
-                        where s.ctid = q.ctid
-                    ))
-                limit v_part.rows
+                limit v_part.rows)
+                union all
+                select f.id, f.holder
+                from steadytext.lane_rows(
+                    steadytext.lanes_of(p_lanes, v_part.role, p_priority), v_part.first, least(v_part.until, v_part.found - 1),
+                    v_part.rows, p_aside, p_types, p_models, p_without, p_defaults) as f
+                where p_lanes is not null
             ) as c;
             looks := looks - v_count;
             if v_part.got = 0 then
@@ -185,7 +192,7 @@ begin
 end
 $$;
 comment on function steadytext.pick_rows(
-    integer, oid[], bigint[], integer, bigint, integer, boolean, bigint[], boolean, text[], text[], text[], text[]) is
+    integer, oid[], bigint[], integer, bigint, integer, boolean, bigint[], bigint[], text[], text[], text[], text[]) is
     'Locks rows to be claimed; called by claim_requests';
 
 create function steadytext.mark_rows(

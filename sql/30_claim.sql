@@ -71,6 +71,9 @@ declare
     v_id bigint;
     v_roles oid[];
     v_ids bigint[];
+    v_some bigint[];
+    -- NULL: all rows may be taken.
+    v_lanes bigint[];
     v_step record;
     v_taken bigint[];
     v_failed boolean;
@@ -121,6 +124,7 @@ begin
             -- dead entries: while somebody has an old snapshot open they can be many.
             v_roles := '{}';
             v_ids := '{}';
+            v_lanes := case when not v_any then '{}'::bigint[] end;
             while cardinality(v_roles) < v_left loop
                 select q.owner_role, q.id into v_role, v_id
                 from @extschema@.steadytext_queue as q
@@ -140,6 +144,11 @@ begin
                 exit when v_wrapped and v_role > v_after;
                 v_last := v_role;
                 v_last_id := 9223372036854775807;
+                if not v_any then
+                    v_some := steadytext.served_lanes(v_priority, v_role, p_types, v_models, v_without, v_defaults);
+                    continue when v_some = '{}';
+                    v_lanes := v_lanes || v_some;
+                end if;
                 v_roles := v_roles || v_role;
                 v_ids := v_ids || v_id - 1;
             end loop;
@@ -154,7 +163,7 @@ begin
                 begin
                     select * into v_step from steadytext.pick_rows(
                         v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside,
-                        v_any, p_types, v_models, v_without, v_defaults);
+                        v_lanes, p_types, v_models, v_without, v_defaults);
                     v_taken := steadytext.mark_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, clock_timestamp());
                     v_failed := false;
                 exception when others or assert_failure or query_canceled then
@@ -163,7 +172,7 @@ begin
                 if v_failed then
                     select * into v_step from steadytext.pick_rows(
                         v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside,
-                        v_any, p_types, v_models, v_without, v_defaults);
+                        v_lanes, p_types, v_models, v_without, v_defaults);
                     v_taken := steadytext.take_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, true);
                 elsif cardinality(v_taken) < cardinality(v_step.tids) then
                     perform steadytext.end_unclaimed(v_step.tids);

@@ -29,7 +29,94 @@ $$;
 comment on function steadytext.vectors(real[], integer, anyelement) is
     'Numbers as an array of p_count vectors of the type of p_like; called by complete_requests';
 
-create function steadytext.complete_requests(
+-- Answers of a worker elsewhere can be anything: no row gets one that its type has no place for, or that no model can have given.
+create function steadytext.check_answers(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_results text[],
+    p_embeddings real[],
+    p_embedding_lengths integer[],
+    p_embedding_counts integer[],
+    p_lists text[],
+    p_list_lengths integer[],
+    p_tokens integer[],
+    p_finish_reasons text[]
+)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    c_most constant integer := 10000;
+    v_count integer := coalesce(cardinality(p_ids), 0);
+    v_bytes bigint := greatest(steadytext.config_integer('max_tokens_limit')::bigint * 1024, 262144);
+    v_problem text;
+    v_number integer;
+begin
+    if v_count > c_most then
+        raise exception '% requests can be ended at once, not %', c_most, v_count using errcode = 'invalid_parameter_value';
+    end if;
+    select a.name into v_problem
+    from (values ('p_attempts', cardinality(p_attempts)), ('p_results', cardinality(p_results)),
+        ('p_embedding_lengths', cardinality(p_embedding_lengths)), ('p_embedding_counts', cardinality(p_embedding_counts)),
+        ('p_list_lengths', cardinality(p_list_lengths)), ('p_finish_reasons', cardinality(p_finish_reasons))) as a(name, length)
+    where a.length > v_count
+    limit 1;
+    if v_problem is not null then
+        raise exception '% has more elements than p_ids', v_problem using errcode = 'invalid_parameter_value';
+    end if;
+    if exists (select from unnest(p_embedding_lengths) as l(n) where l.n not between 0 and 16000)
+        or exists (select from unnest(p_embedding_counts) as l(n) where l.n not between 0 and c_most)
+        or exists (select from unnest(p_list_lengths) as l(n) where l.n < 0)
+        or exists (select from unnest(p_tokens) as t(n) where t.n < 0)
+        or exists (select from unnest(p_finish_reasons) as f(reason) where f.reason not in ('stop', 'length', 'constraint'))
+        or (select sum(g.length::bigint * coalesce(g.count, 1)) from unnest(p_embedding_lengths, p_embedding_counts) as g(length, count))
+            > coalesce(cardinality(p_embeddings), 0)
+        or (select sum(l.n::bigint) from unnest(p_list_lengths) as l(n)) > coalesce(cardinality(p_lists), 0)
+    then
+        raise exception 'lengths, counts and numbers of an answer must be what they are of'
+            using errcode = 'invalid_parameter_value',
+                hint = 'Lengths are those of what is given; vectors have 16,000 numbers at most; finish reasons are stop, length and constraint.';
+    end if;
+    select g.n, p.problem into v_number, v_problem
+    from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths)
+        with ordinality as g(id, attempt, result, length, count, list_length, n)
+    cross join lateral (
+        select q.request_type, q.prompts
+        from @extschema@.steadytext_queue as q
+        where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+    ) as q
+    cross join lateral (
+        select case
+            when q.request_type = 'embed' then
+                case when g.result is not null or g.count is not null or g.list_length is not null or coalesce(g.length, 0) = 0
+                    then 'must be one vector' end
+            when q.request_type = 'batch_embed' then
+                case when g.result is not null or g.list_length is not null or g.count is distinct from cardinality(q.prompts)
+                        or g.count > 0 and coalesce(g.length, 0) = 0
+                    then 'must be a vector for each text' end
+            when g.result is null or g.count is not null or g.length > 0 then 'must be a text'
+            -- Those with a list repeat what they were given.
+            when octet_length(g.result) > v_bytes and q.prompts is null then format('is longer than %s bytes', v_bytes)
+        end as problem
+    ) as p
+    where p.problem is not null
+    limit 1;
+    if v_problem is not null then
+        raise exception 'answer % %', v_number, v_problem using errcode = 'invalid_parameter_value';
+    end if;
+end
+$$;
+comment on function steadytext.check_answers(
+    text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[], integer[], text[]
+) is 'Refuses answers of a worker elsewhere that are none; called by complete_requests';
+
+create function steadytext.write_answers(
     p_worker text,
     p_ids bigint[],
     p_attempts integer[],
@@ -46,7 +133,7 @@ create function steadytext.complete_requests(
     p_first_token_ms integer[] default null
 )
 returns table (id bigint, outcome text)
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -71,7 +158,6 @@ declare
     v_ended bigint[] := '{}';
     v_outcomes text[] := '{}';
 begin
-    perform steadytext.check_worker(p_worker);
     perform steadytext.make_constraints_immediate();
     -- A variable of an array type holds its value unpacked, and each slice would pack the
     -- whole of it again; a field of a record stays packed.
@@ -162,6 +248,44 @@ begin
         return query
         select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids || v_ended) as m;
     end if;
+end
+$$;
+comment on function steadytext.write_answers(
+    text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
+    integer[], integer[], integer[], text[], integer[]
+) is 'Writes answers, whoever has made them; called by complete_requests and complete_reports';
+
+create function steadytext.complete_requests(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_results text[],
+    p_embeddings real[],
+    p_embedding_lengths integer[],
+    p_embedding_counts integer[] default null,
+    p_lists text[] default null,
+    p_list_lengths integer[] default null,
+    p_prompt_tokens integer[] default null,
+    p_cached_tokens integer[] default null,
+    p_generated_tokens integer[] default null,
+    p_finish_reasons text[] default null,
+    p_first_token_ms integer[] default null
+)
+returns table (id bigint, outcome text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    perform steadytext.check_worker(p_worker);
+    if not steadytext.is_own_worker() then
+        perform steadytext.check_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts,
+            p_lists, p_list_lengths, p_prompt_tokens || p_cached_tokens || p_generated_tokens || p_first_token_ms, p_finish_reasons);
+    end if;
+    return query
+    select w.id, w.outcome
+    from steadytext.write_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts, p_lists, p_list_lengths,
+        p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms) as w;
 end
 $$;
 comment on function steadytext.complete_requests(

@@ -2,14 +2,42 @@
 -- it, and its report an answer, on this side, by the code that serves the server's own worker:
 -- whoever computes needs to know models, and nothing of what parameters mean.
 
-create function steadytext.prepared_work(
+create function steadytext.make_work(
     p_version text, p_request_type text, p_prompt text, p_prompts text[], p_params jsonb
 )
 returns bytea
 language c volatile
 as 'MODULE_PATHNAME', 'prepared_work_wrapper';
+comment on function steadytext.make_work(text, text, text, text[], jsonb) is
+    'A request as work for an engine of this version; called by prepared_work';
+
+create function steadytext.refused_work(p_version text, p_message text, p_code text, p_retry boolean)
+returns bytea
+language c volatile
+as 'MODULE_PATHNAME', 'refused_work_wrapper';
+comment on function steadytext.refused_work(text, text, text, boolean) is
+    'A request that is no work for an engine of this version, and why; called by prepared_work';
+
+create function steadytext.prepared_work(
+    p_version text, p_request_type text, p_prompt text, p_prompts text[], p_params jsonb
+)
+returns bytea
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_message text;
+    v_code text;
+begin
+    return steadytext.make_work(p_version, p_request_type, p_prompt, p_prompts, p_params);
+exception when others or assert_failure then
+    -- It comes with others, which are not to blame. Of a wrong version all of them are told.
+    get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+    return steadytext.refused_work(p_version, left(v_message, 8192), v_code, steadytext.is_transient(v_code));
+end
+$$;
 comment on function steadytext.prepared_work(text, text, text, text[], jsonb) is
-    'Protocol: a request as work for an engine of this version, in the form of that version; 0A000 for another one';
+    'Protocol: a request as work for an engine of this version, in the form of that version; 0A000 for another one. A request of which none can be made is a refusal, which says why';
 
 create function steadytext.further_work(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_first integer, p_report bytea
@@ -63,7 +91,47 @@ language c volatile
 rows 1
 as 'MODULE_PATHNAME', 'read_report_wrapper';
 comment on function steadytext.read_report(text, text, text[], jsonb, bytea) is
-    'What a worker''s report of a request says, as complete_requests and fail_requests take it; called by complete_reports';
+    'What a worker''s report of a request says, as complete_requests and fail_requests take it; called by told_report';
+
+create function steadytext.told_report(
+    p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_report bytea
+)
+returns table (
+    result text,
+    numbers real[],
+    vector_length integer,
+    vector_count integer,
+    list text[],
+    prompt_tokens integer,
+    cached_tokens integer,
+    generated_tokens integer,
+    finish_reason text,
+    first_token_ms integer,
+    error text,
+    error_code text,
+    retry boolean,
+    more bytea
+)
+language plpgsql volatile
+rows 1
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_message text;
+    v_code text;
+begin
+    return query select r.* from steadytext.read_report(p_request_type, p_prompt, p_prompts, p_params, p_report) as r;
+exception when others or assert_failure then
+    get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+    vector_length := 0;
+    error := left(v_message, 8192);
+    error_code := v_code;
+    retry := steadytext.is_transient(v_code);
+    return next;
+end
+$$;
+comment on function steadytext.told_report(text, text, text[], jsonb, bytea) is
+    'The same, where an error that reading it raises is its request''s own; called by complete_reports';
 
 create function steadytext.complete_reports(
     p_worker text,
@@ -95,7 +163,7 @@ begin
             from @extschema@.steadytext_queue as q
             where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
         ) as q
-        cross join lateral steadytext.read_report(q.request_type, q.prompt, q.prompts, q.params, g.report) as r
+        cross join lateral steadytext.told_report(q.request_type, q.prompt, q.prompts, q.params, g.report) as r
     )
     select coalesce(array_agg(t.id order by t.id), '{}') as held,
         array_agg(t.id order by t.id) filter (where t.error is null and t.more is null) as ids,
@@ -131,7 +199,7 @@ begin
     if v.ids is not null then
         return query
         select c.id, c.outcome, null::bytea
-        from steadytext.complete_requests(
+        from steadytext.write_answers(
             p_worker, v.ids, v.attempts, v.results, v.numbers, v.lengths, v.counts, v.lists, v.list_lengths,
             v.prompt_tokens, v.cached_tokens, v.generated_tokens, v.finish_reasons, v.first_token_ms) as c;
     end if;

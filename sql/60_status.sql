@@ -122,6 +122,13 @@ as 'MODULE_PATHNAME', 'worker_state_wrapper';
 comment on function steadytext.worker_state() is
     'The worker of this database, always one row; state is not_preloaded, stopped, starting, idle, running, paused or version_mismatch';
 
+create function steadytext.process_problem(p_patient boolean)
+returns text
+language c volatile parallel restricted
+as 'MODULE_PATHNAME', 'process_problem_wrapper';
+comment on function steadytext.process_problem(boolean) is
+    'Why the process does not run that a vectorizer or an enrichment waits for; NULL where it does, or is not wanted. Called by their status views';
+
 create function @extschema@.steadytext_daemon_status()
 returns table (
     daemon_id text,

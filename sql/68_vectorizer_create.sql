@@ -36,6 +36,7 @@ begin
         and to_jsonb(new) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
             is distinct from to_jsonb(old) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
     then
+        perform steadytext.note_refusal(old.kind);
         raise exception 'must be owner of % "%"', old.kind, old.name using errcode = 'insufficient_privilege',
             hint = 'Who does not own it may only pause it, or give it to the owner of its table.';
     end if;

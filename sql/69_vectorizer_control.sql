@@ -27,6 +27,7 @@ declare
     v_id uuid := steadytext.vectorizer_id(p_name);
 begin
     if not steadytext.owns_vectorizer(v_id) then
+        perform steadytext.note_refusal('vectorizer');
         raise exception 'must be owner of vectorizer "%"', left(p_name, 100) using errcode = 'insufficient_privilege';
     end if;
     return v_id;

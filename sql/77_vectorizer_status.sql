@@ -51,7 +51,8 @@ declare
     v_table text;
 begin
     for v in
-        select d.*, s.scan, s.is_indexed, s.problem, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new
+        select d.*, s.scan, s.is_indexed, s.problem, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new,
+            coalesce(s.is_ready, false) or coalesce(s.slow_until > clock_timestamp(), false) as is_patient
         from @extschema@.steadytext_vectorizers as d
         left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
         where d.kind = 'vectorizer' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
@@ -65,7 +66,7 @@ begin
         target_column := v_place.target_column;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_place.problem, v.problem);
+        problem := coalesce(v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_patient) end);
         rows := null;
         embedded := null;
         stale := null;

@@ -19,6 +19,12 @@ begin
             from pg_extension as e
             join pg_depend as d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and d.deptype = 'e'
             where e.extname = 'pg_steadytext' and age(d.xmin) between -1000000 and 0
+                -- Nor what a script before this one has granted, where one transaction installs and updates: PostgreSQL notes
+                -- of each object which privileges its extension's scripts have left it with.
+                and not exists (
+                    select from pg_init_privs as i
+                    where i.classoid = d.classid and i.objoid = d.objid and i.privtype = 'e'
+                )
         ),
         objects as (
             select case c.relkind when 'S' then 'sequence' else 'table' end as kind,

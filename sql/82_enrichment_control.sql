@@ -14,6 +14,7 @@ begin
             using errcode = 'undefined_object', hint = 'The view steadytext_enrichment_status shows yours.';
     end if;
     if not steadytext.owns_vectorizer(v_id) then
+        perform steadytext.note_refusal('enrichment');
         raise exception 'must be owner of enrichment "%"', left(p_name, 100) using errcode = 'insufficient_privilege';
     end if;
     return v_id;
@@ -246,7 +247,8 @@ declare
     v_place record;
 begin
     for v in
-        select d.*, s.scan, s.problem, s.rows_per_second as speed, s.vectorizer_id is null as is_new
+        select d.*, s.scan, s.problem, s.rows_per_second as speed, s.vectorizer_id is null as is_new,
+            coalesce(s.is_ready, false) or coalesce(s.slow_until > clock_timestamp(), false) as is_patient
         from @extschema@.steadytext_vectorizers as d
         left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
         where d.kind = 'enrichment' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
@@ -261,7 +263,7 @@ begin
         prompt := v.format;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_place.problem, v.problem);
+        problem := coalesce(v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_patient) end);
         rows := null;
         -- As for vectorizers: a table is read for its owner only, whose code may be in it.
         if v_place.source is not null

@@ -109,7 +109,8 @@ grant execute on function
     steadytext.render_prompt(text, jsonb, boolean),
     steadytext.prompt_id(text),
     steadytext.builtin_prompt(text, bigint),
-    steadytext.check_replacement(text, text)
+    steadytext.check_replacement(text, text),
+    steadytext.note_refusal(text)
 to steadytext_user, steadytext_admin;
 -- Judgements.
 grant execute on function
@@ -218,6 +219,7 @@ grant execute on function
     steadytext.refuse_row(text, text),
     steadytext.check_queue_row(
         uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer),
+    steadytext.claim_lane(steadytext.role_id, integer, text, jsonb),
     steadytext.priority(bigint),
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint),
@@ -270,6 +272,9 @@ to steadytext_admin;
 grant execute on function
     steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]),
     steadytext.prepared_work(text, text, text, text[], jsonb),
+    steadytext.make_work(text, text, text, text[], jsonb),
+    steadytext.refused_work(text, text, text, boolean),
+    steadytext.is_transient(text),
     steadytext.more_work(text, bigint, integer, integer, bytea),
     steadytext.complete_reports(text, bigint[], integer[], bytea[]),
     steadytext.worker_models(),
@@ -417,6 +422,7 @@ grant execute on function
     steadytext.is_vectorizing(),
     steadytext.vectorizer_count(text, bytea),
     steadytext.vectorizer_statuses(),
+    steadytext.process_problem(boolean),
     steadytext.vectorizer_errors(text)
 to steadytext_user;
 

@@ -7,12 +7,25 @@ use crate::pg::catalog;
 use crate::pg::catalog_cache::Installation;
 use crate::pg::error::PgError;
 use crate::pg::privilege::outer_user;
+use crate::pg::refusals::{self, Kind};
 use crate::pg::spi::{self, Mode};
 
 /// The role that the session has taken on, whatever function with rights of its own is running.
 #[pg_extern(stable, parallel_restricted)]
 fn outer_role() -> pg_sys::Oid {
     outer_user()
+}
+
+/// Notes that the caller was refused a change of what belongs to somebody else. Anybody may say so of themselves.
+#[pg_extern(volatile, parallel_unsafe)]
+fn note_refusal(kind: Option<&str>) {
+    let kind = match kind {
+        Some("vectorizer") => Kind::Vectorizer,
+        Some("enrichment") => Kind::Enrichment,
+        Some("prompt") => Kind::Prompt,
+        _ => return,
+    };
+    refusals::note_other_owner(kind);
 }
 
 /// Notes in the audit log what an administrator did to everybody's data. Runs as the owner of the extension's

@@ -225,7 +225,7 @@ pub(super) fn answers(
         registry,
         question: None,
     };
-    let mut call = Call::prepare(request_type, checked, false);
+    let mut call = Call::prepare(request_type, checked, false)?;
     (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
     call.begin_work()?;
     let Answer::Many(computed) = call.finish()? else { return Err(request::unexpected()) };
@@ -377,17 +377,18 @@ impl Call {
 
     /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
     fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
-        let mut call = Call::prepare(request_type, checked, paced);
+        let mut call = Call::prepare(request_type, checked, paced)?;
         call.begin_work()?;
         Ok(call)
     }
 
-    /// A call of which the engine has nothing yet.
-    fn prepare(request_type: &str, checked: Checked, paced: bool) -> Call {
+    /// A call of which the engine has nothing yet. One that a limit refuses is none, and is not counted.
+    fn prepare(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
         let Checked { subtasks, model, registry, question } = checked;
         warn_of_choice(&model);
+        rate_limits::admit(privilege::current_user(), subtasks.requests(), Asking::Call)?;
         let role = privilege::current_user().to_u32();
-        Call {
+        Ok(Call {
             tally: Some(Tally::begin(request_type, Some(model.name()), true)),
             model,
             registry,
@@ -408,11 +409,10 @@ impl Call {
             questions: vec![question],
             author: Author::default(),
             tolerant: false,
-        }
+        })
     }
 
     fn begin_work(&mut self) -> Result<(), PgError> {
-        rate_limits::admit(privilege::current_user(), self.stages.whole().requests(), Asking::Call)?;
         let connected = if self.client.is_none() { self.connect() } else { Ok(()) };
         let begun = connected.and_then(|()| self.fill());
         begun.inspect_err(|error| self.count_failure(error))

@@ -5,9 +5,11 @@ use uuid::Uuid;
 
 use crate::pg::error::OrRaise;
 use crate::pg::privilege::{as_owner, current_user, may_manage};
+use crate::pg::request_statistics::OTHER;
 use crate::pg::spi::{self, Mode};
-use crate::pg::{after_commit, catalog_cache, guc, listen};
-use crate::request::Tally;
+use crate::pg::{after_commit, cancel_counts, catalog_cache, guc, listen};
+use crate::registry::is_known;
+use crate::request::checks::is_type;
 
 /// Cancels a request that is pending or being processed. True if it did; false if the request had ended, does
 /// not exist, or belongs to somebody whose rights the caller does not have.
@@ -30,6 +32,7 @@ fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
     }
     let installation = catalog_cache::installation().or_raise();
     let caller = current_user();
+    let models = catalog_cache::models().or_raise();
     let cancelled = as_owner(installation.owner, || {
         let table = format!("{}.steadytext_queue", installation.schema);
         let found = spi::query(
@@ -69,8 +72,15 @@ fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
             |row| {
                 // Of one that is being worked on, the worker knows more.
                 if row.get::<bool>(4) == Some(true) {
+                    // A row may name anything, and each name takes a place.
                     let (request_type, model) = (row.get::<String>(2), row.get::<String>(5));
-                    Tally::begin(&request_type.unwrap_or_default(), model.as_deref(), row.get(3) == Some(true)).cancelled();
+                    let request_type = request_type.filter(|request_type| is_type(request_type));
+                    let model = model.map(|model| if is_known(&model, &models) { model } else { OTHER.to_owned() });
+                    cancel_counts::cancelled(
+                        model.as_deref().unwrap_or_default(),
+                        request_type.as_deref().unwrap_or(OTHER),
+                        row.get(3) == Some(true),
+                    );
                 }
                 row.get::<pgrx::Uuid>(1)
             },

@@ -12,7 +12,8 @@ use super::connection;
 use super::models::{may_diagnose, memory_limit_mb, of_engine};
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{engine_leader, environment, files, guc, shmem};
+use crate::pg::shmem::{Lane, Process};
+use crate::pg::{engine_leader, environment, files, guc, shmem, slots};
 use crate::registry::{self, Task, Wanted, directory, is_obeyed};
 
 /// A line: what was checked, how it is, what was found, what to do.
@@ -39,6 +40,7 @@ fn server_checks() -> TableIterator<
         .raise();
     }
     let mut checks = vec![preloaded(), listening()];
+    checks.extend(processes());
     let models = catalog_cache::models().or_raise();
     let mut needed_mb = 0;
     checks.extend(Task::ALL.map(|task| model(task, &models, &mut needed_mb)));
@@ -88,6 +90,32 @@ fn listening() -> Check {
         "no engine runs: the first call starts one where a worker or a place for one is left",
         Some("The server log says why, if calls find none; max_worker_processes may be used up."),
     )
+}
+
+/// Processes of this database for which there is no place.
+fn processes() -> Option<Check> {
+    let slot = slots::mine()?;
+    let wanted = [
+        (Process::Worker, "the worker"),
+        (Process::Vectorizer(Lane::Prompt), "the process that works for vectorizers"),
+        (Process::Vectorizer(Lane::Patient), "the process that makes indexes of vectorizers"),
+    ];
+    let missing: Vec<&str> = wanted
+        .into_iter()
+        .filter(|(process, _)| slot.is_without_place(*process))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let detail =
+        format!("all of max_worker_processes are in use: there is no place for {}", missing.join(" and "));
+    Some(line(
+        "processes",
+        ERROR,
+        detail,
+        Some("Raise max_worker_processes in postgresql.conf and restart the server."),
+    ))
 }
 
 /// What answers requests of a task that name no model.

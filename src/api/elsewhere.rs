@@ -51,6 +51,23 @@ fn prepared_work(
     encoded(&prepared).or_raise()
 }
 
+/// A row that is no work, whatever keeps it from being some.
+#[pg_extern(volatile, parallel_unsafe)]
+fn refused_work(
+    version: Option<&str>,
+    message: Option<&str>,
+    code: Option<&str>,
+    retry: Option<bool>,
+) -> Vec<u8> {
+    check_version(version).or_raise();
+    let refusal = Refusal {
+        message: shown(message.unwrap_or_default()),
+        code: code.unwrap_or_default().chars().take(5).collect(),
+        retry: retry.unwrap_or(false),
+    };
+    encoded(&Prepared::Refused(refusal)).or_raise()
+}
+
 /// More subtasks of a row, from the one with number `first` on: of its first stage, or, where there is a report of all stages
 /// before, of the one behind them.
 #[pg_extern(volatile, parallel_unsafe)]

@@ -25,6 +25,7 @@ mod exchange;
 mod exchange;
 mod groups;
 mod insert_trigger;
+mod lane;
 mod models;
 mod plain_verbs;
 mod prompt;

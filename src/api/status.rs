@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use super::trouble::unpacked;
 use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
-use crate::pg::shmem::Slot;
+use crate::pg::shmem::{Lane, Process, Slot};
 use crate::pg::slots::State;
 use crate::pg::{activity, catalog, catalog_cache, engine_leader, shmem, slots};
 use crate::registry::status;
@@ -115,6 +115,9 @@ fn worker_state() -> TableIterator<
             Some("add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart"),
         ),
         State::Stopped if catalog::in_recovery() => ("stopped", Some("the server is a standby")),
+        State::Stopped if slot.is_some_and(|slot| slot.is_without_place(Process::Worker)) => {
+            ("stopped", Some(NO_PLACE))
+        }
         State::Stopped => ("stopped", Some("the launcher has not started a worker; see the server log")),
         State::Starting => ("starting", None),
         State::Working if running == 0 => ("idle", None),
@@ -128,7 +131,8 @@ fn worker_state() -> TableIterator<
         ),
     };
     let message = message.map(str::to_owned).or_else(|| {
-        let said: Vec<String> = slot.and_then(trouble).into_iter().chain(panics()).collect();
+        let said: Vec<String> =
+            slot.and_then(trouble).into_iter().chain(slot.and_then(missing)).chain(panics()).collect();
         (!said.is_empty()).then(|| said.join("; "))
     });
     let pid = slot.map(|slot| slot.pid.load(Relaxed)).filter(|pid| *pid != 0);
@@ -143,6 +147,27 @@ fn worker_state() -> TableIterator<
         running,
         slot.map_or(0, |slot| slot.memory_mb.load(Relaxed)),
     ))
+}
+
+/// Why a process does not run for which there is no place.
+pub(super) const NO_PLACE: &str =
+    "all of max_worker_processes are in use: raise it in postgresql.conf and restart the server";
+
+/// What to say of processes that should work for vectorizers and have no place.
+fn missing(slot: &Slot) -> Option<String> {
+    let is_missing = Lane::ALL.into_iter().any(|lane| slot.is_without_place(Process::Vectorizer(lane)));
+    is_missing.then(|| {
+        format!("a process that works for vectorizers and enrichments cannot be started: {NO_PLACE}")
+    })
+}
+
+/// Why the process does not run that one of them waits for: the prompt one, without which there is no other, or the patient one.
+#[pg_extern(volatile, parallel_restricted)]
+fn process_problem(patient: Option<bool>) -> Option<String> {
+    let slot = slots::mine()?;
+    let is_missing = |lane: Lane| slot.is_without_place(Process::Vectorizer(lane));
+    let waits = is_missing(Lane::Prompt) || (patient == Some(true) && is_missing(Lane::Patient));
+    if waits { missing(slot) } else { None }
 }
 
 /// For how long the state of a worker speaks of a request that could not be written.

@@ -8,7 +8,7 @@ use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, shmem, slots};
+use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, pending, shmem, slots};
 use crate::registry::restored;
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
@@ -18,6 +18,7 @@ type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
+        pending::retried();
         after_commit::arm_change();
     }
     Ok(None)

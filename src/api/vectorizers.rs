@@ -10,6 +10,7 @@ use pgrx::{AllocatedByPostgres, JsonB};
 use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::as_owner;
+use crate::pg::rate_limits::StatementOfOthers;
 use crate::pg::shmem::Lane;
 use crate::pg::spi::{self, Mode};
 use crate::pg::{after_commit, interrupts, noted_keys, slots};
@@ -64,6 +65,7 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<JsonB>) -> Option
     }
     let run = || {
         // Deferred triggers would run when the role is no longer the one that was asked for.
+        let _asked_by_others = StatementOfOthers::begin();
         spi::query("set constraints all immediate", vec![], Mode::ReadWrite, |_| ())?;
         spi::query_one(statement, vec![argument.into()], Mode::ReadWrite, |row| row.get::<JsonB>(1))
     };

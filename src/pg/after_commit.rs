@@ -17,6 +17,7 @@ use pgrx::prelude::*;
 use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
 use uuid::Uuid;
 
+use super::cancel_counts;
 use super::noted_keys;
 use super::pending;
 use super::rate_counters;
@@ -110,11 +111,14 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             slots::end_evictions();
             noted_keys::ended();
-            if let Some(armed) = ARMED.take() {
-                fire(armed);
+            match ARMED.take() {
+                Some(armed) => fire(armed),
+                // It has only said that it would put requests back.
+                None => pending::forget(),
             }
             pending::ended();
             rate_counters::committed();
+            cancel_counts::committed();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
@@ -127,6 +131,7 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
             ARMED.set(None);
             pending::forget();
             pending::ended();
+            cancel_counts::forget();
         }
         _ => {}
     }
@@ -151,6 +156,7 @@ unsafe extern "C-unwind" fn after_subtransaction(
 fn end_subtransaction(committed: bool) {
     pending::end_subtransaction(committed);
     rate_counters::end_subtransaction(committed);
+    cancel_counts::end_subtransaction(committed);
     noted_keys::end_subtransaction(committed);
 }
 

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use super::error::{OrRaise, PgError};
 use super::restore::{self, Afterwards};
 use super::spi::{self, Mode};
-use super::{after_commit, catalog, catalog_cache, interrupts, privilege, refusals, shmem, slots};
+use super::{after_commit, catalog, catalog_cache, denied, interrupts, privilege, shmem, slots};
 
 /// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by
 /// other users".
@@ -29,7 +29,7 @@ pub(crate) fn install() {
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
     }
-    refusals::install();
+    denied::install();
 }
 
 // The hooks themselves are not guarded by pgrx, and call what is behind them directly: a guard turns
@@ -96,6 +96,8 @@ unsafe extern "C-unwind" fn process_utility(
         make_room_for((*statement).utilityStmt);
         wake_for((*statement).utilityStmt);
         let afterwards = restore::before((*statement).utilityStmt);
+        let mut watch = denied::Watch::new();
+        watch.begin();
         match PREVIOUS_UTILITY {
             Some(previous) => {
                 previous(statement, text, read_only, context, params, environment, destination, completion)
@@ -111,6 +113,7 @@ unsafe extern "C-unwind" fn process_utility(
                 completion,
             ),
         }
+        watch.end();
         if afterwards != Afterwards::Nothing {
             restore::after(afterwards);
         }

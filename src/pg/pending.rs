@@ -56,6 +56,8 @@ struct Inserted {
     /// Whether the rows are there if the subtransaction commits; others may have been left out because of ON
     /// CONFLICT.
     certain: bool,
+    /// They are said to be put back, and nothing has been yet.
+    retry: bool,
     count: i64,
 }
 
@@ -94,15 +96,32 @@ pub(crate) fn inserting(role: pg_sys::Oid, id: Option<Uuid>) {
         level: transaction::nest_level(),
         role: role.to_u32(),
         certain: id.is_some_and(is_fresh),
+        retry: false,
         count: 1,
     };
     INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
 }
 
-/// This transaction puts a request of this role back to pending.
+/// This transaction says that it puts a request of this role back to pending. Everybody may say so, whatever it does: it counts in other transactions
+/// if statuses are changed after that ([`retried`]).
 pub(crate) fn retrying(role: pg_sys::Oid) {
-    let new = Inserted { level: transaction::nest_level(), role: role.to_u32(), certain: true, count: 1 };
+    let new = Inserted {
+        level: transaction::nest_level(),
+        role: role.to_u32(),
+        certain: false,
+        retry: true,
+        count: 1,
+    };
     INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
+}
+
+/// A statement has changed statuses. The worker counts the rows after the commit, in case it was said of more of them than were put back.
+pub(crate) fn retried() {
+    INSERTED.with_borrow_mut(|inserted| {
+        for known in inserted.iter_mut().filter(|known| known.retry) {
+            (known.certain, known.retry) = (true, false);
+        }
+    });
 }
 
 fn add_to(inserted: &mut Vec<Inserted>, new: Inserted) {
@@ -111,7 +130,7 @@ fn add_to(inserted: &mut Vec<Inserted>, new: Inserted) {
         .rev()
         .take_while(|known| known.level == new.level)
         .take(SEARCHED)
-        .find(|known| known.role == new.role && known.certain == new.certain);
+        .find(|known| (known.role, known.certain, known.retry) == (new.role, new.certain, new.retry));
     match same {
         Some(known) => known.count += new.count,
         None => inserted.push(new),

@@ -14,6 +14,12 @@ pub(crate) fn outer_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetOuterUserId() }
 }
 
+/// The role that has logged in.
+pub(crate) fn session_user() -> pg_sys::Oid {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
 /// Whether `member` has the rights of `role`; a superuser has everybody's.
 fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogs up inside a transaction.

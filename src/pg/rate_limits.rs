@@ -67,6 +67,26 @@ thread_local! {
     static KNOWN: RefCell<Known> = RefCell::default();
     static ROLES_CHANGED: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    /// How many statements of others this process is in.
+    static STATEMENTS_OF_OTHERS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// As long as it lives, what is asked for is asked for by somebody's statement, and not by the process that runs it for them.
+#[derive(Debug)]
+pub(crate) struct StatementOfOthers(());
+
+impl StatementOfOthers {
+    /// A statement begins.
+    pub(crate) fn begin() -> StatementOfOthers {
+        STATEMENTS_OF_OTHERS.set(STATEMENTS_OF_OTHERS.get() + 1);
+        StatementOfOthers(())
+    }
+}
+
+impl Drop for StatementOfOthers {
+    fn drop(&mut self) {
+        STATEMENTS_OF_OTHERS.set(STATEMENTS_OF_OTHERS.get().saturating_sub(1));
+    }
 }
 
 /// Who asks, and for what is it counted.
@@ -96,8 +116,8 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
             return Err(refusal);
         }
     }
-    // What a vectorizer asks for at once is as much as fits, whatever the limit is.
-    let begun = slots::is_vectorizing();
+    // What a vectorizer asks for at once is as much as fits, whatever the limit is. What triggers and functions ask for that it meets is not its own.
+    let begun = STATEMENTS_OF_OTHERS.get() == 0 && slots::is_vectorizing();
     rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call, begun).map_err(|exceeded| {
         let refusal = refusal(role, count, &exceeded);
         let limit = format!("{}_per_{}", exceeded.what, exceeded.period.name);

@@ -9,11 +9,10 @@
 //! Invariant: everything here is guarded by the part's lock. No text of a request gets here: the messages that are noted have names and
 //! numbers only.
 
-use std::ffi::CStr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::error::PgError;
 use super::shmem::{Content, Part, Slot};
@@ -26,6 +25,9 @@ const ENTRIES_OF_ROLE: usize = 8;
 /// What has this number of bytes in them, at most.
 const WHAT_BYTES: usize = 64;
 const MESSAGE_BYTES: usize = 256;
+
+/// What was refused where it is no limit.
+pub(super) const RIGHTS: &str = "rights";
 
 /// The entries.
 #[repr(C)]
@@ -43,6 +45,7 @@ struct Entry {
     /// 0: free.
     database: AtomicU32,
     role: AtomicU32,
+    session: AtomicU32,
     /// An SQLSTATE, packed.
     code: AtomicU32,
     count: AtomicU64,
@@ -92,6 +95,8 @@ impl<const N: usize> Text<N> {
 pub(crate) struct Refusal {
     /// To whom.
     pub(crate) role: pg_sys::Oid,
+    /// Who had logged in.
+    pub(crate) session: pg_sys::Oid,
     /// The limit, or `rights`.
     pub(crate) what: String,
     /// The SQLSTATE of the first error.
@@ -111,6 +116,7 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
     // A standby has nobody who could write it down.
     let Some(slot) = slots::mine() else { return };
     let (database, role, now) = (catalog::my_database().to_u32(), role.to_u32(), activity::now());
+    let session = privilege::session_user().to_u32();
     let noted = TABLE.with_lock(true, |table| {
         let (mut of_database, mut of_role, mut free) = (0, 0, None);
         for entry in &table.entries {
@@ -122,7 +128,7 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
                 if entry.role.load(Relaxed) != role {
                     continue;
                 }
-                if entry.what.is(what) {
+                if entry.session.load(Relaxed) == session && entry.what.is(what) {
                     entry.count.fetch_add(1, Relaxed);
                     entry.last.store(now, Relaxed);
                     return true;
@@ -135,6 +141,7 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
             return false;
         };
         entry.role.store(role, Relaxed);
+        entry.session.store(session, Relaxed);
         entry.code.store((code as i32).cast_unsigned(), Relaxed);
         entry.count.store(1, Relaxed);
         entry.first.store(now, Relaxed);
@@ -172,6 +179,7 @@ pub(crate) fn take(slot: &Slot) -> (Vec<Refusal>, u64) {
             entry.database.store(0, Relaxed);
             Refusal {
                 role: pg_sys::Oid::from(entry.role.load(Relaxed)),
+                session: pg_sys::Oid::from(entry.session.load(Relaxed)),
                 what: entry.what.get(),
                 code: PgError::unpack(entry.code.load(Relaxed).cast_signed()),
                 message: entry.message.get(),
@@ -185,52 +193,21 @@ pub(crate) fn take(slot: &Slot) -> (Vec<Refusal>, u64) {
     (taken.unwrap_or_default(), slot.refusals_dropped.swap(0, Relaxed))
 }
 
-static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
-
-/// Installs the hook that sees errors about rights. Only while shared_preload_libraries is processed.
-pub(super) fn install() {
-    // SAFETY: called once by the postmaster while it loads libraries; the hook is chained.
-    unsafe {
-        PREVIOUS_LOG = pg_sys::emit_log_hook;
-        pg_sys::emit_log_hook = Some(see_error);
-    }
+/// Notes that the caller was refused a change of something of the extension's that belongs to somebody else. Nothing here can raise.
+pub(crate) fn note_other_owner(kind: Kind) {
+    let (what, message) = match kind {
+        Kind::Vectorizer => ("vectorizer", "must be owner of vectorizer \"…\""),
+        Kind::Enrichment => ("enrichment", "must be owner of enrichment \"…\""),
+        Kind::Prompt => ("prompt", "prompt \"…\" belongs to another role"),
+    };
+    let what = format!("{RIGHTS}:{what}");
+    note(privilege::outer_user(), &what, PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message);
 }
 
-/// What the extension's functions say to those who lack rights, before and behind a name.
-const OURS: [(&str, &str); 3] = [
-    ("must be owner of vectorizer \"", "\""),
-    ("must be owner of enrichment \"", "\""),
-    ("prompt \"", "\" belongs to another role"),
-];
-
-/// PostgreSQL checks most rights itself; what it says about those on the extension's objects is noted. Called for whatever goes into the
-/// server's log.
-unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
-    // SAFETY: PostgreSQL passes an error that is alive during the call; the previous hook is a valid function of another library.
-    unsafe {
-        if let Some(previous) = PREVIOUS_LOG {
-            previous(error);
-        }
-        let denied = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
-        if (*error).sqlerrcode != denied as i32
-            || (*error).elevel != PgLogLevel::ERROR as i32
-            || (*error).message.is_null()
-        {
-            return;
-        }
-        // What others raise in functions of their own may have any text in it.
-        let from = |name: *const core::ffi::c_char| if name.is_null() { c"" } else { CStr::from_ptr(name) };
-        let is_of_postgres = [c"aclcheck_error", c"aclcheck_error_col", c"ExecWithCheckOptions"]
-            .contains(&from((*error).funcname));
-        let message = CStr::from_ptr((*error).message).to_string_lossy();
-        if is_of_postgres && message.contains("steadytext") {
-            note(privilege::outer_user(), "rights", denied, &message);
-            return;
-        }
-        // Anybody can raise these, too: nothing of their text is kept but what says what it is about.
-        let ours = OURS.iter().find(|(begins, ends)| message.starts_with(begins) && message.ends_with(ends));
-        if let Some((begins, ends)) = ours {
-            note(privilege::outer_user(), "rights", denied, &format!("{begins}…{ends}"));
-        }
-    }
+/// What belongs to somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Vectorizer,
+    Enrichment,
+    Prompt,
 }

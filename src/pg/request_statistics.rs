@@ -149,6 +149,41 @@ pub(crate) fn count(model: &str, request_type: &str, counted: &Counted) {
     });
 }
 
+/// An entry to which something is added later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// `None`: that of what found no room.
+    index: Option<usize>,
+    hash: u64,
+}
+
+/// The entry of a model and a type of this process's database, to which [`count_at`] adds. `None` where there is no shared memory.
+pub(crate) fn place_of(model: &str, request_type: &str) -> Option<Place> {
+    let database = catalog::my_database().to_u32();
+    let now = activity::now();
+    let [key, other] = [model, OTHER].map(|model| Key::new(database, model, request_type));
+    TABLE.with_lock(true, |table| {
+        let made = table.find_or_make(&key, ENTRIES_OF_ONE, now).map(|index| (index, key.hash()));
+        let made = made.or_else(|| Some((table.find_or_make(&other, ENTRIES, now)?, other.hash())));
+        let Some((index, hash)) = made else {
+            let _ = table.beyond.since.compare_exchange(0, now, Relaxed, Relaxed);
+            return Place { index: None, hash: 0 };
+        };
+        Place { index: Some(index), hash }
+    })
+}
+
+/// Adds to an entry, unless it has been freed. Without a lock, and without anything that can raise: what is freed and taken by another one
+/// in this very moment counts there.
+pub(super) fn count_at(place: Place, counted: &Counted) {
+    let Some(table) = TABLE.get() else { return };
+    match place.index {
+        None => table.beyond.add(counted),
+        Some(index) if table.hashes[index].load(Acquire) == place.hash => table.numbers[index].add(counted),
+        Some(_) => {}
+    }
+}
+
 /// All entries of a database, or of all of them.
 pub(crate) fn list(of: Option<pg_sys::Oid>) -> Vec<Line> {
     TABLE.with_lock(false, |table| table.lines(of.map(pg_sys::Oid::to_u32))).unwrap_or_default()

@@ -222,6 +222,17 @@ pub(crate) struct Slot {
     pub(crate) refusals_dropped: AtomicU64,
     /// Messages in its cache queue.
     pub(crate) cache_queue_length: AtomicU32,
+    /// Processes for which there was no place among max_worker_processes, a bit for each [`Process`].
+    pub(crate) without_place: AtomicU32,
+}
+
+/// A process of a database that is started when it is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Process {
+    /// The worker.
+    Worker,
+    /// One that works for vectorizers.
+    Vectorizer(Lane),
 }
 
 /// How many processes work for the vectorizers of a database.

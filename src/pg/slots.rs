@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Lane, Shared, Slot};
+use super::shmem::{self, Lane, Process, Shared, Slot};
 use super::{access_counters, cache_queue, pending};
 
 /// What a worker does, as its slot says.
@@ -136,6 +136,20 @@ impl Slot {
         Lane::ALL.into_iter().find(|lane| self.vectorizers[*lane as usize].pid.load(Relaxed) == me)
     }
 
+    /// Notes whether there was a place for a process when it was to be started.
+    pub(crate) fn note_place(&self, process: Process, is_found: bool) {
+        if is_found {
+            self.without_place.fetch_and(!bit(process), SeqCst);
+        } else {
+            self.without_place.fetch_or(bit(process), SeqCst);
+        }
+    }
+
+    /// Whether there was none.
+    pub(crate) fn is_without_place(&self, process: Process) -> bool {
+        self.without_place.load(SeqCst) & bit(process) != 0
+    }
+
     /// Says that the worker has gone. By the worker itself, last of all.
     pub(crate) fn leave(&self) {
         self.latch.store(std::ptr::null_mut(), SeqCst);
@@ -159,6 +173,7 @@ impl Slot {
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
     pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
+        self.without_place.store(0, SeqCst);
         cache_queue::close(self);
         pending::clear(self);
         access_counters::take(self);
@@ -166,6 +181,13 @@ impl Slot {
         for process in &self.vectorizers {
             process.overran.store(false, Relaxed);
         }
+    }
+}
+
+fn bit(process: Process) -> u32 {
+    match process {
+        Process::Worker => 1,
+        Process::Vectorizer(lane) => 2 << lane as u32,
     }
 }
 

@@ -327,6 +327,11 @@ pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>,
     Ok(entry(name)?.and_then(|entry| path_of(&entry)))
 }
 
+/// Whether a model is called so: the builtin one, a registered one, or one in the directory of the models.
+pub(crate) fn is_known(name: &str, models: &Models) -> bool {
+    name == BUILTIN || models.iter().any(|model| model.name == name) || matches!(entry(name), Ok(Some(_)))
+}
+
 /// The path of an entry of the directory; `None` for links that lead out of it.
 pub(crate) fn path_of(entry: &Entry) -> Option<PathBuf> {
     if entry.is_plain { Some(set_path(&entry.file)) } else { registered_path(&entry.file).ok() }

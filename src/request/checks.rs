@@ -68,6 +68,11 @@ fn unknown_type(request_type: &str) -> PgError {
     invalid(format!("unknown request type \"{}\"", truncated(request_type))).hint(TYPES_HINT)
 }
 
+/// Whether there is such a type of requests.
+pub(crate) fn is_type(request_type: &str) -> bool {
+    check_columns(request_type, request_type == "rerank", false).is_ok()
+}
+
 /// Refuses a column that the type has no use for.
 ///
 /// # Errors

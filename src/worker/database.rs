@@ -462,7 +462,7 @@ impl Worker {
         if now >= self.due.retention && !keeps_all {
             let step = protocol::expire(self.retention_at.unwrap_or(0));
             self.retention_at = *step.as_ref().unwrap_or(&None);
-            self.due.swept(self.retention_at.is_some());
+            self.due.swept(self.retention_at.is_some(), now.elapsed());
             if let Err(error) = step {
                 self.complain(error);
             }

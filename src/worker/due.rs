@@ -19,9 +19,13 @@ const IDLE_FACTOR: u32 = 30;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon it looks around again when others change the status of requests all the time.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(250);
-/// Between two sweeps of the retention, and between the steps of one.
+/// Between two sweeps of the retention.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
-const RETENTION_STEP_INTERVAL: Duration = Duration::from_millis(250);
+/// Between the steps of one: so many times as long as a step took, that a long queue is swept as fast as it fills and the worker
+/// has most of its time for claims; within these bounds.
+const RETENTION_REST: u32 = 4;
+const SHORTEST_RETENTION_REST: Duration = Duration::from_millis(10);
+const LONGEST_RETENTION_REST: Duration = Duration::from_millis(250);
 
 /// When things happen next.
 pub(super) struct Due {
@@ -144,8 +148,9 @@ impl Due {
         std::mem::take(&mut self.awake) || busy
     }
 
-    /// A step of the retention was done; `more`: it goes on.
-    pub(super) fn swept(&mut self, more: bool) {
-        self.retention = Instant::now() + if more { RETENTION_STEP_INTERVAL } else { RETENTION_INTERVAL };
+    /// A step of the retention was done that has taken so long; `more`: it goes on.
+    pub(super) fn swept(&mut self, more: bool, took: Duration) {
+        let rest = (took * RETENTION_REST).clamp(SHORTEST_RETENTION_REST, LONGEST_RETENTION_REST);
+        self.retention = Instant::now() + if more { rest } else { RETENTION_INTERVAL };
     }
 }

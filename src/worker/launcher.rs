@@ -20,7 +20,7 @@ use crate::pg::error::PgError;
 use crate::pg::files;
 use crate::pg::interrupts;
 use crate::pg::request_statistics;
-use crate::pg::shmem::{self, SLOTS, Shared, Slot};
+use crate::pg::shmem::{self, Process, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
 
@@ -222,6 +222,7 @@ impl Launcher {
                 && Instant::now() < until
             {
                 pause = pause.min(until.saturating_duration_since(Instant::now()));
+                self.shared.slots[index].note_place(Process::Worker, false);
                 continue;
             }
             self.start(index, database.oid);
@@ -277,10 +278,12 @@ impl Launcher {
         self.known.entry(database).or_default().called = false;
         match bgworker::start_worker(index, database) {
             Some(handle) => {
+                slot.note_place(Process::Worker, true);
                 self.handles.insert(index, handle);
                 self.full = None;
             }
             None => {
+                slot.note_place(Process::Worker, false);
                 slot.set_state(State::Stopped);
                 let pause = self.full.map_or(RETRY_INTERVAL, |(pause, _)| (pause * 2).min(LONGEST_BACKOFF));
                 if self.full.is_none() {

@@ -516,12 +516,14 @@ pub(super) fn note_refusals(refused: &[Refusal], dropped: u64) -> Result<(), PgE
     };
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let roles: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.role).collect();
+    let sessions: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.session).collect();
     let counts: Vec<i64> = refused.iter().map(|refusal| number(refusal.count)).collect();
     in_queue("note refusals", || {
         spi::query(
-            "select steadytext.note_refusals($1, $2, $3, $4, $5, $6, $7, $8)",
+            "select steadytext.note_refusals($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             vec![
                 roles.into(),
+                sessions.into(),
                 texts(|refusal| &refusal.what).into(),
                 texts(|refusal| &refusal.code).into(),
                 texts(|refusal| &refusal.message).into(),

@@ -83,12 +83,15 @@ impl Supervision {
             }
             self.wanted[index] = false;
             if !has_definitions(lane)? {
+                slot.note_place(shmem::Process::Vectorizer(lane), true);
                 continue;
             }
             self.not_before[index] = Instant::now() + START_INTERVAL;
             let Some(shared) = shmem::get() else { return Ok(()) };
             let database = pg_sys::Oid::from(slot.database.load(Acquire));
-            if !bgworker::start_vectorizer(shared.index_of(slot), lane, database) {
+            let is_started = bgworker::start_vectorizer(shared.index_of(slot), lane, database);
+            slot.note_place(shmem::Process::Vectorizer(lane), is_started);
+            if !is_started {
                 self.wanted[index] = true;
                 return Err(PgError::new(
                     PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

@@ -58,7 +58,7 @@ create temporary table functions as
     join pg_depend as d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e' and p.prokind <> 'a'
     join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext'
     where exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
-        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'predecessor_model', 'check_queue_row', 'vectorizer_count')
+        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'predecessor_model', 'check_queue_row', 'claim_lane', 'vectorizer_count')
         and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
         and not coalesce(p.proargnames::text ~ '\muntyped_', false)
         and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]'
@@ -95,7 +95,7 @@ begin
         when v_message ~ '^(Invalid slug format|Invalid Jinja2 template|Prompt with slug|Version [0-9-]+ not found|Missing required variables)'
             and v_code in ('22P02', '42601', 'P0002', 'XX000') then null
         -- A worker of another version.
-        when v_code = '0A000' and v_hint <> '' and p_call ~ 'prepared_work[(]' then null
+        when v_code = '0A000' and v_hint <> '' and p_call ~ '(prepared|make|refused)_work[(]' then null
         -- A path, key or worker that must not be NULL.
         when v_code = '22004' then null
         -- Texts that are no JSON, and vectors that pgvector refuses, are told in words that are clear enough.

@@ -1,6 +1,6 @@
 -- The protocol: claims by model and type, and who computes what.
 \ir setup.psql
-select plan(21);
+select plan(31);
 
 insert into steadytext_models (name, task, file, placement) values
     ('far', 'generate', 'far.gguf', 'elsewhere'), ('near', 'generate', 'near.gguf', 'server'), ('free', 'generate', 'free.gguf', 'any');
@@ -50,6 +50,56 @@ delete from steadytext_queue;
 insert into steadytext_queue (request_type, prompt) select 'embed', 'left ' || n from generate_series(1, 3000) as n;
 insert into steadytext_queue (request_type, prompt) values ('generate', 'z');
 select is(pg_temp.claimed(null, '{generate}'), 'z', 'behind 3,000 that it leaves, a claim finds what it takes');
+
+-- However many of them there are: what a claim reads does not grow with what it leaves. Without the dead entries of what was before.
+truncate steadytext_queue;
+insert into steadytext_queue (request_type, prompt, params, owner_role)
+select 'generate', 'left ' || n, '{"model": "near"}', 'st_alice'::name::steadytext.role_id from generate_series(1, 20000) as n;
+insert into steadytext_queue (request_type, prompt, params, owner_role)
+select 'generate', r || n, '{"model": "far"}', r::name::steadytext.role_id from unnest(array['st_alice', 'st_bob']) as r, generate_series(1, 3) as n;
+create function pg_temp.read()
+returns bigint language sql as $$
+    select pg_stat_get_xact_tuples_returned('steadytext_queue'::regclass)
+        + (select sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) from pg_index as i where i.indrelid = 'steadytext_queue'::regclass)::bigint
+$$;
+create temporary table before as select pg_temp.read() as n;
+select is(
+    (select array_agg(c.prompt) from steadytext.claim_requests('e', 4, 60, null, false, p_models => '{far}') as c),
+    '{st_alice1,st_bob1,st_alice2,st_bob2}', 'behind 20,000 that it leaves: users in turn, oldest first');
+select cmp_ok(pg_temp.read() - (select n from before), '<=', 100::bigint, 'and what it leaves is not read');
+update before set n = pg_temp.read();
+select is(
+    (select array_agg(c.prompt) from steadytext.claim_requests('e', 10, 60, null, false, p_types => '{embed}') as c), null, 'nothing of what it takes');
+select cmp_ok(pg_temp.read() - (select n from before), '<=', 100::bigint, 'is found out as soon');
+update before set n = pg_temp.read();
+select is(
+    (select array_agg(c.prompt) from steadytext.claim_requests('e', 10, 60, null, false) as c), '{st_alice3,st_bob3}',
+    'what is placed with the server is left as soon, too');
+select cmp_ok(pg_temp.read() - (select n from before), '<=', 100::bigint, 'without a list of models');
+
+-- Several kinds of one user come by their age, and a user with very many kinds costs no more than some.
+truncate steadytext_queue;
+insert into steadytext_queue (request_type, prompt, params)
+select 'generate', 'a' || n, case n % 3 when 0 then '{"model": "far"}' when 1 then '{"model": "free"}' else '{}' end::jsonb from generate_series(1, 9) as n;
+select is(pg_temp.claimed('{far,free}', null), 'a1a3a4a6a7a9', 'kinds of one user by their age');
+-- As they come from a dump: such models are not there.
+insert into steadytext_queue (request_type, prompt, params, created_at)
+select 'generate', 'odd', jsonb_build_object('model', 'odd ' || n), now() - interval '1 day' from generate_series(1, 5000) as n;
+update before set n = pg_temp.read();
+select is(pg_temp.claimed('{nothing}', null), null, 'none of 5,000 kinds');
+select cmp_ok(pg_temp.read() - (select n from before), '<=', 1000::bigint, 'some of which are looked at');
+insert into steadytext_queue (request_type, prompt, params) values ('generate', 'w', '{"model": "far"}');
+create function pg_temp.claims_until_found() returns boolean language plpgsql as $$
+begin
+    for i in 1 .. 5000 loop
+        if pg_temp.claimed('{far}', null) = 'w' then
+            return true;
+        end if;
+    end loop;
+    return false;
+end
+$$;
+select ok(pg_temp.claims_until_found(), 'others each time, so that none is left for ever');
 
 -- One that must run alone.
 delete from steadytext_queue;

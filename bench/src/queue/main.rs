@@ -8,9 +8,12 @@
 
 mod backlog;
 mod cache;
+mod endurance;
 mod enqueue;
+mod filtered;
 mod groups;
 mod locked;
+mod moments;
 mod neighbour;
 mod priority;
 mod pull;
@@ -27,7 +30,7 @@ use steadytext_test_models::hub::LocalHub;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|neighbour|sync|cache|priority|verbs|pull] [--model FILE] [--encoder FOLDER]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|filtered|moments|endurance|endurance-held|neighbour|sync|cache|priority|verbs|pull] [--model FILE] [--encoder FOLDER]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -54,6 +57,31 @@ noop_per_s                20,000 pending requests: requests per second from the 
 locked_idle_p50_ms        From enqueuing to having the answer, as a client sees it: 1,000 requests of one user, one after the other.
 locked_p50_ms, …          The same while 100,000 requests of another user wait that an open transaction has cancelled.
 locked_ratio              Of the two medians; more than 2 is a failure.
+
+claim_filtered_alone_p50_ms  A claim of 16 requests by a worker elsewhere that takes one model, with nothing else pending; of 50.
+claim_filtered_p50_ms     The same while 200,000 requests of another user are pending that it leaves.
+claim_filtered_ratio      Of the two medians; more than 2 is a failure.
+
+Endurance is measured when asked for (--only endurance, and --only endurance-held, where somebody keeps a snapshot for five minutes);
+bench/out/endurance.tsv. REQUESTS (1,000,000) and RATE (3,000 a second) are taken from the environment; requests come 100 at a time, and an
+hour of the retention lasts ten seconds.
+
+endurance_claim_p99_1_ms, …  From the start of the transaction that enqueued to the claim, in the first tenth of the requests, the second …
+endurance_claim_p99_ratio  The last tenth's beside the first's. At most 1.3.
+endurance_table_mb, …      The largest size of the table, and of its indexes, in the first half of the requests; and in the second (late),
+                           which may be 1.3 times as much where no snapshot is kept.
+
+Moments, too, when asked for (--only moments), with the real engine; bench/out/moments.tsv. 40 requests that do not end are there, but for
+CREATE EXTENSION and cancels. The slowest of five counts.
+
+recovery_to_claim_ms      A worker is killed, and the server recovers: from the log's word that it is ready to the first claim of what it
+                          had in flight. At most 2,000.
+restart_to_claim_ms       The same after a fast shutdown, to the first claim of anything. At most 2,000.
+create_extension_to_claim_ms  From the commit of CREATE EXTENSION to the claim of the first request. At most 1,000.
+cancel_request_p99_ms     From steadytext_cancel_async() of a running request to the worker's letting go of it, of 200. At most 250.
+cancel_call_p99_ms        From pg_cancel_backend() to the error of a call that generates, of 200. At most 250.
+drop_database_ms          DROP DATABASE … WITH (FORCE) beside a worker that computes. At most 2,000.
+fast_shutdown_ms          A fast shutdown beside a worker that computes. At most 2,000.
 
 The neighbour is measured with the real engine only, and only when asked for (--only neighbour); its numbers go to
 bench/out/neighbour.tsv.
@@ -203,6 +231,13 @@ fn main() -> ExitCode {
         pull::measure(&hub, &cluster, &mut report);
         return written(&report, "pull");
     }
+    if only.as_deref() == Some("moments") {
+        let mut cluster = options.with_fsync().set("restart_after_crash", "on").start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("moments");
+        let holds = moments::measure(&mut cluster, &mut report);
+        return judged(&report, "moments", holds);
+    }
     if only.as_deref() == Some("neighbour") {
         let cluster = options.set("shared_buffers", "256MB").start();
         cluster.session("postgres").create_extension();
@@ -219,14 +254,27 @@ fn main() -> ExitCode {
     let mut session = cluster.session("postgres");
     session.create_extension();
     session.run(&format!("create role {USER} login in role steadytext_user"));
-    // Beside locked requests the real engine will do, too.
-    if only.as_deref() != Some("locked") && !answers_at_once(&mut session) {
+    // Beside locked requests, and where nothing is answered, the real engine will do, too.
+    if !matches!(only.as_deref(), Some("locked" | "filtered")) && !answers_at_once(&mut session) {
         eprintln!(
             "bench-queue: this pg_steadytext.so runs a real engine; build it with --features noop-engine"
         );
         return ExitCode::FAILURE;
     }
     drop(session);
+    if let Some(part @ ("endurance" | "endurance-held")) = only.as_deref() {
+        let number = |name: &str, usual: i64| {
+            std::env::var(name).ok().map_or(usual, |text| text.parse().expect("a number in the environment"))
+        };
+        let load = endurance::Load {
+            requests: number("REQUESTS", 1_000_000) / 1000 * 1000,
+            rate: number("RATE", 3000),
+            held: part == "endurance-held",
+        };
+        let mut report = Report::new(part);
+        let holds = endurance::measure(&cluster, load, &mut report);
+        return judged(&report, part, holds);
+    }
     let mut report = Report::new("queue");
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     if wanted("wake") {
@@ -241,6 +289,9 @@ fn main() -> ExitCode {
     if wanted("locked") {
         locked::measure(&cluster, &mut report);
     }
+    if wanted("filtered") {
+        filtered::measure(&cluster, &mut report);
+    }
     written(&report, "queue")
 }
 
@@ -252,6 +303,12 @@ fn written(report: &Report, name: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The same, where there are bars.
+fn judged(report: &Report, name: &str, holds: bool) -> ExitCode {
+    let written = written(report, name);
+    if holds { written } else { ExitCode::FAILURE }
 }
 
 /// Whether the library has the no-op engine, which says "ok" to everything.

@@ -15,6 +15,7 @@
 
 pub mod chaos;
 mod cluster;
+mod footprint;
 mod life;
 mod migration;
 mod models;
@@ -29,8 +30,11 @@ mod wait;
 mod worker_elsewhere;
 
 pub use cluster::{Cluster, Options};
+pub use footprint::{Footprint, slope};
 pub use life::Shutdown;
-pub use migration::{Migration, install_script, opening_statement};
+pub use migration::{
+    MEMBERS, Migration, OtherVersion, default_version, install_script, opening_statement, released_versions,
+};
 pub use models::{
     BrokenModel, broken_models, copied_model, encoders, endless_text, slow_model, write_model, write_reranker,
 };

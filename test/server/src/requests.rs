@@ -198,6 +198,15 @@ impl Session {
         })
     }
 
+    /// Lets an hour of `queue_retention_hours` last so many seconds, in this database.
+    #[track_caller]
+    pub fn shorten_retention(&mut self, seconds: u32) {
+        const HOURS: &str = "make_interval(hours => v_hours)";
+        let definition: String = self.one("select pg_get_functiondef('steadytext.expire_requests'::regproc)");
+        assert!(definition.contains(HOURS), "{definition}");
+        self.run(&definition.replace(HOURS, &format!("make_interval(secs => v_hours * {seconds})")));
+    }
+
     /// Installs [`AUDIT`].
     #[track_caller]
     pub fn audit(&mut self) {

@@ -62,10 +62,13 @@ fn a_worker_elsewhere_ends_no_request_that_it_does_not_hold_whatever_error_it_ma
     let id = session.generate("of somebody", "max_tokens => 3");
     let number: i64 = session.one("select id from steadytext_queue");
     let mut elsewhere = cluster.session_as("postgres", "elsewhere");
+    let hostile = format!(
+        "select outcome from steadytext.complete_requests('elsewhere', '{{{number}}}', '{{99}}', '{{a}}', '{{1}}', '{{2147483647}}', '{{2}}')"
+    );
+    assert_eq!(elsewhere.error(&hostile).code().code(), "22023");
+    assert_eq!(session.request(id).status, "pending");
     for call in [
-        format!(
-            "complete_requests('elsewhere', '{{{number}}}', '{{99}}', '{{a}}', '{{1}}', '{{2147483647}}', '{{2}}')"
-        ),
+        format!("complete_requests('elsewhere', '{{{number}}}', '{{99}}', '{{a}}', null, null)"),
         format!("fail_requests('elsewhere', '{{{number}}}', '{{99}}', '{{no}}', '{{22000}}', '{{false}}')"),
     ] {
         let outcomes: Vec<String> = elsewhere.list(&format!("select outcome from steadytext.{call}"));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use steadytext_test_server::{Options, Shutdown, Signal, is_alive, signal, wait_until};
+use steadytext_test_server::{Footprint, Options, Shutdown, Signal, is_alive, signal, slope, wait_until};
 
 fn plain() -> Options {
     Options::new().without_preload()
@@ -90,4 +90,27 @@ fn a_standby_follows_and_can_be_promoted() {
     standby.promote();
     session.run("insert into kept values (2)");
     wait_until("recovery ends", || !session.one::<bool>("select pg_is_in_recovery()"));
+}
+
+#[test]
+fn a_process_that_takes_more_is_seen_to_grow() {
+    let own = std::process::id() as i32;
+    let before = Footprint::of(own).expect("this process lives");
+    let memory = std::hint::black_box(vec![7_u8; 64 << 20]);
+    let file = std::fs::File::open("/proc/self/status").expect("there is such a file");
+    let after = Footprint::of(own).expect("this process lives");
+    // Other tests of this process come and go meanwhile.
+    assert!(after.anonymous_kb > before.anonymous_kb + 32.0 * 1024.0, "{before:?} {after:?}");
+    assert!(after.rss_kb >= after.pss_kb && after.descriptors >= 3.0 && after.threads >= 1.0, "{after:?}");
+    drop(std::hint::black_box((memory, file)));
+    assert_eq!(Footprint::of(i32::MAX), None);
+}
+
+#[test]
+fn a_slope_is_that_of_the_line_among_the_points() {
+    let points: Vec<(f64, f64)> =
+        (0..100).map(|x| (f64::from(x), 5.0 + 0.25 * f64::from(x) + f64::from(x % 2))).collect();
+    assert!((slope(&points) - 0.25).abs() < 0.001, "{}", slope(&points));
+    assert_eq!(slope(&[]), 0.0);
+    assert_eq!(slope(&[(3.0, 8.0)]), 0.0);
 }

@@ -111,8 +111,50 @@ fn max_worker_processes_used_up_is_said_in_the_log_and_the_worker_comes_when_the
     assert_eq!(other.request(id).attempt, 0);
     let said = cluster.log()[from..].lines().filter(|line| line.contains("max_worker_processes")).count();
     assert!(said < 10, "it is said {said} times");
+    // Whoever asks is told, too.
+    let message: String = other.one("select message from steadytext.worker_state()");
+    assert!(message.contains("max_worker_processes"), "{message}");
+    assert_eq!(
+        other.list::<String>(
+            "select status from steadytext_diagnose() where detail like '%max_worker_processes%the worker%'"
+        ),
+        ["error"]
+    );
     session.run("drop extension pg_steadytext");
     other.answer(id);
+    assert_eq!(other.one::<Option<String>>("select message from steadytext.worker_state()"), None);
+}
+
+#[test]
+fn a_vectorizer_without_a_process_says_what_it_waits_for() {
+    // Two launchers, the worker, and the process that takes short steps; none is left for the one that makes indexes.
+    let mut cluster = Options::new().set("max_worker_processes", 4).set("max_parallel_workers", 0).start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    session.run(
+        "select steadytext_config_set('worker_poll_interval', '0.05');
+         create table docs (id bigint primary key, body text);
+         insert into docs values (1, 'words');
+         select steadytext_create_vectorizer('docs', array['body'])",
+    );
+    const STATE: &str = "select concat_ws(' ', state, problem) from steadytext_vectorizer_status";
+    wait_until("it says why its index is not made", || {
+        session.one::<String>(STATE).starts_with("broken a process that works for vectorizers")
+    });
+    let state: String = session.one(STATE);
+    assert!(state.contains("max_worker_processes"), "{state}");
+    let message: String = session.one("select message from steadytext.worker_state()");
+    assert!(message.contains("max_worker_processes"), "{message}");
+    assert_eq!(
+        session.list::<String>(
+            "select status from steadytext_diagnose() where detail like '%max_worker_processes%indexes%'"
+        ),
+        ["error"]
+    );
+    cluster.configure("max_worker_processes", 8);
+    cluster.restart();
+    let mut session = cluster.session("postgres");
+    wait_until("it is made", || session.one::<String>(STATE) == "idle");
 }
 
 #[test]

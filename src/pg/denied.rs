@@ -1,0 +1,225 @@
+//! Rights that PostgreSQL denies on the extension's objects: it checks most of them itself, and what it says about that is noted.
+//!
+//! What goes into the server's log is seen there. An error that a block with an exception handler catches goes nowhere; but where an error is raised,
+//! its context is put together by callbacks, and one of them is ours as long as a statement runs.
+//!
+//! Invariant: the callback is in the stack at most once, and costs a statement some instructions.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+
+use super::refusals::{self, RIGHTS};
+use super::{privilege, transaction};
+
+/// Callbacks that are looked at for one of ours: where there are more, a statement runs already.
+const MOST_CALLBACKS: usize = 8;
+
+static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
+static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
+
+/// By its address a callback is known as ours.
+static MARK: u8 = 0;
+
+thread_local! {
+    /// The statement in which the last error was noted, and the hash of its message.
+    static LAST: Cell<(i64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Installs the hooks. Only while shared_preload_libraries is processed.
+pub(super) fn install() {
+    // SAFETY: called once by the postmaster while it loads libraries; hooks are chained.
+    unsafe {
+        PREVIOUS_LOG = pg_sys::emit_log_hook;
+        pg_sys::emit_log_hook = Some(see_error);
+        PREVIOUS_RUN = pg_sys::ExecutorRun_hook;
+        pg_sys::ExecutorRun_hook = Some(executor_run);
+    }
+}
+
+/// What sees the errors that are raised while it is there. Errors jump over its frame, and whoever catches them puts the stack of callbacks back: it
+/// holds nothing to drop.
+pub(super) struct Watch {
+    callback: pg_sys::ErrorContextCallback,
+    is_there: bool,
+}
+
+impl Watch {
+    /// One that sees nothing yet.
+    pub(super) fn new() -> Watch {
+        let callback = pg_sys::ErrorContextCallback {
+            previous: std::ptr::null_mut(),
+            callback: Some(see_context),
+            arg: mark(),
+        };
+        Watch { callback, is_there: false }
+    }
+
+    /// From now on it sees them, unless another one does.
+    ///
+    /// # Safety
+    ///
+    /// It stays where it is until [`Watch::end`], or an error that leaves its frame.
+    pub(super) unsafe fn begin(&mut self) {
+        // SAFETY: callbacks in the stack are alive; this one is as the caller promises.
+        unsafe {
+            let mut below = pg_sys::error_context_stack;
+            for _ in 0..MOST_CALLBACKS {
+                if below.is_null() {
+                    self.callback.previous = pg_sys::error_context_stack;
+                    pg_sys::error_context_stack = &raw mut self.callback;
+                    self.is_there = true;
+                    return;
+                }
+                if (*below).arg == mark() {
+                    return;
+                }
+                below = (*below).previous;
+            }
+        }
+    }
+
+    /// The statement has ended without an error.
+    ///
+    /// # Safety
+    ///
+    /// The stack is as [`Watch::begin`] left it.
+    pub(super) unsafe fn end(&self) {
+        if self.is_there {
+            // SAFETY: the caller's promise.
+            unsafe { pg_sys::error_context_stack = self.callback.previous };
+        }
+    }
+}
+
+fn mark() -> *mut core::ffi::c_void {
+    (&raw const MARK).cast_mut().cast()
+}
+
+// Declared here because pgrx wraps the functions that it binds in a guard, which hooks must not have (see `hooks`).
+unsafe extern "C-unwind" {
+    #[cfg(not(feature = "pg18"))]
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        execute_once: bool,
+    );
+    #[cfg(feature = "pg18")]
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+    );
+    fn CopyErrorData() -> *mut pg_sys::ErrorData;
+    fn FreeErrorData(error: *mut pg_sys::ErrorData);
+    fn geterrcode() -> core::ffi::c_int;
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    execute_once: bool,
+) {
+    let mut watch = Watch::new();
+    // SAFETY: the watch stays in this frame; arguments are passed on as they are.
+    unsafe {
+        watch.begin();
+        match PREVIOUS_RUN {
+            Some(previous) => previous(query, direction, count, execute_once),
+            None => standard_ExecutorRun(query, direction, count, execute_once),
+        }
+        watch.end();
+    }
+}
+
+#[cfg(feature = "pg18")]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
+    let mut watch = Watch::new();
+    // SAFETY: the watch stays in this frame; arguments are passed on as they are.
+    unsafe {
+        watch.begin();
+        match PREVIOUS_RUN {
+            Some(previous) => previous(query, direction, count),
+            None => standard_ExecutorRun(query, direction, count),
+        }
+        watch.end();
+    }
+}
+
+/// Called for whatever is raised while a statement runs, caught or not, warnings as well.
+unsafe extern "C-unwind" fn see_context(_arg: *mut core::ffi::c_void) {
+    // SAFETY: called by PostgreSQL while it raises an error, which is the one that is copied; parallel workers' errors are raised once more by
+    // their leader.
+    unsafe {
+        if geterrcode() != PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32
+            || pg_sys::ParallelWorkerNumber >= 0
+            || pg_sys::TopTransactionContext.is_null()
+        {
+            return;
+        }
+        // The copy must not be in the context of errors, which is current.
+        let before = pg_sys::CurrentMemoryContext;
+        pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+        let error = CopyErrorData();
+        note(error, false);
+        FreeErrorData(error);
+        pg_sys::CurrentMemoryContext = before;
+    }
+}
+
+/// Called for whatever goes into the server's log.
+unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
+    // SAFETY: PostgreSQL passes an error that is alive during the call; the previous hook is a valid function of another library.
+    unsafe {
+        if let Some(previous) = PREVIOUS_LOG {
+            previous(error);
+        }
+        note(error, true);
+    }
+}
+
+/// Notes an error that is about rights on something of the extension's, unless it was noted when it was raised.
+///
+/// # Safety
+///
+/// The error is alive.
+unsafe fn note(error: *mut pg_sys::ErrorData, is_logged: bool) {
+    let denied = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
+    // SAFETY: the caller's promise; its texts end with a zero.
+    let message = unsafe {
+        if (*error).sqlerrcode != denied as i32
+            || (*error).elevel != PgLogLevel::ERROR as i32
+            || (*error).message.is_null()
+            || (*error).funcname.is_null()
+        {
+            return;
+        }
+        // What others raise in functions of their own may have any text in it.
+        let from = CStr::from_ptr((*error).funcname);
+        if ![c"aclcheck_error", c"aclcheck_error_col", c"ExecWithCheckOptions"].contains(&from) {
+            return;
+        }
+        CStr::from_ptr((*error).message).to_string_lossy()
+    };
+    if !message.contains("steadytext") {
+        return;
+    }
+    let mut hasher = DefaultHasher::new();
+    message.hash(&mut hasher);
+    let this = (transaction::statement_started_at(), hasher.finish());
+    // In the log come those for the second time that nobody has caught.
+    if is_logged && LAST.get() == this {
+        return;
+    }
+    LAST.set(this);
+    refusals::note(privilege::outer_user(), RIGHTS, denied, &message);
+}
