@@ -41,7 +41,7 @@ impl EngineProcess {
         match self {
             EngineProcess::Worker => "worker",
             EngineProcess::Separate => "separate",
-            EngineProcess::Alternate if (round - 1) / ROUNDS % 2 == 0 => "worker",
+            EngineProcess::Alternate if ((round - 1) / ROUNDS).is_multiple_of(2) => "worker",
             EngineProcess::Alternate => "separate",
         }
     }
