@@ -254,7 +254,7 @@ end
 $$;
 comment on function steadytext.write_answers(
     text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
-    integer[], integer[], integer[], text[], integer[]
+    integer[], integer[], integer[], text[], integer[], text[]
 ) is 'Writes answers, whoever has made them; called by complete_requests and complete_reports';
 
 create function steadytext.complete_requests(
@@ -292,7 +292,7 @@ end
 $$;
 comment on function steadytext.complete_requests(
     text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
-    integer[], integer[], integer[], text[], integer[], text[]
+    integer[], integer[], integer[], text[], integer[]
 ) is
     'Protocol: writes answers; outcome done, locked (still ours, try again), lost, failed (the table refused the answer) or refused (it refuses every change of the row)';
 

@@ -108,6 +108,7 @@ returns table (
     generated_tokens integer,
     finish_reason text,
     first_token_ms integer,
+    endpoint text,
     error text,
     error_code text,
     retry boolean,

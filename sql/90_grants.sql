@@ -282,7 +282,7 @@ grant execute on function
     steadytext.release_requests(text, bigint[], integer[], boolean),
     steadytext.complete_requests(
         text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
-        integer[], integer[], integer[], text[], integer[], text[]),
+        integer[], integer[], integer[], text[], integer[]),
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),

@@ -217,12 +217,8 @@ impl Shared {
                     send(chunk.as_bytes())?;
                 }
             }
-            Some(Mistake::Hold) => {
-                if !self.hold(stream)? {
-                    return Ok(false);
-                }
-            }
-            None => {}
+            Some(Mistake::Hold) if !self.hold(stream)? => return Ok(false),
+            Some(Mistake::Hold) | None => {}
         }
         if key.as_ref().is_some_and(|key| called.authorization != Some(format!("Bearer {key}"))) {
             return say(401, String::new(), "{\"error\": {\"message\": \"Incorrect API key provided\"}}");
