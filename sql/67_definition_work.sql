@@ -32,7 +32,9 @@ begin
     end if;
     if p_problem is not null then
         update @extschema@.steadytext_vectorizer_state as s set
-            problem = p_problem, retry_at = clock_timestamp() + interval '5 seconds'
+            problem = p_problem, retry_at = clock_timestamp() + interval '5 seconds',
+            -- Where triggers are disabled, nobody has noted what changed: when they are back, the table is compared.
+            signature = case when s.signature is not null then 'changed unseen' end
         where s.vectorizer_id = p_id;
         return null;
     end if;

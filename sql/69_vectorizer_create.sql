@@ -26,14 +26,6 @@ declare
     end;
     v_most integer;
 begin
-    -- What names no columns of the definition is refused here, so that nobody's statements or views fail by it.
-    if v_wrong is null and new.format is not null then
-        perform from steadytext.format_pieces(new.format, coalesce(new.given_keys, '{}') || new.columns);
-    end if;
-    if v_wrong is not null then
-        raise exception '%', v_wrong using errcode = 'invalid_parameter_value',
-            hint = 'See docs/vectorizers.md, or the comments on the columns of steadytext_vectorizers.';
-    end if;
     -- Whoever does not own it pauses a definition, and gives it to the new owner of its table. What is written into somebody's table
     -- is the owner's to say.
     if tg_op = 'UPDATE' and not coalesce(pg_has_role(current_user, old.owner_role::oid, 'usage'), false)
@@ -43,6 +35,14 @@ begin
         perform steadytext.note_refusal(old.kind);
         raise exception 'must be owner of % "%"', old.kind, old.name using errcode = 'insufficient_privilege',
             hint = 'Who does not own it may only pause it, or give it to the owner of its table.';
+    end if;
+    -- What names no columns of the definition is refused here, so that nobody's statements or views fail by it.
+    if v_wrong is null and new.format is not null then
+        perform from steadytext.format_pieces(new.format, coalesce(new.given_keys, '{}') || new.columns);
+    end if;
+    if v_wrong is not null then
+        raise exception '%', v_wrong using errcode = 'invalid_parameter_value',
+            hint = 'See docs/vectorizers.md, or the comments on the columns of steadytext_vectorizers.';
     end if;
     if tg_op = 'UPDATE' and new.owner_role::oid is distinct from old.owner_role::oid
         and not (select r.rolsuper from pg_roles as r where r.rolname = current_user)
@@ -78,6 +78,17 @@ create trigger check_vectorizer before insert or update on @extschema@.steadytex
     for each row execute function steadytext.check_vectorizer();
 comment on trigger check_vectorizer on @extschema@.steadytext_vectorizers is 'Values as they must be';
 alter table @extschema@.steadytext_vectorizers enable always trigger check_vectorizer;
+
+-- Vectors of two models cannot be compared: what embeds by default may change, and a vectorizer stays with the model that it began with.
+create function steadytext.default_embedding_model()
+returns text
+language sql volatile
+set search_path = pg_catalog, pg_temp
+return (
+    -- A file that a superuser has named by its path has no other name: its setting is asked each time.
+    select d.name from (select (steadytext.default_models())[2] as name) as d where position('/' in d.name) = 0);
+comment on function steadytext.default_embedding_model() is
+    'The name of the model that embeds by default in this session; called where vectorizers are made and altered';
 
 create function steadytext.add_vectorizer(
     p_source regclass,
@@ -295,7 +306,7 @@ declare
     v_schema text := (select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = source);
     v_name text := coalesce(name, v_table || '_' || columns[1]);
     v_destination text := coalesce(destination, v_table || '_' || columns[1] || '_embedding');
-    v_model text := nullif(model, 'auto');
+    v_model text := coalesce(nullif(model, 'auto'), steadytext.default_embedding_model());
     -- 0: the text is not cut. Beside a chunk there is room for what the format has around it.
     v_size bigint := case
         when target_column is not null or chunk_size is not null then chunk_size

@@ -167,14 +167,14 @@ begin
         left(coalesce(v_place.target_column, v_old.target_column), 55) || v_suffix,
         case when v_old.target_column is null then
             left((select c.relname::text from pg_class as c where c.oid = v_place.destination), 55) || v_suffix end,
-        case when model is null then v_old.model when model <> 'auto' then model end, coalesce(format, v_old.format), nullif(v_size, 0),
+        case when model is null then v_old.model when model <> 'auto' then model else steadytext.default_embedding_model() end, coalesce(format, v_old.format), nullif(v_size, 0),
         coalesce(chunk_overlap, v_old.chunk_overlap), coalesce(strategy, v_old.strategy), coalesce(index, v_old.index_type),
         coalesce(distance, v_old.distance), coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
 end
 $$;
 comment on function @extschema@.steadytext_alter_vectorizer(
     text, text, text, bigint, bigint, text, text, text, bigint, text, boolean, text[]
-) is 'Changes a vectorizer; NULL: as before; model auto: the one that embeds by default. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole';
+) is 'Changes a vectorizer; NULL: as before; model auto: the one that embeds by default now. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole';
 
 create function steadytext.is_vectorizing()
 returns boolean

@@ -208,6 +208,8 @@ grant execute on function
     steadytext.search(text, text, bigint, text, boolean, text),
     steadytext.hybrid_search(text, text, bigint, bigint, double precision, text, text),
     steadytext.context_tokens(text, text),
+    steadytext.default_models(),
+    steadytext.default_embedding_model(),
     steadytext.rag(
         text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text)
 to steadytext_user;

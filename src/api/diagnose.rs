@@ -175,8 +175,8 @@ fn unusable(models: &Models) -> Vec<Check> {
                 doubtful.extend(registry::registered_path(file).map(|path| (model.name.clone(), path)));
                 continue;
             }
-            // Rows that came with the extension are what may be downloaded.
-            "missing" if model.is_default => continue,
+            // Rows that came with the extension are what may be downloaded, and files of models elsewhere are elsewhere.
+            "missing" if model.is_default || model.is_elsewhere() => continue,
             "missing" => format!("its file \"{file}\" is not there"),
             _ => status.reason.unwrap_or_else(|| format!("its file \"{file}\" cannot be used")),
         };

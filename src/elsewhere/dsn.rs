@@ -60,7 +60,7 @@ fn split_uri(url: &str) -> Result<(String, Said), Error> {
         })
     };
     let mut place = place.to_owned();
-    if names(&["host", "hostaddr"]) {
+    if names(&["host"]) {
         let (without, ports) = without_hosts(&place);
         place = without;
         if let Some(ports) = ports.filter(|_| !names(&["port"])) {

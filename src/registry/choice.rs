@@ -249,8 +249,9 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
     }
     let listing = directory::listing();
     for model in rows {
-        // Rows that came with the extension say nothing of what is wanted here.
-        search.is_claimed |= !model.is_default;
+        // Rows that came with the extension say nothing of what is wanted here, and those of models elsewhere only where they
+        // are preferred: nobody gets them without naming them.
+        search.is_claimed |= !model.is_default && (!model.is_elsewhere() || model.is_preferred);
         if model.is_elsewhere() || !listing.may_have(&model.file) {
             continue;
         }

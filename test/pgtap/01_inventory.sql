@@ -255,6 +255,7 @@ select set_eq(
         'function steadytext.claim_requests(text,integer,integer,oid,boolean,integer,bigint,text[],text[])',
         'function steadytext.models_placed(text)',
         'function steadytext.default_models()',
+        'function steadytext.default_embedding_model()',
         'function steadytext.task_number(text,jsonb)',
         'function steadytext.is_served(text,jsonb,text[],text[],text[],text[])',
         'function steadytext.lower_names(text[])',

@@ -101,9 +101,9 @@ select steadytext_alter_enrichment('kinds', model => 'auto');
 select is((select model from steadytext_vectorizers where name = 'kinds'), null, 'auto is the default one');
 select steadytext_create_vectorizer('counted', array['c'], model => 'builtin', index => 'none');
 select steadytext_alter_vectorizer('counted_c', model => 'auto');
-select is((select model from steadytext_vectorizers where name = 'counted_c (next)'), null, 'that of a vectorizer, too');
+select is((select model from steadytext_vectorizers where name = 'counted_c (next)'), 'builtin', 'of a vectorizer the one that embeds by default now');
 select steadytext_create_vectorizer('counted', array['c'], name => 'auto', destination => 'auto_vectors', model => 'auto', index => 'none');
-select is((select model from steadytext_vectorizers where name = 'auto'), null, 'also where it is made');
+select is((select model from steadytext_vectorizers where name = 'auto'), 'builtin', 'also where it is made: by its name, as defaults change');
 
 -- Names.
 create table another (id int primary key, other text);

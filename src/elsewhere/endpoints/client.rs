@@ -134,19 +134,12 @@ fn read(response: Response<Body>, most: u64, settings: &Settings) -> Result<Vec<
     }
     let mut bytes = Vec::new();
     let body = response.into_body().into_reader();
-    body.take(most + 1).read_to_end(&mut bytes).map_err(|error| match ureq_error(error) {
+    body.take(most + 1).read_to_end(&mut bytes).map_err(|error| match error.downcast::<ureq::Error>() {
+        // What the body's reader has wrapped.
         Ok(error) => failed(&error, settings),
         Err(error) => Failed::Broken(format!("the endpoint's answer broke off: {error}")),
     })?;
     if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
-}
-
-/// The error that a body's reader has wrapped.
-fn ureq_error(error: io::Error) -> Result<ureq::Error, io::Error> {
-    match error.downcast::<ureq::Error>() {
-        Ok(error) => Ok(error),
-        Err(error) => Err(error),
-    }
 }
 
 /// What an error means that is no answer.

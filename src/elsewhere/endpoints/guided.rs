@@ -35,7 +35,7 @@ pub(super) enum NoField {
 
 /// Whether an endpoint can be told of constraints of this kind.
 pub(super) fn knows_patterns(guided: Guided) -> bool {
-    matches!(guided, Guided::StructuredOutputs | Guided::Guided)
+    matches!(guided, Guided::StructuredOutputs | Guided::Fields)
 }
 
 /// Adds the field that says what an answer has to match.
@@ -71,11 +71,11 @@ pub(super) fn add(
         (Guided::StructuredOutputs, Constraint::Choice(choices)) => {
             (Form::Plain, "structured_outputs", json!({ "choice": choices }))
         }
-        (Guided::Guided, Constraint::Json(_)) => (Form::Plain, "guided_json", schema()?),
-        (Guided::Guided, Constraint::Regex(pattern)) => {
+        (Guided::Fields, Constraint::Json(_)) => (Form::Plain, "guided_json", schema()?),
+        (Guided::Fields, Constraint::Regex(pattern)) => {
             (Form::Plain, "guided_regex", pattern.as_str().into())
         }
-        (Guided::Guided, Constraint::Choice(choices)) => (Form::Plain, "guided_choice", json!(choices)),
+        (Guided::Fields, Constraint::Choice(choices)) => (Form::Plain, "guided_choice", json!(choices)),
     };
     body.insert(field.to_owned(), value);
     Ok(form)

@@ -54,7 +54,8 @@ pub(crate) enum Guided {
     /// `structured_outputs`, as vLLM has it.
     StructuredOutputs,
     /// `guided_json`, `guided_regex` and `guided_choice`, as older versions of vLLM have them.
-    Guided,
+    #[serde(rename = "guided")]
+    Fields,
 }
 
 /// Which fields there are for sampling besides those of OpenAI.

@@ -72,7 +72,7 @@ fn refuse_at_the_limit() {
         let _ = (&stream).read_to_end(&mut said);
         assert!(said.len() > 4, "it was told nothing: {said:?}");
         // Its place in the list of messages, and in that of reasons.
-        assert_eq!(said[4..6], [2, 0], "{said:?}");
+        assert_eq!(said[4..6], [3, 0], "{said:?}");
         // Closing it would make room.
         told.push(stream);
     }

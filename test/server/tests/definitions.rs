@@ -204,3 +204,35 @@ fn what_is_more_than_its_owner_may_ask_for_is_done_piece_by_piece() {
     rest(&mut session);
     assert_eq!(session.one::<i64>("select count(*) from steadytext_enrichment_errors"), 0);
 }
+
+#[test]
+fn what_changes_while_triggers_are_disabled_is_found_when_they_are_back() {
+    let (_cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table apart (id int primary key, body text);
+         create table told (id int primary key, body text);
+         insert into apart select i, 'row ' || i from generate_series(1, 5) as i;
+         insert into told select * from apart;
+         select steadytext_create_vectorizer('apart', array['body'], index => 'none');
+         select steadytext_create_enrichment('told', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"]}')",
+    );
+    rest(&mut session);
+    for table in ["apart", "told"] {
+        session.run(&format!("alter table {table} disable trigger user"));
+        wait_until("it is known to be broken", || {
+            session.one(&format!(
+                "select exists (select from steadytext_vectorizer_state as s join steadytext_vectorizers as v on v.id = s.vectorizer_id
+                 where s.problem ~ 'disabled' and v.name like '{table}%')"
+            ))
+        });
+        session.run(&format!(
+            "update {table} set body = 'changed unseen' where id = 2; insert into {table} values (6, 'came unseen');
+             delete from {table} where id = 1; alter table {table} enable trigger user"
+        ));
+    }
+    rest(&mut session);
+    let wrong = "select count(*) from apart as a full join apart_body_embedding as e using (id)
+        where e.embedding is distinct from steadytext_embed(a.body) or e.chunk is distinct from a.body";
+    assert_eq!(session.one::<i64>(wrong), 0);
+    assert_eq!(session.one::<i64>("select count(*) from told where kind is null"), 0);
+}

@@ -151,7 +151,9 @@ fn queries_for_the_exporter_run_and_give_the_same_metrics() {
 fn a_scrape_of_a_thousand_series_is_whole() {
     let (_cluster, mut session, _) = metrics();
     session.run(
-        "insert into steadytext_queue (request_type, prompt, params, created_at)
+        "insert into steadytext_models (name, task, file)
+         select 'model-' || n, 'generate', 'model-' || n || '.gguf' from generate_series(1, 14) as n;
+         insert into steadytext_queue (request_type, prompt, params, created_at)
          select 'generate', 'many', jsonb_build_object('model', 'model-' || n), now() - interval '1 day'
          from generate_series(1, 14) as n",
     );
