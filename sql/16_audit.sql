@@ -115,7 +115,8 @@ begin
     if v_recent.same >= c_same or v_recent.count >= c_all then
         -- Nobody waits for another one's act: where the row is somebody's at this moment there is one more.
         update @extschema@.steadytext_audit_log as l set
-            details = v_details || jsonb_build_object(
+            -- What the acts before had in their details is kept, where this one has not the same.
+            details = l.details || v_details || jsonb_build_object(
                 'count', coalesce((l.details ->> 'count')::bigint, 1) + 1, 'last', clock_timestamp()),
             session_user_id = session_user
         where l.id = (

@@ -387,8 +387,8 @@ begin
                     retry_count = q.retry_count + h.retry::integer,
                     run_after = case when h.retry then v_now + steadytext.backoff(q.retry_count) end,
                     worker = case when h.retry then null else q.worker end,
-                    error = coalesce(h.error, 'unknown error'),
-                    error_code = coalesce(h.code, 'XX000'),
+                    error = left(coalesce(h.error, 'unknown error'), 65536),
+                    error_code = case when h.code ~ '^[0-9A-Z]{5}$' then h.code else 'XX000' end,
                     lease_expires_at = null,
                     completed_at = case when h.retry then null else v_now end,
                     processing_time_ms =

@@ -107,8 +107,11 @@ begin
         select array_agg(format_type(a.atttypid, a.atttypmod) order by k.n) into key_types
         from unnest(key_columns) with ordinality as k(name, n)
         join pg_attribute as a on a.attrelid = source and a.attname = k.name and not a.attisdropped;
-        select max(a.attname::text) filter (where a.attname = v_definition.target_column),
-            max(a.attname::text) filter (where v_definition.kind = 'vectorizer' and a.attname = left(v_definition.target_column, 58) || '_hash')
+        -- By name, as nothing else is left of them: what is of another type is somebody's own.
+        select max(a.attname::text) filter (where a.attname = v_definition.target_column
+                and (v_definition.kind <> 'vectorizer' or format_type(a.atttypid, null) ~ '(^|[.])vector$')),
+            max(a.attname::text) filter (where v_definition.kind = 'vectorizer' and a.atttypid = 'bytea'::regtype
+                and a.attname = left(v_definition.target_column, 58) || '_hash')
         into target_column, hash_column
         from pg_attribute as a
         where a.attrelid = source and a.attnum > 0 and not a.attisdropped;

@@ -252,6 +252,10 @@ begin
         where a.attrelid = p_source and a.attname = p_target_column and not a.attisdropped;
         if not found then
             execute format('alter table %s add column %I %I.vector(%s)', p_source, p_target_column, v_schema, v_dimensions);
+        elsif p_replaces is not null then
+            -- It would be filled, take the place of the other one, and be gone with the definition.
+            raise exception 'there is a column "%" already', p_target_column using errcode = 'duplicate_column',
+                hint = 'The new vectors are made in a column of that name, until they take their place: rename or drop yours.';
         elsif v_type <> format('%I.vector', v_schema)::regtype or v_typmod <> -1 and v_typmod <> v_dimensions then
             raise exception 'column "%" is not of type vector(%)', p_target_column, v_dimensions
                 using errcode = 'datatype_mismatch', hint = 'Without it, steadytext_create_vectorizer() adds the column.';

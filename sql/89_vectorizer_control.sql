@@ -25,8 +25,11 @@ begin
     end loop;
     if p_drop_all and v_place.destination is not null then
         execute format('drop table %s', v_place.destination);
-    elsif p_drop_all and v_place.target_column is not null then
+    elsif p_drop_all and v_place.target_column is not null and (v_place.problem is null or v_place.hash_column is not null) then
         execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
+    elsif p_drop_all and v_place.target_column is not null then
+        raise notice 'column "%" of table % stays: nothing says any more that it is the definition''s own', v_place.target_column, v_place.source
+            using hint = 'Drop it by ALTER TABLE, if that is what you want.';
     end if;
     -- What vectors were made from means nothing to anybody else.
     if v_place.source is not null and v_place.hash_column is not null then
@@ -155,7 +158,8 @@ begin
     -- A column that is read was dropped: others are named.
     if v_place.problem is not null and (v_place.source is null or v_place.source_columns is not null or columns is null) then
         raise exception '%', v_place.problem using errcode = 'object_not_in_prerequisite_state', hint = case
-            when v_place.source is not null and v_place.source_columns is null then 'Say what is embedded from now on: columns => array[''…''].' end;
+            when v_place.source is not null and v_place.source_columns is null then 'Say what is embedded from now on: columns => array[''…''].'
+            else 'Drop the vectorizer and make another one.' end;
     end if;
     -- Another one that was under way was never seen by anybody.
     for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = v_id loop

@@ -1,6 +1,6 @@
 -- The audit log: what administrators do is in it, in whatever way they do it, and never a prompt; who reads it, and that nobody writes it.
 \ir setup.psql
-select plan(58);
+select plan(59);
 
 create role st_auditor nologin;
 grant steadytext_auditor to st_auditor;
@@ -84,6 +84,13 @@ select pg_temp.run_as('st_alice', 'select pg_temp.flood()');
 select is((select a.acts - b.acts from pg_temp.acts('vectorizer_change') as a, before_flood as b), 300::bigint, 'three hundred pauses are counted');
 select cmp_ok((select a.entries - b.entries from pg_temp.acts('vectorizer_change') as a, before_flood as b), '<=', 40::bigint, 'in a few rows');
 select ok((select (details ->> 'last')::timestamptz between now() and clock_timestamp() from steadytext_audit_log where details ? 'count' order by id desc limit 1), 'with the time of the last');
+-- A flood hides nothing that came with it.
+insert into steadytext_models (name, task, file) values ('audited', 'generate', 'audited.gguf');
+select count(r) from generate_series(1, 30) as n
+cross join lateral pg_temp.run_as('st_root', format('update steadytext_models set description = %L where name = ''audited'' returning 1', n)) as r;
+select pg_temp.run_as('st_root', $$ update steadytext_models set file = 'evil.gguf' where name = 'audited' returning 1 $$);
+select pg_temp.run_as('st_root', $$ update steadytext_models set description = 'last' where name = 'audited' returning 1 $$);
+select ok(exists (select from steadytext_audit_log where details::text ~ 'evil'), 'what an act changed stays in the entry of a flood');
 select pg_temp.run_as('st_alice', $$ select count(steadytext_prompt_create('flood-' || n, 'x')) from generate_series(1, 300) as n $$);
 select is((select acts from pg_temp.acts('prompt_create')), 302::bigint, 'so are acts on many things');
 select cmp_ok((select entries from pg_temp.acts('prompt_create')), '<=', 204::bigint, 'in not very many rows');

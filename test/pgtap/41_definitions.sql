@@ -1,6 +1,6 @@
 -- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
 \ir setup.psql
-select plan(52);
+select plan(56);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -174,6 +174,23 @@ select is((select count(*) from steadytext_vectorizer_failures), 1::bigint, 'so 
 select is(
     (select count(*) from steadytext_vectorizer_state) + (select count(*) from steadytext_vectorizer_batches) + (select count(*) from steadytext_enrichment_rows),
     0::bigint, 'and everything else');
+
+-- Columns of somebody's own, by names that definitions use.
+create table owned (id int primary key, body text, title text, vec_next vector(256));
+select steadytext_create_vectorizer('owned', array['body'], name => 'owned', target_column => 'vec', index => 'none', model => 'builtin');
+select throws_ok($$ select steadytext_alter_vectorizer('owned', columns => array['title']) $$, '42701', null, 'a column in the way is not taken for the new vectors');
+alter table owned drop column vec_next;
+alter table owned drop column vec cascade;
+alter table owned add column vec text, drop column vec_hash cascade;
+alter table owned add column vec_hash text;
+select steadytext_drop_vectorizer('owned', drop_all => true);
+select has_column('owned', 'vec', 'no column goes that came in the place of its own');
+select has_column('owned', 'vec_hash', 'nor the one beside it');
+select steadytext_create_enrichment('owned', 'kind', '$body', 'generate_choice', '{"choices": ["a", "b"]}', name => 'owned', model => 'builtin');
+alter table owned drop column kind cascade;
+alter table owned add column kind int;
+select steadytext_drop_enrichment('owned', drop_all => true);
+select has_column('owned', 'kind', 'nor one of an enrichment');
 
 select * from finish();
 rollback;

@@ -283,7 +283,8 @@ impl Endpoint {
         if left.is_none() {
             state.next_rest = (state.next_rest * 2).min(RESTS.1);
         }
-        let rest = asked.map_or(own, |asked| asked.min(LONGEST_REST)).max(left.unwrap_or_default());
+        // An endpoint may ask for no pause at all; the own one grows all the same.
+        let rest = asked.map_or(own, |asked| asked.min(LONGEST_REST).max(own)).max(left.unwrap_or_default());
         state.is_doubtful = true;
         state.rest_until = Some(now + rest);
         // Nobody is held up for that long.

@@ -192,6 +192,11 @@ fn refused(response: Response<Body>, settings: &Settings, key: Option<&Key>) -> 
     match code {
         429 | 503 | 529 => return Failed::Busy(format!("the endpoint takes nothing now ({code})"), after),
         401 | 407 => return Failed::Denied(format!("the endpoint does not know the key ({code})")),
+        // Of the account, or of the address: every other request would fail in the same way.
+        402 | 403 => return Failed::Denied(format!("the endpoint refuses the account ({code})")),
+        404 | 405 | 410 => {
+            return Failed::Denied(format!("the endpoint has nothing at this address ({code})"));
+        }
         408 | 425 => return Failed::Broken(format!("the endpoint asks to be asked again ({code})")),
         400..=499 => {}
         _ => return Failed::Broken(format!("the endpoint has failed ({code})")),
