@@ -61,6 +61,8 @@ pub(super) struct Connection {
     pub(super) caller: Option<Caller>,
     /// It is told the state of the engine.
     pub(super) watches: bool,
+    /// The state has changed since it was told.
+    pub(super) is_behind: bool,
     /// Since when it has nothing to do.
     since: Instant,
 }
@@ -74,6 +76,7 @@ impl Connection {
             requests: HashMap::new(),
             caller: None,
             watches: false,
+            is_behind: false,
             since: Instant::now(),
         }
     }

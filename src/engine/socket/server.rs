@@ -223,12 +223,10 @@ impl Serving {
                 broken.push(number);
             }
         }
+        self.send_all(&mut broken);
+        // What is sent by now is in nobody's way.
         self.tell_watchers(&mut broken);
-        for (number, connection) in &mut self.connections {
-            if connection.outgoing.len() > 0 && connection.outgoing.flush(&connection.stream).is_err() {
-                broken.push(*number);
-            }
-        }
+        self.send_all(&mut broken);
         let overdue = |(number, connection): (&u64, &Connection)| {
             connection.patience(&self.limits).is_some_and(|left| left.is_zero()).then_some(*number)
         };
@@ -236,6 +234,15 @@ impl Serving {
         broken.into_iter().for_each(|number| self.close(number));
         self.count_memory();
         self.accept();
+    }
+
+    /// Sends what is to be sent, as far as that goes without waiting.
+    fn send_all(&mut self, broken: &mut Vec<u64>) {
+        for (number, connection) in &mut self.connections {
+            if connection.outgoing.len() > 0 && connection.outgoing.flush(&connection.stream).is_err() {
+                broken.push(*number);
+            }
+        }
     }
 
     fn state(&self) -> State {
@@ -247,16 +254,18 @@ impl Serving {
         }
     }
 
-    /// Tells those who watch what the engine has told. Who is behind is told nothing in between.
+    /// Tells those who watch what the engine has told. Who has not taken what was sent before is told nothing in between, but
+    /// the latest when there is room for it again.
     fn tell_watchers(&mut self, broken: &mut Vec<u64>) {
-        if !self.board.has_changed() {
-            return;
-        }
+        let has_changed = self.board.has_changed();
         let state = self.state();
-        for (number, connection) in &mut self.connections {
-            let is_ready = connection.watches && connection.outgoing.len() == 0;
-            if is_ready && connection.send(&FromEngine::State(state)).is_err() {
-                broken.push(*number);
+        for (number, connection) in self.connections.iter_mut().filter(|(_, connection)| connection.watches) {
+            connection.is_behind |= has_changed;
+            if connection.is_behind && connection.outgoing.len() == 0 {
+                connection.is_behind = false;
+                if connection.send(&FromEngine::State(state)).is_err() {
+                    broken.push(*number);
+                }
             }
         }
     }
