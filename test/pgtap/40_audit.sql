@@ -1,6 +1,6 @@
 -- The audit log: what administrators do is in it, in whatever way they do it, and never a prompt; who reads it, and that nobody writes it.
 \ir setup.psql
-select plan(59);
+select plan(60);
 
 create role st_auditor nologin;
 grant steadytext_auditor to st_auditor;
@@ -90,6 +90,12 @@ select count(r) from generate_series(1, 30) as n
 cross join lateral pg_temp.run_as('st_root', format('update steadytext_models set description = %L where name = ''audited'' returning 1', n)) as r;
 select pg_temp.run_as('st_root', $$ update steadytext_models set file = 'evil.gguf' where name = 'audited' returning 1 $$);
 select pg_temp.run_as('st_root', $$ update steadytext_models set description = 'last' where name = 'audited' returning 1 $$);
+select pg_temp.run_as('st_root', $$ update steadytext_models set file = 'fine.gguf' where name = 'audited' returning 1 $$);
+select pg_temp.run_as('st_root', $$ with made as (
+    insert into steadytext_models (name, task, file)
+    select n, 'generate', 'x.gguf' from unnest(array(select 'flood-' || i from generate_series(1, 120) as i) || array['backdoor', 'harmless']) as n returning 1
+) select count(*) from made $$);
+select ok(exists (select from steadytext_audit_log where details ->> 'name' = 'backdoor'), 'nor one of very many different ones');
 select ok(exists (select from steadytext_audit_log where details::text ~ 'evil'), 'what an act changed stays in the entry of a flood');
 select pg_temp.run_as('st_alice', $$ select count(steadytext_prompt_create('flood-' || n, 'x')) from generate_series(1, 300) as n $$);
 select is((select acts from pg_temp.acts('prompt_create')), 302::bigint, 'so are acts on many things');
