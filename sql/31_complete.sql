@@ -59,7 +59,8 @@ declare
     v_number integer;
 begin
     if v_count > c_most then
-        raise exception '% requests can be ended at once, not %', c_most, v_count using errcode = 'invalid_parameter_value';
+        raise exception '% requests can be ended at once, not %', c_most, v_count
+            using errcode = 'invalid_parameter_value', hint = 'End them with several calls.';
     end if;
     select a.name into v_problem
     from (values ('p_attempts', cardinality(p_attempts)), ('p_results', cardinality(p_results)),
@@ -68,7 +69,8 @@ begin
     where a.length > v_count
     limit 1;
     if v_problem is not null then
-        raise exception '% has more elements than p_ids', v_problem using errcode = 'invalid_parameter_value';
+        raise exception '% has more elements than p_ids', v_problem
+            using errcode = 'invalid_parameter_value', hint = 'Give one element for each request.';
     end if;
     if exists (select from unnest(p_embedding_lengths) as l(n) where l.n not between 0 and 16000)
         or exists (select from unnest(p_embedding_counts) as l(n) where l.n not between 0 and c_most)
@@ -108,7 +110,8 @@ begin
     where p.problem is not null
     limit 1;
     if v_problem is not null then
-        raise exception 'answer % %', v_number, v_problem using errcode = 'invalid_parameter_value';
+        raise exception 'answer % %', v_number, v_problem
+            using errcode = 'invalid_parameter_value', hint = 'Give what the request''s type asks for: docs/sql.md, "The protocol".';
     end if;
 end
 $$;

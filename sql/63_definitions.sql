@@ -308,7 +308,8 @@ declare
 begin
     if not steadytext.owns_vectorizer(v_id) then
         perform steadytext.note_refusal(p_kind);
-        raise exception 'must be owner of % "%"', p_kind, left(p_name, 100) using errcode = 'insufficient_privilege';
+        raise exception 'must be owner of % "%"', p_kind, left(p_name, 100)
+            using errcode = 'insufficient_privilege', hint = format('SET ROLE to its owner, whom steadytext_%s_status shows.', p_kind);
     end if;
     return v_id;
 end
