@@ -35,7 +35,9 @@ use crate::pg::{
 use crate::registry::{self, Resolved, Task};
 use crate::request::checks::{check_params, check_type};
 use crate::request::verb_checks::is_plain;
-use crate::request::{self, Answer, Asked, Ended, OnError, Stages, Subtasks, Tally, Usage, description};
+use crate::request::{
+    self, Answer, Asked, Ended, OnError, RequestMetrics, Stages, Subtasks, Usage, description,
+};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -76,7 +78,7 @@ pub(super) struct Call {
     usage: Usage,
     since: Instant,
     /// `None` when it was counted how it ended.
-    tally: Option<Tally>,
+    metrics: Option<RequestMetrics>,
     /// For the cache; of the elements of an array, one for each.
     questions: Vec<Option<Question>>,
     author: Author,
@@ -389,7 +391,7 @@ impl Call {
         rate_limits::admit(privilege::current_user(), subtasks.requests(), Asking::Call)?;
         let role = privilege::current_user().to_u32();
         Ok(Call {
-            tally: Some(Tally::begin(request_type, Some(model.name()), true)),
+            metrics: Some(RequestMetrics::begin(request_type, Some(model.name()), true)),
             model,
             registry,
             salt: u64::from(role),
@@ -427,8 +429,8 @@ impl Call {
         let news = self.advance();
         match &news {
             Ok(News::Answer(_)) => {
-                if let Some(tally) = self.tally.take() {
-                    tally.completed(&self.usage);
+                if let Some(metrics) = self.metrics.take() {
+                    metrics.completed(&self.usage);
                 }
             }
             Ok(News::Text(_) | News::None) => {}
@@ -438,8 +440,8 @@ impl Call {
     }
 
     fn count_failure(&mut self, error: &PgError) {
-        if let Some(tally) = self.tally.take() {
-            tally.failed(error);
+        if let Some(metrics) = self.metrics.take() {
+            metrics.failed(error);
         }
     }
 
@@ -590,7 +592,7 @@ impl Call {
         for (question, subtasks) in self.questions.iter_mut().zip(parts) {
             *question = question.as_ref().map(|question| question.with_model(subtasks, &with));
         }
-        self.tally.iter_mut().for_each(|tally| tally.name_model(with.name()));
+        self.metrics.iter_mut().for_each(|metrics| metrics.name_model(with.name()));
         self.model = with;
         self.stages.restart();
         self.under_way.clear();
@@ -697,17 +699,17 @@ impl Drop for Call {
             activity::end(line);
         }
         // An interrupt, or nobody reads on.
-        if let Some(tally) = self.tally.take() {
-            tally.cancelled();
+        if let Some(metrics) = self.metrics.take() {
+            metrics.cancelled();
         }
     }
 }
 
 /// Counts a call that the cache has answered.
 fn count_found(request_type: &str, model: &Resolved) {
-    let mut tally = Tally::begin(request_type, Some(model.name()), true);
-    tally.found();
-    tally.completed(&Usage::default());
+    let mut metrics = RequestMetrics::begin(request_type, Some(model.name()), true);
+    metrics.found();
+    metrics.completed(&Usage::default());
 }
 
 fn engine_went() -> PgError {

@@ -16,7 +16,7 @@ use crate::pg::jsonb::{self, Jsonb};
 use crate::pg::kept_prompts;
 use crate::request::arguments::{classify_params, verb_params};
 use crate::request::params::{check_bytes as check_bytes_of_params, check_elements};
-use crate::request::{Answer, Categories, OnError, unexpected, wording};
+use crate::request::{Answer, Categories, OnError, prompt_source, unexpected};
 
 /// Most elements of the examples of a classification, brackets included.
 const MAX_EXAMPLE_ELEMENTS: usize = 4096;
@@ -414,7 +414,7 @@ fn texts_of(
 /// The parameters with the prompt that the database keeps in the place of the library's, as the queue's trigger adds it.
 fn worded(request_type: &str, params: Map<String, Value>) -> Result<Map<String, Value>, PgError> {
     let mut params = Value::Object(params);
-    wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+    prompt_source::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     match params {
         Value::Object(params) => Ok(params),
         _ => Ok(Map::new()),

@@ -225,8 +225,8 @@ impl Worker {
     fn hand_over(&mut self) -> bool {
         let capacity = engine_link::capacity();
         let mut any = false;
-        while let Some(errand) = self.in_flight.next_subtask(capacity) {
-            engine_link::submit(errand);
+        while let Some(job) = self.in_flight.next_subtask(capacity) {
+            engine_link::submit(job);
             any = true;
         }
         any
@@ -370,9 +370,9 @@ impl Worker {
                 let (held, owner) = (claimed.held, claimed.owner);
                 let verdict = Verdict::Answered(answer, Usage::default());
                 let name = prepared.as_ref().ok().map(|prepared| prepared.resolved.name());
-                let mut tally = claimed.tally(name);
-                tally.found();
-                self.outcomes.push(Outcome { held, owner, verdict, tally: Some(tally) });
+                let mut metrics = claimed.metrics(name);
+                metrics.found();
+                self.outcomes.push(Outcome { held, owner, verdict, metrics: Some(metrics) });
                 continue;
             }
             match prepared {
@@ -396,8 +396,8 @@ impl Worker {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {
                 Ok(ticket) => {
-                    let tally = claimed.tally(Some(&model));
-                    return self.awaiting.add(claimed.held, claimed.owner, ticket, tally);
+                    let metrics = claimed.metrics(Some(&model));
+                    return self.awaiting.add(claimed.held, claimed.owner, ticket, metrics);
                 }
                 Err(error) => {
                     let retry = error.is_transient();
@@ -405,9 +405,9 @@ impl Worker {
                 }
             },
         };
-        let tally = claimed.tally(None);
+        let metrics = claimed.metrics(None);
         let refused = refused(claimed.held, claimed.owner, error, retry);
-        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
+        self.outcomes.push(Outcome { metrics: Some(metrics), ..refused });
     }
 
     /// Gives back the rows of requests whose model has arrived; fails those of one that will not.
@@ -420,13 +420,13 @@ impl Worker {
         for EndedDownload { model, rows, outcome } in ended {
             // What has arrived and cannot be found is not downloaded again and again.
             let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
-            for (held, owner, tally) in rows {
+            for (held, owner, metrics) in rows {
                 match &outcome {
                     Ok(()) => self.outcomes.give_back(held, owner),
                     Err(error) => {
                         let retry = error.is_transient();
                         let refused = refused(held, owner, error.clone(), retry);
-                        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
+                        self.outcomes.push(Outcome { metrics: Some(metrics), ..refused });
                     }
                 }
             }

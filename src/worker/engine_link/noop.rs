@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use steadytext_engine::{Event, EventKind, Finish, Output, Work};
 
-use super::{EngineLink, Errand};
+use super::{EngineLink, RemoteJob};
 use crate::pg::interrupts::Line;
 
 const CAPACITY: usize = 1000;
@@ -18,7 +18,7 @@ pub(super) struct NoopLink {
 }
 
 impl EngineLink for NoopLink {
-    fn submit(&mut self, Errand { request, .. }: Errand) {
+    fn submit(&mut self, RemoteJob { request, .. }: RemoteJob) {
         let output = match request.work {
             Work::Generate(_) => {
                 Output::Text { text: "ok".to_owned(), generated_tokens: 1, finish: Finish::EndOfText }
@@ -55,7 +55,7 @@ impl EngineLink for NoopLink {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<Errand> {
+    fn leave(self: Box<Self>) -> Vec<RemoteJob> {
         Vec::new()
     }
 }

@@ -10,7 +10,7 @@ use steadytext_engine::socket::{Caller, Client, FromEngine, State};
 use steadytext_engine::{Error, Event, EventKind};
 
 use super::terms::capacity;
-use super::{EngineLink, Errand};
+use super::{EngineLink, RemoteJob};
 use crate::pg::engine_leader;
 use crate::pg::guc;
 use crate::pg::interrupts::Line;
@@ -28,7 +28,7 @@ pub(super) struct SocketLink {
 }
 
 struct Submitted {
-    errand: Errand,
+    job: RemoteJob,
     /// Its cancellation was sent.
     cancelled: bool,
 }
@@ -78,7 +78,7 @@ impl SocketLink {
 
     fn try_exchange(&mut self) -> io::Result<()> {
         for (key, submitted) in &mut self.unfinished {
-            if submitted.errand.ticket.is_cancelled() && !std::mem::replace(&mut submitted.cancelled, true) {
+            if submitted.job.ticket.is_cancelled() && !std::mem::replace(&mut submitted.cancelled, true) {
                 self.client.cancel(*key)?;
             }
         }
@@ -113,16 +113,16 @@ impl SocketLink {
 }
 
 impl EngineLink for SocketLink {
-    fn submit(&mut self, errand: Errand) {
-        let key = errand.request.key;
-        let sent = self.client.submit_as(&errand.request, errand.standing);
+    fn submit(&mut self, job: RemoteJob) {
+        let key = job.request.key;
+        let sent = self.client.submit_as(&job.request, job.standing);
         match sent {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 let kind = EventKind::Failed(Error::InvalidRequest(error.to_string()));
                 self.events.push_back(Event { key, turns: 0, kind });
             }
             sent => {
-                self.unfinished.insert(key, Submitted { errand, cancelled: false });
+                self.unfinished.insert(key, Submitted { job, cancelled: false });
                 self.note(sent);
             }
         }
@@ -160,7 +160,7 @@ impl EngineLink for SocketLink {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<Errand> {
-        self.unfinished.into_values().map(|submitted| submitted.errand).collect()
+    fn leave(self: Box<Self>) -> Vec<RemoteJob> {
+        self.unfinished.into_values().map(|submitted| submitted.job).collect()
     }
 }

@@ -4,7 +4,7 @@ use postgres::error::SqlState;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum TurnError {
     /// In the database, or on the way to it. It is tried again.
     #[error("{}", words(.0))]
     Database(#[from] postgres::Error),
@@ -16,11 +16,11 @@ pub(crate) enum Trouble {
     Fatal(String),
 }
 
-impl Trouble {
+impl TurnError {
     /// Whether trying again cannot help, as long as nobody changes something on the server: what is said to the one who started the
     /// program for this one time.
     pub(crate) fn lasts(&self) -> bool {
-        let Trouble::Database(error) = self else { return false };
+        let TurnError::Database(error) = self else { return false };
         // A password that is not there, say: nothing was sent to the server.
         let is_ours = error.to_string().starts_with("invalid configuration");
         is_ours
