@@ -1,12 +1,12 @@
 //! What PostgreSQL adds to an error about where it was raised, where that is a function of the extension's.
 //!
 //! PL/pgSQL names each function and each statement between the caller and the error. Those of the extension say nothing to who has made a mistake
-//! in an argument, and hide what does: they are left out, up to the first function that is somebody else's. With
-//! log_error_verbosity = verbose everything stays.
+//! in an argument, and hide what does: they are left out, up to the first function that is somebody else's. Everything stays with
+//! log_error_verbosity = verbose, of internal errors, which are bugs, and in the processes of the extension.
 
 use std::ffi::CStr;
 
-use pgrx::{PgLogLevel, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 /// How entries about functions begin.
 const FUNCTIONS: [&[u8]; 2] = [b"PL/pgSQL function ", b"SQL function \""];
@@ -22,7 +22,9 @@ pub(super) unsafe fn hide(error: *mut pg_sys::ErrorData) {
     // SAFETY: the caller's promise; the context is a text that ends with a zero, or NULL, and is never freed by itself.
     unsafe {
         if (*error).elevel < PgLogLevel::ERROR as i32
+            || (*error).sqlerrcode == PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32
             || (*error).context.is_null()
+            || pg_sys::MyBackendType != pg_sys::BackendType::B_BACKEND
             || pg_sys::Log_error_verbosity as u32 >= pg_sys::PGErrorVerbosity::PGERROR_VERBOSE
         {
             return;
