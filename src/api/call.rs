@@ -27,7 +27,7 @@ use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
-use crate::pg::interrupts::{self, Line};
+use crate::pg::interrupts::{self, WaitFd};
 use crate::pg::rate_limits::{self, Asking};
 use crate::pg::{
     access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, rate_counters, shmem,
@@ -469,8 +469,8 @@ impl Call {
                 }
                 Ok(Some(FromEngine::Models(_) | FromEngine::State(_))) => {}
                 Ok(None) => {
-                    let line = Line { fd: client.as_raw_fd(), writing: client.wants_to_write() };
-                    interrupts::wait(LONGEST_WAIT, Some(line));
+                    let wait_fd = WaitFd { fd: client.as_raw_fd(), writing: client.wants_to_write() };
+                    interrupts::wait(LONGEST_WAIT, Some(wait_fd));
                 }
                 Err(error) => self.recover(Err(error))?,
             }

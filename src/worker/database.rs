@@ -4,7 +4,7 @@
 //! signals, or something is due ([`super::due`]). Every step that touches the database is a short transaction;
 //! none is open while the engine works.
 //!
-//! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it
+//! Invariant: between its transactions the loop waits for nothing but its own latch and descriptor. In them it
 //! skips rows that somebody has locked; what else can hold one up is a lock on a whole table, for
 //! `lock_timeout` at most, the disk, and what users attach to the queue, such as a trigger that sleeps.
 //! Interrupts are answered there as in any statement.
@@ -90,7 +90,7 @@ impl Worker {
     ///
     /// The engine's, or the database's.
     pub(super) fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
-        engine_link::attend()?;
+        engine_link::ensure_engine()?;
         protocol::listen()?;
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
         slot.set_state(State::Working);
@@ -137,7 +137,7 @@ impl Worker {
             if interrupts::reload_configuration() && engine_link::has_other_settings() {
                 return self.end(Ended::Again);
             }
-            if let Err(error) = engine_link::attend() {
+            if let Err(error) = engine_link::ensure_engine() {
                 self.complain(error);
             }
             self.read_notifications();
@@ -156,7 +156,7 @@ impl Worker {
             if claimed {
                 continue;
             }
-            interrupts::wait(self.pause(), engine_link::line());
+            interrupts::wait(self.pause(), engine_link::wait_fd());
         }
     }
 

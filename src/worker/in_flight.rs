@@ -13,7 +13,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
 use super::claims::{Claimed, Held, Outcome, Verdict};
-use super::engine_link::RemoteJob;
+use super::engine_link::Submission;
 use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
@@ -180,7 +180,7 @@ impl InFlight {
 
     /// The subtask to be handed to the engine next, as long as there is room for `capacity` of them in all,
     /// and beyond that for rows of which the engine has none.
-    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<RemoteJob> {
+    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<Submission> {
         let running = match self.first_waiting() {
             Some(held) => self.requests.get_mut(&held)?,
             None if self.subtasks.len() >= capacity => return None,
@@ -202,7 +202,7 @@ impl InFlight {
             dedup_key,
             work,
         };
-        Some(RemoteJob { request, standing: running.standing, ticket: running.ticket.clone() })
+        Some(Submission { request, standing: running.standing, ticket: running.ticket.clone() })
     }
 
     /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all

@@ -16,10 +16,10 @@ use steadytext_engine::{BackendChoice, Event};
 use super::failures::{End, Reported};
 use super::socket::SocketLink;
 use super::terms::{Allowance, FAULT, fault_place};
-use super::{EngineLink, Fate, RemoteJob};
+use super::{EngineLink, Fate, Submission};
 use crate::pg::error::PgError;
 use crate::pg::guc::EngineSettings;
-use crate::pg::interrupts::Line;
+use crate::pg::interrupts::WaitFd;
 use crate::pg::program::{Program, beside_server};
 use crate::pg::{engine_leader, engine_page};
 
@@ -39,7 +39,7 @@ pub(super) struct ApartLink {
     path: PathBuf,
     link: Option<SocketLink>,
     /// What was handed over before there was a connection.
-    early: Vec<RemoteJob>,
+    early: Vec<Submission>,
     reconnections: u32,
     state: State,
     state_at: Instant,
@@ -138,7 +138,7 @@ impl ApartLink {
 }
 
 impl EngineLink for ApartLink {
-    fn submit(&mut self, job: RemoteJob) {
+    fn submit(&mut self, job: Submission) {
         match &mut self.link {
             Some(link) => link.submit(job),
             None => self.early.push(job),
@@ -168,10 +168,10 @@ impl EngineLink for ApartLink {
         self.link.as_mut()?.next_event()
     }
 
-    fn line(&self) -> Option<Line> {
+    fn wait_fd(&self) -> Option<WaitFd> {
         match &self.link {
-            Some(link) => link.line(),
-            None => self.program.as_ref().map(Program::line),
+            Some(link) => link.wait_fd(),
+            None => self.program.as_ref().map(Program::wait_fd),
         }
     }
 
@@ -213,7 +213,7 @@ impl EngineLink for ApartLink {
         }
     }
 
-    fn leave(mut self: Box<Self>) -> Vec<RemoteJob> {
+    fn leave(mut self: Box<Self>) -> Vec<Submission> {
         let mut requests = std::mem::take(&mut self.early);
         requests.extend(self.link.take().map(|link| Box::new(link).leave()).unwrap_or_default());
         requests

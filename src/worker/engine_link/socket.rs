@@ -10,10 +10,10 @@ use steadytext_engine::socket::{Caller, Client, FromEngine, State};
 use steadytext_engine::{Error, Event, EventKind};
 
 use super::terms::capacity;
-use super::{EngineLink, RemoteJob};
+use super::{EngineLink, Submission};
 use crate::pg::engine_leader;
 use crate::pg::guc;
-use crate::pg::interrupts::Line;
+use crate::pg::interrupts::WaitFd;
 
 /// A connection to the engine, and the requests that the next engine would get.
 pub(super) struct SocketLink {
@@ -28,7 +28,7 @@ pub(super) struct SocketLink {
 }
 
 struct Submitted {
-    job: RemoteJob,
+    job: Submission,
     /// Its cancellation was sent.
     cancelled: bool,
 }
@@ -113,7 +113,7 @@ impl SocketLink {
 }
 
 impl EngineLink for SocketLink {
-    fn submit(&mut self, job: RemoteJob) {
+    fn submit(&mut self, job: Submission) {
         let key = job.request.key;
         let sent = self.client.submit_as(&job.request, job.standing);
         match sent {
@@ -141,8 +141,8 @@ impl EngineLink for SocketLink {
         self.events.pop_front()
     }
 
-    fn line(&self) -> Option<Line> {
-        Some(Line { fd: self.client.as_raw_fd(), writing: self.client.wants_to_write() })
+    fn wait_fd(&self) -> Option<WaitFd> {
+        Some(WaitFd { fd: self.client.as_raw_fd(), writing: self.client.wants_to_write() })
     }
 
     fn capacity(&self) -> usize {
@@ -160,7 +160,7 @@ impl EngineLink for SocketLink {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<RemoteJob> {
+    fn leave(self: Box<Self>) -> Vec<Submission> {
         self.unfinished.into_values().map(|submitted| submitted.job).collect()
     }
 }
