@@ -1,6 +1,6 @@
 -- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
-select plan(37);
+select plan(41);
 
 -- Requests that nobody claims. The server's own worker is not asked: it may be in any state in a test.
 create or replace function steadytext.worker_state()

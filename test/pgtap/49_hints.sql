@@ -1,6 +1,11 @@
 -- Errors that users meet: each says what is wrong with which value, and in a HINT what to do.
 \ir setup.psql
 
+-- So that nothing is said about the builtin model, which is the only one.
+set local pg_steadytext.generation_model = 'builtin';
+set local pg_steadytext.embedding_model = 'builtin';
+set local pg_steadytext.reranker_model = 'builtin';
+
 create function pg_temp.said(p_statement text, p_role text default 'st_alice')
 returns table (code text, message text, hint text) language plpgsql as $$
 begin
