@@ -164,7 +164,7 @@ fn the_server_knows_what_the_workers_claim_that_are_there() {
          insert into steadytext_models (name, task, file, placement) values ('far', 'generate', 'far.gguf', 'elsewhere');
          select steadytext_generate_async('x', model => 'far')",
     );
-    wait_until("the server's own worker goes on", || session.worker_state() == "idle");
+    session.wait_for_worker("idle");
     let waiting = |why: &str| [format!("far generate 1 the model is placed elsewhere, and {why}")];
     assert_eq!(unclaimed(&mut session), waiting("no worker elsewhere has reported within the last minute"));
     let mut worker = Worker::start(&cluster, &["--types", "embed"]);
