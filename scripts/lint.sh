@@ -136,13 +136,32 @@ uses_in_order() {
     done
 }
 
-# The order of all files that have one.
+# Circles among the modules of a folder that has no written order: files, and folders of files, that use each other.
+circles_in() {
+    local folder=$1 file own name path loops
+    loops=$(for file in $(files "^src/$folder/.*\.rs$" | grep -v "^src/$folder/mod\.rs$"); do
+        own=${file#"src/$folder/"} path=super
+        case $own in */*) path=super::super ;; esac
+        own=${own%%/*} own=${own%.rs}
+        for name in $(used "$path" "$file") $(used "crate::$folder" "$file"); do
+            if [ "$name" != "$own" ] && [ -e "src/$folder/$name.rs" ]; then
+                echo "$own $name"
+            fi
+        done
+    done | tsort 2>&1 >/dev/null)
+    [ -z "$loops" ] || printf 'src/%s has a circle:\n%s\n' "$folder" "$loops"
+}
+
+# The order of all files that have one, and no circles among the others.
 disordered_files() {
     # shellcheck disable=SC2086 # lists of words
     {
         uses_in_order api $api_files
         uses_in_order request $request_files
         uses_in_order worker $worker_files
+        circles_in pg
+        circles_in registry
+        circles_in cache
     }
 }
 
