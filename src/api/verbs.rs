@@ -7,8 +7,8 @@ use pgrx::name;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
+use super::answers::{self, Element};
 use super::arrays::{self, Texts};
-use super::call::{self, Element};
 use super::enqueue::enqueue;
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
@@ -127,7 +127,7 @@ fn verb_similarity(
     let on_error = OnError::of(on_error);
     let texts = [Some(a?), Some(b?)];
     let params = verb_params(use_cache, seed, model);
-    let answer = call::answer("similarity", None, Some(&texts), params).and_then(Answer::into_text);
+    let answer = answers::answer("similarity", None, Some(&texts), params).and_then(Answer::into_text);
     on_error.settle(answer).map(|text| number(&text))
 }
 
@@ -156,7 +156,7 @@ fn verb_similarity_array(
     let elements: Vec<Option<Element<'_>>> =
         pairs.map(|(a, b)| Some(Element { text: None, texts: Some([Some(a?), Some(b?)]) })).collect();
     let params = verb_params(use_cache, seed, model);
-    let answers = call::answers("similarity", &elements, &params, on_error).or_raise();
+    let answers = answers::answers("similarity", &elements, &params, on_error).or_raise();
     Some(
         answers
             .into_iter()
@@ -376,7 +376,7 @@ pub(super) fn text_of(
 ) -> Option<String> {
     let (on_error, text) = (OnError::of(on_error), text?);
     let params = worded(request_type, params).or_raise();
-    on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_text))
+    on_error.settle(answers::answer(request_type, Some(text), None, params).and_then(Answer::into_text))
 }
 
 /// The answers to the texts of an array.
@@ -429,7 +429,7 @@ fn categories_of(
 ) -> Option<Categories> {
     let on_error = OnError::of(on_error);
     let params = worded(request_type, params).or_raise();
-    on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
+    on_error.settle(answers::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
 }
 
 /// A number as answers have it.

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Pace, Process, Shared, Slot};
-use super::{access_counters, cache_queue, pending};
 
 /// What a worker does, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,9 +173,6 @@ impl Slot {
     pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
         self.without_place.store(0, SeqCst);
-        cache_queue::close(self);
-        pending::clear(self);
-        access_counters::take(self);
         self.reset_cache_counters(0);
         for process in &self.vectorizers {
             process.overran.store(false, Relaxed);
