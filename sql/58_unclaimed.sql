@@ -97,7 +97,8 @@ begin
         select k.*, coalesce(k.model = any (v_elsewhere), false) as is_elsewhere,
             exists (select from claims as c where c.models is null or k.model = any (c.models)) as is_served
         from kinds as k
-        where (v_state not in ('idle', 'running', 'starting') or k.model = any (v_elsewhere))
+        -- Where the server's own worker is the only one, its state says all.
+        where (v_state not in ('idle', 'running', 'starting') and v_workers > 0 or k.model = any (v_elsewhere))
             and not exists (
                 select from claims as c
                 where (c.types is null or k.request_type = any (c.types))
@@ -150,4 +151,4 @@ begin
 end
 $$;
 comment on function steadytext.unclaimed_requests() is
-    'Pending requests by model and type that no worker claims, why, and what to do; the caller''s own, or everybody''s for members of steadytext_admin and pg_monitor. Models that are not registered have no name here';
+    'Pending requests by model and type that no worker claims, why, and what to do; the caller''s own, or everybody''s for members of steadytext_admin and pg_monitor. Models that are not registered have no name here. Nothing where the server''s own worker is the only one and rests: worker_state says so';

@@ -1,6 +1,6 @@
 -- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
-select plan(41);
+select plan(42);
 
 -- Requests that nobody claims. The server's own worker is not asked: it may be in any state in a test.
 create or replace function steadytext.worker_state()
@@ -69,7 +69,9 @@ update steadytext_queue set alone = true where prompt = 'run alone';
 select is(pg_temp.unclaimed(), 'Far generate elsewhere 4, Far generate_choice elsewhere 1', 'those that must run alone are among them');
 
 select pg_temp.state('paused');
-select is(pg_temp.unclaimed(), 'Far generate elsewhere 4, Far generate_choice elsewhere 1, builtin generate any 1', 'nothing is claimed by a worker that is paused');
+select is(pg_temp.unclaimed(), 'Far generate elsewhere 4, Far generate_choice elsewhere 1', 'that the only worker is paused is said elsewhere');
+select pg_temp.beat('four', '[{"models": null, "types": ["rerank"]}]');
+select is(pg_temp.unclaimed(), 'Far generate elsewhere 4, Far generate_choice elsewhere 1, builtin generate any 1', 'nothing is claimed by one that is paused, beside another one that takes other types');
 select is((select u.hint from steadytext.unclaimed_requests() as u where u.model = 'builtin'), 'Let it go on: select steadytext_daemon_start().', 'which can go on');
 select pg_temp.beat('four', '[{"models": ["far", "builtin", "near"], "types": ["generate", "embed"]}]');
 select is(pg_temp.unclaimed(), 'Far generate_choice elsewhere 1', 'another one serves what is anybody''s');
