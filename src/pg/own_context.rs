@@ -19,7 +19,8 @@ const STATEMENTS: [&[u8]; 3] = [b"SQL statement \"", b"SQL expression \"", b"PL/
 ///
 /// The error is alive, and goes to the log and the client next.
 pub(super) unsafe fn hide(error: *mut pg_sys::ErrorData) {
-    // SAFETY: the caller's promise; the context is a text that ends with a zero, or NULL, and is never freed by itself.
+    // SAFETY: the caller's promise; the context is a text of this error's own that ends with a zero, or NULL. PostgreSQL frees it by its address
+    // where the error ends the process, so that what is left is moved to its beginning.
     unsafe {
         if (*error).elevel < PgLogLevel::ERROR as i32
             || (*error).sqlerrcode == PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32
@@ -30,9 +31,12 @@ pub(super) unsafe fn hide(error: *mut pg_sys::ErrorData) {
             return;
         }
         let context = CStr::from_ptr((*error).context).to_bytes();
-        let own = length_of_own(context);
-        (*error).context =
-            if own == context.len() { std::ptr::null_mut() } else { (*error).context.add(own) };
+        let (own, length) = (length_of_own(context), context.len());
+        if own == length {
+            (*error).context = std::ptr::null_mut();
+        } else {
+            std::ptr::copy((*error).context.add(own), (*error).context, length - own + 1);
+        }
     }
 }
 

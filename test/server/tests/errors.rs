@@ -1,6 +1,8 @@
 //! Everything that can be wrong with a request or a model: a clear error, and the other requests go on.
 
-use steadytext_test_server::{Cluster, PATIENCE, Session, broken_models, eventually};
+use std::thread;
+
+use steadytext_test_server::{Cluster, PATIENCE, Session, broken_models, eventually, wait_until};
 use uuid::Uuid;
 
 fn cluster() -> (Cluster, Session) {
@@ -222,4 +224,34 @@ fn a_row_whose_parameters_cannot_be_read_fails_alone() {
     }
     let request = session.wait_for(nested, "failed");
     assert_eq!(request.error_code.as_deref(), Some("22023"), "{request:?}");
+}
+
+#[test]
+fn a_session_that_is_ended_inside_a_function_of_ours_ends_alone() {
+    let (cluster, mut session) = cluster();
+    let mut locker = cluster.session("postgres");
+    for other in [
+        "set search_path = public",
+        "create function outer_one() returns void language plpgsql as 'begin perform steadytext_config_set(''default_seed'', ''7''); end'",
+    ] {
+        locker.run(other);
+    }
+    for call in ["select steadytext_config_set('default_seed', '7')", "select outer_one()"] {
+        locker.run("begin; lock table steadytext_config in access exclusive mode");
+        let mut waiting = cluster.session("postgres");
+        let pid = waiting.backend_pid();
+        let waits = thread::spawn(move || waiting.batch_execute(call).expect_err("it was ended"));
+        wait_until("it waits for the lock", || {
+            session.one(&format!("select exists (select from pg_locks where pid = {pid} and not granted)"))
+        });
+        session.run(&format!("select pg_terminate_backend({pid})"));
+        let error = waits.join().expect("no panic");
+        assert_eq!(error.code().map(|code| code.code()), Some("57P01"), "{error:?}");
+        let context = error.as_db_error().and_then(|error| error.where_()).unwrap_or_default().to_owned();
+        assert!(!context.contains("steadytext_config_set"), "{context}");
+        assert_eq!(context.contains("outer_one"), call.contains("outer_one"), "{context}");
+        // The sessions beside it are those of before.
+        locker.run("rollback");
+        assert!(session.one::<bool>("select true"));
+    }
 }
