@@ -33,6 +33,7 @@ mod errors;
 mod escalation;
 mod extension;
 mod harness;
+mod held_snapshots;
 mod hostile;
 mod idle;
 mod limits;
