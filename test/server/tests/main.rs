@@ -26,6 +26,7 @@ mod embeddings;
 mod endpoint_errors;
 mod endpoints;
 mod engine_ends;
+mod engine_hangs;
 mod engine_leader;
 mod engine_process;
 mod enrichments;
