@@ -121,6 +121,11 @@ pub(crate) fn note(priority: i32, role: pg_sys::Oid, id: Option<i64>) {
     }
 }
 
+/// A claim was undone that has noted what it saw: the next one sweeps.
+pub(crate) fn forget() {
+    MEMORY.with_borrow_mut(|memory| memory.swept = None);
+}
+
 /// This process puts requests back to pending.
 pub(crate) fn note_change() {
     MEMORY.with_borrow_mut(|memory| memory.is_stale = true);

@@ -169,6 +169,10 @@ pub(super) fn claim(
         }
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     });
+    if paused_meanwhile || claims.is_err() {
+        // What it has seen itself claim is pending again.
+        claim_floors::forget();
+    }
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
 }
 
