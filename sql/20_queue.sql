@@ -194,10 +194,10 @@ create trigger check_request before insert on @extschema@.steadytext_queue
     for each row execute function steadytext.check_request();
 comment on trigger check_request on @extschema@.steadytext_queue is
     'Limits of a request, and the wake after the commit';
-create trigger wake_worker after update of status on @extschema@.steadytext_queue
+create trigger wake_worker after update of status, priority, run_after, alone on @extschema@.steadytext_queue
     for each statement execute function steadytext.wake_worker();
 comment on trigger wake_worker on @extschema@.steadytext_queue is
-    'A request put back to pending, or cancelled, is noticed at once';
+    'A request put back to pending, or cancelled, or moved in the order of claims, is noticed at once';
 
 create trigger recount_requests after delete or truncate on @extschema@.steadytext_queue
     for each statement execute function steadytext.recount_requests();

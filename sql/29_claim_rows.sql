@@ -195,6 +195,72 @@ comment on function steadytext.pick_rows(
     integer, oid[], bigint[], integer, bigint, integer, boolean, bigint[], bigint[], text[], text[], text[], text[]) is
     'Locks rows to be claimed; called by claim_requests';
 
+-- The first pending request of a priority behind a user and an id. What lies before a floor is not looked at.
+create function steadytext.next_pending(
+    p_priority integer,
+    p_role oid,
+    p_id bigint,
+    p_priorities integer[],
+    p_roles oid[],
+    p_ids bigint[],
+    out role oid,
+    out id bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_role oid := p_role;
+    v_id bigint := p_id;
+    v_all boolean;
+begin
+    for i in 1 .. cardinality(p_priorities) loop
+        continue when p_priorities[i] <> p_priority or p_roles[i] < v_role;
+        -- Users before this one, of whom there is no floor.
+        select q.owner_role, q.id into role, id
+        from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and not q.alone
+            and q.priority = p_priority
+            and (q.owner_role::oid, q.id) > (v_role, v_id) and q.owner_role < p_roles[i]
+        order by q.owner_role, q.id
+        limit 1;
+        if found then
+            return;
+        end if;
+        v_all := (p_roles[i], p_ids[i]) > (v_role, v_id);
+        if v_all then
+            v_role := p_roles[i];
+            v_id := p_ids[i] - (p_ids[i] > -9223372036854775808)::integer;
+        end if;
+        select q.owner_role, q.id into role, id
+        from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and not q.alone
+            and q.priority = p_priority
+            and (q.owner_role::oid, q.id) > (v_role, v_id) and q.owner_role <= p_roles[i]
+        order by q.owner_role, q.id
+        limit 1;
+        if found then
+            return;
+        end if;
+        if v_all then
+            perform steadytext.note_floor(p_priority, p_roles[i], null);
+        end if;
+        v_role := p_roles[i];
+        v_id := 9223372036854775807;
+    end loop;
+    select q.owner_role, q.id into role, id
+    from @extschema@.steadytext_queue as q
+    where q.status = 'pending' and q.run_after is null and not q.alone
+        and q.priority = p_priority
+        and (q.owner_role::oid, q.id) > (v_role, v_id)
+    order by q.owner_role, q.id
+    limit 1;
+end
+$$;
+comment on function steadytext.next_pending(integer, oid, bigint, integer[], oid[], bigint[], out oid, out bigint) is
+    'The first pending request of a priority behind a user and an id, if it is not before the floors; called by claim_requests';
+
 create function steadytext.mark_rows(
     p_worker text, p_tids tid[], p_lease_seconds integer, p_max_retries integer, p_now timestamptz
 )

@@ -83,6 +83,8 @@ declare
     v_any boolean := p_models is null and p_types is null and v_without = '{}';
     v_models text[];
     v_defaults text[];
+    v_floors record;
+    v_is_searched boolean := false;
 begin
     perform steadytext.check_worker(p_worker, p_lease_seconds);
     if not v_any then
@@ -104,15 +106,34 @@ begin
         ), p_lease_seconds, v_max_retries, false);
     end if;
 
+    if not p_alone then
+        select * into v_floors from steadytext.claim_floors_now();
+    end if;
     -- From priority to priority; at each, users in turn, those after the last one served first.
     while not p_alone and v_left > 0 and v_bytes > 0 loop
-        select q.priority, q.owner_role, q.id into v_priority, v_first_role, v_first_id
-        from @extschema@.steadytext_queue as q
-        where q.status = 'pending' and q.run_after is null and not q.alone
-            and q.priority <= v_bound
-        order by q.priority desc, q.owner_role, q.id
-        limit 1;
-        exit when not found or v_priority < p_least;
+        if v_floors.ids is null then
+            select q.priority, q.owner_role, q.id into v_priority, v_first_role, v_first_id
+            from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is null and not q.alone
+                and q.priority <= v_bound
+            order by q.priority desc, q.owner_role, q.id
+            limit 1;
+        else
+            v_priority := v_bound + 1;
+            v_first_id := null;
+            while v_first_id is null and v_priority > p_least loop
+                v_priority := v_priority - 1;
+                select f.role, f.id into v_first_role, v_first_id
+                from steadytext.next_pending(
+                    v_priority, 0, -9223372036854775808, v_floors.priorities, v_floors.roles, v_floors.ids) as f;
+            end loop;
+        end if;
+        if v_first_id is null or v_priority < p_least then
+            if not v_is_searched then
+                perform steadytext.note_search(0, case when v_first_id is not null then v_priority end, v_first_role);
+            end if;
+            exit;
+        end if;
         v_bound := v_priority - 1;
         v_wrapped := false;
         v_last := v_after;
@@ -126,15 +147,21 @@ begin
             v_ids := '{}';
             v_lanes := case when not v_any then '{}'::bigint[] end;
             while cardinality(v_roles) < v_left loop
-                select q.owner_role, q.id into v_role, v_id
-                from @extschema@.steadytext_queue as q
-                where q.status = 'pending' and q.run_after is null and not q.alone
-                    and q.priority = v_priority
-                    -- Role 0, which is nobody, has its turn, too.
-                    and (q.owner_role::oid, q.id) > (v_last, v_last_id)
-                order by q.owner_role, q.id
-                limit 1;
-                if not found then
+                if v_floors.ids is null then
+                    select q.owner_role, q.id into v_role, v_id
+                    from @extschema@.steadytext_queue as q
+                    where q.status = 'pending' and q.run_after is null and not q.alone
+                        and q.priority = v_priority
+                        -- Role 0, which is nobody, has its turn, too.
+                        and (q.owner_role::oid, q.id) > (v_last, v_last_id)
+                    order by q.owner_role, q.id
+                    limit 1;
+                else
+                    select f.role, f.id into v_role, v_id
+                    from steadytext.next_pending(
+                        v_priority, v_last, v_last_id, v_floors.priorities, v_floors.roles, v_floors.ids) as f;
+                end if;
+                if v_id is null then
                     exit when v_wrapped;
                     v_wrapped := true;
                     -- The first user of all is known.
@@ -142,6 +169,7 @@ begin
                     v_id := v_first_id;
                 end if;
                 exit when v_wrapped and v_role > v_after;
+                perform steadytext.note_floor(v_priority, v_role, v_id);
                 v_last := v_role;
                 v_last_id := 9223372036854775807;
                 if not v_any then
@@ -152,6 +180,10 @@ begin
                 v_roles := v_roles || v_role;
                 v_ids := v_ids || v_id - 1;
             end loop;
+            if not v_is_searched then
+                v_is_searched := true;
+                perform steadytext.note_search(cardinality(v_roles), v_priority, v_first_role);
+            end if;
             exit when cardinality(v_roles) = 0;
 
             -- Round after round: what users leave of their shares, the others get.

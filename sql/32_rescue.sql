@@ -285,7 +285,7 @@ begin
             order by q.run_after
             limit 1
         ),
-        exists (
+        p_count_limit > 0 and exists (
             select from @extschema@.steadytext_queue as q
             where q.status = 'processing' and not starts_with(q.worker, 'local:')
         )
@@ -303,7 +303,7 @@ begin
 end
 $$;
 comment on function steadytext.queue_outlook(integer, text[], text[]) is
-    'Protocol: pending requests, counted up to p_count_limit, whether one waits that must run alone and that the caller would claim, in how many seconds the next retry is due, and whether workers elsewhere have requests in flight';
+    'Protocol: pending requests, counted up to p_count_limit, whether one waits that must run alone and that the caller would claim, in how many seconds the next retry is due, and whether workers elsewhere have requests in flight; with 0 neither is looked for that takes a walk through the queue';
 
 create function steadytext.count_pending()
 returns table (owner oid, pending bigint)

@@ -171,6 +171,28 @@ as 'MODULE_PATHNAME', 'note_second_look_wrapper';
 comment on function steadytext.note_second_look(integer, oid, boolean, bigint) is
     'What a second look came to: where requests are free again, claims begin from the first one; p_until is where it ended, NULL at the end of the stretch';
 
+-- While somebody keeps an old snapshot, claims of the server's own worker do not begin with the first entry of the index each time.
+create function steadytext.claim_floors_now()
+returns table (priorities integer[], roles oid[], ids bigint[])
+language c volatile rows 1
+as 'MODULE_PATHNAME', 'claim_floors_now_wrapper';
+comment on function steadytext.claim_floors_now() is
+    'For priorities and users, in the order of the index of claims, an id before which nothing of theirs is pending; NULLs where a claim begins with the first entry';
+
+create function steadytext.note_search(p_users integer, p_priority integer, p_role oid)
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'note_search_wrapper';
+comment on function steadytext.note_search(integer, integer, oid) is
+    'What a search that began with the first entry came across: so many users, and whose request was the first';
+
+create function steadytext.note_floor(p_priority integer, p_role oid, p_id bigint)
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'note_floor_wrapper';
+comment on function steadytext.note_floor(integer, oid, bigint) is
+    'Which id the first pending request of a user and a priority has; NULL: there is none behind the floor';
+
 create function steadytext.raw_size(p_value anyelement)
 returns bigint
 language c immutable strict parallel safe

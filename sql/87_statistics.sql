@@ -71,7 +71,8 @@ returns table (
     preemptions bigint,
     recomputed_tokens bigint,
     panics bigint,
-    crashes bigint
+    crashes bigint,
+    stalled_seconds double precision
 )
 language c volatile parallel safe rows 1
 as 'MODULE_PATHNAME', 'engine_statistics_wrapper';
@@ -342,11 +343,12 @@ select
     e.preemptions,
     e.recomputed_tokens,
     e.panics,
-    e.crashes
+    e.crashes,
+    e.stalled_seconds
 from steadytext.engine_statistics() as e;
 comment on view @extschema@.steadytext_engine_stat is
     'What the engine of this server is doing, for all databases; one row. It says so itself up to four times a second, and counts from its start';
-comment on column @extschema@.steadytext_engine_stat.pid is 'Process that runs the engine; NULL: none does';
+comment on column @extschema@.steadytext_engine_stat.pid is 'Process that runs the engine: a worker, or the program of pg_steadytext.engine_process = separate; NULL while none does';
 comment on column @extschema@.steadytext_engine_stat.updated_at is 'When the engine has said it; while it has nothing to do it says nothing. NULL, as all that follows: it has had nothing to do yet';
 comment on column @extschema@.steadytext_engine_stat.running is 'Requests, or parts of requests, that are computed together';
 comment on column @extschema@.steadytext_engine_stat.suspended is 'Those that have given their places away for a while, or whose reader is behind';
@@ -377,3 +379,4 @@ comment on column @extschema@.steadytext_engine_stat.preemptions is 'How often a
 comment on column @extschema@.steadytext_engine_stat.recomputed_tokens is 'Tokens of such requests that are computed again';
 comment on column @extschema@.steadytext_engine_stat.panics is 'Panics that the engines of this server have caught since its start. Each is a bug';
 comment on column @extschema@.steadytext_engine_stat.crashes is 'How often an engine in a program of its own (pg_steadytext.engine_process) has crashed or was killed since the server''s start';
+comment on column @extschema@.steadytext_engine_stat.stalled_seconds is 'For how long the engine has had something to do and not got on with it, or has not answered its leader; 0 while it gets on, NULL while there is none. pg_steadytext.engine_hang_timeout says what comes of it';

@@ -143,7 +143,8 @@ begin
         (21, 'steadytext_spec_decode_num_accepted_tokens_total', 'counter', 'Guesses that were right.', '', e.right_guesses),
         (22, 'steadytext_engine_joined_requests_total', 'counter', 'Requests that got the result of another one.', '', e.joined_requests),
         (23, 'steadytext_engine_panics_total', 'counter', 'Panics that engines have caught.', '', e.panics),
-        (24, 'steadytext_engine_crashes_total', 'counter', 'Engines in programs of their own that have crashed or were killed.', '', e.crashes)
+        (24, 'steadytext_engine_crashes_total', 'counter', 'Engines in programs of their own that have crashed or were killed.', '', e.crashes),
+        (25, 'steadytext_engine_stalled_seconds', 'gauge', 'For how long the engine has not got on with what it has to do.', '', e.stalled_seconds)
     ) as f(n, family, kind, help, labels, value)
     where f.value is not null
     order by f.n;

@@ -13,7 +13,7 @@ use super::models::{may_diagnose, memory_limit_mb, of_engine};
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::shmem::{Pace, Process};
-use crate::pg::{engine_leader, environment, files, guc, shmem, slots};
+use crate::pg::{engine_leader, engine_page, environment, files, guc, shmem, slots};
 use crate::registry::{self, Task, Wanted, directory, is_obeyed};
 
 /// A line: what was checked, how it is, what was found, what to do.
@@ -83,6 +83,19 @@ fn listening() -> Check {
                 }
             },
         );
+        let silence = engine_page::silence();
+        if !silence.is_zero() {
+            let detail = format!(
+                "the engine in process {pid} has something to do and has not got on with it for {} s",
+                silence.as_secs()
+            );
+            return line(
+                "listening",
+                WARNING,
+                detail,
+                Some("pg_steadytext.engine_hang_timeout says what becomes of one that hangs."),
+            );
+        }
         return line("listening", OK, format!("the engine runs in process {pid}; {loaded}"), None);
     }
     line(

@@ -163,7 +163,10 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
         let id = row.uuid(columns.at(QueueColumn::RequestId));
         pending::inserting(owner, id.map(|id| Uuid::from_bytes(*id.as_bytes())));
-        after_commit::arm_enqueued(row.integer(columns.at(QueueColumn::Priority)).unwrap_or_default());
+        after_commit::arm_enqueued(
+            row.long(columns.at(QueueColumn::Id)).unwrap_or(i64::MIN),
+            row.integer(columns.at(QueueColumn::Priority)).unwrap_or_default(),
+        );
     }
     if guc::notify()
         && let Some(id) = row.uuid(columns.at(QueueColumn::RequestId))

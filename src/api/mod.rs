@@ -11,6 +11,7 @@ mod call;
 mod cancel;
 mod chat;
 mod checked;
+mod claim_floors;
 mod classified;
 mod connection;
 mod constrained;

@@ -115,6 +115,7 @@ fn engine_statistics() -> TableIterator<
         name!(recomputed_tokens, Option<i64>),
         name!(panics, i64),
         name!(crashes, i64),
+        name!(stalled_seconds, Option<f64>),
     ),
 > {
     let read = engine_page::read();
@@ -124,8 +125,9 @@ fn engine_statistics() -> TableIterator<
     let seconds = |micros: Option<u64>| micros.map(|micros| micros as f64 / 1e6);
     let updated_at =
         written_at.and_then(|at| TimestampWithTimeZone::try_from(signed(at) - FROM_1970_TO_2000).ok());
+    let pid = engine_leader::engine_pid();
     TableIterator::once((
-        engine_leader::engine_pid(),
+        pid,
         updated_at,
         number(figures.map(|figures| figures.running)),
         number(figures.map(|figures| figures.suspended)),
@@ -152,6 +154,7 @@ fn engine_statistics() -> TableIterator<
         number(done.map(|done| done.forgotten_tokens)),
         signed(engine_leader::panics()),
         signed(engine_leader::crashes()),
+        pid.map(|_| engine_page::silence().as_secs_f64()),
     ))
 }
 

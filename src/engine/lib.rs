@@ -29,6 +29,7 @@ mod panic;
 mod probe;
 pub mod process;
 mod prompts;
+pub mod pulse;
 pub mod remote_job;
 mod request;
 mod rerank;
@@ -42,6 +43,7 @@ pub mod summary;
 pub mod template;
 pub mod tokenizer;
 mod verify;
+pub mod watchdog;
 
 pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};

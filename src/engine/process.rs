@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getpid, getrlimit, getsid, setrlimit};
 
 /// What both ends of a socket must be of, as they exchange messages that have no version: the version, and a number that is raised by whoever
 /// changes a message of [`crate::socket`], or the options of `steadytext-engine serve`, within it.
-pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// Requests that wait in a server's engine, from all databases and backends.
 pub const QUEUE_CAPACITY: usize = 16_384;
@@ -60,8 +60,17 @@ pub fn limit_data(bytes: u64) {
     let _ = setrlimit(Resource::Data, Rlimit { current: least(current), maximum: least(maximum) });
 }
 
-/// For [`Config::fault`](crate::Config::fault): a panic at this place as long as the file is there.
+/// For [`Config::fault`](crate::Config::fault): a panic at this place as long as the file is there, or, where it says `hang`, no end.
 #[doc(hidden)]
 pub fn fault_while(place: String, file: PathBuf) -> Arc<dyn Fn(&'static str) + Send + Sync> {
-    Arc::new(move |here| assert!(here != place || !file.exists(), "a fault in {here}"))
+    const PAUSE: Duration = Duration::from_millis(1);
+    Arc::new(move |here| {
+        if here != place {
+            return;
+        }
+        while fs::read(&file).is_ok_and(|says| says == b"hang") {
+            std::thread::sleep(PAUSE);
+        }
+        assert!(!file.exists(), "a fault in {here}");
+    })
 }

@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
 use uuid::Uuid;
 
 use super::cancel_counts;
+use super::claim_floors;
 use super::noted_keys;
 use super::pending;
 use super::rate_counters;
@@ -32,6 +33,8 @@ struct Armed {
     work: bool,
     /// The highest priority among them.
     priority: i32,
+    /// The lowest id of those that were inserted.
+    lowest_inserted: Option<i64>,
     /// Somebody else than the worker changed the status of requests, or deleted some: they must be counted.
     change: bool,
     /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should
@@ -57,9 +60,10 @@ fn arm(change: impl FnOnce(&mut Armed)) {
 
 /// After commit, the worker of this database claims: requests were enqueued ([`pending::inserting`] counts
 /// them).
-pub(crate) fn arm_enqueued(priority: i32) {
+pub(crate) fn arm_enqueued(id: i64, priority: i32) {
     arm(|armed| {
         armed.work = true;
+        armed.lowest_inserted = Some(armed.lowest_inserted.map_or(id, |lowest| lowest.min(id)));
         armed.priority = armed.priority.max(priority);
     });
 }
@@ -172,6 +176,9 @@ fn fire(armed: Armed) {
         let mut wanted = armed.review || recount;
         if armed.change {
             slot.changes.fetch_add(1, Release);
+        }
+        if let Some(lowest) = armed.lowest_inserted {
+            claim_floors::note_inserted(slot, lowest);
         }
         if armed.work {
             slot.wakes.fetch_add(1, SeqCst);

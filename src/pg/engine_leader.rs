@@ -21,8 +21,8 @@ pub(crate) const SOCKET: &str = "pg_stat_tmp/pg_steadytext.socket";
 pub(crate) struct EngineLeader {
     /// The process that runs the engine, or has started the program that does; 0: none.
     pid: AtomicI32,
-    /// That program's process; 0: none.
-    program: AtomicI32,
+    /// The process in which the engine computes, once it takes connections: the leader itself, or that program; 0: none.
+    engine: AtomicI32,
     /// Programs that have crashed since the server's start.
     crashes: AtomicU64,
     /// Its socket takes connections.
@@ -53,7 +53,7 @@ pub(crate) fn try_lead() -> bool {
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn open(program: Option<i32>) {
     if let Some((leader, shared)) = LEADER.get().zip(shmem::get()) {
-        leader.program.store(program.unwrap_or(0), SeqCst);
+        leader.engine.store(program.unwrap_or_else(me), SeqCst);
         leader.wanted.store(false, SeqCst);
         leader.open.store(true, SeqCst);
         slots::wake_workers(shared);
@@ -75,7 +75,7 @@ pub(crate) fn fall(crashed: bool) {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()).filter(|_| leads()) else { return };
     leader.open.store(false, SeqCst);
     leader.crashes.fetch_add(u64::from(crashed), SeqCst);
-    leader.program.store(0, SeqCst);
+    leader.engine.store(0, SeqCst);
     engine_page::clear();
     slots::wake_workers(shared);
 }
@@ -103,7 +103,7 @@ pub(crate) fn step_down() {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()) else { return };
     if leads() {
         leader.open.store(false, SeqCst);
-        leader.program.store(0, SeqCst);
+        leader.engine.store(0, SeqCst);
         engine_page::clear();
         leader.pid.store(0, SeqCst);
         slots::wake_workers(shared);
@@ -115,10 +115,10 @@ pub(crate) fn leads() -> bool {
     pid() == Some(me())
 }
 
-/// The process in which the engine computes: the leader's, or its program's.
+/// The process in which the engine computes: the leader's, or its program's. `None` while there is none, although a leader may be there that
+/// is going to start it.
 pub(crate) fn engine_pid() -> Option<i32> {
-    let program = LEADER.get().map_or(0, |leader| leader.program.load(Acquire));
-    Some(program).filter(|pid| *pid != 0).or_else(pid)
+    LEADER.get().map(|leader| leader.engine.load(Acquire)).filter(|pid| *pid != 0)
 }
 
 /// The leader.

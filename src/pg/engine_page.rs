@@ -7,6 +7,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 #[cfg(not(feature = "noop-engine"))]
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,8 @@ const NUMBERS: usize = 25;
 pub(crate) struct EnginePage {
     /// Microseconds since 1970 when it was written; 0: not by an engine that runs now.
     written_at: AtomicU64,
+    /// For how long the engine has had something to do and not got on with it, in milliseconds. By the leader.
+    silent_ms: AtomicU64,
     numbers: [AtomicU64; NUMBERS],
 }
 
@@ -40,9 +43,23 @@ pub(crate) fn publish(figures: &Figures) {
     page.written_at.store(now, Relaxed);
 }
 
+/// Says for how long the engine has had something to do and not got on with it. By the leader, who looks.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn note_silence(silence: Duration) {
+    if let Some(page) = PAGE.get() {
+        page.silent_ms.store(silence.as_millis() as u64, Relaxed);
+    }
+}
+
+/// For how long the engine has had something to do and not got on with it, as far as its leader has seen.
+pub(crate) fn silence() -> Duration {
+    Duration::from_millis(PAGE.get().map_or(0, |page| page.silent_ms.load(Relaxed)))
+}
+
 /// Says that there is no engine.
 pub(super) fn clear() {
     if let Some(page) = PAGE.get() {
+        page.silent_ms.store(0, Relaxed);
         page.written_at.store(0, Relaxed);
         page.numbers.iter().for_each(|number| number.store(0, Relaxed));
     }

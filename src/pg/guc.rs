@@ -7,6 +7,8 @@
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
+#[cfg(not(feature = "noop-engine"))]
+use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::{pg_guard, pg_sys};
@@ -33,6 +35,7 @@ static HUB_OFFLINE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static AUTO_PULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ENGINE_PROCESS: GucSetting<EngineProcess> = GucSetting::<EngineProcess>::new(EngineProcess::Worker);
+static ENGINE_HANG_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(120);
 static BACKEND: GucSetting<Backend> = GucSetting::<Backend>::new(Backend::Auto);
 
 /// `pg_steadytext.backend`.
@@ -108,6 +111,13 @@ pub(crate) fn engine() -> EngineSettings {
         backend: backend_choice(),
         process: ENGINE_PROCESS.get(),
     }
+}
+
+/// `pg_steadytext.engine_hang_timeout`: for how long an engine may have something to do and give no sign of life; `None`: for ever.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn engine_hang_timeout() -> Option<Duration> {
+    let seconds = u64::try_from(ENGINE_HANG_TIMEOUT.get()).ok().filter(|seconds| *seconds > 0)?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// `pg_steadytext.backend`: what computes models.
@@ -426,6 +436,15 @@ pub(crate) fn define() {
         &ENGINE_PROCESS,
         GucContext::Sighup,
         GucFlags::default(),
+    );
+    int(
+        c"pg_steadytext.engine_hang_timeout",
+        &ENGINE_HANG_TIMEOUT,
+        0,
+        86_400,
+        c"Time for which the engine may have something to do and not get on with it.",
+        c"A program (engine_process = separate) is killed then and another one started; of an engine in a worker's process the server log says so. 0 waits for ever.",
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"pg_steadytext.call_priority",

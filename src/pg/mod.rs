@@ -15,6 +15,7 @@ pub(crate) mod cancel_counts;
 pub(crate) mod catalog;
 pub(crate) mod catalog_cache;
 pub(crate) mod changed_row;
+pub(crate) mod claim_floors;
 pub(crate) mod cursor;
 mod denied;
 pub(crate) mod engine_leader;

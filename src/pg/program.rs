@@ -4,7 +4,9 @@
 //! handled or blocked signal, no environment, and a session of its own, so that no signal for the process that has started it is one for it.
 //! It does not outlive that process, however that ends: the kernel kills it then, and its standard input ends.
 
-use std::ffi::{CStr, OsStr, c_char};
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr, OsString, c_char};
+use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +48,8 @@ pub(crate) struct Program {
     /// Its standard input and output.
     channel: UnixStream,
     said: Vec<u8>,
+    /// Nanoseconds for which each of its threads has waited for a processor.
+    waits: HashMap<OsString, u64>,
 }
 
 impl Program {
@@ -69,7 +73,7 @@ impl Program {
         let parent = std::process::id();
         // SAFETY: what it calls may be called between fork and exec.
         unsafe { command.pre_exec(move || become_own(parent)) };
-        Ok(Program { child: command.spawn()?, channel: ours, said: Vec::new() })
+        Ok(Program { child: command.spawn()?, channel: ours, said: Vec::new(), waits: HashMap::new() })
     }
 
     /// Its process.
@@ -105,6 +109,25 @@ impl Program {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// For how long a thread of it was kept waiting for a processor since this was called last, the one that waited longest. Where the
+    /// system does not say, and the first time, nothing.
+    pub(crate) fn kept_waiting(&mut self) -> Duration {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return Duration::ZERO };
+        let waits: HashMap<OsString, u64> = threads
+            .flatten()
+            .filter_map(|thread| {
+                let says = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+                Some((thread.file_name(), says.split_whitespace().nth(1)?.parse().ok()?))
+            })
+            .collect();
+        let since = |(thread, wait): (&OsString, &u64)| {
+            self.waits.get(thread).map_or(0, |before| wait.saturating_sub(*before))
+        };
+        let longest = waits.iter().map(since).max().unwrap_or(0);
+        self.waits = waits;
+        Duration::from_nanos(longest)
     }
 
     /// How it has ended; waits for that so long.

@@ -164,6 +164,8 @@ pub(crate) struct Slot {
     pub(crate) deaf_below: AtomicU32,
     /// Counts commits that made work at or above that priority.
     pub(crate) urgent: AtomicU64,
+    /// The lowest id that was inserted since the worker's last claim, as [`super::claim_floors`] writes it.
+    pub(crate) lowest_inserted: AtomicU64,
     /// Counts commits that cancelled something or ended the extension: running work must be looked at.
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker takes away what it claims.

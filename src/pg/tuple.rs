@@ -96,6 +96,11 @@ impl<'a> NewRow<'a> {
         self.value(column)
     }
 
+    /// A `bigint`.
+    pub(crate) fn long(self, column: NonZeroUsize) -> Option<i64> {
+        self.value(column)
+    }
+
     /// A UUID.
     pub(crate) fn uuid(self, column: NonZeroUsize) -> Option<pgrx::Uuid> {
         self.value(column)

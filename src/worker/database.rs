@@ -317,13 +317,15 @@ impl Worker {
         if let Err(error) = self.vectorizer.step(self.slot, true) {
             self.complain(error);
         }
-        match protocol::poll(&self.id) {
+        let (thorough, begun) = (self.due.is_thorough(), Instant::now());
+        match protocol::poll(&self.id, thorough) {
             Ok(outlook) => {
-                let pending = outlook.pending;
+                let may_wait = outlook.pending > 0 || !thorough;
                 self.alone_due |= outlook.alone_due;
-                self.maybe_more |= pending > 0 && !self.paused;
-                self.maybe_urgent |= pending > 0;
-                self.due.looked(&outlook, !self.is_idle());
+                self.maybe_more |= may_wait && !self.paused;
+                self.maybe_urgent |= may_wait;
+                let took = thorough.then(|| begun.elapsed());
+                self.due.looked(&outlook, !self.is_idle(), took);
             }
             Err(error) => {
                 self.due.looked_in_vain();

@@ -17,6 +17,10 @@ use crate::pg::shmem::Slot;
 /// How much more seldom an idle worker looks around.
 const IDLE_FACTOR: u32 = 30;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
+/// A look that walks through the queue begins no sooner than so many times what the last one took, if that was long: while somebody keeps an
+/// old snapshot, it steps over all that requests have left behind.
+const THOROUGH_REST: u32 = 100;
+const LONG_LOOK: Duration = Duration::from_millis(20);
 /// How soon it looks around again when others change the status of requests all the time.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two sweeps of the retention.
@@ -36,6 +40,8 @@ pub(super) struct Due {
     begun: Instant,
     /// When it looked around last.
     looked: Option<Instant>,
+    /// Before this, it does not walk through the queue for that.
+    thorough: Instant,
     /// Something waits, as far as it knows.
     waits: bool,
     /// It has looked around since its last heartbeat, or has worked.
@@ -64,6 +70,7 @@ impl Due {
             paused: false,
             begun: now,
             looked: None,
+            thorough: now,
             waits: true,
             awake: true,
             retry: None,
@@ -110,11 +117,23 @@ impl Due {
         self.changes_seen = self.slot.changes.load(Acquire);
     }
 
-    /// It has looked around, and seen this; `busy`: it holds requests itself.
-    pub(super) fn looked(&mut self, outlook: &Outlook, busy: bool) {
+    /// Whether it walks through the queue, too.
+    pub(super) fn is_thorough(&self) -> bool {
+        Instant::now() >= self.thorough
+    }
+
+    /// It has looked around, and seen this; `busy`: it holds requests itself. `took`: how long that took where it was thorough.
+    pub(super) fn looked(&mut self, outlook: &Outlook, busy: bool, took: Option<Duration>) {
         let now = Instant::now();
         self.looked = Some(now);
-        self.waits = busy || outlook.pending > 0 || outlook.elsewhere;
+        match took {
+            Some(took) => {
+                self.waits = busy || outlook.pending > 0 || outlook.elsewhere;
+                self.thorough = if took > LONG_LOOK { now + took * THOROUGH_REST } else { now };
+            }
+            // It waits if it did before.
+            None => self.waits |= busy,
+        }
         self.awake = true;
         // One that is due and still there is locked, or cannot be written now.
         let pause = |seconds: f64| if seconds > 0.0 { seconds + 0.001 } else { 1.0 };

@@ -73,6 +73,10 @@ trait EngineLink {
     fn failure(&mut self) -> Option<PgError> {
         None
     }
+    /// How soon it is to be looked at, whether or not anything comes from it.
+    fn look_again(&self) -> Option<Duration> {
+        None
+    }
     /// Whether it has gone without saying so on its descriptor.
     fn is_over(&self) -> bool {
         false
@@ -204,7 +208,7 @@ pub(super) fn pause() -> Duration {
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         match &connector.link {
             Some(link) if link.is_over() => Duration::ZERO,
-            Some(_) => LONG,
+            Some(link) => link.look_again().unwrap_or(LONG),
             None => connector.look_at.map_or(LOOK_AGAIN, until),
         }
     })

@@ -26,7 +26,7 @@ use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
-use crate::pg::{catalog, listen, pending};
+use crate::pg::{catalog, claim_floors, listen, pending};
 use crate::request::Answer;
 
 /// How long a claim is valid without being extended.
@@ -169,6 +169,10 @@ pub(super) fn claim(
         }
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     });
+    if paused_meanwhile || claims.is_err() {
+        // What it has seen itself claim is pending again.
+        claim_floors::forget();
+    }
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
 }
 
@@ -192,6 +196,7 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
 pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
+    claim_floors::note_change();
     in_queue("release requests", || {
         spi::query(
             "select steadytext.release_requests($1, $2, $3, $4)",
@@ -313,21 +318,15 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
 }
 
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
-/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any.
-pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
-    let limit = 1;
+/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any. Where it is not `thorough`, nothing
+/// is rescued, and of the outlook there is only what needs no walk through the queue.
+pub(super) fn poll(worker: &str, thorough: bool) -> Result<Outlook, PgError> {
+    let limit = i32::from(thorough);
     in_queue("poll the queue", || {
-        let live = vec![worker.to_owned()];
-        let rescued = spi::query_one(
-            "select steadytext.rescue_requests($1)",
-            vec![live.into()],
-            Mode::ReadWrite,
-            |row| row.get::<i32>(1),
-        )?;
-        if rescued.flatten() != Some(0) {
-            pending::doubt_here();
+        if thorough {
+            rescue(worker)?;
         }
-        spi::query("select steadytext.promote_requests()", vec![], Mode::ReadWrite, |_| ())?;
+        promote()?;
         let outlook = spi::query_one(
             "select pending, alone_due, due_in, elsewhere from steadytext.queue_outlook($1)",
             vec![limit.into()],
@@ -341,6 +340,29 @@ pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
         )?;
         Ok(outlook.unwrap_or_default())
     })
+}
+
+fn rescue(worker: &str) -> Result<(), PgError> {
+    let live = vec![worker.to_owned()];
+    let rescued =
+        spi::query_one("select steadytext.rescue_requests($1)", vec![live.into()], Mode::ReadWrite, |row| {
+            row.get::<i32>(1)
+        })?;
+    if rescued.flatten() != Some(0) {
+        pending::doubt_here();
+        claim_floors::note_change();
+    }
+    Ok(())
+}
+
+fn promote() -> Result<(), PgError> {
+    let promoted = spi::query_one("select steadytext.promote_requests()", vec![], Mode::ReadWrite, |row| {
+        row.get::<i32>(1)
+    })?;
+    if promoted.flatten() != Some(0) {
+        claim_floors::note_change();
+    }
+    Ok(())
 }
 
 /// Pending requests of each role.

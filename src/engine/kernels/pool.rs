@@ -37,6 +37,8 @@ pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     instructions: Instructions,
+    /// Counts its jobs.
+    beats: Option<Arc<AtomicU64>>,
     /// There is a job; also keeps the pool from being shared by threads.
     busy: Cell<bool>,
 }
@@ -272,8 +274,13 @@ impl Pool {
             stop: AtomicBool::new(false),
         });
         let instructions = if instructions.present() { instructions } else { Instructions::Portable };
-        let mut pool =
-            Pool { shared: Arc::clone(&shared), threads: Vec::new(), instructions, busy: Cell::new(false) };
+        let mut pool = Pool {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+            instructions,
+            beats: None,
+            busy: Cell::new(false),
+        };
         for worker in 1..threads {
             let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
             let thread = std::thread::Builder::new()
@@ -287,6 +294,12 @@ impl Pool {
             pool.threads.push(thread);
         }
         Ok(pool)
+    }
+
+    /// Counts up with each job from now on.
+    pub(crate) fn counting(mut self, beats: Arc<AtomicU64>) -> Pool {
+        self.beats = Some(beats);
+        self
     }
 
     /// Number of threads that may run a job, the caller included; worker numbers are below it.
@@ -304,6 +317,9 @@ impl Pool {
     /// standard floating-point environment.
     pub(crate) fn run(&self, items: usize, worth: usize, work: &(dyn Fn(usize, usize) + Sync)) {
         let _standard = Standard::enter();
+        if let Some(beats) = &self.beats {
+            beats.fetch_add(1, Relaxed);
+        }
         let helpers = self.threads.len().min(items.saturating_sub(1)).min(worth.saturating_sub(1));
         if helpers == 0 {
             for item in 0..items {

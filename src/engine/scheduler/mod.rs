@@ -38,6 +38,7 @@ use crossbeam_channel::Sender;
 
 use crate::config::Config;
 use crate::memory::Ledger;
+use crate::pulse::{Heart, Pulse};
 use crate::{Error, Reply, Request, Role, Standing, Ticket, Work, verify};
 
 pub use figures::{Figures, FiguresSink};
@@ -86,6 +87,7 @@ struct Shared {
     memory: Arc<Ledger>,
     loaded: Arc<Mutex<Vec<models::Listed>>>,
     statistics: Counters,
+    heart: Heart,
 }
 
 /// What goes to the engine thread.
@@ -182,6 +184,11 @@ impl Engine {
     /// Whether its thread has ended without being told to: nothing more will come of it.
     pub fn is_gone(&self) -> bool {
         self.shared.gone.load(Ordering::Acquire)
+    }
+
+    /// A sign of life of its thread.
+    pub fn pulse(&self) -> Pulse {
+        self.shared.heart.pulse(!self.queue.is_empty())
     }
 
     /// How many requests have not begun.

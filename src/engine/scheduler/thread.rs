@@ -61,7 +61,8 @@ pub(super) fn start(
 ) -> Result<JoinHandle<()>, Error> {
     let marked = hook(&config, 0);
     let pool = Pool::new(config.compute_threads(), config.instructions, &marked)
-        .map_err(|error| Error::no_thread(&error))?;
+        .map_err(|error| Error::no_thread(&error))?
+        .counting(shared.heart.beats());
     let settings = Settings::of(&config, &shared.memory);
     let worker = |name, stack_bytes, hook: &Hook| {
         let (hook, shared) = (Arc::clone(hook), Arc::clone(&shared));
@@ -259,13 +260,14 @@ impl EngineThread {
 
     /// Takes in what was submitted, waiting for it when there is nothing else to do; false at the end.
     fn receive(&mut self) -> bool {
+        self.shared.heart.beat();
         if self.running.is_empty() && self.encode_batches.is_empty() && !self.wants_turn() {
             if self.watch.is_behind() {
                 self.tell_figures();
             }
             let most = if self.suspended.is_empty() { LOOK_AROUND } else { LOOK_AT_HELD };
             let idle = self.models.unload_idle(&|_| false).unwrap_or(most).min(most);
-            match self.messages.recv_timeout(idle) {
+            match self.shared.heart.rest(|| self.messages.recv_timeout(idle)) {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,

@@ -251,6 +251,7 @@ impl Serving {
             panics: self.engine.statistics().panics,
             refused: self.load.refused.load(Ordering::Relaxed),
             idle_ms: self.load.idle_for().as_millis() as u64,
+            pulse: self.engine.pulse(),
         }
     }
 

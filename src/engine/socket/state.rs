@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::pulse::Pulse;
 use crate::{Figures, FiguresSink};
 
 /// What a server says of itself and its engine.
@@ -18,6 +19,8 @@ pub struct State {
     pub refused: u64,
     /// For how long nothing has come through the socket, in milliseconds.
     pub idle_ms: u64,
+    /// Whether its thread lives.
+    pub pulse: Pulse,
 }
 
 /// Where the engine's thread leaves its figures for the thread of the socket.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use steadytext_engine::process::{BUILD, READY, REFUSED};
 use steadytext_engine::socket::State;
+use steadytext_engine::watchdog::Watchdog;
 use steadytext_engine::{BackendChoice, Event};
 
 use super::failures::{End, Reported};
@@ -18,7 +19,7 @@ use super::socket::SocketLink;
 use super::terms::{Allowance, FAULT, fault_place};
 use super::{EngineLink, Fate, Submission};
 use crate::pg::error::PgError;
-use crate::pg::guc::EngineSettings;
+use crate::pg::guc::{self, EngineSettings};
 use crate::pg::interrupts::WaitFd;
 use crate::pg::program::{Program, beside_server};
 use crate::pg::{engine_leader, engine_page};
@@ -44,6 +45,7 @@ pub(super) struct ApartLink {
     state: State,
     state_at: Instant,
     asked_at: Option<Instant>,
+    watchdog: Watchdog,
     reported: Reported,
     allowance: Allowance,
     end: Option<End>,
@@ -66,6 +68,7 @@ impl ApartLink {
             state: State::default(),
             state_at: Instant::now(),
             asked_at: None,
+            watchdog: Watchdog::default(),
             reported: Reported::default(),
             allowance,
             end,
@@ -98,6 +101,7 @@ impl ApartLink {
         }
         self.link = Some(link);
         self.asked_at = Some(Instant::now());
+        self.watchdog.ask();
         Ok(())
     }
 
@@ -106,14 +110,39 @@ impl ApartLink {
         let Some(link) = &mut self.link else { return };
         if let Some(state) = link.take_state() {
             (self.state, self.state_at) = (state, Instant::now());
+            self.watchdog.hear(state.pulse);
             if let Some(figures) = &state.figures {
                 engine_page::publish(figures);
             }
         }
-        if self.asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+        let is_due = self.asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL);
+        // One that does not answer is not asked more often.
+        if is_due && !self.watchdog.is_asked() {
             self.asked_at = Some(Instant::now());
+            self.watchdog.ask();
             link.watch();
         }
+    }
+
+    /// Kills it, if it has given no sign of life for too long. Whether it goes on.
+    fn watch_over(&mut self) -> bool {
+        let Some(patience) = guc::engine_hang_timeout() else {
+            engine_page::note_silence(Duration::ZERO);
+            return true;
+        };
+        let program = &mut self.program;
+        let silence = self.watchdog.count(Watchdog::piece(patience), || {
+            program.as_mut().map_or(Duration::ZERO, Program::kept_waiting)
+        });
+        engine_page::note_silence(silence);
+        if silence < patience {
+            return true;
+        }
+        // It may have ended a moment ago.
+        let ended = self.program.as_mut().and_then(|program| program.wait(Duration::ZERO));
+        self.end = Some(ended.map_or(End::Hung(silence), End::of));
+        self.kill();
+        false
     }
 
     /// The connection has ended: with the program, or by itself. Whether it goes on.
@@ -157,11 +186,11 @@ impl EngineLink for ApartLink {
                 let how = how.map(|status| format!("it ended at once ({status})"));
                 self.end.get_or_insert(End::Refused(how));
             }
-            return begun.is_ok();
+            return begun.is_ok() && (self.link.is_some() || self.watch_over());
         };
         let goes_on = link.exchange();
         self.publish();
-        goes_on || self.recover()
+        if goes_on { self.watch_over() } else { self.recover() }
     }
 
     fn next_event(&mut self) -> Option<Event> {
@@ -200,6 +229,10 @@ impl EngineLink for ApartLink {
             }
             _ => failure,
         }
+    }
+
+    fn look_again(&self) -> Option<Duration> {
+        guc::engine_hang_timeout().map(Watchdog::piece)
     }
 
     fn is_over(&self) -> bool {

@@ -9,15 +9,16 @@ use crossbeam_channel::Receiver;
 use pgrx::PgSqlErrorCode;
 use steadytext_engine::process::{QUEUE_CAPACITY, fault_while, give_way};
 use steadytext_engine::socket::Server;
+use steadytext_engine::watchdog::Watchdog;
 use steadytext_engine::{Config, Engine, Event, Notifier, Reply};
 
-use super::failures::{Reported, failed};
+use super::failures::{Reported, failed, hangs};
 use super::terms::{Allowance, FAULT, capacity, fault_place};
 use super::{EngineLink, Submission};
 use crate::pg::engine_leader;
 use crate::pg::engine_page;
 use crate::pg::error::{Failure, PgError};
-use crate::pg::guc::EngineSettings;
+use crate::pg::guc::{self, EngineSettings};
 use crate::pg::interrupts::{WaitFd, with_signals_blocked};
 use crate::pg::memory::Offered;
 
@@ -36,6 +37,9 @@ pub(super) struct ChannelLink {
     reported: Reported,
     /// The engine's end was reported.
     end_reported: bool,
+    watchdog: Watchdog,
+    /// That it hangs was reported.
+    hang_reported: bool,
     _offered: Option<Offered>,
 }
 
@@ -91,9 +95,27 @@ impl ChannelLink {
                 unassigned: Vec::new(),
                 reported: Reported::default(),
                 end_reported: false,
+                watchdog: Watchdog::default(),
+                hang_reported: false,
                 _offered: Offered::new(),
             })
         })
+    }
+}
+
+impl ChannelLink {
+    /// Notes for how long it has not got on; what the log is to say of that, once. A thread cannot be ended.
+    fn watch_over(&mut self) -> Option<PgError> {
+        let patience = guc::engine_hang_timeout().filter(|_| !self.engine.is_gone());
+        self.watchdog.hear(self.engine.pulse());
+        let silence = patience.map_or(Duration::ZERO, |patience| {
+            self.watchdog.count(Watchdog::piece(patience), || Duration::ZERO)
+        });
+        engine_page::note_silence(silence);
+        let hangs_now = patience.is_some_and(|patience| silence >= patience);
+        let is_new = hangs_now && !std::mem::replace(&mut self.hang_reported, hangs_now);
+        self.hang_reported = hangs_now;
+        is_new.then(|| hangs(silence))
     }
 }
 
@@ -136,8 +158,13 @@ impl EngineLink for ChannelLink {
     fn failure(&mut self) -> Option<PgError> {
         let gone = self.engine.is_gone() && !std::mem::replace(&mut self.end_reported, true);
         let (panics, refused) = (self.engine.statistics().panics, self.server.refused());
-        let failure = self.reported.news(panics, refused);
+        let failure = self.reported.news(panics, refused).or_else(|| self.watch_over());
         if gone { Some(failed()) } else { failure }
+    }
+
+    fn look_again(&self) -> Option<Duration> {
+        let patience = guc::engine_hang_timeout().filter(|_| !self.engine.pulse().at_rest)?;
+        Some(Watchdog::piece(patience))
     }
 
     /// Those that it has not begun have come back as events by then.

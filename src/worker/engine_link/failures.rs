@@ -51,6 +51,12 @@ pub(super) fn failed() -> PgError {
     PgError::internal("pg_steadytext's engine failed whatever it did, and is started anew").hint(BUG)
 }
 
+/// That it does not get on, in a process that it cannot be taken out of.
+pub(super) fn hangs(silence: Duration) -> PgError {
+    PgError::internal(format!("pg_steadytext's engine has not got on for {} s", silence.as_secs()))
+        .hint("An immediate shutdown ends it. With pg_steadytext.engine_process = separate one that hangs is killed, and its requests go on in the next one.")
+}
+
 /// How a program that ran the engine has ended.
 #[derive(Debug, Clone)]
 pub(super) enum End {
@@ -68,6 +74,8 @@ pub(super) enum End {
     Exit(i32),
     /// It was not to be reached any more, and was killed.
     Unknown,
+    /// It gave no sign of life for so long, and was killed.
+    Hung(Duration),
 }
 
 impl End {
@@ -115,6 +123,9 @@ impl End {
                 .hint(format!("{suspects} Please report the one that is to blame.")),
             End::Exit(code) => ended(format!("ended with exit code {code}"))
                 .hint(format!("{suspects} Please report the one that is to blame.")),
+            End::Hung(silence) => ended(format!("gave no sign of life for {} s, was killed", silence.as_secs())).hint(format!(
+                "Somebody may have stopped it, or it hangs, which is to be reported; pg_steadytext.engine_hang_timeout says how long it may. {suspects}"
+            )),
             End::Unknown => ended("takes no connections any more".to_owned()).hint(suspects),
         }
     }

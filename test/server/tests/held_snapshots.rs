@@ -1,0 +1,160 @@
+//! Somebody keeps an old snapshot, so that whatever requests leave behind in the index of claims stays there: claims do not walk over it
+//! each time, and find every request all the same.
+
+use std::thread;
+use std::time::Duration;
+
+use steadytext_test_server::{Cluster, Session, eventually, wait_until};
+
+/// Requests whose entries are dead, and cannot be taken away.
+const DEAD: i64 = 20_000;
+
+/// A server on which a user's first requests are such entries. The second session keeps the snapshot.
+fn littered(cluster: &Cluster) -> (Session, Session) {
+    let mut session = cluster.session("postgres");
+    session.audit();
+    session.run(
+        "create role alice login in role steadytext_user; create role bob login in role steadytext_user;
+         select steadytext_config_set('max_queue_size_per_role', '1000000');
+         select steadytext_config_set('max_queue_size', '1000000')",
+    );
+    let mut alice = cluster.session_as("postgres", "alice");
+    let id = alice.generate("whose it is", "max_tokens => 2, use_cache => false");
+    alice.answer(id);
+    let mut holder = cluster.session("postgres");
+    holder.run("begin isolation level repeatable read; select count(*) from steadytext_queue");
+    session.pause();
+    alice.run(&format!(
+        "insert into steadytext_queue (request_type, prompt, params)
+         select 'generate', 'alice ' || i, '{{\"max_tokens\": 2}}' from generate_series(1, {DEAD}) as i"
+    ));
+    session.run("update steadytext_queue set status = 'cancelled' where status = 'pending'");
+    session.run("select steadytext_daemon_start()");
+    (session, holder)
+}
+
+/// Entries of the index of claims that were read up to now.
+fn entries_read(session: &mut Session) -> i64 {
+    session.one(
+        "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'steadytext_queue_claim_idx'",
+    )
+}
+
+#[test]
+fn entries_that_cannot_be_taken_away_are_not_walked_over_by_each_claim() {
+    const REQUESTS: i64 = 60;
+    let cluster = Cluster::with_extension();
+    let (mut session, mut holder) = littered(&cluster);
+    // Behind them in the index, and after them in time.
+    let mut users = ["alice", "bob"].map(|user| cluster.session_as("postgres", user));
+    for user in &mut users {
+        let id = user.generate("at first", "max_tokens => 3, use_cache => false");
+        user.answer(id);
+    }
+    let before = entries_read(&mut session);
+    for i in 0..REQUESTS {
+        let user = &mut users[i as usize % 2];
+        let priority = 1 + i % 3 * 4;
+        let id = user.generate(
+            &format!("request {i}"),
+            format!("max_tokens => 3, use_cache => false, priority => {priority}"),
+        );
+        user.answer(id);
+    }
+    // Statistics come with the transactions that follow.
+    let read = entries_read(&mut session) - before;
+    assert!(read < DEAD * REQUESTS / 3, "{REQUESTS} requests took {read} entries of the index");
+    holder.run("rollback");
+    assert_eq!(session.doubled(), 0);
+}
+
+/// What one user does at random: each transaction stays open for a moment, so that ids and commits come in different orders.
+fn enqueue_at_random(mut user: Session, seed: u64) {
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for i in 0..60 {
+        user.run("begin");
+        for j in 0..=random(3) {
+            let priority = 1 + random(10);
+            user.run(&format!(
+                "insert into steadytext_queue (request_type, prompt, params, priority)
+                 values ('generate', 'random {seed} {i} {j}', '{{\"max_tokens\": 2, \"use_cache\": false}}', {priority})"
+            ));
+            if random(8) == 0 {
+                user.run("savepoint undone");
+                user.run(
+                    "insert into steadytext_queue (request_type, prompt) values ('generate', 'undone'); rollback to undone",
+                );
+            }
+        }
+        // Others are answered meanwhile.
+        if random(4) == 0 {
+            thread::sleep(Duration::from_millis(random(120)));
+        }
+        if random(10) == 0 {
+            user.run(&format!("prepare transaction 'random {seed} {i}'"));
+            user.run(&format!("commit prepared 'random {seed} {i}'"));
+        } else {
+            user.run(if random(12) == 0 { "rollback" } else { "commit" });
+        }
+    }
+}
+
+#[test]
+fn whatever_commits_late_is_put_back_or_moved_is_answered_once() {
+    let cluster = steadytext_test_server::Options::new().set("max_prepared_transactions", 8).start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    let (mut session, mut holder) = littered(&cluster);
+    // One that has its id before all others, and commits when they have long been answered.
+    let mut late = cluster.session_as("postgres", "alice");
+    late.run("begin");
+    let latest = late.generate("late", "max_tokens => 2, use_cache => false");
+    let users: Vec<_> = (0..4_u64)
+        .map(|seed| {
+            let user = cluster.session_as("postgres", if seed % 2 == 0 { "alice" } else { "bob" });
+            thread::spawn(move || enqueue_at_random(user, seed))
+        })
+        .collect();
+    // Beside them, a worker elsewhere takes some and gives them back, and an administrator puts some back and moves others.
+    let mut admin = cluster.session("postgres");
+    while users.iter().any(|user| !user.is_finished()) {
+        admin.run(
+            "with taken as (select id, attempt from steadytext.claim_requests('elsewhere', 2, 600, null, false))
+             select count(*) from taken cross join lateral steadytext.release_requests('elsewhere', array[id], array[attempt])",
+        );
+        admin.run(
+            "update steadytext_queue set priority = 11 - priority
+             where id in (select id from steadytext_queue where status = 'pending' order by id limit 2 for update skip locked)",
+        );
+        admin.run("select steadytext_cancel_async(request_id) from steadytext_queue where status = 'pending' and id % 37 = 0");
+        admin.run(
+            "update steadytext_queue set status = 'pending', started_at = null, completed_at = null
+             where status = 'cancelled' and prompt like 'random%'",
+        );
+    }
+    for user in users {
+        user.join().expect("no panic");
+    }
+    late.run("commit");
+    session.answer(latest);
+    admin.run(
+        "update steadytext_queue set status = 'pending', started_at = null, completed_at = null
+         where status = 'cancelled' and prompt like 'random%'",
+    );
+    let open = "select count(*) from steadytext_queue where status in ('pending', 'processing')";
+    let done = eventually(Duration::from_secs(600), || (session.one::<i64>(open) == 0).then_some(()));
+    assert!(done.is_some(), "{} are left: {}", session.one::<i64>(open), session.worker_state());
+    assert_eq!(
+        session.one::<i64>(
+            "select count(*) from steadytext_queue where prompt like 'random%' and status <> 'completed'"
+        ),
+        0
+    );
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_queue where prompt = 'undone'"), 0);
+    holder.run("rollback");
+    wait_until("the session goes on", || session.one("select true"));
+}
