@@ -1,5 +1,7 @@
 //! What the reader makes of folders, and what it says of those that it refuses.
 
+mod shards;
+
 use std::path::Path;
 
 use steadytext_test_models::{Bert, EncoderFamily, Kind};
