@@ -9,6 +9,7 @@ mod config;
 mod header;
 mod json;
 mod names;
+mod normalizers;
 mod shards;
 #[cfg(test)]
 mod tests;

@@ -135,9 +135,7 @@ fn an_index_and_shards_that_contradict_each_other_are_refused() {
     };
     check(&doubled, LAST, "is not in it");
     let doubled_by_prefix = |folder: &Path| {
-        let header = format!(
-            r#"{{"bert.{tensor}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#
-        );
+        let header = format!(r#"{{"bert.{tensor}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
         std::fs::write(folder.join("more.safetensors"), file(&header, 4)).unwrap();
         let entry = format!("\"weight_map\":{{\"bert.{tensor}\":\"more.safetensors\",");
         replace(folder, INDEX, "\"weight_map\":{", &entry);
