@@ -309,6 +309,9 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     add("builtin: likelihoods", outputs(&builtin, works()));
     let spec = Spec::wide(Architecture::Qwen35, Quantization::uniform(Kind::Q8_0));
     add("qwen35: likelihoods", outputs(&made("likelihoods", &spec), works()));
+    for (name, kind) in [("qwen3 TQ1_0", Kind::TQ1_0), ("qwen3 TQ2_0", Kind::TQ2_0)] {
+        add(name, logits(&made(name, &Spec::wide(Architecture::Qwen3, Quantization::uniform(kind))), 600));
+    }
     results
 }
 
