@@ -80,9 +80,9 @@ model: backend scheduler
 backend: scheduler'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
-api_files='refuse audit lane trouble connection pull call role_id protocol elsewhere cancel result batch tables status statistics prompt models context diagnose cache_admin cache_lookup
+api_files='refuse audit lane poison_rows connection pull checked call answers role_id protocol elsewhere cancel result batch tables status statistics prompt models context diagnose cache_admin cache_lookup
     enqueue insert_trigger sync arrays chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange enrichments vectorizers rate_limits'
-request_files='defaults usage tally arguments values ranking categories answer prompts wording words json_text fields masking facts writing verbs summary subtasks
+request_files='defaults usage request_metrics arguments values ranking categories answer prompts prompt_source text_spans json_text fields masking facts text_verbs verbs summary subtasks
     stages asked constraint batch_checks params options conversation verb_checks checks work'
 worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount usage audit vectorizer database lifecycle launcher'
 
@@ -157,13 +157,32 @@ uses_in_order() {
     done
 }
 
-# The order of all files that have one.
+# Circles among the modules of a folder that has no written order: files, and folders of files, that use each other.
+circles_in() {
+    local folder=$1 file own name path loops
+    loops=$(for file in $(files "^src/$folder/.*\.rs$" | grep -v "^src/$folder/mod\.rs$"); do
+        own=${file#"src/$folder/"} path=super
+        case $own in */*) path=super::super ;; esac
+        own=${own%%/*} own=${own%.rs}
+        for name in $(used "$path" "$file") $(used "crate::$folder" "$file"); do
+            if [ "$name" != "$own" ] && [ -e "src/$folder/$name.rs" ]; then
+                echo "$own $name"
+            fi
+        done
+    done | tsort 2>&1 >/dev/null)
+    [ -z "$loops" ] || printf 'src/%s has a circle:\n%s\n' "$folder" "$loops"
+}
+
+# The order of all files that have one, and no circles among the others.
 disordered_files() {
     # shellcheck disable=SC2086 # lists of words
     {
         uses_in_order api $api_files
         uses_in_order request $request_files
         uses_in_order worker $worker_files
+        circles_in pg
+        circles_in registry
+        circles_in cache
     }
 }
 

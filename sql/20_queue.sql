@@ -117,7 +117,7 @@ comment on column @extschema@.steadytext_queue.worker is
     'Worker that runs the request, or ran it last: local:<uuid> is this server''s own';
 comment on column @extschema@.steadytext_queue.error_code is 'SQLSTATE of the last error';
 comment on column @extschema@.steadytext_queue.alone is
-    'Was in flight when a worker died: runs with nothing beside it, so that only the guilty one suffers';
+    'Was in flight when a worker died: runs with nothing beside it, so that only the poison one suffers';
 comment on column @extschema@.steadytext_queue.prompt_tokens is
     'Tokens of the prompt, template included; of many texts, all of them together. NULL, like what follows, where the cache has answered';
 comment on column @extschema@.steadytext_queue.cached_tokens is

@@ -277,7 +277,7 @@ begin
             v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             if v_from = v_to then
-                perform steadytext.end_guilty('claimed', q.id, v_message, v_hint, v_code)
+                perform steadytext.end_poison('claimed', q.id, v_message, v_hint, v_code)
                 from @extschema@.steadytext_queue as q
                 where q.ctid = p_tids[v_from];
             end if;

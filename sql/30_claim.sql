@@ -8,7 +8,7 @@
 --
 -- What no row may do to the others: rows that somebody has locked are passed without waiting,
 -- a long stretch of them is not walked again in each claim (steadytext.passed_rows), and a row
--- whose update raises an error is found by halving, and ended (29_claim_rows.sql, 33_trouble.sql).
+-- whose update raises an error is found by halving, and ended (29_claim_rows.sql, 33_poison_rows.sql).
 
 -- Invariant: the selects that read candidates have no ORDER BY. They scan the one index whose
 -- condition they repeat, forward, so rows come in its order; an ORDER BY id would let the

@@ -228,7 +228,7 @@ begin
             v_some := null;
             if v_from = v_to then
                 v_ended := v_ended || p_ids[v_from];
-                v_outcomes := v_outcomes || steadytext.end_guilty(
+                v_outcomes := v_outcomes || steadytext.end_poison(
                     'completed', p_ids[v_from], v_message, v_hint, v_code, p_worker, p_attempts[v_from]);
             end if;
         end;
@@ -409,7 +409,7 @@ begin
             v_some := null;
             if v_from = v_to then
                 v_ids := v_ids || p_ids[v_from];
-                v_outcomes := v_outcomes || steadytext.end_guilty(
+                v_outcomes := v_outcomes || steadytext.end_poison(
                     'failed', p_ids[v_from], v_message, v_hint, v_code, p_worker, p_attempts[v_from]);
             end if;
         end;

@@ -44,7 +44,7 @@ declare
     v_aside bigint[] := steadytext.rows_aside();
     v_max_retries integer;
     v_tids tid[];
-    v_guilty boolean[];
+    v_poison boolean[];
     v_ranges integer[];
     v_from integer;
     v_to integer;
@@ -72,7 +72,7 @@ begin
     v_max_retries := steadytext.config_integer('max_retries');
 
     -- Rescued rows keep the name of their dead worker until the next claim. That is how a
-    -- later batch still knows how many there were: only one alone can have been the guilty one.
+    -- later batch still knows how many there were: only one alone can have been the poison one.
     with flight as materialized (
         select f.worker, count(*) as n
         from (
@@ -94,7 +94,7 @@ begin
         for no key update skip locked
     )
     select array_agg(h.tid), array_agg(h.alone or f.n = 1)
-    into v_tids, v_guilty
+    into v_tids, v_poison
     from held as h
     join flight as f on f.worker is not distinct from h.worker;
 
@@ -105,23 +105,23 @@ begin
         begin
             with rescued as (
                 update @extschema@.steadytext_queue as q set
-                    status = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                    status = case when j.is_poison and q.retry_count >= coalesce(q.max_retries, v_max_retries)
                         then 'failed' else 'pending' end,
                     retry_count = q.retry_count
-                        + (j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries))::integer,
-                    run_after = case when j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries)
+                        + (j.is_poison and q.retry_count < coalesce(q.max_retries, v_max_retries))::integer,
+                    run_after = case when j.is_poison and q.retry_count < coalesce(q.max_retries, v_max_retries)
                         then v_now + steadytext.backoff(q.retry_count) end,
                     alone = true,
                     lease_expires_at = null,
-                    error = case when j.guilty
+                    error = case when j.is_poison
                         then format('The worker died while running this request (%s attempts)', q.attempt) end,
-                    error_code = case when j.guilty then '58000' end,
-                    completed_at = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                    error_code = case when j.is_poison then '58000' end,
+                    completed_at = case when j.is_poison and q.retry_count >= coalesce(q.max_retries, v_max_retries)
                         then v_now end,
                     processing_time_ms = case
-                        when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                        when j.is_poison and q.retry_count >= coalesce(q.max_retries, v_max_retries)
                         then least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647) end
-                from unnest(v_tids[v_from : v_to], v_guilty[v_from : v_to]) as j(tid, guilty)
+                from unnest(v_tids[v_from : v_to], v_poison[v_from : v_to]) as j(tid, is_poison)
                 where q.ctid = j.tid
                 returning q.request_id, q.status
             )
@@ -136,7 +136,7 @@ begin
             v_some := null;
             v_request_ids := null;
             if v_from = v_to then
-                perform steadytext.end_guilty('rescued', q.id, v_message, v_hint, v_code)
+                perform steadytext.end_poison('rescued', q.id, v_message, v_hint, v_code)
                 from @extschema@.steadytext_queue as q
                 where q.ctid = v_tids[v_from];
             end if;
@@ -225,7 +225,7 @@ begin
             v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             if v_from = v_to then
-                perform steadytext.end_guilty('tried again', q.id, v_message, v_hint, v_code)
+                perform steadytext.end_poison('tried again', q.id, v_message, v_hint, v_code)
                 from @extschema@.steadytext_queue as q
                 where q.ctid = v_tids[v_from];
             end if;
@@ -389,7 +389,7 @@ begin
                 deleted := deleted + v_count;
             exception when others or assert_failure or query_canceled then
                 if v_ranges[1] = v_ranges[2] then
-                    perform steadytext.note_trouble('deleted', q.id, null, sqlstate, 'left')
+                    perform steadytext.note_row_error('deleted', q.id, null, sqlstate, 'left')
                     from @extschema@.steadytext_queue as q
                     where q.ctid = v_tids[v_ranges[1]];
                 end if;

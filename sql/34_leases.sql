@@ -48,7 +48,7 @@ begin
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
             if v_ranges[1] = v_ranges[2] then
-                perform steadytext.note_trouble('kept', p_ids[v_ranges[1]], null, sqlstate, 'left');
+                perform steadytext.note_row_error('kept', p_ids[v_ranges[1]], null, sqlstate, 'left');
             end if;
             v_ranges := steadytext.halves(v_ranges, v_now);
         end;
@@ -111,7 +111,7 @@ begin
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
             if v_ranges[1] = v_ranges[2] then
-                perform steadytext.note_trouble('given back', p_ids[v_ranges[1]], null, sqlstate, 'left');
+                perform steadytext.note_row_error('given back', p_ids[v_ranges[1]], null, sqlstate, 'left');
             end if;
             v_ranges := steadytext.halves(v_ranges, v_now);
         end;

@@ -122,7 +122,7 @@ as 'MODULE_PATHNAME', 'worker_state_wrapper';
 comment on function steadytext.worker_state() is
     'The worker of this database, always one row; state is not_preloaded, stopped, starting, idle, running, paused or version_mismatch';
 
-create function steadytext.process_problem(p_patient boolean)
+create function steadytext.process_problem(p_slow boolean)
 returns text
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'process_problem_wrapper';

@@ -188,28 +188,28 @@ comment on column @extschema@.steadytext_vectorizer_state.problem is
     'Why nothing is done for the vectorizer as a whole; NULL: nothing is wrong';
 comment on column @extschema@.steadytext_vectorizer_state.retry_at is 'Nothing is tried before then, as something was in the way';
 comment on column @extschema@.steadytext_vectorizer_state.is_ready is
-    'All vectors are there: the patient process makes the index, or has it take the place of the one before';
+    'All vectors are there: the slow process makes the index, or has it take the place of the one before';
 comment on column @extschema@.steadytext_vectorizer_state.slow_until is
-    'Until then it is the patient process that works for it, as a step has taken too long; NULL: none has';
+    'Until then it is the slow process that works for it, as a step has taken too long; NULL: none has';
 comment on column @extschema@.steadytext_vectorizer_state.overruns is
     'Steps that took too long, one after another; the next one is waited for twice as long';
 comment on column @extschema@.steadytext_vectorizer_state.slice is 'How many rows the next step reads: twice as many after one that was quick, half after one that was not';
 comment on constraint steadytext_vectorizer_state_pkey on @extschema@.steadytext_vectorizer_state is 'One row per definition';
 
 -- Of roles and not of definitions, which their owners drop and make anew. Nobody but the processes reads or writes it, and it is in no dump.
-create table @extschema@.steadytext_vectorizer_offenders (
-    owner oid constraint steadytext_vectorizer_offenders_pkey primary key,
+create table @extschema@.steadytext_vectorizer_slow_owners (
+    owner oid constraint steadytext_vectorizer_slow_owners_pkey primary key,
     overruns integer not null,
     slow_until timestamptz not null,
     retry_at timestamptz not null
 );
-comment on table @extschema@.steadytext_vectorizer_offenders is
+comment on table @extschema@.steadytext_vectorizer_slow_owners is
     'Roles with vectorizers whose steps did not end when their time was over, so that the process had to be ended';
-comment on column @extschema@.steadytext_vectorizer_offenders.owner is 'The role';
-comment on column @extschema@.steadytext_vectorizer_offenders.overruns is 'How often that has happened, one time after another';
-comment on column @extschema@.steadytext_vectorizer_offenders.slow_until is 'Until then all its vectorizers are the patient process''s';
-comment on column @extschema@.steadytext_vectorizer_offenders.retry_at is 'None of them is tried before then';
-comment on constraint steadytext_vectorizer_offenders_pkey on @extschema@.steadytext_vectorizer_offenders is 'One row per role';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.owner is 'The role';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.overruns is 'How often that has happened, one time after another';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.slow_until is 'Until then all its vectorizers are the slow process''s';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.retry_at is 'None of them is tried before then';
+comment on constraint steadytext_vectorizer_slow_owners_pkey on @extschema@.steadytext_vectorizer_slow_owners is 'One row per role';
 
 -- Everybody who may enqueue sees the definitions of vectorizers, as the catalogs show tables to everybody: a search by another role
 -- needs them. Prompts of enrichments are for those who have the rights of the owner, and administrators. What is to be done and what failed tells of rows, and is for those who have the rights of the owner, and administrators.

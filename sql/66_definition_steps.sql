@@ -26,17 +26,17 @@ as 'MODULE_PATHNAME', 'renew_step_limit_wrapper';
 comment on function steadytext.renew_step_limit() is
     'Gives the parts of a step that has taken too long a few seconds each; false, and does not, in the process whose steps are short: another one begins it anew';
 
-create function steadytext.is_for_patient_process(p_is_ready boolean, p_slow_until timestamptz, p_owner oid)
+create function steadytext.is_for_slow_process(p_is_ready boolean, p_slow_until timestamptz, p_owner oid)
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return coalesce(p_is_ready, false) or coalesce(p_slow_until > clock_timestamp(), false)
-        or exists (select from @extschema@.steadytext_vectorizer_offenders as o where o.owner = p_owner and o.slow_until > clock_timestamp());
+        or exists (select from @extschema@.steadytext_vectorizer_slow_owners as o where o.owner = p_owner and o.slow_until > clock_timestamp());
 end
 $$;
-comment on function steadytext.is_for_patient_process(boolean, timestamptz, oid) is
+comment on function steadytext.is_for_slow_process(boolean, timestamptz, oid) is
     'Which of the two processes a vectorizer is for now, by its row in steadytext_vectorizer_state and by its owner';
 
 -- Rows that somebody has locked stay until the next look, as do those beyond the first ten thousand: nobody is waited for.
@@ -49,9 +49,9 @@ declare
     v_id uuid;
     v_most constant integer := 10000;
 begin
-    delete from @extschema@.steadytext_vectorizer_offenders as o
+    delete from @extschema@.steadytext_vectorizer_slow_owners as o
     where o.owner = any (array(
-        select g.owner from @extschema@.steadytext_vectorizer_offenders as g
+        select g.owner from @extschema@.steadytext_vectorizer_slow_owners as g
         where g.slow_until < clock_timestamp() - interval '1 day'
         for update skip locked));
     -- Definitions by their work, from one to the next by the index: there may be very much of it, of a few.
@@ -124,14 +124,14 @@ $$;
 comment on function steadytext.sweep_definitions() is
     'Deletes what is left of definitions that are gone, and what is remembered of rows that have been gone for a while';
 
-create function steadytext.vectorizers_due(p_look boolean, p_patient boolean)
+create function steadytext.vectorizers_due(p_look boolean, p_slow boolean)
 returns table (id uuid, owner oid)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    if p_look and not p_patient then
+    if p_look and not p_slow then
         perform steadytext.sweep_definitions();
     end if;
     return query
@@ -139,9 +139,9 @@ begin
     from @extschema@.steadytext_vectorizers as v
     left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
     where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp())
-        and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_patient
+        and steadytext.is_for_slow_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_slow
         and not exists (
-            select from @extschema@.steadytext_vectorizer_offenders as o
+            select from @extschema@.steadytext_vectorizer_slow_owners as o
             where o.owner = v.owner_role::oid and o.retry_at > clock_timestamp())
         and (p_look or s.vectorizer_id is null or s.scan is not null or not s.is_indexed or v.replaces is not null
             or exists (
@@ -155,34 +155,34 @@ begin
 end
 $$;
 comment on function steadytext.vectorizers_due(boolean, boolean) is
-    'Protocol: vectorizers for which a process may do something now, and whose they are; p_look: all of them, as something may have happened that nobody noted; p_patient: those of the patient process';
+    'Protocol: vectorizers for which a process may do something now, and whose they are; p_look: all of them, as something may have happened that nobody noted; p_slow: those of the slow process';
 
-create function steadytext.vectorizers_outlook(p_patient boolean)
+create function steadytext.vectorizers_outlook(p_slow boolean)
 returns table (any_left boolean, waits boolean, due_in double precision, hands_over boolean)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- The prompt process is there as long as there are vectorizers, the other one as long as one is its.
+    -- The fast process is there as long as there are vectorizers, the other one as long as one is its.
     return query
-    select case when p_patient then coalesce(l.patient, false) else l.any_left end, coalesce(l.waits, false),
+    select case when p_slow then coalesce(l.any_slow, false) else l.any_left end, coalesce(l.waits, false),
         date_part('epoch', least(l.retry_at, l.changes_at,
             (select min(w.run_after) from @extschema@.steadytext_vectorizer_work as w where w.run_after is not null))
             - clock_timestamp()),
-        coalesce(case when p_patient then l.prompt else l.patient end, false)
+        coalesce(case when p_slow then l.any_fast else l.any_slow end, false)
     from (
         select count(*) > 0 as any_left,
-            bool_or(o.is_patient) as patient, bool_or(not o.is_patient) as prompt,
+            bool_or(o.is_slow) as any_slow, bool_or(not o.is_slow) as any_fast,
             bool_or(exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = o.id))
-                filter (where o.is_patient = p_patient) as waits,
-            min(o.retry_at) filter (where o.retry_at > clock_timestamp() and o.is_patient = p_patient) as retry_at,
-            min(o.slow_until) filter (where o.slow_until > clock_timestamp() and not p_patient) as changes_at
+                filter (where o.is_slow = p_slow) as waits,
+            min(o.retry_at) filter (where o.retry_at > clock_timestamp() and o.is_slow = p_slow) as retry_at,
+            min(o.slow_until) filter (where o.slow_until > clock_timestamp() and not p_slow) as changes_at
         from (
             select v.id, greatest(s.retry_at, o.retry_at) as retry_at, greatest(s.slow_until, o.slow_until) as slow_until,
-                not v.is_paused and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) as is_patient
+                not v.is_paused and steadytext.is_for_slow_process(s.is_ready, s.slow_until, v.owner_role::oid) as is_slow
             from @extschema@.steadytext_vectorizers as v
             left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
-            left join @extschema@.steadytext_vectorizer_offenders as o on o.owner = v.owner_role::oid
+            left join @extschema@.steadytext_vectorizer_slow_owners as o on o.owner = v.owner_role::oid
         ) as o
     ) as l;
 end
@@ -190,14 +190,14 @@ $$;
 comment on function steadytext.vectorizers_outlook(boolean) is
     'Protocol: whether there is a vectorizer for the process, whether requests of such are under way, in how many seconds something is tried again, and whether there are any for the other process';
 
-create function steadytext.note_vectorizer_trouble(p_id uuid, p_message text, p_code text, p_patient boolean)
+create function steadytext.note_definition_error(p_id uuid, p_message text, p_code text, p_slow boolean)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_code is null then
-        insert into @extschema@.steadytext_vectorizer_offenders as o (owner, overruns, slow_until, retry_at)
+        insert into @extschema@.steadytext_vectorizer_slow_owners as o (owner, overruns, slow_until, retry_at)
         select v.owner_role::oid, 1, clock_timestamp() + interval '10 minutes', clock_timestamp() + interval '30 seconds'
         from @extschema@.steadytext_vectorizers as v
         where v.id = p_id
@@ -217,15 +217,15 @@ begin
         on conflict do nothing;
     end if;
     if coalesce(p_code, '57014') = '57014' then
-        -- The patient process tries again what the other one has no time for. What it has no time for either, or what had to be ended by force, waits
+        -- The slow process tries again what the other one has no time for. What it has no time for either, or what had to be ended by force, waits
         -- twice as long after each time.
         update @extschema@.steadytext_vectorizer_state as s set
             overruns = least(c.overruns + 1, 20),
-            problem = case when p_code is null or p_patient then left(p_message, 2000) else s.problem end,
-            retry_at = case when p_code is null or p_patient
+            problem = case when p_code is null or p_slow then left(p_message, 2000) else s.problem end,
+            retry_at = case when p_code is null or p_slow
                 then clock_timestamp() + least(interval '30 seconds' * 2 ^ c.overruns, interval '6 hours') end,
             slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ c.overruns, interval '1 day'),
-            is_ready = s.is_ready and p_patient
+            is_ready = s.is_ready and p_slow
         from (
             select o.vectorizer_id, case when o.slow_until > clock_timestamp() - interval '1 day' then o.overruns else 0 end as overruns
             from @extschema@.steadytext_vectorizer_state as o
@@ -244,7 +244,7 @@ begin
     where s.vectorizer_id = p_id;
 end
 $$;
-comment on function steadytext.note_vectorizer_trouble(uuid, text, text, boolean) is
+comment on function steadytext.note_definition_error(uuid, text, text, boolean) is
     'Protocol: a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; it is tried again later, and others go on';
 
 -- Which files a table is in: they change when partitions come and go, and when it is emptied or written anew.

@@ -16,7 +16,7 @@ $$;
 comment on function steadytext.note_vectorizer_failure(uuid, jsonb, text, text) is
     'Writes down why a row has not got its vector, or its value; called by the steps';
 
-create function steadytext.begin_step(p_id uuid, p_scan text, p_owner oid, p_problem text, p_patient boolean)
+create function steadytext.begin_step(p_id uuid, p_scan text, p_owner oid, p_problem text, p_slow boolean)
 returns @extschema@.steadytext_vectorizer_state
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -27,7 +27,7 @@ begin
     insert into @extschema@.steadytext_vectorizer_state (vectorizer_id, scan) values (p_id, p_scan) on conflict do nothing;
     -- The other process may be at it.
     select s.* into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id for update skip locked;
-    if not found or steadytext.is_for_patient_process(v_state.is_ready, v_state.slow_until, p_owner) <> p_patient then
+    if not found or steadytext.is_for_slow_process(v_state.is_ready, v_state.slow_until, p_owner) <> p_slow then
         return null;
     end if;
     if p_problem is not null then

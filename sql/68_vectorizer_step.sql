@@ -234,7 +234,7 @@ declare
     v_model bytea;
     v_length integer;
     v_pause interval;
-    v_guilty integer;
+    v_poison integer;
     v_rest jsonb;
     v_item jsonb;
 begin
@@ -267,14 +267,14 @@ begin
             end if;
         when v_batch.status = 'failed' and (left(v_batch.error_code, 2) in ('22', '54') or v_batch.error_code = 'P0001') then
             -- The message may say which text it is about.
-            v_guilty := substring(v_batch.error from '^text ([0-9]{1,6}): ');
-            select jsonb_agg(i.item order by i.n) filter (where not i.is_guilty),
-                (array_agg(i.item) filter (where i.is_guilty))[1]
+            v_poison := substring(v_batch.error from '^text ([0-9]{1,6}): ');
+            select jsonb_agg(i.item order by i.n) filter (where not i.is_poison),
+                (array_agg(i.item) filter (where i.is_poison))[1]
             into v_rest, v_item
             from (
                 select e.item, e.n,
-                    jsonb_array_length(v_batch.keys) = 1 or coalesce(v_guilty >= (e.item ->> 'first')::integer
-                        and v_guilty < (e.item ->> 'first')::integer + (e.item ->> 'count')::integer, false) as is_guilty
+                    jsonb_array_length(v_batch.keys) = 1 or coalesce(v_poison >= (e.item ->> 'first')::integer
+                        and v_poison < (e.item ->> 'first')::integer + (e.item ->> 'count')::integer, false) as is_poison
                 from jsonb_array_elements(v_batch.keys) with ordinality as e(item, n)
             ) as i;
             -- Another text of the row is another request's.
@@ -349,7 +349,7 @@ $$;
 comment on function steadytext.scan_vectorizer(uuid, record, integer) is
     'Compares a piece of the table with its vectors, and notes what differs; called by the steps';
 
-create function steadytext.vectorizer_step(p_id uuid, p_look boolean, p_patient boolean)
+create function steadytext.vectorizer_step(p_id uuid, p_look boolean, p_slow boolean)
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -380,10 +380,10 @@ begin
         return false;
     end if;
     if v_definition.kind = 'enrichment' then
-        return steadytext.enrichment_step(p_id, p_look, p_patient);
+        return steadytext.enrichment_step(p_id, p_look, p_slow);
     end if;
     select * into v_statements from steadytext.vectorizer_statements(p_id);
-    v_state := steadytext.begin_step(p_id, case when v_definition.enqueue_existing then 'source' end, v_definition.owner, v_statements.problem, p_patient);
+    v_state := steadytext.begin_step(p_id, case when v_definition.enqueue_existing then 'source' end, v_definition.owner, v_statements.problem, p_slow);
     if v_state.vectorizer_id is null then
         return false;
     end if;
@@ -411,7 +411,7 @@ begin
             select from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and w.id <= v_state.scan_until)
     then
-        if not p_patient and (v_definition.replaces is not null or v_statements.make_index is not null) then
+        if not p_slow and (v_definition.replaces is not null or v_statements.make_index is not null) then
             update @extschema@.steadytext_vectorizer_state as s set is_ready = true where s.vectorizer_id = p_id;
             return true;
         end if;
@@ -485,4 +485,4 @@ begin
 end
 $$;
 comment on function steadytext.vectorizer_step(uuid, boolean, boolean) is
-    'Protocol: does the next thing for a vectorizer; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_patient: may take its time';
+    'Protocol: does the next thing for a vectorizer; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_slow: may take its time';

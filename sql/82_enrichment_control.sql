@@ -215,7 +215,7 @@ declare
 begin
     for v in
         select d.*, s.scan, s.problem, s.rows_per_second as speed, s.vectorizer_id is null as is_new,
-            coalesce(s.is_ready, false) or coalesce(s.slow_until > clock_timestamp(), false) as is_patient
+            coalesce(s.is_ready, false) or coalesce(s.slow_until > clock_timestamp(), false) as is_slow
         from @extschema@.steadytext_vectorizers as d
         left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
         where d.kind = 'enrichment' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
@@ -239,7 +239,7 @@ begin
         request_type := v.request_type;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_wrong, v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_patient) end);
+        problem := coalesce(v_wrong, v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_slow) end);
         rows := null;
         -- As for vectorizers: a table is read for its owner only, whose code may be in it.
         if v_place.source is not null

@@ -18,7 +18,7 @@ begin
         select b.created_at, jsonb_build_object('request', b.request_id, 'item', b.keys -> 0, 'status', coalesce(q.status, 'gone'),
             'value', case v.request_type when 'classify_multi' then to_jsonb(q.results) else to_jsonb(q.result) end,
             'error', q.error, 'code', q.error_code,
-            'guilty', q.status = 'failed' and (left(q.error_code, 2) in ('22', '54') or q.error_code = 'P0001')) as answer
+            'is_poison', q.status = 'failed' and (left(q.error_code, 2) in ('22', '54') or q.error_code = 'P0001')) as answer
         from @extschema@.steadytext_vectorizer_batches as b
         join @extschema@.steadytext_vectorizers as v on v.id = b.vectorizer_id
         left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
@@ -40,7 +40,7 @@ begin
     select jsonb_agg((e.answer -> 'item') || jsonb_build_object('error', e.answer -> 'error', 'code', e.answer -> 'code') order by e.n)
     into v_items
     from jsonb_array_elements(v_ended) with ordinality as e(answer, n)
-    where (e.answer -> 'guilty')::boolean;
+    where (e.answer -> 'is_poison')::boolean;
     if v_items is not null then
         v_present := steadytext.run_as(p_statements.owner, p_statements.present, v_items);
         perform steadytext.note_vectorizer_failure(p_id, i.item, i.item ->> 'error', i.item ->> 'code')
@@ -50,13 +50,13 @@ begin
     -- The model is not there, or does not load: that is about all rows.
     select e.answer ->> 'error' into v_problem
     from jsonb_array_elements(v_ended) as e(answer)
-    where e.answer ->> 'status' = 'failed' and not (e.answer -> 'guilty')::boolean
+    where e.answer ->> 'status' = 'failed' and not (e.answer -> 'is_poison')::boolean
     limit 1;
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
     select p_id, e.answer -> 'item' -> 'key',
         clock_timestamp() + case when e.answer ->> 'status' = 'gone' then interval '0' else interval '30 seconds' end
     from jsonb_array_elements(v_ended) as e(answer)
-    where e.answer ->> 'status' <> 'completed' and not coalesce((e.answer -> 'guilty')::boolean, false);
+    where e.answer ->> 'status' <> 'completed' and not coalesce((e.answer -> 'is_poison')::boolean, false);
     perform steadytext.note_progress(p_id, v_written, null);
     if v_problem is not null then
         update @extschema@.steadytext_vectorizer_state as s set
@@ -142,7 +142,7 @@ comment on function steadytext.scan_enrichment(uuid, record) is
 
 -- The engine is kept busy: some hundred requests are in the queue, of which it computes as many at once as it has room for. Others
 -- that ask at a higher priority go before them.
-create function steadytext.enrichment_step(p_id uuid, p_look boolean, p_patient boolean)
+create function steadytext.enrichment_step(p_id uuid, p_look boolean, p_slow boolean)
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -157,7 +157,7 @@ declare
     v_keys jsonb;
 begin
     select * into v_statements from steadytext.enrichment_statements(p_id);
-    v_state := steadytext.begin_step(p_id, null, v_statements.owner, v_statements.problem, p_patient);
+    v_state := steadytext.begin_step(p_id, null, v_statements.owner, v_statements.problem, p_slow);
     if v_state.vectorizer_id is null then
         return false;
     end if;
@@ -212,4 +212,4 @@ begin
 end
 $$;
 comment on function steadytext.enrichment_step(uuid, boolean, boolean) is
-    'Protocol: does the next thing for an enrichment; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_patient: may take its time';
+    'Protocol: does the next thing for an enrichment; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_slow: may take its time';

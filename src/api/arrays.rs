@@ -6,7 +6,7 @@ use pgrx::Array;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::call::{self, Element};
+use super::answers::{self, Element};
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
@@ -66,7 +66,7 @@ fn embed_batch(
 ///
 /// # Errors
 ///
-/// As [`call::answers`]; P0001 and 54000 for too many texts, or too long ones, before they are copied.
+/// As [`answers::answers`]; P0001 and 54000 for too many texts, or too long ones, before they are copied.
 pub(super) fn answers(
     request_type: &str,
     name: &str,
@@ -106,7 +106,7 @@ pub(super) fn answers_where(
             Some(Element { text: Some(text.filter(|_| is_first)?), texts: None })
         })
         .collect();
-    let answers = call::answers(request_type, &elements, params, on_error)?;
+    let answers = answers::answers(request_type, &elements, params, on_error)?;
     Ok(Some(firsts.into_iter().map(|first| answers[first?].clone()).collect()))
 }
 

@@ -17,25 +17,21 @@ use std::time::{Duration, Instant};
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
-use steadytext_engine::socket::{FromEngine, MAX_MESSAGE_BYTES};
-use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing, Verification, Verify, Work};
+use steadytext_engine::socket::FromEngine;
+use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing};
 use uuid::Uuid;
 
+use super::checked::{Checked, about_text, check};
 use super::connection::{Connection, Crashes, Refusals, no_memory};
-use super::pull;
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
-use crate::pg::interrupts::{self, Line};
+use crate::pg::interrupts::{self, WaitFd};
 use crate::pg::rate_limits::{self, Asking};
-use crate::pg::{
-    access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, rate_counters, shmem,
-};
-use crate::registry::{self, Resolved, Task};
-use crate::request::checks::{check_params, check_type};
-use crate::request::verb_checks::is_plain;
-use crate::request::{self, Answer, Asked, Ended, OnError, Stages, Subtasks, Tally, Usage, description};
+use crate::pg::{cache_queue, guc, privilege, rate_counters};
+use crate::registry::{self, Resolved};
+use crate::request::{Answer, Ended, RequestMetrics, Stages, Subtasks, Usage};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -53,7 +49,7 @@ thread_local! {
 
 /// A request that is being worked on. Dropping it stops the work.
 pub(super) struct Call {
-    model: Resolved,
+    pub(super) model: Resolved,
     /// What else there is.
     registry: Rc<Models>,
     salt: u64,
@@ -73,23 +69,15 @@ pub(super) struct Call {
     /// Its line in steadytext_activity.
     activity: Option<ActivityLine>,
     text: String,
-    usage: Usage,
-    since: Instant,
+    pub(super) usage: Usage,
+    pub(super) since: Instant,
     /// `None` when it was counted how it ended.
-    tally: Option<Tally>,
+    metrics: Option<RequestMetrics>,
     /// For the cache; of the elements of an array, one for each.
-    questions: Vec<Option<Question>>,
+    pub(super) questions: Vec<Option<Question>>,
     author: Author,
     /// Whether an element of an array that cannot be answered leaves the others as they are.
-    tolerant: bool,
-}
-
-/// A request that was checked.
-struct Checked {
-    subtasks: Subtasks,
-    model: Resolved,
-    registry: Rc<Models>,
-    question: Option<Question>,
+    pub(super) tolerant: bool,
 }
 
 /// What has happened to a call.
@@ -100,259 +88,6 @@ pub(super) enum News {
     None,
     /// The end.
     Answer(Answer),
-}
-
-/// The answer to a request: that of the cache, or the engine's.
-///
-/// # Errors
-///
-/// As [`Call::begin`] and [`Call::next`].
-pub(super) fn answer(
-    request_type: &str,
-    text: Option<&str>,
-    texts: Option<&[Option<&str>]>,
-    params: Map<String, Value>,
-) -> Result<Answer, PgError> {
-    let named = |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
-    check(request_type, text, texts, params).map_err(named)?.settle(request_type)
-}
-
-/// The answer to work that was made up elsewhere, as a request of a type: that of the cache, or the engine's.
-///
-/// # Errors
-///
-/// As [`answer`].
-pub(super) fn answer_of(
-    request_type: &str,
-    task: Task,
-    subtasks: Subtasks,
-    params: Map<String, Value>,
-) -> Result<Answer, PgError> {
-    check_engine()?;
-    let params = Value::Object(params);
-    let (config, registry) = (catalog_cache::config()?, catalog_cache::models()?);
-    let model = request::model(task, &params, &registry)?;
-    let question = Question::of(request_type, &params, &subtasks, &model, &config);
-    Checked { subtasks, model, registry, question }.settle(request_type)
-}
-
-impl Checked {
-    /// Its answer: that of the cache, or the engine's.
-    fn settle(self, request_type: &str) -> Result<Answer, PgError> {
-        if let Some(question) = &self.question {
-            if let Some(answer) = question.answer() {
-                count_found(request_type, &self.model);
-                return Ok(answer);
-            }
-            access_counters::count_miss();
-        }
-        Call::start(request_type, self, false)?.finish()
-    }
-}
-
-/// How far the backends are apart on a model, by its name in the registry, or on the one that generates.
-///
-/// # Errors
-///
-/// As [`answer`]; XX001 where the file is not the registered one.
-pub(super) fn verification(name: Option<&str>, positions: usize) -> Result<Verification, PgError> {
-    let registry = catalog_cache::models()?;
-    let model = registry::of_any_task(name, &registry)?;
-    let subtasks = Subtasks::One(Work::Verify(Verify { text: None, positions }));
-    match outcome("verify", subtasks, model, registry)? {
-        Answer::Verification(verified) => Ok(verified),
-        _ => Err(request::unexpected()),
-    }
-}
-
-/// An element of an array, as a request.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Element<'a> {
-    /// The text.
-    pub(super) text: Option<&'a str>,
-    /// The texts of a request that has several.
-    pub(super) texts: Option<[Option<&'a str>; 2]>,
-}
-
-/// The answers to the elements of an array, which the engine works on together; `None` for those that are `None`, and under
-/// [`OnError::Null`] for those that cannot be answered.
-///
-/// # Errors
-///
-/// As [`answer`], of the first element that cannot be answered.
-pub(super) fn answers(
-    request_type: &str,
-    elements: &[Option<Element<'_>>],
-    params: &Map<String, Value>,
-    on_error: OnError,
-) -> Result<Vec<Option<Answer>>, PgError> {
-    let mut answers = vec![None; elements.len()];
-    let (mut parts, mut questions, mut places) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut chosen, mut found) = (None, None);
-    check_repeated(params, elements.len())?;
-    for (place, element) in elements.iter().enumerate() {
-        interrupts::check();
-        let Some(Element { text, texts }) = element else { continue };
-        let checked = check(request_type, *text, texts.as_ref().map(<[_; 2]>::as_slice), params.clone());
-        let Checked { subtasks, model, registry, question } = match checked {
-            Err(error) if on_error == OnError::Null && error.lasting => continue,
-            Err(mut error) => {
-                error.message = format!("element {}: {}", place + 1, error.message);
-                return Err(error);
-            }
-            Ok(checked) => checked,
-        };
-        if let Some(question) = &question {
-            answers[place] = question.answer();
-            if answers[place].is_some() {
-                found.get_or_insert(model);
-                continue;
-            }
-            access_counters::count_miss();
-        }
-        parts.push(subtasks);
-        questions.push(question);
-        places.push(place);
-        chosen.get_or_insert((model, registry));
-    }
-    let Some((model, registry)) = chosen else {
-        found.iter().for_each(|model| count_found(request_type, model));
-        return Ok(answers);
-    };
-    let checked = Checked {
-        subtasks: Subtasks::Many(parts, places.clone(), on_error),
-        model,
-        registry,
-        question: None,
-    };
-    let mut call = Call::prepare(request_type, checked, false)?;
-    (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
-    call.begin_work()?;
-    let Answer::Many(computed) = call.finish()? else { return Err(request::unexpected()) };
-    for (place, answer) in places.into_iter().zip(computed) {
-        answers[place] = answer;
-    }
-    Ok(answers)
-}
-
-/// Refuses parameters that are too much for so many elements, each of which is asked with all of them.
-fn check_repeated(params: &Map<String, Value>, elements: usize) -> Result<(), PgError> {
-    let bytes = serde_json::to_string(params).map_or(usize::MAX, |text| text.len()).saturating_mul(elements);
-    if bytes <= MAX_MESSAGE_BYTES {
-        return Ok(());
-    }
-    Err(PgError::new(
-        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-        format!("the parameters have {bytes} bytes for {elements} elements, {MAX_MESSAGE_BYTES} are allowed"),
-    )
-    .hint("Ask for fewer elements at a time, or with shorter examples and descriptions."))
-}
-
-/// An answer, and what it took.
-pub(super) struct Detailed {
-    pub(super) answer: Answer,
-    pub(super) usage: Usage,
-    pub(super) total_ms: i32,
-    /// What the model is called that has answered.
-    pub(super) model: String,
-}
-
-/// The engine's answer to a request, whatever the cache has, and what it took.
-///
-/// # Errors
-///
-/// As [`Call::begin`] and [`Call::next`].
-pub(super) fn answer_in_detail(
-    request_type: &str,
-    text: Option<&str>,
-    texts: Option<&[Option<&str>]>,
-    params: Map<String, Value>,
-) -> Result<Detailed, PgError> {
-    let named = |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
-    let name = Value::Object(params.clone());
-    let checked = check(request_type, text, texts, params).map_err(named)?;
-    let mut call = Call::start(request_type, checked, false)?;
-    loop {
-        if let News::Answer(answer) = call.next()? {
-            return Ok(Detailed {
-                answer,
-                usage: call.usage,
-                total_ms: i32::try_from(call.since.elapsed().as_millis()).unwrap_or(i32::MAX),
-                model: cache::model_name(&name, &call.model.source),
-            });
-        }
-    }
-}
-
-/// What comes of work that was checked.
-///
-/// # Errors
-///
-/// As [`Call::begin`] and [`Call::next`].
-pub(super) fn outcome(
-    request_type: &str,
-    subtasks: Subtasks,
-    model: Resolved,
-    registry: Rc<Models>,
-) -> Result<Answer, PgError> {
-    check_engine()?;
-    Call::start(request_type, Checked { subtasks, model, registry, question: None }, false)?.finish()
-}
-
-/// Says which of the rows of a statement an error is about.
-fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
-    let what = match request_type {
-        "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi"
-        | "summarize" => "text",
-        verb if is_plain(verb) => "text",
-        "rerank" => "query",
-        _ => "prompt",
-    };
-    match text {
-        Some(text) => error.detail(format!("The {}.", description(what, text))),
-        None => error,
-    }
-}
-
-/// Checks a request as the queue's trigger does.
-fn check(
-    request_type: &str,
-    text: Option<&str>,
-    texts: Option<&[Option<&str>]>,
-    params: Map<String, Value>,
-) -> Result<Checked, PgError> {
-    let params = Value::Object(params);
-    let (config, models) = (catalog_cache::config()?, catalog_cache::models()?);
-    let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
-    check_type(asked, &config)?;
-    check_params(request_type, &params, &config)?;
-    check_engine()?;
-    let (subtasks, model) = match request::subtasks(asked, &config, &models) {
-        Err(PgError { missing_model: Some(name), .. }) if guc::auto_pull() => {
-            pull::fetch(&name)?;
-            request::subtasks(asked, &config, &models)?
-        }
-        other => other?,
-    };
-    let question = Question::of(request_type, &params, &subtasks, &model, &config);
-    Ok(Checked { subtasks, model, registry: models, question })
-}
-
-/// Refuses a call where there is no engine, or nobody who may wait for it.
-fn check_engine() -> Result<(), PgError> {
-    if shmem::get().is_none() {
-        return Err(shmem::not_preloaded(
-            "there is no engine that could answer: pg_steadytext is not preloaded",
-        ));
-    }
-    if bgworker::is_worker() {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "the worker of pg_steadytext cannot wait for an answer",
-        )
-        .hint("Call the asynchronous functions from triggers of steadytext_queue."));
-    }
-    Ok(())
 }
 
 impl Call {
@@ -375,21 +110,29 @@ impl Call {
         Call::start(request_type, checked, true)
     }
 
-    /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
-    fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
+    /// Begins a request that was checked. `paced`: the text is read piece by piece, and the work pauses while nobody reads.
+    ///
+    /// # Errors
+    ///
+    /// As [`Call::prepare`] and [`Call::begin_work`].
+    pub(super) fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
         let mut call = Call::prepare(request_type, checked, paced)?;
         call.begin_work()?;
         Ok(call)
     }
 
     /// A call of which the engine has nothing yet. One that a limit refuses is none, and is not counted.
-    fn prepare(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
+    ///
+    /// # Errors
+    ///
+    /// 53400 where a limit of the role is reached.
+    pub(super) fn prepare(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
         let Checked { subtasks, model, registry, question } = checked;
         warn_of_choice(&model);
         rate_limits::admit(privilege::current_user(), subtasks.requests(), Asking::Call)?;
         let role = privilege::current_user().to_u32();
         Ok(Call {
-            tally: Some(Tally::begin(request_type, Some(model.name()), true)),
+            metrics: Some(RequestMetrics::begin(request_type, Some(model.name()), true)),
             model,
             registry,
             salt: u64::from(role),
@@ -412,7 +155,12 @@ impl Call {
         })
     }
 
-    fn begin_work(&mut self) -> Result<(), PgError> {
+    /// Hands as much of it to the engine as there is room for.
+    ///
+    /// # Errors
+    ///
+    /// 55000 where no engine can be reached.
+    pub(super) fn begin_work(&mut self) -> Result<(), PgError> {
         let connected = if self.client.is_none() { self.connect() } else { Ok(()) };
         let begun = connected.and_then(|()| self.fill());
         begun.inspect_err(|error| self.count_failure(error))
@@ -427,8 +175,8 @@ impl Call {
         let news = self.advance();
         match &news {
             Ok(News::Answer(_)) => {
-                if let Some(tally) = self.tally.take() {
-                    tally.completed(&self.usage);
+                if let Some(metrics) = self.metrics.take() {
+                    metrics.completed(&self.usage);
                 }
             }
             Ok(News::Text(_) | News::None) => {}
@@ -438,8 +186,8 @@ impl Call {
     }
 
     fn count_failure(&mut self, error: &PgError) {
-        if let Some(tally) = self.tally.take() {
-            tally.failed(error);
+        if let Some(metrics) = self.metrics.take() {
+            metrics.failed(error);
         }
     }
 
@@ -467,8 +215,8 @@ impl Call {
                 }
                 Ok(Some(FromEngine::Models(_) | FromEngine::State(_))) => {}
                 Ok(None) => {
-                    let line = Line { fd: client.as_raw_fd(), writing: client.wants_to_write() };
-                    interrupts::wait(LONGEST_WAIT, Some(line));
+                    let wait_fd = WaitFd { fd: client.as_raw_fd(), writing: client.wants_to_write() };
+                    interrupts::wait(LONGEST_WAIT, Some(wait_fd));
                 }
                 Err(error) => self.recover(Err(error))?,
             }
@@ -480,7 +228,7 @@ impl Call {
     /// # Errors
     ///
     /// As [`Call::next`].
-    fn finish(mut self) -> Result<Answer, PgError> {
+    pub(super) fn finish(mut self) -> Result<Answer, PgError> {
         loop {
             if let News::Answer(answer) = self.next()? {
                 return Ok(answer);
@@ -590,7 +338,7 @@ impl Call {
         for (question, subtasks) in self.questions.iter_mut().zip(parts) {
             *question = question.as_ref().map(|question| question.with_model(subtasks, &with));
         }
-        self.tally.iter_mut().for_each(|tally| tally.name_model(with.name()));
+        self.metrics.iter_mut().for_each(|metrics| metrics.name_model(with.name()));
         self.model = with;
         self.stages.restart();
         self.under_way.clear();
@@ -697,17 +445,17 @@ impl Drop for Call {
             activity::end(line);
         }
         // An interrupt, or nobody reads on.
-        if let Some(tally) = self.tally.take() {
-            tally.cancelled();
+        if let Some(metrics) = self.metrics.take() {
+            metrics.cancelled();
         }
     }
 }
 
 /// Counts a call that the cache has answered.
-fn count_found(request_type: &str, model: &Resolved) {
-    let mut tally = Tally::begin(request_type, Some(model.name()), true);
-    tally.found();
-    tally.completed(&Usage::default());
+pub(super) fn count_found(request_type: &str, model: &Resolved) {
+    let mut metrics = RequestMetrics::begin(request_type, Some(model.name()), true);
+    metrics.found();
+    metrics.completed(&Usage::default());
 }
 
 fn engine_went() -> PgError {

@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::call;
+use super::answers;
 use super::enqueue::enqueue;
 use super::sync::{Pieces, begin_pieces};
 use crate::pg::catalog_cache;
@@ -32,7 +32,7 @@ fn chat(
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, None, options).or_raise();
     let answer = read(messages, params)
-        .and_then(|(prompt, params)| call::answer("generate", Some(&prompt), None, params))
+        .and_then(|(prompt, params)| answers::answer("generate", Some(&prompt), None, params))
         .and_then(Answer::into_text);
     on_error.settle(answer)
 }

@@ -17,7 +17,7 @@ use steadytext_engine::socket::{Caller, Client, FromEngine, Refusal};
 
 use crate::pg::error::PgError;
 use crate::pg::files::Descriptor;
-use crate::pg::interrupts::Line;
+use crate::pg::interrupts::WaitFd;
 use crate::pg::{engine_leader, interrupts, privilege};
 
 /// How long a call waits for an engine to be there.
@@ -146,8 +146,8 @@ pub(super) fn loaded_models() -> Result<Vec<LoadedModel>, PgError> {
             }
             Ok(Some(FromEngine::Event(_) | FromEngine::State(_))) => {}
             Ok(None) => {
-                let line = Line { fd: connection.as_raw_fd(), writing: connection.wants_to_write() };
-                interrupts::wait(deadline.saturating_duration_since(Instant::now()), Some(line));
+                let wait_fd = WaitFd { fd: connection.as_raw_fd(), writing: connection.wants_to_write() };
+                interrupts::wait(deadline.saturating_duration_since(Instant::now()), Some(wait_fd));
             }
             Ok(Some(FromEngine::Refused(_))) => break,
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(no_memory()),

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::{Constraint, Error, keep_written_order};
 
-use super::call;
+use super::answers;
 use super::enqueue::enqueue;
 use super::prompt;
 use super::refuse::refuse_unsafe;
@@ -157,7 +157,7 @@ fn generate_choice(
 }
 
 fn answer(request_type: &str, prompt: &str, params: Map<String, Value>, on_error: OnError) -> Option<String> {
-    on_error.settle(call::answer(request_type, Some(prompt), None, params).and_then(Answer::into_text))
+    on_error.settle(answers::answer(request_type, Some(prompt), None, params).and_then(Answer::into_text))
 }
 
 /// A schema of another type than jsonb, whose text is `stored` as jsonb has it: the same, with the order of properties that it was

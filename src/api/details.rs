@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use super::call;
+use super::answers;
 use super::prompt;
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
@@ -45,7 +45,7 @@ fn generate_details(
     let params = with_options(params, system_prompt, options).or_raise();
     let prompt = prompt::filled(prompt, variables).or_raise();
     let detailed = prompt.and_then(|prompt| {
-        let detailed = call::answer_in_detail("generate", Some(&prompt), None, params);
+        let detailed = answers::answer_in_detail("generate", Some(&prompt), None, params);
         let with_text = detailed.and_then(|detailed| Ok((detailed.answer.clone().into_text()?, detailed)));
         on_error.settle(with_text)
     });

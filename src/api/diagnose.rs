@@ -12,7 +12,7 @@ use super::connection;
 use super::models::{may_diagnose, memory_limit_mb, of_engine};
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::shmem::{Lane, Process};
+use crate::pg::shmem::{Pace, Process};
 use crate::pg::{engine_leader, environment, files, guc, shmem, slots};
 use crate::registry::{self, Task, Wanted, directory, is_obeyed};
 
@@ -97,8 +97,8 @@ fn processes() -> Option<Check> {
     let slot = slots::mine()?;
     let wanted = [
         (Process::Worker, "the worker"),
-        (Process::Vectorizer(Lane::Prompt), "the process that works for vectorizers"),
-        (Process::Vectorizer(Lane::Patient), "the process that makes indexes of vectorizers"),
+        (Process::Vectorizer(Pace::Fast), "the process that works for vectorizers"),
+        (Process::Vectorizer(Pace::Slow), "the process that makes indexes of vectorizers"),
     ];
     let missing: Vec<&str> = wanted
         .into_iter()

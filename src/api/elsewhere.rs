@@ -8,7 +8,7 @@
 use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::Value;
-use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble};
+use steadytext_engine::remote_job::{self, JobFailure, Prepared, Refusal, RemoteJob, Report};
 use steadytext_engine::{Error, Generate, Output, Work};
 
 use crate::pg::catalog_cache;
@@ -178,13 +178,13 @@ fn default_models() -> Vec<Option<String>> {
 }
 
 fn check_version(version: Option<&str>) -> Result<(), PgError> {
-    if version == Some(errand::VERSION) {
+    if version == Some(remote_job::VERSION) {
         return Ok(());
     }
     let shown: String = version.unwrap_or("none").chars().take(16).collect();
     Err(PgError::new(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("the worker has version {shown}, the server's library has {}", errand::VERSION),
+        format!("the worker has version {shown}, the server's library has {}", remote_job::VERSION),
     )
     .hint("Run a worker of the same version: another one may compute other bytes."))
 }
@@ -222,13 +222,13 @@ fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> Prepared {
     let mut bytes = 0_usize;
     for index in first..subtasks.len() {
         let work = subtasks.work_for(index, model);
-        bytes = bytes.saturating_add(errand::encoded_bytes(&work).unwrap_or(usize::MAX));
+        bytes = bytes.saturating_add(remote_job::encoded_bytes(&work).unwrap_or(usize::MAX));
         if bytes > MAX_PART_BYTES && !works.is_empty() {
             break;
         }
         works.push(work);
     }
-    Prepared::Errand(Errand { model: model.wanted_model(), count: subtasks.len(), works })
+    Prepared::Job(RemoteJob { model: model.wanted_model(), count: subtasks.len(), works })
 }
 
 fn refused(error: &PgError) -> Prepared {
@@ -240,7 +240,7 @@ fn refused(error: &PgError) -> Prepared {
 }
 
 fn encoded(prepared: &Prepared) -> Result<Vec<u8>, PgError> {
-    let bytes = errand::encode(prepared).map_err(|error| Failure::from(error).error)?;
+    let bytes = remote_job::encode(prepared).map_err(|error| Failure::from(error).error)?;
     if bytes.len() <= MAX_VALUE_BYTES {
         return Ok(bytes);
     }
@@ -249,7 +249,7 @@ fn encoded(prepared: &Prepared) -> Result<Vec<u8>, PgError> {
         PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         "the request is too long for a worker elsewhere",
     );
-    errand::encode(&refused(&error)).map_err(|error| Failure::from(error).error)
+    remote_job::encode(&refused(&error)).map_err(|error| Failure::from(error).error)
 }
 
 fn further(
@@ -332,7 +332,7 @@ fn read(report: &[u8]) -> Result<Report, Failure> {
         );
         return Err(Failure { error, retry: false });
     }
-    errand::decode(report).map_err(Failure::from)
+    remote_job::decode(report).map_err(Failure::from)
 }
 
 /// What becomes of a request that is reported. A report has the outputs of all stages up to now, so that nothing is kept here.
@@ -348,11 +348,11 @@ fn outcome(
         read(report.unwrap_or_default())?;
     let outputs = match outputs {
         Ok(outputs) => outputs,
-        Err(Trouble::Model(refusal)) => {
+        Err(JobFailure::Model(refusal)) => {
             let error = PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, shown(&refusal.message));
             return Err(Failure { error, retry: refusal.retry });
         }
-        Err(Trouble::Failed { subtask, error }) => {
+        Err(JobFailure::Failed { subtask, error }) => {
             let (subtasks, _) = work(request_type, prompt, prompts, params).map_err(lasting)?;
             let Failure { error, retry } = Failure::from(error);
             let error = PgError { message: shown(&error.message), ..error };

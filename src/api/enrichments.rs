@@ -10,7 +10,7 @@ use crate::registry::{self, Wanted};
 use crate::request::checks::{check_columns, check_params, check_type};
 use crate::request::params::{self, Unused};
 use crate::request::verb_checks::is_verb;
-use crate::request::{Asked, check_model, task_of, wanted, wording};
+use crate::request::{Asked, check_model, prompt_source, task_of, wanted};
 
 /// Stands for the text of a row, which is checked when there is one.
 const ANY_TEXT: &str = "pg_steadytext";
@@ -27,7 +27,7 @@ fn check(request_type: &str, params: Jsonb<'_>) -> Result<(), PgError> {
     check_columns(request_type, true, false)?;
     let mut params = params::read(request_type, Some(params), Unused::Refused, &config)?;
     if is_verb(request_type) {
-        wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+        prompt_source::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     }
     check_type(Asked { request_type, prompt: Some(ANY_TEXT), prompts: None, params: &params }, &config)?;
     check_params(request_type, &params, &config)?;

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 use serde_json::{Map, Value, json};
 
-use super::call;
+use super::answers;
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::group_state::{self, GroupState};
@@ -213,7 +213,7 @@ fn summary(rows: &[Row<'_>], max_words: i64) -> Result<String, PgError> {
 fn answer(summary: Summary) -> Result<String, PgError> {
     let level = Level::first(summary);
     level.check_prompt()?;
-    call::answer_of("summarize", Task::Generate, Subtasks::Summary(level), Map::new())
+    answers::answer_of("summarize", Task::Generate, Subtasks::Summary(level), Map::new())
         .and_then(Answer::into_text)
 }
 

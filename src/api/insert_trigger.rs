@@ -29,9 +29,9 @@ use crate::registry::Wanted;
 use crate::request::batch_checks;
 use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
 use crate::request::params::{self, Unused};
+use crate::request::prompt_source;
 use crate::request::verb_checks::is_verb;
-use crate::request::wording;
-use crate::request::{Asked, DEFAULT_MODEL, Tally, Usage, check_model, default_to_remember, wanted};
+use crate::request::{Asked, DEFAULT_MODEL, RequestMetrics, Usage, check_model, default_to_remember, wanted};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -263,9 +263,9 @@ fn complete<'a>(
 
 /// Counts a request that the cache has answered.
 fn count_found(request_type: &str, model: Option<&str>) {
-    let mut tally = Tally::begin(request_type, model, true);
-    tally.found();
-    tally.completed(&Usage::default());
+    let mut metrics = RequestMetrics::begin(request_type, model, true);
+    metrics.found();
+    metrics.completed(&Usage::default());
 }
 
 /// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before
@@ -298,7 +298,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     let mut params =
         params::read(request_type, row.jsonb(columns.at(QueueColumn::Params)), Unused::Refused, config)?;
     let is_reworded =
-        is_verb(request_type) && wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+        is_verb(request_type) && prompt_source::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     let prompt = row.text(columns.at(QueueColumn::Prompt));
     let given = Given { request_type, prompt, prompts, params, is_reworded };
     check_type(given.asked(), config)?;

@@ -1,6 +1,7 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod answers;
 mod arrays;
 mod audit;
 mod batch;
@@ -9,6 +10,7 @@ mod cache_lookup;
 mod call;
 mod cancel;
 mod chat;
+mod checked;
 mod classified;
 mod connection;
 mod constrained;
@@ -28,6 +30,7 @@ mod insert_trigger;
 mod lane;
 mod models;
 mod plain_verbs;
+mod poison_rows;
 mod prompt;
 mod protocol;
 mod pull;
@@ -42,7 +45,6 @@ mod summarize;
 mod sync;
 mod tables;
 mod tokens;
-mod trouble;
 mod vectorizers;
 mod verbs;
 mod verify;

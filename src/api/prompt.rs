@@ -13,8 +13,8 @@ use crate::pg::error::{OrRaise, PgError};
 use crate::pg::interrupts::with_signals_blocked;
 use crate::pg::jsonb::{self, Item, Jsonb};
 use crate::pg::spi::{self, Mode};
+use crate::request::prompt_source::{self, of_template};
 use crate::request::prompts as builtin;
-use crate::request::wording::{self, of_template};
 
 /// Values in the variables of a prompt, those in lists and objects included.
 const MAX_VALUES: usize = 10_000;
@@ -63,7 +63,7 @@ fn builtin_prompt(
 #[pg_extern(immutable, parallel_safe)]
 fn check_replacement(slug: Option<&str>, template: Option<&str>) {
     if let (Some(slug), Some(template)) = (slug, template) {
-        wording::check(slug, template).or_raise();
+        prompt_source::check(slug, template).or_raise();
     }
 }
 

@@ -9,7 +9,7 @@ use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::{as_owner, current_user, is_administrator, is_monitor, may_manage};
 use crate::pg::pulls::{self, Done, Look, Running, Ticket, Wanted};
 use crate::pg::{catalog, catalog_cache, interrupts};
-use crate::registry::Commission;
+use crate::registry::DownloadRequest;
 
 /// How often it is looked whether a download has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -48,20 +48,19 @@ fn model_pull_cancel(name: Option<&str>) -> Option<bool> {
 }
 
 fn pull(name: &str, wait: bool) -> Result<String, PgError> {
-    let commission = Commission::of(name)?;
+    let request = DownloadRequest::of(name)?;
     if !wait {
-        begin(&commission, false)?;
+        begin(&request, false)?;
         return Ok(name.to_owned());
     }
-    finish(&commission, true)
+    finish(&request, true)
 }
 
-fn begin(commission: &Commission, wait: bool) -> Result<Ticket, PgError> {
-    let text = serde_json::to_string(commission)
+fn begin(request: &DownloadRequest, wait: bool) -> Result<Ticket, PgError> {
+    let text = serde_json::to_string(request)
         .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
-    let key = commission.key();
-    let wanted =
-        Wanted { key: &key, label: &commission.label, commission: &text, owner: current_user(), wait };
+    let key = request.key();
+    let wanted = Wanted { key: &key, label: &request.label, request: &text, owner: current_user(), wait };
     pulls::begin(&wanted).map(|(ticket, _)| ticket)
 }
 
@@ -75,8 +74,8 @@ impl Drop for Waiting {
 }
 
 /// Waits for the download of a model; `tells`: and tells the client how far it is.
-fn finish(commission: &Commission, tells: bool) -> Result<String, PgError> {
-    let waiting = Waiting(begin(commission, true)?);
+fn finish(request: &DownloadRequest, tells: bool) -> Result<String, PgError> {
+    let waiting = Waiting(begin(request, true)?);
     let mut told = None::<Instant>;
     loop {
         // Whatever ends this statement drops `waiting`.
@@ -84,7 +83,7 @@ fn finish(commission: &Commission, tells: bool) -> Result<String, PgError> {
         match pulls::look(waiting.0) {
             Look::Done(done) => {
                 if tells {
-                    tell(arrived(&commission.label, &done));
+                    tell(arrived(&request.label, &done));
                 }
                 return Ok(done.name);
             }
@@ -133,7 +132,7 @@ fn described(running: &Running) -> String {
 
 /// Waits until the file of a registered model is there, where pg_steadytext.auto_pull lets requests do so.
 pub(super) fn fetch(name: &str) -> Result<(), PgError> {
-    finish(&Commission::for_request(name)?, false).map(|_| ())
+    finish(&DownloadRequest::for_request(name)?, false).map(|_| ())
 }
 
 /// The downloads that are going on, for those who may know of them.

@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::{Map, Value};
 
-use super::call;
+use super::answers;
 use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
 use crate::request::arguments::rerank_params;
@@ -115,7 +115,7 @@ fn rerank_batch(
             check_together(&documents)?;
             with_ids(&mut params, document_ids)?;
             params.insert("documents".to_owned(), documents.into_iter().map(Value::from).collect());
-            call::answer("batch_rerank", None, Some(&texts(&queries, "Queries")?), params)
+            answers::answer("batch_rerank", None, Some(&texts(&queries, "Queries")?), params)
         });
         on_error.settle(answer.and_then(lines))
     });
@@ -138,7 +138,7 @@ fn ranked(
     let Some((query, documents)) = query.zip(documents) else { return Vec::new() };
     let answer = texts(&documents, "Documents").and_then(|documents| {
         with_ids(&mut params, ids)?;
-        call::answer("rerank", Some(query), Some(&documents), params)
+        answers::answer("rerank", Some(query), Some(&documents), params)
     });
     on_error.settle(answer.and_then(lines)).unwrap_or_default()
 }

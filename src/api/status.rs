@@ -2,10 +2,10 @@
 
 use pgrx::prelude::*;
 
-use super::trouble::unpacked;
+use super::poison_rows::unpacked;
 use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
-use crate::pg::shmem::{Lane, Process, Slot};
+use crate::pg::shmem::{Pace, Process, Slot};
 use crate::pg::slots::State;
 use crate::pg::{activity, catalog, catalog_cache, engine_leader, shmem, slots};
 use crate::registry::status;
@@ -132,7 +132,7 @@ fn worker_state() -> TableIterator<
     };
     let message = message.map(str::to_owned).or_else(|| {
         let said: Vec<String> =
-            slot.and_then(trouble).into_iter().chain(slot.and_then(missing)).chain(panics()).collect();
+            slot.and_then(row_error).into_iter().chain(slot.and_then(missing)).chain(panics()).collect();
         (!said.is_empty()).then(|| said.join("; "))
     });
     let pid = slot.map(|slot| slot.pid.load(Relaxed)).filter(|pid| *pid != 0);
@@ -155,35 +155,35 @@ pub(super) const NO_PLACE: &str =
 
 /// What to say of processes that should work for vectorizers and have no place.
 fn missing(slot: &Slot) -> Option<String> {
-    let is_missing = Lane::ALL.into_iter().any(|lane| slot.is_without_place(Process::Vectorizer(lane)));
+    let is_missing = Pace::ALL.into_iter().any(|pace| slot.is_without_place(Process::Vectorizer(pace)));
     is_missing.then(|| {
         format!("a process that works for vectorizers and enrichments cannot be started: {NO_PLACE}")
     })
 }
 
-/// Why the process does not run that one of them waits for: the prompt one, without which there is no other, or the patient one.
+/// Why the process does not run that one of them waits for: the fast one, without which there is no other, or the slow one.
 #[pg_extern(volatile, parallel_restricted)]
-fn process_problem(patient: Option<bool>) -> Option<String> {
+fn process_problem(slow: Option<bool>) -> Option<String> {
     let slot = slots::mine()?;
-    let is_missing = |lane: Lane| slot.is_without_place(Process::Vectorizer(lane));
-    let waits = is_missing(Lane::Prompt) || (patient == Some(true) && is_missing(Lane::Patient));
+    let is_missing = |pace: Pace| slot.is_without_place(Process::Vectorizer(pace));
+    let waits = is_missing(Pace::Fast) || (slow == Some(true) && is_missing(Pace::Slow));
     if waits { missing(slot) } else { None }
 }
 
 /// For how long the state of a worker speaks of a request that could not be written.
-const TROUBLE_MICROSECONDS: i64 = 3_600_000_000;
+const ROW_ERROR_MICROSECONDS: i64 = 3_600_000_000;
 
 /// What to say of requests that could not be written lately.
-fn trouble(slot: &Slot) -> Option<String> {
-    let at = slot.trouble_at.load(Relaxed);
-    if at == 0 || activity::now() - at > TROUBLE_MICROSECONDS {
+fn row_error(slot: &Slot) -> Option<String> {
+    let at = slot.row_error_at.load(Relaxed);
+    if at == 0 || activity::now() - at > ROW_ERROR_MICROSECONDS {
         return None;
     }
     Some(format!(
         "request {} could not be written (SQLSTATE {}), the last of {} such errors; look at the triggers, rules and constraints of steadytext_queue, and at the server log",
-        slot.trouble_id.load(Relaxed),
-        unpacked(slot.trouble_code.load(Relaxed)),
-        slot.troubles.load(Relaxed),
+        slot.row_error_id.load(Relaxed),
+        unpacked(slot.row_error_code.load(Relaxed)),
+        slot.row_errors.load(Relaxed),
     ))
 }
 

@@ -3,8 +3,8 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
+use super::answers;
 use super::arrays::{self, Texts};
-use super::call;
 use super::enqueue::enqueue;
 use super::refuse::refuse_unsafe;
 use crate::pg::error::{OrRaise, PgError};
@@ -32,7 +32,7 @@ fn summarize_text(
     refuse_unsafe(unsafe_mode);
     let (on_error, text) = (OnError::of(on_error), input_text?);
     let params = params(metadata, max_words, verb_params(use_cache, seed, model)).or_raise();
-    on_error.settle(call::answer("summarize", Some(text), None, params).and_then(Answer::into_text))
+    on_error.settle(answers::answer("summarize", Some(text), None, params).and_then(Answer::into_text))
 }
 
 /// As [`summarize_text`], of each text.

@@ -7,7 +7,8 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::call::{self, Call, News};
+use super::answers;
+use super::call::{Call, News};
 use super::prompt;
 use super::refuse::refuse_unsafe;
 use crate::pg::error::OrRaise;
@@ -38,7 +39,7 @@ fn generate(
     let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    on_error.settle(call::answer("generate", Some(&prompt), None, params).and_then(Answer::into_text))
+    on_error.settle(answers::answer("generate", Some(&prompt), None, params).and_then(Answer::into_text))
 }
 
 /// Computes an embedding.
@@ -59,7 +60,7 @@ fn embed(
     refuse_unsafe(unsafe_mode);
     let (on_error, text) = (OnError::of(on_error), text_input?);
     let params = embed_params(use_cache, seed, model, mode, task, truncate, dimensions);
-    match on_error.settle(call::answer("embed", Some(text), None, params))? {
+    match on_error.settle(answers::answer("embed", Some(text), None, params))? {
         Answer::Embedding(vector) => Some(vector),
         _ => unexpected().raise(),
     }

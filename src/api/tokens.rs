@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 use steadytext_engine::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy, Work};
 
-use super::call;
+use super::answers;
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
 use crate::registry::{self, Resolved, Task, Wanted};
@@ -116,7 +116,7 @@ fn chunks(
 fn tokenized(work: Work, model: Resolved) -> Result<Answer, PgError> {
     check_length(work.text_bytes(), &*catalog_cache::config()?)?;
     let models = catalog_cache::models()?;
-    call::outcome("tokenize", Subtasks::One(work), model, models)
+    answers::outcome("tokenize", Subtasks::One(work), model, models)
 }
 
 /// The model of this name, whatever task it has; the one that generates where none is named.

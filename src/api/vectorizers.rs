@@ -11,7 +11,7 @@ use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::as_owner;
 use crate::pg::rate_limits::StatementOfOthers;
-use crate::pg::shmem::Lane;
+use crate::pg::shmem::Pace;
 use crate::pg::spi::{self, Arg, KeptPlans, Mode, Row};
 use crate::pg::{after_commit, interrupts, noted_keys, slots};
 
@@ -92,7 +92,7 @@ fn is_vectorizing() -> bool {
 /// What follows in this step of a vectorizer, whose time was over, gets some more. False where it does not: another process begins it anew.
 #[pg_extern(volatile, parallel_unsafe)]
 fn renew_step_limit() -> bool {
-    let renews = slots::my_lane() == Some(Lane::Patient);
+    let renews = slots::my_pace() == Some(Pace::Slow);
     if renews {
         interrupts::renew_time_limit(RENEWED_LIMIT);
     }

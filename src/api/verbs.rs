@@ -7,8 +7,8 @@ use pgrx::name;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
+use super::answers::{self, Element};
 use super::arrays::{self, Texts};
-use super::call::{self, Element};
 use super::enqueue::enqueue;
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
@@ -16,7 +16,7 @@ use crate::pg::jsonb::{self, Jsonb};
 use crate::pg::kept_prompts;
 use crate::request::arguments::{classify_params, verb_params};
 use crate::request::params::{check_bytes as check_bytes_of_params, check_elements};
-use crate::request::{Answer, Categories, OnError, unexpected, wording};
+use crate::request::{Answer, Categories, OnError, prompt_source, unexpected};
 
 /// Most elements of the examples of a classification, brackets included.
 const MAX_EXAMPLE_ELEMENTS: usize = 4096;
@@ -127,7 +127,7 @@ fn verb_similarity(
     let on_error = OnError::of(on_error);
     let texts = [Some(a?), Some(b?)];
     let params = verb_params(use_cache, seed, model);
-    let answer = call::answer("similarity", None, Some(&texts), params).and_then(Answer::into_text);
+    let answer = answers::answer("similarity", None, Some(&texts), params).and_then(Answer::into_text);
     on_error.settle(answer).map(|text| number(&text))
 }
 
@@ -156,7 +156,7 @@ fn verb_similarity_array(
     let elements: Vec<Option<Element<'_>>> =
         pairs.map(|(a, b)| Some(Element { text: None, texts: Some([Some(a?), Some(b?)]) })).collect();
     let params = verb_params(use_cache, seed, model);
-    let answers = call::answers("similarity", &elements, &params, on_error).or_raise();
+    let answers = answers::answers("similarity", &elements, &params, on_error).or_raise();
     Some(
         answers
             .into_iter()
@@ -375,7 +375,7 @@ pub(super) fn text_of(
 ) -> Option<String> {
     let (on_error, text) = (OnError::of(on_error), text?);
     let params = worded(request_type, params).or_raise();
-    on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_text))
+    on_error.settle(answers::answer(request_type, Some(text), None, params).and_then(Answer::into_text))
 }
 
 /// The answers to the texts of an array.
@@ -413,7 +413,7 @@ fn texts_of(
 /// The parameters with the prompt that the database keeps in the place of the library's, as the queue's trigger adds it.
 fn worded(request_type: &str, params: Map<String, Value>) -> Result<Map<String, Value>, PgError> {
     let mut params = Value::Object(params);
-    wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+    prompt_source::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     match params {
         Value::Object(params) => Ok(params),
         _ => Ok(Map::new()),
@@ -428,7 +428,7 @@ fn categories_of(
 ) -> Option<Categories> {
     let on_error = OnError::of(on_error);
     let params = worded(request_type, params).or_raise();
-    on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
+    on_error.settle(answers::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
 }
 
 /// A number as answers have it.

@@ -4,7 +4,7 @@ use pgrx::name;
 use pgrx::prelude::*;
 use steadytext_engine::MAX_POSITIONS;
 
-use super::call;
+use super::answers;
 use crate::pg::error::{OrRaise, PgError};
 
 /// How far the logits behind each token of a short text are apart.
@@ -34,7 +34,7 @@ fn model_verify(
         .hint("Each is a token that both backends compute; 64 are enough for most purposes.")
         .raise()
     };
-    let verified = call::verification(name, positions).or_raise();
+    let verified = answers::verification(name, positions).or_raise();
     let bound = verified.bound;
     TableIterator::new(verified.rows.into_iter().map(move |row| {
         // A zero byte is a token of some models, and of no text.

@@ -12,8 +12,8 @@ mod connect;
 mod dsn;
 mod endpoints;
 mod engine;
-mod flight;
 mod http;
+mod in_flight;
 mod listen;
 mod log;
 mod models;
@@ -24,7 +24,7 @@ mod protocol;
 mod serve;
 mod shared;
 mod tls;
-mod trouble;
+mod turn_error;
 
 use std::process::ExitCode;
 use std::sync::Arc;

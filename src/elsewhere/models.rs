@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use steadytext_engine::ModelSource;
-use steadytext_engine::errand::{Refusal, WantedModel};
+use steadytext_engine::remote_job::{Refusal, WantedModel};
 
 use crate::endpoints::Endpoint;
 

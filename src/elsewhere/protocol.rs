@@ -12,11 +12,11 @@ use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{FromSql, Oid, ToSql, Type};
 use postgres::{Client, Row};
 use steadytext_engine::BackendChoice;
-use steadytext_engine::errand::{Refusal, VERSION};
+use steadytext_engine::remote_job::{Refusal, VERSION};
 
 use crate::engine::Terms;
 use crate::models::Registered;
-use crate::trouble::Trouble;
+use crate::turn_error::TurnError;
 
 /// Registered models that are looked at.
 const MAX_MODELS: usize = 10_000;
@@ -36,7 +36,7 @@ pub(crate) struct Claimed {
     pub(crate) held: Held,
     pub(crate) owner: u32,
     pub(crate) priority: u8,
-    /// [`steadytext_engine::errand::Prepared`].
+    /// [`steadytext_engine::remote_job::Prepared`].
     pub(crate) prepared: Vec<u8>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) enum Stored {
     /// The row has ended or is tried again.
     Done,
-    /// There is another stage, as [`steadytext_engine::errand::Prepared`].
+    /// There is another stage, as [`steadytext_engine::remote_job::Prepared`].
     More(Vec<u8>),
     /// It is no longer ours.
     Lost,
@@ -97,13 +97,13 @@ fn rows(
     sql: &str,
     parameters: &[Parameter<'_>],
     most: usize,
-) -> Result<Vec<Row>, Trouble> {
+) -> Result<Vec<Row>, TurnError> {
     let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
     let mut coming = client.query_typed_raw(sql, parameters)?;
     let mut rows = Vec::new();
     while let Some(row) = coming.next()? {
         if rows.len() == most {
-            return Err(Trouble::Unexpected("there are too many rows"));
+            return Err(TurnError::Unexpected("there are too many rows"));
         }
         rows.push(row);
     }
@@ -111,17 +111,17 @@ fn rows(
 }
 
 /// The one row of a statement.
-fn only_row(client: &mut Client, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Trouble> {
+fn only_row(client: &mut Client, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, TurnError> {
     let row = rows(client, sql, parameters, 1)?.pop();
-    row.ok_or(Trouble::Unexpected("there is no row"))
+    row.ok_or(TurnError::Unexpected("there is no row"))
 }
 
-fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Trouble> {
-    row.try_get(column).map_err(|_| Trouble::Unexpected("a column has another type"))
+fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, TurnError> {
+    row.try_get(column).map_err(|_| TurnError::Unexpected("a column has another type"))
 }
 
 /// The settings of the server on which bytes depend.
-pub(crate) fn terms(client: &mut Client) -> Result<Terms, Trouble> {
+pub(crate) fn terms(client: &mut Client) -> Result<Terms, TurnError> {
     let row = only_row(
         client,
         "select coalesce(pg_catalog.current_setting('pg_steadytext.kv_cache_type', true), ''),
@@ -137,7 +137,7 @@ pub(crate) fn terms(client: &mut Client) -> Result<Terms, Trouble> {
 }
 
 /// The registered models that workers elsewhere may compute.
-pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, Trouble> {
+pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, TurnError> {
     let rows = rows(
         client,
         "select name, file, sha256, placement from steadytext.worker_models() limit 10000",
@@ -156,7 +156,7 @@ pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, Trouble> {
 }
 
 /// Claims requests, and has the server make work of them.
-pub(crate) fn claim(client: &mut Client, wanted: Wanted<'_>) -> Result<Vec<Claimed>, Trouble> {
+pub(crate) fn claim(client: &mut Client, wanted: Wanted<'_>) -> Result<Vec<Claimed>, TurnError> {
     let limit = i32::try_from(wanted.limit).unwrap_or(i32::MAX);
     let after: Option<Oid> = wanted.after_role;
     let rows = rows(
@@ -194,7 +194,7 @@ pub(crate) fn more_work(
     held: Held,
     first: usize,
     report: Option<&[u8]>,
-) -> Result<Option<Vec<u8>>, Trouble> {
+) -> Result<Option<Vec<u8>>, TurnError> {
     let first = i32::try_from(first).unwrap_or(i32::MAX);
     let row = only_row(
         client,
@@ -216,7 +216,7 @@ pub(crate) fn extend(
     worker: &str,
     held: &[Held],
     lease_s: i32,
-) -> Result<Vec<Held>, Trouble> {
+) -> Result<Vec<Held>, TurnError> {
     let (ids, attempts) = columns(held);
     let rows = rows(
         client,
@@ -233,7 +233,7 @@ pub(crate) fn extend(
 }
 
 /// Gives requests back; those that could not be, because somebody has them locked.
-pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<Vec<i64>, Trouble> {
+pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<Vec<i64>, TurnError> {
     let (ids, attempts) = columns(held);
     let parameters: [Parameter<'_>; 3] =
         [(&worker, Type::TEXT), (&ids, Type::INT8_ARRAY), (&attempts, Type::INT4_ARRAY)];
@@ -246,7 +246,7 @@ pub(crate) fn report(
     client: &mut Client,
     worker: &str,
     reports: &[(Held, &[u8])],
-) -> Result<HashMap<i64, Stored>, Trouble> {
+) -> Result<HashMap<i64, Stored>, TurnError> {
     let (ids, attempts) = columns(&reports.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let bytes: Vec<&[u8]> = reports.iter().map(|(_, report)| *report).collect();
     let rows = rows(
@@ -268,7 +268,7 @@ pub(crate) fn refuse(
     client: &mut Client,
     worker: &str,
     refusals: &[(Held, &Refusal)],
-) -> Result<HashMap<i64, Stored>, Trouble> {
+) -> Result<HashMap<i64, Stored>, TurnError> {
     let (ids, attempts) = columns(&refusals.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let errors: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.message.as_str()).collect();
     let codes: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.code.as_str()).collect();
@@ -290,7 +290,7 @@ pub(crate) fn refuse(
 }
 
 /// Looks after rows of dead workers elsewhere, and retries that are due.
-pub(crate) fn tidy(client: &mut Client) -> Result<(), Trouble> {
+pub(crate) fn tidy(client: &mut Client) -> Result<(), TurnError> {
     only_row(client, "select steadytext.rescue_requests(null), steadytext.promote_requests()", &[]).map(drop)
 }
 
@@ -299,7 +299,7 @@ pub(crate) fn outlook(
     client: &mut Client,
     models: &[String],
     types: Option<&[String]>,
-) -> Result<Outlook, Trouble> {
+) -> Result<Outlook, TurnError> {
     let row = only_row(
         client,
         "select alone_due, due_in from steadytext.queue_outlook(1, $1, $2)",
@@ -309,7 +309,7 @@ pub(crate) fn outlook(
 }
 
 /// Says that the worker lives.
-pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(), Trouble> {
+pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(), TurnError> {
     let models = serde_json::Value::from(said.models).to_string();
     only_row(
         client,
@@ -330,7 +330,7 @@ pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(),
 }
 
 /// Says that the worker has ended.
-pub(crate) fn end_heartbeat(client: &mut Client, worker: &str) -> Result<(), Trouble> {
+pub(crate) fn end_heartbeat(client: &mut Client, worker: &str) -> Result<(), TurnError> {
     let parameters: [Parameter<'_>; 1] = [(&worker, Type::TEXT)];
     only_row(client, "select null::pg_catalog.text from steadytext.end_heartbeat($1)", &parameters).map(drop)
 }
@@ -339,7 +339,7 @@ fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }
 
-fn outcomes(rows: &[Row]) -> Result<HashMap<i64, Stored>, Trouble> {
+fn outcomes(rows: &[Row]) -> Result<HashMap<i64, Stored>, TurnError> {
     let stored = |row: &Row| {
         let stored = match get::<&str>(row, 1)? {
             "done" | "retried" | "failed" => Stored::Done,
@@ -347,7 +347,7 @@ fn outcomes(rows: &[Row]) -> Result<HashMap<i64, Stored>, Trouble> {
             "refused" => Stored::Refused,
             "lost" => Stored::Lost,
             "more" => Stored::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
-            _ => return Err(Trouble::Unexpected("the outcome is none that there is")),
+            _ => return Err(TurnError::Unexpected("the outcome is none that there is")),
         };
         Ok((get(row, 0)?, stored))
     };

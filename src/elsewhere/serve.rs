@@ -20,12 +20,12 @@ use steadytext_engine::{Engine, Event};
 use self::storing::Outcome;
 use crate::connect::{self, Target};
 use crate::endpoints::{Endpoint, Told};
-use crate::flight::Flight;
+use crate::in_flight::InFlight;
 use crate::log::{self, Level};
 use crate::models::{Models, Registered};
 use crate::protocol;
 use crate::shared::{Database, Shared};
-use crate::trouble::Trouble;
+use crate::turn_error::TurnError;
 
 /// How soon a lost connection is made again: first, and in the end.
 const CONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -48,7 +48,7 @@ struct Server<'a> {
     first_event: Option<Event>,
     first_told: Option<Told>,
     engine: Option<Arc<Engine>>,
-    flight: Flight,
+    in_flight: InFlight,
     outcomes: VecDeque<Outcome>,
     models: Models,
     registered: Vec<Registered>,
@@ -66,7 +66,7 @@ struct Server<'a> {
     heartbeat_at: Instant,
     has_claimed: bool,
     stop_at: Option<Instant>,
-    last_trouble: Option<String>,
+    last_error: Option<String>,
 }
 
 /// Requests that are claimed together.
@@ -112,7 +112,7 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
         first_event: None,
         first_told: None,
         engine: None,
-        flight: Flight::default(),
+        in_flight: InFlight::default(),
         outcomes: VecDeque::new(),
         models: Models::new(&shared.options.model_dir, shared.options.models.as_deref()),
         registered: Vec::new(),
@@ -127,7 +127,7 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
         heartbeat_at: now,
         has_claimed: false,
         stop_at: None,
-        last_trouble: None,
+        last_error: None,
     };
     server.run(wakes)
 }
@@ -153,21 +153,21 @@ impl Server<'_> {
             match turn {
                 Ok(is_busy) => {
                     self.database.is_ready.store(true, Release);
-                    self.last_trouble = None;
+                    self.last_error = None;
                     (pause, failures) = (CONNECT_PAUSES.0, 0);
                     if !is_busy {
                         self.wait(wakes, self.next_due());
                     }
                 }
-                Err(Trouble::Fatal(message)) => {
+                Err(TurnError::Fatal(message)) => {
                     self.database.is_ready.store(false, Release);
                     self.say(Level::Error, &message);
                     return false;
                 }
-                Err(trouble) => {
+                Err(error) => {
                     self.database.is_ready.store(false, Release);
-                    self.note(&trouble);
-                    let is_unexpected = matches!(trouble, Trouble::Unexpected(_));
+                    self.note(&error);
+                    let is_unexpected = matches!(error, TurnError::Unexpected(_));
                     if client.as_ref().is_some_and(|client| client.is_closed() || is_unexpected) {
                         client = None;
                     }
@@ -187,20 +187,20 @@ impl Server<'_> {
     }
 
     /// Says what is wrong, once.
-    fn note(&mut self, trouble: &Trouble) {
-        let message = trouble.to_string();
-        if self.last_trouble.as_ref() != Some(&message) {
+    fn note(&mut self, error: &TurnError) {
+        let message = error.to_string();
+        if self.last_error.as_ref() != Some(&message) {
             self.say(Level::Warning, &message);
-            self.last_trouble = Some(message);
+            self.last_error = Some(message);
         }
     }
 
-    fn connect(&mut self) -> Result<Client, Trouble> {
+    fn connect(&mut self) -> Result<Client, TurnError> {
         let mut client = self.target.connect()?;
         let terms = protocol::terms(&mut client)?;
         self.engine = match self.shared.engine.on(terms, &self.shared.options) {
             Ok(engine) => Some(engine),
-            Err(error) => return Err(Trouble::Fatal(error.to_string())),
+            Err(error) => return Err(TurnError::Fatal(error.to_string())),
         };
         self.database.connections.fetch_add(1, Relaxed);
         self.say(Level::Info, &format!("connected as worker {}", self.shared.worker));
@@ -213,7 +213,7 @@ impl Server<'_> {
     /// Whether there is nothing left to do.
     fn is_over(&mut self, is_connected: bool) -> bool {
         let told = self.shared.stopping();
-        let is_idle = self.flight.len() == 0 && self.outcomes.is_empty();
+        let is_idle = self.in_flight.len() == 0 && self.outcomes.is_empty();
         if told > 0 {
             let now = Instant::now();
             let stop_at = *self.stop_at.get_or_insert(now + self.shared.options.grace);
@@ -233,7 +233,7 @@ impl Server<'_> {
     }
 
     /// Does what there is to do. True: there may be more.
-    fn turn(&mut self, client: &mut Client) -> Result<bool, Trouble> {
+    fn turn(&mut self, client: &mut Client) -> Result<bool, TurnError> {
         let now = Instant::now();
         self.take_events();
         self.store(client)?;
@@ -270,11 +270,11 @@ impl Server<'_> {
         let is_fetching = self.fetch(client)?;
         let Some(engine) = &self.engine else { return Ok(is_claiming) };
         if engine.is_gone() {
-            let held = self.flight.held();
+            let held = self.in_flight.held();
             self.give_back(client, &held)?;
-            return Err(Trouble::Fatal("the engine has ended".to_owned()));
+            return Err(TurnError::Fatal("the engine has ended".to_owned()));
         }
-        self.flight.hand_over(engine, &self.events.0, &self.told.0);
+        self.in_flight.hand_over(engine, &self.events.0, &self.told.0);
         Ok(is_claiming || is_fetching)
     }
 
@@ -298,7 +298,7 @@ impl Server<'_> {
         if !wakes.is_empty() {
             return heard(self);
         }
-        let is_flying = self.flight.len() > 0;
+        let is_flying = self.in_flight.len() > 0;
         let events = if is_flying { self.events.1.clone() } else { never() };
         let told = if is_flying { self.told.1.clone() } else { never() };
         select! {

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::shmem::{LANES, Lane};
+use super::shmem::{PACES, Pace};
 
 /// Defines the function by which PostgreSQL enters a worker: it is found by its symbol and gets the worker's
 /// argument.
@@ -95,14 +95,14 @@ pub(crate) fn start_download(index: usize) -> bool {
 }
 
 /// Starts a process that works for the vectorizers of a slot's database. False if all of max_worker_processes are in use.
-pub(crate) fn start_vectorizer(slot: usize, lane: Lane, database: pg_sys::Oid) -> bool {
-    let name = match lane {
-        Lane::Prompt => "pg_steadytext vectorizer",
-        Lane::Patient => "pg_steadytext patient vectorizer",
+pub(crate) fn start_vectorizer(slot: usize, pace: Pace, database: pg_sys::Oid) -> bool {
+    let name = match pace {
+        Pace::Fast => "pg_steadytext vectorizer",
+        Pace::Slow => "pg_steadytext slow vectorizer",
     };
     let mut worker = template(name, "steadytext_vectorizer_main");
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-    worker.bgw_main_arg = pg_sys::Datum::from(slot * LANES + lane as usize);
+    worker.bgw_main_arg = pg_sys::Datum::from(slot * PACES + pace as usize);
     worker.bgw_extra[..4]
         .copy_from_slice(&database.to_u32().to_ne_bytes().map(|byte| byte as std::ffi::c_char));
     start(worker).is_some()

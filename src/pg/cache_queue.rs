@@ -116,7 +116,7 @@ pub(crate) fn forget(slot: &Slot) {
 }
 
 /// Takes a slot from its database; from now on nobody adds a message to its queue.
-pub(super) fn close(slot: &Slot) {
+pub(crate) fn close(slot: &Slot) {
     locked(|_| slot.database.store(0, SeqCst));
     forget(slot);
 }

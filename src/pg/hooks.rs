@@ -338,8 +338,8 @@ fn vacate(database: pg_sys::Oid) {
     let deadline = Instant::now() + EVICTION_PATIENCE;
     let mut signalled = [0; 3];
     while let Some(slot) = slots::find(shared, database) {
-        let [prompt, patient] = slot.vectorizers.each_ref().map(|process| process.pid.load(SeqCst));
-        let pids = [slot.pid.load(SeqCst), prompt, patient];
+        let [prompt, slow] = slot.vectorizers.each_ref().map(|process| process.pid.load(SeqCst));
+        let pids = [slot.pid.load(SeqCst), prompt, slow];
         if pids == [0; 3] || Instant::now() >= deadline {
             break;
         }

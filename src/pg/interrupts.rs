@@ -113,20 +113,20 @@ pub(crate) fn my_latch() -> *mut pg_sys::Latch {
 
 /// A descriptor to wait for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Line {
+pub(crate) struct WaitFd {
     /// Until it can be read,
     pub(crate) fd: RawFd,
     /// or also until it can be written.
     pub(crate) writing: bool,
 }
 
-/// Waits until the latch is set, `line` (if any) is ready, or the time is over; then resets the latch. Ends
+/// Waits until the latch is set, `wait_fd` (if any) is ready, or the time is over; then resets the latch. Ends
 /// the process when the postmaster has died.
-pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
+pub(crate) fn wait(timeout: Duration, wait_fd: Option<WaitFd>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    if let Some(line) = line {
+    if let Some(wait_fd) = wait_fd {
         events |= pg_sys::WL_SOCKET_READABLE;
-        if line.writing {
+        if wait_fd.writing {
             events |= pg_sys::WL_SOCKET_WRITEABLE;
         }
     }
@@ -138,7 +138,7 @@ pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
             events as i32,
-            line.map_or(pg_sys::PGINVALID_SOCKET, |line| line.fd),
+            wait_fd.map_or(pg_sys::PGINVALID_SOCKET, |wait_fd| wait_fd.fd),
             timeout_ms,
             wait_event(),
         );

@@ -52,7 +52,6 @@ pub(crate) mod shmem;
 mod sliding_window;
 pub(crate) mod slots;
 pub(crate) mod spi;
-mod statistics_file;
 pub(crate) mod transaction;
 pub(crate) mod tuple;
 mod varlena;

@@ -262,7 +262,7 @@ pub(crate) fn correct(slot: &Slot, before: Before, counted: &[(pg_sys::Oid, i64)
 }
 
 /// Forgets the counts of a slot whose database has gone.
-pub(super) fn clear(slot: &Slot) {
+pub(crate) fn clear(slot: &Slot) {
     slot.pending.store(0, Relaxed);
     slot.recount.store(false, Relaxed);
     slot.committing.store(0, Relaxed);

@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::interrupts::Line;
+use super::interrupts::WaitFd;
 
 /// Variables of the server's environment that the program gets: those by which crates choose their number of threads.
 const ENVIRONMENT: [&str; 2] = ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"];
@@ -78,8 +78,8 @@ impl Program {
     }
 
     /// Becomes ready when it says something, and when it ends.
-    pub(crate) fn line(&self) -> Line {
-        Line { fd: self.channel.as_raw_fd(), writing: false }
+    pub(crate) fn wait_fd(&self) -> WaitFd {
+        WaitFd { fd: self.channel.as_raw_fd(), writing: false }
     }
 
     /// A line that it has said on standard output; `None`: it has not said one to its end yet.

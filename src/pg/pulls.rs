@@ -22,7 +22,7 @@ const ENTRIES: usize = 16;
 /// Processes that are known to wait for a download; more of them make it go on for good.
 const WAITERS: usize = 32;
 /// Bytes of what a process must know to begin.
-pub(crate) const COMMISSION_BYTES: usize = 16 << 10;
+pub(crate) const DOWNLOAD_REQUEST_BYTES: usize = 16 << 10;
 /// After so long without a process, a download that was to begin never will.
 const START_US: i64 = 60_000_000;
 
@@ -87,7 +87,7 @@ struct Entry {
     /// How it ended.
     message: Text<1024>,
     hint: Text<512>,
-    commission: Text<COMMISSION_BYTES>,
+    request: Text<DOWNLOAD_REQUEST_BYTES>,
 }
 
 /// The table.
@@ -112,7 +112,7 @@ pub(crate) struct Wanted<'a> {
     /// What people call it.
     pub(crate) label: &'a str,
     /// What its process must know.
-    pub(crate) commission: &'a str,
+    pub(crate) request: &'a str,
     /// Who wants it.
     pub(crate) owner: pg_sys::Oid,
     /// This process waits for it; otherwise it goes on for good.
@@ -251,7 +251,7 @@ fn stopped() -> PgError {
 ///
 /// 55000 where the library is not preloaded, 53400 where there is no room for another download or process.
 pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
-    if wanted.commission.len() > COMMISSION_BYTES {
+    if wanted.request.len() > DOWNLOAD_REQUEST_BYTES {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             "what the model's row says is too much for a download",
@@ -275,7 +275,7 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
         (entry.done, entry.total, entry.rate) = (0, 0, -1.0);
         entry.key.set(wanted.key);
         entry.label.set(wanted.label);
-        entry.commission.set(wanted.commission);
+        entry.request.set(wanted.request);
         for text in [&mut entry.note, &mut entry.choice] {
             text.set("");
         }
@@ -366,7 +366,7 @@ pub(crate) fn take(index: usize) -> Option<String> {
     locked(true, |entries, _| {
         let entry = entries.get_mut(index).filter(|entry| entry.state == State::Starting)?;
         (entry.state, entry.pid) = (State::Running, me());
-        Some(entry.commission.get())
+        Some(entry.request.get())
     })
     .flatten()
 }

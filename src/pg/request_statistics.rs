@@ -9,6 +9,8 @@
 //!
 //! Invariant: entries come and go under the exclusive lock only, so that their keys stand still under the shared one.
 
+mod file;
+
 use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -17,7 +19,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use super::shmem::{Content, Part};
-use super::{activity, catalog, statistics_file};
+use super::{activity, catalog};
 
 /// Entries of all databases, and of one.
 pub(super) const ENTRIES: usize = 1024;
@@ -121,7 +123,7 @@ unsafe impl Content for StatisticsTable {
     unsafe fn initialise(this: *mut Self) {
         // SAFETY: the caller's promise; in the postmaster, which no other process has been forked from.
         let table = unsafe { &*this };
-        statistics_file::at_start(|line| table.restore(line));
+        file::at_start(|line| table.restore(line));
     }
 }
 
@@ -205,7 +207,7 @@ pub(crate) fn keep_only(databases: &[pg_sys::Oid]) {
 }
 
 /// Everything, for the file. In the postmaster, when all other processes have ended.
-pub(super) fn all_at_end() -> Vec<Line> {
+fn all_at_end() -> Vec<Line> {
     TABLE.get().map(|table| table.lines(None)).unwrap_or_default()
 }
 

@@ -180,13 +180,13 @@ pub(crate) struct Slot {
     pub(crate) worker: [AtomicU64; 2],
     /// The last request that could not be written, why (an SQLSTATE, packed), when (TimestampTz), and how
     /// many there were.
-    pub(crate) trouble_id: AtomicI64,
-    /// See `trouble_id`.
-    pub(crate) trouble_code: AtomicU32,
-    /// See `trouble_id`; 0: none.
-    pub(crate) trouble_at: AtomicI64,
-    /// See `trouble_id`.
-    pub(crate) troubles: AtomicU64,
+    pub(crate) row_error_id: AtomicI64,
+    /// See `row_error_id`.
+    pub(crate) row_error_code: AtomicU32,
+    /// See `row_error_id`; 0: none.
+    pub(crate) row_error_at: AtomicI64,
+    /// See `row_error_id`.
+    pub(crate) row_errors: AtomicU64,
     /// Counts commits of others that changed the status of requests.
     pub(crate) changes: AtomicU64,
     /// When the worker started, as TimestampTz.
@@ -212,8 +212,8 @@ pub(crate) struct Slot {
     pub(crate) vectorizer_notes: AtomicU64,
     /// Counts what may make the worker start one of the processes that work for them.
     pub(crate) vectorizer_calls: AtomicU64,
-    /// The processes that work for vectorizers, by [`Lane`].
-    pub(crate) vectorizers: [Vectorizing; LANES],
+    /// The processes that work for vectorizers, by [`Pace`].
+    pub(crate) vectorizers: [Vectorizing; PACES],
     /// What roles have used, as [`super::rate_counters`] counts it, is not written down yet.
     pub(crate) usage_waits: AtomicBool,
     /// Something was refused that is not written down yet.
@@ -232,30 +232,30 @@ pub(crate) enum Process {
     /// The worker.
     Worker,
     /// One that works for vectorizers.
-    Vectorizer(Lane),
+    Vectorizer(Pace),
 }
 
 /// How many processes work for the vectorizers of a database.
-pub(crate) const LANES: usize = 2;
+pub(crate) const PACES: usize = 2;
 
 /// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub(crate) enum Pace {
     /// The one whose steps are short.
-    Prompt = 0,
+    Fast = 0,
     /// The one that builds indexes, and that works for vectorizers whose tables have code that takes its time.
-    Patient = 1,
+    Slow = 1,
 }
 
-impl Lane {
+impl Pace {
     /// All of them.
-    pub(crate) const ALL: [Lane; LANES] = [Lane::Prompt, Lane::Patient];
+    pub(crate) const ALL: [Pace; PACES] = [Pace::Fast, Pace::Slow];
 
     /// The one that this is not.
-    pub(crate) fn other(self) -> Lane {
+    pub(crate) fn other(self) -> Pace {
         match self {
-            Lane::Prompt => Lane::Patient,
-            Lane::Patient => Lane::Prompt,
+            Pace::Fast => Pace::Slow,
+            Pace::Slow => Pace::Fast,
         }
     }
 }

@@ -9,8 +9,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Lane, Process, Shared, Slot};
-use super::{access_counters, cache_queue, pending};
+use super::shmem::{self, Pace, Process, Shared, Slot};
 
 /// What a worker does, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,18 +88,18 @@ impl Slot {
     pub(crate) fn wake_vectorizers(&self) -> bool {
         let latches = self.vectorizers.each_ref().map(|process| process.latch.load(Acquire));
         latches.into_iter().for_each(set_latch);
-        !latches[Lane::Prompt as usize].is_null()
+        !latches[Pace::Fast as usize].is_null()
     }
 
     /// Puts this process into the slot as one that works for vectorizers. False if the slot is another database's, or there is one.
     pub(crate) fn begin_vectorizing(
         &self,
-        lane: Lane,
+        pace: Pace,
         database: pg_sys::Oid,
         latch: *mut pg_sys::Latch,
     ) -> bool {
         let me = std::process::id() as i32;
-        let process = &self.vectorizers[lane as usize];
+        let process = &self.vectorizers[pace as usize];
         if self.database.load(SeqCst) != database.to_u32()
             || process.pid.compare_exchange(0, me, SeqCst, SeqCst).is_err()
         {
@@ -111,8 +110,8 @@ impl Slot {
     }
 
     /// Says that this process has gone, and has the worker look whether another one is wanted. By the process itself, last of all.
-    pub(crate) fn end_vectorizing(&self, lane: Lane) {
-        let process = &self.vectorizers[lane as usize];
+    pub(crate) fn end_vectorizing(&self, pace: Pace) {
+        let process = &self.vectorizers[pace as usize];
         process.latch.store(std::ptr::null_mut(), SeqCst);
         process.waits.store(false, SeqCst);
         process.pid.store(0, SeqCst);
@@ -121,8 +120,8 @@ impl Slot {
     }
 
     /// There is something to do for that process: where it is missing, the worker starts it.
-    pub(crate) fn call_vectorizer(&self, lane: Lane) {
-        let latch = self.vectorizers[lane as usize].latch.load(Acquire);
+    pub(crate) fn call_vectorizer(&self, pace: Pace) {
+        let latch = self.vectorizers[pace as usize].latch.load(Acquire);
         set_latch(latch);
         if latch.is_null() {
             self.vectorizer_calls.fetch_add(1, SeqCst);
@@ -131,9 +130,9 @@ impl Slot {
     }
 
     /// Which of the processes that work for vectorizers this one is.
-    pub(crate) fn lane_of_me(&self) -> Option<Lane> {
+    pub(crate) fn pace_of_me(&self) -> Option<Pace> {
         let me = std::process::id() as i32;
-        Lane::ALL.into_iter().find(|lane| self.vectorizers[*lane as usize].pid.load(Relaxed) == me)
+        Pace::ALL.into_iter().find(|pace| self.vectorizers[*pace as usize].pid.load(Relaxed) == me)
     }
 
     /// Notes whether there was a place for a process when it was to be started.
@@ -157,8 +156,8 @@ impl Slot {
         self.deaf_below.store(0, SeqCst);
         self.running.store(0, Relaxed);
         self.memory_mb.store(0, Relaxed);
-        self.trouble_at.store(0, Relaxed);
-        self.troubles.store(0, Relaxed);
+        self.row_error_at.store(0, Relaxed);
+        self.row_errors.store(0, Relaxed);
         self.pid.store(0, SeqCst);
     }
 
@@ -174,9 +173,6 @@ impl Slot {
     pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
         self.without_place.store(0, SeqCst);
-        cache_queue::close(self);
-        pending::clear(self);
-        access_counters::take(self);
         self.reset_cache_counters(0);
         for process in &self.vectorizers {
             process.overran.store(false, Relaxed);
@@ -187,7 +183,7 @@ impl Slot {
 fn bit(process: Process) -> u32 {
     match process {
         Process::Worker => 1,
-        Process::Vectorizer(lane) => 2 << lane as u32,
+        Process::Vectorizer(pace) => 2 << pace as u32,
     }
 }
 
@@ -208,13 +204,13 @@ pub(crate) fn mine() -> Option<&'static Slot> {
 }
 
 /// Which of the processes that work for vectorizers this one is, if it is one.
-pub(crate) fn my_lane() -> Option<Lane> {
-    mine()?.lane_of_me()
+pub(crate) fn my_pace() -> Option<Pace> {
+    mine()?.pace_of_me()
 }
 
 /// Whether this process works for vectorizers.
 pub(crate) fn is_vectorizing() -> bool {
-    my_lane().is_some()
+    my_pace().is_some()
 }
 
 /// Asks the launcher to look at `database` now. Nothing here can raise.

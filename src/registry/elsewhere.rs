@@ -7,7 +7,7 @@ use std::fs::Metadata;
 use std::path::Path;
 
 use pgrx::prelude::*;
-use steadytext_engine::errand::WantedModel;
+use steadytext_engine::remote_job::WantedModel;
 use steadytext_engine::{ModelIdentity, ModelSource};
 
 use super::{Resolved, Task, Wanted, defaults, is_file_there, resolve, row};

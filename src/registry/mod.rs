@@ -8,9 +8,9 @@
 //! superusers in settings.
 
 mod choice;
-mod commission;
 mod defaults;
 pub(crate) mod directory;
+mod download_request;
 mod elsewhere;
 mod embedding;
 mod model_files;
@@ -26,10 +26,10 @@ use strsim::levenshtein;
 
 pub(crate) use self::choice::Resolved;
 use self::choice::Search;
-pub(crate) use self::commission::Commission;
 use self::defaults::DefaultModel;
 pub(crate) use self::defaults::is_obeyed;
 use self::directory::Entry;
+pub(crate) use self::download_request::DownloadRequest;
 pub(crate) use self::elsewhere::{default_names, resolve_elsewhere};
 pub(crate) use self::embedding::Embedding;
 use self::model_files::{LeadsOut, locate};

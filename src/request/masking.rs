@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::answer::unexpected;
+use super::text_spans;
 use super::values::{invalid, too_long};
-use super::words;
 use crate::pg::error::PgError;
 
 /// Most labels, and most bytes of one.
@@ -69,7 +69,7 @@ impl Masking {
             }
             read.push(label.to_owned());
         }
-        Ok(Masking { text: text.to_owned(), labels: read, ends: words::ends(text) })
+        Ok(Masking { text: text.to_owned(), labels: read, ends: text_spans::ends(text) })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -123,7 +123,7 @@ impl Masking {
                 named.extend(words.map(|words| (words.to_owned(), label)));
             }
         }
-        Ok(words::replaced(&self.text, named, |label| mark(&self.labels[label])))
+        Ok(text_spans::replaced(&self.text, named, |label| mark(&self.labels[label])))
     }
 }
 

@@ -21,29 +21,29 @@ mod json_text;
 mod masking;
 pub(crate) mod options;
 pub(crate) mod params;
+pub(crate) mod prompt_source;
 pub(crate) mod prompts;
 mod ranking;
+mod request_metrics;
 mod stages;
 mod subtasks;
 pub(crate) mod summary;
-mod tally;
+mod text_spans;
+mod text_verbs;
 mod usage;
 mod values;
 pub(crate) mod verb_checks;
 mod verbs;
-pub(crate) mod wording;
-mod words;
 mod work;
-mod writing;
 
 pub(crate) use self::answer::{Answer, OnError, unexpected};
 pub(crate) use self::asked::{Asked, DEFAULT_MODEL, wanted};
 pub(crate) use self::categories::Categories;
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
+pub(crate) use self::request_metrics::RequestMetrics;
 pub(crate) use self::stages::{Ended, Stages};
 pub(crate) use self::subtasks::{Subtasks, description};
-pub(crate) use self::tally::Tally;
 pub(crate) use self::usage::Usage;
 pub(crate) use self::work::{
     check_model, default_to_remember, model, subtasks, subtasks_elsewhere, task_of, work,

@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 use steadytext_engine::{Beside, Chunking, Generate, MAX_CHUNK_TOKENS, Output, Strategy, Work};
 
 use super::answer::{Answer, unexpected};
+use super::prompt_source::PromptSource;
 use super::prompts;
 use super::values::empty_text;
-use super::wording::Wording;
 use crate::pg::error::PgError;
 use pgrx::PgSqlErrorCode;
 
@@ -58,7 +58,7 @@ pub(crate) struct Summary {
     max_words: i64,
     /// The setting, on which depends where the text is cut.
     context_length: usize,
-    prompt: Wording,
+    prompt: PromptSource,
 }
 
 /// A value of a group, and what is known about it.
@@ -96,7 +96,7 @@ impl Summary {
             task_description: None,
             max_words: params.get("max_words").and_then(Value::as_i64).unwrap_or(super::defaults::MAX_WORDS),
             context_length,
-            prompt: Wording::of(prompts::SUMMARIZE, &Value::Null),
+            prompt: PromptSource::of(prompts::SUMMARIZE, &Value::Null),
         })
     }
 
@@ -123,7 +123,7 @@ impl Summary {
             task_description: None,
             max_words,
             context_length,
-            prompt: Wording::of(prompts::SUMMARIZE, &Value::Null),
+            prompt: PromptSource::of(prompts::SUMMARIZE, &Value::Null),
         }
     }
 
@@ -132,7 +132,7 @@ impl Summary {
         let rows: Vec<Row<'_>> = rows.iter().map(|row| Row { value: row.value, note: "" }).collect();
         Summary {
             task_description: Some(task_description.trim().to_owned()),
-            prompt: Wording::of(prompts::AGG, &Value::Null),
+            prompt: PromptSource::of(prompts::AGG, &Value::Null),
             ..Summary::of_rows(&rows, WORDS_OF_TASK, context_length)
         }
     }

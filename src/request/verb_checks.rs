@@ -24,11 +24,11 @@ use super::asked::Asked;
 use super::constraint::refused_constraint;
 use super::facts::Facts;
 use super::masking::Masking;
+use super::prompt_source::PromptSource;
 use super::prompts::{self, Prompt};
+use super::text_verbs::{TextVerb, What};
 use super::values::empty_text;
 use super::verbs::{Category, Classification, Example, Verb, Wanted};
-use super::wording::Wording;
-use super::writing::{What, Writing};
 use super::{defaults, fields};
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
@@ -83,7 +83,7 @@ pub(crate) fn is_by_vectors(request_type: &str, params: &Value) -> bool {
 /// # Errors
 ///
 /// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too much of them, and those
-/// of [`Wording::render`].
+/// of [`PromptSource::render`].
 pub(crate) fn read(asked: Asked<'_>, config: &Config) -> Result<Verb, PgError> {
     let Asked { request_type, prompt, prompts: texts, params } = asked;
     let text = prompt.unwrap_or_default();
@@ -123,7 +123,7 @@ pub(crate) fn read(asked: Asked<'_>, config: &Config) -> Result<Verb, PgError> {
 }
 
 fn render(prompt: Prompt, params: &Value, variables: Value) -> Result<String, PgError> {
-    Wording::of(prompt, params).render(variables.as_object().unwrap_or(&Map::new()))
+    PromptSource::of(prompt, params).render(variables.as_object().unwrap_or(&Map::new()))
 }
 
 fn sentiment(text: &str, params: &Value) -> Classification {
@@ -138,12 +138,12 @@ fn sentiment(text: &str, params: &Value) -> Classification {
         examples: Vec::new(),
         by_vectors: false,
         wanted: Wanted::Best,
-        prompt: Wording::of(prompts::ANALYZE_SENTIMENT, params),
+        prompt: PromptSource::of(prompts::ANALYZE_SENTIMENT, params),
     }
 }
 
 /// `limit`: most tokens of any answer.
-fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Result<Writing, PgError> {
+fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Result<TextVerb, PgError> {
     let owned = text.to_owned();
     let (what, system, max_tokens) = match request_type {
         "extract" => {
@@ -177,7 +177,7 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
             (What::Facts { text: owned, max_facts }, system, tokens)
         }
     };
-    Ok(Writing { system, what, max_tokens: max_tokens.min(limit) })
+    Ok(TextVerb { system, what, max_tokens: max_tokens.min(limit) })
 }
 
 /// The fields that are asked for, if that is how it is said, the schema of the answer, and the tokens that it may have.
@@ -217,7 +217,7 @@ fn classification(request_type: &str, input: &str, params: &Value) -> Result<Cla
         examples,
         by_vectors: is_by_vectors(request_type, params),
         wanted,
-        prompt: Wording::of(
+        prompt: PromptSource::of(
             if matches!(wanted, Wanted::AtLeast(_)) { prompts::CLASSIFY_MULTI } else { prompts::CLASSIFY },
             params,
         ),

@@ -15,8 +15,8 @@ use steadytext_engine::{Embed, Likelihoods, Output, Work, cosine, softmax};
 use super::answer::{Answer, unexpected};
 use super::categories::Categories;
 use super::facts::Facts;
-use super::wording::Wording;
-use super::writing::Writing;
+use super::prompt_source::PromptSource;
+use super::text_verbs::TextVerb;
 use crate::pg::error::PgError;
 
 /// How the model may say yes and no.
@@ -61,7 +61,7 @@ pub(crate) struct Classification {
     /// What is wanted of it.
     pub(crate) wanted: Wanted,
     /// Which prompt asks for it.
-    pub(crate) prompt: Wording,
+    pub(crate) prompt: PromptSource,
 }
 
 /// What is wanted of a classification.
@@ -98,7 +98,7 @@ pub(crate) enum Verb {
         texts: [String; 2],
     },
     /// Something that a model writes.
-    Write(Writing),
+    Write(TextVerb),
     /// Facts without those that say the same.
     Deduplicate(Facts),
 }
@@ -226,7 +226,7 @@ impl Classification {
     ///
     /// # Errors
     ///
-    /// Those of [`Wording::render`].
+    /// Those of [`PromptSource::render`].
     pub(crate) fn check_prompt(&self) -> Result<(), PgError> {
         if self.by_vectors { Ok(()) } else { self.rendered("", Some(0)).map(|_| ()) }
     }

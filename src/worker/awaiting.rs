@@ -12,8 +12,8 @@ use super::claims::Held;
 use crate::pg::error::PgError;
 use crate::pg::pulls::{self, Look, Ticket, Wanted};
 use crate::pg::transaction::transaction;
-use crate::registry::Commission;
-use crate::request::Tally;
+use crate::registry::DownloadRequest;
+use crate::request::RequestMetrics;
 
 /// Requests that are kept at most; others are tried again later.
 const MOST: usize = 4096;
@@ -30,7 +30,7 @@ struct Waiting {
     held: Held,
     owner: pg_sys::Oid,
     ticket: Ticket,
-    tally: Tally,
+    metrics: RequestMetrics,
 }
 
 /// A download that has ended.
@@ -38,7 +38,7 @@ pub(super) struct EndedDownload {
     /// The name of its model.
     pub(super) model: String,
     /// The rows that waited for it, whose they are, and what is counted of them.
-    pub(super) rows: Vec<(Held, pg_sys::Oid, Tally)>,
+    pub(super) rows: Vec<(Held, pg_sys::Oid, RequestMetrics)>,
     /// Whether the model is there now.
     pub(super) outcome: Result<(), PgError>,
 }
@@ -65,8 +65,8 @@ impl Awaiting {
     }
 
     /// Keeps a request until a download has ended.
-    pub(super) fn add(&mut self, held: Held, owner: pg_sys::Oid, ticket: Ticket, tally: Tally) {
-        self.waiting.push(Waiting { held, owner, ticket, tally });
+    pub(super) fn add(&mut self, held: Held, owner: pg_sys::Oid, ticket: Ticket, metrics: RequestMetrics) {
+        self.waiting.push(Waiting { held, owner, ticket, metrics });
     }
 
     /// What need not be waited for any more.
@@ -82,7 +82,7 @@ impl Awaiting {
             };
             self.tickets.remove(&name);
             let rows = self.waiting.extract_if(.., |waiting| waiting.ticket == ticket);
-            let rows = rows.map(|waiting| (waiting.held, waiting.owner, waiting.tally)).collect();
+            let rows = rows.map(|waiting| (waiting.held, waiting.owner, waiting.metrics)).collect();
             ended.push(EndedDownload { model: name, rows, outcome });
         }
         ended
@@ -100,7 +100,7 @@ impl Awaiting {
     /// Forgets rows that are no longer ours.
     pub(super) fn abandon(&mut self, lost: &[Held]) {
         for waiting in self.waiting.extract_if(.., |waiting| lost.contains(&waiting.held)) {
-            waiting.tally.cancelled();
+            waiting.metrics.cancelled();
         }
     }
 
@@ -115,11 +115,11 @@ impl Awaiting {
 /// The download goes on for good: the worker may be another one when it ends.
 fn begin(owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
     transaction("begin a download", || {
-        let commission = Commission::for_request(model)?;
-        let text = serde_json::to_string(&commission)
+        let request = DownloadRequest::for_request(model)?;
+        let text = serde_json::to_string(&request)
             .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
-        let key = commission.key();
-        let wanted = Wanted { key: &key, label: &commission.label, commission: &text, owner, wait: false };
+        let key = request.key();
+        let wanted = Wanted { key: &key, label: &request.label, request: &text, owner, wait: false };
         pulls::begin(&wanted).map(|(ticket, _)| ticket)
     })
 }

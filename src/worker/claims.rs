@@ -11,7 +11,7 @@ use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::spi;
 use crate::request::params::{self, Unused};
-use crate::request::{Answer, Tally, Usage, batch_checks};
+use crate::request::{Answer, RequestMetrics, Usage, batch_checks};
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,10 +44,10 @@ pub(super) struct Claimed {
 
 impl Claimed {
     /// What is counted of it. The time in the queue is that of its first attempt.
-    pub(super) fn tally(&self, model: Option<&str>) -> Tally {
+    pub(super) fn metrics(&self, model: Option<&str>) -> RequestMetrics {
         let is_new = self.held.attempt <= 1;
         let waited = if is_new { self.waited } else { Duration::ZERO };
-        Tally::begin(&self.request_type, model, is_new).of_queue(self.request_id, waited)
+        RequestMetrics::begin(&self.request_type, model, is_new).of_queue(self.request_id, waited)
     }
 }
 
@@ -123,29 +123,29 @@ pub(super) struct Outcome {
     /// How it ended.
     pub(super) verdict: Verdict,
     /// What is counted of it when that is stored.
-    pub(super) tally: Option<Tally>,
+    pub(super) metrics: Option<RequestMetrics>,
 }
 
 /// A request that never reached the engine.
 pub(super) fn refused(held: Held, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
-    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }), tally: None }
+    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }), metrics: None }
 }
 
 impl Outcome {
     /// Counts it, as it is stored: ended, or to be tried again.
     pub(super) fn count(&self, is_retried: bool) {
-        let Some(tally) = &self.tally else { return };
+        let Some(metrics) = &self.metrics else { return };
         match &self.verdict {
-            Verdict::Answered(_, usage) => tally.completed(usage),
-            Verdict::Failed(Failure { error, .. }) if is_retried => tally.retried(error),
-            Verdict::Failed(Failure { error, .. }) => tally.failed(error),
+            Verdict::Answered(_, usage) => metrics.completed(usage),
+            Verdict::Failed(Failure { error, .. }) if is_retried => metrics.retried(error),
+            Verdict::Failed(Failure { error, .. }) => metrics.failed(error),
         }
     }
 
     /// Counts it where the table has refused what was to be stored, so that the request has failed.
     pub(super) fn count_refused(&self) {
-        if let Some(tally) = &self.tally {
-            tally.failed(&PgError::new(
+        if let Some(metrics) = &self.metrics {
+            metrics.failed(&PgError::new(
                 PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
                 "the table refused it",
             ));
@@ -154,8 +154,8 @@ impl Outcome {
 
     /// Counts that its row is somebody else's by now, or was cancelled.
     pub(super) fn count_lost(&self) {
-        if let Some(tally) = &self.tally {
-            tally.cancelled();
+        if let Some(metrics) = &self.metrics {
+            metrics.cancelled();
         }
     }
 }

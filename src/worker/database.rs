@@ -4,7 +4,7 @@
 //! signals, or something is due ([`super::due`]). Every step that touches the database is a short transaction;
 //! none is open while the engine works.
 //!
-//! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it
+//! Invariant: between its transactions the loop waits for nothing but its own latch and descriptor. In them it
 //! skips rows that somebody has locked; what else can hold one up is a lock on a whole table, for
 //! `lock_timeout` at most, the disk, and what users attach to the queue, such as a trigger that sleeps.
 //! Interrupts are answered there as in any statement.
@@ -90,7 +90,7 @@ impl Worker {
     ///
     /// The engine's, or the database's.
     pub(super) fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
-        engine_link::attend()?;
+        engine_link::ensure_engine()?;
         protocol::listen()?;
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
         slot.set_state(State::Working);
@@ -137,7 +137,7 @@ impl Worker {
             if interrupts::reload_configuration() && engine_link::has_other_settings() {
                 return self.end(Ended::Again);
             }
-            if let Err(error) = engine_link::attend() {
+            if let Err(error) = engine_link::ensure_engine() {
                 self.complain(error);
             }
             self.read_notifications();
@@ -156,7 +156,7 @@ impl Worker {
             if claimed {
                 continue;
             }
-            interrupts::wait(self.pause(), engine_link::line());
+            interrupts::wait(self.pause(), engine_link::wait_fd());
         }
     }
 
@@ -225,8 +225,8 @@ impl Worker {
     fn hand_over(&mut self) -> bool {
         let capacity = engine_link::capacity();
         let mut any = false;
-        while let Some(errand) = self.in_flight.next_subtask(capacity) {
-            engine_link::submit(errand);
+        while let Some(job) = self.in_flight.next_subtask(capacity) {
+            engine_link::submit(job);
             any = true;
         }
         any
@@ -370,9 +370,9 @@ impl Worker {
                 let (held, owner) = (claimed.held, claimed.owner);
                 let verdict = Verdict::Answered(answer, Usage::default());
                 let name = prepared.as_ref().ok().map(|prepared| prepared.resolved.name());
-                let mut tally = claimed.tally(name);
-                tally.found();
-                self.outcomes.push(Outcome { held, owner, verdict, tally: Some(tally) });
+                let mut metrics = claimed.metrics(name);
+                metrics.found();
+                self.outcomes.push(Outcome { held, owner, verdict, metrics: Some(metrics) });
                 continue;
             }
             match prepared {
@@ -396,8 +396,8 @@ impl Worker {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {
                 Ok(ticket) => {
-                    let tally = claimed.tally(Some(&model));
-                    return self.awaiting.add(claimed.held, claimed.owner, ticket, tally);
+                    let metrics = claimed.metrics(Some(&model));
+                    return self.awaiting.add(claimed.held, claimed.owner, ticket, metrics);
                 }
                 Err(error) => {
                     let retry = error.is_transient();
@@ -405,9 +405,9 @@ impl Worker {
                 }
             },
         };
-        let tally = claimed.tally(None);
+        let metrics = claimed.metrics(None);
         let refused = refused(claimed.held, claimed.owner, error, retry);
-        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
+        self.outcomes.push(Outcome { metrics: Some(metrics), ..refused });
     }
 
     /// Gives back the rows of requests whose model has arrived; fails those of one that will not.
@@ -420,13 +420,13 @@ impl Worker {
         for EndedDownload { model, rows, outcome } in ended {
             // What has arrived and cannot be found is not downloaded again and again.
             let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
-            for (held, owner, tally) in rows {
+            for (held, owner, metrics) in rows {
                 match &outcome {
                     Ok(()) => self.outcomes.give_back(held, owner),
                     Err(error) => {
                         let retry = error.is_transient();
                         let refused = refused(held, owner, error.clone(), retry);
-                        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
+                        self.outcomes.push(Outcome { metrics: Some(metrics), ..refused });
                     }
                 }
             }

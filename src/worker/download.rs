@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 use crate::pg::error::PgError;
 use crate::pg::{bgworker, interrupts, pulls};
-use crate::registry::Commission;
+use crate::registry::DownloadRequest;
 
 /// How often it says how far it is.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -16,11 +16,11 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub(super) fn run(index: usize) {
     interrupts::accept_signals();
     bgworker::connect(None);
-    let Some(commission) = pulls::take(index) else { return };
+    let Some(request) = pulls::take(index) else { return };
     interrupts::before_exit(pulls::abandon);
-    let outcome = serde_json::from_str::<Commission>(&commission)
+    let outcome = serde_json::from_str::<DownloadRequest>(&request)
         .map_err(|error| PgError::internal(format!("a download cannot be read: {error}")))
-        .and_then(|commission| fetch::download(index, &commission));
+        .and_then(|request| fetch::download(index, &request));
     if let Err(error) = &outcome {
         error.clone().report(PgLogLevel::LOG);
     }
@@ -36,7 +36,7 @@ mod fetch {
 
     use steadytext_engine::hub::{self, Hub, HubError, Order, Progress, Pulled, Reference, Token};
 
-    use super::{Commission, INTERVAL, PgError, bgworker, interrupts, pulls};
+    use super::{DownloadRequest, INTERVAL, PgError, bgworker, interrupts, pulls};
     use crate::pg::error::of_hub;
     use crate::pg::guc;
     use crate::pg::pulls::Done;
@@ -46,9 +46,9 @@ mod fetch {
     const NICE: i32 = 19;
 
     /// Downloads a model.
-    pub(super) fn download(index: usize, commission: &Commission) -> Result<Done, PgError> {
+    pub(super) fn download(index: usize, request: &DownloadRequest) -> Result<Done, PgError> {
         let (hub, order) =
-            (settings().map_err(|error| of_hub(&error))?, order(commission).map_err(|error| of_hub(&error))?);
+            (settings().map_err(|error| of_hub(&error))?, order(request).map_err(|error| of_hub(&error))?);
         let directory = PathBuf::from(guc::model_dir());
         let progress = Arc::new(Progress::default());
         let (sender, receiver) = mpsc::channel();
@@ -89,21 +89,21 @@ mod fetch {
         Done { name: pulled.name, size: pulled.size, was_there: pulled.was_there, choice }
     }
 
-    fn order(commission: &Commission) -> Result<Order, HubError> {
-        let reference = match &commission.reference {
+    fn order(request: &DownloadRequest) -> Result<Order, HubError> {
+        let reference = match &request.reference {
             Some(reference) => Reference::parse(reference)?,
             None => {
                 // A file of the registry is found by its name in the repository.
-                let file = commission.file.as_deref().filter(|file| file.ends_with(".gguf"));
+                let file = request.file.as_deref().filter(|file| file.ends_with(".gguf"));
                 let file = file.map(|file| file.rsplit('/').next().unwrap_or(file));
-                Reference::new(&commission.repository, commission.revision.as_deref(), file)?
+                Reference::new(&request.repository, request.revision.as_deref(), file)?
             }
         };
         Ok(Order {
             reference,
-            name: commission.file.clone(),
-            sha256: commission.sha256,
-            card: commission.card.clone(),
+            name: request.file.clone(),
+            sha256: request.sha256,
+            card: request.card.clone(),
         })
     }
 
@@ -127,11 +127,11 @@ mod fetch {
 
 #[cfg(not(all(feature = "hub", not(feature = "noop-engine"))))]
 mod fetch {
-    use super::{Commission, PgError, PgSqlErrorCode};
+    use super::{DownloadRequest, PgError, PgSqlErrorCode};
     use crate::pg::pulls::Done;
 
     /// There are none in this build.
-    pub(super) fn download(_index: usize, _commission: &Commission) -> Result<Done, PgError> {
+    pub(super) fn download(_index: usize, _request: &DownloadRequest) -> Result<Done, PgError> {
         Err(PgError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             "this build of pg_steadytext downloads nothing",

@@ -44,7 +44,7 @@ pub(super) struct Due {
     retry: Option<Instant>,
     changes_seen: u64,
     pub(super) claim: Instant,
-    /// Before this, nothing is claimed unless it is urgent.
+    /// Before this, nothing is claimed unless it is urgent, and nothing stored as long as the engine has enough to do.
     pub(super) pace: Instant,
     /// The last claim was left out for that; commits do not wake the worker meanwhile.
     pub(super) paced: bool,

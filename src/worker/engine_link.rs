@@ -21,20 +21,20 @@ use steadytext_engine::{Event, Request, Standing, Ticket};
 use crate::pg::engine_leader;
 use crate::pg::error::PgError;
 use crate::pg::guc::{self, EngineSettings};
-use crate::pg::interrupts::{self, Line};
+use crate::pg::interrupts::{self, WaitFd};
 
 #[cfg(not(feature = "noop-engine"))]
 mod apart;
 #[cfg(not(feature = "noop-engine"))]
 mod channel;
+#[cfg(not(feature = "noop-engine"))]
+mod failures;
 #[cfg(feature = "noop-engine")]
 mod noop;
 #[cfg(not(feature = "noop-engine"))]
 mod socket;
 #[cfg(not(feature = "noop-engine"))]
 mod terms;
-#[cfg(not(feature = "noop-engine"))]
-mod trouble;
 
 /// How soon a worker without an engine looks for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -44,7 +44,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const CALM: Duration = Duration::from_secs(60);
 
 /// A request on its way to the engine.
-pub(super) struct Errand {
+pub(super) struct Submission {
     pub(super) request: Request,
     /// For whom, and how urgent.
     pub(super) standing: Standing,
@@ -55,14 +55,14 @@ pub(super) struct Errand {
 /// An engine, as the worker sees it.
 trait EngineLink {
     /// Hands over a request; everything else arrives as events.
-    fn submit(&mut self, errand: Errand);
-    /// Takes in what has come, hands over what could not be handed over before, and makes the line ready to
+    fn submit(&mut self, job: Submission);
+    /// Takes in what has come, hands over what could not be handed over before, and makes the descriptor ready to
     /// wait for more. False: the engine has gone.
     fn exchange(&mut self) -> bool;
     /// The next event, if there is one.
     fn next_event(&mut self) -> Option<Event>;
     /// Becomes ready when an event arrives.
-    fn line(&self) -> Option<Line>;
+    fn wait_fd(&self) -> Option<WaitFd>;
     /// How many requests it is worth having claimed at once.
     fn capacity(&self) -> usize;
     /// Names and sizes in MB of the loaded models.
@@ -70,10 +70,10 @@ trait EngineLink {
     /// For how long other processes have asked nothing.
     fn idle_for(&self) -> Duration;
     /// What has gone wrong since the last look and is to be in the log.
-    fn trouble(&mut self) -> Option<PgError> {
+    fn failure(&mut self) -> Option<PgError> {
         None
     }
-    /// Whether it has gone without saying so on its line.
+    /// Whether it has gone without saying so on its descriptor.
     fn is_over(&self) -> bool {
         false
     }
@@ -82,7 +82,7 @@ trait EngineLink {
         Fate::Left
     }
     /// Ends it; what was submitted and has not come back.
-    fn leave(self: Box<Self>) -> Vec<Errand>;
+    fn leave(self: Box<Self>) -> Vec<Submission>;
 }
 
 /// What has become of an engine.
@@ -98,9 +98,9 @@ enum Fate {
 struct Connector {
     link: Option<Box<dyn EngineLink>>,
     /// Requests that wait for the next engine.
-    unassigned: Vec<Errand>,
+    unassigned: Vec<Submission>,
     /// Those that an engine had which has gone.
-    left: Vec<Errand>,
+    left: Vec<Submission>,
     /// How often a program had crashed when the link was made.
     crashes: u64,
     /// Keys of requests that a program had which has crashed.
@@ -126,19 +126,19 @@ thread_local! {
 /// # Errors
 ///
 /// The engine's, when it cannot start; or what has gone wrong with it, although it goes on.
-pub(super) fn attend() -> Result<(), PgError> {
+pub(super) fn ensure_engine() -> Result<(), PgError> {
     if is_exhausted() {
         // Whatever a thread was doing when the system had no more memory cannot go on.
         PgError::new(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "pg_steadytext's engine has no memory left")
             .hint("Lower pg_steadytext.memory_limit_mb, so that the engine refuses what does not fit.")
             .report(PgLogLevel::FATAL);
     }
-    CONNECTOR.with_borrow_mut(Connector::attend)
+    CONNECTOR.with_borrow_mut(Connector::ensure_engine)
 }
 
 /// Takes in what has come from the engine, and tells it what was cancelled.
 pub(super) fn exchange() {
-    // That it has gone is found anew by `attend`.
+    // That it has gone is found anew by `ensure_engine`.
     with(|link| link.exchange());
 }
 
@@ -160,10 +160,10 @@ pub(super) fn leave() {
 }
 
 /// Hands over a request.
-pub(super) fn submit(errand: Errand) {
+pub(super) fn submit(job: Submission) {
     CONNECTOR.with_borrow_mut(|connector| match &mut connector.link {
-        Some(link) => link.submit(errand),
-        None => connector.unassigned.push(errand),
+        Some(link) => link.submit(job),
+        None => connector.unassigned.push(job),
     });
 }
 
@@ -178,8 +178,8 @@ pub(super) fn take_suspects() -> Vec<u64> {
 }
 
 /// Becomes ready when an event arrives.
-pub(super) fn line() -> Option<Line> {
-    with(|link| link.line()).flatten()
+pub(super) fn wait_fd() -> Option<WaitFd> {
+    with(|link| link.wait_fd()).flatten()
 }
 
 /// How many requests it is worth having claimed at once; 0 while there is no engine.
@@ -222,16 +222,16 @@ fn with<R>(work: impl FnOnce(&mut dyn EngineLink) -> R) -> Option<R> {
 }
 
 impl Connector {
-    fn attend(&mut self) -> Result<(), PgError> {
+    fn ensure_engine(&mut self) -> Result<(), PgError> {
         if let Some(link) = &mut self.link {
             let goes_on = link.exchange();
-            let trouble = link.trouble();
+            let failure = link.failure();
             if goes_on {
-                return trouble.map_or(Ok(()), Err);
+                return failure.map_or(Ok(()), Err);
             }
             self.part();
-            if let Some(trouble) = trouble {
-                return Err(trouble);
+            if let Some(failure) = failure {
+                return Err(failure);
             }
         }
         self.judge();
@@ -245,8 +245,8 @@ impl Connector {
         self.judge();
         if let Some(link) = &mut self.link {
             (self.look_at, self.since, self.crashes) = (None, Some(Instant::now()), crashes);
-            for errand in self.left.drain(..).chain(self.unassigned.drain(..)) {
-                link.submit(errand);
+            for job in self.left.drain(..).chain(self.unassigned.drain(..)) {
+                link.submit(job);
             }
         }
         Ok(())
@@ -276,7 +276,7 @@ impl Connector {
     /// What an engine had is suspect once it is known that it has crashed.
     fn judge(&mut self) {
         if !self.left.is_empty() && engine_leader::crashes() != self.crashes {
-            self.suspects.extend(self.left.drain(..).map(|errand| errand.request.key));
+            self.suspects.extend(self.left.drain(..).map(|job| job.request.key));
         }
     }
 

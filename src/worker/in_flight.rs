@@ -13,7 +13,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
 use super::claims::{Claimed, Held, Outcome, Verdict};
-use super::engine_link::Errand;
+use super::engine_link::Submission;
 use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
@@ -21,7 +21,7 @@ use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::rate_counters;
 use crate::registry::Resolved;
-use crate::request::{Answer, Ended, Stages, Tally, Usage};
+use crate::request::{Answer, Ended, RequestMetrics, Stages, Usage};
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -49,7 +49,7 @@ struct Running {
     usage: Usage,
     text: String,
     since: Instant,
-    tally: Tally,
+    metrics: RequestMetrics,
     /// For the cache.
     question: Option<Question>,
     author: Author,
@@ -71,7 +71,7 @@ impl Running {
         self.ticket = Ticket::new();
         self.question =
             self.question.as_ref().map(|question| question.with_model(self.stages.whole(), &with));
-        self.tally.name_model(with.name());
+        self.metrics.name_model(with.name());
         self.resolved = with;
         self.stages.restart();
         self.again.clear();
@@ -148,7 +148,7 @@ impl InFlight {
 
     /// Adds a request; [`InFlight::next_subtask`] has its subtasks from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
-        let tally = claimed.tally(Some(prepared.resolved.name()));
+        let metrics = claimed.metrics(Some(prepared.resolved.name()));
         let Prepared { resolved, salt, subtasks, question } = prepared;
         self.last_order += 1;
         let running = Running {
@@ -168,7 +168,7 @@ impl InFlight {
             usage: Usage::default(),
             text: String::new(),
             since: Instant::now(),
-            tally,
+            metrics,
             question,
             author: Author::default(),
             abandoned: false,
@@ -180,7 +180,7 @@ impl InFlight {
 
     /// The subtask to be handed to the engine next, as long as there is room for `capacity` of them in all,
     /// and beyond that for rows of which the engine has none.
-    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<Errand> {
+    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<Submission> {
         let running = match self.first_waiting() {
             Some(held) => self.requests.get_mut(&held)?,
             None if self.subtasks.len() >= capacity => return None,
@@ -202,7 +202,7 @@ impl InFlight {
             dedup_key,
             work,
         };
-        Some(Errand { request, standing: running.standing, ticket: running.ticket.clone() })
+        Some(Submission { request, standing: running.standing, ticket: running.ticket.clone() })
     }
 
     /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all
@@ -222,7 +222,7 @@ impl InFlight {
         for held in lost {
             if let Some(running) = self.requests.get_mut(held) {
                 if !std::mem::replace(&mut running.abandoned, true) {
-                    running.tally.cancelled();
+                    running.metrics.cancelled();
                 }
                 running.ticket.cancel();
             }
@@ -335,7 +335,7 @@ impl InFlight {
     fn end(&mut self, held: Held) -> Option<Outcome> {
         let mut running = self.requests.remove(&held)?;
         show(&running, activity::end);
-        running.tally.stop();
+        running.metrics.stop();
         rate_counters::spend(running.owner, running.usage.tokens());
         self.ended += 1;
         self.spent_ms += running.since.elapsed().as_secs_f64() * 1e3;
@@ -346,7 +346,7 @@ impl InFlight {
         if matches!(verdict, Verdict::Failed(_)) {
             self.failed += 1;
         }
-        Some(Outcome { held, owner: running.owner, verdict, tally: Some(running.tally) })
+        Some(Outcome { held, owner: running.owner, verdict, metrics: Some(running.metrics) })
     }
 
     /// Takes out the requests that these are subtasks of, as an engine has died that had them. Any of them may have been the reason; one that was
@@ -361,7 +361,7 @@ impl InFlight {
         for mut running in taken {
             show(&running, activity::end);
             running.ticket.cancel();
-            running.tally.stop();
+            running.metrics.stop();
             rate_counters::spend(running.owner, running.usage.tokens());
             let (held, owner) = (running.held, running.owner);
             if running.abandoned {
@@ -373,7 +373,7 @@ impl InFlight {
                 Some(verdict) => {
                     self.ended += 1;
                     self.failed += i64::from(matches!(verdict, Verdict::Failed(_)));
-                    suspects.ended.push(Outcome { held, owner, verdict, tally: Some(running.tally) });
+                    suspects.ended.push(Outcome { held, owner, verdict, metrics: Some(running.metrics) });
                 }
             }
         }

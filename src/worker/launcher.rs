@@ -23,6 +23,7 @@ use crate::pg::request_statistics;
 use crate::pg::shmem::{self, Process, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
+use crate::pg::{access_counters, cache_queue, pending};
 
 /// How often the list of databases is read, beside the occasions on which somebody asks for it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(10);
@@ -186,6 +187,9 @@ impl Launcher {
             }
             let exists = self.databases.iter().any(|d| d.oid == database);
             if known.absent || !exists {
+                cache_queue::close(slot);
+                pending::clear(slot);
+                access_counters::take(slot);
                 slot.free();
             }
         }

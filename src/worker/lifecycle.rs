@@ -126,7 +126,7 @@ pub(super) fn run_engine() {
     loop {
         interrupts::check_between_transactions();
         interrupts::reload_configuration();
-        if let Err(error) = engine_link::attend() {
+        if let Err(error) = engine_link::ensure_engine() {
             error.report(PgLogLevel::WARNING);
         }
         let patience = match guc::engine().model_idle_timeout_s {
@@ -138,6 +138,6 @@ pub(super) fn run_engine() {
         {
             return engine_link::leave();
         }
-        interrupts::wait(ENGINE_LOOK_INTERVAL.min(engine_link::pause()), engine_link::line());
+        interrupts::wait(ENGINE_LOOK_INTERVAL.min(engine_link::pause()), engine_link::wait_fd());
     }
 }

@@ -35,7 +35,7 @@ entry_point!(
     steadytext_download_main => |index| download::run(index)
 );
 entry_point!(
-    /// Entry point of the processes that work for a database's vectorizers; the argument is the index of its slot and its lane.
+    /// Entry point of the processes that work for a database's vectorizers; the argument is the index of its slot and its pace.
     steadytext_vectorizer_main => |slot| vectorizer::run(slot)
 );
 entry_point!(

@@ -14,7 +14,7 @@ use super::claims::{Held, Outcome, Verdict, refused};
 use super::protocol::{self, Presence, Stored};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
-use crate::request::Tally;
+use crate::request::RequestMetrics;
 
 /// Rows written in one transaction.
 const AT_ONCE: usize = 1000;
@@ -45,7 +45,7 @@ struct Waiting {
     owner: pg_sys::Oid,
     /// `None`: the row is to be given back.
     verdict: Option<Verdict>,
-    tally: Option<Tally>,
+    metrics: Option<RequestMetrics>,
     /// It is to be given back as one that must run alone.
     alone: bool,
     tries: u32,
@@ -93,7 +93,7 @@ impl Outcomes {
 
     fn give_back_as(&mut self, held: Held, owner: pg_sys::Oid, alone: bool) {
         let at = Instant::now();
-        self.waiting.push(Waiting { held, owner, verdict: None, tally: None, alone, tries: 0, at });
+        self.waiting.push(Waiting { held, owner, verdict: None, metrics: None, alone, tries: 0, at });
     }
 
     /// Whether there are any.
@@ -136,10 +136,10 @@ impl Outcomes {
         let mut failure = None;
         let mut retried = self.give_back_due(worker, &due, &mut failure);
         let mut tries: HashMap<Held, u32> = HashMap::new();
-        for Waiting { held, owner, verdict, tally, tries: before, .. } in due {
+        for Waiting { held, owner, verdict, metrics, tries: before, .. } in due {
             let Some(verdict) = verdict else { continue };
             tries.insert(held, before);
-            self.ready.push(Outcome { held, owner, verdict, tally });
+            self.ready.push(Outcome { held, owner, verdict, metrics });
         }
         let mut ready = std::mem::take(&mut self.ready);
         ready.sort_unstable_by_key(|outcome| outcome.held.id);
@@ -178,7 +178,7 @@ impl Outcomes {
                             outcome
                         } else {
                             let refused = refused(held, outcome.owner, error.clone(), false);
-                            Outcome { tally: outcome.tally, ..refused }
+                            Outcome { metrics: outcome.metrics, ..refused }
                         };
                         self.wait(outcome, REFUSED, tries.get(&held).copied());
                     }
@@ -208,7 +208,7 @@ impl Outcomes {
                         held: waiting.held,
                         owner: waiting.owner,
                         verdict: None,
-                        tally: None,
+                        metrics: None,
                         alone,
                         tries: waiting.tries + 1,
                         at: Instant::now() + LOCKED.after(waiting.tries),
@@ -236,11 +236,11 @@ impl Outcomes {
     }
 
     fn wait(&mut self, outcome: Outcome, pauses: Pauses, tries: Option<u32>) {
-        let Outcome { held, owner, verdict, tally } = outcome;
+        let Outcome { held, owner, verdict, metrics } = outcome;
         let tries = tries.unwrap_or(0);
         let at = Instant::now() + pauses.after(tries);
         let verdict = Some(verdict);
-        self.waiting.push(Waiting { held, owner, verdict, tally, alone: false, tries: tries + 1, at });
+        self.waiting.push(Waiting { held, owner, verdict, metrics, alone: false, tries: tries + 1, at });
     }
 
     /// Drops answers of roles that have many waiting, the latest ones first, and leaves their requests alone.

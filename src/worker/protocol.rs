@@ -1,30 +1,32 @@
 //! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction
 //! of its own.
 //!
-//! Invariant: all SQL that the worker sends is here, and all that it writes is written by these calls. Beside
+//! Invariant: all SQL that the worker sends is here and in the files of this folder, and all that it writes is written by these calls. Beside
 //! them it only reads the extension's entry, configuration and registry (`pg::catalog_cache`) and the cache
 //! (`pg::cache_table`).
+
+mod accounts;
+mod cache;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use pgrx::prelude::*;
-use serde_json::Value as Json;
 use uuid::Uuid;
 
+pub(super) use self::accounts::{
+    Heartbeat, heartbeat, note_refusals, save_usage, saved_usage, sweep_audit_log,
+};
+pub(super) use self::cache::{count_accesses, evict, plan_eviction, store_answers};
 use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
-use crate::cache::NewEntry;
-use crate::pg::access_counters::Accesses;
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
-use crate::pg::rate_counters::Saved;
-use crate::pg::refusals::Refusal;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
-use crate::pg::{cache_table, catalog, listen, pending};
+use crate::pg::{catalog, listen, pending};
 use crate::request::Answer;
 
 /// How long a claim is valid without being extended.
@@ -361,234 +363,6 @@ pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
             |row| row.get::<i64>(1),
         )?;
         Ok(step.flatten())
-    })
-}
-
-/// Puts answers into the cache, all of them or none. False: somebody has locked the table.
-pub(super) fn store_answers(entries: &[NewEntry]) -> Result<bool, PgError> {
-    let column =
-        |of: fn(&NewEntry) -> &String| entries.iter().map(|entry| of(entry).clone()).collect::<Vec<_>>();
-    let responses: Vec<Option<String>> = entries.iter().map(|entry| entry.response.clone()).collect();
-    let numbers: Vec<f32> = entries.iter().flat_map(|entry| entry.embedding.iter().copied()).collect();
-    let lengths: Vec<i32> = entries.iter().map(|entry| entry.embedding.len() as i32).collect();
-    let about: Vec<pgrx::JsonB> = entries
-        .iter()
-        .map(|entry| pgrx::JsonB(serde_json::from_str(&entry.about).unwrap_or(Json::Null)))
-        .collect();
-    in_queue("store answers in the cache", || {
-        if !cache_is_free()? {
-            return Ok(false);
-        }
-        spi::query(
-            "select steadytext.store_answers($1, $2, $3, $4, $5, $6)",
-            vec![
-                column(|entry| &entry.key).into(),
-                column(|entry| &entry.prompt).into(),
-                responses.into(),
-                numbers.into(),
-                lengths.into(),
-                about.into(),
-            ],
-            Mode::ReadWrite,
-            |_| (),
-        )
-        .map(|_| true)
-    })
-}
-
-/// Writes down how often entries of the cache were used, each of them given once. Returns those that somebody
-/// has locked.
-pub(super) fn count_accesses(accesses: &[Accesses]) -> Result<Vec<i64>, PgError> {
-    if accesses.is_empty() {
-        return Ok(Vec::new());
-    }
-    let entries: Vec<i64> = accesses.iter().map(|accesses| accesses.entry).collect();
-    let counts: Vec<i64> =
-        accesses.iter().map(|accesses| i64::try_from(accesses.count).unwrap_or(i64::MAX)).collect();
-    let last: Vec<Option<TimestampWithTimeZone>> =
-        accesses.iter().map(|accesses| TimestampWithTimeZone::try_from(accesses.last).ok()).collect();
-    in_queue("count uses of the cache", || {
-        if !cache_is_free()? {
-            return Ok(entries);
-        }
-        spi::query(
-            "select steadytext.count_accesses($1, $2, $3)",
-            vec![entries.clone().into(), counts.into(), last.into()],
-            Mode::ReadWrite,
-            |row| row.get::<i64>(1).unwrap_or_default(),
-        )
-    })
-}
-
-/// Whether the cache can be written without waiting for a lock on the whole table. Inside a transaction.
-///
-/// # Errors
-///
-/// 55000 if the extension is not installed.
-fn cache_is_free() -> Result<bool, PgError> {
-    Ok(catalog_cache::installation()?.cache.is_some_and(cache_table::can_write))
-}
-
-/// The first `limit` entries that must go from the cache, with their access counts.
-pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
-    in_queue("plan eviction", || {
-        if !cache_is_free()? {
-            return Ok(Vec::new());
-        }
-        spi::query(
-            "select id, access_count from steadytext.plan_eviction($1)",
-            vec![limit.into()],
-            Mode::ReadWrite,
-            |row| (row.get(1).unwrap_or_default(), row.get(2).unwrap_or_default()),
-        )
-    })
-}
-
-/// Evicts entries that have not been used since they were chosen; returns how many are gone.
-pub(super) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
-    let (ids, counts): (Vec<i64>, Vec<i32>) = victims.iter().copied().unzip();
-    in_queue("evict cache entries", || {
-        if !cache_is_free()? {
-            return Ok(0);
-        }
-        // What is raised at the commit would be out of the function's reach.
-        spi::query("set constraints all immediate", vec![], Mode::ReadWrite, |_| ())?;
-        let gone = spi::query_one(
-            "select cardinality(steadytext.evict_entries($1, $2))",
-            vec![ids.into(), counts.into()],
-            Mode::ReadWrite,
-            |row| row.get::<i32>(1),
-        )?;
-        Ok(gone.flatten().unwrap_or(0))
-    })
-}
-
-/// Writes down what roles have used.
-pub(super) fn save_usage(changed: &[Saved]) -> Result<(), PgError> {
-    let roles: Vec<pg_sys::Oid> = changed.iter().map(|saved| saved.role).collect();
-    let seconds: Vec<i64> = changed.iter().map(|saved| saved.second).collect();
-    let counts = |of: fn(&Saved) -> &Vec<u32>| -> Vec<i64> {
-        changed.iter().flat_map(|saved| of(saved).iter().map(|count| i64::from(*count))).collect()
-    };
-    in_queue("write down what roles have used", || {
-        spi::query(
-            "select steadytext.save_usage($1, $2, $3, $4)",
-            vec![
-                roles.into(),
-                seconds.into(),
-                counts(|saved| &saved.requests).into(),
-                counts(|saved| &saved.tokens).into(),
-            ],
-            Mode::ReadWrite,
-            |_| (),
-        )
-        .map(|_| ())
-    })
-}
-
-/// What roles had used when it was written down.
-pub(super) fn saved_usage() -> Result<Vec<Saved>, PgError> {
-    let counts = |column: Option<Vec<Option<i64>>>| -> Vec<u32> {
-        let column = column.unwrap_or_default().into_iter();
-        column.map(|count| u32::try_from(count.unwrap_or(0)).unwrap_or(0)).collect()
-    };
-    in_queue("read what roles have used", || {
-        spi::query(
-            "select owner, second, requests, tokens from steadytext.saved_usage()",
-            vec![],
-            Mode::ReadWrite,
-            |row| Saved {
-                role: row.get(1).unwrap_or(pg_sys::InvalidOid),
-                second: row.get(2).unwrap_or(0),
-                requests: counts(row.get(3)),
-                tokens: counts(row.get(4)),
-            },
-        )
-    })
-}
-
-/// Writes what was refused into the audit log; `dropped`: refusals of which nothing else is known.
-pub(super) fn note_refusals(refused: &[Refusal], dropped: u64) -> Result<(), PgError> {
-    let texts =
-        |of: fn(&Refusal) -> &String| refused.iter().map(|refusal| of(refusal).clone()).collect::<Vec<_>>();
-    let times = |of: fn(&Refusal) -> i64| -> Vec<Option<TimestampWithTimeZone>> {
-        refused.iter().map(|refusal| TimestampWithTimeZone::try_from(of(refusal)).ok()).collect()
-    };
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let roles: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.role).collect();
-    let sessions: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.session).collect();
-    let counts: Vec<i64> = refused.iter().map(|refusal| number(refusal.count)).collect();
-    in_queue("note refusals", || {
-        spi::query(
-            "select steadytext.note_refusals($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            vec![
-                roles.into(),
-                sessions.into(),
-                texts(|refusal| &refusal.what).into(),
-                texts(|refusal| &refusal.code).into(),
-                texts(|refusal| &refusal.message).into(),
-                counts.into(),
-                times(|refusal| refusal.first).into(),
-                times(|refusal| refusal.last).into(),
-                number(dropped).into(),
-            ],
-            Mode::ReadWrite,
-            |_| (),
-        )
-        .map(|_| ())
-    })
-}
-
-/// Deletes a portion of what is older than the audit log keeps. Whether there may be more.
-pub(super) fn sweep_audit_log() -> Result<bool, PgError> {
-    in_queue("sweep the audit log", || {
-        let more = spi::query_one("select steadytext.sweep_audit_log()", vec![], Mode::ReadWrite, |row| {
-            row.get::<bool>(1)
-        })?;
-        Ok(more.flatten() == Some(true))
-    })
-}
-
-/// What a worker reports of itself.
-pub(super) struct Heartbeat<'a> {
-    /// The worker's id.
-    pub(super) worker: &'a str,
-    /// `running` or `paused`.
-    pub(super) status: &'a str,
-    /// Loaded models.
-    pub(super) models: Vec<(String, u64)>,
-    /// Requests running.
-    pub(super) active: usize,
-    /// Requests ended since the worker started.
-    pub(super) total: i64,
-    /// Of these, failed ones.
-    pub(super) errors: i64,
-    /// Average time from claim to end.
-    pub(super) average_ms: f64,
-}
-
-/// Writes the worker's row of steadytext_daemon_health.
-pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
-    let names: Vec<&str> = beat.models.iter().map(|(name, _)| name.as_str()).collect();
-    let memory_mb: u64 = beat.models.iter().map(|(_, memory_mb)| memory_mb).sum();
-    in_queue("record heartbeat", || {
-        spi::query(
-            "select steadytext.record_heartbeat($1, 'local', $2, $3, $4, $5, $6, $7, $8, $9)",
-            vec![
-                beat.worker.into(),
-                beat.status.into(),
-                env!("CARGO_PKG_VERSION").into(),
-                pgrx::JsonB(Json::from(names)).into(),
-                i32::try_from(memory_mb).unwrap_or(i32::MAX).into(),
-                i32::try_from(beat.active).unwrap_or(i32::MAX).into(),
-                beat.total.into(),
-                beat.errors.into(),
-                beat.average_ms.into(),
-            ],
-            Mode::ReadWrite,
-            |_| (),
-        )
-        .map(|_| ())
     })
 }
 

@@ -5,8 +5,8 @@
 //! locked, holds up vectorizers and no request. Which vectorizer does what is decided by functions of schema
 //! steadytext; each step is one transaction for one vectorizer.
 //!
-//! There are two of them, so that vectorizers do not hold up each other either. The prompt one takes short steps. A vectorizer whose step was not
-//! short is the patient one's for a while, as is one whose index is to be built. A step that catches its cancel ends its process, and the next one
+//! There are two of them, so that vectorizers do not hold up each other either. The fast one takes short steps. A vectorizer whose step was not
+//! short is the slow one's for a while, as is one whose index is to be built. A step that catches its cancel ends its process, and the next one
 //! passes over its vectorizer for a while.
 //!
 //! Invariant: this file has all SQL that the processes send.
@@ -19,14 +19,14 @@ use pgrx::prelude::*;
 
 use super::protocol::{self, Presence, in_queue};
 use crate::pg::error::PgError;
-use crate::pg::shmem::{self, LANES, Lane, Slot};
+use crate::pg::shmem::{self, PACES, Pace, Slot};
 use crate::pg::spi::{self, Mode};
 use crate::pg::{bgworker, catalog_cache, interrupts};
 
 /// How long one step may take, users' triggers included, and after what time the process ends if that has not ended the step.
-const PROMPT_LIMITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
-/// The same for the patient process, which gives the parts of a step that failed a few seconds each.
-const PATIENT_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(150));
+const FAST_LIMITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+/// The same for the slow process, which gives the parts of a step that failed a few seconds each.
+const SLOW_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(150));
 /// How much more time than others an owner's steps may have taken before these come first, in seconds.
 const HEAD_START_S: f64 = 0.5;
 /// SQLSTATE of a step whose time was over.
@@ -50,15 +50,15 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 /// What the worker knows about the processes.
 pub(super) struct Supervision {
     notes_seen: u64,
-    /// By lane.
-    not_before: [Instant; LANES],
-    wanted: [bool; LANES],
+    /// By pace.
+    not_before: [Instant; PACES],
+    wanted: [bool; PACES],
 }
 
 impl Supervision {
     /// They are looked for at once.
     pub(super) fn new() -> Self {
-        Supervision { notes_seen: 0, not_before: [Instant::now(); LANES], wanted: [true; LANES] }
+        Supervision { notes_seen: 0, not_before: [Instant::now(); PACES], wanted: [true; PACES] }
     }
 
     /// Starts the processes that are missing and for which there is a vectorizer. `look`: there may be one of which nobody
@@ -70,13 +70,13 @@ impl Supervision {
     pub(super) fn step(&mut self, slot: &'static Slot, look: bool) -> Result<(), PgError> {
         let notes = slot.vectorizer_notes.load(SeqCst).wrapping_add(slot.vectorizer_calls.load(SeqCst));
         if look || notes != self.notes_seen {
-            self.wanted = [true; LANES];
+            self.wanted = [true; PACES];
         }
         self.notes_seen = notes;
-        for lane in Lane::ALL {
-            let index = lane as usize;
-            // The prompt process asks for the other one when there is something for it.
-            if lane == Lane::Patient && slot.vectorizers[Lane::Prompt as usize].pid.load(SeqCst) == 0 {
+        for pace in Pace::ALL {
+            let index = pace as usize;
+            // The fast process asks for the other one when there is something for it.
+            if pace == Pace::Slow && slot.vectorizers[Pace::Fast as usize].pid.load(SeqCst) == 0 {
                 self.wanted[index] = false;
                 continue;
             }
@@ -87,15 +87,15 @@ impl Supervision {
                 continue;
             }
             self.wanted[index] = false;
-            if !has_definitions(lane)? {
-                slot.note_place(shmem::Process::Vectorizer(lane), true);
+            if !has_definitions(pace)? {
+                slot.note_place(shmem::Process::Vectorizer(pace), true);
                 continue;
             }
             self.not_before[index] = Instant::now() + START_INTERVAL;
             let Some(shared) = shmem::get() else { return Ok(()) };
             let database = pg_sys::Oid::from(slot.database.load(Acquire));
-            let is_started = bgworker::start_vectorizer(shared.index_of(slot), lane, database);
-            slot.note_place(shmem::Process::Vectorizer(lane), is_started);
+            let is_started = bgworker::start_vectorizer(shared.index_of(slot), pace, database);
+            slot.note_place(shmem::Process::Vectorizer(pace), is_started);
             if !is_started {
                 self.wanted[index] = true;
                 return Err(PgError::new(
@@ -110,19 +110,19 @@ impl Supervision {
 
     /// When a process that is missing is to be started. One that runs wakes the worker when it ends.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
-        let is_missing = |lane: &Lane| slot.vectorizers[*lane as usize].pid.load(SeqCst) == 0;
-        let missing = Lane::ALL.into_iter().filter(is_missing).map(|lane| lane as usize);
+        let is_missing = |pace: &Pace| slot.vectorizers[*pace as usize].pid.load(SeqCst) == 0;
+        let missing = Pace::ALL.into_iter().filter(is_missing).map(|pace| pace as usize);
         missing.filter(|index| self.wanted[*index]).map(|index| self.not_before[index]).min()
     }
 }
 
-/// The life of a process; `index` is that of a slot and its lane.
+/// The life of a process; `index` is that of a slot and its pace.
 pub(super) fn run(index: usize) {
     interrupts::accept_signals();
-    let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(index / LANES)) else { return };
-    let lane = Lane::ALL[index % LANES];
+    let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(index / PACES)) else { return };
+    let pace = Pace::ALL[index % PACES];
     let database = bgworker::my_assignment();
-    if !slot.begin_vectorizing(lane, database, interrupts::my_latch()) {
+    if !slot.begin_vectorizing(pace, database, interrupts::my_latch()) {
         return;
     }
     // Before the process connects, so that it runs after the process has left the database.
@@ -134,22 +134,22 @@ pub(super) fn run(index: usize) {
         Ok(Presence::Absent) => return,
         Err(error) => return error.report(PgLogLevel::LOG),
     };
-    interrupts::prepare_time_limits(&slot.vectorizers[lane as usize].overran);
-    Process { slot, lane, database, extension, complaint: None, turns: HashMap::new() }.work();
+    interrupts::prepare_time_limits(&slot.vectorizers[pace as usize].overran);
+    Process { slot, pace, database, extension, complaint: None, turns: HashMap::new() }.work();
 }
 
 fn leave() {
     let Some(shared) = shmem::get() else { return };
     for slot in &shared.slots {
-        if let Some(lane) = slot.lane_of_me() {
-            slot.end_vectorizing(lane);
+        if let Some(pace) = slot.pace_of_me() {
+            slot.end_vectorizing(pace);
         }
     }
 }
 
 struct Process {
     slot: &'static Slot,
-    lane: Lane,
+    pace: Pace,
     database: pg_sys::Oid,
     extension: pg_sys::Oid,
     complaint: Option<(String, Instant)>,
@@ -160,7 +160,7 @@ struct Process {
 impl Process {
     /// Works until there is no vectorizer any more.
     fn work(&mut self) {
-        let own = &self.slot.vectorizers[self.lane as usize];
+        let own = &self.slot.vectorizers[self.pace as usize];
         while let Err(error) = self.note_overrun() {
             self.complain(error);
             interrupts::wait(RETRY_INTERVAL, None);
@@ -248,11 +248,11 @@ impl Process {
 
     /// Writes down that a step of the process before this one has not ended in its time: it is not tried again soon.
     fn note_overrun(&self) -> Result<(), PgError> {
-        let own = &self.slot.vectorizers[self.lane as usize];
+        let own = &self.slot.vectorizers[self.pace as usize];
         let step = [&own.step[0], &own.step[1]].map(|half| half.load(SeqCst));
         if own.overran.load(SeqCst) && step != [0; 2] {
             let id = uuid::Uuid::from_u64_pair(step[0], step[1]);
-            self.note_trouble(
+            self.note_error(
                 pgrx::Uuid::from_bytes(*id.as_bytes()),
                 "a step did not end when its time was over, so that its process was ended: code of the table's catches the cancel (57014) of the statement that runs it",
                 None,
@@ -264,12 +264,12 @@ impl Process {
     }
 
     /// `code`: the SQLSTATE; `None` where the process was ended.
-    fn note_trouble(&self, id: pgrx::Uuid, message: &str, code: Option<String>) -> Result<(), PgError> {
-        let is_patient = self.lane == Lane::Patient;
-        in_queue("note trouble of a vectorizer", || {
+    fn note_error(&self, id: pgrx::Uuid, message: &str, code: Option<String>) -> Result<(), PgError> {
+        let is_slow = self.pace == Pace::Slow;
+        in_queue("note an error of a vectorizer", || {
             spi::query(
-                "select steadytext.note_vectorizer_trouble($1, $2, $3, $4)",
-                vec![id.into(), message.into(), code.into(), is_patient.into()],
+                "select steadytext.note_definition_error($1, $2, $3, $4)",
+                vec![id.into(), message.into(), code.into(), is_slow.into()],
                 Mode::ReadWrite,
                 |_| (),
             )
@@ -279,9 +279,9 @@ impl Process {
 
     /// One step for a vectorizer; true if there may be more to do.
     fn step(&self, id: pgrx::Uuid, looks: bool) -> Result<bool, PgError> {
-        let own = &self.slot.vectorizers[self.lane as usize];
-        let is_patient = self.lane == Lane::Patient;
-        let (limit, end) = if is_patient { PATIENT_LIMITS } else { PROMPT_LIMITS };
+        let own = &self.slot.vectorizers[self.pace as usize];
+        let is_slow = self.pace == Pace::Slow;
+        let (limit, end) = if is_slow { SLOW_LIMITS } else { FAST_LIMITS };
         let halves = uuid::Uuid::from_bytes(*id.as_bytes()).as_u64_pair();
         own.step[0].store(halves.0, SeqCst);
         own.step[1].store(halves.1, SeqCst);
@@ -289,7 +289,7 @@ impl Process {
             let step = || {
                 spi::query_one(
                     "select steadytext.vectorizer_step($1, $2, $3)",
-                    vec![id.into(), looks.into(), is_patient.into()],
+                    vec![id.into(), looks.into(), is_slow.into()],
                     Mode::ReadWrite,
                     |row| row.get::<bool>(1),
                 )
@@ -307,11 +307,11 @@ impl Process {
     /// One step for each vectorizer for which something can be done, but for those whose owners have had more time than others who wait.
     /// `None`: there are none at all.
     fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
-        let is_patient = self.lane == Lane::Patient;
+        let is_slow = self.pace == Pace::Slow;
         let due = in_queue("look for work of vectorizers", || {
             spi::query(
                 "select id, owner from steadytext.vectorizers_due($1, $2)",
-                vec![looks.into(), is_patient.into()],
+                vec![looks.into(), is_slow.into()],
                 Mode::ReadWrite,
                 |row| row.get::<pgrx::Uuid>(1).zip(row.get::<pg_sys::Oid>(2)),
             )
@@ -339,10 +339,10 @@ impl Process {
             match step {
                 Ok(step) => progressed |= step,
                 Err(error) => {
-                    self.note_trouble(id, &error.message, Some(error.sqlstate()))?;
-                    if !is_patient && error.sqlstate() == CANCELED {
+                    self.note_error(id, &error.message, Some(error.sqlstate()))?;
+                    if !is_slow && error.sqlstate() == CANCELED {
                         // It is the other process's now.
-                        self.slot.call_vectorizer(self.lane.other());
+                        self.slot.call_vectorizer(self.pace.other());
                     }
                     self.complain(error);
                 }
@@ -355,7 +355,7 @@ impl Process {
         let outlook = in_queue("look for work of vectorizers", || {
             spi::query_one(
                 "select any_left, waits, due_in, hands_over from steadytext.vectorizers_outlook($1)",
-                vec![is_patient.into()],
+                vec![is_slow.into()],
                 Mode::ReadWrite,
                 |row| {
                     let outlook =
@@ -366,7 +366,7 @@ impl Process {
         })?;
         let Some((outlook, hands_over)) = outlook else { return Ok(None) };
         if hands_over == Some(true) {
-            let other = self.lane.other();
+            let other = self.pace.other();
             if progressed || self.slot.vectorizers[other as usize].pid.load(SeqCst) == 0 {
                 self.slot.call_vectorizer(other);
             }
@@ -397,11 +397,11 @@ struct Outlook {
     due_in_s: Option<f64>,
 }
 
-fn has_definitions(lane: Lane) -> Result<bool, PgError> {
+fn has_definitions(pace: Pace) -> Result<bool, PgError> {
     let outlook = in_queue("look for vectorizers", || {
         spi::query_one(
             "select any_left from steadytext.vectorizers_outlook($1)",
-            vec![(lane == Lane::Patient).into()],
+            vec![(pace == Pace::Slow).into()],
             Mode::ReadWrite,
             |row| row.get::<bool>(1),
         )

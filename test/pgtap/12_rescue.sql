@@ -69,7 +69,7 @@ select is(pg_temp.state('local:a 1'), 'failed alone=t retries=2 attempt=3 deferr
 select ok((select error like '%worker died%3 attempts%' and completed_at is not null from steadytext_queue), 'with message and time');
 delete from steadytext_queue;
 
--- The guilty one among others: only it uses up its retries.
+-- The poison one among others: only it uses up its retries.
 select pg_temp.in_flight('local:a', 3);
 select is(steadytext.rescue_requests('{}'), 3, 'three in flight');
 select is((select prompt from steadytext.claim_requests('local:b', 10, 60, null, true)), 'local:a 1', 'one at a time');

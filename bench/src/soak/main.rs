@@ -28,7 +28,7 @@ Every five seconds it is looked at what each process of the extension, and one s
 caches fill. Of the rest, a straight line by least squares says how much more it is in an hour:
 
 soak_worker_memory_mb_per_hour  Memory of its own that no file is behind, of the database's worker, in which the engine runs;
-                                vectorizer, vectorizer_patient, launcher, session: the same of these
+                                vectorizer, vectorizer_slow, launcher, session: the same of these
 soak_worker_memory_mb           Its mean. Beside it soak_worker_rss_mb and soak_worker_pss_mb
 soak_…_descriptors_per_hour     Open files
 soak_…_threads_per_hour         Threads

@@ -1,7 +1,7 @@
 //! What comes of a call, and what is not even asked.
 
 use serde::Deserialize;
-use steadytext_engine::errand::Refusal;
+use steadytext_engine::remote_job::Refusal;
 use steadytext_engine::{Error, Output};
 
 use super::client::Failed;

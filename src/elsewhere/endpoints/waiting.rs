@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use steadytext_engine::errand::Refusal;
+use steadytext_engine::remote_job::Refusal;
 use steadytext_engine::{Error, Output, Ticket, Work};
 use ureq::Agent;
 

@@ -6,21 +6,21 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postgres::Client;
 use postgres::error::{Severity, SqlState};
-use steadytext_engine::errand::{self, Prepared, Refusal};
+use steadytext_engine::remote_job::{self, Prepared, Refusal};
 use steadytext_engine::{Error, Standing};
 
 use super::storing::Ending;
 use super::{Alone, Server, Set};
-use crate::flight::{By, Wish};
+use crate::in_flight::{By, Wish};
 use crate::log::Level;
 use crate::protocol::{self, Claimed, Wanted};
-use crate::trouble::Trouble;
+use crate::turn_error::TurnError;
 
 impl Server<'_> {
     /// Claims what there is room for. True: there may be more.
-    pub(super) fn claim(&mut self, client: &mut Client) -> Result<bool, Trouble> {
+    pub(super) fn claim(&mut self, client: &mut Client) -> Result<bool, TurnError> {
         let options = &self.shared.options;
-        let is_empty = self.flight.len() == 0 && self.outcomes.is_empty();
+        let is_empty = self.in_flight.len() == 0 && self.outcomes.is_empty();
         if self.alone == Alone::Runs && is_empty {
             // There may be another one.
             self.alone = Alone::Wanted;
@@ -82,7 +82,7 @@ impl Server<'_> {
     fn room(&self, set: &Set) -> usize {
         match &set.endpoint {
             None => usize::MAX,
-            Some(endpoint) => endpoint.most_held().saturating_sub(self.flight.count_at(endpoint)),
+            Some(endpoint) => endpoint.most_held().saturating_sub(self.in_flight.count_at(endpoint)),
         }
     }
 
@@ -92,7 +92,7 @@ impl Server<'_> {
         number: usize,
         limit: usize,
         is_alone: bool,
-    ) -> Result<Vec<Claimed>, Trouble> {
+    ) -> Result<Vec<Claimed>, TurnError> {
         let set = &self.sets[number];
         let wanted = Wanted {
             worker: &self.shared.worker,
@@ -108,8 +108,8 @@ impl Server<'_> {
         self.shared.free(limit.saturating_sub(count));
         self.database.claimed.fetch_add(count as u64, Relaxed);
         match claimed {
-            Err(Trouble::Database(error)) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
-                Err(Trouble::Fatal(Trouble::Database(error).to_string()))
+            Err(TurnError::Database(error)) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
+                Err(TurnError::Fatal(TurnError::Database(error).to_string()))
             }
             claimed => claimed,
         }
@@ -171,14 +171,14 @@ impl Server<'_> {
     }
 
     /// Fetches more of the work of requests of which all was handed over that is here. True: there may be more of it to fetch.
-    pub(super) fn fetch(&mut self, client: &mut Client) -> Result<bool, Trouble> {
-        let Some(wish) = self.flight.wish() else { return Ok(false) };
+    pub(super) fn fetch(&mut self, client: &mut Client) -> Result<bool, TurnError> {
+        let Some(wish) = self.in_flight.wish() else { return Ok(false) };
         let Wish { held, first, ref report, .. } = wish;
         let came = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
         let came = match came {
-            Ok(came) => came.map(|came| errand::decode(&came).unwrap_or_else(|error| unreadable(&error))),
+            Ok(came) => came.map(|came| remote_job::decode(&came).unwrap_or_else(|error| unreadable(&error))),
             // What is wrong with one row must not hold up the others.
-            Err(Trouble::Database(error)) => {
+            Err(TurnError::Database(error)) => {
                 let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
                 let Some(said) = said else { return Err(error.into()) };
                 let (message, code) = (said.message().to_owned(), said.code().code().to_owned());
@@ -188,12 +188,12 @@ impl Server<'_> {
         };
         match came {
             Some(came) => {
-                if let Some(ended) = self.flight.fulfil(&wish, came) {
+                if let Some(ended) = self.in_flight.fulfil(&wish, came) {
                     self.note_end(ended);
                 }
             }
             None => {
-                let gone = self.flight.abandon(&[held]);
+                let gone = self.in_flight.abandon(&[held]);
                 self.database.lost.fetch_add(gone as u64, Relaxed);
                 self.shared.free(gone);
             }
@@ -203,10 +203,10 @@ impl Server<'_> {
 
     fn add(&mut self, claimed: Claimed) {
         let Claimed { held, owner, priority, prepared } = claimed;
-        let prepared = errand::decode(&prepared).unwrap_or_else(|error| unreadable(&error));
-        let errand = match prepared {
-            Prepared::Errand(errand) if !errand.works.is_empty() => errand,
-            Prepared::Errand(_) => {
+        let prepared = remote_job::decode(&prepared).unwrap_or_else(|error| unreadable(&error));
+        let job = match prepared {
+            Prepared::Job(job) if !job.works.is_empty() => job,
+            Prepared::Job(_) => {
                 let message = "there is nothing to be done".to_owned();
                 return self.push(
                     held,
@@ -216,11 +216,11 @@ impl Server<'_> {
             Prepared::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
         };
         let endpoint = self.shared.endpoints.iter().find(|endpoint| {
-            endpoint.name().eq_ignore_ascii_case(&errand.model.name) && self.models.is_chosen(endpoint.name())
+            endpoint.name().eq_ignore_ascii_case(&job.model.name) && self.models.is_chosen(endpoint.name())
         });
         let by = match endpoint {
             Some(endpoint) => Ok(By::Endpoint(Arc::clone(endpoint))),
-            None => self.models.source(&errand.model).map(By::Engine),
+            None => self.models.source(&job.model).map(By::Engine),
         };
         match by {
             Ok(by) => {
@@ -230,7 +230,7 @@ impl Server<'_> {
                 let salt = hasher.finish();
                 let standing =
                     Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
-                self.flight.add(held, errand, by, standing, salt);
+                self.in_flight.add(held, job, by, standing, salt);
             }
             Err(refusal) => {
                 self.choose_sets();

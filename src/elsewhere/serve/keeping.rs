@@ -8,31 +8,31 @@ use postgres::Client;
 
 use super::Server;
 use crate::protocol::{self, Heartbeat, Held};
-use crate::trouble::Trouble;
+use crate::turn_error::TurnError;
 
 impl Server<'_> {
     /// Keeps what is held, and lets go what is no longer ours.
-    pub(super) fn extend(&mut self, client: &mut Client) -> Result<(), Trouble> {
+    pub(super) fn extend(&mut self, client: &mut Client) -> Result<(), TurnError> {
         // The server writes nothing for leases of which more than a half is left.
         let lease = Duration::from_secs(u64::try_from(self.shared.options.lease_s).unwrap_or(60));
         self.extend_at = Instant::now() + lease / 4;
-        let mut held = self.flight.held();
+        let mut held = self.in_flight.held();
         held.extend(self.outcomes.iter().map(|outcome| outcome.held));
         if held.is_empty() {
             return Ok(());
         }
         let lost = protocol::extend(client, &self.shared.worker, &held, self.shared.options.lease_s)?;
-        let gone = self.flight.abandon(&lost);
+        let gone = self.in_flight.abandon(&lost);
         self.database.lost.fetch_add(gone as u64, Relaxed);
         self.shared.free(gone);
         Ok(())
     }
 
     /// What is done once the program was told to stop.
-    pub(super) fn stop(&mut self, client: &mut Client) -> Result<(), Trouble> {
+    pub(super) fn stop(&mut self, client: &mut Client) -> Result<(), TurnError> {
         let is_late =
             self.shared.stopping() > 1 || self.stop_at.is_some_and(|stop_at| Instant::now() >= stop_at);
-        let held = if is_late { self.flight.held() } else { self.flight.not_begun() };
+        let held = if is_late { self.in_flight.held() } else { self.in_flight.not_begun() };
         self.give_back(client, &held)?;
         if is_late {
             // What could not be stored up to now is given back by its lease.
@@ -43,12 +43,12 @@ impl Server<'_> {
     }
 
     /// Gives requests back.
-    pub(super) fn give_back(&mut self, client: &mut Client, held: &[Held]) -> Result<(), Trouble> {
+    pub(super) fn give_back(&mut self, client: &mut Client, held: &[Held]) -> Result<(), TurnError> {
         if held.is_empty() {
             return Ok(());
         }
         protocol::release(client, &self.shared.worker, held)?;
-        let count = self.flight.abandon(held);
+        let count = self.in_flight.abandon(held);
         self.shared.free(count);
         self.database.given_back.fetch_add(count as u64, Relaxed);
         Ok(())
@@ -62,7 +62,7 @@ impl Server<'_> {
     }
 
     /// Says that the worker lives.
-    pub(super) fn heartbeat(&mut self, client: &mut Client) -> Result<(), Trouble> {
+    pub(super) fn heartbeat(&mut self, client: &mut Client) -> Result<(), TurnError> {
         let count = |counter: &AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
         let endpoint = format!("{}/{}", self.shared.host, std::process::id());
         protocol::heartbeat(
@@ -70,9 +70,9 @@ impl Server<'_> {
             &Heartbeat {
                 worker: &self.shared.worker,
                 endpoint: &endpoint,
-                status: if self.flight.len() > 0 { "running" } else { "idle" },
+                status: if self.in_flight.len() > 0 { "running" } else { "idle" },
                 models: &self.shared.engine.models(),
-                active: i32::try_from(self.flight.len()).unwrap_or(i32::MAX),
+                active: i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX),
                 total: count(&self.database.completed) + count(&self.database.failed),
                 errors: count(&self.database.failed),
             },

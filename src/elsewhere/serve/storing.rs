@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
-use steadytext_engine::errand::{self, Prepared, Refusal, Report};
+use steadytext_engine::remote_job::{self, Prepared, Refusal, Report};
 
 use super::Server;
-use crate::flight::{Again, Came, Ended, Spoiled, is_of_the_engine};
+use crate::in_flight::{Again, Came, Ended, Spoiled, is_of_the_engine};
 use crate::log::Level;
 use crate::protocol::{self, Held, Stored};
-use crate::trouble::Trouble;
+use crate::turn_error::TurnError;
 
 /// Results that are stored at once, and their bytes.
 const MAX_STORED: usize = 64;
@@ -45,16 +45,16 @@ pub(super) struct Outcome {
 impl Server<'_> {
     pub(super) fn take_events(&mut self) {
         while let Some(event) = self.first_event.take().or_else(|| self.events.1.try_recv().ok()) {
-            if let Some(ended) = self.flight.take(event) {
+            if let Some(ended) = self.in_flight.take(event) {
                 self.note_end(ended);
             }
         }
         while let Some(told) = self.first_told.take().or_else(|| self.told.1.try_recv().ok()) {
-            if let Some(ended) = self.flight.take_told(told) {
+            if let Some(ended) = self.in_flight.take_told(told) {
                 self.note_end(ended);
             }
         }
-        self.database.held.store(self.flight.len(), Relaxed);
+        self.database.held.store(self.in_flight.len(), Relaxed);
     }
 
     /// Takes note of a row for which there is nothing more to be done.
@@ -78,7 +78,7 @@ impl Server<'_> {
             return self.shared.free(1);
         }
         let is_answer = report.outputs.is_ok();
-        match errand::encode(&report) {
+        match remote_job::encode(&report) {
             Ok(bytes) => self.push(held, Ending::Report { bytes, is_answer, again }),
             Err(error) => {
                 let (message, code) = (error.to_string(), "XX000".to_owned());
@@ -92,7 +92,7 @@ impl Server<'_> {
     }
 
     /// Stores what is due.
-    pub(super) fn store(&mut self, client: &mut Client) -> Result<(), Trouble> {
+    pub(super) fn store(&mut self, client: &mut Client) -> Result<(), TurnError> {
         loop {
             let now = Instant::now();
             let mut part: Vec<Outcome> = Vec::new();
@@ -162,9 +162,9 @@ impl Server<'_> {
     fn go_on(&mut self, outcome: Outcome, more: &[u8]) {
         let Outcome { held, ending, .. } = outcome;
         let Ending::Report { bytes, again, .. } = ending else { return };
-        match (errand::decode(more), errand::decode::<Report>(&bytes)) {
-            (Ok(Prepared::Errand(errand)), Ok(report)) if !errand.works.is_empty() => {
-                self.flight.go_on(held, errand, again, report);
+        match (remote_job::decode(more), remote_job::decode::<Report>(&bytes)) {
+            (Ok(Prepared::Job(job)), Ok(report)) if !job.works.is_empty() => {
+                self.in_flight.go_on(held, job, again, report);
             }
             _ => {
                 let message = "the next stage cannot be read".to_owned();
@@ -173,7 +173,7 @@ impl Server<'_> {
         }
     }
 
-    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, Stored>, Trouble> {
+    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, Stored>, TurnError> {
         let worker = &self.shared.worker;
         let (mut reports, mut refusals, mut given_back) = (Vec::new(), Vec::new(), Vec::new());
         for outcome in part {

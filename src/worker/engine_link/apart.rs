@@ -13,13 +13,13 @@ use steadytext_engine::process::{BUILD, READY, REFUSED};
 use steadytext_engine::socket::State;
 use steadytext_engine::{BackendChoice, Event};
 
+use super::failures::{End, Reported};
 use super::socket::SocketLink;
 use super::terms::{Allowance, FAULT, fault_place};
-use super::trouble::{End, Reported};
-use super::{EngineLink, Errand, Fate};
+use super::{EngineLink, Fate, Submission};
 use crate::pg::error::PgError;
 use crate::pg::guc::EngineSettings;
-use crate::pg::interrupts::Line;
+use crate::pg::interrupts::WaitFd;
 use crate::pg::program::{Program, beside_server};
 use crate::pg::{engine_leader, engine_page};
 
@@ -39,7 +39,7 @@ pub(super) struct ApartLink {
     path: PathBuf,
     link: Option<SocketLink>,
     /// What was handed over before there was a connection.
-    early: Vec<Errand>,
+    early: Vec<Submission>,
     reconnections: u32,
     state: State,
     state_at: Instant,
@@ -86,7 +86,7 @@ impl ApartLink {
         self.allowance.report();
         engine_leader::open(self.program.as_ref().map(Program::pid));
         let early = std::mem::take(&mut self.early);
-        early.into_iter().for_each(|errand| self.submit(errand));
+        early.into_iter().for_each(|job| self.submit(job));
         Ok(())
     }
 
@@ -94,7 +94,7 @@ impl ApartLink {
         let mut link = SocketLink::connect_at_once()?;
         link.watch();
         if let Some(before) = self.link.take() {
-            Box::new(before).leave().into_iter().for_each(|errand| link.submit(errand));
+            Box::new(before).leave().into_iter().for_each(|job| link.submit(job));
         }
         self.link = Some(link);
         self.asked_at = Some(Instant::now());
@@ -138,10 +138,10 @@ impl ApartLink {
 }
 
 impl EngineLink for ApartLink {
-    fn submit(&mut self, errand: Errand) {
+    fn submit(&mut self, job: Submission) {
         match &mut self.link {
-            Some(link) => link.submit(errand),
-            None => self.early.push(errand),
+            Some(link) => link.submit(job),
+            None => self.early.push(job),
         }
     }
 
@@ -168,10 +168,10 @@ impl EngineLink for ApartLink {
         self.link.as_mut()?.next_event()
     }
 
-    fn line(&self) -> Option<Line> {
+    fn wait_fd(&self) -> Option<WaitFd> {
         match &self.link {
-            Some(link) => link.line(),
-            None => self.program.as_ref().map(Program::line),
+            Some(link) => link.wait_fd(),
+            None => self.program.as_ref().map(Program::wait_fd),
         }
     }
 
@@ -191,14 +191,14 @@ impl EngineLink for ApartLink {
         }
     }
 
-    fn trouble(&mut self) -> Option<PgError> {
-        let trouble = self.reported.news(self.state.panics, self.state.refused);
+    fn failure(&mut self) -> Option<PgError> {
+        let failure = self.reported.news(self.state.panics, self.state.refused);
         match &self.end {
             Some(end) if !std::mem::replace(&mut self.end_reported, true) => {
                 let pid = self.program.as_ref().map_or(0, Program::pid);
                 Some(end.report(&self.path.display().to_string(), pid))
             }
-            _ => trouble,
+            _ => failure,
         }
     }
 
@@ -213,10 +213,10 @@ impl EngineLink for ApartLink {
         }
     }
 
-    fn leave(mut self: Box<Self>) -> Vec<Errand> {
-        let mut errands = std::mem::take(&mut self.early);
-        errands.extend(self.link.take().map(|link| Box::new(link).leave()).unwrap_or_default());
-        errands
+    fn leave(mut self: Box<Self>) -> Vec<Submission> {
+        let mut requests = std::mem::take(&mut self.early);
+        requests.extend(self.link.take().map(|link| Box::new(link).leave()).unwrap_or_default());
+        requests
     }
 }
 

@@ -11,14 +11,14 @@ use steadytext_engine::process::{QUEUE_CAPACITY, fault_while, give_way};
 use steadytext_engine::socket::Server;
 use steadytext_engine::{Config, Engine, Event, Notifier, Reply};
 
+use super::failures::{Reported, failed};
 use super::terms::{Allowance, FAULT, capacity, fault_place};
-use super::trouble::{Reported, failed};
-use super::{EngineLink, Errand};
+use super::{EngineLink, Submission};
 use crate::pg::engine_leader;
 use crate::pg::engine_page;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::guc::EngineSettings;
-use crate::pg::interrupts::{Line, with_signals_blocked};
+use crate::pg::interrupts::{WaitFd, with_signals_blocked};
 use crate::pg::memory::Offered;
 
 /// An engine, the channel of its events, and the notifier that wakes the worker's main thread.
@@ -32,7 +32,7 @@ pub(super) struct ChannelLink {
     notifier: Notifier,
     capacity: usize,
     /// What was handed over when the engine had gone.
-    unassigned: Vec<Errand>,
+    unassigned: Vec<Submission>,
     reported: Reported,
     /// The engine's end was reported.
     end_reported: bool,
@@ -98,11 +98,11 @@ impl ChannelLink {
 }
 
 impl EngineLink for ChannelLink {
-    fn submit(&mut self, errand: Errand) {
+    fn submit(&mut self, job: Submission) {
         if self.engine.is_gone() {
-            self.unassigned.push(errand);
+            self.unassigned.push(job);
         } else {
-            let Errand { request, standing, ticket } = errand;
+            let Submission { request, standing, ticket } = job;
             self.engine.submit_as(request, standing, self.reply.clone(), ticket);
         }
     }
@@ -117,8 +117,8 @@ impl EngineLink for ChannelLink {
         self.events.try_recv().ok()
     }
 
-    fn line(&self) -> Option<Line> {
-        Some(Line { fd: self.notifier.as_raw_fd(), writing: false })
+    fn wait_fd(&self) -> Option<WaitFd> {
+        Some(WaitFd { fd: self.notifier.as_raw_fd(), writing: false })
     }
 
     fn capacity(&self) -> usize {
@@ -133,15 +133,15 @@ impl EngineLink for ChannelLink {
         self.server.idle_for()
     }
 
-    fn trouble(&mut self) -> Option<PgError> {
+    fn failure(&mut self) -> Option<PgError> {
         let gone = self.engine.is_gone() && !std::mem::replace(&mut self.end_reported, true);
         let (panics, refused) = (self.engine.statistics().panics, self.server.refused());
-        let trouble = self.reported.news(panics, refused);
-        if gone { Some(failed()) } else { trouble }
+        let failure = self.reported.news(panics, refused);
+        if gone { Some(failed()) } else { failure }
     }
 
     /// Those that it has not begun have come back as events by then.
-    fn leave(self: Box<Self>) -> Vec<Errand> {
+    fn leave(self: Box<Self>) -> Vec<Submission> {
         engine_leader::close();
         self.unassigned
     }

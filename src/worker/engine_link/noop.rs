@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use steadytext_engine::{Event, EventKind, Finish, Output, Work};
 
-use super::{EngineLink, Errand};
-use crate::pg::interrupts::Line;
+use super::{EngineLink, Submission};
+use crate::pg::interrupts::WaitFd;
 
 const CAPACITY: usize = 1000;
 
@@ -18,7 +18,7 @@ pub(super) struct NoopLink {
 }
 
 impl EngineLink for NoopLink {
-    fn submit(&mut self, Errand { request, .. }: Errand) {
+    fn submit(&mut self, Submission { request, .. }: Submission) {
         let output = match request.work {
             Work::Generate(_) => {
                 Output::Text { text: "ok".to_owned(), generated_tokens: 1, finish: Finish::EndOfText }
@@ -39,7 +39,7 @@ impl EngineLink for NoopLink {
         self.events.pop_front()
     }
 
-    fn line(&self) -> Option<Line> {
+    fn wait_fd(&self) -> Option<WaitFd> {
         None
     }
 
@@ -55,7 +55,7 @@ impl EngineLink for NoopLink {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<Errand> {
+    fn leave(self: Box<Self>) -> Vec<Submission> {
         Vec::new()
     }
 }

@@ -10,10 +10,10 @@ use steadytext_engine::socket::{Caller, Client, FromEngine, State};
 use steadytext_engine::{Error, Event, EventKind};
 
 use super::terms::capacity;
-use super::{EngineLink, Errand};
+use super::{EngineLink, Submission};
 use crate::pg::engine_leader;
 use crate::pg::guc;
-use crate::pg::interrupts::Line;
+use crate::pg::interrupts::WaitFd;
 
 /// A connection to the engine, and the requests that the next engine would get.
 pub(super) struct SocketLink {
@@ -28,7 +28,7 @@ pub(super) struct SocketLink {
 }
 
 struct Submitted {
-    errand: Errand,
+    job: Submission,
     /// Its cancellation was sent.
     cancelled: bool,
 }
@@ -78,7 +78,7 @@ impl SocketLink {
 
     fn try_exchange(&mut self) -> io::Result<()> {
         for (key, submitted) in &mut self.unfinished {
-            if submitted.errand.ticket.is_cancelled() && !std::mem::replace(&mut submitted.cancelled, true) {
+            if submitted.job.ticket.is_cancelled() && !std::mem::replace(&mut submitted.cancelled, true) {
                 self.client.cancel(*key)?;
             }
         }
@@ -113,16 +113,16 @@ impl SocketLink {
 }
 
 impl EngineLink for SocketLink {
-    fn submit(&mut self, errand: Errand) {
-        let key = errand.request.key;
-        let sent = self.client.submit_as(&errand.request, errand.standing);
+    fn submit(&mut self, job: Submission) {
+        let key = job.request.key;
+        let sent = self.client.submit_as(&job.request, job.standing);
         match sent {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 let kind = EventKind::Failed(Error::InvalidRequest(error.to_string()));
                 self.events.push_back(Event { key, turns: 0, kind });
             }
             sent => {
-                self.unfinished.insert(key, Submitted { errand, cancelled: false });
+                self.unfinished.insert(key, Submitted { job, cancelled: false });
                 self.note(sent);
             }
         }
@@ -141,8 +141,8 @@ impl EngineLink for SocketLink {
         self.events.pop_front()
     }
 
-    fn line(&self) -> Option<Line> {
-        Some(Line { fd: self.client.as_raw_fd(), writing: self.client.wants_to_write() })
+    fn wait_fd(&self) -> Option<WaitFd> {
+        Some(WaitFd { fd: self.client.as_raw_fd(), writing: self.client.wants_to_write() })
     }
 
     fn capacity(&self) -> usize {
@@ -160,7 +160,7 @@ impl EngineLink for SocketLink {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<Errand> {
-        self.unfinished.into_values().map(|submitted| submitted.errand).collect()
+    fn leave(self: Box<Self>) -> Vec<Submission> {
+        self.unfinished.into_values().map(|submitted| submitted.job).collect()
     }
 }

@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 #[path = "../../../src/request/json_text.rs"]
 mod json_text;
-#[path = "../../../src/request/words.rs"]
-mod words;
+#[path = "../../../src/request/text_spans.rs"]
+mod text_spans;
 
 use json_text::{elements, without_zeros};
 
 fn masked(text: &str, named: &[(&str, usize)]) -> String {
     let named = named.iter().map(|(words, number)| ((*words).to_owned(), *number)).collect();
-    words::replaced(text, named, |number| format!("[{number}]"))
+    text_spans::replaced(text, named, |number| format!("[{number}]"))
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn of_words_that_overlap_the_longest_and_of_the_same_words_the_first_number_is_t
 fn many_words_that_begin_alike_take_no_more_time_than_few() {
     let text = "a".repeat(200) + &" aaaa".repeat(20_000);
     let named: Vec<(String, usize)> = (1..2000).map(|length| ("a".repeat(length), length)).collect();
-    let found = words::replaced(&text, named, |length| length.to_string());
+    let found = text_spans::replaced(&text, named, |length| length.to_string());
     assert_eq!(found, "200".to_owned() + &" 4".repeat(20_000));
 }
 
@@ -52,7 +52,7 @@ fn pieces_are_the_text_and_end_where_something_ends() {
     for text in
         [sentence.repeat(500), "ä€".repeat(3000), "word ".repeat(2000), String::new(), "line\n".repeat(1000)]
     {
-        let ends = words::ends(&text);
+        let ends = text_spans::ends(&text);
         let mut begin = 0;
         for end in &ends {
             let piece = &text[begin..*end];
@@ -63,7 +63,7 @@ fn pieces_are_the_text_and_end_where_something_ends() {
         assert_eq!(begin, text.len());
     }
     let text = sentence.repeat(500);
-    assert!(words::ends(&text).iter().all(|end| text[..*end].ends_with(sentence)));
+    assert!(text_spans::ends(&text).iter().all(|end| text[..*end].ends_with(sentence)));
 }
 
 #[test]

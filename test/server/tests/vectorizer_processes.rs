@@ -82,20 +82,20 @@ fn code_that_catches_its_cancel_stops_nobody_else() {
         .map(|row| (row.get(0), row.get(1)))
         .unwrap();
     assert!(state == "broken" && problem.contains("catches the cancel"), "{state}: {problem}");
-    // It is not the prompt process's any more, so that others do not wait for it again.
+    // It is not the fast process's any more, so that others do not wait for it again.
     session.run(
         "update steadytext_vectorizer_state set retry_at = null where problem is not null;
-         update steadytext_vectorizer_offenders set retry_at = now()",
+         update steadytext_vectorizer_slow_owners set retry_at = now()",
     );
-    wait_until("it is tried again by the patient process", || {
-        session.one("select exists (select from pg_stat_activity where backend_type = 'pg_steadytext patient vectorizer' and wait_event = 'PgSleep')")
+    wait_until("it is tried again by the slow process", || {
+        session.one("select exists (select from pg_stat_activity where backend_type = 'pg_steadytext slow vectorizer' and wait_event = 'PgSleep')")
     });
     session.run("update other set body = 'more words'");
     wait_until("and the other one goes on meanwhile", || {
         session.list::<String>("select chunk from other_body_embedding") == ["more words"]
     });
     assert!(session.one::<bool>(
-        "select exists (select from pg_stat_activity where backend_type = 'pg_steadytext patient vectorizer' and wait_event = 'PgSleep')"
+        "select exists (select from pg_stat_activity where backend_type = 'pg_steadytext slow vectorizer' and wait_event = 'PgSleep')"
     ));
     // Nothing of it is lost.
     assert!(session.one::<i64>("select count(*) from steadytext_vectorizer_batches") > 0);
@@ -105,7 +105,7 @@ fn code_that_catches_its_cancel_stops_nobody_else() {
          select steadytext_create_vectorizer('evil.u', array['body'], name => 'another', index => 'none')",
     );
     assert!(session.one::<bool>(
-        "select steadytext.is_for_patient_process(false, null, owner_role::oid) from steadytext_vectorizers where name = 'another'"
+        "select steadytext.is_for_slow_process(false, null, owner_role::oid) from steadytext_vectorizers where name = 'another'"
     ));
 }
 

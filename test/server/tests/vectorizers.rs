@@ -245,12 +245,12 @@ fn a_table_that_waits_holds_up_neither_other_vectorizers_nor_requests() {
     session.run(
         "select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'pg_steadytext vectorizer'",
     );
-    sleeps(&mut session, "patient vectorizer");
+    sleeps(&mut session, "slow vectorizer");
     wait_until("the other one goes on meanwhile", || {
         session.one::<i64>("select count(*) from quick_body_embedding") == 1
     });
     session.run(
-        "select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'pg_steadytext patient vectorizer'",
+        "select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'pg_steadytext slow vectorizer'",
     );
     rest(&mut session);
     assert_eq!(session.list::<String>("select error_code from steadytext_vectorizer_errors"), ["57014"]);

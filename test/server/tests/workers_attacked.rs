@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use steadytext_engine::errand::{self, Report, Trouble};
+use steadytext_engine::remote_job::{self, JobFailure, Report};
 use steadytext_engine::{Chunk, Error, Finish, Output};
 use steadytext_test_server::WorkerElsewhere as Worker;
 use steadytext_test_server::{Session, Signal, served_elsewhere, slow_model, wait_until};
@@ -81,11 +81,11 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
 }
 
 /// A report as a worker sends it.
-fn report(outputs: Result<Vec<Output>, Trouble>) -> Vec<u8> {
+fn report(outputs: Result<Vec<Output>, JobFailure>) -> Vec<u8> {
     let told = Some(u64::MAX);
     let report =
         Report { outputs, prompt_tokens: told, cached_tokens: told, first_token_ms: told, endpoint: None };
-    errand::encode(&report).expect("it has a form")
+    remote_job::encode(&report).expect("it has a form")
 }
 
 fn text(text: &str) -> Output {
@@ -135,7 +135,7 @@ fn lies_of_a_worker_end_the_requests_that_it_holds_and_nothing_else() {
         // Errors about what there is not, in words that are none.
         (
             &generate,
-            Err(Trouble::Failed {
+            Err(JobFailure::Failed {
                 subtask: usize::MAX,
                 error: Error::InvalidRequest("\0\u{1b}[2J".repeat(100_000)),
             }),

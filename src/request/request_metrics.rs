@@ -14,7 +14,7 @@ const MAX_NAME_CHARS: usize = 128;
 
 /// A request that was counted and has not ended, or just has.
 #[derive(Debug, Clone)]
-pub(crate) struct Tally {
+pub(crate) struct RequestMetrics {
     request_type: String,
     /// Empty where none is known.
     model: String,
@@ -27,10 +27,10 @@ pub(crate) struct Tally {
     is_cached: bool,
 }
 
-impl Tally {
+impl RequestMetrics {
     /// A request whose work begins now. It is counted, unless this is another attempt at one that was.
-    pub(crate) fn begin(request_type: &str, model: Option<&str>, is_new: bool) -> Tally {
-        let tally = Tally {
+    pub(crate) fn begin(request_type: &str, model: Option<&str>, is_new: bool) -> RequestMetrics {
+        let metrics = RequestMetrics {
             request_type: cut(request_type),
             model: model.map_or_else(String::new, label),
             request_id: None,
@@ -40,13 +40,13 @@ impl Tally {
             is_cached: false,
         };
         if is_new {
-            tally.count(Counted { requests: 1, ..Counted::default() });
+            metrics.count(Counted { requests: 1, ..Counted::default() });
         }
-        tally
+        metrics
     }
 
     /// The same request, of the queue: its id, and how long it has waited there.
-    pub(crate) fn of_queue(mut self, request_id: Uuid, waited: Duration) -> Tally {
+    pub(crate) fn of_queue(mut self, request_id: Uuid, waited: Duration) -> RequestMetrics {
         (self.request_id, self.waited) = (Some(request_id), waited);
         self
     }

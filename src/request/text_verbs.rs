@@ -16,7 +16,7 @@ use crate::pg::error::PgError;
 
 /// A text, and what a model is to write about it.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Writing {
+pub(crate) struct TextVerb {
     /// What the model is told.
     pub(super) system: String,
     /// What comes of it.
@@ -38,7 +38,7 @@ pub(super) enum What {
     Masked(Masking),
 }
 
-impl Writing {
+impl TextVerb {
     /// How many subtasks there are.
     pub(super) fn len(&self) -> usize {
         match &self.what {

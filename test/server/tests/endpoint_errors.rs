@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::json;
-use steadytext_engine::errand::{self, Report};
+use steadytext_engine::remote_job::{self, Report};
 use steadytext_engine::{Finish, Output};
 use steadytext_test_models::endpoint::{LocalEndpoint, Mistake};
 use steadytext_test_server::WorkerElsewhere as Worker;
@@ -223,7 +223,7 @@ fn the_server_checks_what_workers_say_of_answers_that_must_match() {
             "insert into steadytext_queue (request_type, prompt, params) values ('{kind}', 'x', '{params}')"
         ));
         let output = Output::Text { text: lie.to_owned(), generated_tokens: 1, finish: Finish::Complete };
-        let report = errand::encode(&Report {
+        let report = remote_job::encode(&Report {
             outputs: Ok(vec![output]),
             prompt_tokens: None,
             cached_tokens: None,

@@ -13,7 +13,7 @@ use crate::pg::guc;
 
 /// A model that is to be downloaded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Commission {
+pub(crate) struct DownloadRequest {
     /// What people call it.
     pub(crate) label: String,
     /// A reference as the engine reads it, where it is not a registered model.
@@ -30,16 +30,16 @@ pub(crate) struct Commission {
     pub(crate) card: Card,
 }
 
-impl Commission {
+impl DownloadRequest {
     /// Of a name in the registry, or a reference. In a transaction.
     ///
     /// # Errors
     ///
     /// 42704 for a name that is not registered, 22023 for a row that cannot be downloaded, 42501 for one whose file is none of the
     /// directory of the models.
-    pub(crate) fn of(name: &str) -> Result<Commission, PgError> {
+    pub(crate) fn of(name: &str) -> Result<DownloadRequest, PgError> {
         if name.contains('/') {
-            return Ok(Commission {
+            return Ok(DownloadRequest {
                 label: name.to_owned(),
                 reference: Some(name.to_owned()),
                 repository: String::new(),
@@ -57,15 +57,15 @@ impl Commission {
             )
             .hint("Name a row of steadytext_models, or a repository as owner/name or owner/name:file.gguf.")
         })?;
-        Commission::of_row(name, row)
+        DownloadRequest::of_row(name, row)
     }
 
     /// The same for a request that waits for the file of a registered model.
     ///
     /// # Errors
     ///
-    /// As [`Commission::of`]; 58P01 where nothing says where the file comes from.
-    pub(crate) fn for_request(name: &str) -> Result<Commission, PgError> {
+    /// As [`DownloadRequest::of`]; 58P01 where nothing says where the file comes from.
+    pub(crate) fn for_request(name: &str) -> Result<DownloadRequest, PgError> {
         let row = catalog_cache::pullable(name)?;
         if row.is_some_and(|row| row.repository.is_none()) {
             let shown: String = name.chars().take(64).collect();
@@ -75,10 +75,10 @@ impl Commission {
             )
             .hint("Put the file into pg_steadytext.model_dir, or owner/name into repo of its row in steadytext_models."));
         }
-        Commission::of(name)
+        DownloadRequest::of(name)
     }
 
-    fn of_row(name: &str, row: Pullable) -> Result<Commission, PgError> {
+    fn of_row(name: &str, row: Pullable) -> Result<DownloadRequest, PgError> {
         let Some(repository) = row.repository else {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -109,7 +109,7 @@ impl Commission {
             dimensions: row.dimensions,
             ..Card::default()
         };
-        Ok(Commission {
+        Ok(DownloadRequest {
             label: name.to_owned(),
             reference: None,
             repository,

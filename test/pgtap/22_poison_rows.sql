@@ -150,7 +150,7 @@ create trigger dawdle before update of status on steadytext_queue
     for each row when (new.status = 'processing') execute function public.dawdle();
 select pg_temp.enqueue(array(select case i when 60 then 'mine' else 'x' end from generate_series(1, 60) as i));
 select cmp_ok((select count(*) from steadytext.claim_requests('local:a', 1000, 60, null, false)), '>=', 30::bigint,
-    'claim: a trigger that dawdles does not keep the guilty row from being found');
+    'claim: a trigger that dawdles does not keep the poison row from being found');
 select is((select status from steadytext_queue where prompt = 'mine'), 'failed', 'claim: it has failed');
 drop trigger dawdle on steadytext_queue;
 drop trigger mine on steadytext_queue;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble, WantedModel};
+use steadytext_engine::remote_job::{self, JobFailure, Prepared, Refusal, RemoteJob, Report, WantedModel};
 use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
@@ -58,7 +58,7 @@ struct Row {
 /// Why no more is done for a row.
 enum End {
     /// The engine, or the model, is why.
-    Trouble(Trouble),
+    Failed(JobFailure),
     /// The server made no work of it, or an endpoint nothing of that.
     Refused(Refusal),
     /// The endpoint takes nothing now.
@@ -128,7 +128,7 @@ impl Row {
 
 /// All of them.
 #[derive(Default)]
-pub(crate) struct Flight {
+pub(crate) struct InFlight {
     /// In the order of the claims.
     rows: BTreeMap<u64, Row>,
     /// By the key that their events have.
@@ -140,7 +140,7 @@ pub(crate) struct Flight {
     last_order: u64,
 }
 
-impl Flight {
+impl InFlight {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
@@ -154,8 +154,8 @@ impl Flight {
     }
 
     /// Adds a row.
-    pub(crate) fn add(&mut self, held: Held, errand: Errand, by: By, standing: Standing, salt: u64) {
-        let Errand { model, count, works } = errand;
+    pub(crate) fn add(&mut self, held: Held, job: RemoteJob, by: By, standing: Standing, salt: u64) {
+        let RemoteJob { model, count, works } = job;
         self.last_order += 1;
         let row = Row {
             held,
@@ -182,8 +182,8 @@ impl Flight {
     }
 
     /// Goes on with the next stage of a row, whose report up to now is this one.
-    pub(crate) fn go_on(&mut self, held: Held, errand: Errand, again: Again, report: Report) {
-        self.add(held, errand, again.by, again.standing, again.salt);
+    pub(crate) fn go_on(&mut self, held: Held, job: RemoteJob, again: Again, report: Report) {
+        self.add(held, job, again.by, again.standing, again.salt);
         if let Some(row) = self.rows.get_mut(&self.last_order) {
             row.has_begun = true;
             row.before = report.outputs.unwrap_or_default();
@@ -262,7 +262,7 @@ impl Flight {
             first_token_ms: None,
             endpoint: None,
         };
-        let report = (!row.before.is_empty()).then(|| errand::encode(&before()).unwrap_or_default());
+        let report = (!row.before.is_empty()).then(|| remote_job::encode(&before()).unwrap_or_default());
         Some(Wish { order: *order, held: row.held, first: row.next, report })
     }
 
@@ -270,16 +270,16 @@ impl Flight {
     pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<Ended> {
         let row = self.rows.get_mut(&wish.order)?;
         match came {
-            Prepared::Errand(errand)
-                if errand.count == row.count
-                    && (1..=row.count - row.next).contains(&errand.works.len())
-                    && errand.model == row.model =>
+            Prepared::Job(job)
+                if job.count == row.count
+                    && (1..=row.count - row.next).contains(&job.works.len())
+                    && job.model == row.model =>
             {
-                row.works.extend(errand.works);
+                row.works.extend(job.works);
                 return None;
             }
             // Somebody has changed what the model is meanwhile, or the server speaks nonsense.
-            Prepared::Errand(_) => {
+            Prepared::Job(_) => {
                 row.end.get_or_insert(End::Refused(Refusal {
                     message: "the work of the request has changed while it was done".to_owned(),
                     code: "55000".to_owned(),
@@ -309,7 +309,7 @@ impl Flight {
                         row.model.name,
                         hex(&model.hash)
                     );
-                    row.end = Some(End::Trouble(of_model(reason)));
+                    row.end = Some(End::Failed(of_model(reason)));
                     row.stop();
                 }
                 return None;
@@ -325,10 +325,10 @@ impl Flight {
                 row.outputs.entry(index).or_insert(output);
             }
             EventKind::Failed(error) => {
-                row.fail(End::Trouble(if is_of_the_file(&error) {
+                row.fail(End::Failed(if is_of_the_file(&error) {
                     of_model(format!("model \"{}\" on the worker's machine: {error}", row.model.name))
                 } else {
-                    Trouble::Failed { subtask: index, error }
+                    JobFailure::Failed { subtask: index, error }
                 }));
             }
         }
@@ -356,7 +356,7 @@ impl Flight {
                 add(&mut row.cached_tokens, cached_tokens);
                 row.outputs.entry(index).or_insert(output);
             }
-            Kind::Failed(error) => row.fail(End::Trouble(Trouble::Failed { subtask: index, error })),
+            Kind::Failed(error) => row.fail(End::Failed(JobFailure::Failed { subtask: index, error })),
             Kind::Refused(refusal) => row.fail(End::Refused(refusal)),
             Kind::NotNow => row.fail(End::NotNow),
         }
@@ -374,7 +374,7 @@ impl Flight {
         }
         let row = self.rows.remove(&order)?;
         let mut spoiled = None;
-        if let (Some(End::Trouble(Trouble::Model(refusal))), By::Engine(source)) = (&row.end, &row.by) {
+        if let (Some(End::Failed(JobFailure::Model(refusal))), By::Engine(source)) = (&row.end, &row.by) {
             let (name, reason) = (row.model.name.clone(), refusal.message.clone());
             spoiled = Some(Spoiled { name, source: source.clone(), reason });
         }
@@ -393,7 +393,7 @@ impl Flight {
         };
         let came = match row.end {
             None => report(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
-            Some(End::Trouble(trouble)) => report(Err(trouble)),
+            Some(End::Failed(failure)) => report(Err(failure)),
             Some(End::Refused(refusal)) => Came::Refused(refusal),
             Some(End::NotNow) => Came::NotNow,
         };
@@ -428,7 +428,7 @@ impl Flight {
 
 /// Whether an engine has ended under a request.
 pub(crate) fn is_of_the_engine(report: &Report) -> bool {
-    matches!(&report.outputs, Err(Trouble::Failed { error: Error::Stopped, .. }))
+    matches!(&report.outputs, Err(JobFailure::Failed { error: Error::Stopped, .. }))
 }
 
 /// Whether an error is about this machine's file of a model, so that another machine may do better.
@@ -442,6 +442,6 @@ fn is_of_the_file(error: &Error) -> bool {
     )
 }
 
-fn of_model(message: String) -> Trouble {
-    Trouble::Model(Refusal { message, code: "58030".to_owned(), retry: true })
+fn of_model(message: String) -> JobFailure {
+    JobFailure::Model(Refusal { message, code: "58030".to_owned(), retry: true })
 }

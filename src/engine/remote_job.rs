@@ -33,7 +33,7 @@ pub struct WantedModel {
 
 /// A request, or one of its stages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Errand {
+pub struct RemoteJob {
     /// Which model does all of it.
     pub model: WantedModel,
     /// How many subtasks it has.
@@ -57,14 +57,14 @@ pub struct Refusal {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Prepared {
     /// Work.
-    Errand(Errand),
+    Job(RemoteJob),
     /// Nothing that could be done.
     Refused(Refusal),
 }
 
-/// Why an errand has no answer.
+/// Why a job has no answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Trouble {
+pub enum JobFailure {
     /// A subtask failed.
     Failed {
         /// Its number.
@@ -76,11 +76,11 @@ pub enum Trouble {
     Model(Refusal),
 }
 
-/// How an errand ended.
+/// How a job ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The outputs of all subtasks, in their order.
-    pub outputs: Result<Vec<Output>, Trouble>,
+    pub outputs: Result<Vec<Output>, JobFailure>,
     /// Length of the prompts, where that is known.
     pub prompt_tokens: Option<u64>,
     /// Tokens of the prompt that did not have to be computed.
@@ -128,21 +128,21 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Errand, Prepared, Report, VERSION, WantedModel, decode, encode};
+    use super::{Prepared, RemoteJob, Report, VERSION, WantedModel, decode, encode};
     use crate::{Embed, Generate, Output, Work};
 
-    fn errand() -> Prepared {
+    fn job() -> Prepared {
         let generate = Generate { prompt: "What?".into(), max_tokens: 3, ..Generate::default() };
         let works = vec![Work::Generate(generate), Work::Embed(Embed::passage("text"))];
         let model =
             WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]), bytes: None };
-        Prepared::Errand(Errand { model, count: 5, works })
+        Prepared::Job(RemoteJob { model, count: 5, works })
     }
 
     #[test]
     fn what_travels_arrives() {
-        let bytes = encode(&errand()).unwrap();
-        let Prepared::Errand(arrived) = decode(&bytes).unwrap() else { panic!() };
+        let bytes = encode(&job()).unwrap();
+        let Prepared::Job(arrived) = decode(&bytes).unwrap() else { panic!() };
         assert_eq!(arrived.model.file.as_deref(), Some("m.gguf"));
         assert!(matches!(&arrived.works[..], [Work::Generate(how), Work::Embed(_)] if how.max_tokens == 3));
         let vector = vec![0.1_f32, f32::MIN_POSITIVE, -1.5e-42];
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn bytes_of_another_version_and_spoiled_ones_are_refused() {
-        let bytes = encode(&errand()).unwrap();
-        let other = postcard::to_allocvec(&("1.2.3", errand())).unwrap();
+        let bytes = encode(&job()).unwrap();
+        let other = postcard::to_allocvec(&("1.2.3", job())).unwrap();
         assert!(decode::<Prepared>(&other).unwrap_err().to_string().contains("1.2.3"));
         for length in 0..bytes.len() {
             assert!(decode::<Prepared>(&bytes[..length]).is_err(), "{length}");

@@ -15,8 +15,8 @@ use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::error::PgError;
-use super::request_statistics::{self, ENTRIES, Line, NUMBERS};
+use super::{ENTRIES, Line, NUMBERS, all_at_end};
+use crate::pg::error::PgError;
 
 /// Relative to the data directory, which is the postmaster's working directory.
 const FILE: &str = "pg_stat/pg_steadytext.stat";
@@ -68,7 +68,7 @@ unsafe extern "C-unwind" fn at_end(code: i32, _arg: pg_sys::Datum) {
     if code != 0 {
         return;
     }
-    let written = catch_unwind(|| write(&request_statistics::all_at_end()));
+    let written = catch_unwind(|| write(&all_at_end()));
     match written {
         Ok(Ok(())) => {}
         Ok(Err(error)) => complain("was not written", &error.to_string()),

@@ -3,7 +3,7 @@
 -- that one of them raises for one row must not end the step for all.
 --
 -- Each step of the protocol is set-wise, in a block with an exception handler. When it fails,
--- its halves are tried, and their halves, until the guilty row is alone: its request fails and
+-- its halves are tried, and their halves, until the poison row is alone: its request fails and
 -- says why, or, where that cannot be written either, it is left as it is and set aside for a
 -- while. An error about the moment, such as a lock, is no fault of the row's. Deferred
 -- constraints are made immediate first: raised at COMMIT, an error would be out of reach.
@@ -60,7 +60,7 @@ $$;
 comment on function steadytext.is_transient(text) is
     'Whether an SQLSTATE is about the moment: conflicts, locks, cancels, resources, the disk';
 
-create function steadytext.end_guilty(
+create function steadytext.end_poison(
     p_step text, p_id bigint, p_message text, p_hint text, p_code text, p_worker text default null, p_attempt integer default null
 )
 returns text
@@ -108,13 +108,13 @@ begin
             null;
         end;
     end if;
-    perform steadytext.note_trouble(p_step, p_id, q.owner_role::oid, p_code, v_outcome)
+    perform steadytext.note_row_error(p_step, p_id, q.owner_role::oid, p_code, v_outcome)
     from (select) as one
     left join @extschema@.steadytext_queue as q on q.id = p_id;
     return v_outcome;
 end
 $$;
-comment on function steadytext.end_guilty(text, bigint, text, text, text, text, integer) is
+comment on function steadytext.end_poison(text, bigint, text, text, text, text, integer) is
     'Fails a request for which a step of the protocol has raised an error; outcome failed, refused (it cannot be written at all), locked (an error about the moment) or lost (p_worker does not hold this attempt). Called by the functions of the protocol';
 
 create function steadytext.end_suppressed(p_step text, p_ids bigint[])
@@ -124,7 +124,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select s.id, steadytext.end_guilty(p_step, s.id,
+    select s.id, steadytext.end_poison(p_step, s.id,
         format('A trigger or rule of steadytext_queue kept the request from being %s', p_step), null, '09000')
     from unnest(p_ids) as s(id);
 end
@@ -133,11 +133,11 @@ comment on function steadytext.end_suppressed(text, bigint[]) is
     'The same for requests whose update came to nothing without an error';
 
 -- In memory of this session: what it is about is there again after a restart, and found anew.
-create function steadytext.note_trouble(p_step text, p_id bigint, p_owner oid, p_code text, p_outcome text)
+create function steadytext.note_row_error(p_step text, p_id bigint, p_owner oid, p_code text, p_outcome text)
 returns void
 language c volatile
-as 'MODULE_PATHNAME', 'note_trouble_wrapper';
-comment on function steadytext.note_trouble(text, bigint, oid, text, text) is
+as 'MODULE_PATHNAME', 'note_row_error_wrapper';
+comment on function steadytext.note_row_error(text, bigint, oid, text, text) is
     'Tells the server log once, and worker_state(), that a request cannot be written; sets it aside for a while where it was left as it is';
 
 create function steadytext.rows_aside()

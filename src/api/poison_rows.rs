@@ -52,7 +52,7 @@ fn note_second_look(priority: i32, owner: pg_sys::Oid, found: bool, until: Optio
 /// as it is. The message of the error may have been made of the request's own words, so it is not for the
 /// log.
 #[pg_extern(volatile, parallel_unsafe)]
-fn note_trouble(step: &str, id: i64, owner: Option<pg_sys::Oid>, code: &str, outcome: &str) {
+fn note_row_error(step: &str, id: i64, owner: Option<pg_sys::Oid>, code: &str, outcome: &str) {
     let extension = extension();
     let is_claiming = matches!(step, "claimed" | "rescued" | "tried again");
     if is_claiming && matches!(outcome, "locked" | "refused") {
@@ -61,10 +61,10 @@ fn note_trouble(step: &str, id: i64, owner: Option<pg_sys::Oid>, code: &str, out
     // Whatever became of it, it is not the usual way.
     pending::doubt_here();
     if let Some(slot) = slots::mine() {
-        slot.trouble_id.store(id, Relaxed);
-        slot.trouble_code.store(packed(code), Relaxed);
-        slot.trouble_at.store(activity::now(), Relaxed);
-        slot.troubles.fetch_add(1, Relaxed);
+        slot.row_error_id.store(id, Relaxed);
+        slot.row_error_code.store(packed(code), Relaxed);
+        slot.row_error_at.store(activity::now(), Relaxed);
+        slot.row_errors.fetch_add(1, Relaxed);
     }
     if set_aside::is_news(extension, id, step) {
         let (what, hint) = match outcome {

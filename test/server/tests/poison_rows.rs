@@ -30,7 +30,7 @@ fn others(session: &mut Session, count: usize) -> Vec<Uuid> {
     (0..count).map(|i| session.generate(&format!("beside it {i}"), "max_tokens => 3")).collect()
 }
 
-/// Enqueues the guilty one among others while the worker is paused, so that it claims them together; waits
+/// Enqueues the poison one among others while the worker is paused, so that it claims them together; waits
 /// until the others are answered.
 fn run_beside_others(session: &mut Session) -> Uuid {
     session.pause();

@@ -2,7 +2,7 @@
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum TurnError {
     /// In the database, or on the way to it. It is tried again.
     #[error("{}", words(.0))]
     Database(#[from] postgres::Error),

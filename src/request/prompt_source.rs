@@ -27,7 +27,7 @@ const FUEL: u64 = 1_000_000;
 /// A template, and what tells it from others in the key of what is cached.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-pub(crate) enum Wording {
+pub(crate) enum PromptSource {
     /// One of the library's.
     Builtin {
         /// What it is called.
@@ -50,14 +50,14 @@ pub(crate) enum Wording {
     },
 }
 
-impl Wording {
+impl PromptSource {
     /// That of a request with these parameters.
-    pub(super) fn of(prompt: Prompt, params: &Value) -> Wording {
+    pub(super) fn of(prompt: Prompt, params: &Value) -> PromptSource {
         let Prompt { slug, version, template, .. } = prompt;
         match params.get(TEMPLATE).and_then(Value::as_str) {
-            None => Wording::Builtin { slug, version, template },
+            None => PromptSource::Builtin { slug, version, template },
             Some(kept) => {
-                Wording::Kept { slug, sha256: hex(&Sha256::digest(kept)), template: kept.to_owned() }
+                PromptSource::Kept { slug, sha256: hex(&Sha256::digest(kept)), template: kept.to_owned() }
             }
         }
     }
@@ -69,14 +69,14 @@ impl Wording {
     /// Those of [`of_template`] for a template that a database keeps; XX000 for one of the library, which is a bug.
     pub(super) fn render(&self, variables: &Map<String, Value>) -> Result<String, PgError> {
         match self {
-            Wording::Builtin { slug, template, .. } => {
+            PromptSource::Builtin { slug, template, .. } => {
                 let mut environment = Environment::new();
                 environment.set_fuel(Some(FUEL));
                 environment.render_str(template, variables).map_err(|error| {
                     PgError::internal(format!("the prompt {slug} cannot be rendered: {error}"))
                 })
             }
-            Wording::Kept { slug, template, .. } => {
+            PromptSource::Kept { slug, template, .. } => {
                 let text = with_signals_blocked(|| templates::render(template, variables, true));
                 text.map_err(|error| of_template(&error).hint(format!("The prompt is the one that this database keeps under the name {slug}; without it that of the extension is used.")))
             }
@@ -144,12 +144,13 @@ pub(crate) fn check(slug: &str, template: &str) -> Result<(), PgError> {
         return Err(invalid(format!("the prompt {slug} gets no variable {unknown}"))
             .hint(format!("It gets: {}.", list())));
     }
-    let wording = Wording::Kept { slug: prompt.slug, sha256: String::new(), template: template.to_owned() };
+    let source =
+        PromptSource::Kept { slug: prompt.slug, sha256: String::new(), template: template.to_owned() };
     for described in [true, false] {
         let mut variables = sample(described);
         variables.retain(|name, _| prompt.variables.contains(&name.as_str()));
         // The hint is about prompts that are in use.
-        wording.render(&variables).map_err(|error| PgError { hint: None, ..error })?;
+        source.render(&variables).map_err(|error| PgError { hint: None, ..error })?;
     }
     Ok(())
 }
