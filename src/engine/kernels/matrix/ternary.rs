@@ -43,5 +43,5 @@ fn digit(format: Format, source: &[u8], k: usize) -> u8 {
         _ => (48 + k % 4, (k - 240) / 4),
     };
     let digits = source[byte].wrapping_mul(POWERS[power]);
-    (u16::from(digits) * 3 >> 8) as u8
+    ((u16::from(digits) * 3) >> 8) as u8
 }
