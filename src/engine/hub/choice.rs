@@ -153,21 +153,24 @@ fn encoder(listing: &Listing) -> Result<Choice, HubError> {
             &[],
         ));
     }
-    if has(&|path| path == WEIGHTS) {
+    let is_whole = has(&|path| path == WEIGHTS);
+    if is_whole {
         // What is there as a whole is not fetched in parts too.
         files.retain(|file| part_of(&file.path).is_none() && file.path != INDEX);
-    } else {
-        let count = files.iter().filter_map(|file| part_of(&file.path)).map(|(_, count)| count).max();
-        let count = count.unwrap_or_default();
-        // A few thousand names of files bound the count: one that is missing ends the search.
-        let is_whole = (1..=count).all(|number| has(&|path| part_of(path) == Some((number, count))));
-        if !is_whole || !has(&|path| path == INDEX) {
-            let reason = format!("has not all of the {count} parts of its weights with \"{INDEX}\"");
-            return Err(no_model(listing, reason, &[]));
-        }
     }
     if files.len() > MAX_FILES {
         return Err(no_model(listing, format!("has more than {MAX_FILES} files of a model"), &[]));
+    }
+    if !is_whole {
+        let has = |wanted: &dyn Fn(&str) -> bool| files.iter().any(|file| wanted(&file.path));
+        let count = files.iter().filter_map(|file| part_of(&file.path)).map(|(_, count)| count).max();
+        let count = count.unwrap_or_default();
+        // One that is missing ends the search, whatever their names say of their number.
+        let is_complete = (1..=count).all(|number| has(&|path| part_of(path) == Some((number, count))));
+        if !is_complete || !has(&|path| path == INDEX) {
+            let reason = format!("has not all of the {count} parts of its weights with \"{INDEX}\"");
+            return Err(no_model(listing, reason, &[]));
+        }
     }
     let name = listing.repository.rsplit('/').next().unwrap_or_default().to_owned();
     Ok(Choice { files, is_folder: true, name, said: None })
