@@ -342,6 +342,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
     if let Some(known) = CACHED.with_borrow(|cached| cached.models.clone()) {
         return Ok(known);
     }
+    let generation = generation();
     let sql = format!(
         "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred, query_prompt, passage_prompt, dimensions, placement from {}.steadytext_models order by is_preferred desc, is_fallback, name",
         installation.schema
@@ -362,8 +363,9 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
             placement: row.get(12).unwrap_or_default(),
         })
     })?;
+    // The configuration may be read anew, and with that the news be taken in that the rows have changed since they were read.
     let models = Rc::new(Models { rows, defaults: config()?.models.clone() });
-    if may_keep() {
+    if may_keep() && self::generation() == generation {
         CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
     }
     Ok(models)

@@ -1,8 +1,11 @@
 //! Names of models: what stands for a file without any registration, what is the default on which level, and
 //! what a queued request remembers of that.
 
-use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+use std::{fs, hint, thread};
 
 use steadytext_test_models::{Bert, Spec};
 use steadytext_test_server::{Cluster, Options, Session, wait_until};
@@ -399,4 +402,43 @@ fn what_is_enqueued_is_answered_by_the_default_of_its_session_as_calls_are() {
         assert_eq!(second, queued, "{call}");
         assert_ne!(first, second, "{call}");
     }
+}
+
+#[test]
+fn a_row_that_comes_while_the_registry_is_read_is_known_afterwards() {
+    let (cluster, mut session) = automatic(Options::new());
+    let mut other = cluster.session("postgres");
+    let known = AtomicUsize::new(0);
+    let looks = AtomicUsize::new(0);
+    let rounds = 150;
+    thread::scope(|scope| {
+        let ended = scope.spawn(|| {
+            loop {
+                let number = known.load(SeqCst);
+                let error = other.error(&format!("select steadytext_model_verify('m{number}')"));
+                looks.fetch_add(1, SeqCst);
+                if number > 0 && error.code().code() == "42704" {
+                    return Err(format!("round {number}: {error:?}"));
+                }
+                if number == rounds {
+                    return Ok(());
+                }
+            }
+        });
+        for round in 1..=rounds {
+            // The first row has the registry read anew, and the second may come at any moment of that.
+            session.run(&format!("insert into steadytext_models (name, task, file) values ('n{round}', 'generate', 'none.gguf')"));
+            let moment = Instant::now();
+            while moment.elapsed() < Duration::from_micros(round as u64 % 50 * 20) {
+                hint::spin_loop();
+            }
+            session.run(&format!("insert into steadytext_models (name, task, file) values ('m{round}', 'generate', 'none.gguf')"));
+            known.store(round, SeqCst);
+            let before = looks.load(SeqCst);
+            while looks.load(SeqCst) < before + 2 && !ended.is_finished() {
+                thread::yield_now();
+            }
+        }
+        ended.join().expect("no panic").unwrap();
+    });
 }
