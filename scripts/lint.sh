@@ -72,6 +72,13 @@ cache: pg registry request
 api: pg registry request cache
 worker: pg registry request cache'
 
+# The folders of the engine that must not use some above them: what computes knows nothing of who decides what is computed, and the
+# traits between them nothing of what implements them.
+engine_folders='kernels: computing model backend scheduler
+computing: model backend scheduler
+model: backend scheduler
+backend: scheduler'
+
 # The files of some of these folders, from below to above: each uses only those that stand before it.
 api_files='refuse audit lane poison_rows claim_floors connection pull checked call answers role_id protocol elsewhere cancel result batch tables status statistics prompt models context diagnose cache_admin cache_lookup
     enqueue insert_trigger sync arrays chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange enrichments vectorizers rate_limits'
@@ -110,6 +117,20 @@ misplaced_uses() {
         folder=$(basename "$(dirname "$folder")")
         grep -q "^$folder:" <<<"$folders" || echo "src/$folder has no place in the order of scripts/lint.sh"
     done
+}
+
+# Files of the engine that use a folder above their own.
+misplaced_engine_uses() {
+    local folder above file name
+    while IFS=: read -r folder above; do
+        for file in $(files "^src/engine/$folder/.*\.rs$"); do
+            for name in $(used crate "$file"); do
+                case " $above " in
+                    *" $name "*) echo "$file uses crate::$name, which is above it" ;;
+                esac
+            done
+        done
+    done <<<"$engine_folders"
 }
 
 # uses_in_order FOLDER NAME…: files of a folder that use one that does not stand before them, and files that are not in the list.
@@ -305,6 +326,7 @@ advise 'long fragments may have more than one subject' longer_than 400 '^sql/.*\
 none 'unsafe only in src/pg and in the kernels, the mapping and the allocator of the engine' stray_unsafe
 none 'libraries print nothing' stray_prints
 none 'folders use those below them only' misplaced_uses
+none 'folders of the engine use none above them' misplaced_engine_uses
 none 'files of a folder use those before them only' disordered_files
 none 'no paths of one machine' machine_paths
 none 'the server opens no connections but those to the hub' stray_connections

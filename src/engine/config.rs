@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{BackendKind, Candle, ModelLimits, is_encoder};
+use crate::backend::{BackendKind, Candle};
+use crate::computing::ModelLimits;
 use crate::gguf::Gguf;
 use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
+use crate::model::is_encoder;
 use crate::{Error, FiguresSink, model};
 
 /// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of

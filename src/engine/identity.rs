@@ -62,7 +62,13 @@ impl ModelIdentity {
             return Ok(state);
         }
         let mut files = safetensors::FILES.iter();
-        let mut state = FileId::of_path(&path.join(safetensors::WEIGHTS))?;
+        let weights = safetensors::weights(path).map_err(io::Error::other)?;
+        let mut state = None;
+        for file in &weights {
+            let file = FileId::of_path(file)?;
+            state = Some(state.map_or(file, |state: FileId| state.and(&file)));
+        }
+        let mut state = state.ok_or(io::ErrorKind::NotFound)?;
         // Which files there are, and which ones they are.
         files.try_for_each(|name| -> io::Result<()> {
             state.inode = state.inode.wrapping_mul(0x100_0000_01b3);

@@ -10,6 +10,7 @@ pub mod builtin;
 mod cache_key;
 pub mod card;
 mod chunks;
+mod computing;
 mod config;
 mod constraints;
 mod error;

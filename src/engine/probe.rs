@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backend::{BackendKind, Decoder, Loading, ModelLimits, Segment, State, WantedRows};
+use crate::backend::BackendKind;
+use crate::computing::{Decoder, Loading, ModelLimits, Segment, State, WantedRows};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;

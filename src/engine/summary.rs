@@ -8,8 +8,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::{BackendKind, Candle, ModelLimits, State as _};
+use crate::backend::{BackendKind, Candle};
 use crate::card::Task;
+use crate::computing::{ModelLimits, State as _};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
 use crate::model::SequenceState;

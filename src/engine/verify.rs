@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{BackendKind, Loading, ModelLimits, Segment, WantedRows};
+use crate::backend::BackendKind;
+use crate::computing::{Loading, ModelLimits, Segment, WantedRows};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;

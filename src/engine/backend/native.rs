@@ -1,12 +1,14 @@
 //! The backend of this crate's own kernels, on the CPU.
 
-use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, ModelLimits, Segment, State, Text};
 use crate::Error;
+use crate::computing::{
+    Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Loading, ModelLimits, Segment, State, Text,
+};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::KvCacheType;
 use crate::model::encoder::{self, EncoderWorkspace};
-use crate::model::{self, DecoderWorkspace, Loading, SequenceState};
+use crate::model::{self, DecoderWorkspace, SequenceState};
 
 /// Computes with [`crate::kernels`].
 #[derive(Debug, Clone, Copy, Default)]

@@ -128,7 +128,7 @@ impl Gguf {
     pub(crate) fn survey(path: &Path) -> Result<Gguf, Error> {
         let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
         let contents = parse::survey(&bytes);
-        Ok(Gguf::assemble(path.into(), bytes, None, contents))
+        Ok(Gguf::assemble(vec![Part { path: path.into(), bytes }], None, contents))
     }
 
     fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
@@ -137,11 +137,11 @@ impl Gguf {
         first.check_lost()?;
         let mut contents = parsed.map_err(|problem| refused(first.path.clone(), problem))?;
         let parts = split::open_rest(first, &mut contents)?;
-        Ok(Gguf { inner: Arc::new(Inner { parts, metadata: None, contents }) })
+        Ok(Gguf::assemble(parts, None, contents))
     }
 
-    fn assemble(path: PathBuf, bytes: Bytes, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
-        Gguf { inner: Arc::new(Inner { parts: vec![Part { path, bytes }], metadata, contents }) }
+    fn assemble(parts: Vec<Part>, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
+        Gguf { inner: Arc::new(Inner { parts, metadata, contents }) }
     }
 
     /// The first of its files, by which it is opened.

@@ -1,16 +1,16 @@
-//! A model of another format in the words of this one: keys that were read elsewhere, tensors in a mapped file.
+//! A model of another format in the words of this one: keys that were read elsewhere, tensors in mapped files.
 //!
 //! Whatever uses models knows GGUF only. A reader of another format says once what its file means.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::kind::GgmlType;
 use super::map::Bytes;
 use super::parse::{Contents, TensorInfo};
 use super::value::{Raw, ValueType};
-use super::{Gguf, Mapping};
+use super::{Gguf, Part};
 use crate::Error;
 
 /// Keys and tensors, as they are found.
@@ -24,24 +24,25 @@ pub(crate) struct Translation {
 }
 
 impl Translation {
-    /// Maps `path`, which holds the tensors, and lets `describe` say what it means.
+    /// Maps the files that hold the tensors, and lets `describe` say what their bytes mean.
     ///
     /// # Errors
-    /// [`Error::ModelFile`] where the file cannot be mapped, [`Error::LostModel`] where it is cut short meanwhile; those of
+    /// [`Error::ModelFile`] where a file cannot be mapped, [`Error::LostModel`] where one is cut short meanwhile; those of
     /// `describe`.
     pub(crate) fn open(
-        path: &Path,
-        describe: impl FnOnce(&[u8]) -> Result<Translation, Error>,
+        paths: &[PathBuf],
+        describe: impl FnOnce(&[&[u8]]) -> Result<Translation, Error>,
     ) -> Result<Gguf, Error> {
-        let failed = |source| Error::reading(path, source);
-        let bytes = Bytes::map(path).map_err(failed)?;
-        let described = describe(&bytes);
-        if bytes.mapping().is_some_and(Mapping::lost) {
-            return Err(Error::LostModel { path: path.into() });
+        let mut parts = Vec::with_capacity(paths.len());
+        for path in paths {
+            let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
+            parts.push(Part { path: path.clone(), bytes });
         }
+        let described = describe(&parts.iter().map(|part| &*part.bytes).collect::<Vec<_>>());
+        parts.iter().try_for_each(Part::check_lost)?;
         let Translation { keys, metadata, tensors, tensor_index } = described?;
         let contents = Contents { version: 3, keys, tensors, tensor_index };
-        Ok(Gguf::assemble(path.into(), bytes, Some(metadata), contents))
+        Ok(Gguf::assemble(parts, Some(metadata), contents))
     }
 
     /// Sets a key to an integer.
@@ -113,17 +114,18 @@ impl Translation {
         self.metadata.extend_from_slice(value);
     }
 
-    /// Adds a tensor whose bytes are at `data` of the mapped file; false if there is one of this name.
+    /// Adds a tensor whose bytes are at `data` of mapped file `part`; false if there is one of this name.
     pub(crate) fn tensor(
         &mut self,
         name: String,
         shape: Vec<usize>,
         kind: GgmlType,
+        part: usize,
         data: Range<usize>,
     ) -> bool {
         let name = name.into_boxed_str();
         let new = self.tensor_index.insert(name.clone(), self.tensors.len()).is_none();
-        self.tensors.push(TensorInfo { name, shape, kind, part: 0, data });
+        self.tensors.push(TensorInfo { name, shape, kind, part, data });
         new
     }
 }

@@ -34,8 +34,12 @@ const OF_ENCODER: [&str; 11] = [
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
-    "model.safetensors.index.json",
+    INDEX,
 ];
+/// The weights of an encoder, where they are in one file.
+const WEIGHTS: &str = "model.safetensors";
+/// What says in which part each tensor is, where they are in several.
+const INDEX: &str = "model.safetensors.index.json";
 /// Names listed in an error.
 const MAX_LISTED: usize = 8;
 /// Files of a model at most.
@@ -140,7 +144,7 @@ fn encoder(listing: &Listing) -> Result<Choice, HubError> {
         let name = file.path.as_str();
         OF_ENCODER.contains(&name) || is_weights(name) || is_of_module(name)
     };
-    let files: Vec<Remote> = listing.files.iter().filter(wanted).cloned().collect();
+    let mut files: Vec<Remote> = listing.files.iter().filter(wanted).cloned().collect();
     let has = |wanted: &dyn Fn(&str) -> bool| files.iter().any(|file| wanted(&file.path));
     if !has(&|path| path == "config.json") || !has(&is_weights) {
         return Err(no_model(
@@ -149,8 +153,24 @@ fn encoder(listing: &Listing) -> Result<Choice, HubError> {
             &[],
         ));
     }
+    let is_whole = has(&|path| path == WEIGHTS);
+    if is_whole {
+        // What is there as a whole is not fetched in parts too.
+        files.retain(|file| part_of(&file.path).is_none() && file.path != INDEX);
+    }
     if files.len() > MAX_FILES {
         return Err(no_model(listing, format!("has more than {MAX_FILES} files of a model"), &[]));
+    }
+    if !is_whole {
+        let has = |wanted: &dyn Fn(&str) -> bool| files.iter().any(|file| wanted(&file.path));
+        let count = files.iter().filter_map(|file| part_of(&file.path)).map(|(_, count)| count).max();
+        let count = count.unwrap_or_default();
+        // One that is missing ends the search, whatever their names say of their number.
+        let is_complete = (1..=count).all(|number| has(&|path| part_of(path) == Some((number, count))));
+        if !is_complete || !has(&|path| path == INDEX) {
+            let reason = format!("has not all of the {count} parts of its weights with \"{INDEX}\"");
+            return Err(no_model(listing, reason, &[]));
+        }
     }
     let name = listing.repository.rsplit('/').next().unwrap_or_default().to_owned();
     Ok(Choice { files, is_folder: true, name, said: None })
@@ -158,15 +178,18 @@ fn encoder(listing: &Listing) -> Result<Choice, HubError> {
 
 /// `model.safetensors`, or a part of it.
 fn is_weights(path: &str) -> bool {
-    let Some(rest) = path.strip_prefix("model").and_then(|rest| rest.strip_suffix(".safetensors")) else {
-        return false;
+    path == WEIGHTS || part_of(path).is_some()
+}
+
+/// Which part of how many of the weights a file is.
+fn part_of(path: &str) -> Option<(u32, u32)> {
+    let numbers = path.strip_prefix("model-")?.strip_suffix(".safetensors")?;
+    let (number, count) = numbers.split_once("-of-")?;
+    let number_of = |text: &str| {
+        let digits = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse().ok()).flatten()
     };
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    rest.is_empty()
-        || rest
-            .strip_prefix('-')
-            .and_then(|rest| rest.split_once("-of-"))
-            .is_some_and(|(number, count)| digits(number) && digits(count))
+    Some((number_of(number)?, number_of(count)?))
 }
 
 /// `1_Pooling/config.json`, and what other modules behind the model have.
@@ -339,8 +362,20 @@ mod tests {
         assert!(choice.is_folder);
         assert_eq!(choice.name, "all-MiniLM-L6-v2");
         let paths: Vec<&str> = choice.files.iter().map(|file| file.path.as_str()).collect();
-        assert_eq!(paths, [files[0], files[1], files[2], files[3], files[4], files[9]]);
+        assert_eq!(paths, files[..5]);
         assert!(chosen("a/b", &["config.json", "pytorch_model.bin"], None).unwrap_err().contains("neither"));
+        let parts = [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+        ];
+        assert_eq!(chosen("a/b", &parts, None).unwrap().files.len(), 4);
+        for missing in 1..4 {
+            let some: Vec<&str> = parts.iter().filter(|part| **part != parts[missing]).copied().collect();
+            let error = chosen("a/b", &some, None).unwrap_err();
+            assert!(error.contains("not all of the 2 parts of its weights"), "{error}");
+        }
         // Where there are both, a GGUF file is taken, unless it is known that a folder is wanted.
         let both = listing("a/b", &["config.json", "model.safetensors", "m.gguf"]);
         assert!(!choose(&both, "hub", None, None).unwrap().is_folder);

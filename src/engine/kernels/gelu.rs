@@ -9,6 +9,11 @@ multiversion! {
 }
 
 multiversion! {
+    /// The same with GELU's approximation by a hyperbolic tangent.
+    pub(crate) fn tanh_gelu(x: &mut [f32], bias: &[f32]) = tanh_gelu_body
+}
+
+multiversion! {
     /// `gate = gelu(gate) · up` with GELU's approximation by a hyperbolic tangent
     /// ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)), as the Gemma models have it.
     pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) = geglu_body
@@ -57,12 +62,23 @@ fn gelu_of(value: f32) -> f32 {
 }
 
 #[inline(always)]
+fn tanh_gelu_body(x: &mut [f32], bias: &[f32]) {
+    for (x, bias) in x.iter_mut().zip(bias) {
+        *x = tanh_gelu_of(*x + bias);
+    }
+}
+
+#[inline(always)]
 fn geglu_body(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
-        let x = *gate;
-        let inner = SQRT_2_OVER_PI * x * (x * x).mul_add(0.044_715, 1.0);
-        *gate = 0.5 * x * (1.0 + tanh_of(inner)) * up;
+        *gate = tanh_gelu_of(*gate) * up;
     }
+}
+
+#[inline(always)]
+fn tanh_gelu_of(x: f32) -> f32 {
+    let inner = SQRT_2_OVER_PI * x * (x * x).mul_add(0.044_715, 1.0);
+    0.5 * x * (1.0 + tanh_of(inner))
 }
 
 #[inline(always)]
@@ -97,7 +113,7 @@ pub(super) fn tanh_of(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{gelu, gelu_body, tanh, tanh_body};
+    use super::{gelu, gelu_body, tanh, tanh_body, tanh_gelu, tanh_gelu_body};
     use crate::kernels::matrix::Instructions;
 
     fn values() -> Vec<f32> {
@@ -114,6 +130,20 @@ mod tests {
         for (x, got) in values().into_iter().zip(got) {
             let x = f64::from(x + 0.25);
             let expected = x * 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2);
+            let error = (f64::from(got) - expected).abs();
+            assert!(error <= 3e-7 * x.abs().max(1.0), "gelu({x}) is off by {error}");
+        }
+    }
+
+    #[test]
+    fn the_approximation_of_gelu_agrees_with_that_in_f64() {
+        let mut got = values();
+        let bias = vec![0.25; got.len()];
+        tanh_gelu(Instructions::Avx2, &mut got, &bias);
+        let root = (2.0 / std::f64::consts::PI).sqrt();
+        for (x, got) in values().into_iter().zip(got) {
+            let x = f64::from(x + 0.25);
+            let expected = 0.5 * x * (1.0 + libm::tanh(root * x * (0.044_715 * x).mul_add(x, 1.0)));
             let error = (f64::from(got) - expected).abs();
             assert!(error <= 3e-7 * x.abs().max(1.0), "gelu({x}) is off by {error}");
         }
@@ -137,6 +167,10 @@ mod tests {
         gelu_body(&mut portable, &bias);
         assert_eq!(wide, portable);
         let (mut wide, mut portable) = (values(), values());
+        tanh_gelu(Instructions::Avx2, &mut wide, &bias);
+        tanh_gelu_body(&mut portable, &bias);
+        assert_eq!(wide, portable);
+        let (mut wide, mut portable) = (values(), values());
         tanh(Instructions::Avx2, &mut wide);
         tanh_body(&mut portable);
         assert_eq!(wide, portable);
@@ -147,6 +181,9 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = [bad];
             gelu(Instructions::Avx2, &mut x, &[0.0]);
+            assert!(!x[0].is_finite());
+            x = [bad];
+            tanh_gelu(Instructions::Avx2, &mut x, &[0.0]);
             assert!(!x[0].is_finite());
         }
         let mut x = [f32::NAN];

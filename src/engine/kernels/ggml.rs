@@ -131,7 +131,13 @@ pub(crate) fn load(
 /// Bytes that [`load`] takes for so many bytes of a file.
 pub(crate) fn bytes(format: Format, bytes: u64) -> u64 {
     match format {
-        Format::F16 | Format::BF16 | Format::IQ4_NL | Format::IQ4_XS | Format::MXFP4 => {
+        Format::F16
+        | Format::BF16
+        | Format::IQ4_NL
+        | Format::IQ4_XS
+        | Format::MXFP4
+        | Format::TQ1_0
+        | Format::TQ2_0 => {
             let elements = bytes / format.source_bytes() as u64 * format.block() as u64;
             elements.saturating_mul(size_of::<f32>() as u64)
         }

@@ -14,7 +14,7 @@ use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
-use super::spec::{self, BlockSpec, Residual, Spec};
+use super::spec::{self, BlockSpec, ModelSpec, Residual};
 use super::state_space::StateSpace;
 use super::streams::{Laurel, Update};
 use super::weights::vector;
@@ -73,7 +73,7 @@ impl Block {
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
         index: usize,
-        model: &Spec,
+        model: &ModelSpec,
     ) -> Result<Block, Error> {
         let (spec, width) = (&model.blocks[index], model.width);
         let name = |part: &str| format!("blk.{index}.{part}");

@@ -9,16 +9,16 @@ use std::sync::atomic::Ordering;
 use super::arch;
 use super::block::Block;
 use super::layers::Norm;
-use super::packed_weights::{self, Loading, PackedWeights};
+use super::packed_weights::{self, PackedWeights};
 use super::per_layer::PerLayerEmbedding;
 use super::rank::RankHead;
-use super::spec::{Kind, LogitsSpec, Spec};
+use super::spec::{Kind, LogitsSpec, ModelSpec};
 use super::state::{SequenceState, StateLayout};
 use super::streams::Streams;
 use super::weights::Matrix;
 use super::workspace::{Size, Workspace};
 use crate::Error;
-use crate::backend::{ModelLimits, Segment, State};
+use crate::computing::{Loading, ModelLimits, Segment, State};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{KvCacheType, Rows};
@@ -37,7 +37,7 @@ pub(crate) struct Decoder {
     gguf: Gguf,
     /// What holds the packed weights, once there are some.
     packed: Option<Arc<Mapping>>,
-    spec: Spec,
+    spec: ModelSpec,
     layout: StateLayout,
     vocabulary: usize,
     /// `[vocabulary, width]`.
@@ -166,7 +166,7 @@ impl Decoder {
     }
 
     /// Sizes and constants.
-    pub(crate) fn spec(&self) -> &Spec {
+    pub(crate) fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
@@ -200,7 +200,7 @@ impl Decoder {
     }
 
     /// Bytes of [`Decoder::workspace`] of the model that a file describes, and of the logits in it.
-    pub(crate) fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: ModelLimits) -> u64 {
+    pub(crate) fn workspace_bytes(gguf: &Gguf, spec: &ModelSpec, limits: ModelLimits) -> u64 {
         let ModelLimits { rows, wanted, threads } = limits;
         let embedding = gguf.opt_tensor("token_embd.weight").ok().flatten();
         let vocabulary = embedding.and_then(|tensor| tensor.shape.get(1).copied()).unwrap_or(0);

@@ -16,7 +16,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::convolution::gate_logistic;
-use crate::kernels::gelu::{exact_geglu, geglu, gelu};
+use crate::kernels::gelu::{exact_geglu, geglu, gelu, tanh_gelu};
 use crate::kernels::matrix::each_row;
 use crate::kernels::norm::dot;
 use crate::kernels::routing::choose;
@@ -86,7 +86,8 @@ impl Experts {
             FeedForwardKind::SwiGlu
             | FeedForwardKind::TanhGeGlu
             | FeedForwardKind::GeGlu
-            | FeedForwardKind::Gelu => None,
+            | FeedForwardKind::Gelu
+            | FeedForwardKind::TanhGelu => None,
             FeedForwardKind::ClampedSwiGlu => Some(Biases {
                 gate: bias("ffn_gate_exps", inner)?,
                 up: bias("ffn_up_exps", inner)?,
@@ -197,6 +198,7 @@ impl Experts {
                     FeedForwardKind::TanhGeGlu => geglu(instructions, gate, up(slot)),
                     FeedForwardKind::GeGlu => exact_geglu(instructions, gate, up(slot)),
                     FeedForwardKind::Gelu => gelu(instructions, gate, &self.no_bias),
+                    FeedForwardKind::TanhGelu => tanh_gelu(instructions, gate, &self.no_bias),
                     FeedForwardKind::SwiGlu | FeedForwardKind::ClampedSwiGlu => {
                         swiglu(instructions, gate, up(slot));
                     }

@@ -8,7 +8,7 @@ use super::workspace::InnerRows;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::gelu::{exact_geglu, geglu, gelu};
+use crate::kernels::gelu::{exact_geglu, geglu, gelu, tanh_gelu};
 use crate::kernels::matrix::{Activations, Make};
 use crate::kernels::sparsity::keep_largest;
 use crate::kernels::swiglu::swiglu;
@@ -62,7 +62,7 @@ impl FeedForward {
             FeedForwardKind::ClampedSwiGlu => {
                 return Err(gguf.unsupported("its gates are clamped, and it has no experts"));
             }
-            FeedForwardKind::Gelu => {
+            FeedForwardKind::Gelu | FeedForwardKind::TanhGelu => {
                 let up = dense("ffn_up", width, inner_width)?.with_bias();
                 FeedForward { spec, inner: Inner::Plain { up }, down: down()?.with_bias() }
             }
@@ -104,7 +104,7 @@ impl FeedForward {
         let InnerRows { gate, up } = inner;
         let up_row = |row: usize| &up[row * width..(row + 1) * width];
         let silu = |row: usize, gate: &mut [f32]| swiglu(instructions, gate, up_row(row));
-        let tanh_gelu = |row: usize, gate: &mut [f32]| {
+        let gated_tanh_gelu = |row: usize, gate: &mut [f32]| {
             if let Some(deviations) = self.spec.cutoff {
                 keep_largest(instructions, gate, deviations);
             }
@@ -116,12 +116,14 @@ impl FeedForward {
             Inner::Gated { .. } => &[],
         };
         let plain_gelu = |_: usize, inner: &mut [f32]| gelu(instructions, inner, bias);
+        let plain_tanh_gelu = |_: usize, inner: &mut [f32]| tanh_gelu(instructions, inner, bias);
         let activate: Make<'_> = match self.spec.kind {
             FeedForwardKind::SwiGlu => &silu,
             FeedForwardKind::ClampedSwiGlu => unreachable!("experts only have it"),
-            FeedForwardKind::TanhGeGlu => &tanh_gelu,
+            FeedForwardKind::TanhGeGlu => &gated_tanh_gelu,
             FeedForwardKind::GeGlu => &exact_gelu,
             FeedForwardKind::Gelu => &plain_gelu,
+            FeedForwardKind::TanhGelu => &plain_tanh_gelu,
         };
         self.down.weight.multiply(&mut gate[..values], Some(activate), y, quantized, pool);
     }

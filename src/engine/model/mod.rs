@@ -1,7 +1,7 @@
 //! Models as this crate's own kernels compute them, on the CPU: decoders ([`decoder`]) and encoders ([`encoder`]) of the same
 //! blocks ([`block`]).
 //!
-//! What a model is comes from its file: the metadata become a [`Spec`] in the file of its family ([`arch`]), which says which
+//! What a model is comes from its file: the metadata become a [`ModelSpec`] in the file of its family ([`arch`]), which says which
 //! weights its blocks have and what they compute.
 //!
 //! Invariant: what a row computes depends on the tokens before it in its own sequence and on nothing else:
@@ -34,11 +34,9 @@ use crate::kernels::attention::KvCacheType;
 
 pub(crate) use arch::{families, is_encoder, is_encoder_family, refuse_unknown_tensors, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
-pub(crate) use packed_weights::Loading;
 pub(crate) use packed_weights::panel_format as format;
 pub use packed_weights::{PackedState, verify_packed_weights};
 pub(crate) use rank::{POOLING_RANK, RANK_HEAD, RankHead};
-pub(crate) use spec::Pooling;
 pub(crate) use state::SequenceState;
 #[cfg(test)]
 pub(crate) use state::StateLayout;

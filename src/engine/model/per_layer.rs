@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::layers::Norm;
 use super::packed_weights::PackedWeights;
-use super::spec::{NormSpec, Spec};
+use super::spec::{ModelSpec, NormSpec};
 use super::weights::Matrix;
 use super::workspace::Workspace;
 use crate::Error;
@@ -48,7 +48,7 @@ impl PerLayerEmbedding {
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
-        spec: &Spec,
+        spec: &ModelSpec,
         norm: NormSpec,
         vocabulary: usize,
     ) -> Result<Option<PerLayerEmbedding>, Error> {

@@ -1,16 +1,17 @@
-//! What a model is, as data: one [`Spec`] says of every block what it computes, so that the code that computes it knows
+//! What a model is, as data: one [`ModelSpec`] says of every block what it computes, so that the code that computes it knows
 //! no families of models. The files of [`super::arch`] fill it from the metadata of a file.
 //!
 //! An enum here has the variants that the kernels can compute. A family that needs more adds a variant, and the compiler
 //! shows where it has to be computed: [`super::block`], and for what sequences remember [`super::state`].
 
+pub(crate) use crate::computing::Pooling;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::Rope;
 use crate::kernels::routing::Weighting;
 
 /// A model.
 #[derive(Debug, Clone)]
-pub(crate) struct Spec {
+pub(crate) struct ModelSpec {
     pub(crate) kind: Kind,
     /// Length of a hidden state.
     pub(crate) width: usize,
@@ -147,7 +148,7 @@ pub(crate) struct AttentionSpec {
     /// Scores become `cap · tanh(score / cap)`.
     pub(crate) cap: Option<f32>,
     pub(crate) span: Span,
-    /// The rotation of queries and keys, by its index in [`Spec::ropes`]; None where positions are not rotated in.
+    /// The rotation of queries and keys, by its index in [`ModelSpec::ropes`]; None where positions are not rotated in.
     pub(crate) rope: Option<usize>,
     pub(crate) query_key_norm: Option<QueryKeyNorm>,
     /// Whether each query head has a learned score that takes part in the softmax and has no value.
@@ -297,17 +298,8 @@ pub(crate) enum FeedForwardKind {
     TanhGeGlu,
     /// `down(gelu(up(x)))`, with GELU itself and biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
     Gelu,
-}
-
-/// How the hidden states of a text become its embedding; numbers as in llama.cpp's `pooling_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pooling {
-    /// 1: the mean over all tokens.
-    Mean,
-    /// 2: the first token.
-    First,
-    /// 3: the last token.
-    Last,
+    /// The same with GELU approximated by a hyperbolic tangent.
+    TanhGelu,
 }
 
 /// The tensors that a family knows. A file with others is refused: to leave one out would change every result without a
@@ -425,7 +417,7 @@ impl FeedForwardKind {
             | FeedForwardKind::ClampedSwiGlu
             | FeedForwardKind::TanhGeGlu
             | FeedForwardKind::GeGlu => true,
-            FeedForwardKind::Gelu => false,
+            FeedForwardKind::Gelu | FeedForwardKind::TanhGelu => false,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::layers::{Norm, normalised};
 use super::packed_weights::PackedWeights;
-use super::spec::{NormSpec, Spec};
+use super::spec::{ModelSpec, NormSpec};
 use super::weights::{Matrix, floats, matrices_of, vector};
 use super::workspace::Workspace;
 use crate::Error;
@@ -58,7 +58,7 @@ impl Streams {
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
-        spec: &Spec,
+        spec: &ModelSpec,
     ) -> Result<Option<Streams>, Error> {
         if !spec.streams {
             return Ok(None);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::layers::Norm;
-use super::spec::{BlockSpec, Mixer, SharedWeighting, Spec};
+use super::spec::{BlockSpec, Mixer, ModelSpec, SharedWeighting};
 use crate::Error;
 use crate::kernels::matrix::{Activations, each_row};
 use crate::kernels::rope::Rope;
@@ -98,7 +98,7 @@ impl Workspace {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
-    pub(super) fn new(spec: &Spec, size: Size) -> Result<Workspace, Error> {
+    pub(super) fn new(spec: &ModelSpec, size: Size) -> Result<Workspace, Error> {
         let zeros = |count: usize| {
             Floats::zeros(count).ok_or_else(|| Error::OutOfMemory {
                 what: size.what.to_owned(),
@@ -148,7 +148,7 @@ impl Workspace {
     }
 
     /// Bytes that a workspace takes.
-    pub(super) fn bytes(spec: &Spec, size: Size) -> u64 {
+    pub(super) fn bytes(spec: &ModelSpec, size: Size) -> u64 {
         let Widths { query, kv, mixed, inner, gated, experts, used } = Widths::of(spec);
         let pairs: usize = spec.ropes.iter().map(|rope| rope.pairs()).sum();
         let streams = if spec.streams { STREAMS } else { 0 } + usize::from(has_beside(spec));
@@ -167,7 +167,7 @@ impl Workspace {
     }
 
     /// The most values that are multiplied for a row.
-    pub(super) fn longest_input(spec: &Spec) -> usize {
+    pub(super) fn longest_input(spec: &ModelSpec) -> usize {
         let Widths { query, inner, used, .. } = Widths::of(spec);
         inner.max(query).max(spec.width).max(used * spec.width)
     }
@@ -214,7 +214,7 @@ struct Widths {
 }
 
 impl Widths {
-    fn of(spec: &Spec) -> Widths {
+    fn of(spec: &ModelSpec) -> Widths {
         let most = |width: &dyn Fn(&BlockSpec) -> usize| spec.blocks.iter().map(width).max().unwrap_or(0);
         Widths {
             query: most(&|block| {
@@ -253,18 +253,18 @@ impl Widths {
 }
 
 /// Whether a block needs room for a second result beside the first.
-fn has_beside(spec: &Spec) -> bool {
+fn has_beside(spec: &ModelSpec) -> bool {
     let shared = |block: &BlockSpec| block.feed_forward.experts.and_then(|experts| experts.shared);
     let norms = |block| shared(block).is_some_and(|shared| shared.weighting == SharedWeighting::Norms);
     spec.streams || spec.blocks.iter().any(norms)
 }
 
 /// Length of the embeddings of a token for all blocks.
-fn per_layer_width(spec: &Spec) -> usize {
+fn per_layer_width(spec: &ModelSpec) -> usize {
     spec.per_layer.unwrap_or(0) * spec.blocks.len()
 }
 
 /// Values of attention's scratch for a thread.
-fn scratch_len(spec: &Spec, rows: usize) -> usize {
+fn scratch_len(spec: &ModelSpec, rows: usize) -> usize {
     spec.blocks.iter().map(|block| block.attention.heads.scratch_len(rows)).max().unwrap_or(0)
 }

@@ -14,7 +14,7 @@ use crate::gguf::GgmlType;
 
 /// Most bytes of the table; that of a real model has a hundred for each tensor.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
-const MAX_TENSORS: usize = 65_536;
+pub(super) const MAX_TENSORS: usize = 65_536;
 const MAX_DIMENSIONS: usize = 4;
 
 /// A tensor of the file.

@@ -1,5 +1,5 @@
-//! Folders as transformers and sentence-transformers store encoders: `config.json`, `model.safetensors`, the vocabulary,
-//! and what says how vectors are pooled.
+//! Folders as transformers and sentence-transformers store encoders: `config.json`, `model.safetensors` or its shards, the
+//! vocabulary, and what says how vectors are pooled.
 //!
 //! A folder is told in the words of GGUF once ([`open`]); nothing behind it knows the difference.
 //!
@@ -9,12 +9,14 @@ mod config;
 mod header;
 mod json;
 mod names;
+mod normalizers;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod tokenizer_json;
 mod vocabulary;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::gguf::{Gguf, Translation};
@@ -32,8 +34,13 @@ pub(crate) const FILES: [&str; 8] = [
     "tokenizer.json",
 ];
 
-/// The file with the weights.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// The files with the weights of a folder, as far as that can be told; nobody has looked whether they are there.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn weights(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    shards::weights(folder).map(|weights| weights.files)
+}
 
 /// Reads a folder. Errors name the file in it.
 ///
@@ -41,8 +48,8 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// [`Error::ModelFile`] where a file cannot be read, [`Error::CorruptModel`] and [`Error::UnsupportedModel`] where it
 /// cannot be used.
 pub(crate) fn open(folder: &Path) -> Result<Gguf, Error> {
-    let path = folder.join(WEIGHTS);
-    Translation::open(&path, |bytes| {
+    let weights = shards::weights(folder)?;
+    Translation::open(&weights.files, |files| {
         let mut translation = Translation::default();
         let shape = config::read(folder, &mut translation)?;
         match shape.family {
@@ -50,7 +57,7 @@ pub(crate) fn open(folder: &Path) -> Result<Gguf, Error> {
             Family::XlmRoberta => tokenizer_json::unigram(folder, &mut translation)?,
             Family::ModernBert => tokenizer_json::byte_pairs(folder, &mut translation)?,
         }
-        names::add(&path, bytes, &shape, &mut translation)?;
+        names::add(&weights, files, &shape, &mut translation)?;
         Ok(translation)
     })
 }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::config::{Family, Shape};
-use super::header;
+use super::header::{self, Entry, MAX_TENSORS};
 use super::json::{corrupt, unsupported};
+use super::shards::Weights;
 use crate::Error;
 use crate::gguf::{GgmlType, Translation};
 
@@ -19,60 +20,81 @@ enum Meaning {
     Unknown,
 }
 
-/// Adds the tensors of a file.
+/// Adds the tensors of all files, whose bytes are given in the same order.
 ///
 /// # Errors
 /// [`Error::CorruptModel`], [`Error::UnsupportedModel`] for a tensor that has no place in an encoder.
 pub(super) fn add(
-    path: &Path,
-    bytes: &[u8],
+    weights: &Weights,
+    files: &[&[u8]],
     shape: &Shape,
     translation: &mut Translation,
 ) -> Result<(), Error> {
-    let entries = header::read(bytes).map_err(|reason| corrupt(path, reason))?;
+    let (mut tables, mut count) = (Vec::with_capacity(files.len()), 0);
+    for (path, bytes) in weights.files.iter().zip(files) {
+        let table = header::read(bytes).map_err(|reason| corrupt(path, reason))?;
+        count += table.len();
+        if count > MAX_TENSORS {
+            return Err(corrupt(path, format!("its shards have more than {MAX_TENSORS} tensors")));
+        }
+        tables.push(table);
+    }
+    if let Some(index) = &weights.index {
+        index.check(&weights.files, &tables)?;
+    }
     // The pooler belongs to the classifier; without one it was never trained for what is asked here.
     let classifier =
         if shape.family == Family::XlmRoberta { "classifier.out_proj.weight" } else { "classifier.weight" };
-    let classifies = entries.iter().any(|entry| entry.name == classifier);
-    for entry in entries {
-        let name = match meaning(&entry.name, shape, classifies) {
-            Meaning::Tensor(name) => name,
-            Meaning::Nothing => continue,
-            Meaning::Unknown => {
-                return Err(unsupported(
-                    path,
-                    format!("tensor \"{}\" has no place in the encoder", entry.name),
-                ));
-            }
-        };
-        let Some(kind) = entry.kind else {
-            return Err(unsupported(
-                path,
-                format!("tensor \"{}\" does not hold floating-point values", entry.name),
-            ));
-        };
-        // GGML begins with the length of a row.
-        let (mut extents, mut data): (Vec<usize>, _) =
-            (entry.shape.iter().rev().copied().collect(), entry.data);
-        if extents.is_empty() || extents.contains(&0) {
-            return Err(corrupt(path, format!("tensor \"{}\" is empty", entry.name)));
-        }
-        if name == "position_embd.weight" && shape.spare_positions > 0 {
-            let [_, rows] = &mut extents[..] else {
-                return Err(corrupt(path, format!("tensor \"{}\" is no table", entry.name)));
-            };
-            if *rows <= shape.spare_positions {
-                return Err(corrupt(path, format!("tensor \"{}\" has {rows} rows", entry.name)));
-            }
-            data.start += data.len() / *rows * shape.spare_positions;
-            *rows -= shape.spare_positions;
-        }
-        debug_assert!(matches!(kind, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16));
-        if !translation.tensor(name, extents, kind, data) {
-            return Err(corrupt(path, format!("tensor \"{}\" is there under two names", entry.name)));
+    let classifies = tables.iter().flatten().any(|entry| entry.name == classifier);
+    for (part, (path, table)) in weights.files.iter().zip(tables).enumerate() {
+        for entry in table {
+            add_entry(path, part, entry, shape, classifies, translation)?;
         }
     }
     Ok(())
+}
+
+/// Adds a tensor of the file `path`, which is file `part` of the model.
+fn add_entry(
+    path: &Path,
+    part: usize,
+    entry: Entry,
+    shape: &Shape,
+    classifies: bool,
+    translation: &mut Translation,
+) -> Result<(), Error> {
+    let name = match meaning(&entry.name, shape, classifies) {
+        Meaning::Tensor(name) => name,
+        Meaning::Nothing => return Ok(()),
+        Meaning::Unknown => {
+            let reason = format!("tensor \"{}\" has no place in the encoder", entry.name);
+            return Err(unsupported(path, reason));
+        }
+    };
+    let Some(kind) = entry.kind else {
+        let reason = format!("tensor \"{}\" does not hold floating-point values", entry.name);
+        return Err(unsupported(path, reason));
+    };
+    // GGML begins with the length of a row.
+    let (mut extents, mut data): (Vec<usize>, _) = (entry.shape.iter().rev().copied().collect(), entry.data);
+    if extents.is_empty() || extents.contains(&0) {
+        return Err(corrupt(path, format!("tensor \"{}\" is empty", entry.name)));
+    }
+    if name == "position_embd.weight" && shape.spare_positions > 0 {
+        let [_, rows] = &mut extents[..] else {
+            return Err(corrupt(path, format!("tensor \"{}\" is no table", entry.name)));
+        };
+        if *rows <= shape.spare_positions {
+            return Err(corrupt(path, format!("tensor \"{}\" has {rows} rows", entry.name)));
+        }
+        data.start += data.len() / *rows * shape.spare_positions;
+        *rows -= shape.spare_positions;
+    }
+    debug_assert!(matches!(kind, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16));
+    match translation.tensor(name, extents, kind, part, data) {
+        true => Ok(()),
+        false => Err(corrupt(path, format!("tensor \"{}\" is there under two names", entry.name))),
+    }
 }
 
 fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {

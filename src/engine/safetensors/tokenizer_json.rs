@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use base64::Engine as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::json::{bytes, corrupt, parse, unsupported};
+use super::normalizers;
 use super::vocabulary::{MAX_BYTES, MAX_TOKENS, Vocabulary};
 use crate::Error;
 use crate::gguf::Translation;
@@ -94,8 +94,11 @@ pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<()
     ends(translation, id("<s>")?, id("</s>")?);
     translation.bool("tokenizer.ggml.add_space_prefix", true);
     translation.bool("tokenizer.ggml.remove_extra_whitespaces", true);
-    if let Some(map) = charsmap(&path, &file.normalizer)? {
-        translation.bytes("tokenizer.ggml.precompiled_charsmap", &map);
+    let normalizers = normalizers::read(&path, &file.normalizer)?;
+    normalizers.refuse_bert(&path)?;
+    normalizers.tell(translation);
+    if let Some(map) = &normalizers.charsmap {
+        translation.bytes("tokenizer.ggml.precompiled_charsmap", map);
     }
     Ok(())
 }
@@ -112,6 +115,10 @@ pub(super) fn byte_pairs(folder: &Path, translation: &mut Translation) -> Result
     if cut != Some("ByteLevel") {
         return Err(unsupported(&path, "its texts are not cut into bytes"));
     }
+    let normalizers = normalizers::read(&path, &file.normalizer)?;
+    normalizers.refuse_bert(&path)?;
+    normalizers.refuse_charsmap(&path)?;
+    normalizers.tell(translation);
     let Vocabulary(known) = file.model.vocab;
     let last = known.iter().map(|(id, _)| *id).chain(file.added_tokens.iter().map(|token| token.id)).max();
     let count = last.map_or(0, |last| last as usize + 1);
@@ -194,13 +201,4 @@ fn ends(translation: &mut Translation, first: u32, last: u32) {
     translation.integer("tokenizer.ggml.eos_token_id", last);
     translation.bool("tokenizer.ggml.add_bos_token", true);
     translation.bool("tokenizer.ggml.add_eos_token", true);
-}
-
-/// The map of characters of a normalizer, or of one in a row of them.
-fn charsmap(path: &Path, normalizer: &Value) -> Result<Option<Vec<u8>>, Error> {
-    let row = normalizer.get("normalizers").and_then(Value::as_array);
-    let all = row.into_iter().flatten().chain([normalizer]);
-    let map = all.filter_map(|one| one.get("precompiled_charsmap").and_then(Value::as_str)).next();
-    let decoded = map.map(|map| base64::engine::general_purpose::STANDARD.decode(map)).transpose();
-    decoded.map_err(|error| corrupt(path, format!("its map of characters: {error}")))
 }

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::json::{bytes, corrupt, optional, parse, unsupported};
+use super::normalizers::{self, BertNormalizer};
 use crate::Error;
 use crate::gguf::Translation;
 
@@ -28,18 +30,16 @@ struct TokenizerConfig {
 /// `tokenizer.json`, as far as it is of use.
 #[derive(Deserialize)]
 struct Tokenizer {
-    normalizer: Option<Normalizer>,
+    #[serde(default)]
+    normalizer: Value,
     model: Model,
 }
 
-/// How text is cleaned.
+/// The part of it that says how texts are cleaned.
 #[derive(Deserialize)]
-struct Normalizer {
-    #[serde(rename = "type")]
-    kind: String,
-    lowercase: Option<bool>,
-    strip_accents: Option<bool>,
-    handle_chinese_chars: Option<bool>,
+struct Normalized {
+    #[serde(default)]
+    normalizer: Value,
 }
 
 /// Tokens with their ids.
@@ -82,7 +82,9 @@ impl<'de> Deserialize<'de> for Vocabulary {
 }
 
 /// How a text is cleaned; None where it follows from the rest.
+#[derive(Default)]
 struct Cleaning {
+    clean_text: Option<bool>,
     lower_case: Option<bool>,
     strip_accents: Option<bool>,
     split_chinese: Option<bool>,
@@ -94,16 +96,17 @@ struct Cleaning {
 /// Those of reading the files; [`Error::CorruptModel`] where tokens are missing.
 pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
     let path = folder.join("vocab.txt");
-    let (tokens, cleaning) = if path.exists() {
+    let (tokens, cleaning) = if path.exists() && !has_other_normalizer(folder)? {
         let config: TokenizerConfig = optional(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
         let cleaning = Cleaning {
             lower_case: config.do_lower_case,
             strip_accents: config.strip_accents,
             split_chinese: config.tokenize_chinese_chars,
+            ..Cleaning::default()
         };
         (lines(&path)?, cleaning)
     } else {
-        of_tokenizer(&folder.join("tokenizer.json"))?
+        of_tokenizer(&folder.join("tokenizer.json"), translation)?
     };
     translation.string("tokenizer.ggml.model", "bert");
     translation.i32s(
@@ -113,6 +116,7 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), E
     let words: Vec<String> = tokens.iter().map(|token| told(token)).collect();
     translation.strings("tokenizer.ggml.tokens", words.iter().map(|word| &**word));
     for (name, value) in [
+        ("clean_text", cleaning.clean_text),
         ("lower_case", cleaning.lower_case),
         ("strip_accents", cleaning.strip_accents),
         ("split_chinese", cleaning.split_chinese),
@@ -122,6 +126,17 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), E
         }
     }
     Ok(())
+}
+
+/// Whether `tokenizer.json`, where there is one, cleans texts in a way of which the other files say nothing.
+fn has_other_normalizer(folder: &Path) -> Result<bool, Error> {
+    let path = folder.join("tokenizer.json");
+    if !path.exists() {
+        return Ok(false);
+    }
+    let Normalized { normalizer } = parse(&path, &bytes(&path, MAX_BYTES)?)?;
+    let kind = normalizer.get("type").and_then(Value::as_str);
+    Ok(kind.is_some_and(|kind| kind != "BertNormalizer"))
 }
 
 /// A token as GGUF has it: marked where it begins a word, and not where it continues one.
@@ -145,23 +160,21 @@ fn lines(path: &Path) -> Result<Vec<String>, Error> {
     Ok(tokens)
 }
 
-fn of_tokenizer(path: &Path) -> Result<(Vec<String>, Cleaning), Error> {
+fn of_tokenizer(path: &Path, translation: &mut Translation) -> Result<(Vec<String>, Cleaning), Error> {
     let tokenizer: Tokenizer = parse(path, &bytes(path, MAX_BYTES)?)?;
     let shown = |text: &str| text.chars().take(64).collect::<String>().escape_debug().to_string();
     if let Some(kind) = tokenizer.model.kind.as_deref().filter(|kind| *kind != "WordPiece") {
         return Err(unsupported(path, format!("its model is \"{}\", only WordPiece is read", shown(kind))));
     }
-    let cleaning = match tokenizer.normalizer {
-        Some(normalizer) if normalizer.kind == "BertNormalizer" => Cleaning {
-            lower_case: normalizer.lowercase,
-            strip_accents: normalizer.strip_accents,
-            split_chinese: normalizer.handle_chinese_chars,
-        },
-        Some(other) => {
-            let kind = shown(&other.kind);
-            return Err(unsupported(path, format!("its normalizer is \"{kind}\", not \"BertNormalizer\"")));
-        }
-        None => Cleaning { lower_case: Some(false), strip_accents: Some(false), split_chinese: Some(false) },
+    let normalizers = normalizers::read(path, &tokenizer.normalizer)?;
+    normalizers.refuse_charsmap(path)?;
+    normalizers.tell(translation);
+    let bert = normalizers.bert.unwrap_or(BertNormalizer::NOTHING);
+    let cleaning = Cleaning {
+        clean_text: Some(bert.clean_text),
+        lower_case: Some(bert.lowercase),
+        strip_accents: bert.strip_accents,
+        split_chinese: Some(bert.handle_chinese_chars),
     };
     let Vocabulary(tokens) = tokenizer.model.vocab;
     for (index, (id, _)) in tokens.iter().enumerate() {

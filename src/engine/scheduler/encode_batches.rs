@@ -3,7 +3,7 @@
 //!
 //! A query and a document are ranked by the head of a cross-encoder, or, without one, by the vectors of the two.
 //!
-//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::backend`]), so they are
+//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::computing`]), so they are
 //! put together as they come.
 
 use std::cmp::Reverse;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::models::Models;
 use super::plan::Plan;
 use super::{Shared, Submission};
-use crate::backend::{Encoder, MAX_TEXTS, Text};
+use crate::computing::{Encoder, MAX_TEXTS, Text};
 use crate::kernels::Pool;
 use crate::memory::{self, Held};
 use crate::panic::catch;

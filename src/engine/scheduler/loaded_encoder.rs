@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::loaded::Settings;
 use super::plan::{Plan, by_tokenizer};
-use crate::backend::{Backend, Encoder, Loading};
+use crate::computing::{Backend, Encoder, Loading};
 use crate::gguf::Gguf;
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
 use crate::{Embed, Error, Purpose, Rerank, Work};

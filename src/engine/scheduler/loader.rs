@@ -18,7 +18,7 @@ use super::job_queue::JobQueue;
 use super::loaded::{AnyModel, Opened, Settings, Texts};
 use super::plan::Plan;
 use super::{Message, Shared, Submission};
-use crate::backend::Loading;
+use crate::computing::Loading;
 use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::memory;

@@ -13,7 +13,7 @@
 //! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
 //! does, and neither while a running sequence holds it.
 
-use crate::backend::{BLOCK, Block, State};
+use crate::computing::{BLOCK, Block, State};
 use std::collections::{BTreeSet, HashMap};
 
 /// Most blocks that are not full.
@@ -359,7 +359,7 @@ fn mix(z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Chain, Prefixes};
-    use crate::backend::{BLOCK, State};
+    use crate::computing::{BLOCK, State};
     use crate::model::{SequenceState, StateLayout};
 
     impl Prefixes {

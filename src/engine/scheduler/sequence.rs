@@ -13,7 +13,7 @@ use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
 use super::prompt_lookup::Drafter;
 use super::turns::Turn;
-use crate::backend::{BLOCK, Pooling, State, WantedRows};
+use crate::computing::{BLOCK, Pooling, State, WantedRows};
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
 use crate::prompts::shortened;

@@ -12,7 +12,7 @@ use super::prefix::Prefixes;
 use super::prompt_lookup::MAX_DRAFT;
 use super::rows::{Part, Served, plan};
 use super::sequence::{Sequence, Slice};
-use crate::backend::Segment;
+use crate::computing::Segment;
 use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
 use crate::memory;

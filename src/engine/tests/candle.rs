@@ -347,6 +347,8 @@ fn sound_models_are_verified_in_every_quantization_and_family() {
         Kind::IQ4NL,
         Kind::IQ4XS,
         Kind::MXFP4,
+        Kind::TQ1_0,
+        Kind::TQ2_0,
     ];
     let models = kinds.into_iter().map(|kind| (Architecture::Llama, Quantization::uniform(kind)));
     let families = families().map(|architecture| (architecture, Quantization::uniform(Kind::F32)));

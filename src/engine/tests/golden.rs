@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 69] = [
+const GOLDEN: [(&str, &str); 72] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -75,6 +75,7 @@ const GOLDEN: [(&str, &str); 69] = [
     ("qwen35", "905162b12fd28263e32e03ad34714474"),
     ("qwen35moe", "8824536ec5743e9a421d1480b8cb3607"),
     ("olmoe", "9e18133f6e6d5d964f4e1afec627d11b"),
+    ("starcoder2", "7effe1a84a004619b345d97492258ede"),
     ("llama Q4_K_M", "f8474169036db32d69c1e152ca18c7d3"),
     ("builtin: JSON", "0ad62ac5aab185149c1fca1860d72ff2"),
     ("builtin: pattern", "5ada0bd2ce6b478938930401c4567d03"),
@@ -93,6 +94,8 @@ const GOLDEN: [(&str, &str); 69] = [
     ("gpt-oss, keys and values Q8_0", "5f367663bc4e57eb2965d69496839328"),
     ("builtin: likelihoods", "af8d0c6ce40974e17cdfbc6d231f33e6"),
     ("qwen35: likelihoods", "941829c3326757ac975474de51034bd7"),
+    ("qwen3 TQ1_0", "5592eee03dc87418fce4eb762808cd65"),
+    ("qwen3 TQ2_0", "5592eee03dc87418fce4eb762808cd65"),
 ];
 
 /// Logits after each of some tokens.
@@ -309,6 +312,9 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     add("builtin: likelihoods", outputs(&builtin, works()));
     let spec = Spec::wide(Architecture::Qwen35, Quantization::uniform(Kind::Q8_0));
     add("qwen35: likelihoods", outputs(&made("likelihoods", &spec), works()));
+    for (name, kind) in [("qwen3 TQ1_0", Kind::TQ1_0), ("qwen3 TQ2_0", Kind::TQ2_0)] {
+        add(name, logits(&made(name, &Spec::wide(Architecture::Qwen3, Quantization::uniform(kind))), 600));
+    }
     results
 }
 

@@ -169,6 +169,13 @@ const PUBLISHED: &[Published] = &[
         real: &[],
     },
     Published {
+        family: "starcoder2",
+        models: "StarCoder 2 3B, 7B and 15B",
+        tokenizers: &[("gpt2", "starcoder")],
+        templates: &[],
+        real: &[],
+    },
+    Published {
         family: "granitehybrid",
         models: "Granite 4 H",
         tokenizers: &[("gpt2", "dbrx")],

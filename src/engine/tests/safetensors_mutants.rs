@@ -12,8 +12,15 @@ use steadytext_test_models::Bert;
 const MUTANTS: usize = 1_500;
 /// Room for workspaces and the allocator's arenas; a number taken from a file asks for more.
 const HEADROOM_BYTES: u64 = 1 << 30;
-const FILES: [&str; 5] =
-    ["config.json", "vocab.txt", "model.safetensors", "1_Pooling/config.json", "tokenizer_config.json"];
+const FILES: [&str; 7] = [
+    "config.json",
+    "vocab.txt",
+    "model.safetensors.index.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "1_Pooling/config.json",
+    "tokenizer_config.json",
+];
 
 fn limit_memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -52,7 +59,7 @@ fn load_mutants() {
         Bert { layers: 1, width: 32, heads: 2, feed_forward: 32, vocab: 300, context: 64, ..Bert::default() };
     let directory = tempfile::tempdir().unwrap();
     let whole = directory.path().join("whole");
-    spec.write_folder(&whole).unwrap();
+    spec.write_shards(&whole, 2).unwrap();
     std::fs::write(whole.join("tokenizer_config.json"), r#"{"do_lower_case": true, "strip_accents": null}"#)
         .unwrap();
     let config = Config { threads: 1, memory_limit_mb: 64, ..Config::default() };

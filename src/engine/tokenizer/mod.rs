@@ -4,8 +4,8 @@
 //! for the stretches of text between them ([`algorithm`]): byte-level BPE with the splitting patterns of [`pre`],
 //! SentencePiece's BPE and unigram model, and WordPiece. All others see the [`Tokenizer`] only.
 //!
-//! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised
-//! (Hugging Face applies NFC for Qwen2), user-defined tokens such as `<think>` are found in any text,
+//! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised, unless the folder of an
+//! encoder says so (Hugging Face applies NFC for Qwen2), user-defined tokens such as `<think>` are found in any text,
 //! control tokens only where the caller vouches for the text. WordPiece follows transformers.
 //!
 //! Invariant: a user's text never becomes a control token, whatever it contains and whatever stands
@@ -17,6 +17,7 @@ mod bpe;
 mod byte_level;
 mod charsmap;
 mod marks;
+pub(crate) mod normalizer;
 mod pieces;
 mod plain;
 mod pre;
@@ -38,6 +39,7 @@ use crate::gguf::Gguf;
 use crate::memory::{fallible, try_vec};
 use algorithm::{Algorithm, Scratch, TextPlace};
 use marks::{Mark, Marks, Strips};
+use normalizer::Normalizer;
 use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
 
@@ -48,6 +50,7 @@ const POOLING_LAST: u32 = 3;
 #[derive(Debug)]
 pub struct Tokenizer {
     vocabulary: Vocabulary,
+    normalizer: Normalizer,
     algorithm: Algorithm,
     marks: Marks,
     strips: Strips,
@@ -128,6 +131,7 @@ impl Tokenizer {
         let strips = Strips::of(gguf, &vocabulary)?;
         Ok(Tokenizer {
             vocabulary,
+            normalizer: Normalizer::of(gguf)?,
             algorithm,
             marks,
             strips,
@@ -225,7 +229,8 @@ impl Tokenizer {
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), Error> {
-        self.algorithm.encode(&self.vocabulary, text, place, scratch, ids).map_err(|byte| {
+        let text = self.normalizer.apply(text);
+        self.algorithm.encode(&self.vocabulary, &text, place, scratch, ids).map_err(|byte| {
             Error::UnreadableText { reason: format!("its vocabulary has no token for byte 0x{byte:02X}") }
         })
     }

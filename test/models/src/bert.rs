@@ -61,6 +61,7 @@ impl Default for Bert {
 }
 
 /// A matrix or vector with its names in both worlds.
+#[derive(Clone)]
 pub(crate) struct Named {
     pub(crate) gguf: String,
     pub(crate) transformers: String,
@@ -298,19 +299,51 @@ impl Bert {
         Ok(())
     }
 
+    /// Writes the folder with its weights in so many shards, and the index that says where each tensor is.
+    ///
+    /// # Errors
+    /// As [`Bert::write_folder`].
+    pub fn write_shards(&self, folder: &Path, count: usize) -> Result<(), Error> {
+        self.write_folder(folder)?;
+        std::fs::remove_file(folder.join("model.safetensors"))?;
+        let tensors = self.tensors();
+        let (mut map, mut total) = (Vec::new(), 0);
+        for (index, tensors) in tensors.chunks(tensors.len().div_ceil(count)).enumerate() {
+            let shard = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
+            map.extend(tensors.iter().map(|tensor| format!(r#""{}":"{shard}""#, self.full_name(tensor))));
+            let bytes = self.file_with(tensors)?;
+            total += bytes.len();
+            std::fs::write(folder.join(shard), bytes)?;
+        }
+        let index = format!(r#"{{"metadata":{{"total_size":{total}}},"weight_map":{{{}}}}}"#, map.join(","));
+        std::fs::write(folder.join("model.safetensors.index.json"), index)?;
+        Ok(())
+    }
+
     /// The bytes of `model.safetensors`.
     ///
     /// # Errors
     /// Where a tensor cannot be converted.
     pub fn safetensors(&self) -> Result<Vec<u8>, Error> {
-        // As BertForSequenceClassification has it, or as BertModel does.
-        let prefix = |name: &str| match self.family {
+        self.file_with(&self.tensors())
+    }
+
+    /// What transformers call a tensor: as BertForSequenceClassification has it, or as BertModel does.
+    fn full_name(&self, tensor: &Named) -> String {
+        let name = &tensor.transformers;
+        let prefix = match self.family {
             EncoderFamily::Bert if self.labels > 0 && !name.starts_with("classifier") => "bert.",
             EncoderFamily::XlmRoberta if self.labels > 0 && !name.starts_with("classifier") => "roberta.",
             _ => "",
         };
+        format!("{prefix}{name}")
+    }
+
+    /// The bytes of a file with some of the tensors.
+    fn file_with(&self, tensors: &[Named]) -> Result<Vec<u8>, Error> {
         let (mut entries, mut data) = (Vec::new(), Vec::new());
-        for Named { transformers: name, mut shape, mut values, kind, .. } in self.tensors() {
+        for tensor in tensors {
+            let Named { transformers: name, mut shape, mut values, kind, .. } = tensor.clone();
             if name.ends_with("position_embeddings.weight") {
                 let spare = self.family.spare_positions();
                 shape[1] += spare;
@@ -328,8 +361,8 @@ impl Bert {
             let start = data.len();
             data.extend(bytes);
             entries.push(format!(
-                r#""{}{name}":{{"dtype":"{element}","shape":{shape:?},"data_offsets":[{start},{}]}}"#,
-                prefix(&name),
+                r#""{}":{{"dtype":"{element}","shape":{shape:?},"data_offsets":[{start},{}]}}"#,
+                self.full_name(tensor),
                 data.len()
             ));
         }

@@ -60,6 +60,8 @@ pub enum Architecture {
     Qwen35Moe,
     /// OLMoE: experts whose weights do not add up to 1.
     Olmoe,
+    /// StarCoder 2: layer norms, a feed-forward without gates, biases everywhere.
+    StarCoder2,
 }
 
 /// Which norms queries and keys have.
@@ -99,6 +101,8 @@ pub(crate) struct Traits {
     pub(crate) fused_gate: bool,
     /// A mixture of experts.
     pub(crate) experts: bool,
+    /// Layer norms with biases, and a feed-forward without gates and with biases.
+    pub(crate) plain: bool,
 }
 
 /// Positions that a row sees where a window is in force: not a multiple of anything.
@@ -154,7 +158,7 @@ fn interval(spec: &Spec) -> usize {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 27] = [
+    pub const ALL: [Architecture; 28] = [
         Architecture::Llama,
         Architecture::Llama3,
         Architecture::Mixtral,
@@ -182,6 +186,7 @@ impl Architecture {
         Architecture::Qwen35,
         Architecture::Qwen35Moe,
         Architecture::Olmoe,
+        Architecture::StarCoder2,
     ];
 
     /// The value of `general.architecture`.
@@ -210,6 +215,7 @@ impl Architecture {
             Architecture::Qwen35 => "qwen35",
             Architecture::Qwen35Moe => "qwen35moe",
             Architecture::Olmoe => "olmoe",
+            Architecture::StarCoder2 => "starcoder2",
         }
     }
 
@@ -249,7 +255,7 @@ impl Architecture {
         use Architecture::*;
         Traits {
             tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
-            biases: matches!(self, Qwen2 | Glm4 | GptOss),
+            biases: matches!(self, Qwen2 | Glm4 | GptOss | StarCoder2),
             query_key_norms: match self {
                 Qwen3 | Qwen3Moe | Gemma3 | Gemma3n | Gemma4 | Gemma4Moe | Exaone4 | Lfm2 | Qwen35
                 | Qwen35Moe => QueryKeyNorms::Head,
@@ -279,6 +285,7 @@ impl Architecture {
                 self,
                 Mixtral | Qwen3Moe | Qwen35Moe | Gemma4Moe | GptOss | GraniteMoe | GraniteHybridMoe | Olmoe
             ),
+            plain: self == StarCoder2,
         }
     }
 
@@ -434,7 +441,8 @@ impl Architecture {
             | Architecture::Qwen3Moe
             | Architecture::Gemma
             | Architecture::Exaone4
-            | Architecture::Olmoe => Vec::new(),
+            | Architecture::Olmoe
+            | Architecture::StarCoder2 => Vec::new(),
         };
         [experts, keys].concat()
     }

@@ -14,6 +14,7 @@ pub mod gguf;
 pub mod hub;
 mod nonlinear;
 mod random;
+mod ternary;
 mod vocabulary;
 mod weights;
 
@@ -60,6 +61,8 @@ pub enum Kind {
     IQ4NL,
     IQ4XS,
     MXFP4,
+    TQ1_0,
+    TQ2_0,
 }
 
 /// Element types by the place of the matrix.
@@ -133,6 +136,8 @@ impl Quantization {
             "q6_k" => Kind::Q6K,
             "iq4_nl" => Kind::IQ4NL,
             "iq4_xs" => Kind::IQ4XS,
+            "tq1_0" => Kind::TQ1_0,
+            "tq2_0" => Kind::TQ2_0,
             "mxfp4" => return Some(Quantization::mxfp4()),
             "q4_k_m" => return Some(Quantization::q4_k_m()),
             _ => return None,
@@ -479,6 +484,10 @@ pub fn file(spec: &Spec) -> Result<File, Error> {
 fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
     let arch = spec.architecture.name();
     let number = |value: usize| Value::U32(value as u32);
+    let epsilon = match spec.architecture.traits().plain {
+        true => "layer_norm_epsilon",
+        false => "layer_norm_rms_epsilon",
+    };
     let mut keys = vec![
         ("general.architecture".to_owned(), Value::String(arch.into())),
         ("general.name".to_owned(), Value::String("random weights".into())),
@@ -490,7 +499,7 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
         (format!("{arch}.attention.head_count_kv"), kv_heads(spec)),
         (format!("{arch}.attention.key_length"), number(spec.head_dim)),
         (format!("{arch}.attention.value_length"), number(spec.head_dim)),
-        (format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(spec.norm_epsilon)),
+        (format!("{arch}.attention.{epsilon}"), Value::F32(spec.norm_epsilon)),
         (format!("{arch}.rope.freq_base"), Value::F32(spec.rope_theta)),
     ];
     keys.extend(
@@ -559,7 +568,11 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     let norm = |name: String, length: usize| weights::vector(seed, name, length, 1.0, 0.1);
     tensors.push(head("token_embd.weight", kinds.embedding)?);
     let traits = spec.architecture.traits();
+    let bias = |name: String, length: usize| weights::vector(seed, name, length, 0.0, 0.1);
     tensors.push(norm(format!("{}.weight", traits.output_norm), width)?);
+    if traits.plain {
+        tensors.push(bias(format!("{}.bias", traits.output_norm), width)?);
+    }
     if !spec.tied {
         tensors.push(head("output.weight", kinds.output)?);
     }
@@ -627,7 +640,19 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
                 continue;
             }
         }
-        if traits.fused_gate {
+        if traits.plain {
+            let parts = [
+                ("attn_norm", width),
+                ("attn_output", width),
+                (traits.feed_forward_norm, width),
+                ("ffn_up", spec.feed_forward),
+                ("ffn_down", width),
+            ];
+            for (part, length) in parts {
+                tensors.push(bias(name(&format!("{part}.bias")), length)?);
+            }
+            tensors.push(matrix(name("ffn_up.weight"), width, spec.feed_forward, kinds.feed_forward)?);
+        } else if traits.fused_gate {
             tensors.push(matrix(name("ffn_up.weight"), width, 2 * spec.feed_forward, kinds.feed_forward)?);
         } else {
             tensors.push(matrix(name("ffn_gate.weight"), width, spec.feed_forward, kinds.feed_forward)?);

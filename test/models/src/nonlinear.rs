@@ -1,10 +1,10 @@
-//! IQ4_NL, IQ4_XS and MXFP4, which candle does not know: four bits a weight that choose among 16 levels. Scales are the simplest
-//! that do, not the best.
+//! IQ4_NL, IQ4_XS and MXFP4, which candle does not know: four bits a weight that choose among 16 levels; and the types of
+//! [`ternary`]. Scales are the simplest that do, not the best.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor as Dense};
 
-use crate::{Error, Kind};
+use crate::{Error, Kind, ternary};
 
 /// `kvalues_iq4nl` of ggml.
 const LEVELS: [f32; 16] = [
@@ -17,7 +17,7 @@ const FOUR_BITS: [f32; 16] =
 
 /// Weights of a block.
 pub(crate) fn block(kind: Kind) -> usize {
-    if kind == Kind::IQ4XS { 256 } else { 32 }
+    if matches!(kind, Kind::IQ4XS | Kind::TQ1_0 | Kind::TQ2_0) { 256 } else { 32 }
 }
 
 /// The blocks of some weights.
@@ -52,6 +52,13 @@ pub(crate) fn quantize(kind: Kind, values: &[f32]) -> Result<Vec<u8>, Error> {
                 bytes.push(exponent);
                 let power = if exponent == 0 { 0.0 } else { f32::from_bits(u32::from(exponent) << 23) };
                 push(&FOUR_BITS, block, power, &mut bytes);
+            }
+            Kind::TQ1_0 | Kind::TQ2_0 => {
+                // As far from 0 as weights are in the mean: two thirds of them are rounded away from it.
+                let mean = block.iter().map(|value| value.abs()).sum::<f32>() / block.len() as f32;
+                let scale = half(mean)?;
+                bytes.extend(ternary::digits(kind, block, scale.0));
+                bytes.extend(scale.1);
             }
             _ => {
                 let scale = half(scale(block))?;

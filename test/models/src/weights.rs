@@ -24,7 +24,7 @@ impl Kind {
             Kind::Q4K => GgmlDType::Q4K,
             Kind::Q5K => GgmlDType::Q5K,
             Kind::Q6K => GgmlDType::Q6K,
-            Kind::IQ4NL | Kind::IQ4XS | Kind::MXFP4 => return None,
+            Kind::IQ4NL | Kind::IQ4XS | Kind::MXFP4 | Kind::TQ1_0 | Kind::TQ2_0 => return None,
         })
     }
 
@@ -46,6 +46,8 @@ impl Kind {
             Kind::IQ4NL => 20,
             Kind::IQ4XS => 23,
             Kind::BF16 => 30,
+            Kind::TQ1_0 => 34,
+            Kind::TQ2_0 => 35,
             Kind::MXFP4 => 39,
         }
     }

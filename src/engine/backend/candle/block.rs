@@ -10,7 +10,7 @@ use super::recurrent::{DeltaNet, ShortConv};
 use super::state::CandleState;
 use super::state_space::StateSpace;
 use crate::Error;
-use crate::model::spec::{self, BlockSpec, FeedForwardKind, NormSpec, Residual, Spec};
+use crate::model::spec::{self, BlockSpec, FeedForwardKind, ModelSpec, NormSpec, Residual};
 
 /// The weights of one block.
 pub(super) struct Block {
@@ -44,7 +44,7 @@ impl Block {
     ///
     /// # Errors
     /// Those of loading tensors.
-    pub(super) fn load(source: Source<'_>, spec: &Spec, index: usize) -> Result<Block, Error> {
+    pub(super) fn load(source: Source<'_>, spec: &ModelSpec, index: usize) -> Result<Block, Error> {
         let (block, width) = (&spec.blocks[index], spec.width);
         let name = |part: &str| format!("blk.{index}.{part}");
         let norm = |part: &str| Norm::load(source, &name(part), block.norm, width);
@@ -165,7 +165,7 @@ impl PerLayerEmbedding {
     /// Those of [`Matrix::load`].
     pub(super) fn load(
         source: Source<'_>,
-        spec: &Spec,
+        spec: &ModelSpec,
         norm: NormSpec,
         vocabulary: usize,
     ) -> Result<Option<PerLayerEmbedding>, Error> {

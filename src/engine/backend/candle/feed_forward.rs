@@ -15,7 +15,7 @@ const SLOPE: f64 = 1.702;
 /// The weights of feed-forward.
 pub(super) enum FeedForward {
     Gated { kind: FeedForwardKind, gate: Matrix, up: Matrix, down: Dense },
-    Plain { up: Dense, down: Dense },
+    Plain { kind: FeedForwardKind, up: Dense, down: Dense },
     Experts(Box<Experts>),
 }
 
@@ -82,8 +82,9 @@ impl FeedForward {
             FeedForwardKind::ClampedSwiGlu => {
                 Err(gguf.unsupported("its gates are clamped, and it has no experts"))
             }
-            FeedForwardKind::Gelu => {
-                Ok(FeedForward::Plain { up: Dense::load(source, &name("ffn_up"), width, inner)?, down })
+            FeedForwardKind::Gelu | FeedForwardKind::TanhGelu => {
+                let up = Dense::load(source, &name("ffn_up"), width, inner)?;
+                Ok(FeedForward::Plain { kind: spec.kind, up, down })
             }
         }
     }
@@ -95,7 +96,14 @@ impl FeedForward {
                 let inner = activate(*kind, &gate.forward(x, pool)?, &up.forward(x, pool)?)?;
                 down.forward(&inner, pool)
             }
-            FeedForward::Plain { up, down } => down.forward(&up.forward(x, pool)?.gelu_erf()?, pool),
+            FeedForward::Plain { kind, up, down } => {
+                let inner = up.forward(x, pool)?;
+                let inner = match kind {
+                    FeedForwardKind::TanhGelu => inner.gelu()?,
+                    _ => inner.gelu_erf()?,
+                };
+                down.forward(&inner, pool)
+            }
             FeedForward::Experts(experts) => experts.forward(x, pool),
         }
     }
@@ -114,6 +122,7 @@ pub(super) fn activate(kind: FeedForwardKind, gate: &Tensor, up: &Tensor) -> can
             gate * (up + 1.0)?
         }
         FeedForwardKind::Gelu => gate.gelu_erf(),
+        FeedForwardKind::TanhGelu => gate.gelu(),
     }
 }
 
@@ -136,7 +145,9 @@ impl Experts {
                 bias("ffn_up_exps.bias", inner)?,
                 bias("ffn_down_exps.bias", width)?,
             ]),
-            FeedForwardKind::Gelu => return Err(source.gguf.unsupported("its experts have no gates")),
+            FeedForwardKind::Gelu | FeedForwardKind::TanhGelu => {
+                return Err(source.gguf.unsupported("its experts have no gates"));
+            }
         };
         let of_shared = |part: &str| match part.split_once('.') {
             Some((matrix, rest)) => name(&format!("{matrix}_shexp.{rest}")),

@@ -17,15 +17,15 @@ mod threads;
 
 use candle_core::{Device, Tensor};
 
-use super::{Backend, Decoder, DecoderFacts, Encoder, Loading, ModelLimits, Segment, State, is_encoder};
 use crate::Error;
+use crate::computing::{Backend, Decoder, DecoderFacts, Encoder, Loading, ModelLimits, Segment, State};
 use crate::gguf::Gguf;
 use crate::kernels::environment::Standard;
 use crate::kernels::rope::Rope;
 use crate::kernels::{Pool, ggml};
 use crate::memory::watched;
-use crate::model::spec::{BlockSpec, Kind, LogitsSpec, Mixer, SharedWeighting, Spec};
-use crate::model::{self, RankHead};
+use crate::model::spec::{BlockSpec, Kind, LogitsSpec, Mixer, ModelSpec, SharedWeighting};
+use crate::model::{self, RankHead, is_encoder};
 use block::{Block, PerLayerEmbedding};
 use layers::{Matrix, Norm, Source};
 use state::{CandleState, Layers};
@@ -90,7 +90,7 @@ impl Backend for Candle {
 }
 
 /// What the file describes, if it can be computed here.
-fn spec(gguf: &Gguf) -> Result<Spec, Error> {
+fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     if is_encoder(gguf)? {
         return Err(refused_encoder(gguf));
     }
@@ -125,7 +125,7 @@ fn refused(gguf: &Gguf, reason: String) -> Error {
 }
 
 /// What tensors of a pass take at most, those of one block together, keys and values apart.
-fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: ModelLimits) -> u64 {
+fn workspace_bytes(gguf: &Gguf, spec: &ModelSpec, limits: ModelLimits) -> u64 {
     let of_block = |block: &BlockSpec| {
         let heads = block.attention.heads;
         // Each of these rows is there in some versions at a time: projected, normalised, turned, transposed.
@@ -152,7 +152,7 @@ fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: ModelLimits) -> u64 {
 /// A decoder and what its last pass has left.
 struct CandleDecoder {
     device: Device,
-    spec: Spec,
+    spec: ModelSpec,
     layers: Layers,
     vocabulary: usize,
     embedding: Matrix,
@@ -188,7 +188,7 @@ impl CandleDecoder {
     fn load(
         candle: &Candle,
         gguf: &Gguf,
-        spec: Spec,
+        spec: ModelSpec,
         workspace: u64,
         loading: &Loading<'_>,
     ) -> Result<CandleDecoder, Error> {

@@ -15,9 +15,9 @@ use candle_core::{DType, Device, Tensor};
 use super::raised;
 use super::recurrent::Memory;
 use crate::Error;
-use crate::backend::{BLOCK, Block, State};
+use crate::computing::{BLOCK, Block, State};
 use crate::memory::watched;
-use crate::model::spec::{Mixer, Spec};
+use crate::model::spec::{Mixer, ModelSpec};
 
 /// What the layers of a model keep. Clones share it.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl Layers {
     ///
     /// # Errors
     /// [`Error::Panicked`] for a bug.
-    pub(super) fn of(spec: &Spec, device: &Device) -> Result<Layers, Error> {
+    pub(super) fn of(spec: &ModelSpec, device: &Device) -> Result<Layers, Error> {
         let layers = spec.blocks.iter().map(|block| {
             let heads = block.attention.heads;
             let keeps = block.mixer == Mixer::Attention && block.attention.shares.is_none();

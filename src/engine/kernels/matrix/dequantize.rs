@@ -47,7 +47,9 @@ impl Format {
                 let min = half(meta, 32 + 2 * lane) * f32::from(min);
                 (d * f32::from(byte(64 + part * PANEL)), Some(-min))
             }
-            Format::Q3_K | Format::Q6_K => (d * f32::from(byte(32 + k / 16 * PANEL) as i8), None),
+            Format::Q3_K | Format::TQ1_0 | Format::TQ2_0 | Format::Q6_K => {
+                (d * f32::from(byte(32 + k / 16 * PANEL) as i8), None)
+            }
             Format::IQ4_XS => (d * f32::from(byte(32 + k / 32 * PANEL) as i8), None),
         };
         for (k, out) in out.iter_mut().enumerate() {

@@ -6,6 +6,8 @@
 //! rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml packs into odd bits get a
 //! byte each. Floating-point weights are 16 values, one of each output, for each input.
 
+use super::ternary;
+
 /// Outputs in a panel.
 pub(crate) const PANEL: usize = 16;
 
@@ -43,9 +45,19 @@ pub(crate) enum Format {
     Q6_K,
     IQ4_XS,
     MXFP4,
+    TQ1_0,
+    TQ2_0,
 }
 
 impl Format {
+    /// The format whose panels hold its weights, and whose kernels compute with them.
+    pub(super) fn of_panels(self) -> Format {
+        match self {
+            Format::TQ1_0 | Format::TQ2_0 => Format::Q3_K,
+            other => other,
+        }
+    }
+
     /// Inputs in a block; 1 for floating-point values.
     pub(crate) fn block(self) -> usize {
         self.sizes().0
@@ -83,6 +95,8 @@ impl Format {
             Format::Q5_K => (256, 176, 2560, 320),
             Format::Q6_K => (256, 210, 3072, 288),
             Format::IQ4_XS => (256, 136, 2048, 160),
+            Format::TQ1_0 => (256, 54, 1536, 288),
+            Format::TQ2_0 => (256, 66, 1536, 288),
         }
     }
 
@@ -157,6 +171,9 @@ impl Format {
                     let high = source[104 + part % 4] >> (part / 4 * 2) & 3;
                     meta[32 + part * PANEL + lane] = (low | high << 4).wrapping_sub(32);
                 }
+            }
+            Format::TQ1_0 | Format::TQ2_0 => {
+                Format::Q3_K.pack(&ternary::as_q3_k(self, source), lane, quants, meta);
             }
             Format::Q4_K | Format::Q5_K => {
                 half(0, 0);
@@ -250,7 +267,7 @@ impl Format {
                     let shift = part % 4 * 2;
                     each(out, &source[part / 4 * 8 + in_part], |byte| (byte >> shift & 3) as i8);
                 }
-                Format::Q3_K => {
+                Format::Q3_K | Format::TQ1_0 | Format::TQ2_0 => {
                     let shift = part % 4 * 2;
                     both(out, &source[part / 4 * 8 + in_part], &source[16 + in_part], |low, high| {
                         (low >> shift & 3 | (high >> part & 1) << 2) as i8 - 4

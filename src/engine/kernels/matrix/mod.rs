@@ -22,6 +22,7 @@ mod portable;
 #[cfg(test)]
 mod reference;
 mod storage;
+mod ternary;
 #[cfg(test)]
 mod tests;
 
@@ -75,6 +76,7 @@ fn sums_mut(lines: &mut [Line]) -> &mut [[f32; PANEL]] {
 /// A matrix in panels. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Packed {
+    /// That of its panels, which is not that of the file for some.
     format: Format,
     inputs: usize,
     outputs: usize,

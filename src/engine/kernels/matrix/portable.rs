@@ -120,7 +120,7 @@ fn sum_block(
             parts(16, &|part, lane| i32::from(meta[64 + part * PANEL + lane] & 15)),
             minima(16, &|part, lane| i32::from(meta[64 + part * PANEL + lane] >> 4)),
         ),
-        Format::Q3_K | Format::Q6_K => {
+        Format::Q3_K | Format::TQ1_0 | Format::TQ2_0 | Format::Q6_K => {
             (parts(16, &|part, lane| i32::from(meta[32 + part * PANEL + lane] as i8)), None)
         }
         Format::IQ4_XS => (parts(32, &|part, lane| i32::from(meta[32 + part * PANEL + lane] as i8)), None),

@@ -27,6 +27,8 @@ pub(super) fn halves(format: Format) -> &'static [usize] {
         Format::Q2_K => &[80, 82],
         Format::Q3_K => &[108],
         Format::Q6_K => &[208],
+        Format::TQ1_0 => &[52],
+        Format::TQ2_0 => &[64],
     }
 }
 
@@ -77,6 +79,17 @@ pub(super) fn read(format: Format, b: &[u8]) -> Block {
                 let low = i32::from(b[32 + k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3);
                 low + 4 * i32::from(b[k % 32] >> (k / 32) & 1) - 4
             }
+            Format::TQ1_0 => {
+                // Digits to the base of three, the first one at the top of a fixed point number.
+                let (at, digit) = match k {
+                    0..160 => (k % 32, k / 32),
+                    160..240 => (32 + k % 16, (k - 160) / 16),
+                    _ => (48 + k % 4, (k - 240) / 4),
+                };
+                let fraction = (0..digit).fold(u32::from(b[at]), |fraction, _| fraction * 3 % 256);
+                (fraction * 3 / 256) as i32 - 1
+            }
+            Format::TQ2_0 => i32::from(b[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3) - 1,
             Format::Q4_K => nibble(16 + k / 64 * 32 + k % 32, k % 64 >= 32),
             Format::Q5_K => {
                 let high = i32::from(b[16 + k % 32] >> (k / 32) & 1);

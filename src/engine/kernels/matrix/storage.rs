@@ -57,6 +57,7 @@ impl Packed {
         start: usize,
     ) -> Option<Packed> {
         let end = start.checked_add(Packed::size(format, inputs, outputs))?;
+        let format = format.of_panels();
         Some(Packed { format, inputs, outputs, lines: Lines::new(mapping, start..end)? })
     }
 

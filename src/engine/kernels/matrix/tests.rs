@@ -10,7 +10,7 @@ use candle_core::quantized::k_quants::{
 
 use super::*;
 
-const FORMATS: [Format; 16] = [
+const FORMATS: [Format; 18] = [
     Format::F32,
     Format::F16,
     Format::BF16,
@@ -27,6 +27,8 @@ const FORMATS: [Format; 16] = [
     Format::Q6_K,
     Format::IQ4_XS,
     Format::MXFP4,
+    Format::TQ1_0,
+    Format::TQ2_0,
 ];
 const SETS: [Instructions; 4] =
     [Instructions::Portable, Instructions::Neon, Instructions::Avx2, Instructions::Avx512];
@@ -373,7 +375,7 @@ fn rows_come_back_as_candles() {
 #[test]
 fn rows_of_tables_come_back_by_them() {
     let mut noise = Noise(7);
-    for format in [Format::IQ4_NL, Format::IQ4_XS, Format::MXFP4] {
+    for format in [Format::IQ4_NL, Format::IQ4_XS, Format::MXFP4, Format::TQ1_0, Format::TQ2_0] {
         let source = blocks(format, 512, 9, &mut noise, Fill::Random);
         let mut row = vec![0.0; 512];
         for source in source.chunks(source.len() / 9) {

@@ -9,7 +9,7 @@ use crate::kernels::attention::Heads;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
     AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, HeadActivation, HeadSpec, Kind, Mixer,
-    NormKind, NormSpec, Pooling, Residual, Span, Spec, TensorNames,
+    ModelSpec, NormKind, NormSpec, Pooling, Residual, Span, TensorNames,
 };
 
 pub(super) const FAMILY: Family = Family { name: "bert", spec };
@@ -49,7 +49,7 @@ pub(super) const ATTENTION_TENSORS: &[&str] = &[
 pub(super) const PLAIN_TENSORS: &[&str] =
     &["ffn_up.weight", "ffn_up.bias", "ffn_down.weight", "ffn_down.bias"];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = encoder(metadata)?;
     if let Kind::Encoder { positions, .. } = &mut spec.kind {
         *positions = true;
@@ -61,7 +61,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let gguf = metadata.gguf;
     let width = metadata.size("embedding_length")?;
     let count = metadata.size("attention.head_count")?;
@@ -91,7 +91,7 @@ pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         laurel: None,
         output_scale: false,
     };
-    Ok(Spec {
+    Ok(ModelSpec {
         kind: Kind::Encoder {
             embedding_scale: 1.0,
             embedding_norm: Some(norm),

@@ -8,7 +8,7 @@ use super::{ATTENTION, Family, GATED, QUERY_KEY_NORMS, RESULT_NORMS, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{QueryKeyNorm, Residual, Span, Spec};
+use crate::model::spec::{ModelSpec, QueryKeyNorm, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "exaone4", spec };
 
@@ -17,7 +17,7 @@ const BLOCKS_32B: usize = 64;
 /// Its window, unless the file says otherwise.
 const WINDOW: usize = 4096;
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = decoder(metadata, Pairs::Halves)?;
     for block in &mut spec.blocks {
         block.residual = Residual::NormedResult;

@@ -8,11 +8,11 @@ use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{FeedForwardKind, Kind, Spec};
+use crate::model::spec::{FeedForwardKind, Kind, ModelSpec};
 
 pub(super) const FAMILY: Family = Family { name: "gemma", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     common(metadata)
 }
 
@@ -20,12 +20,12 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-pub(super) fn common(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+pub(super) fn common(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(scaled(decoder(metadata, Pairs::Halves)?))
 }
 
 /// With scaled embeddings and gates of GELU.
-pub(super) fn scaled(mut spec: Spec) -> Spec {
+pub(super) fn scaled(mut spec: ModelSpec) -> ModelSpec {
     if let Kind::Decoder { embedding_scale, .. } = &mut spec.kind {
         *embedding_scale = (spec.width as f32).sqrt();
     }

@@ -7,7 +7,7 @@
 use super::{ATTENTION, Family, GATED, PRE_NORM, RESULT_NORMS, gemma};
 use crate::Error;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Kind, Residual, Span, Spec};
+use crate::model::spec::{Kind, ModelSpec, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gemma2", spec };
 
@@ -18,7 +18,7 @@ const LOGIT_CAP: f32 = 30.0;
 /// Blocks of the one size that scales its scores by the width of the model.
 const BLOCKS_27B: usize = 46;
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = gemma::common(metadata)?;
     let window = metadata.window()?.unwrap_or(WINDOW);
     let cap = metadata.opt_positive("attn_logit_softcapping")?.unwrap_or(SCORE_CAP);
@@ -41,7 +41,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 
 /// What scores are multiplied with: heads are as long as `width / heads` in all sizes for which this matters, but for the one
 /// that has `blocks_27b` blocks.
-pub(super) fn scale(spec: &Spec, blocks_27b: usize) -> f32 {
+pub(super) fn scale(spec: &ModelSpec, blocks_27b: usize) -> f32 {
     let heads = spec.blocks.first().map(|block| block.attention.heads);
     heads.map_or(1.0, |heads| match spec.blocks.len() == blocks_27b {
         true => 1.0 / ((spec.width / heads.query) as f32).sqrt(),

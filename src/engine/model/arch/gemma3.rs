@@ -8,7 +8,7 @@ use super::{ATTENTION, Family, GATED, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, g
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Kind, QueryKeyNorm, Residual, Span, Spec};
+use crate::model::spec::{Kind, ModelSpec, QueryKeyNorm, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gemma3", spec };
 
@@ -17,7 +17,7 @@ const WINDOW_BASE: f32 = 10_000.0;
 /// Blocks of the one size that scales its scores by the width of the model.
 const BLOCKS_27B: usize = 62;
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = common(metadata)?;
     if let Kind::Decoder { logits, .. } = &mut spec.kind {
         logits.cap = metadata.opt_positive("final_logit_softcapping")?;
@@ -29,7 +29,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-pub(super) fn common(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+pub(super) fn common(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = gemma::common(metadata)?;
     let scale = gemma2::scale(&spec, BLOCKS_27B);
     for block in &mut spec.blocks {

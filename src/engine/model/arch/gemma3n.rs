@@ -7,12 +7,13 @@
 
 use super::{
     ATTENTION, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, decoder_of, gemma, gemma4,
+    rms,
 };
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::kernels::streams::STREAMS;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{FeedForwardSpec, Kind, QueryKeyNorm, Residual, Span, Spec};
+use crate::model::spec::{FeedForwardSpec, Kind, ModelSpec, QueryKeyNorm, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gemma3n", spec };
 
@@ -49,7 +50,7 @@ const STREAM_TENSORS: &[&str] = &[
     "laurel_post_norm.weight",
 ];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     metadata.refuse_experts()?;
     let gguf = metadata.gguf;
     for (name, only) in [("altup.num_inputs", STREAMS as u32), ("altup.active_idx", 0)] {
@@ -68,7 +69,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         .map(|(inner, cutoff)| (heads, FeedForwardSpec { cutoff, ..FeedForwardSpec::gated(inner) }))
         .collect();
     let rope = metadata.rope(Pairs::Halves, heads.dim)?;
-    let mut spec = gemma::scaled(decoder_of(metadata, rope, &blocks)?);
+    let mut spec = gemma::scaled(decoder_of(metadata, rope, rms(metadata)?, &blocks)?);
     let base = metadata.opt_positive("rope.freq_base_swa")?.unwrap_or(WINDOW_BASE);
     spec.ropes.push(metadata.plain_rope(Pairs::Halves, heads.dim, base)?);
     if let Kind::Decoder { logits, .. } = &mut spec.kind {

@@ -6,7 +6,7 @@
 
 use super::{
     ATTENTION, EXPERTS, FUSED_EXPERTS, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS,
-    decoder_of, gemma,
+    decoder_of, gemma, rms,
 };
 use crate::Error;
 use crate::gguf::Gguf;
@@ -15,7 +15,8 @@ use crate::kernels::rope::{Pairs, Rope};
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
-    ExpertsSpec, FeedForwardSpec, Kind, QueryKeyNorm, Residual, SharedExpert, SharedWeighting, Span, Spec,
+    ExpertsSpec, FeedForwardSpec, Kind, ModelSpec, QueryKeyNorm, Residual, SharedExpert, SharedWeighting,
+    Span,
 };
 
 pub(super) const FAMILY: Family = Family { name: "gemma4", spec };
@@ -32,7 +33,7 @@ const EXPERTS_BESIDE: &[&str] = &[
     "post_ffw_norm_2.weight",
 ];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let experts = match metadata.has_experts()? {
         true => {
             Some((metadata.size("expert_feed_forward_length")?, metadata.experts(Weighting::SoftmaxOfUsed)?))
@@ -70,7 +71,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         blocks.push((heads, feed_forward));
     }
     let rope = metadata.rope(Pairs::Halves, dim)?;
-    let mut spec = gemma::scaled(decoder_of(metadata, rope, &blocks)?);
+    let mut spec = gemma::scaled(decoder_of(metadata, rope, rms(metadata)?, &blocks)?);
     let base = metadata.opt_positive("rope.freq_base_swa")?.unwrap_or(WINDOW_BASE);
     let rotated = metadata.opt_size("rope.dimension_count_swa")?.unwrap_or(window_dim);
     if rotated > window_dim || !rotated.is_multiple_of(2) {

@@ -9,14 +9,14 @@
 use super::{Family, gemma3};
 use crate::Error;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{HeadActivation, HeadSpec, Kind, Pooling, Span, Spec};
+use crate::model::spec::{HeadActivation, HeadSpec, Kind, ModelSpec, Pooling, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gemma-embedding", spec };
 
 const MODEL_TENSORS: &[&str] =
     &["token_embd.weight", "output_norm.weight", "dense_2.weight", "dense_3.weight"];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = gemma3::common(metadata)?;
     let Kind::Decoder { embedding_scale, output_norm, .. } = spec.kind else {
         return Err(metadata.gguf.unsupported("it is no decoder"));

@@ -7,11 +7,11 @@ use super::{ATTENTION, Family, GATED, PRE_NORM, RESULT_NORMS, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Residual, Spec};
+use crate::model::spec::{ModelSpec, Residual};
 
 pub(super) const FAMILY: Family = Family { name: "glm4", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     if metadata.layers_or_0("nextn_predict_layers")? > 0 {
         return Err(metadata.gguf.unsupported("it has layers that predict several tokens"));
     }

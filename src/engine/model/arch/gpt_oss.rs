@@ -9,7 +9,7 @@ use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{FeedForwardKind, Span, Spec};
+use crate::model::spec::{FeedForwardKind, ModelSpec, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gpt-oss", spec };
 
@@ -21,7 +21,7 @@ const SINKS: &[&str] = &["attn_sinks.weight"];
 const BIASES: &[&str] =
     &["ffn_gate_inp.bias", "ffn_gate_exps.bias", "ffn_up_exps.bias", "ffn_down_exps.bias"];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let gguf = metadata.gguf;
     let mut spec = mixture(metadata, Pairs::Halves, Weighting::SoftmaxOfUsed)?;
     let window = metadata.window()?;

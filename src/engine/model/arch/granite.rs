@@ -7,11 +7,11 @@ use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Kind, Spec};
+use crate::model::spec::{Kind, ModelSpec};
 
 pub(super) const FAMILY: Family = Family { name: "granite", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     multiplied(metadata, decoder(metadata, Pairs::Interleaved)?)
 }
 
@@ -19,7 +19,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-pub(super) fn multiplied(metadata: &Metadata<'_>, mut spec: Spec) -> Result<Spec, Error> {
+pub(super) fn multiplied(metadata: &Metadata<'_>, mut spec: ModelSpec) -> Result<ModelSpec, Error> {
     if let Kind::Decoder { embedding_scale, logits, .. } = &mut spec.kind {
         *embedding_scale = metadata.opt_positive("embedding_scale")?.unwrap_or(1.0);
         // The file has what logits are divided by.

@@ -7,7 +7,7 @@ use super::{ATTENTION, EXPERTS, Family, GATED, PRE_NORM, SHARED_EXPERT, decoder,
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Mixer, Spec, StateSpaceSpec};
+use crate::model::spec::{Mixer, ModelSpec, StateSpaceSpec};
 
 pub(super) const FAMILY: Family = Family { name: "granitehybrid", spec };
 
@@ -22,7 +22,7 @@ const STATE_SPACE: &[&str] = &[
     "ssm_out.weight",
 ];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = if metadata.has_experts()? {
         let mut spec = granitemoe::shared(metadata)?;
         spec.tensors.block = &[PRE_NORM, ATTENTION, STATE_SPACE, EXPERTS, SHARED_EXPERT];

@@ -8,11 +8,11 @@ use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{SharedExpert, SharedWeighting, Spec};
+use crate::model::spec::{ModelSpec, SharedExpert, SharedWeighting};
 
 pub(super) const FAMILY: Family = Family { name: "granitemoe", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     granite::multiplied(metadata, shared(metadata)?)
 }
 
@@ -20,7 +20,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-pub(super) fn shared(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+pub(super) fn shared(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = mixture(metadata, Pairs::Interleaved, Weighting::SoftmaxOfUsed)?;
     if let Some(shared) = metadata.opt_size("expert_shared_feed_forward_length")? {
         let experts = spec.blocks.iter_mut().filter_map(|block| block.feed_forward.experts.as_mut());

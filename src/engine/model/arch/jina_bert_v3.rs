@@ -7,11 +7,11 @@ use super::Family;
 use super::nomic_bert::rotated;
 use crate::Error;
 use crate::model::metadata::Metadata;
-use crate::model::spec::Spec;
+use crate::model::spec::ModelSpec;
 
 pub(super) const FAMILY: Family = Family { name: "jina-bert-v3", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     metadata.refuse_experts()?;
     rotated(metadata)
 }

@@ -7,7 +7,7 @@ use super::{ATTENTION, Family, GATED, PRE_NORM, QUERY_KEY_NORMS, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Mixer, QueryKeyNorm, ShortConvSpec, Span, Spec};
+use crate::model::spec::{Mixer, ModelSpec, QueryKeyNorm, ShortConvSpec, Span};
 
 pub(super) const FAMILY: Family = Family { name: "lfm2", spec };
 
@@ -17,7 +17,7 @@ const SHORT_CONV: &[&str] =
 const MODEL_TENSORS: &[&str] =
     &["token_embd.weight", "token_embd_norm.weight", "output.weight", "cls.output.weight", "cls.output.bias"];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     if metadata.gguf.opt_bool(&metadata.key("attention.causal"))? == Some(false) {
         return Err(metadata.gguf.unsupported("its layers see both ways"));
     }

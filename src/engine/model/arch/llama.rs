@@ -10,11 +10,11 @@ use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Span, Spec};
+use crate::model::spec::{ModelSpec, Span};
 
 pub(super) const FAMILY: Family = Family { name: "llama", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = match metadata.has_experts()? {
         true => mixture(metadata, Pairs::Interleaved, Weighting::SoftmaxOfUsed)?,
         false => decoder(metadata, Pairs::Interleaved)?,

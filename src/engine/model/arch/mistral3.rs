@@ -7,11 +7,11 @@ use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Spec, Temperature};
+use crate::model::spec::{ModelSpec, Temperature};
 
 pub(super) const FAMILY: Family = Family { name: "mistral3", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = decoder(metadata, Pairs::Interleaved)?;
     if let Some(scale) = metadata.opt_positive("attention.temperature_scale")? {
         let temperature = Temperature { scale, interval: metadata.original_context_length()? };

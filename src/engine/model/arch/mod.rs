@@ -1,4 +1,4 @@
-//! The families of models, a file for each: what the metadata of a file of the family mean, as a [`Spec`].
+//! The families of models, a file for each: what the metadata of a file of the family mean, as a [`ModelSpec`].
 //!
 //! `docs/adding-a-model-family.md` says what belongs into such a file. The names of architectures, keys and tensors are
 //! those that llama.cpp's [converter](https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py) writes.
@@ -32,14 +32,15 @@ mod qwen35;
 mod qwen35moe;
 mod qwen3moe;
 mod smollm3;
+mod starcoder2;
 mod unread;
 
 use std::cell::RefCell;
 
 use super::metadata::Metadata;
 use super::spec::{
-    AttentionSpec, BlockSpec, FeedForwardSpec, Kind, LogitsSpec, Mixer, NormKind, NormSpec, Pooling,
-    Residual, Spec, TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardSpec, Kind, LogitsSpec, Mixer, ModelSpec, NormKind, NormSpec,
+    Pooling, Residual, TensorNames,
 };
 use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
@@ -55,11 +56,11 @@ struct Family {
     ///
     /// # Errors
     /// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming what the kernels lack.
-    spec: fn(&Metadata<'_>) -> Result<Spec, Error>,
+    spec: fn(&Metadata<'_>) -> Result<ModelSpec, Error>,
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 29] = [
+const FAMILIES: [&Family; 30] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -83,6 +84,7 @@ const FAMILIES: [&Family; 29] = [
     &exaone4::FAMILY,
     &glm4::FAMILY,
     &lfm2::FAMILY,
+    &starcoder2::FAMILY,
     &bert::FAMILY,
     &nomic_bert::FAMILY,
     &nomic_bert_moe::FAMILY,
@@ -159,31 +161,48 @@ pub(crate) fn families() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
+fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<ModelSpec, Error> {
     metadata.refuse_experts()?;
-    alike(metadata, pairs, FeedForwardSpec::gated(metadata.size("feed_forward_length")?))
+    alike(metadata, pairs, rms(metadata)?, FeedForwardSpec::gated(metadata.size("feed_forward_length")?))
 }
 
 /// [`decoder`] with a mixture of experts in each block.
 ///
 /// # Errors
 /// As [`Family::spec`].
-fn mixture(metadata: &Metadata<'_>, pairs: Pairs, weighting: Weighting) -> Result<Spec, Error> {
+fn mixture(metadata: &Metadata<'_>, pairs: Pairs, weighting: Weighting) -> Result<ModelSpec, Error> {
     let width = match metadata.opt_size("expert_feed_forward_length")? {
         Some(width) => width,
         None => metadata.size("feed_forward_length")?,
     };
     let experts = Some(metadata.experts(weighting)?);
-    let mut spec = alike(metadata, pairs, FeedForwardSpec { experts, ..FeedForwardSpec::gated(width) })?;
+    let feed_forward = FeedForwardSpec { experts, ..FeedForwardSpec::gated(width) };
+    let mut spec = alike(metadata, pairs, rms(metadata)?, feed_forward)?;
     spec.tensors.block = &[PRE_NORM, ATTENTION, EXPERTS];
     Ok(spec)
 }
 
-/// A decoder whose blocks are alike.
-fn alike(metadata: &Metadata<'_>, pairs: Pairs, feed_forward: FeedForwardSpec) -> Result<Spec, Error> {
+/// The norm of most decoders.
+///
+/// # Errors
+/// As [`Family::spec`].
+fn rms(metadata: &Metadata<'_>) -> Result<NormSpec, Error> {
+    Ok(NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? })
+}
+
+/// A decoder whose blocks are alike. Where its norms are not those of most, [`DECODER_TENSORS`] and [`PRE_NORM`] are not all.
+///
+/// # Errors
+/// As [`Family::spec`].
+fn alike(
+    metadata: &Metadata<'_>,
+    pairs: Pairs,
+    norm: NormSpec,
+    feed_forward: FeedForwardSpec,
+) -> Result<ModelSpec, Error> {
     let heads = metadata.heads(metadata.size("embedding_length")?)?;
     let rope = metadata.rope(pairs, heads.dim)?;
-    decoder_of(metadata, rope, &vec![(heads, feed_forward); metadata.block_count()?])
+    decoder_of(metadata, rope, norm, &vec![(heads, feed_forward); metadata.block_count()?])
 }
 
 /// A decoder whose blocks have heads and a feed-forward of their own each.
@@ -193,11 +212,10 @@ fn alike(metadata: &Metadata<'_>, pairs: Pairs, feed_forward: FeedForwardSpec) -
 fn decoder_of(
     metadata: &Metadata<'_>,
     rope: Rope,
+    norm: NormSpec,
     blocks: &[(Heads, FeedForwardSpec)],
-) -> Result<Spec, Error> {
+) -> Result<ModelSpec, Error> {
     let width = metadata.size("embedding_length")?;
-    let norm =
-        NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
     let block = |&(heads, feed_forward): &(Heads, FeedForwardSpec)| BlockSpec {
         residual: Residual::PreNorm,
         residual_scale: 1.0,
@@ -210,7 +228,7 @@ fn decoder_of(
         laurel: None,
         output_scale: false,
     };
-    Ok(Spec {
+    Ok(ModelSpec {
         kind: Kind::Decoder { embedding_scale: 1.0, output_norm: norm, logits: LogitsSpec::PLAIN },
         width,
         context_length: metadata.context_length()?,
@@ -227,7 +245,7 @@ fn decoder_of(
 ///
 /// # Errors
 /// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the family or what the kernels lack.
-pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
+pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     let name = gguf.str("general.architecture")?;
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
         return Err(unknown(gguf, name));
@@ -277,7 +295,7 @@ pub(crate) fn is_encoder_family(name: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::UnsupportedModel`], naming the tensor.
-pub(crate) fn refuse_unknown_tensors(gguf: &Gguf, spec: &Spec) -> Result<(), Error> {
+pub(crate) fn refuse_unknown_tensors(gguf: &Gguf, spec: &ModelSpec) -> Result<(), Error> {
     let model = match spec.kind {
         Kind::Decoder { .. } => "decoder",
         Kind::Encoder { .. } => "encoder",

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
-    FeedForwardKind, HeadActivation, HeadSpec, Kind, NormKind, NormSpec, Pooling, Residual, Span, Spec,
+    FeedForwardKind, HeadActivation, HeadSpec, Kind, ModelSpec, NormKind, NormSpec, Pooling, Residual, Span,
     TensorNames,
 };
 
@@ -38,7 +38,7 @@ const BLOCK_TENSORS: &[&str] = &[
     "ffn_down.weight",
 ];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let gguf = metadata.gguf;
     metadata.refuse_experts()?;
     let mut spec = bert::encoder(metadata)?;

@@ -8,11 +8,11 @@ use super::{Family, GATED};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{FeedForwardKind, Spec, TensorNames};
+use crate::model::spec::{FeedForwardKind, ModelSpec, TensorNames};
 
 pub(super) const FAMILY: Family = Family { name: "nomic-bert", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     metadata.refuse_experts()?;
     let mut spec = rotated(metadata)?;
     spec.blocks.iter_mut().for_each(|block| block.feed_forward.kind = FeedForwardKind::SwiGlu);
@@ -24,7 +24,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-pub(super) fn rotated(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+pub(super) fn rotated(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = bert::encoder(metadata)?;
     let dim = spec.blocks.first().map_or(0, |block| block.attention.heads.dim);
     spec.ropes = vec![metadata.rope(Pairs::Halves, dim)?];

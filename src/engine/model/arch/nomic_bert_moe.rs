@@ -9,13 +9,13 @@ use super::nomic_bert::rotated;
 use crate::Error;
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Spec, TensorNames};
+use crate::model::spec::{ModelSpec, TensorNames};
 
 pub(super) const FAMILY: Family = Family { name: "nomic-bert-moe", spec };
 
 const EXPERTS: &[&str] = &["ffn_gate_inp.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = rotated(metadata)?;
     let period = metadata.opt_size("moe_every_n_layers")?.unwrap_or(0);
     if period > 0 {

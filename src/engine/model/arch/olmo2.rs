@@ -9,11 +9,11 @@ use super::{ATTENTION, Family, GATED, QUERY_KEY_NORMS, RESULT_NORMS, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{QueryKeyNorm, Residual, Span, Spec};
+use crate::model::spec::{ModelSpec, QueryKeyNorm, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "olmo2", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = decoder(metadata, Pairs::Halves)?;
     for block in &mut spec.blocks {
         block.residual = Residual::NormedResult;

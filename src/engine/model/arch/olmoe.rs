@@ -8,11 +8,11 @@ use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{QueryKeyNorm, Spec};
+use crate::model::spec::{ModelSpec, QueryKeyNorm};
 
 pub(super) const FAMILY: Family = Family { name: "olmoe", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     if metadata.opt_positive("attention.clamp_kqv")?.is_some() {
         return Err(metadata.gguf.unsupported("its queries, keys and values are clamped"));
     }

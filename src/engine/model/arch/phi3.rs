@@ -8,11 +8,11 @@ use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Span, Spec};
+use crate::model::spec::{ModelSpec, Span};
 
 pub(super) const FAMILY: Family = Family { name: "phi3", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = decoder(metadata, Pairs::Halves)?;
     if let Some(window) = metadata.window()? {
         spec.blocks.iter_mut().for_each(|block| block.attention.span = Span::Window(window));

@@ -7,11 +7,11 @@ use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::Spec;
+use crate::model::spec::ModelSpec;
 
 pub(super) const FAMILY: Family = Family { name: "qwen2", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = decoder(metadata, Pairs::Halves)?;
     // Within one window, a sliding window and full attention are the same.
     spec.context_length = spec.context_length.min(metadata.window()?.unwrap_or(usize::MAX));

@@ -10,7 +10,7 @@ use super::{ATTENTION, Family, GATED, QUERY_KEY_NORMS, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{DeltaNetSpec, Mixer, QueryKeyNorm, Spec};
+use crate::model::spec::{DeltaNetSpec, Mixer, ModelSpec, QueryKeyNorm};
 
 pub(super) const FAMILY: Family = Family { name: "qwen35", spec };
 
@@ -41,7 +41,7 @@ pub(super) const AHEAD: &[&str] = &[
     "nextn.shared_head_norm.weight",
 ];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = hybrid(metadata, decoder(metadata, Pairs::Halves)?)?;
     spec.tensors.block = &[NORMS, ATTENTION, QUERY_KEY_NORMS, DELTA_NET, GATED, AHEAD];
     Ok(spec)
@@ -51,7 +51,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 ///
 /// # Errors
 /// As [`Family::spec`].
-pub(super) fn hybrid(metadata: &Metadata<'_>, mut spec: Spec) -> Result<Spec, Error> {
+pub(super) fn hybrid(metadata: &Metadata<'_>, mut spec: ModelSpec) -> Result<ModelSpec, Error> {
     let net = delta_net(metadata)?;
     check_sections(metadata, spec.ropes[0].pairs())?;
     let recurrent = metadata.opt_flags("attention.recurrent_layers")?;

@@ -9,14 +9,14 @@ use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{SharedExpert, SharedWeighting, Spec};
+use crate::model::spec::{ModelSpec, SharedExpert, SharedWeighting};
 
 pub(super) const FAMILY: Family = Family { name: "qwen35moe", spec };
 
 /// What the shared expert's gate is a product with.
 const GATE: &[&str] = &["ffn_gate_inp_shexp.weight"];
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = hybrid(metadata, mixture(metadata, Pairs::Halves, Weighting::SoftmaxOfUsed)?)?;
     let width = match metadata.opt_size("expert_shared_feed_forward_length")? {
         Some(width) => width,

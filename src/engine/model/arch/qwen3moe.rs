@@ -8,11 +8,11 @@ use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{QueryKeyNorm, Spec};
+use crate::model::spec::{ModelSpec, QueryKeyNorm};
 
 pub(super) const FAMILY: Family = Family { name: "qwen3moe", spec };
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = mixture(metadata, Pairs::Halves, Weighting::SoftmaxOfUsed)?;
     for block in &mut spec.blocks {
         block.attention.query_key_norm = Some(QueryKeyNorm::Head(block.norm));

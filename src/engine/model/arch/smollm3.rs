@@ -8,14 +8,14 @@ use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::Spec;
+use crate::model::spec::ModelSpec;
 
 pub(super) const FAMILY: Family = Family { name: "smollm3", spec };
 
 /// Every so many layers one is without rotation. No key says so.
 const PERIOD: usize = 4;
 
-fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut spec = decoder(metadata, Pairs::Interleaved)?;
     for block in spec.blocks.iter_mut().skip(PERIOD - 1).step_by(PERIOD) {
         block.attention.rope = None;

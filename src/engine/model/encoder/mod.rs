@@ -16,12 +16,12 @@ use std::sync::atomic::Ordering;
 use super::arch;
 use super::block::Block;
 use super::layers::{Dense, Norm};
-use super::packed_weights::{self, Loading, PackedWeights};
-use super::spec::{HeadSpec, Kind, Pooling, Spec};
+use super::packed_weights::{self, PackedWeights};
+use super::spec::{HeadSpec, Kind, ModelSpec};
 use super::state::SequenceState;
 use super::weights::Matrix;
 use crate::Error;
-use crate::backend::{MAX_TEXTS, State, Text};
+use crate::computing::{Loading, MAX_TEXTS, Pooling, State, Text};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
@@ -38,7 +38,7 @@ pub(crate) struct Encoder {
     gguf: Gguf,
     /// What holds the packed weights, once there are some.
     packed: Option<Arc<Mapping>>,
-    spec: Spec,
+    spec: ModelSpec,
     vocabulary: usize,
     /// `[vocabulary, width]`.
     tokens: Matrix,
@@ -152,7 +152,7 @@ impl Encoder {
     }
 
     /// Sizes and constants.
-    pub(crate) fn spec(&self) -> &Spec {
+    pub(crate) fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
@@ -180,7 +180,7 @@ impl Encoder {
     }
 
     /// Bytes of [`Encoder::workspace`] of a model.
-    pub(crate) fn workspace_bytes(spec: &Spec, threads: usize) -> u64 {
+    pub(crate) fn workspace_bytes(spec: &ModelSpec, threads: usize) -> u64 {
         EncoderWorkspace::bytes(spec, threads)
     }
 

@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
-use super::super::spec::Spec;
+use super::super::spec::ModelSpec;
 use super::super::state::{KeysAndValues, LayerState, SequenceState, StateLayout};
 use super::super::workspace::{Size, Workspace};
 use crate::Error;
-use crate::backend::MAX_TEXTS;
+use crate::computing::MAX_TEXTS;
 use crate::kernels::attention::{KvCacheType, TILE};
 
 /// Rows of a usual pass: at least, and at most.
@@ -33,7 +33,7 @@ impl EncoderWorkspace {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
-    pub(super) fn new(spec: &Spec, threads: usize) -> Result<EncoderWorkspace, Error> {
+    pub(super) fn new(spec: &ModelSpec, threads: usize) -> Result<EncoderWorkspace, Error> {
         Ok(EncoderWorkspace {
             blocks: Workspace::new(spec, size(usual_rows(spec), threads))?,
             texts: Vec::with_capacity(MAX_TEXTS),
@@ -52,7 +52,7 @@ impl EncoderWorkspace {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
-    pub(super) fn fit(&mut self, spec: &Spec, rows: usize, threads: usize) -> Result<(), Error> {
+    pub(super) fn fit(&mut self, spec: &ModelSpec, rows: usize, threads: usize) -> Result<(), Error> {
         let wanted = rows.max(usual_rows(spec));
         if self.blocks.rows != wanted {
             // Not both at a time.
@@ -64,23 +64,23 @@ impl EncoderWorkspace {
     }
 
     /// Bytes that a workspace for usual passes takes, keys and values included.
-    pub(super) fn bytes(spec: &Spec, threads: usize) -> u64 {
+    pub(super) fn bytes(spec: &ModelSpec, threads: usize) -> u64 {
         bytes(spec, usual_rows(spec), threads)
     }
 
     /// What a pass of so many rows takes beyond that.
-    pub(super) fn more_bytes(spec: &Spec, rows: usize, threads: usize) -> u64 {
+    pub(super) fn more_bytes(spec: &ModelSpec, rows: usize, threads: usize) -> u64 {
         bytes(spec, rows, threads).saturating_sub(EncoderWorkspace::bytes(spec, threads))
     }
 }
 
-fn bytes(spec: &Spec, rows: usize, threads: usize) -> u64 {
+fn bytes(spec: &ModelSpec, rows: usize, threads: usize) -> u64 {
     let blocks = MAX_TEXTS + rows.div_ceil(TILE);
     Workspace::bytes(spec, size(rows, threads)) + layout(spec).block_bytes(blocks)
 }
 
 /// Most rows of a pass, unless it is of one text, or of two that are compared.
-pub(super) fn usual_rows(spec: &Spec) -> usize {
+pub(super) fn usual_rows(spec: &ModelSpec) -> usize {
     let [least, most] = PASS_ROWS;
     (2 * spec.context_length).clamp(least, most)
 }
@@ -90,7 +90,7 @@ fn size(rows: usize, threads: usize) -> Size {
 }
 
 /// The keys and values of one block of the model, which those of the next one take the place of.
-pub(super) fn layout(spec: &Spec) -> StateLayout {
+pub(super) fn layout(spec: &ModelSpec) -> StateLayout {
     let layers = spec.blocks.iter().map(|block| KeysAndValues {
         heads: block.attention.heads,
         kind: KIND,

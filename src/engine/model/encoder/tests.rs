@@ -12,10 +12,10 @@ use steadytext_test_models::{Bert, Kind, Pooling};
 use tempfile::TempDir;
 
 use super::{Encoder, EncoderWorkspace, Text};
+use crate::computing::Loading;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::matrix::Instructions;
-use crate::model::Loading;
 use crate::safetensors;
 
 fn pool(threads: usize) -> Pool {

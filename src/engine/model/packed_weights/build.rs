@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-use super::Loading;
 use super::manifest::Manifest;
+use crate::computing::Loading;
 use crate::gguf::Gguf;
 use crate::kernels::matrix::{PANEL, pack, panel_size};
 

@@ -14,7 +14,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::arch::is_encoder;
-use super::{Loading, panel_format};
+use super::panel_format;
+use crate::computing::Loading;
 use crate::gguf::Gguf;
 use crate::kernels::matrix::{Format, Packed, fingerprint};
 use crate::mapping::FileId;

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::Error;
+use crate::computing::Loading;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
 use crate::kernels::matrix::{Format, Instructions, Packed};
@@ -21,14 +22,6 @@ use crate::mapping::Mapping;
 use build::{Failure, Target, build};
 use manifest::Manifest;
 use stored::Claim;
-
-/// What loading a model needs from its caller.
-pub(crate) struct Loading<'a> {
-    /// Threads that repack weights.
-    pub(crate) pool: &'a Pool,
-    /// Asked now and then: once it says yes, loading ends with [`Error::Stopped`].
-    pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
-}
 
 /// The format of an element type that can be multiplied.
 pub(crate) fn panel_format(kind: GgmlType) -> Option<Format> {
@@ -49,6 +42,8 @@ pub(crate) fn panel_format(kind: GgmlType) -> Option<Format> {
         GgmlType::Q6_K => Format::Q6_K,
         GgmlType::IQ4_XS => Format::IQ4_XS,
         GgmlType::MXFP4 => Format::MXFP4,
+        GgmlType::TQ1_0 => Format::TQ1_0,
+        GgmlType::TQ2_0 => Format::TQ2_0,
         _ => return None,
     })
 }

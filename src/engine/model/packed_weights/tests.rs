@@ -8,8 +8,9 @@ use std::sync::Arc;
 use steadytext_test_models::{Architecture, Quantization, Spec, write};
 use tempfile::TempDir;
 
-use super::{Loading, PackedState, PackedWeights, manifest::Manifest, stored, verify_packed_weights};
+use super::{PackedState, PackedWeights, manifest::Manifest, stored, verify_packed_weights};
 use crate::Error;
+use crate::computing::Loading;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::matrix::Instructions;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::delta_net::matrices;
-use super::super::spec::{BlockSpec, Mixer, Spec};
+use super::super::spec::{BlockSpec, Mixer, ModelSpec};
 use super::super::state_space::heads_of;
 use super::SharedBlock;
 use crate::kernels::attention::{Heads, KvCacheType, TILE};
@@ -104,7 +104,7 @@ fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<
 }
 
 /// For each block of a model the window that is all which is seen of its keys and values, by itself and by those that share them.
-fn windows(spec: &Spec) -> Vec<Option<usize>> {
+fn windows(spec: &ModelSpec) -> Vec<Option<usize>> {
     // A window as long as the context is none.
     let own = |block: &BlockSpec| {
         let span = block.attention.span;
@@ -160,7 +160,7 @@ pub(super) struct Part {
 
 impl StateLayout {
     /// The layout of a model: a part for each of its blocks. With `whole`, nothing goes that no window sees any more.
-    pub(in crate::model) fn of(spec: &Spec, kind: KvCacheType, whole: bool) -> StateLayout {
+    pub(in crate::model) fn of(spec: &ModelSpec, kind: KvCacheType, whole: bool) -> StateLayout {
         let windows = windows(spec).into_iter().map(|window| window.filter(|_| !whole));
         let layers = spec.blocks.iter().zip(windows).map(|(block, window)| layer_of(block, kind, window));
         StateLayout::new(layers, kind)

@@ -19,7 +19,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::Error;
-use crate::backend::{Block, State};
+use crate::computing::{Block, State};
 use crate::kernels::Floats;
 use crate::kernels::attention::{KvCacheType, TILE};
 use crate::kernels::disjoint::Disjoint;

@@ -3,7 +3,7 @@
 use super::super::answers;
 use super::super::likelihood_memo::LikelihoodMemo;
 use super::{Goal, Sequence};
-use crate::backend::{BLOCK, Decoder, State};
+use crate::computing::{BLOCK, Decoder, State};
 use crate::{Error, Output};
 
 /// One more path through answers, behind the prompt.

@@ -13,6 +13,8 @@ use crate::gguf::Gguf;
 /// How a model wants its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cleaning {
+    /// Control characters go, and all white space is a space.
+    clean_text: bool,
     lower_case: bool,
     strip_accents: bool,
     /// Chinese characters are words of their own.
@@ -31,6 +33,7 @@ impl Cleaning {
         let lower_case = key("lower_case")?.or(normalizer("lowercase")?).unwrap_or(true);
         let strip_accents = key("strip_accents")?.or(normalizer("strip_accents")?);
         Ok(Cleaning {
+            clean_text: key("clean_text")?.unwrap_or(true),
             lower_case,
             strip_accents: strip_accents.unwrap_or(lower_case),
             split_chinese: key("split_chinese")?.unwrap_or(true),
@@ -44,7 +47,7 @@ impl Cleaning {
             if self.lower_case { clean.extend(c.to_lowercase()) } else { clean.push(c) }
         };
         if text.is_ascii() {
-            text.chars().filter_map(visible).for_each(put);
+            text.chars().filter_map(|c| self.seen(c)).for_each(put);
         } else if self.strip_accents {
             self.spaced(text).nfd().filter(|c| !is_accent(*c)).for_each(&mut put);
         } else {
@@ -53,9 +56,14 @@ impl Cleaning {
         clean
     }
 
+    /// What becomes of a character at first.
+    fn seen(self, c: char) -> Option<char> {
+        if self.clean_text { visible(c) } else { Some(c) }
+    }
+
     /// Its visible characters, with spaces around Chinese ones.
     fn spaced(self, text: &str) -> impl Iterator<Item = char> {
-        text.chars().filter_map(visible).flat_map(move |c| {
+        text.chars().filter_map(move |c| self.seen(c)).flat_map(move |c| {
             let around = (self.split_chinese && is_chinese(c)).then_some(' ');
             around.into_iter().chain([c]).chain(around)
         })

@@ -1,5 +1,5 @@
 //! Makes a random-weight model from a shell:
-//! `steadytext-test-model [--arch llama|qwen3|gemma3|…] [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
+//! `steadytext-test-model [--arch llama|qwen3|gemma3|…] [--shape tiny|small|compared|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
 //! [--quant q8_0|q4_k_m|…] [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`, or an encoder: `--encoder bert|modern-bert|… OUT`.
 
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use steadytext_test_models::{Architecture, Bert, EncoderFamily, Error, Kind, Quantization, Spec, Text};
 
 const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen3|gemma3|…]
-    [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
-    [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m]
+    [--shape tiny|small|compared|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
+    [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m|tq1_0|tq2_0]
     [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT
    or: steadytext-test-model --encoder bert|nomic-bert|nomic-bert-moe|jina-bert-v3|modern-bert|gemma-embedding OUT";
 
@@ -69,6 +69,9 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
                 shape = match arguments.next()?.as_str() {
                     "tiny" => Spec::tiny,
                     "small" => Spec::small,
+                    "compared" => {
+                        |architecture| Spec::compared(architecture, Quantization::uniform(Kind::F32))
+                    }
                     "qwen3-0.6b" => |architecture| Spec { architecture, ..Spec::qwen3_0_6b() },
                     "qwen3moe-small" => |_| Spec::qwen3moe_small(),
                     "qwen3-1.7b" => |architecture| Spec { architecture, ..Spec::qwen3_1_7b() },

@@ -1,0 +1,84 @@
+//! The seam between the scheduler, which decides what is computed when, and the backends, which compute it.
+//!
+//! A [`Backend`] loads the models of files. A [`Decoder`] computes rows of several sequences at once; what it keeps of each
+//! sequence is a [`State`], which belongs to the sequence and is made of blocks that sequences share. An [`Encoder`] computes
+//! whole texts, some layers at a time. The scheduler knows nothing else of models.
+//!
+//! Invariant: what a backend computes of a row depends on the tokens before it in its own sequence and on nothing else:
+//! not on how they were cut into passes, nor on the other segments, nor on threads.
+//!
+//! Invariant: nothing here knows what implements it. `make lint` checks that neither a backend nor a model is used.
+
+mod decoder;
+mod encoder;
+mod state;
+
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+
+pub(crate) use decoder::{Decoder, DecoderFacts, Segment, WantedRows};
+pub(crate) use encoder::{Encoder, EncoderFacts, MAX_TEXTS, Text};
+pub(crate) use state::{BLOCK, Block, State};
+
+/// What computes models.
+pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
+    /// Bytes that the model of a file takes while it is loaded, without what belongs to sequences.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    fn bytes(&self, gguf: &Gguf, limits: ModelLimits) -> Result<u64, Error>;
+
+    /// Loads the decoder of a file.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
+    /// [`Error::OutOfMemory`], [`Error::Stopped`].
+    fn decoder(
+        &self,
+        gguf: &Gguf,
+        limits: ModelLimits,
+        loading: &Loading<'_>,
+    ) -> Result<Box<dyn Decoder>, Error>;
+
+    /// Loads the encoder of a file.
+    ///
+    /// # Errors
+    /// As [`Backend::decoder`].
+    fn encoder(
+        &self,
+        gguf: &Gguf,
+        limits: ModelLimits,
+        loading: &Loading<'_>,
+    ) -> Result<Box<dyn Encoder>, Error>;
+}
+
+/// What loading a model needs from its caller.
+pub(crate) struct Loading<'a> {
+    /// Threads that repack weights.
+    pub(crate) pool: &'a Pool,
+    /// Asked now and then: once it says yes, loading ends with [`Error::Stopped`].
+    pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// What passes a model is loaded for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ModelLimits {
+    /// Most rows of a pass of a decoder.
+    pub(crate) rows: usize,
+    /// Most rows of a pass whose logits are wanted together.
+    pub(crate) wanted: usize,
+    /// Threads that compute.
+    pub(crate) threads: usize,
+}
+
+/// How the hidden states of a text become its embedding; numbers as in llama.cpp's `pooling_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// 1: the mean over all tokens.
+    Mean,
+    /// 2: the first token.
+    First,
+    /// 3: the last token.
+    Last,
+}

@@ -1,0 +1,158 @@
+//! The normalizer of `tokenizer.json`: what is done to a text before it is cut into words.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::json::{corrupt, unsupported};
+use crate::Error;
+use crate::gguf::Translation;
+use crate::tokenizer::normalizer::{KEY, Step};
+
+/// What a normalizer does, one after the other: steps, then one of the others.
+#[derive(Debug, Default)]
+pub(super) struct Normalizers {
+    steps: Vec<Step>,
+    /// That of BERT.
+    pub(super) bert: Option<BertNormalizer>,
+    /// SentencePiece's map of characters.
+    pub(super) charsmap: Option<Vec<u8>>,
+    /// Runs of spaces become one.
+    merges_spaces: bool,
+}
+
+/// How BERT cleans its texts.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub(super) struct BertNormalizer {
+    pub(super) clean_text: bool,
+    pub(super) lowercase: bool,
+    /// Where it does not say, accents go with capitals.
+    pub(super) strip_accents: Option<bool>,
+    pub(super) handle_chinese_chars: bool,
+}
+
+impl Default for BertNormalizer {
+    fn default() -> Self {
+        BertNormalizer { clean_text: true, lowercase: true, strip_accents: None, handle_chinese_chars: true }
+    }
+}
+
+impl BertNormalizer {
+    /// Where there is none.
+    pub(super) const NOTHING: BertNormalizer = BertNormalizer {
+        clean_text: false,
+        lowercase: false,
+        strip_accents: Some(false),
+        handle_chinese_chars: false,
+    };
+}
+
+/// Reads a normalizer, or one of a sequence.
+///
+/// # Errors
+/// [`Error::UnsupportedModel`] for one that is not known, or that comes too late; [`Error::CorruptModel`].
+pub(super) fn read(path: &Path, normalizer: &Value) -> Result<Normalizers, Error> {
+    let mut all = Normalizers::default();
+    all.add(path, normalizer)?;
+    Ok(all)
+}
+
+impl Normalizers {
+    fn add(&mut self, path: &Path, normalizer: &Value) -> Result<(), Error> {
+        if normalizer.is_null() {
+            return Ok(());
+        }
+        let field = |name: &str| normalizer.get(name);
+        let is_set = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);
+        let kind = field("type").and_then(Value::as_str).unwrap_or_default();
+        let steps = match kind {
+            "Sequence" => {
+                let parts = field("normalizers").and_then(Value::as_array);
+                let parts = parts.ok_or_else(|| corrupt(path, "its sequence of normalizers is none"))?;
+                return parts.iter().try_for_each(|part| self.add(path, part));
+            }
+            "NFC" => vec![Step::Nfc],
+            "NFD" => vec![Step::Nfd],
+            "NFKC" => vec![Step::Nfkc],
+            "NFKD" => vec![Step::Nfkd],
+            "Lowercase" => vec![Step::Lowercase],
+            "StripAccents" => vec![Step::StripAccents],
+            "Strip" => {
+                let sides = [("strip_left", Step::StripLeft), ("strip_right", Step::StripRight)];
+                sides.into_iter().filter(|(name, _)| is_set(name)).map(|(_, step)| step).collect()
+            }
+            "Replace" if is_of_spaces(normalizer) => {
+                self.merges_spaces = true;
+                return Ok(());
+            }
+            "BertNormalizer" if self.bert.is_none() && self.charsmap.is_none() => {
+                let cleaning = BertNormalizer::deserialize(normalizer);
+                self.bert = Some(cleaning.map_err(|error| corrupt(path, error.to_string()))?);
+                return Ok(());
+            }
+            "Precompiled" if self.bert.is_none() && self.charsmap.is_none() => {
+                let map = field("precompiled_charsmap").and_then(Value::as_str).unwrap_or_default();
+                let map = base64::engine::general_purpose::STANDARD.decode(map);
+                let map = map.map_err(|error| corrupt(path, format!("its map of characters: {error}")))?;
+                self.charsmap = Some(map);
+                return Ok(());
+            }
+            other => {
+                let shown: String = other.chars().take(64).collect();
+                let shown = shown.escape_debug();
+                return Err(unsupported(path, format!("its normalizer \"{shown}\" is not known there")));
+            }
+        };
+        // Spaces at the ends are none of the words, whatever cuts them.
+        let only_strips = steps.iter().all(|step| matches!(step, Step::StripLeft | Step::StripRight));
+        if (self.bert.is_some() || self.charsmap.is_some()) && !only_strips {
+            return Err(unsupported(
+                path,
+                format!("its normalizer \"{kind}\" comes after a map of characters"),
+            ));
+        }
+        if self.bert.is_none() && self.charsmap.is_none() {
+            self.steps.extend(steps);
+        }
+        Ok(())
+    }
+
+    /// Tells the steps.
+    pub(super) fn tell(&self, translation: &mut Translation) {
+        if !self.steps.is_empty() {
+            translation.strings(KEY, self.steps.iter().map(|step| step.name()));
+        }
+    }
+
+    /// Refuses what only SentencePiece's models do.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedModel`].
+    pub(super) fn refuse_charsmap(&self, path: &Path) -> Result<(), Error> {
+        match self.charsmap.is_some() || self.merges_spaces {
+            true => Err(unsupported(path, "its normalizer belongs to another kind of tokenizer")),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses what only BERT's models do.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedModel`].
+    pub(super) fn refuse_bert(&self, path: &Path) -> Result<(), Error> {
+        match self.bert {
+            Some(_) => Err(unsupported(path, "its normalizer \"BertNormalizer\" is not known there")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether it makes one of several spaces, as SentencePiece does.
+fn is_of_spaces(normalizer: &Value) -> bool {
+    let pattern = normalizer.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
+    let content = normalizer.get("content").and_then(Value::as_str);
+    pattern == Some(" {2,}") && matches!(content, Some(" " | "▁"))
+}

@@ -1,0 +1,125 @@
+//! What is done to a text before it is cut into tokens, where a folder's `tokenizer.json` says so: forms of Unicode, capitals,
+//! accents, spaces at the ends. GGUF has no words for it, so that the steps come under a key of ours.
+//!
+//! Each step is that of the `tokenizers` crate. A text grows to eleven times its bytes at most: a step that makes another one's
+//! result longer again does not exist.
+
+use std::borrow::Cow;
+
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+use crate::Error;
+use crate::gguf::Gguf;
+
+/// The names of the steps, in their order.
+pub(crate) const KEY: &str = "steadytext.tokenizer.normalizer";
+
+/// One thing that is done to a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Nfc,
+    Nfd,
+    Nfkc,
+    Nfkd,
+    Lowercase,
+    StripAccents,
+    /// White space at the beginning goes.
+    StripLeft,
+    /// White space at the end goes.
+    StripRight,
+}
+
+impl Step {
+    const ALL: [Step; 8] = [
+        Step::Nfc,
+        Step::Nfd,
+        Step::Nfkc,
+        Step::Nfkd,
+        Step::Lowercase,
+        Step::StripAccents,
+        Step::StripLeft,
+        Step::StripRight,
+    ];
+
+    /// By which it is written under [`KEY`].
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Step::Nfc => "NFC",
+            Step::Nfd => "NFD",
+            Step::Nfkc => "NFKC",
+            Step::Nfkd => "NFKD",
+            Step::Lowercase => "Lowercase",
+            Step::StripAccents => "StripAccents",
+            Step::StripLeft => "StripLeft",
+            Step::StripRight => "StripRight",
+        }
+    }
+
+    fn apply(self, text: Cow<'_, str>) -> Cow<'_, str> {
+        let changed = match self {
+            Step::Nfc | Step::Nfd | Step::Nfkc | Step::Nfkd | Step::StripAccents if text.is_ascii() => {
+                return text;
+            }
+            Step::Nfc => text.nfc().collect(),
+            Step::Nfd => text.nfd().collect(),
+            Step::Nfkc => text.nfkc().collect(),
+            Step::Nfkd => text.nfkd().collect(),
+            // Character by character: what a capital sigma becomes does not depend on what follows.
+            Step::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
+            Step::StripAccents => text.chars().filter(|c| !is_combining_mark(*c)).collect(),
+            Step::StripLeft => text.trim_start().to_owned(),
+            Step::StripRight => text.trim_end().to_owned(),
+        };
+        Cow::Owned(changed)
+    }
+}
+
+/// All steps of a model.
+#[derive(Debug, Default)]
+pub(super) struct Normalizer(Vec<Step>);
+
+impl Normalizer {
+    /// That of the file, which does nothing where it names no steps.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where the key is no list of strings, [`Error::UnsupportedModel`] for a step that is not known.
+    pub(super) fn of(gguf: &Gguf) -> Result<Normalizer, Error> {
+        let mut steps: Vec<Step> = Vec::new();
+        for name in gguf.opt_strings(KEY)?.into_iter().flatten() {
+            let Some(step) = Step::ALL.into_iter().find(|step| step.name() == name) else {
+                return Err(gguf.unsupported(format!("key \"{KEY}\" has a step that is not known")));
+            };
+            // What was just done changes nothing; so that a list of any length costs no more than the pairs that there are.
+            if steps.len() == Step::ALL.len() * 2 {
+                return Err(gguf.unsupported(format!("key \"{KEY}\" has too many steps")));
+            }
+            steps.push(step);
+        }
+        Ok(Normalizer(steps))
+    }
+
+    /// The text after all steps.
+    pub(super) fn apply<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.0.iter().fold(Cow::Borrowed(text), |text, step| step.apply(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_follow_each_other() {
+        let apply = |steps: &[Step], text: &str| Normalizer(steps.to_vec()).apply(text).into_owned();
+        assert_eq!(apply(&[], "É "), "É ");
+        assert_eq!(apply(&[Step::Nfd, Step::StripAccents, Step::Lowercase], "ÉÀ"), "ea");
+        assert_eq!(apply(&[Step::StripAccents, Step::Nfd], "É"), "E\u{301}", "composed marks are none");
+        assert_eq!(apply(&[Step::Nfkc], "ﬁ Ⅳ ①"), "fi IV 1");
+        assert_eq!(apply(&[Step::StripLeft], "\u{a0} a "), "a ");
+        assert_eq!(apply(&[Step::StripRight], "\u{a0}a\t "), "\u{a0}a");
+        assert_eq!(apply(&[Step::Lowercase], "ΣΑΣ İ"), "σασ i\u{307}");
+        let growing = "\u{fdfa}".repeat(1000);
+        assert_eq!(apply(&[Step::Nfkd, Step::Nfkc, Step::Lowercase], &growing).len(), 33_000);
+    }
+}
