@@ -32,6 +32,7 @@ mod enrichments;
 mod errors;
 mod escalation;
 mod extension;
+mod guarded;
 mod harness;
 mod hostile;
 mod idle;
