@@ -21,7 +21,7 @@ DEBIAN_OF_18 = forky
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
 .PHONY: help setup build install deb test-deb demo demo-real test test-engine test-install test-sql test-docs test-server test-endpoint \
-	chaos soak bench-queue bench-engine bench-determinism check-peer docs-models sanitize freeze test-upgrade lint lint-deployment clean
+	chaos soak bench-queue bench-engine bench-determinism check-peer docs-models docs-functions sanitize freeze test-upgrade lint lint-deployment clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -92,6 +92,9 @@ check-peer: ## logits of every type and family, and perplexity, against llama.cp
 
 docs-models: ## write the tables of docs/models.md
 	cd src/engine && STEADYTEXT_WRITE_DOCS=1 $(CARGO) test --release --test engine models_page
+
+docs-functions: ## write the rows of docs/functions.md
+	scripts/test-docs.sh --functions
 
 sanitize: ## the engine's unit tests under AddressSanitizer
 	@scripts/sanitize.sh

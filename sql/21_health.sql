@@ -14,7 +14,8 @@ create table @extschema@.steadytext_daemon_health (
     avg_response_time_ms double precision,
     uptime_seconds integer,
     started_at timestamptz default pg_catalog.clock_timestamp(),
-    reported_by steadytext.role_id
+    reported_by steadytext.role_id,
+    claims jsonb
 );
 comment on table @extschema@.steadytext_daemon_health is
     'Last heartbeat of each worker; steadytext_daemon_status() shows them';
@@ -33,8 +34,33 @@ comment on column @extschema@.steadytext_daemon_health.avg_response_time_ms is
 comment on column @extschema@.steadytext_daemon_health.uptime_seconds is 'Seconds from its first report to its last';
 comment on column @extschema@.steadytext_daemon_health.started_at is 'When the worker first reported';
 comment on column @extschema@.steadytext_daemon_health.reported_by is 'The role that reported';
+comment on column @extschema@.steadytext_daemon_health.claims is
+    'What it claims: objects with models and types, NULL for all of them; NULL where it does not say';
 comment on constraint steadytext_daemon_health_pkey on @extschema@.steadytext_daemon_health is
     'One row per worker';
+
+create function steadytext.are_claims(p_claims jsonb)
+returns boolean
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_claims is null then
+        return true;
+    end if;
+    if pg_column_size(p_claims) > 262144 or jsonb_typeof(p_claims) <> 'array' then
+        return false;
+    end if;
+    -- Not before it is an array: what comes is somebody else's.
+    return jsonb_array_length(p_claims) <= 256 and not exists (
+        select from jsonb_array_elements(p_claims) as c(claim)
+        where jsonb_typeof(c.claim) <> 'object'
+            or coalesce(jsonb_typeof(c.claim -> 'models'), 'null') not in ('array', 'null')
+            or coalesce(jsonb_typeof(c.claim -> 'types'), 'null') not in ('array', 'null')
+    );
+end
+$$;
+comment on function steadytext.are_claims(jsonb) is 'Whether this is what a worker may say that it claims; called by check_heartbeat';
 
 -- Each member of steadytext_worker may report what it likes, of workers of its own: a few of them, and in a few words.
 create function steadytext.check_heartbeat(
@@ -44,7 +70,8 @@ create function steadytext.check_heartbeat(
     p_status text,
     p_version text,
     p_models jsonb,
-    p_numbers double precision[]
+    p_numbers double precision[],
+    p_claims jsonb
 )
 returns void
 language plpgsql volatile
@@ -59,7 +86,7 @@ begin
         where octet_length(t.value) > t.bytes or t.value ~ '[[:cntrl:]]'
     loop
         raise exception '% in a heartbeat has % bytes at most, and no control characters', v_text.name, v_text.bytes
-            using errcode = 'invalid_parameter_value';
+            using errcode = 'invalid_parameter_value', hint = 'Say where the worker runs and how it is in a few words.';
     end loop;
     if pg_column_size(p_models) > 65536 or jsonb_typeof(p_models) = 'array' and (
         jsonb_array_length(p_models) > 256
@@ -68,11 +95,16 @@ begin
             where octet_length(coalesce(m.model ->> 'name', m.model #>> '{}')) > 256))
     then
         raise exception 'a heartbeat names 256 models at most, with 256 bytes each'
-            using errcode = 'invalid_parameter_value';
+            using errcode = 'invalid_parameter_value', hint = 'Name the models that are in memory.';
+    end if;
+    if not steadytext.are_claims(p_claims) then
+        raise exception 'the claims in a heartbeat are no array of up to 256 objects with arrays of names'
+            using errcode = 'invalid_parameter_value',
+                hint = 'Each is {"models": […], "types": […]}, with NULL for all, and all of them together 262144 bytes at most.';
     end if;
     if exists (select from unnest(p_numbers) as n(value) where n.value < 0 or n.value > 1e18) then
-        raise exception 'the numbers in a heartbeat must not be negative'
-            using errcode = 'invalid_parameter_value';
+        raise exception 'the numbers in a heartbeat must be from 0 to 1e18'
+            using errcode = 'invalid_parameter_value', hint = 'Report 0 for what is not known.';
     end if;
     if exists (
         select from @extschema@.steadytext_daemon_health as h
@@ -93,7 +125,7 @@ begin
     end if;
 end
 $$;
-comment on function steadytext.check_heartbeat(oid, text, text, text, text, jsonb, double precision[]) is
+comment on function steadytext.check_heartbeat(oid, text, text, text, text, jsonb, double precision[], jsonb) is
     'What a worker elsewhere may say of itself; called by record_heartbeat';
 
 create function steadytext.record_heartbeat(
@@ -106,7 +138,8 @@ create function steadytext.record_heartbeat(
     p_active integer,
     p_total bigint,
     p_errors bigint,
-    p_avg_ms double precision
+    p_avg_ms double precision,
+    p_claims jsonb default null
 )
 returns void
 language plpgsql volatile security definer
@@ -126,7 +159,7 @@ begin
     end if;
     if not steadytext.is_own_worker() then
         perform steadytext.check_heartbeat(v_role, p_daemon_id, p_endpoint, p_status, p_version, p_models,
-            array[p_memory_mb, p_active, p_total, p_errors, p_avg_ms]::double precision[]);
+            array[p_memory_mb, p_active, p_total, p_errors, p_avg_ms]::double precision[], p_claims);
     end if;
     -- A worker starts with a new id each time; what its predecessor left is stale.
     delete from @extschema@.steadytext_daemon_health as h
@@ -135,7 +168,7 @@ begin
     insert into @extschema@.steadytext_daemon_health as h (
         daemon_id, endpoint, last_heartbeat, status, version, models_loaded,
         memory_usage_mb, active_connections, total_requests, error_count, avg_response_time_ms, uptime_seconds,
-        reported_by
+        reported_by, claims
     )
     values (
         p_daemon_id, p_endpoint, clock_timestamp(), p_status, p_version,
@@ -146,7 +179,7 @@ begin
             ) as m(model)
         ),
         p_memory_mb, coalesce(p_active, 0), coalesce(p_total, 0), coalesce(p_errors, 0), p_avg_ms, 0,
-        pg_get_userbyid(v_role)::steadytext.role_id
+        pg_get_userbyid(v_role)::steadytext.role_id, p_claims
     )
     on conflict (daemon_id) do update set
         endpoint = excluded.endpoint,
@@ -160,9 +193,11 @@ begin
         error_count = excluded.error_count,
         avg_response_time_ms = excluded.avg_response_time_ms,
         uptime_seconds = greatest(least(
-            extract(epoch from excluded.last_heartbeat - h.started_at), 2147483647), 0)::integer;
+            extract(epoch from excluded.last_heartbeat - h.started_at), 2147483647), 0)::integer,
+        -- What is long and the same is not written anew each time.
+        claims = case when h.claims = excluded.claims then h.claims else excluded.claims end;
 end
 $$;
 comment on function steadytext.record_heartbeat(
-    text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision
+    text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision, jsonb
 ) is 'Protocol: stores what a worker says of itself and forgets its predecessor at the same endpoint';

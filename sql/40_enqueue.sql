@@ -113,12 +113,14 @@ declare
     v_limit integer;
 begin
     if coalesce(cardinality(p_elements), 0) = 0 then
-        raise exception '% array cannot be empty', initcap(left(p_what, 63));
+        raise exception '% array cannot be empty', initcap(left(p_what, 63))
+            using hint = 'Give one element at least; where there is nothing to do, do not call it.';
     end if;
     v_limit := steadytext.config_integer('max_batch_size');
     if cardinality(p_elements) > v_limit then
         raise exception 'Batch size cannot exceed % %', v_limit, left(p_what, 63)
-            using hint = 'Send several batches, or let an administrator raise the setting max_batch_size.';
+            using hint = format('These are %s. Send several batches, or let an administrator raise the setting max_batch_size with steadytext_config_set().',
+                cardinality(p_elements));
     end if;
 end
 $$;

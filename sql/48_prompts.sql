@@ -82,7 +82,7 @@ as $$
 begin
     if new.slug is null or new.slug !~ '^(steadytext/)?[a-z0-9]+(-[a-z0-9]+)*$' or length(new.slug) not between 3 and 100 then
         raise exception 'Invalid slug format. Use lowercase letters, numbers, and hyphens only (3-100 chars)'
-            using errcode = 'invalid_text_representation';
+            using errcode = 'invalid_text_representation', hint = 'As in summary-of-ticket. The extension''s own prompts are called steadytext/….';
     end if;
     if length(new.description) > 500 then
         raise exception 'the description of prompt "%" has more than 500 characters', new.slug
@@ -107,15 +107,17 @@ declare
     v_slug text;
 begin
     if new.template is null or new.template = '' then
-        raise exception 'Prompt template cannot be empty' using errcode = 'invalid_parameter_value';
+        raise exception 'Prompt template cannot be empty'
+            using errcode = 'invalid_parameter_value', hint = 'Give a Jinja template, as in ''Summarize: {{ text }}''.';
     end if;
     new.metadata := coalesce(new.metadata, '{}');
     if jsonb_typeof(new.metadata) <> 'object' or length(new.metadata::text) > 65536 then
         raise exception 'the metadata of a prompt are not a JSON object of up to 65536 characters'
-            using errcode = 'invalid_parameter_value';
+            using errcode = 'invalid_parameter_value', hint = 'As in {"author": "me"}.';
     end if;
     if new.version is null or new.version not between 1 and 1000000 then
-        raise exception 'versions of prompts are counted from 1 to 1000000' using errcode = 'invalid_parameter_value';
+        raise exception 'versions of prompts are counted from 1 to 1000000'
+            using errcode = 'invalid_parameter_value', hint = 'steadytext_prompt_update() gives a new version its number.';
     end if;
     new.required_variables := steadytext.prompt_variables(new.template);
     -- Rows of a dump come with their time. They were checked when they were made, maybe by another version of the library.

@@ -28,7 +28,8 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'jsonb_build_object() makes one.';
     end if;
     if exists (select from unnest(v_types) as t(types) where t.types !~ ' (array|null)$') then
-        raise exception 'column prompts of the query must hold arrays of texts' using errcode = 'invalid_parameter_value';
+        raise exception 'column prompts of the query must hold arrays of texts'
+            using errcode = 'invalid_parameter_value', hint = 'As in array[title, body] as prompts.';
     end if;
     -- The identity column counts in the order of the query.
     insert into @extschema@.steadytext_queue (request_type, prompt, prompts, params, priority, batch, batch_key)

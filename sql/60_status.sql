@@ -150,6 +150,7 @@ as $$
 declare
     v_pending bigint;
     v_worker record;
+    v_unclaimed text;
 begin
     if has_table_privilege('@extschema@.steadytext_queue', 'select') then
         -- One part per partial index, so that each is counted from its index. Row-level security
@@ -173,6 +174,17 @@ begin
         where c.status = 'pending';
     end if;
     select w.* into v_worker from steadytext.worker_state() as w;
+    if v_pending > 0 then
+        select string_agg(u.said, '; ' order by u.n) filter (where u.n <= 5) into v_unclaimed
+        from (
+            select row_number() over (order by r.oldest) as n,
+                format('%s for %s (%s), and no worker claims %s',
+                    case r.requests when 1 then '1 request waits' else r.requests || ' requests wait' end,
+                    coalesce('model "' || r.model || '"', 'a model that is not registered'), r.request_type,
+                    case r.requests when 1 then 'it' else 'them' end) as said
+            from steadytext.unclaimed_requests() as r
+        ) as u;
+    end if;
 
     return query
     select coalesce(v_worker.worker, 'local'), v_worker.state, coalesce(h.endpoint, 'local'),
@@ -180,7 +192,7 @@ begin
         case when v_worker.pid is not null
             then date_part('epoch', clock_timestamp() - v_worker.started_at)::integer end,
         v_worker.pid, v_worker.library_version, h.models_loaded, v_worker.running, v_pending,
-        v_worker.message
+        nullif(concat_ws('; ', v_worker.message, v_unclaimed), '')
     from (select) as one
     left join @extschema@.steadytext_daemon_health as h on h.daemon_id = v_worker.worker;
 

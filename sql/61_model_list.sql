@@ -10,12 +10,13 @@ returns table (
     preferred text[],
     loaded boolean,
     memory_mb bigint,
-    last_used timestamptz
+    last_used timestamptz,
+    placement text
 )
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'model_list_wrapper';
 comment on function @extschema@.steadytext_model_list() is
-    'The models that requests may name: rows of the registry, other files in pg_steadytext.model_dir, the builtin one; size_bytes is NULL where a file is missing. Absolute paths are shown to administrators only';
+    'The models that requests may name: rows of the registry, other files in pg_steadytext.model_dir, the builtin one; size_bytes is NULL where a file is missing; placement says who computes it: server, elsewhere or any. Absolute paths are shown to administrators only';
 
 create function @extschema@.steadytext_model_inspect(name text, sample text default null)
 returns table (
@@ -112,6 +113,16 @@ begin
         end,
         case when v_pending > 0 and v_oldest < clock_timestamp() - interval '10 minutes'
             then 'Look at steadytext_activity, and at the worker above.' end;
+
+    -- Of the first ten kinds: an administrator who has mended these asks again.
+    return query select 'queue', 'warning',
+        format('%s for %s (%s), the oldest for %s, and no worker claims %s: %s',
+            case u.requests when 1 then '1 request waits' else u.requests || ' requests wait' end,
+            coalesce('model "' || u.model || '"', 'a model that is not registered'), u.request_type,
+            date_trunc('second', clock_timestamp() - u.oldest), case u.requests when 1 then 'it' else 'them' end, u.reason),
+        u.hint
+    from steadytext.unclaimed_requests() as u
+    limit 10;
 
     -- Members of pg_monitor may not read them.
     if has_table_privilege('@extschema@.steadytext_config', 'select') then

@@ -328,7 +328,7 @@ declare
     v_id uuid := steadytext.definition_id(p_name, p_kind);
 begin
     if not steadytext.owns_vectorizer(v_id) then
-        perform steadytext.refuse_change(p_kind, p_name, null);
+        perform steadytext.refuse_change(p_kind, p_name, format('SET ROLE to its owner, whom steadytext_%s_status shows.', p_kind));
     end if;
     return v_id;
 end

@@ -267,7 +267,8 @@ begin
     order by o.opcintype = v_base.oid desc, c.typispreferred desc, o.oid
     limit 1;
     if not found then
-        raise exception 'type % has no order for keys', v_base.oid::regtype using errcode = 'undefined_object';
+        raise exception 'type % has no order for keys', v_base.oid::regtype
+            using errcode = 'undefined_object', hint = 'Keys are compared by a default operator class of btree; use a key of another type.';
     end if;
     return format('%1$s::%5$s operator(%2$I.%3$s) %4$s::%5$s', p_left, v_found.nspname, v_found.oprname, p_right,
         format_type(case when v_found.typtype = 'p' then v_base.oid else v_found.opcintype end, -1));

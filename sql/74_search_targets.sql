@@ -70,7 +70,8 @@ begin
     v_target := case when v_found.is_chunked then v_place.destination else v_place.source end;
     if v_place.source is null or v_place.key_columns is null or v_target is null or v_place.source_columns is null and not v_found.is_chunked then
         raise exception 'vectorizer "%" has nothing to search in: %', p_vectorizer, v_place.problem
-            using errcode = 'object_not_in_prerequisite_state';
+            using errcode = 'object_not_in_prerequisite_state',
+                hint = 'steadytext_vectorizer_status shows its problem. Alter it, or drop it and make another one.';
     end if;
     if steadytext.has_code_of_users(v_place.source) or steadytext.has_code_of_users(v_target) then
         raise exception 'table % has a type with a cast of somebody''s own', v_place.source
@@ -100,7 +101,8 @@ begin
     join pg_extension as e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid and e.extname = 'vector'
     where a.attrelid = v_target::oid and a.attname = v_found.embedding and not a.attisdropped;
     if not found then
-        raise exception 'column "%" of table % does not exist, or is no vector', v_found.embedding, v_target using errcode = 'undefined_column';
+        raise exception 'column "%" of table % does not exist, or is no vector', v_found.embedding, v_target
+            using errcode = 'undefined_column', hint = 'Drop the vectorizer and make another one.';
     end if;
     v_found.embedding_type := format('%I.%I', v_type.nspname, v_type.typname);
     v_found.operator := format('operator(%I.%s)', v_type.nspname,

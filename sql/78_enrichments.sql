@@ -114,7 +114,8 @@ declare
     v_columns text[] := '{}';
 begin
     if p_prompt is null then
-        raise exception 'prompt cannot be null' using errcode = 'null_value_not_allowed';
+        raise exception 'prompt cannot be null'
+            using errcode = 'null_value_not_allowed', hint = 'Give a text that names columns, as in ''Summarize: $body''.';
     end if;
     for v_piece in
         select coalesce(m.parts[1], m.parts[2]) as name, m.parts[3] as dollar, m.parts[4] as stray
@@ -142,6 +143,13 @@ begin
 end
 $body$;
 comment on function steadytext.prompt_columns(regclass, text) is 'The columns that a prompt names, each once; an error where there is no such column';
+
+create function steadytext.enrichment_types_hint()
+returns text
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return 'Use generate, generate_json, generate_regex, generate_choice, classify, classify_scores, classify_multi, extract, extract_facts, summarize_text, translate, analyze_sentiment, mask, if, if_score or score.';
+comment on function steadytext.enrichment_types_hint() is 'The types of requests that fill columns, for messages';
 
 create function steadytext.enrichment_type(p_request_type text)
 returns text

@@ -30,7 +30,7 @@ declare
 begin
     if source is null or target_column is null then
         raise exception '% cannot be null', case when source is null then 'source' else 'target_column' end
-            using errcode = 'null_value_not_allowed';
+            using errcode = 'null_value_not_allowed', hint = 'Name the table, and the column that is filled, which is made where it is not there.';
     end if;
     select c.relname, c.relkind, c.relowner, c.relpersistence, n.nspname into v_table
     from pg_class as c
@@ -59,20 +59,22 @@ begin
             using errcode = 'wrong_object_type', hint = 'It must be a table, partitioned or not, and not a temporary one.';
     end if;
     if not pg_has_role(current_user, v_table.relowner, 'usage') then
-        raise exception 'must be owner of table %', source using errcode = 'insufficient_privilege';
+        raise exception 'must be owner of table %', source
+            using errcode = 'insufficient_privilege', hint = format('SET ROLE to %I, who owns it.', pg_get_userbyid(v_table.relowner));
     end if;
     if not pg_has_role(v_table.relowner, 'steadytext_user', 'usage') then
         raise exception 'the owner of table % is not a member of steadytext_user', source
             using errcode = 'insufficient_privilege', hint = format('GRANT steadytext_user TO %I.', pg_get_userbyid(v_table.relowner));
     end if;
     if steadytext.enrichment_type(v_type) is null then
-        raise exception 'requests of type "%" cannot fill a column', left(v_type, 63) using errcode = 'invalid_parameter_value',
-            hint = 'Use generate, generate_json, generate_regex, generate_choice, classify, classify_scores, classify_multi, extract, extract_facts, summarize_text, translate, analyze_sentiment, mask, if, if_score or score.';
+        raise exception 'requests of type "%" cannot fill a column', left(v_type, 63) 
+            using errcode = 'invalid_parameter_value', hint = steadytext.enrichment_types_hint();
     end if;
     if jsonb_typeof(v_params) = 'object' and v_params ? 'model' then
         v_model := coalesce(v_model, nullif(v_params ->> 'model', 'auto'));
         if v_model is distinct from nullif(v_params ->> 'model', 'auto') then
-            raise exception 'model and params name different models' using errcode = 'invalid_parameter_value';
+            raise exception 'model and params name different models: "%" and "%"', left(model, 63), left(v_params ->> 'model', 63)
+                using errcode = 'invalid_parameter_value', hint = 'Leave one of them out.';
         end if;
         v_params := v_params - 'model';
     end if;
@@ -87,7 +89,8 @@ begin
     end if;
     v_columns := steadytext.prompt_columns(source, prompt);
     if target_column = any (v_keys) then
-        raise exception 'column "%" is part of the key', target_column using errcode = 'invalid_parameter_value';
+        raise exception 'column "%" is part of the key', target_column
+            using errcode = 'invalid_parameter_value', hint = 'Fill another column; one that is not there is made.';
     end if;
     perform steadytext.check_enrichment_target(source, target_column, v_type, v_params);
     perform steadytext.check_enrichment_chain(source, v_columns, target_column, null);

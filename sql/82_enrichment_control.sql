@@ -109,10 +109,7 @@ begin
     -- A step that is under way ends first.
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     v_before := steadytext.enrichment_digest(v_id);
-    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name and v.kind = 'enrichment') then
-        raise exception 'enrichment "%" already exists', left(new_name, 100)
-            using errcode = 'duplicate_object', hint = 'Give another name.';
-    end if;
+    perform steadytext.check_new_name(v_id, new_name);
     if num_nonnulls(prompt, request_type, params, model) > 0 then
         v_type := case request_type when 'summarize_text' then 'summarize' else coalesce(request_type, v_old.request_type) end;
         v_params := coalesce(params, v_old.params);
@@ -124,7 +121,8 @@ begin
             v_params := v_params - 'model';
         end if;
         if steadytext.enrichment_type(v_type) is null then
-            raise exception 'requests of type "%" cannot fill a column', left(v_type, 63) using errcode = 'invalid_parameter_value';
+            raise exception 'requests of type "%" cannot fill a column', left(v_type, 63)
+                using errcode = 'invalid_parameter_value', hint = steadytext.enrichment_types_hint();
         end if;
         perform steadytext.check_enrichment_request(v_type,
             case when v_model is null then v_params else v_params || jsonb_build_object('model', v_model) end);

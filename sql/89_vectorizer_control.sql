@@ -1,6 +1,21 @@
 -- Changing, pausing and dropping vectorizers.
 
 -- Deletes the definition first: that is the lock that the steps take first.
+-- What is known of its rows, and what is to be done for it.
+create function steadytext.forget_definition(p_id uuid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id;
+    delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = p_id;
+    delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
+    delete from @extschema@.steadytext_enrichment_rows as r where r.enrichment_id = p_id;
+end
+$$;
+comment on function steadytext.forget_definition(uuid) is 'Deletes what is kept for a definition that is there no more, but for its requests';
+
 create function steadytext.remove_definition(p_id uuid, p_drop_all boolean)
 returns void
 language plpgsql volatile
@@ -12,10 +27,7 @@ declare
 begin
     select * into v_place from steadytext.vectorizer_place(p_id);
     delete from @extschema@.steadytext_vectorizers as v where v.id = p_id;
-    delete from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id;
-    delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = p_id;
-    delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
-    delete from @extschema@.steadytext_enrichment_rows as r where r.enrichment_id = p_id;
+    perform steadytext.forget_definition(p_id);
     perform @extschema@.steadytext_cancel_async(b.request_id)
     from @extschema@.steadytext_vectorizer_batches as b
     where b.vectorizer_id = p_id and not steadytext.is_vectorizing();
@@ -37,6 +49,40 @@ $$;
 comment on function steadytext.remove_definition(uuid, boolean) is
     'Deletes a definition, its work and its triggers, and, where that is said, its vectors or values';
 
+-- One that was to take its place was never seen by anybody.
+create function steadytext.remove_successors(p_id uuid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_successor uuid;
+begin
+    for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = p_id loop
+        perform steadytext.remove_definition(v_successor, true);
+    end loop;
+end
+$$;
+comment on function steadytext.remove_successors(uuid) is 'Ends the vectorizers that are to take the place of this one, and drops their vectors';
+
+create function steadytext.check_new_name(p_id uuid, p_new_name text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (
+        select from @extschema@.steadytext_vectorizers as v
+        join @extschema@.steadytext_vectorizers as o on o.kind = v.kind and o.name = p_new_name
+        where v.id = p_id and v.name <> p_new_name)
+    then
+        raise exception '% "%" already exists', (select v.kind from @extschema@.steadytext_vectorizers as v where v.id = p_id), left(p_new_name, 100)
+            using errcode = 'duplicate_object', hint = 'Give another name.';
+    end if;
+end
+$$;
+comment on function steadytext.check_new_name(uuid, text) is 'Refuses a name for a definition that another one of its kind has';
+
 create function @extschema@.steadytext_drop_vectorizer(name text, drop_all boolean default false)
 returns void
 language plpgsql volatile
@@ -44,11 +90,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_id uuid := steadytext.own_definition_id(name, 'vectorizer');
-    v_successor uuid;
 begin
-    for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = v_id loop
-        perform steadytext.remove_definition(v_successor, true);
-    end loop;
+    perform steadytext.remove_successors(v_id);
     perform steadytext.remove_definition(v_id, coalesce(drop_all, false));
 end
 $$;
@@ -126,14 +169,10 @@ declare
     v_id uuid := steadytext.lock_definition(name, 'vectorizer');
     v_old record;
     v_place record;
-    v_successor uuid;
     v_size bigint;
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
-    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name and v.kind = 'vectorizer') then
-        raise exception 'vectorizer "%" already exists', left(new_name, 100)
-            using errcode = 'duplicate_object', hint = 'Give another name.';
-    end if;
+    perform steadytext.check_new_name(v_id, new_name);
     update @extschema@.steadytext_vectorizers as v
     set priority = coalesce(steadytext_alter_vectorizer.priority, v.priority),
         name = coalesce(steadytext_alter_vectorizer.new_name, v.name),
@@ -158,9 +197,7 @@ begin
             else 'Drop the vectorizer and make another one.' end;
     end if;
     -- Another one that was under way was never seen by anybody.
-    for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = v_id loop
-        perform steadytext.remove_definition(v_successor, true);
-    end loop;
+    perform steadytext.remove_successors(v_id);
     v_size := coalesce(chunk_size, v_old.chunk_size);
     perform steadytext.add_vectorizer(v_place.source, coalesce(columns, v_place.source_columns), coalesce(columns, v_old.columns),
         -- Long names that begin alike are told apart.
@@ -320,14 +357,12 @@ begin
         name = v_old.name, replaces = null, created_at = v_old.created_at, target_column = v_column, destination = v_old.destination,
         updated_at = now()
     where v.id = p_id;
-    delete from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = v_old.id;
     -- Nobody wants the answers of its requests any more; a worker that runs one finds that it has lost it.
     with gone as (
         delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = v_old.id returning b.request_id
     )
     delete from @extschema@.steadytext_queue as q using gone as g where q.request_id = g.request_id;
-    delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_old.id;
-    delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = v_old.id;
+    perform steadytext.forget_definition(v_old.id);
     -- Other columns may be in other files now.
     update @extschema@.steadytext_vectorizer_state as s set
         signature = steadytext.vectorizer_signature(v_new_place.source), is_ready = false, overruns = 0

@@ -242,7 +242,8 @@ grant execute on function
     steadytext.refuse_key(text),
     steadytext.activity(),
     steadytext.pulls(),
-    steadytext.worker_state()
+    steadytext.worker_state(),
+    steadytext.unclaimed_requests()
 to steadytext_user;
 grant execute on function
     @extschema@.steadytext_cache_clear(),
@@ -291,7 +292,7 @@ grant execute on function
     steadytext.queue_outlook(integer, text[], text[]),
     steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
-    steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision),
+    steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision, jsonb),
     steadytext.end_heartbeat(text)
 to steadytext_worker;
 
@@ -361,6 +362,7 @@ grant execute on function
     steadytext.activity(),
     steadytext.pulls(),
     steadytext.worker_state(),
+    steadytext.unclaimed_requests(),
     @extschema@.steadytext_daemon_status(),
     steadytext.server_checks(),
     @extschema@.steadytext_diagnose()
@@ -368,9 +370,9 @@ to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
     insert (name, task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, dimensions, is_fallback,
-        is_preferred, description),
+        is_preferred, placement, description),
     update (task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, dimensions, is_fallback,
-        is_preferred, description),
+        is_preferred, placement, description),
     delete
 on @extschema@.steadytext_models to steadytext_admin;
 
@@ -429,7 +431,10 @@ grant execute on function
     steadytext.definition_counts(uuid),
     steadytext.make_definition_triggers(uuid, regclass, text[], text[], text[]),
     steadytext.definition_trigger_drops(uuid, regclass[]),
+    steadytext.forget_definition(uuid),
     steadytext.remove_definition(uuid, boolean),
+    steadytext.remove_successors(uuid),
+    steadytext.check_new_name(uuid, text),
     steadytext.is_vectorizing(),
     steadytext.vectorizer_count(text, bytea),
     steadytext.vectorizer_statuses(),
@@ -454,6 +459,7 @@ grant execute on function
     steadytext.present_prompt(uuid),
     steadytext.row_key(regclass),
     steadytext.prompt_columns(regclass, text),
+    steadytext.enrichment_types_hint(),
     steadytext.enrichment_type(text),
     steadytext.check_enrichment_target(regclass, text, text, jsonb),
     steadytext.column_edges(regclass, uuid),

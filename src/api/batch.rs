@@ -13,6 +13,7 @@ use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
 use crate::pg::waiters::{BucketSet, Waiter};
 use crate::pg::{catalog_cache, cursor, interrupts, pending};
 use crate::request::checks::{check_columns, invalid};
+use crate::request::params::no_object;
 
 /// Longest name of a batch, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
@@ -33,7 +34,9 @@ fn enqueue_query(
 ) -> Option<Uuid> {
     let query = query?;
     if name.is_some_and(|name| name.len() > MAX_NAME_BYTES) {
-        invalid(format!("the name of a batch cannot be longer than {MAX_NAME_BYTES} bytes")).raise();
+        invalid(format!("the name of a batch cannot be longer than {MAX_NAME_BYTES} bytes"))
+            .hint("Give a shorter one, or none: the batch's id names it as well.")
+            .raise();
     }
     let installation = catalog_cache::installation().or_raise();
     let request_type = request_type.unwrap_or("generate");
@@ -44,7 +47,7 @@ fn enqueue_query(
     let kind = "select pg_catalog.jsonb_typeof($1::pg_catalog.jsonb)";
     let kind = spi::query_one(kind, vec![params.into()], Mode::ReadOnly, |row| row.get::<String>(1));
     if kind.or_raise().flatten().as_deref() != Some("object") {
-        invalid("params must be a JSON object").raise();
+        no_object().raise();
     }
     let id = Uuid::from_bytes(*pending::new_id().as_bytes());
     let mut total: i64 = 0;

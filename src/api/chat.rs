@@ -54,7 +54,11 @@ fn chat_async(
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, None, options).or_raise();
-    let Some(messages) = messages else { PgError::raised("Messages cannot be null").raise() };
+    let Some(messages) = messages else {
+        PgError::raised("Messages cannot be null")
+            .hint(r#"Give an array, as [{"role": "user", "content": "a question"}]."#)
+            .raise()
+    };
     let (prompt, params) = read(messages, params).or_raise();
     enqueue("generate", Some(&prompt), params, priority)
 }

@@ -37,6 +37,7 @@ fn server_checks() -> TableIterator<
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "this is for members of steadytext_admin and pg_monitor",
         )
+        .hint("steadytext_daemon_status() is for everybody; a superuser can GRANT pg_monitor.")
         .raise();
     }
     let mut checks = vec![preloaded(), listening()];

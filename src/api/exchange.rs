@@ -42,7 +42,9 @@ fn cache_export(
 fn given(path: Option<&str>) -> String {
     match path {
         Some(path) => path.to_owned(),
-        None => PgError::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "path must not be null").raise(),
+        None => PgError::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "path must not be null")
+            .hint("Give the path of a file on the server.")
+            .raise(),
     }
 }
 

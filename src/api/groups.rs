@@ -58,7 +58,8 @@ fn agg_add(
 ) -> Internal {
     let task = || match task_description {
         Some(task) if !task.trim().is_empty() && task.len() <= MOST_TASK_BYTES => Ok(task.to_owned()),
-        _ => Err(invalid(format!("task_description must be a text of 1 to {MOST_TASK_BYTES} bytes"))),
+        _ => Err(invalid(format!("task_description must be a text of 1 to {MOST_TASK_BYTES} bytes"))
+            .hint("Say what is to be made of the values of a group, as 'What do they have in common?'.")),
     };
     added(state, value, call, task).or_raise()
 }
@@ -162,7 +163,8 @@ fn note(metadata: Jsonb<'_>) -> Result<String, PgError> {
             Ok(Value::Object(metadata)) => in_words(&metadata),
             _ => Err(invalid(
                 "the metadata are nested too deeply, have too many elements, or a number out of range",
-            )),
+            )
+            .hint("They are told to the model in words: give a few members, as {\"topic\": \"databases\"}.")),
         },
         _ => Err(not_an_object()),
     }

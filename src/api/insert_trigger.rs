@@ -276,7 +276,8 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     for column in [QueueColumn::RequestType, QueueColumn::UserId, QueueColumn::SessionId] {
         if text_bytes(column) > MAX_LABEL_BYTES {
             let label = QueueColumn::NAMES[column as usize].to_string_lossy();
-            return Err(too_long(format!("{label} cannot be longer than {MAX_LABEL_BYTES} bytes")));
+            return Err(too_long(format!("{label} cannot be longer than {MAX_LABEL_BYTES} bytes"))
+                .hint("It is a label: keep what is longer in a table of your own, by request_id."));
         }
     }
     let request_type = row.text(columns.at(QueueColumn::RequestType)).unwrap_or_default();
@@ -311,7 +312,8 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
         .integer(columns.at(QueueColumn::MaxRetries))
         .is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries))
     {
-        return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));
+        return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}"))
+            .hint("NULL is the setting max_retries."));
     }
     check_params(request_type, &given.params, config)?;
     // The registry is only read for requests that name one of its models.

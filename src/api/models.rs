@@ -21,6 +21,8 @@ use crate::registry::{self, Task, Wanted, directory};
 
 /// Longest text that a prompt is shown with, in characters.
 const MAX_SHOWN: usize = 10_000;
+/// The placement of models that nobody has registered.
+const ANYWHERE: &str = "any";
 /// Folders in that of an encoder: it has some for its layers, and one for each of other runtimes.
 const MAX_FOLDERS: usize = 64;
 
@@ -39,6 +41,7 @@ fn model_list() -> TableIterator<
         name!(loaded, bool),
         name!(memory_mb, Option<i64>),
         name!(last_used, Option<TimestampWithTimeZone>),
+        name!(placement, String),
     ),
 > {
     let models = catalog_cache::models().or_raise();
@@ -46,33 +49,35 @@ fn model_list() -> TableIterator<
     let sees_paths = is_administrator(current_user());
     let words = |tasks: &[card::Task]| tasks.iter().map(|task| task.name().to_owned()).collect::<Vec<_>>();
     let mut rows = Vec::new();
-    let mut push = |name: &str, source, file: Option<&str>, path: Option<&Path>, tasks, preferred| {
-        let there = path.filter(|path| registry::is_there(path));
-        let at = path.map_or_else(|| registry::BUILTIN.to_owned(), |path| path.display().to_string());
-        let of = loaded.iter().find(|loaded| loaded.name == at);
-        let file = file.map(|file| {
-            let is_shown = sees_paths || !file.starts_with('/');
-            (if is_shown { file } else { file.rsplit('/').next().unwrap_or_default() }).to_owned()
-        });
-        let size = there.and_then(|path| bytes_of(path).ok()).and_then(|bytes| i64::try_from(bytes).ok());
-        let memory = of.and_then(|of| i64::try_from(of.memory_mb).ok());
-        rows.push((
-            name.to_owned(),
-            source,
-            file,
-            size,
-            tasks,
-            preferred,
-            of.is_some(),
-            memory,
-            of.and_then(used_at),
-        ));
-    };
+    let mut push =
+        |name: &str, source, file: Option<&str>, path: Option<&Path>, tasks, preferred, placement: &str| {
+            let there = path.filter(|path| registry::is_there(path));
+            let at = path.map_or_else(|| registry::BUILTIN.to_owned(), |path| path.display().to_string());
+            let of = loaded.iter().find(|loaded| loaded.name == at);
+            let file = file.map(|file| {
+                let is_shown = sees_paths || !file.starts_with('/');
+                (if is_shown { file } else { file.rsplit('/').next().unwrap_or_default() }).to_owned()
+            });
+            let size = there.and_then(|path| bytes_of(path).ok()).and_then(|bytes| i64::try_from(bytes).ok());
+            let memory = of.and_then(|of| i64::try_from(of.memory_mb).ok());
+            rows.push((
+                name.to_owned(),
+                source,
+                file,
+                size,
+                tasks,
+                preferred,
+                of.is_some(),
+                memory,
+                of.and_then(used_at),
+                placement.to_owned(),
+            ));
+        };
     for model in models.iter().filter(|model| !registry::gives_way(model)) {
         let path = registry::registered_path(&model.file).ok();
         let tasks = vec![model.task.clone()];
         let preferred = if model.is_preferred { tasks.clone() } else { Vec::new() };
-        push(&model.name, "registry", Some(&model.file), path.as_deref(), tasks, preferred);
+        push(&model.name, "registry", Some(&model.file), path.as_deref(), tasks, preferred, &model.placement);
     }
     for entry in directory::entries().iter() {
         let Some(path) = registry::path_of(entry).filter(|path| registry::is_there(path)) else {
@@ -84,10 +89,18 @@ fn model_list() -> TableIterator<
         }
         let preferred = Card::read(&path).ok().flatten().map(|card| words(&card.preferred));
         let tasks = words(&directory::tasks(&path));
-        push(&entry.name, "directory", Some(&entry.file), Some(&path), tasks, preferred.unwrap_or_default());
+        push(
+            &entry.name,
+            "directory",
+            Some(&entry.file),
+            Some(&path),
+            tasks,
+            preferred.unwrap_or_default(),
+            ANYWHERE,
+        );
     }
     let all = Task::ALL.map(|task| task.name().to_owned()).to_vec();
-    push(registry::BUILTIN, "builtin", None, None, all, Vec::new());
+    push(registry::BUILTIN, "builtin", None, None, all, Vec::new(), ANYWHERE);
     TableIterator::new(rows)
 }
 
@@ -274,7 +287,8 @@ fn require_administrator() -> Result<(), PgError> {
     Err(PgError::new(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "this is for members of steadytext_admin",
-    ))
+    )
+    .hint("A superuser can GRANT steadytext_admin."))
 }
 
 /// Removes a model from the registry and, if that is wanted, its files from the directory of the models, which cannot be
@@ -359,6 +373,7 @@ fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
                 PgSqlErrorCode::ERRCODE_IO_ERROR,
                 format!("could not delete file \"{}\": {error}", path.display()),
             )
+            .hint("Delete it as the operating system user of the server, or give that user the right to.")
         })?;
     }
     Ok(any)

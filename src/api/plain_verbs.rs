@@ -87,7 +87,8 @@ fn all(
     mut params: Map<String, Value>,
 ) -> Result<Map<String, Value>, PgError> {
     if !is_plain(request_type) {
-        return Err(invalid("this function is for other types of requests"));
+        return Err(invalid("this function is for other types of requests")
+            .hint("Call steadytext_… of the request's type."));
     }
     let given = params::read(request_type, given, Unused::Refused, &*catalog_cache::config()?)?;
     if let Value::Object(given) = given {

@@ -92,14 +92,17 @@ pub(super) fn refuse_unsafe(unsafe_mode: Option<bool>) {
 
 /// Why a row is refused.
 pub(super) fn refusal(table: &str, column: &str) -> PgError {
+    const HINT: &str = "Leave the column to its default: docs/sql.md names those that an INSERT gives and an UPDATE changes.";
     match allowed(column) {
         Some(allowed) => PgError::new(
             PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             format!("column \"{column}\" of \"{table}\" must be {allowed}"),
-        ),
+        )
+        .hint(HINT),
         None => PgError::new(
             PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
             format!("column \"{column}\" of \"{table}\" must not be NULL"),
-        ),
+        )
+        .hint(HINT),
     }
 }

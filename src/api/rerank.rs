@@ -76,7 +76,9 @@ fn rerank_top_k(
     ),
 > {
     let Some(top_k) = top_k.and_then(|top_k| usize::try_from(top_k).ok()).filter(|top_k| *top_k > 0) else {
-        PgError::raised("top_k must be greater than 0").raise()
+        PgError::raised("top_k must be greater than 0")
+            .hint("It is how many of the documents are returned, the best ones.")
+            .raise()
     };
     let params = rerank_params(task, return_scores, seed, model, truncate);
     let mut lines = ranked(query, documents, document_ids, params, on_error);

@@ -83,7 +83,9 @@ fn await_result(
 pub(super) fn deadline(seconds: i64) -> Instant {
     match u64::try_from(seconds) {
         Ok(seconds) => Instant::now() + Duration::from_secs(seconds.min(LONGEST_SECONDS)),
-        Err(_) => invalid("timeout_seconds must not be negative").raise(),
+        Err(_) => {
+            invalid("timeout_seconds must not be negative").hint("0 looks once, without waiting.").raise()
+        }
     }
 }
 
@@ -145,7 +147,9 @@ pub(super) fn waits_for_any(mode: Option<&str>) -> bool {
     match mode.unwrap_or("all") {
         "all" => false,
         "any" => true,
-        _ => invalid("mode must be 'all' or 'any'").raise(),
+        _ => invalid("mode must be 'all' or 'any'")
+            .hint("'all' waits for each of them, 'any' for the first.")
+            .raise(),
     }
 }
 

@@ -75,6 +75,9 @@ fn params(
     if let Some(metadata) = metadata.and_then(Jsonb::root) {
         let tree = jsonb::tree(metadata, MAX_METADATA_ELEMENTS).map_err(|_| {
             invalid("the metadata are nested too deeply, have too many elements, or a number out of range")
+                .hint(
+                    "They are told to the model in words: give a few members, as {\"topic\": \"databases\"}.",
+                )
         })?;
         if !matches!(&tree, Value::Null) && tree != Value::Object(Map::new()) {
             params.insert("metadata".to_owned(), tree);

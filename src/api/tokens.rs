@@ -91,20 +91,27 @@ fn chunks(
     const SIZE: i64 = 400;
     const OVERLAP: i64 = 50;
     let size = size.unwrap_or(SIZE);
-    let size = usize::try_from(size)
-        .ok()
-        .filter(|size| (1..=MAX_CHUNK_TOKENS).contains(size))
-        .ok_or_else(|| invalid(format!("chunk_size must be between 1 and {MAX_CHUNK_TOKENS} tokens")))?;
+    let size =
+        usize::try_from(size).ok().filter(|size| (1..=MAX_CHUNK_TOKENS).contains(size)).ok_or_else(|| {
+            invalid(format!("chunk_size must be between 1 and {MAX_CHUNK_TOKENS} tokens"))
+                .hint("400 is the default; no more than what the model that reads the pieces can take.")
+        })?;
     // More would be mostly repetition, and the default is for the usual size.
     let overlap = usize::try_from(overlap.unwrap_or(OVERLAP))
-        .map_err(|_| invalid("chunk_overlap must not be negative"))?
+        .map_err(|_| {
+            invalid("chunk_overlap must not be negative")
+                .hint("It is the tokens that a piece repeats of the one before; 0 for none.")
+        })?
         .min(size / 2);
     let strategy = match strategy {
         None | Some("recursive") => Strategy::Recursive,
         Some("token") => Strategy::Token,
         Some("sentence") => Strategy::Sentence,
         Some("markdown") => Strategy::Markdown,
-        Some(_) => return Err(invalid("strategy must be token, recursive, sentence or markdown")),
+        Some(_) => {
+            return Err(invalid("strategy must be token, recursive, sentence or markdown")
+                .hint("recursive, the default, cuts between paragraphs, sentences or words, where it can."));
+        }
     };
     let how = Chunking { text: text.to_owned(), size, overlap, strategy, beside: None };
     match tokenized(Work::Chunk(how), model)? {

@@ -193,6 +193,7 @@ pub(super) fn with_categories(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "examples is nested too deeply, has too many elements, or a number out of range",
             )
+            .hint(r#"As [{"input": "a text", "category": "its category"}]."#)
         })?;
         if tree != Value::Null {
             params.insert("examples".to_owned(), tree);

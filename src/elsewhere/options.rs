@@ -8,6 +8,32 @@ use std::time::Duration;
 use crate::Error;
 use crate::log::Format;
 
+/// The types of requests that there are.
+const TYPES: [&str; 22] = [
+    "generate",
+    "generate_json",
+    "generate_regex",
+    "generate_choice",
+    "embed",
+    "batch_embed",
+    "rerank",
+    "batch_rerank",
+    "if",
+    "if_score",
+    "classify",
+    "classify_scores",
+    "classify_multi",
+    "score",
+    "similarity",
+    "analyze_sentiment",
+    "extract",
+    "translate",
+    "mask",
+    "extract_facts",
+    "deduplicate_facts",
+    "summarize",
+];
+
 /// What is printed for `--help`.
 pub(crate) const HELP: &str = "\
 steadytext-worker serves the queues of databases with pg_steadytext from this machine.
@@ -27,7 +53,7 @@ usage: steadytext-worker [OPTION]…
   --poll-interval S      seconds between two looks at a queue that nobody announces (2)
   --lease S              seconds until requests of a dead worker are given to another (60)
   --grace S              seconds that begun requests have to end after SIGTERM (30)
-  --once                 ends when what the first claim has brought is done
+  --once                 ends when what the first claim has brought is done, which may be nothing
   --drain                ends when there is nothing left to claim
   --no-listen            does not use LISTEN, for poolers in transaction mode
   --listen ADDR          serves /health/live, /health/ready and /metrics there, for example 127.0.0.1:9187
@@ -37,6 +63,14 @@ usage: steadytext-worker [OPTION]…
 
 Each option has a variable of the environment: STEADYTEXT_WORKER_MODEL_DIR, STEADYTEXT_WORKER_ONCE=1 and so on;
 STEADYTEXT_WORKER_DATABASE_URL has several URLs with blanks between them. Passwords are best kept in ~/.pgpass.
+
+The exit status is 0 when the program has ended as it was told to, 1 when a database could not be served or, with --once and
+--drain, no model is on this machine that could be, and 2 for a command line or a file that it cannot use.
+
+examples:
+  steadytext-worker --database-url postgresql://worker@db.example/app --model-dir /srv/models
+  steadytext-worker --database-url 'host=db.example dbname=app user=worker' --model-dir /srv/models --types embed,batch_embed
+  steadytext-worker --database-url postgresql://worker@db.example/app --models builtin --drain
 ";
 
 /// What the command line asks for.
@@ -56,6 +90,7 @@ pub(crate) enum Asked {
 pub(crate) struct Options {
     /// Databases as they were given.
     pub(crate) database_urls: Vec<String>,
+    /// The directory of the models.
     pub(crate) model_dir: PathBuf,
     /// `None`: all that are there.
     pub(crate) models: Option<Vec<String>>,
@@ -128,11 +163,13 @@ const SWITCHES: [&str; 4] = ["once", "drain", "no-listen", "healthcheck"];
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
     let mut options = Options::default();
     let mut healthcheck = false;
+    let mut has_model_dir = false;
     for name in WITH_VALUE {
         let Some(value) = variable(name)? else { continue };
         if name == "database-url" {
             options.database_urls.extend(value.split_whitespace().map(str::to_owned));
         } else {
+            has_model_dir |= name == "model-dir";
             options.set(name, &value)?;
         }
     }
@@ -167,6 +204,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
                 if option == "database-url" {
                     given_urls.push(value);
                 } else {
+                    has_model_dir |= option == "model-dir";
                     options.set(option, &value)?;
                 }
             }
@@ -185,6 +223,13 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
         return address
             .map(Asked::Healthcheck)
             .ok_or_else(|| Error::Usage("--healthcheck needs --listen".to_owned()));
+    }
+    // The default one need not be there: the builtin model and those of endpoints need no files.
+    if has_model_dir && let Err(error) = std::fs::read_dir(&options.model_dir) {
+        return Err(Error::Usage(format!(
+            "--model-dir \"{}\" cannot be read: {error}",
+            options.model_dir.display()
+        )));
     }
     if options.database_urls.is_empty() {
         // An empty one is all that PGHOST, PGDATABASE and the others say.
@@ -219,7 +264,7 @@ impl Options {
             "model-dir" => self.model_dir = PathBuf::from(value),
             "models" => self.models = Some(list(value)),
             "endpoints" => self.endpoints = Some(PathBuf::from(value)),
-            "types" => self.types = Some(list(value)),
+            "types" => self.types = Some(types(value)?),
             "concurrency" => self.concurrency = number(name, value, 1, 1000)?,
             "threads" => self.threads = number(name, value, 0, 1024)?,
             "memory-limit-mb" => self.memory_limit_mb = number(name, value, 0, u64::MAX)?,
@@ -242,6 +287,21 @@ impl Options {
 
 fn list(value: &str) -> Vec<String> {
     value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Names of types, each of which there is.
+fn types(value: &str) -> Result<Vec<String>, Error> {
+    let names = list(value);
+    if let Some(unknown) = names.iter().find(|name| !TYPES.contains(&name.as_str())) {
+        return Err(Error::Usage(format!(
+            "--types has \"{unknown}\", which is none of {}",
+            TYPES.join(", ")
+        )));
+    }
+    if names.is_empty() {
+        return Err(Error::Usage(format!("--types names none of {}", TYPES.join(", "))));
+    }
+    Ok(names)
 }
 
 fn number<T: FromStr + PartialOrd + std::fmt::Display>(

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{FromSql, Oid, ToSql, Type};
 use postgres::{Client, Row};
+use serde::Serialize;
 use steadytext_engine::BackendChoice;
 use steadytext_engine::remote_job::{Refusal, VERSION};
 
@@ -18,6 +19,9 @@ use crate::engine::Terms;
 use crate::models::Registered;
 use crate::turn_error::TurnError;
 
+/// Claims that are reported, and their bytes: what a heartbeat may have.
+const MAX_CLAIMS: usize = 256;
+const MAX_CLAIMS_BYTES: usize = 200_000;
 /// Registered models that are looked at.
 const MAX_MODELS: usize = 10_000;
 
@@ -86,6 +90,21 @@ pub(crate) struct Heartbeat<'a> {
     pub(crate) active: i32,
     pub(crate) total: i64,
     pub(crate) errors: i64,
+    pub(crate) claims: &'a [Claim],
+}
+
+/// What a worker claims: requests of these types for these models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Claim {
+    models: Vec<String>,
+    /// `None`: all types.
+    types: Option<Vec<String>>,
+}
+
+impl Claim {
+    pub(crate) fn new(models: &[String], types: Option<&[String]>) -> Claim {
+        Claim { models: models.to_vec(), types: types.map(<[String]>::to_vec) }
+    }
 }
 
 /// A parameter, and its type.
@@ -311,10 +330,15 @@ pub(crate) fn outlook(
 /// Says that the worker lives.
 pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(), TurnError> {
     let models = serde_json::Value::from(said.models).to_string();
+    let claims = serde_json::json!(said.claims).to_string();
+    // Who claims more than can be said may claim anything.
+    let is_short = said.claims.len() <= MAX_CLAIMS && claims.len() <= MAX_CLAIMS_BYTES;
+    let claims = is_short.then_some(claims);
     only_row(
         client,
         "select null::pg_catalog.text
-         from steadytext.record_heartbeat($1, $2, $3, $4, $5::pg_catalog.jsonb, 0, $6, $7, $8, null)",
+         from steadytext.record_heartbeat($1, $2, $3, $4, $5::pg_catalog.jsonb, 0, $6, $7, $8, null,
+             $9::pg_catalog.jsonb)",
         &[
             (&said.worker, Type::TEXT),
             (&said.endpoint, Type::TEXT),
@@ -324,6 +348,7 @@ pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(),
             (&said.active, Type::INT4),
             (&said.total, Type::INT8),
             (&said.errors, Type::INT8),
+            (&claims, Type::TEXT),
         ],
     )
     .map(|_| ())

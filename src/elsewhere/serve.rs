@@ -23,7 +23,7 @@ use crate::endpoints::{Endpoint, Told};
 use crate::in_flight::InFlight;
 use crate::log::{self, Level};
 use crate::models::{Models, Registered};
-use crate::protocol;
+use crate::protocol::{self, Claim};
 use crate::shared::{Database, Shared};
 use crate::turn_error::TurnError;
 
@@ -31,6 +31,8 @@ use crate::turn_error::TurnError;
 const CONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Failures one after the other, beyond which a worker that is to end by itself does so.
 const MAX_FAILURES: usize = 8;
+/// Models that are named where nothing was claimed.
+const MAX_NAMED: usize = 20;
 /// How often the worker says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -55,6 +57,8 @@ struct Server<'a> {
     /// What may be claimed, and whose turn it is.
     sets: Vec<Set>,
     next_set: usize,
+    /// The same, as it is said in heartbeats.
+    claims: Vec<Claim>,
     /// What was said of them last.
     complaints: Vec<String>,
     has_looked: bool,
@@ -118,6 +122,7 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
         registered: Vec::new(),
         sets: Vec::new(),
         next_set: 0,
+        claims: Vec::new(),
         complaints: Vec::new(),
         has_looked: false,
         last_role: None,
@@ -141,7 +146,7 @@ impl Server<'_> {
             if self.is_over(client.is_some()) {
                 self.database.is_ready.store(false, Release);
                 self.say_goodbye(client.as_mut());
-                return true;
+                return self.say_what_was_done();
             }
             let turn = match &mut client {
                 Some(client) => self.turn(client),
@@ -166,13 +171,20 @@ impl Server<'_> {
                 }
                 Err(error) => {
                     self.database.is_ready.store(false, Release);
+                    let ends_by_itself = self.shared.options.once || self.shared.options.drain;
+                    let holds_nothing = self.in_flight.len() == 0 && self.outcomes.is_empty();
+                    if ends_by_itself && error.lasts() && holds_nothing {
+                        self.say(Level::Error, &error.to_string());
+                        return false;
+                    }
                     self.note(&error);
                     let is_unexpected = matches!(error, TurnError::Unexpected(_));
                     if client.as_ref().is_some_and(|client| client.is_closed() || is_unexpected) {
                         client = None;
                     }
                     failures += 1;
-                    if (self.shared.options.once || self.shared.options.drain) && failures > MAX_FAILURES {
+                    if ends_by_itself && failures > MAX_FAILURES {
+                        self.say(Level::Error, &format!("given up after {failures} attempts: {error}"));
                         return false;
                     }
                     self.wait(wakes, Instant::now() + pause);
@@ -184,6 +196,40 @@ impl Server<'_> {
 
     fn say(&self, level: Level, message: &str) {
         log::say(level, Some(&self.name), message);
+    }
+
+    /// Says what a program has done that ends by itself. False: there is nothing that it could have done.
+    fn say_what_was_done(&self) -> bool {
+        let options = &self.shared.options;
+        if self.shared.stopping() > 0 || !(options.once || options.drain) {
+            return true;
+        }
+        let claimed = self.database.claimed.load(Relaxed);
+        if claimed > 0 {
+            self.say(Level::Info, &format!("done: {claimed} requests were claimed"));
+            return true;
+        }
+        if self.sets.is_empty() {
+            self.say(
+                Level::Error,
+                "nothing was claimed: there is no model on this machine that could be served",
+            );
+            return false;
+        }
+        let models = self.sets.iter().flat_map(|set| &set.models);
+        let mut names: Vec<&str> = models.take(MAX_NAMED).map(String::as_str).collect();
+        if self.sets.iter().map(|set| set.models.len()).sum::<usize>() > MAX_NAMED {
+            names.push("…");
+        }
+        let types = options.types.as_ref().map_or_else(|| "all".to_owned(), |types| types.join(", "));
+        self.say(
+            Level::Info,
+            &format!(
+                "nothing was claimed: no request waits for models {} (types: {types})",
+                names.join(", ")
+            ),
+        );
+        true
     }
 
     /// Says what is wrong, once.

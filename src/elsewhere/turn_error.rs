@@ -1,5 +1,7 @@
 //! What ends a turn of a database's thread.
 
+use postgres::error::SqlState;
+
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TurnError {
@@ -14,11 +16,34 @@ pub(crate) enum TurnError {
     Fatal(String),
 }
 
+impl TurnError {
+    /// Whether trying again cannot help, as long as nobody changes something on the server: what is said to the one who started the
+    /// program for this one time.
+    pub(crate) fn lasts(&self) -> bool {
+        let TurnError::Database(error) = self else { return false };
+        // A password that is not there, say: nothing was sent to the server.
+        let is_ours = error.to_string().starts_with("invalid configuration");
+        is_ours
+            || error.code().is_some_and(|code| {
+                [
+                    SqlState::INVALID_CATALOG_NAME,
+                    SqlState::INVALID_PASSWORD,
+                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                    SqlState::INSUFFICIENT_PRIVILEGE,
+                    SqlState::INVALID_SCHEMA_NAME,
+                    SqlState::UNDEFINED_FUNCTION,
+                ]
+                .contains(code)
+            })
+    }
+}
+
 /// An error of the database or of the network with its reason.
 fn words(error: &postgres::Error) -> String {
     if let Some(said) = error.as_db_error() {
         let code = said.code().code();
-        return match said.hint() {
+        let hint = said.hint().or_else(|| advice(said.code()));
+        return match hint {
             Some(hint) => format!("{} ({code}): {hint}", said.message()),
             None => format!("{} ({code})", said.message()),
         };
@@ -30,4 +55,18 @@ fn words(error: &postgres::Error) -> String {
         cause = reason.source();
     }
     words
+}
+
+/// What to do about errors of the server that speak of something else than this program.
+fn advice(code: &SqlState) -> Option<&'static str> {
+    Some(match *code {
+        SqlState::INVALID_SCHEMA_NAME => {
+            "CREATE EXTENSION pg_steadytext CASCADE in this database, or name another one."
+        }
+        SqlState::INSUFFICIENT_PRIVILEGE => "GRANT steadytext_worker to the role.",
+        SqlState::INVALID_PASSWORD => {
+            "The password is that of PGPASSWORD, ~/.pgpass or the URL; what the server asks for stands in its pg_hba.conf."
+        }
+        _ => return None,
+    })
 }

@@ -1,6 +1,6 @@
 //! Rights that PostgreSQL denies on the extension's objects: it checks most of them itself, and what it says about that is noted.
 //!
-//! What goes into the server's log is seen there. An error that a block with an exception handler catches goes nowhere; but where an error is raised,
+//! What goes into the server's log is seen there, and loses what [`own_context`] leaves out. An error that a block with an exception handler catches goes nowhere; but where an error is raised,
 //! its context is put together by callbacks, and one of them is ours as long as a statement runs.
 //!
 //! Invariant: the callback is in the stack at most once, and costs a statement some instructions.
@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::refusals::{self, RIGHTS};
-use super::{privilege, transaction};
+use super::{own_context, privilege, transaction};
 
 /// Callbacks that are looked at for one of ours: where there are more, a statement runs already.
 const MOST_CALLBACKS: usize = 8;
@@ -184,6 +184,7 @@ unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
             previous(error);
         }
         note(error, true);
+        own_context::hide(error);
     }
 }
 

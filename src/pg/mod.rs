@@ -35,6 +35,7 @@ pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod model_checksums;
 pub(crate) mod noted_keys;
+mod own_context;
 pub(crate) mod pending;
 pub(crate) mod privilege;
 #[cfg(not(feature = "noop-engine"))]

@@ -262,7 +262,14 @@ unsafe extern "C-unwind" fn roles_changed(_arg: pg_sys::Datum, _cache: i32, _has
 fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
     let Exceeded { what, period, allowed, used, own, wait_s } = *exceeded;
     let name = catalog::role_name(role);
+    // What a transaction has asked for itself will be asked for again: there is no time after which it fits.
+    let is_own = wait_s.is_some() && own.saturating_add(count) > allowed;
+    let wait_s = wait_s.filter(|_| !is_own);
     let message = match wait_s {
+        None if is_own => format!(
+            "role \"{name}\" may ask for {allowed} requests per {}, and this transaction alone asks for more",
+            period.name
+        ),
         None if what == "requests" && allowed > 0 => {
             format!(
                 "role \"{name}\" may ask for {allowed} requests per {}, and not for {count} at once",
@@ -273,14 +280,14 @@ fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
         Some(_) => format!("role \"{name}\" has used up its {allowed} {what} per {}", period.name),
     };
     let hint = match wait_s {
+        None if is_own => format!(
+            "It has asked for {own} before this, which no longer count when it is rolled back. Ask for fewer in a transaction, or let an administrator raise the limit with steadytext_set_limit()."
+        ),
         None if allowed > 0 => {
             "Ask for fewer at a time, or let an administrator raise the limit with steadytext_set_limit()."
                 .to_owned()
         }
         None => "An administrator can raise the limit with steadytext_set_limit().".to_owned(),
-        Some(_) if own.saturating_add(count) > allowed => format!(
-            "This transaction alone has asked for {own} of them, which no longer count when it is rolled back. Ask for fewer at a time."
-        ),
         Some(seconds) => format!(
             "Try again in {seconds} seconds, or let an administrator raise the limit with steadytext_set_limit()."
         ),

@@ -97,7 +97,8 @@ impl DownloadRequest {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("the file of model \"{name}\" leads out of pg_steadytext.model_dir"),
-            ));
+            )
+            .hint("Register it by a path below that directory, without a link out of it."));
         }
         let task =
             [Task::Generate, Task::Embed, Task::Rerank].into_iter().find(|task| task.name() == row.task);

@@ -109,7 +109,8 @@ fn ids<'a>(params: &'a Value, documents: usize, config: &Config) -> Result<Optio
     let Some(ids) = params.get("document_ids") else { return Ok(None) };
     let invalid = |message: String| PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
     let Some(ids) = ids.as_array() else {
-        return Err(invalid("document_ids must be an array of texts".to_owned()));
+        return Err(invalid("document_ids must be an array of texts".to_owned())
+            .hint("Give one id for each document, in their order."));
     };
     if ids.len() != documents {
         return Err(invalid(format!("there are {documents} documents, but {} document_ids", ids.len()))
@@ -155,7 +156,8 @@ fn elements<'a>(
     }
     let array = array.filter(|array| !array.is_empty());
     let Some(array) = array else {
-        return Err(refusal(format!("{what} array cannot be empty")));
+        return Err(refusal(format!("{what} array cannot be empty"))
+            .hint("Give one element at least; where there is nothing to do, do not call it."));
     };
     check_count(array.len(), what, config)?;
     let mut texts = Vec::with_capacity(array.len());

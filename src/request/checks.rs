@@ -135,10 +135,17 @@ fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Re
 ///
 /// P0001 and 22023.
 pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) -> Result<(), PgError> {
+    check_values(request_type, params, config).map_err(|error| match error.hint {
+        Some(_) => error,
+        None => error.hint("Leave it out for its default; docs/sql.md says what each parameter does."),
+    })
+}
+
+fn check_values(request_type: &str, params: &Value, config: &Config) -> Result<(), PgError> {
     let params = match params {
         Value::Null => return Ok(()),
         Value::Object(params) => params,
-        _ => return Err(invalid("params must be a JSON object")),
+        _ => return Err(params::no_object()),
     };
     for (key, value) in params {
         params::check_name(request_type, key)?;
@@ -146,7 +153,8 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             "max_tokens" => {
                 let limit = config.max_tokens_limit;
                 if !value.as_i64().is_some_and(|tokens| (1..=limit).contains(&tokens)) {
-                    return Err(PgError::raised(format!("max_tokens must be between 1 and {limit}")));
+                    return Err(PgError::raised(format!("max_tokens must be between 1 and {limit}"))
+                        .hint("Ask for less, or let an administrator raise max_tokens_limit with steadytext_config_set()."));
                 }
             }
             "seed" => require(value.is_i64(), key, "an integer")?,
@@ -184,7 +192,9 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             // The predecessor's words.
             "similarity_threshold" => {
                 if !in_range(value, 0.0, 1.0) {
-                    return Err(PgError::raised("similarity_threshold must be between 0.0 and 1.0"));
+                    return Err(PgError::raised("similarity_threshold must be between 0.0 and 1.0").hint(
+                        "It is the cosine from which on two facts are the same; 0.85 is the default.",
+                    ));
                 }
             }
             "template" => {

@@ -10,6 +10,10 @@ use crate::pg::error::{Failure, PgError};
 const PARAMETERS: [(&str, &str); 3] =
     [("generate_json", "schema"), ("generate_regex", "pattern"), ("generate_choice", "choices")];
 
+const CHOICES_HINT: &str = "Give the answers that there may be, as array['yes', 'no'].";
+const PATTERN_HINT: &str =
+    r"Give a regular expression that the whole answer matches, as '[0-9]{4}-[0-9]{2}'.";
+
 /// The constrained type whose parameter this is.
 pub(super) fn owner_of(parameter: &str) -> Option<&'static str> {
     PARAMETERS.iter().find(|(_, known)| *known == parameter).map(|(owner, _)| *owner)
@@ -25,21 +29,23 @@ pub(super) fn constraint(request_type: &str, params: &Value) -> Result<Option<Co
     for (owner, parameter) in PARAMETERS {
         let is_shared = parameter == "schema" && request_type == "extract";
         if owner != request_type && !is_shared && params.get(parameter).is_some() {
-            return Err(invalid(format!("parameter {parameter} is for requests of type {owner}")));
+            return Err(invalid(format!("parameter {parameter} is for requests of type {owner}"))
+                .hint(format!("Leave it out, or enqueue a request of type {owner}.")));
         }
     }
     Ok(Some(match request_type {
         "generate_json" => match params.get("schema") {
-            None | Some(Value::Null) => return Err(PgError::raised("Schema cannot be null")),
+            None | Some(Value::Null) => {
+                return Err(PgError::raised("Schema cannot be null")
+                    .hint(r#"Give a JSON schema, as {"type": "object", "properties": {"name": {"type": "string"}}}."#));
+            }
             Some(schema) => Constraint::Json(schema.to_string()),
         },
         "generate_regex" => match params.get("pattern") {
-            None | Some(Value::Null) => return Err(PgError::raised("Pattern cannot be empty")),
-            Some(Value::String(pattern)) if pattern.is_empty() => {
-                return Err(PgError::raised("Pattern cannot be empty"));
-            }
+            None | Some(Value::Null) => return Err(no_pattern()),
+            Some(Value::String(pattern)) if pattern.is_empty() => return Err(no_pattern()),
             Some(Value::String(pattern)) => Constraint::Regex(pattern.clone()),
-            Some(_) => return Err(invalid("pattern must be a text")),
+            Some(_) => return Err(invalid("pattern must be a text").hint(PATTERN_HINT)),
         },
         "generate_choice" => match params.get("choices") {
             None | Some(Value::Null) => return Err(too_few()),
@@ -51,7 +57,7 @@ pub(super) fn constraint(request_type: &str, params: &Value) -> Result<Option<Co
                     invalid("choices must be texts").hint("NULL is no choice; numbers need quotes.")
                 })?)
             }
-            Some(_) => return Err(invalid("choices must be an array of texts")),
+            Some(_) => return Err(invalid("choices must be an array of texts").hint(CHOICES_HINT)),
         },
         _ => return Ok(None),
     }))
@@ -85,15 +91,19 @@ pub(super) fn check_constraint(request_type: &str, params: &Value) -> Result<(),
 /// What the engine says of a constraint, as an error of the statement that brings it.
 pub(crate) fn refused_constraint(error: Error) -> PgError {
     match error {
-        Error::InvalidRequest(reason) => {
-            PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, reason)
-        }
+        Error::InvalidRequest(reason) => invalid(reason).hint(
+            "Change what it names; docs/sql.md says which schemas, patterns and choices can be followed.",
+        ),
         other => Failure::from(other).error,
     }
 }
 
 fn too_few() -> PgError {
-    PgError::raised("Must provide at least 2 choices")
+    PgError::raised("Must provide at least 2 choices").hint(CHOICES_HINT)
+}
+
+fn no_pattern() -> PgError {
+    PgError::raised("Pattern cannot be empty").hint(PATTERN_HINT)
 }
 
 fn invalid(message: impl Into<String>) -> PgError {

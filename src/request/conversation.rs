@@ -130,7 +130,10 @@ pub(super) fn check(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
     let system = match asked.params.get("system_prompt") {
         None => "",
         Some(Value::String(text)) => text,
-        Some(_) => return Err(invalid("system_prompt must be a text")),
+        Some(_) => {
+            return Err(invalid("system_prompt must be a text")
+                .hint("Say what the model is told beforehand, as 'Be brief.'."));
+        }
     };
     let prompt = asked.prompt.map_or(0, str::len);
     let said = history(asked.params)?.iter().map(|message| message.text.len()).sum::<usize>();

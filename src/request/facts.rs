@@ -47,13 +47,15 @@ impl Facts {
         }
         let given = elements(json);
         if given.is_empty() {
-            return Err(PgError::raised("Facts array cannot be empty").lasting());
+            return Err(PgError::raised("Facts array cannot be empty")
+                .hint("Give one fact at least, as [\"a fact\"].")
+                .lasting());
         }
         if given.len() > MAX_FACTS {
             let count = given.len();
-            return Err(
-                too_long(format!("there are {count} facts, at most {MAX_FACTS} are compared")).lasting()
-            );
+            return Err(too_long(format!("there are {count} facts, at most {MAX_FACTS} are compared"))
+                .hint("Deduplicate them in parts, and what is left of these together.")
+                .lasting());
         }
         let mut known = HashMap::new();
         let mut facts = Facts { given: Vec::new(), texts: Vec::new(), text_of: Vec::new(), threshold };
@@ -109,8 +111,11 @@ impl Facts {
 }
 
 fn text(fact: &str) -> Result<String, PgError> {
-    let value: Value = serde_json::from_str(fact)
-        .map_err(|_| invalid("a fact is nested too deeply, or has a number out of range").lasting())?;
+    let value: Value = serde_json::from_str(fact).map_err(|_| {
+        invalid("a fact is nested too deeply, or has a number out of range")
+            .hint("Give facts as texts, or as objects that have text or fact.")
+            .lasting()
+    })?;
     let said = match &value {
         Value::String(text) => Some(text),
         Value::Object(members) => ["text", "fact"].iter().find_map(|name| match members.get(*name) {

@@ -98,9 +98,11 @@ fn type_of(words: &str) -> Option<(Scalar, bool)> {
 ///
 /// P0001 where there are none, 22023 for what is no field and for a name that is there twice, 54000 for too much.
 pub(super) fn read(given: &Value) -> Result<Vec<Field>, PgError> {
-    let Value::Array(given) = given else { return Err(invalid("fields must be an array of texts")) };
+    let Value::Array(given) = given else {
+        return Err(invalid("fields must be an array of texts").hint(TYPES_HINT));
+    };
     if given.is_empty() {
-        return Err(PgError::raised("Fields array cannot be empty"));
+        return Err(PgError::raised("Fields array cannot be empty").hint(TYPES_HINT));
     }
     if given.len() > MAX_FIELDS {
         return Err(too_long(format!("there are {} fields, at most {MAX_FIELDS} are allowed", given.len()))
@@ -115,11 +117,13 @@ pub(super) fn read(given: &Value) -> Result<Vec<Field>, PgError> {
             return Err(too_long(format!(
                 "field {number} has {} bytes, {MAX_FIELD_BYTES} are allowed",
                 text.len()
-            )));
+            ))
+            .hint("Say what is meant by it in fewer words."));
         }
         let field = field_of(text, number)?;
         if !names.insert(field.name.clone()) {
-            return Err(invalid(format!("field {number} has the name of one before it")));
+            return Err(invalid(format!("field {number} has the name of one before it"))
+                .hint("Each field is a member of the document: give it a name of its own."));
         }
         fields.push(field);
     }

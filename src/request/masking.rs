@@ -23,6 +23,12 @@ const MAX_NAMED_CHARACTERS: usize = 200;
 const TOKENS: usize = 64;
 const TOKENS_OF_LABEL: usize = 16;
 
+const LABELS_HINT: &str = "Name what is to be masked in a word or two, as array['person', 'email address'].";
+
+fn no_labels() -> PgError {
+    PgError::raised("Labels array cannot be empty").hint(LABELS_HINT)
+}
+
 /// What is masked in which text.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Masking {
@@ -38,16 +44,15 @@ impl Masking {
     /// P0001 where there are no labels, 22023 for what is no label and for one that is there twice, 54000 for too much.
     pub(super) fn read(text: &str, labels: Option<&Value>) -> Result<Masking, PgError> {
         let labels = match labels {
-            None => return Err(PgError::raised("Labels array cannot be empty")),
-            Some(Value::Array(labels)) if labels.is_empty() => {
-                return Err(PgError::raised("Labels array cannot be empty"));
-            }
+            None => return Err(no_labels()),
+            Some(Value::Array(labels)) if labels.is_empty() => return Err(no_labels()),
             Some(Value::Array(labels)) => labels,
-            Some(_) => return Err(invalid("labels must be an array of texts")),
+            Some(_) => return Err(invalid("labels must be an array of texts").hint(LABELS_HINT)),
         };
         if labels.len() > MAX_LABELS {
             let count = labels.len();
-            return Err(too_long(format!("there are {count} labels, at most {MAX_LABELS} are allowed")));
+            return Err(too_long(format!("there are {count} labels, at most {MAX_LABELS} are allowed"))
+                .hint("Mask them with several calls."));
         }
         let mut read: Vec<String> = Vec::with_capacity(labels.len());
         for (index, label) in labels.iter().enumerate() {
@@ -56,16 +61,18 @@ impl Masking {
                 label.as_str().ok_or_else(|| invalid("labels must be texts").hint("NULL is no label."))?;
             let label = label.trim();
             if label.is_empty() {
-                return Err(invalid(format!("label {number} is empty")));
+                return Err(invalid(format!("label {number} is empty")).hint(LABELS_HINT));
             }
             if label.len() > MAX_LABEL_BYTES {
                 return Err(too_long(format!(
                     "label {number} has {} bytes, {MAX_LABEL_BYTES} are allowed",
                     label.len()
-                )));
+                ))
+                .hint(LABELS_HINT));
             }
             if read.iter().any(|known| mark(known) == mark(label)) {
-                return Err(invalid(format!("label {number} is the same as one before it")));
+                return Err(invalid(format!("label {number} is the same as one before it"))
+                    .hint("Case and blanks make no difference: leave one of them out."));
             }
             read.push(label.to_owned());
         }

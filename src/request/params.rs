@@ -191,7 +191,7 @@ pub(crate) fn read(
     let object = match params.root().ok_or_else(unreadable)? {
         Item::Object(object) => object,
         Item::Null => return Ok(Value::Null),
-        _ => return Err(invalid("params must be a JSON object")),
+        _ => return Err(no_object()),
     };
     let mut read = Map::new();
     for pair in object.pairs() {
@@ -282,11 +282,18 @@ fn too_many(name: &str) -> PgError {
         PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         format!("{name} has more than {MAX_ELEMENTS} elements"),
     )
+    .hint("Give fewer, or send several requests.")
+}
+
+/// That params are something else than an object.
+pub(crate) fn no_object() -> PgError {
+    invalid("params must be a JSON object").hint("As {\"max_tokens\": 64}.")
 }
 
 /// Something in a value that cannot be read.
 pub(super) fn unreadable() -> PgError {
     invalid("params is nested too deeply, or has a number out of range")
+        .hint("Values nest 64 deep at most, and numbers are those of double precision.")
 }
 
 fn invalid(message: impl Into<String>) -> PgError {

@@ -190,4 +190,5 @@ pub(crate) fn of_template(error: &PromptError) -> PgError {
         PromptError::Rendering(_) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "Template rendering error"),
     };
     PgError::new(code, format!("{words}: {error}"))
+        .hint("docs/prompts.md says what templates may use, and steadytext_prompt_get() which variables this one needs.")
 }

@@ -56,6 +56,9 @@ const SENTIMENTS: [(&str, Option<&str>); 4] = [
     ("mixed", Some("both positive and negative")),
 ];
 
+const CATEGORIES_HINT: &str = "Give the names that there may be, as array['question', 'complaint'].";
+const DESCRIPTIONS_HINT: &str = "Give one for each category; NULL where its name says it all.";
+
 /// Whether requests of this type are verbs.
 pub(crate) fn is_verb(request_type: &str) -> bool {
     matches!(
@@ -156,7 +159,8 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
         "translate" => {
             let language = params.get("to_language").and_then(Value::as_str).unwrap_or_default().trim();
             if language.is_empty() {
-                return Err(PgError::raised("Target language cannot be empty"));
+                return Err(PgError::raised("Target language cannot be empty")
+                    .hint("Name it in words, as to_language => 'German'."));
             }
             let system = render(prompts::TRANSLATE, params, json!({ "to_language": language }))?;
             let tokens = TOKENS.saturating_add(text.len().saturating_mul(TOKENS_OF_BYTE));
@@ -169,9 +173,10 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
         }
         _ => {
             let max_facts = params.get("max_facts").map_or(Some(defaults::MAX_FACTS), Value::as_i64);
-            let max_facts = max_facts
-                .filter(|count| (1..=MAX_FACTS).contains(count))
-                .ok_or_else(|| PgError::raised(format!("max_facts must be between 1 and {MAX_FACTS}")))?;
+            let max_facts = max_facts.filter(|count| (1..=MAX_FACTS).contains(count)).ok_or_else(|| {
+                PgError::raised(format!("max_facts must be between 1 and {MAX_FACTS}"))
+                    .hint("Cut a long text with steadytext_chunk_text(), and extract from each piece.")
+            })?;
             let system = render(prompts::EXTRACT_FACTS, params, json!({ "max_facts": max_facts }))?;
             let tokens = TOKENS + TOKENS_OF_FIELD * usize::try_from(max_facts).unwrap_or(1);
             (What::Facts { text: owned, max_facts }, system, tokens)
@@ -183,7 +188,9 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
 /// The fields that are asked for, if that is how it is said, the schema of the answer, and the tokens that it may have.
 fn document(params: &Value) -> Result<(Option<Vec<fields::Field>>, Value, usize), PgError> {
     match (params.get("fields"), params.get("schema")) {
-        (Some(_), Some(_)) => Err(invalid("a document has fields or a schema, not both")),
+        (Some(_), Some(_)) => {
+            Err(invalid("a document has fields or a schema, not both").hint("Leave one of them out."))
+        }
         (Some(fields), None) => {
             let fields = fields::read(fields)?;
             let (schema, count) = (fields::schema(&fields), fields.len());
@@ -193,7 +200,9 @@ fn document(params: &Value) -> Result<(Option<Vec<fields::Field>>, Value, usize)
             Constraint::Json(schema.to_string()).check().map_err(refused_constraint)?;
             Ok((None, schema.clone(), TOKENS_OF_DOCUMENT))
         }
-        (None, None) => Err(PgError::raised("Must provide fields or a schema")),
+        (None, None) => Err(PgError::raised("Must provide fields or a schema").hint(
+            "Give fields, as array['name', 'age: integer - in years'], or a JSON schema of an object.",
+        )),
     }
 }
 
@@ -228,26 +237,27 @@ fn classification(request_type: &str, input: &str, params: &Value) -> Result<Cla
 
 fn categories(given: Option<&Value>, wanted: Wanted) -> Result<Vec<&str>, PgError> {
     let given = match given {
-        None | Some(Value::Null) => return Err(PgError::raised("Categories array cannot be empty")),
-        Some(Value::Array(given)) if given.is_empty() => {
-            return Err(PgError::raised("Categories array cannot be empty"));
-        }
+        None | Some(Value::Null) => return Err(no_categories()),
+        Some(Value::Array(given)) if given.is_empty() => return Err(no_categories()),
         Some(Value::Array(given)) => given,
-        Some(_) => return Err(invalid("categories must be an array of texts")),
+        Some(_) => return Err(invalid("categories must be an array of texts").hint(CATEGORIES_HINT)),
     };
     if given.len() < 2 && !matches!(wanted, Wanted::AtLeast(_)) {
-        return Err(PgError::raised("Must provide at least 2 categories"));
+        return Err(PgError::raised("Must provide at least 2 categories").hint(
+            "With one alone there is nothing to choose: steadytext_if() says whether a text is of a kind, and steadytext_classify_multi() takes one category.",
+        ));
     }
     if given.len() > MAX_CATEGORIES {
         let count = given.len();
-        return Err(too_much(format!("there are {count} categories, at most {MAX_CATEGORIES} are allowed")));
+        return Err(too_much(format!("there are {count} categories, at most {MAX_CATEGORIES} are allowed"))
+            .hint("Classify in two steps: first into groups of categories."));
     }
     let names: Option<Vec<&str>> = given.iter().map(Value::as_str).collect();
     let names = names.ok_or_else(|| invalid("categories must be texts").hint("NULL is no category."))?;
     let mut seen = HashMap::new();
     for (index, name) in names.iter().enumerate() {
         if name.trim().is_empty() {
-            return Err(invalid(format!("category {} is empty", index + 1)));
+            return Err(invalid(format!("category {} is empty", index + 1)).hint(CATEGORIES_HINT));
         }
         if name.len() > MAX_CATEGORY_BYTES {
             let bytes = name.len();
@@ -258,57 +268,66 @@ fn categories(given: Option<&Value>, wanted: Wanted) -> Result<Vec<&str>, PgErro
             .hint("Give it a short name, and say in descriptions what belongs to it."));
         }
         if let Some(before) = seen.insert(*name, index) {
-            return Err(invalid(format!("category {} is the same as category {}", index + 1, before + 1)));
+            return Err(invalid(format!("category {} is the same as category {}", index + 1, before + 1))
+                .hint("Leave one of them out."));
         }
     }
     let bytes: usize = names.iter().map(|name| name.len()).sum();
     if bytes > MAX_CATEGORIES_BYTES {
         return Err(too_much(format!(
             "the categories have {bytes} bytes together, {MAX_CATEGORIES_BYTES} are allowed"
-        )));
+        ))
+        .hint("Give them short names, and say in descriptions what belongs to them."));
     }
     Ok(names)
+}
+
+fn no_categories() -> PgError {
+    PgError::raised("Categories array cannot be empty").hint(CATEGORIES_HINT)
 }
 
 fn descriptions(given: Option<&Value>, count: usize) -> Result<Vec<Option<String>>, PgError> {
     let given = match given {
         None | Some(Value::Null) => return Ok(vec![None; count]),
         Some(Value::Array(given)) => given,
-        Some(_) => return Err(invalid("descriptions must be an array of texts")),
+        Some(_) => return Err(invalid("descriptions must be an array of texts").hint(DESCRIPTIONS_HINT)),
     };
     if given.len() != count {
         return Err(invalid(format!("there are {} descriptions of {count} categories", given.len()))
-            .hint("Give one for each category; NULL where its name says it all."));
+            .hint(DESCRIPTIONS_HINT));
     }
     let description = |value: &Value| match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text.clone()).filter(|text| !text.trim().is_empty())),
-        _ => Err(invalid("descriptions must be texts")),
+        _ => Err(invalid("descriptions must be texts").hint(DESCRIPTIONS_HINT)),
     };
     given.iter().map(description).collect()
 }
 
 fn examples(given: Option<&Value>, categories: &[&str]) -> Result<Vec<Example>, PgError> {
     const FORM: &str = "examples must be an array of objects with input and category";
+    const HINT: &str = r#"As [{"input": "a text", "category": "its category"}]."#;
     let given = match given {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(given)) => given,
-        Some(_) => return Err(invalid(FORM)),
+        Some(_) => return Err(invalid(FORM).hint(HINT)),
     };
     if given.len() > MAX_EXAMPLES {
         let count = given.len();
-        return Err(too_much(format!("there are {count} examples, at most {MAX_EXAMPLES} are allowed")));
+        return Err(too_much(format!("there are {count} examples, at most {MAX_EXAMPLES} are allowed"))
+            .hint("A few for each category are enough."));
     }
     let example = |(index, value): (usize, &Value)| {
         let text = |name: &str| value.get(name).and_then(Value::as_str);
         let (Some(input), Some(category)) = (text("input"), text("category")) else {
-            return Err(invalid(FORM).hint(r#"As [{"input": "a text", "category": "its category"}]."#));
+            return Err(invalid(FORM).hint(HINT));
         };
         if value.as_object().is_some_and(|object| object.len() != 2) {
-            return Err(invalid(FORM));
+            return Err(invalid(FORM).hint(HINT));
         }
         if !categories.contains(&category) {
-            return Err(invalid(format!("the category of example {} is none of the categories", index + 1)));
+            return Err(invalid(format!("the category of example {} is none of the categories", index + 1))
+                .hint("Write it as it stands in categories, letter by letter."));
         }
         Ok(Example { input: input.to_owned(), category: category.to_owned() })
     };

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use postgres::Client;
 use postgres::error::{Severity, SqlState};
@@ -13,7 +14,7 @@ use super::storing::Ending;
 use super::{Alone, Server, Set};
 use crate::in_flight::{By, Wish};
 use crate::log::Level;
-use crate::protocol::{self, Claimed, Wanted};
+use crate::protocol::{self, Claim, Claimed, Wanted};
 use crate::turn_error::TurnError;
 
 impl Server<'_> {
@@ -161,6 +162,12 @@ impl Server<'_> {
         }
         if sets.is_empty() {
             complaints.push("there is no model on this machine that could be served".to_owned());
+        }
+        let claims = sets.iter().map(|set| Claim::new(&set.models, set.types.as_deref())).collect::<Vec<_>>();
+        if claims != self.claims {
+            self.claims = claims;
+            // Whoever looks for requests that nobody claims goes by it.
+            self.heartbeat_at = Instant::now();
         }
         self.sets = sets;
         if complaints != self.complaints {

@@ -75,6 +75,7 @@ impl Server<'_> {
                 active: i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX),
                 total: count(&self.database.completed) + count(&self.database.failed),
                 errors: count(&self.database.failed),
+                claims: &self.claims,
             },
         )?;
         Ok(())

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use crate::cluster::Cluster;
 use crate::process::{Signal, signal};
@@ -18,6 +19,7 @@ const MISLEADING: [&str; 4] = ["DATABASE_URL", "PGSSLMODE", "PGSSLROOTCERT", "PG
 pub struct WorkerElsewhere {
     process: Child,
     said: Arc<Mutex<String>>,
+    hears: Option<JoinHandle<()>>,
 }
 
 impl WorkerElsewhere {
@@ -45,13 +47,13 @@ impl WorkerElsewhere {
         let said = Arc::new(Mutex::new(String::new()));
         let stderr = process.stderr.take().expect("it is piped");
         let heard = Arc::clone(&said);
-        std::thread::spawn(move || {
+        let hears = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines() {
                 let Ok(line) = line else { break };
                 heard.lock().unwrap_or_else(PoisonError::into_inner).push_str(&(line + "\n"));
             }
         });
-        WorkerElsewhere { process, said }
+        WorkerElsewhere { process, said, hears: Some(hears) }
     }
 
     /// Sends it a signal.
@@ -68,6 +70,8 @@ impl WorkerElsewhere {
             status = self.process.try_wait().expect("our own child");
             status.is_some()
         });
+        // What it has said last has been heard as well.
+        self.hears.take().map(JoinHandle::join);
         status.is_some_and(|status| status.success())
     }
 

@@ -271,7 +271,7 @@ cross join lateral (select case x.grantee when 0 then 'public' else x.grantee::r
 where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_admin', 'steadytext_worker', 'steadytext_auditor')
     and not (r.name = 'pg_monitor' and pg_describe_object(p.classid, p.objid, p.sub) in (
         'schema steadytext', 'view steadytext_queue_counts', 'view steadytext_activity', 'table steadytext_daemon_health',
-        'function steadytext.activity()', 'function steadytext.worker_state()',
+        'function steadytext.activity()', 'function steadytext.worker_state()', 'function steadytext.unclaimed_requests()',
         'function steadytext_daemon_status()', 'function st_daemon_status()', 'function steadytext.server_checks()', 'function steadytext.pulls()',
         'function steadytext_diagnose()', 'function st_diagnose()', 'function steadytext_limit_usage()', 'function st_limit_usage()'))
     and not (r.name in ('pg_monitor', 'pg_read_all_stats') and pg_describe_object(p.classid, p.objid, p.sub) in (

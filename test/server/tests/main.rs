@@ -71,5 +71,6 @@ mod vectorizers;
 mod verbs;
 mod wake;
 mod workers_attacked;
+mod workers_begin;
 mod workers_elsewhere;
 mod workers_tls;
