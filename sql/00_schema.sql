@@ -115,6 +115,13 @@ as 'MODULE_PATHNAME', 'check_request_wrapper';
 comment on function steadytext.check_request() is
     'Checks every limit of a new request, so that plain INSERTs meet them too, and arms the wake that follows the commit';
 
+create function steadytext.count_retry()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'count_retry_wrapper';
+comment on function steadytext.count_retry() is
+    'Counts a request that was put back to pending, once it is, among those that wait';
+
 create function steadytext.wake_worker()
 returns trigger
 language c volatile

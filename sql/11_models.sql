@@ -21,6 +21,9 @@ create table @extschema@.steadytext_models (
     created_at timestamptz not null default pg_catalog.now(),
     updated_at timestamptz not null default pg_catalog.now()
 );
+-- A name is the same whatever its case, as claims compare names: of two that differ by it, one would never be served.
+create unique index steadytext_models_folded_name_idx on @extschema@.steadytext_models (pg_catalog.lower(name collate pg_catalog."C"));
+comment on index @extschema@.steadytext_models_folded_name_idx is 'One row per name, whatever its case';
 comment on table @extschema@.steadytext_models is
     'Models that requests may name; a file is looked for under pg_steadytext.model_dir';
 comment on column @extschema@.steadytext_models.name is 'What a request says in model or size';
@@ -217,11 +220,24 @@ returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_other text;
 begin
     if new.name is null or new.name !~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' or new.name in ('auto', 'builtin') then
         raise exception 'invalid model name "%"', left(new.name, 63)
             using errcode = 'invalid_parameter_value',
                   hint = 'Use up to 63 letters, digits, dots, dashes and underscores; auto and builtin are taken.';
+    end if;
+    -- The index refuses it as well, and says less. A default row makes room.
+    if tg_op = 'INSERT' or new.name <> old.name then
+        select m.name into v_other
+        from @extschema@.steadytext_models as m
+        where lower(m.name collate "C") = lower(new.name collate "C") and m.name <> new.name and not m.is_default
+            and (tg_op = 'INSERT' or m.name <> old.name);
+        if found then
+            raise exception 'there is a model "%" already, and case makes no other name of "%"', v_other, new.name
+                using errcode = 'unique_violation', hint = 'Change that row, or delete it first, or give another name.';
+        end if;
     end if;
     if new.task is null or new.task not in ('generate', 'embed', 'rerank') then
         raise exception 'invalid task "%" of model "%"', left(new.task, 63), new.name
@@ -295,7 +311,8 @@ begin
     if tg_table_name = 'steadytext_config' then
         delete from @extschema@.steadytext_config as c where c.key = new.key and c.is_default;
     else
-        delete from @extschema@.steadytext_models as m where m.name = new.name and m.is_default;
+        delete from @extschema@.steadytext_models as m
+        where lower(m.name collate "C") = lower(new.name collate "C") and m.is_default;
     end if;
     return new;
 end

@@ -140,7 +140,41 @@ returns void
 language c volatile
 as 'MODULE_PATHNAME', 'note_refusal_wrapper';
 comment on function steadytext.note_refusal(text) is
-    'Notes that the caller was refused a change of a vectorizer, an enrichment or a prompt, whatever becomes of the transaction; called before the error is raised';
+    'Notes that the caller was refused a change of a vectorizer, an enrichment or a prompt, whatever becomes of the transaction; called by refuse_change';
+
+-- Runs as the extension's owner, who alone may note a refusal. Anybody may call it and is refused then, as by the functions that do: what is noted is
+-- that, and only where the thing is there and is another one's.
+create function steadytext.refuse_change(p_kind text, p_name text, p_hint text)
+returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_caller oid := steadytext.outer_role();
+    v_message text := case p_kind
+        when 'prompt' then format('prompt "%s" belongs to another role', left(p_name, 100))
+        else format('must be owner of %s "%s"', p_kind, left(p_name, 100))
+    end;
+begin
+    if coalesce(p_kind, '') not in ('vectorizer', 'enrichment', 'prompt') then
+        raise exception 'there is no such kind of thing'
+            using errcode = 'invalid_parameter_value', hint = 'It is vectorizer, enrichment or prompt.';
+    end if;
+    if (case p_kind
+        when 'prompt' then not pg_has_role(v_caller, 'steadytext_admin', 'usage') and exists (
+            select from @extschema@.steadytext_prompts as p where p.slug = p_name and p.owner_role::oid <> v_caller)
+        else exists (
+            select from @extschema@.steadytext_vectorizers as v
+            where v.name = p_name and v.kind = p_kind and not coalesce(pg_has_role(v_caller, v.owner_role::oid, 'usage'), false))
+    end) then
+        perform steadytext.note_refusal(p_kind);
+    end if;
+    raise exception '%', v_message
+        using errcode = 'insufficient_privilege', hint = coalesce(left(p_hint, 200), 'It is its owner''s to say.');
+end
+$$;
+comment on function steadytext.refuse_change(text, text, text) is
+    'Refuses a change of a vectorizer, an enrichment or a prompt that is another role''s, and has it noted';
 
 create function steadytext.note_refusals(
     p_roles oid[],

@@ -245,12 +245,19 @@ as 'MODULE_PATHNAME', 'limit_usage_wrapper';
 comment on function @extschema@.steadytext_limit_usage() is
     'What roles that a limit binds have used in this database, now. For administrators and members of pg_monitor';
 
-create function steadytext.limit_wait(p_role oid)
+create function steadytext.limit_wait(p_role oid, p_count bigint)
 returns double precision
 language c volatile strict
 as 'MODULE_PATHNAME', 'limit_wait_wrapper';
-comment on function steadytext.limit_wait(oid) is
-    'Seconds until a role may ask for another request; NULL where it may at once. Called for vectorizers';
+comment on function steadytext.limit_wait(oid, bigint) is
+    'Seconds until a role may ask for as many requests at once; NULL where it may now. Called for vectorizers';
+
+create function steadytext.limit_room(p_role oid, p_now boolean)
+returns bigint
+language c volatile strict
+as 'MODULE_PATHNAME', 'limit_room_wrapper';
+comment on function steadytext.limit_room(oid, boolean) is
+    'How many requests a role may ask for at once, now or when it has asked for none; NULL: as many as it likes. Called for vectorizers';
 
 create function steadytext.save_usage(p_roles oid[], p_seconds bigint[], p_requests bigint[], p_tokens bigint[])
 returns void

@@ -198,6 +198,11 @@ create trigger wake_worker after update of status, priority, run_after, alone on
     for each statement execute function steadytext.wake_worker();
 comment on trigger wake_worker on @extschema@.steadytext_queue is
     'A request put back to pending, or cancelled, or moved in the order of claims, is noticed at once';
+-- The condition is looked at for every change of a status, the protocol's included: the comparison that fails for those comes first.
+create trigger count_retry after update of status on @extschema@.steadytext_queue
+    for each row when (new.status = 'pending' and old.status = 'failed') execute function steadytext.count_retry();
+comment on trigger count_retry on @extschema@.steadytext_queue is
+    'A request that its owner has put back counts as pending; what steadytext.admit_retry() was only called for does not';
 
 create trigger recount_requests after delete or truncate on @extschema@.steadytext_queue
     for each statement execute function steadytext.recount_requests();
@@ -208,6 +213,7 @@ comment on trigger recount_requests on @extschema@.steadytext_queue is
 alter table @extschema@.steadytext_queue
     enable always trigger check_request,
     enable always trigger wake_worker,
+    enable always trigger count_retry,
     enable always trigger recount_requests;
 
 -- Every request leaves two dead versions behind. Vacuum comes early, by number rather than
@@ -234,7 +240,7 @@ returns boolean
 language c volatile
 as 'MODULE_PATHNAME', 'admit_retry_wrapper';
 comment on function steadytext.admit_retry() is
-    'Counts a request that is put back to pending, or refuses it as an enqueuing function would where the queue is full';
+    'Admits a request that is put back to pending, or refuses it as an enqueuing function would where the queue is full';
 
 create policy user_select on @extschema@.steadytext_queue
     for select to steadytext_user

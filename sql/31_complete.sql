@@ -29,7 +29,49 @@ $$;
 comment on function steadytext.vectors(real[], integer, anyelement) is
     'Numbers as an array of p_count vectors of the type of p_like; called by complete_requests';
 
--- Answers of a worker elsewhere can be anything: no row gets one that its type has no place for, or that no model can have given.
+-- What a worker elsewhere says of requests is bounded before it is looked at.
+create function steadytext.check_lengths(p_ids bigint[], p_names text[], p_lengths integer[])
+returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c_most constant integer := 10000;
+    v_count integer := coalesce(cardinality(p_ids), 0);
+    v_problem text;
+begin
+    if v_count > c_most then
+        raise exception '% requests can be spoken of at once, not %', c_most, v_count
+            using errcode = 'invalid_parameter_value', hint = 'Say it in several calls.';
+    end if;
+    select a.name into v_problem from unnest(p_names, p_lengths) as a(name, length) where a.length > v_count limit 1;
+    if v_problem is not null then
+        raise exception '% has more elements than p_ids', v_problem
+            using errcode = 'invalid_parameter_value', hint = 'Each array has one element for each request.';
+    end if;
+end
+$$;
+comment on function steadytext.check_lengths(bigint[], text[], integer[]) is
+    'Refuses what a worker elsewhere says of too many requests, or of more than it names; called by the functions of the protocol';
+
+create function steadytext.answer_flaw(
+    p_request_type text,
+    p_prompt text,
+    p_prompts text[],
+    p_params jsonb,
+    p_result text,
+    p_list text[],
+    p_numbers real[],
+    p_count integer
+)
+returns text
+language c volatile
+as 'MODULE_PATHNAME', 'answer_flaw_wrapper';
+comment on function steadytext.answer_flaw(text, text, text[], jsonb, text, text[], real[], integer) is
+    'What keeps an answer from being one to a request, as far as that is seen in little time: a text that its choices, its pattern or its schema excludes, a list of other things than were given, a vector that no model makes; NULL: nothing. Called by check_answers';
+
+-- Answers of a worker elsewhere can be anything: no row gets one that its type has no place for, that what was asked excludes, or that no model can
+-- have given.
 create function steadytext.check_answers(
     p_worker text,
     p_ids bigint[],
@@ -53,43 +95,45 @@ set jit = off
 as $$
 declare
     c_most constant integer := 10000;
-    v_count integer := coalesce(cardinality(p_ids), 0);
     v_bytes bigint := greatest(steadytext.config_integer('max_tokens_limit')::bigint * 1024, 262144);
+    v_given record;
     v_problem text;
     v_number integer;
 begin
-    if v_count > c_most then
-        raise exception '% requests can be ended at once, not %', c_most, v_count
-            using errcode = 'invalid_parameter_value', hint = 'End them with several calls.';
-    end if;
-    select a.name into v_problem
-    from (values ('p_attempts', cardinality(p_attempts)), ('p_results', cardinality(p_results)),
-        ('p_embedding_lengths', cardinality(p_embedding_lengths)), ('p_embedding_counts', cardinality(p_embedding_counts)),
-        ('p_list_lengths', cardinality(p_list_lengths)), ('p_finish_reasons', cardinality(p_finish_reasons))) as a(name, length)
-    where a.length > v_count
-    limit 1;
-    if v_problem is not null then
-        raise exception '% has more elements than p_ids', v_problem
-            using errcode = 'invalid_parameter_value', hint = 'Give one element for each request.';
-    end if;
+    perform steadytext.check_lengths(p_ids,
+        array['p_attempts', 'p_results', 'p_embedding_lengths', 'p_embedding_counts', 'p_list_lengths', 'p_finish_reasons'],
+        array[cardinality(p_attempts), cardinality(p_results), cardinality(p_embedding_lengths), cardinality(p_embedding_counts),
+            cardinality(p_list_lengths), cardinality(p_finish_reasons)]);
     if exists (select from unnest(p_embedding_lengths) as l(n) where l.n not between 0 and 16000)
         or exists (select from unnest(p_embedding_counts) as l(n) where l.n not between 0 and c_most)
         or exists (select from unnest(p_list_lengths) as l(n) where l.n < 0)
         or exists (select from unnest(p_tokens) as t(n) where t.n < 0)
         or exists (select from unnest(p_finish_reasons) as f(reason) where f.reason not in ('stop', 'length', 'constraint'))
-        or (select sum(g.length::bigint * coalesce(g.count, 1)) from unnest(p_embedding_lengths, p_embedding_counts) as g(length, count))
-            > coalesce(cardinality(p_embeddings), 0)
-        or (select sum(l.n::bigint) from unnest(p_list_lengths) as l(n)) > coalesce(cardinality(p_lists), 0)
+        or (select coalesce(sum(g.length::bigint * coalesce(g.count, 1)), 0) from unnest(p_embedding_lengths, p_embedding_counts) as g(length, count))
+            <> coalesce(cardinality(p_embeddings), 0)
+        or (select coalesce(sum(l.n::bigint), 0) from unnest(p_list_lengths) as l(n)) <> coalesce(cardinality(p_lists), 0)
+        or cardinality(p_tokens) > 4 * coalesce(cardinality(p_ids), 0)
+        -- What is cut out of an array is cut by its numbers from 1 on.
+        or array_ndims(p_embeddings) > 1 or array_lower(p_embeddings, 1) <> 1 or array_position(p_embeddings, null) is not null
+        or array_ndims(p_lists) > 1 or array_lower(p_lists, 1) <> 1
     then
         raise exception 'lengths, counts and numbers of an answer must be what they are of'
             using errcode = 'invalid_parameter_value',
                 hint = 'Lengths are those of what is given; vectors have 16,000 numbers at most; finish reasons are stop, length and constraint.';
     end if;
+    -- As in write_answers: a field of a record stays packed.
+    select p_embeddings as numbers, p_lists as lists into v_given;
     select g.n, p.problem into v_number, v_problem
-    from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths)
-        with ordinality as g(id, attempt, result, length, count, list_length, n)
+    from (
+        select u.*,
+            sum(u.length * coalesce(u.count, 1)) over w::integer as last,
+            sum(u.list_length) over w::integer as last_text
+        from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths)
+            with ordinality as u(id, attempt, result, length, count, list_length, n)
+        window w as (order by u.n rows unbounded preceding)
+    ) as g
     cross join lateral (
-        select q.request_type, q.prompts
+        select q.request_type, q.prompt, q.prompts, q.params
         from @extschema@.steadytext_queue as q
         where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
     ) as q
@@ -105,13 +149,19 @@ begin
             when g.result is null or g.count is not null or g.length > 0 then 'must be a text'
             -- Those with a list repeat what they were given.
             when octet_length(g.result) > v_bytes and q.prompts is null then format('is longer than %s bytes', v_bytes)
-        end as problem
+        end as shape
+    ) as s
+    cross join lateral (
+        select coalesce(s.shape, steadytext.answer_flaw(q.request_type, q.prompt, q.prompts, q.params, g.result,
+            case when g.list_length is not null then v_given.lists[g.last_text - g.list_length + 1 : g.last_text] end,
+            case when g.length > 0 then v_given.numbers[g.last - g.length * coalesce(g.count, 1) + 1 : g.last] end,
+            g.count)) as problem
     ) as p
     where p.problem is not null
     limit 1;
     if v_problem is not null then
-        raise exception 'answer % %', v_number, v_problem
-            using errcode = 'invalid_parameter_value', hint = 'Give what the request''s type asks for: docs/sql.md, "The protocol".';
+        raise exception 'answer % %', v_number, v_problem using errcode = 'invalid_parameter_value',
+            hint = 'Nothing was written. A request that cannot be answered is ended by steadytext.fail_requests().';
     end if;
 end
 $$;
@@ -363,6 +413,10 @@ declare
     v_outcomes text[] := '{}';
 begin
     perform steadytext.check_worker(p_worker);
+    if not steadytext.is_own_worker() then
+        perform steadytext.check_lengths(p_ids, array['p_attempts', 'p_errors', 'p_codes', 'p_retry'],
+            array[cardinality(p_attempts), cardinality(p_errors), cardinality(p_codes), cardinality(p_retry)]);
+    end if;
     perform steadytext.make_constraints_immediate();
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];

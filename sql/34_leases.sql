@@ -21,6 +21,9 @@ declare
     v_ranges integer[] := array[1, cardinality(p_ids)];
 begin
     perform steadytext.check_worker(p_worker, p_lease_seconds);
+    if not steadytext.is_own_worker() then
+        perform steadytext.check_lengths(p_ids, '{p_attempts}', array[cardinality(p_attempts)]);
+    end if;
     perform steadytext.make_constraints_immediate();
     -- Half of a lease left is enough: most calls write nothing. A lease that cannot be written is
     -- left as it is.
@@ -86,6 +89,9 @@ declare
     v_ranges integer[] := array[1, cardinality(p_ids)];
 begin
     perform steadytext.check_worker(p_worker);
+    if not steadytext.is_own_worker() then
+        perform steadytext.check_lengths(p_ids, '{p_attempts}', array[cardinality(p_attempts)]);
+    end if;
     perform steadytext.make_constraints_immediate();
     while cardinality(v_ranges) > 0 loop
         begin

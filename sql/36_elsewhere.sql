@@ -155,6 +155,9 @@ declare
     v record;
 begin
     perform steadytext.check_worker(p_worker);
+    if not steadytext.is_own_worker() then
+        perform steadytext.check_lengths(p_ids, '{p_attempts,p_reports}', array[cardinality(p_attempts), cardinality(p_reports)]);
+    end if;
     with told as materialized (
         select q.id, q.attempt, r.*
         from (

@@ -265,10 +265,8 @@ begin
     set updated_at = now(), updated_by = current_user
     where p.id = v_prompt;
     if not found then
-        perform steadytext.note_refusal('prompt');
-        raise exception 'prompt "%" belongs to another role', slug
-            using errcode = 'insufficient_privilege',
-                  hint = 'Its owner and members of steadytext_admin may change it; you may keep one of your own under another name.';
+        perform steadytext.refuse_change('prompt', slug,
+            'Its owner and members of steadytext_admin may change it; you may keep one of your own under another name.');
     end if;
     insert into @extschema@.steadytext_prompt_versions as v (prompt_id, version, template, metadata)
     select v_prompt, coalesce(max(o.version), 0) + 1, steadytext_prompt_update.template, steadytext_prompt_update.metadata
@@ -424,9 +422,7 @@ begin
         return true;
     end if;
     if exists (select from @extschema@.steadytext_prompts as p where p.slug = steadytext_prompt_delete.slug) then
-        perform steadytext.note_refusal('prompt');
-        raise exception 'prompt "%" belongs to another role', slug
-            using errcode = 'insufficient_privilege', hint = 'Its owner and members of steadytext_admin may delete it.';
+        perform steadytext.refuse_change('prompt', slug, 'Its owner and members of steadytext_admin may delete it.');
     end if;
     return false;
 end

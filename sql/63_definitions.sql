@@ -163,6 +163,7 @@ create table @extschema@.steadytext_vectorizer_state (
     measured_total bigint not null default 0,
     problem text,
     retry_at timestamptz,
+    is_limited boolean not null default false,
     is_ready boolean not null default false,
     slow_until timestamptz,
     overruns integer not null default 0,
@@ -187,6 +188,8 @@ comment on column @extschema@.steadytext_vectorizer_state.measured_total is 'emb
 comment on column @extschema@.steadytext_vectorizer_state.problem is
     'Why nothing is done for the vectorizer as a whole; NULL: nothing is wrong';
 comment on column @extschema@.steadytext_vectorizer_state.retry_at is 'Nothing is tried before then, as something was in the way';
+comment on column @extschema@.steadytext_vectorizer_state.is_limited is
+    'The problem is a limit of the owner''s, which it waits for: nothing is broken';
 comment on column @extschema@.steadytext_vectorizer_state.is_ready is
     'All vectors are there: the slow process makes the index, or has it take the place of the one before';
 comment on column @extschema@.steadytext_vectorizer_state.slow_until is
@@ -280,6 +283,24 @@ create trigger wake_vectorizers after insert or update or delete on @extschema@.
 comment on trigger wake_vectorizers on @extschema@.steadytext_vectorizers is 'What is asked for by a definition is begun at once';
 alter table @extschema@.steadytext_vectorizers enable always trigger wake_vectorizers;
 
+-- PostgreSQL cuts identifiers at 63 bytes, and never within a character.
+create function steadytext.appended_name(p_name text, p_suffix text)
+returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_name text := left(p_name, greatest(63 - octet_length(p_suffix), 0));
+begin
+    while v_name <> '' and octet_length(v_name) + octet_length(p_suffix) > 63 loop
+        v_name := left(v_name, -1);
+    end loop;
+    return v_name || p_suffix;
+end
+$$;
+comment on function steadytext.appended_name(text, text) is
+    'A name with something behind it, cut so that it is an identifier: by bytes, and between characters';
+
 create function steadytext.definition_id(p_name text, p_kind text)
 returns uuid
 language plpgsql stable
@@ -307,9 +328,7 @@ declare
     v_id uuid := steadytext.definition_id(p_name, p_kind);
 begin
     if not steadytext.owns_vectorizer(v_id) then
-        perform steadytext.note_refusal(p_kind);
-        raise exception 'must be owner of % "%"', p_kind, left(p_name, 100)
-            using errcode = 'insufficient_privilege', hint = format('SET ROLE to its owner, whom steadytext_%s_status shows.', p_kind);
+        perform steadytext.refuse_change(p_kind, p_name, format('SET ROLE to its owner, whom steadytext_%s_status shows.', p_kind));
     end if;
     return v_id;
 end

@@ -1,10 +1,11 @@
 -- How a definition, a vectorizer or an enrichment, is tied to its tables: triggers that note what changes, and that are read to find the
 -- tables again; and how the keys of its rows are written in SQL.
 --
--- On the source there are three. The first fires for rows that come and go; its list of columns, which PostgreSQL keeps up
+-- On the source there are three, and one for each column that is filled. The first fires for rows that come and go; its list of columns, which PostgreSQL keeps up
 -- to date, says which columns are the key, which are read, and which hold what is made of them: the vector and what it was made from, or the
 -- value of an enrichment. It goes with any of these columns, and the others stay: by them the table is still known. The second fires for rows that change, whatever the statement
--- says it changes: triggers of the user's may change more. The third one fires when the table is emptied. On the table of the vectors there is one,
+-- says it changes: triggers of the user's may change more. The third one fires when the table is emptied. Those of
+-- columns that are filled never fire: they say which these are when the first one has gone. On the table of the vectors there is one,
 -- for when that is emptied. Row triggers are what PostgreSQL gives to partitions, now and later, and what logical replication fires.
 
 create function steadytext.note_row()
@@ -20,6 +21,18 @@ language c volatile
 as 'MODULE_PATHNAME', 'note_row_wrapper';
 comment on function steadytext.note_destination() is
     'Notes that vectors were deleted as a whole. Argument: the number of the definition';
+
+create function steadytext.mark_column()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return null;
+end
+$$;
+comment on function steadytext.mark_column() is
+    'Does nothing, and never fires: its triggers say which columns a definition fills. Arguments: the number of the definition; filled, or hashed';
 
 create function steadytext.vectorizer_place(
     p_id uuid,
@@ -43,7 +56,7 @@ declare
     v_keys integer;
     v_embedded integer;
 begin
-    select v.owner_role::oid as owner, v.kind, v.source, v.destination, v.target_column into v_definition
+    select v.owner_role::oid as owner, v.source, v.destination into v_definition
     from @extschema@.steadytext_vectorizers as v
     where v.id = p_id;
     if not found then
@@ -107,14 +120,17 @@ begin
         select array_agg(format_type(a.atttypid, a.atttypmod) order by k.n) into key_types
         from unnest(key_columns) with ordinality as k(name, n)
         join pg_attribute as a on a.attrelid = source and a.attname = k.name and not a.attisdropped;
-        -- By name, as nothing else is left of them: what is of another type is somebody's own.
-        select max(a.attname::text) filter (where a.attname = v_definition.target_column
-                and (v_definition.kind <> 'vectorizer' or format_type(a.atttypid, null) ~ '(^|[.])vector$')),
-            max(a.attname::text) filter (where v_definition.kind = 'vectorizer' and a.atttypid = 'bytea'::regtype
-                and a.attname = left(v_definition.target_column, 58) || '_hash')
+        -- What was filled is known by a trigger that lists it and goes with it. By name it could be somebody's own, made anew since.
+        select max(a.attname::text) filter (where substr(t.tgargs, 38, 6) = 'filled'::bytea),
+            max(a.attname::text) filter (where substr(t.tgargs, 38, 6) = 'hashed'::bytea)
         into target_column, hash_column
-        from pg_attribute as a
-        where a.attrelid = source and a.attnum > 0 and not a.attisdropped;
+        from pg_depend as d
+        join pg_trigger as t on t.oid = d.objid
+        join pg_attribute as a on a.attrelid = t.tgrelid and a.attnum = any (t.tgattr::int2[])
+        where d.refclassid = 'pg_proc'::regclass and d.refobjid = 'steadytext.mark_column()'::regprocedure
+            and d.classid = 'pg_trigger'::regclass
+            and t.tgparentid = 0::oid and t.tgnargs = 2 and t.tgrelid = source::oid
+            and substr(t.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8');
     end if;
     if v_definition.destination is not null then
         select t.tgrelid::regclass into destination
@@ -372,7 +388,12 @@ begin
         steadytext.vectorizer_trigger(p_id, 'updates'), p_source, p_id);
     execute format('create trigger %I after truncate on %s for each statement execute function steadytext.note_row(%L)',
         steadytext.vectorizer_trigger(p_id, 'truncate'), p_source, p_id);
-    foreach v_what in array array['rows', 'updates', 'truncate'] loop
+    foreach v_what in array (array['filled', 'hashed'])[1 : cardinality(p_filled)] loop
+        execute format(
+            'create trigger %I after update of %I on %s for each statement when (false) execute function steadytext.mark_column(%L, %L)',
+            steadytext.vectorizer_trigger(p_id, v_what), p_filled[case v_what when 'filled' then 1 else 2 end], p_source, p_id, v_what);
+    end loop;
+    foreach v_what in array array['rows', 'updates', 'truncate'] || (array['filled', 'hashed'])[1 : cardinality(p_filled)] loop
         execute format('alter trigger %I on %s depends on extension pg_steadytext', steadytext.vectorizer_trigger(p_id, v_what), p_source);
     end loop;
 end
@@ -389,7 +410,7 @@ as $$
     select format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass)
     from pg_trigger as t
     where t.tgrelid = any (p_relations::oid[]) and t.tgparentid = 0::oid
-        and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.note_destination()'::regprocedure)
+        and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.note_destination()'::regprocedure, 'steadytext.mark_column()'::regprocedure)
         and substr(t.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8')
 $$;
 comment on function steadytext.definition_trigger_drops(uuid, regclass[]) is 'Statements that drop the triggers of a definition from tables';

@@ -222,6 +222,7 @@ begin
         update @extschema@.steadytext_vectorizer_state as s set
             overruns = least(c.overruns + 1, 20),
             problem = case when p_code is null or p_slow then left(p_message, 2000) else s.problem end,
+            is_limited = s.is_limited and p_code is not null and not p_slow,
             retry_at = case when p_code is null or p_slow
                 then clock_timestamp() + least(interval '30 seconds' * 2 ^ c.overruns, interval '6 hours') end,
             slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ c.overruns, interval '1 day'),
@@ -234,8 +235,9 @@ begin
         return;
     end if;
     update @extschema@.steadytext_vectorizer_state as s set
-        -- A lock, or a server that is full, is no problem of the vectorizer's.
-        problem = case when steadytext.is_transient(p_code) then s.problem else left(p_message, 2000) end,
+        -- A lock, or a server that is full, is no problem of the vectorizer's. A limit of its owner's is none either, but it is waited for, and that is said.
+        problem = case when steadytext.is_transient(p_code) and p_code <> '53400' then s.problem else left(p_message, 2000) end,
+        is_limited = case when steadytext.is_transient(p_code) and p_code <> '53400' then s.is_limited else p_code = '53400' end,
         retry_at = clock_timestamp() + case
             when not steadytext.is_transient(p_code) then interval '30 seconds'
             when exists (select from @extschema@.steadytext_vectorizers as v where v.id = p_id and v.replaces is not null) then interval '5 seconds'

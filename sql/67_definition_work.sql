@@ -32,14 +32,14 @@ begin
     end if;
     if p_problem is not null then
         update @extschema@.steadytext_vectorizer_state as s set
-            problem = p_problem, retry_at = clock_timestamp() + interval '5 seconds',
+            problem = p_problem, is_limited = false, retry_at = clock_timestamp() + interval '5 seconds',
             -- Where triggers are disabled, nobody has noted what changed: when they are back, the table is compared.
             signature = case when s.signature is not null then 'changed unseen' end
         where s.vectorizer_id = p_id;
         return null;
     end if;
     if v_state.problem is not null or v_state.retry_at is not null then
-        update @extschema@.steadytext_vectorizer_state as s set problem = null, retry_at = null where s.vectorizer_id = p_id;
+        update @extschema@.steadytext_vectorizer_state as s set problem = null, is_limited = false, retry_at = null where s.vectorizer_id = p_id;
     end if;
     return v_state;
 end

@@ -8,7 +8,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_limit integer := steadytext.config_integer('max_batch_size') - 1;
+    v_owner oid := (select v.owner_role::oid from @extschema@.steadytext_vectorizers as v where v.id = p_id);
+    v_room bigint := steadytext.limit_room(v_owner, true);
+    v_largest bigint := steadytext.limit_room(v_owner, false);
     v_most integer := least(511, v_limit);
+    v_asked bigint := 0;
+    v_waiting bigint;
+    v_pause interval;
     v_row record;
     v_numbers integer[] := '{}';
     v_number integer := 1;
@@ -30,6 +36,19 @@ begin
             v_numbers[v_row.n] := 0;
             continue;
         end if;
+        if v_largest > 0 and v_row.texts > v_largest then
+            perform steadytext.note_vectorizer_failure(p_id, p_rows -> (v_row.n - 1),
+                format('the text has %s chunks, and steadytext_rate_limits allows its owner %s requests at once', v_row.texts, v_largest), '53400');
+            v_numbers[v_row.n] := 0;
+            continue;
+        end if;
+        -- What a limit of the owner's has no room for waits, and what comes after it, so that it is not overtaken for ever.
+        if v_waiting is not null or v_asked + v_row.texts > v_room then
+            v_waiting := coalesce(v_waiting, v_row.texts);
+            v_numbers[v_row.n] := -1;
+            continue;
+        end if;
+        v_asked := v_asked + v_row.texts;
         if v_texts > 0 and (v_texts + v_row.texts > v_most or v_bytes > 4000000) then
             v_number := v_number + 1;
             v_texts := 0;
@@ -75,6 +94,19 @@ begin
         end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (v_id, p_id, v_request.keys);
     end loop;
+    if v_waiting is not null then
+        v_pause := least(coalesce(steadytext.limit_wait(v_owner, v_waiting), 1), 10) * interval '1 second';
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced, run_after)
+        select p_id, json_agg(e.item -> 'key' order by e.n), count(*), true, clock_timestamp() + v_pause
+        from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
+        where e.number = -1;
+        update @extschema@.steadytext_vectorizer_state as s set
+            problem = format('steadytext_rate_limits leaves its owner no room for the next text, which makes %s requests: it goes on by itself', v_waiting),
+            is_limited = true,
+            retry_at = clock_timestamp() + v_pause
+        where s.vectorizer_id = p_id
+            and not exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id);
+    end if;
 end
 $$;
 comment on function steadytext.make_vectorizer_batches(uuid, jsonb) is 'Makes requests of the texts of rows; called by the steps';
@@ -410,6 +442,10 @@ begin
         and not exists (
             select from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and w.id <= v_state.scan_until)
+        -- What was put off was noted anew, and is not done either.
+        and not exists (
+            select from @extschema@.steadytext_vectorizer_work as w
+            where w.vectorizer_id = p_id and w.run_after is not null)
     then
         if not p_slow and (v_definition.replaces is not null or v_statements.make_index is not null) then
             update @extschema@.steadytext_vectorizer_state as s set is_ready = true where s.vectorizer_id = p_id;
@@ -434,19 +470,20 @@ begin
     -- The model gets something to do before its answers are written. Few notes are taken when nothing is under way; while
     -- something is, they gather.
     if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
-        v_wait := steadytext.limit_wait(v_definition.owner);
+        v_wait := steadytext.limit_wait(v_definition.owner, 1);
     end if;
     if v_wait is not null then
         -- Its owner has used up what is allowed; answers that come are written all the same.
         if v_batches = 0 then
             update @extschema@.steadytext_vectorizer_state as s set
                 problem = format('its owner has used up what steadytext_rate_limits allows: it goes on in %s seconds', ceil(v_wait)),
+                is_limited = true,
                 retry_at = clock_timestamp() + least(v_wait, 10) * interval '1 second'
             where s.vectorizer_id = p_id;
             return false;
         end if;
     elsif v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
-        v_keys := steadytext.take_noted_rows(p_id, v_state.slice, null);
+        v_keys := steadytext.take_noted_rows(p_id, least(v_state.slice, steadytext.limit_room(v_definition.owner, true))::integer, null);
         if v_keys is not null then
             perform steadytext.in_parts(p_id, 'read rows of a vectorizer', v_statements, v_keys, null);
             -- What a step costs by itself is shared by more and more rows, as long as they are quickly read and are not cut into very many chunks.

@@ -32,9 +32,7 @@ begin
         and to_jsonb(new) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
             is distinct from to_jsonb(old) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
     then
-        perform steadytext.note_refusal(old.kind);
-        raise exception 'must be owner of % "%"', old.kind, old.name using errcode = 'insufficient_privilege',
-            hint = 'Who does not own it may only pause it, or give it to the owner of its table.';
+        perform steadytext.refuse_change(old.kind, old.name, 'Who does not own it may only pause it, or give it to the owner of its table.');
     end if;
     -- What names no columns of the definition is refused here, so that nobody's statements or views fail by it.
     if v_wrong is null and new.format is not null then
@@ -123,6 +121,9 @@ declare
     v_id uuid;
     v_type oid;
     v_typmod integer;
+    -- Of long names that are cut alike, the next one's ends otherwise.
+    v_hash_column text := case when p_replaces is null then steadytext.appended_name(p_target_column, '_hash')
+        else steadytext.appended_name(left(p_target_column, -5), '_next_hash') end;
 begin
     select c.relname, c.relkind, c.relowner, c.relpersistence, n.nspname into v_table
     from pg_class as c
@@ -163,6 +164,10 @@ begin
             using errcode = 'invalid_table_definition', hint = 'A vectorizer knows rows by a primary key, or by a unique index over columns that are NOT NULL.';
     end if;
 
+    if octet_length(p_target_column) > 63 then
+        raise exception 'the name of the column "%" is too long', left(p_target_column, 100)
+            using errcode = 'name_too_long', hint = 'Give another target_column, of 63 bytes at most.';
+    end if;
     if coalesce(cardinality(p_columns), 0) = 0 then
         raise exception 'columns must name at least one column'
             using errcode = 'invalid_parameter_value', hint = 'Say which ones are embedded: columns => array[''body''].';
@@ -181,7 +186,7 @@ begin
                             where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped order by a.attnum limit 30
                         ) as a));
         end if;
-        if v_column = any (v_keys.names) or v_column in (p_target_column, left(p_target_column, 58) || '_hash') then
+        if v_column = any (v_keys.names) or v_column in (p_target_column, v_hash_column) then
             raise exception 'column "%" is part of the key, or holds the vector', v_column
                 using errcode = 'invalid_parameter_value', hint = 'Name columns that have text.';
         end if;
@@ -262,19 +267,19 @@ begin
         end if;
         if exists (
             select from pg_attribute as a
-            where a.attrelid = p_source and a.attname = left(p_target_column, 58) || '_hash' and not a.attisdropped)
+            where a.attrelid = p_source and a.attname = v_hash_column and not a.attisdropped)
         then
-            raise exception 'there is a column "%" already', left(p_target_column, 58) || '_hash'
+            raise exception 'there is a column "%" already', v_hash_column
                 using errcode = 'duplicate_column',
                     hint = 'A vectorizer keeps there what each vector was made from: rename or drop it, or give another target_column.';
         end if;
-        execute format('alter table %s add column %I bytea', p_source, left(p_target_column, 58) || '_hash');
+        execute format('alter table %s add column %I bytea', p_source, v_hash_column);
         if p_index <> 'none' then
             execute steadytext.vectorizer_index(p_source::text, p_target_column, p_index, p_distance, v_schema);
         end if;
     end if;
     perform steadytext.make_definition_triggers(v_id, p_source, v_keys.names, p_columns,
-        array_remove(array[p_target_column, left(p_target_column, 58) || '_hash'], null));
+        array_remove(array[p_target_column, v_hash_column], null));
     return v_id;
 end
 $$;
@@ -308,7 +313,7 @@ as $$
 declare
     v_table text := (select c.relname from pg_class as c where c.oid = source);
     v_schema text := (select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = source);
-    v_name text := coalesce(name, v_table || '_' || columns[1]);
+    v_name text := coalesce(name, left(v_table || '_' || columns[1], 100));
     v_destination text := coalesce(destination, v_table || '_' || columns[1] || '_embedding');
     v_model text := coalesce(nullif(model, 'auto'), steadytext.default_embedding_model());
     -- 0: the text is not cut. Beside a chunk there is room for what the format has around it.

@@ -52,7 +52,7 @@ declare
     v_wrong text;
 begin
     for v in
-        select d.*, s.scan, s.is_indexed, s.problem, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new,
+        select d.*, s.scan, s.is_indexed, s.problem, s.is_limited, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new,
             coalesce(s.is_ready, false) or coalesce(s.slow_until > clock_timestamp(), false) as is_slow
         from @extschema@.steadytext_vectorizers as d
         left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
@@ -105,6 +105,7 @@ begin
             when v.speed > 0 then greatest(pending + in_flight, case when v.scan is not null then rows - embedded - failed - skipped end) / v.speed
         end;
         state := case
+            when v.is_limited and problem = v.problem then 'waiting_for_limit'
             when problem is not null then 'broken'
             when v.is_paused then 'paused'
             when v.scan is not null or v.is_new then 'scanning'
@@ -125,7 +126,7 @@ comment on view @extschema@.steadytext_vectorizer_status is
     'How your vectorizers are, all of them for administrators: how many rows have vectors, what is to be done and what failed. Counts the tables';
 comment on column @extschema@.steadytext_vectorizer_status.name is 'Name of the vectorizer; one that takes the place of another ends with (next)';
 comment on column @extschema@.steadytext_vectorizer_status.state is
-    'idle: everything is embedded or has failed; scanning, embedding, indexing, replacing: under way; paused; broken: see problem';
+    'idle: everything is embedded or has failed; scanning, embedding, indexing, replacing: under way; paused; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
 comment on column @extschema@.steadytext_vectorizer_status.source is 'The table; NULL where it is gone';
 comment on column @extschema@.steadytext_vectorizer_status.columns is 'The columns that are embedded, as they are called now';
 comment on column @extschema@.steadytext_vectorizer_status.destination is 'The table of the chunks and their vectors';
@@ -144,7 +145,7 @@ comment on column @extschema@.steadytext_vectorizer_status.stale is
     'Rows whose vectors are by another model, or another file of the same name, than the latest ones';
 comment on column @extschema@.steadytext_vectorizer_status.rows_per_second is 'How fast it was lately';
 comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'How long the rest takes at that speed';
-comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all; it is tried again by itself';
+comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all, or what is waited for; it is tried again by itself';
 comment on column @extschema@.steadytext_vectorizer_status.owner is 'The role that the table belongs to, with whose rights vectors are written';
 
 create function steadytext.vectorizer_errors(p_kind text)

@@ -36,7 +36,7 @@ begin
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
     where c.oid = source;
-    v_name := coalesce(name, v_table.relname || '_' || target_column);
+    v_name := coalesce(name, left(v_table.relname || '_' || target_column, 100));
     if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'enrichment') then
         if if_not_exists and exists (
             select from @extschema@.steadytext_vectorizers as v
@@ -49,6 +49,10 @@ begin
             using errcode = 'duplicate_object', hint = case
                 when if_not_exists then 'It is one of another table. Give another name.'
                 else 'Give another name, or if_not_exists => true.' end;
+    end if;
+    if octet_length(target_column) > 63 then
+        raise exception 'the name of the column "%" is too long', left(target_column, 100)
+            using errcode = 'name_too_long', hint = 'Give another target_column, of 63 bytes at most.';
     end if;
     if v_table.relkind is null or v_table.relkind not in ('r', 'p') or v_table.relpersistence = 't' or v_table.nspname in ('pg_catalog', 'steadytext') then
         raise exception '% is not a table that can be enriched', source

@@ -212,7 +212,7 @@ declare
     v_wrong text;
 begin
     for v in
-        select d.*, s.scan, s.problem, s.rows_per_second as speed, s.vectorizer_id is null as is_new,
+        select d.*, s.scan, s.problem, s.is_limited, s.rows_per_second as speed, s.vectorizer_id is null as is_new,
             coalesce(s.is_ready, false) or coalesce(s.slow_until > clock_timestamp(), false) as is_slow
         from @extschema@.steadytext_vectorizers as d
         left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
@@ -265,6 +265,7 @@ begin
             when v.speed > 0 then greatest(pending + in_flight, case when v.scan is not null then rows - done - failed end) / v.speed
         end;
         state := case
+            when v.is_limited and problem = v.problem then 'waiting_for_limit'
             when problem is not null then 'broken'
             when v.is_paused then 'paused'
             when v.scan is not null or v.is_new then 'scanning'
@@ -283,7 +284,7 @@ comment on view @extschema@.steadytext_enrichment_status is
     'How your enrichments are, all of them for administrators: how many rows have their value, what is to be done and what failed. Counts the tables';
 comment on column @extschema@.steadytext_enrichment_status.name is 'Name of the enrichment';
 comment on column @extschema@.steadytext_enrichment_status.state is
-    'idle: every row has its value or has failed; scanning, enriching: under way; paused; broken: see problem';
+    'idle: every row has its value or has failed; scanning, enriching: under way; paused; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
 comment on column @extschema@.steadytext_enrichment_status.source is 'The table; NULL where it is gone';
 comment on column @extschema@.steadytext_enrichment_status.columns is 'The columns that the prompt names, as they are called now';
 comment on column @extschema@.steadytext_enrichment_status.target_column is 'The column that is filled';
@@ -303,7 +304,7 @@ comment on column @extschema@.steadytext_enrichment_status.oldest_pending is 'Si
 comment on column @extschema@.steadytext_enrichment_status.stale is 'Rows whose value was made by the definition as it was before it was altered';
 comment on column @extschema@.steadytext_enrichment_status.rows_per_second is 'How fast it was lately';
 comment on column @extschema@.steadytext_enrichment_status.seconds_left is 'How long the rest takes at that speed';
-comment on column @extschema@.steadytext_enrichment_status.problem is 'Why nothing is done at all; it is tried again by itself';
+comment on column @extschema@.steadytext_enrichment_status.problem is 'Why nothing is done at all, or what is waited for; it is tried again by itself';
 comment on column @extschema@.steadytext_enrichment_status.owner is 'The role that the table belongs to, with whose rights values are written';
 
 create view @extschema@.steadytext_enrichment_errors with (security_barrier) as

@@ -37,11 +37,8 @@ begin
     end loop;
     if p_drop_all and v_place.destination is not null then
         execute format('drop table %s', v_place.destination);
-    elsif p_drop_all and v_place.target_column is not null and (v_place.problem is null or v_place.hash_column is not null) then
-        execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
     elsif p_drop_all and v_place.target_column is not null then
-        raise notice 'column "%" of table % stays: nothing says any more that it is the definition''s own', v_place.target_column, v_place.source
-            using hint = 'Drop it by ALTER TABLE, if that is what you want.';
+        execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
     end if;
     -- What vectors were made from means nothing to anybody else.
     if v_place.source is not null and v_place.hash_column is not null then
@@ -173,7 +170,6 @@ declare
     v_old record;
     v_place record;
     v_size bigint;
-    v_suffix text := '_next';
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     perform steadytext.check_new_name(v_id, new_name);
@@ -204,10 +200,12 @@ begin
     perform steadytext.remove_successors(v_id);
     v_size := coalesce(chunk_size, v_old.chunk_size);
     perform steadytext.add_vectorizer(v_place.source, coalesce(columns, v_place.source_columns), coalesce(columns, v_old.columns),
-        left(coalesce(new_name, name), 90) || ' (next)',
-        left(coalesce(v_place.target_column, v_old.target_column), 55) || v_suffix,
+        -- Long names that begin alike are told apart.
+        case when length(coalesce(new_name, name)) <= 93 then coalesce(new_name, name)
+            else left(coalesce(new_name, name), 84) || ' ' || left(v_id::text, 8) end || ' (next)',
+        steadytext.appended_name(coalesce(v_place.target_column, v_old.target_column), '_next'),
         case when v_old.target_column is null then
-            left((select c.relname::text from pg_class as c where c.oid = v_place.destination), 55) || v_suffix end,
+            steadytext.appended_name((select c.relname::text from pg_class as c where c.oid = v_place.destination), '_next') end,
         case when model is null then v_old.model when model <> 'auto' then model else steadytext.default_embedding_model() end, coalesce(format, v_old.format), nullif(v_size, 0),
         coalesce(chunk_overlap, v_old.chunk_overlap), coalesce(strategy, v_old.strategy), coalesce(index, v_old.index_type),
         coalesce(distance, v_old.distance), coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
@@ -237,6 +235,8 @@ declare
     v_owner oid;
     v_schema text;
     v_table text;
+    v_column text;
+    v_hash_column text;
     v_statement text;
     v_afterwards text[];
 begin
@@ -309,7 +309,8 @@ begin
         exception when dependent_objects_still_exist then
             -- A view of the user's, say: the old vectors stay for it, and are kept up to date no more.
             perform steadytext.run_as(v_owner,
-                format('alter table %s rename to %I', v_old_place.destination, left(v_table, 50) || '_' || left(v_old.id::text, 8)), null);
+                format('alter table %s rename to %I', v_old_place.destination,
+                    steadytext.appended_name(v_table, '_' || left(v_old.id::text, 8))), null);
         end;
         perform steadytext.run_as(v_owner, format('alter table %s rename to %I', v_new_place.destination, v_table), null);
         foreach v_statement in array v_afterwards loop
@@ -328,20 +329,32 @@ begin
             end if;
         exception when dependent_objects_still_exist then
             perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.target_column,
-                left(v_old_place.target_column, 50) || '_' || left(v_old.id::text, 8)), null);
+                steadytext.appended_name(v_old_place.target_column, '_' || left(v_old.id::text, 8))), null);
         end;
         if v_old_place.hash_column is not null then
             perform steadytext.run_as(v_owner,
                 format('alter table %s drop column %I', v_old_place.source, v_old_place.hash_column), null);
         end if;
-        perform steadytext.run_as(v_owner,
-            format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.target_column,
-                coalesce(v_old_place.target_column, v_old.target_column)), null);
-        perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.hash_column,
-            coalesce(v_old_place.hash_column, left(coalesce(v_old_place.target_column, v_old.target_column), 58) || '_hash')), null);
+        -- Who has dropped the old column may have made another one of its name, which is no vectorizer's. The new one keeps its own name then.
+        v_column := coalesce(v_old_place.target_column, v_old.target_column);
+        if v_old_place.target_column is null
+            and exists (select from pg_attribute as a where a.attrelid = v_new_place.source and a.attname = v_column and not a.attisdropped)
+        then
+            raise warning 'vectorizer "%": column "%" is not its own, so that its vectors stay in column "%"',
+                v_old.name, v_column, v_new_place.target_column;
+            v_column := v_new_place.target_column;
+        else
+            perform steadytext.run_as(v_owner,
+                format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.target_column, v_column), null);
+        end if;
+        v_hash_column := coalesce(v_old_place.hash_column, steadytext.appended_name(v_column, '_hash'));
+        if not exists (select from pg_attribute as a where a.attrelid = v_new_place.source and a.attname = v_hash_column and not a.attisdropped) then
+            perform steadytext.run_as(v_owner,
+                format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.hash_column, v_hash_column), null);
+        end if;
     end if;
     update @extschema@.steadytext_vectorizers as v set
-        name = v_old.name, replaces = null, created_at = v_old.created_at, target_column = v_old.target_column, destination = v_old.destination,
+        name = v_old.name, replaces = null, created_at = v_old.created_at, target_column = v_column, destination = v_old.destination,
         updated_at = now()
     where v.id = p_id;
     -- Nobody wants the answers of its requests any more; a worker that runs one finds that it has lost it.

@@ -110,7 +110,7 @@ grant execute on function
     steadytext.prompt_id(text),
     steadytext.builtin_prompt(text, bigint),
     steadytext.check_replacement(text, text),
-    steadytext.note_refusal(text)
+    steadytext.refuse_change(text, text, text)
 to steadytext_user, steadytext_admin;
 -- Judgements.
 grant execute on function
@@ -412,7 +412,9 @@ grant execute on function
     @extschema@.steadytext_reembed(text),
     @extschema@.steadytext_vectorizer_embed(text, text),
     steadytext.owns_vectorizer(uuid),
+    steadytext.appended_name(text, text),
     steadytext.note_row(),
+    steadytext.mark_column(),
     steadytext.note_destination(),
     steadytext.vectorizer_place(uuid),
     steadytext.chunk_for_embedding(text, bigint, bigint, text, text),

@@ -1,13 +1,20 @@
 //! What a search and an answer from what it has found must know beforehand: whether a filter is one condition, and how
 //! long a prompt may be.
 
+use std::cell::RefCell;
+use std::time::SystemTime;
+
 use pgrx::prelude::*;
+use steadytext_engine::ModelSource;
 use steadytext_engine::summary::{Load, Summary};
 
 use super::models::of_engine;
-use crate::pg::error::OrRaise;
+use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{catalog_cache, expression, guc};
 use crate::registry::{self, Task, Wanted};
+
+/// What a file is known by.
+type Known = (ModelSource, Option<(u64, SystemTime)>);
 
 /// True, or an error where the text is not one SQL expression.
 #[pg_extern(immutable, parallel_safe)]
@@ -25,6 +32,18 @@ fn context_tokens(model: Option<&str>, task: Option<&str>) -> i64 {
     let models = catalog_cache::models().or_raise();
     let wanted = model.map_or(Wanted::Default, Wanted::Named);
     let source = registry::resolve(task, wanted, &models).or_raise().source;
+    let of_model = summary_of(&source).or_raise().context_length.unwrap_or(usize::MAX);
+    let settings = guc::engine();
+    let tokens = if settings.context_length == 0 { of_model } else { of_model.min(settings.context_length) };
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+/// What the files of a model say of it.
+///
+/// # Errors
+///
+/// What keeps them from being read.
+pub(super) fn summary_of(source: &ModelSource) -> Result<Summary, PgError> {
     let settings = guc::engine();
     let load = Load {
         requests: settings.max_running,
@@ -32,8 +51,29 @@ fn context_tokens(model: Option<&str>, task: Option<&str>) -> i64 {
         threads: settings.threads.max(1),
         kv_cache_type: settings.kv_cache_type,
     };
-    let (summary, _) = Summary::of(&source, load).map_err(of_engine).or_raise();
-    let of_model = summary.context_length.unwrap_or(usize::MAX);
-    let tokens = if settings.context_length == 0 { of_model } else { of_model.min(settings.context_length) };
-    i64::try_from(tokens).unwrap_or(i64::MAX)
+    Summary::of(source, load).map(|(summary, _)| summary).map_err(of_engine)
+}
+
+/// How many elements the vectors of a model have whose file is here.
+pub(super) fn width_of(source: &ModelSource) -> Option<usize> {
+    thread_local! {
+        static LAST: RefCell<Option<(Known, Option<usize>)>> = const { RefCell::new(None) };
+    }
+    let state = match source {
+        ModelSource::Builtin => None,
+        // What a folder's modules make of the width is known to who loads them.
+        ModelSource::File(path) => {
+            let file = path.is_absolute().then(|| path.metadata().ok()).flatten()?;
+            Some((file.is_file().then(|| file.len())?, file.modified().ok()?))
+        }
+    };
+    let known = (source.clone(), state);
+    if let Some(width) =
+        LAST.with_borrow(|last| last.as_ref().filter(|last| last.0 == known).map(|last| last.1))
+    {
+        return width;
+    }
+    let width = summary_of(source).ok().and_then(|summary| usize::try_from(summary.dimensions?).ok());
+    LAST.set(Some((known, width)));
+    width
 }

@@ -11,13 +11,15 @@ use serde_json::Value;
 use steadytext_engine::remote_job::{self, JobFailure, Prepared, Refusal, RemoteJob, Report};
 use steadytext_engine::{Error, Generate, Output, Work};
 
+use super::context::width_of;
 use crate::pg::catalog_cache;
 use crate::pg::error::{Failure, OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::registry::{Resolved, default_names};
 use crate::request::params::{self, Unused};
 use crate::request::{
-    Answer, Asked, Ended, Stages, Subtasks, Usage, batch_checks, subtasks_elsewhere, unexpected,
+    Answer, Asked, Ended, Stages, Subtasks, Usage, batch_checks, flaw_of_vectors, subtasks_elsewhere,
+    unexpected,
 };
 
 /// Subtasks that travel together, in bytes: more come when they are asked for, so that what a claim brings is bounded by what
@@ -34,7 +36,7 @@ const MAX_BYTES_PER_TOKEN: usize = 1024;
 const MAX_ADDRESS_CHARACTERS: usize = 255;
 
 /// The texts of a row.
-type Texts<'a> = Option<Array<'a, &'a str>>;
+pub(super) type Texts<'a> = Option<Array<'a, &'a str>>;
 
 /// A row of the queue as work for an engine of the same version.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -190,7 +192,11 @@ fn check_version(version: Option<&str>) -> Result<(), PgError> {
 }
 
 /// What a row asks. Its owner can have stored anything.
-fn work(
+///
+/// # Errors
+///
+/// What keeps it from being work.
+pub(super) fn work(
     request_type: &str,
     prompt: Option<&str>,
     prompts: Texts<'_>,
@@ -373,13 +379,17 @@ fn outcome(
     usage.ended(text, std::time::Instant::now());
     // It was not this process that has waited for it.
     usage.first_token_ms = first_token_ms;
+    // An endpoint may have another model of that name, and vectors that were asked for in another length have been compared with that.
+    let is_whole = endpoint.is_none() && stages.whole().dimensions().is_none();
+    let width = if is_whole { width_of(&model.source) } else { None };
     let is_fit = match &answer {
         // The type text has no place for it.
         Answer::Text(text) => !text.contains('\0'),
+        Answer::Embedding(vector) => flaw_of_vectors(vector, 1, width).is_none(),
         // They come as one array.
-        Answer::Embeddings(vectors) => {
-            vectors.iter().all(|vector| Some(vector.len()) == vectors.first().map(Vec::len))
-        }
+        Answer::Embeddings(vectors) => vectors.iter().all(|vector| {
+            Some(vector.len()) == vectors.first().map(Vec::len) && flaw_of_vectors(vector, 1, width).is_none()
+        }),
         _ => true,
     };
     if !is_fit {

@@ -26,6 +26,7 @@ mod exchange;
 #[cfg(not(feature = "exchange"))]
 #[path = "exchange/absent.rs"]
 mod exchange;
+mod foreign_answers;
 mod groups;
 mod insert_trigger;
 mod lane;

@@ -8,7 +8,9 @@ use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, pending, shmem, slots};
+use crate::pg::{
+    after_commit, bgworker, catalog, catalog_cache, guc, listen, pending, privilege, shmem, slots,
+};
 use crate::registry::restored;
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
@@ -18,9 +20,15 @@ type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
-        pending::retried();
         after_commit::arm_change();
     }
+    Ok(None)
+}
+
+/// AFTER UPDATE OF status FOR EACH ROW on steadytext_queue, where a failed request is pending again.
+#[pg_trigger]
+fn count_retry<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+    pending::retried(privilege::current_user());
     Ok(None)
 }
 

@@ -56,7 +56,7 @@ struct Inserted {
     /// Whether the rows are there if the subtransaction commits; others may have been left out because of ON
     /// CONFLICT.
     certain: bool,
-    /// They are said to be put back, and nothing has been yet.
+    /// They are said to be put back, and were not seen to be. They count for this transaction only.
     retry: bool,
     count: i64,
 }
@@ -102,8 +102,8 @@ pub(crate) fn inserting(role: pg_sys::Oid, id: Option<Uuid>) {
     INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
 }
 
-/// This transaction says that it puts a request of this role back to pending. Everybody may say so, whatever it does: it counts in other transactions
-/// if statuses are changed after that ([`retried`]).
+/// This transaction says that it puts a request of this role back to pending. Everybody may say so, whatever it does: for others only those rows
+/// count that were put back ([`retried`]).
 pub(crate) fn retrying(role: pg_sys::Oid) {
     let new = Inserted {
         level: transaction::nest_level(),
@@ -115,12 +115,24 @@ pub(crate) fn retrying(role: pg_sys::Oid) {
     INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
 }
 
-/// A statement has changed statuses. The worker counts the rows after the commit, in case it was said of more of them than were put back.
-pub(crate) fn retried() {
+/// A row of this role was put back, of which [`retrying`] was told. Of others, which administrators put back, the worker learns by counting.
+pub(crate) fn retried(role: pg_sys::Oid) {
+    let new = Inserted {
+        level: transaction::nest_level(),
+        role: role.to_u32(),
+        certain: true,
+        retry: false,
+        count: 1,
+    };
     INSERTED.with_borrow_mut(|inserted| {
-        for known in inserted.iter_mut().filter(|known| known.retry) {
-            (known.certain, known.retry) = (true, false);
-        }
+        let said = inserted
+            .iter_mut()
+            .rev()
+            .take_while(|known| known.level == new.level)
+            .find(|known| known.retry && known.role == new.role && known.count > 0);
+        let Some(said) = said else { return };
+        said.count -= 1;
+        add_to(inserted, new);
     });
 }
 
@@ -175,7 +187,8 @@ pub(super) fn end_subtransaction(committed: bool) {
 /// The transaction is about to commit: from now on its rows may be seen, though they are not in the counters
 /// yet.
 pub(super) fn committing() {
-    let rows: i64 = INSERTED.with_borrow(|inserted| inserted.iter().map(|known| known.count).sum());
+    let rows: i64 = INSERTED
+        .with_borrow(|inserted| inserted.iter().filter(|known| !known.retry).map(|known| known.count).sum());
     if rows > 0
         && let Some(slot) = slots::mine()
     {
@@ -201,7 +214,7 @@ pub(super) fn committed(slot: Option<&Slot>) -> bool {
     INSERTED.with_borrow_mut(|inserted| {
         let mut doubtful = false;
         for known in inserted.drain(..) {
-            doubtful |= !known.certain;
+            doubtful |= !known.certain && !known.retry;
             if let Some(slot) = slot.filter(|_| known.certain) {
                 change(slot, known.role, known.count);
             }

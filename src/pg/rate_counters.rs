@@ -185,8 +185,7 @@ impl RateTable {
 }
 
 /// Counts requests of a role, if all that it is allowed leaves room for them. With `lasting` they count whatever becomes of
-/// the transaction. With `begun`, it is enough that there is room for one: what is too much for any period would never
-/// be served otherwise.
+/// the transaction.
 ///
 /// # Errors
 ///
@@ -196,13 +195,11 @@ pub(crate) fn charge(
     count: u64,
     allowed: &Allowed,
     lasting: bool,
-    begun: bool,
 ) -> Result<(), Exceeded> {
     let (key, second) = (key_of(role), now());
-    let needed = if begun { 1 } else { count };
     let charged = TABLE.with_lock(true, |table| {
         let entry = table.place(key);
-        exceeded(entry, key, second, needed, allowed).map_or(Ok(()), Err)?;
+        exceeded(entry, key, second, count, allowed).map_or(Ok(()), Err)?;
         for (period, requests, _) in entry.windows() {
             requests.add(period, second, count);
         }
@@ -218,10 +215,23 @@ pub(crate) fn charge(
     Ok(())
 }
 
-/// What a role would exceed with one more request, if it would.
-pub(crate) fn check(role: pg_sys::Oid, allowed: &Allowed) -> Option<Exceeded> {
+/// What a role would exceed with as many more requests, if it would.
+pub(crate) fn check(role: pg_sys::Oid, count: u64, allowed: &Allowed) -> Option<Exceeded> {
     let (key, second) = (key_of(role), now());
-    TABLE.with_lock(true, |table| exceeded(table.find(key)?, key, second, 1, allowed)).flatten()
+    TABLE.with_lock(true, |table| exceeded(table.find(key)?, key, second, count, allowed)).flatten()
+}
+
+/// How many requests a role may ask for at once now; `None`: as many as it likes.
+pub(crate) fn room(role: pg_sys::Oid, allowed: &Allowed) -> Option<u64> {
+    let (key, second) = (key_of(role), now());
+    let left = TABLE.with_lock(true, |table| {
+        let entry = table.find(key)?;
+        let left = entry.windows().zip(allowed.requests).map(|((period, requests, _), allowed)| {
+            Some(allowed?.saturating_sub(requests.used(period, second)))
+        });
+        Some(left.flatten().min())
+    });
+    left.flatten().unwrap_or_else(|| allowed.requests.into_iter().flatten().min())
 }
 
 /// Of what is exceeded, that which has to be waited for longest.

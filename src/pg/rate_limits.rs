@@ -116,9 +116,11 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
             return Err(refusal);
         }
     }
-    // What a vectorizer asks for at once is as much as fits, whatever the limit is. What triggers and functions ask for that it meets is not its own.
-    let begun = STATEMENTS_OF_OTHERS.get() == 0 && slots::is_vectorizing();
-    rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call, begun).map_err(|exceeded| {
+    // The first text of a vectorizer's request says which model it was, and is none of its owner's. What triggers and functions ask for that it meets is
+    // not its own.
+    let is_own = STATEMENTS_OF_OTHERS.get() == 0 && slots::is_vectorizing();
+    let count = if is_own && count > 1 { count - 1 } else { count };
+    rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call).map_err(|exceeded| {
         let refusal = refusal(role, count, &exceeded);
         let limit = format!("{}_per_{}", exceeded.what, exceeded.period.name);
         refusals::note(role, &limit, refusal.code, &refusal.message);
@@ -126,12 +128,12 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
     })
 }
 
-/// Seconds until a role may ask for another request; `None` where it may at once. Where it never may, that is an hour.
+/// Seconds until a role may ask for as many requests at once; `None` where it may now. Where it never may, that is an hour.
 ///
 /// # Errors
 ///
 /// What reading the limits raises.
-pub(crate) fn wait_of(role: pg_sys::Oid) -> Result<Option<f64>, PgError> {
+pub(crate) fn wait_of(role: pg_sys::Oid, count: u64) -> Result<Option<f64>, PgError> {
     const NEVER: i64 = 3600;
     let limits = limits_of(role)?;
     if let (Some(most), Some(slot)) = (limits.pending, slots::mine())
@@ -139,7 +141,21 @@ pub(crate) fn wait_of(role: pg_sys::Oid) -> Result<Option<f64>, PgError> {
     {
         return Ok(Some(1.0));
     }
-    Ok(rate_counters::check(role, &limits.allowed).map(|exceeded| exceeded.wait_s.unwrap_or(NEVER) as f64))
+    Ok(rate_counters::check(role, count, &limits.allowed)
+        .map(|exceeded| exceeded.wait_s.unwrap_or(NEVER) as f64))
+}
+
+/// How many requests a role may ask for at once, now, or when it has asked for none lately; `None`: as many as it likes.
+///
+/// # Errors
+///
+/// What reading the limits raises.
+pub(crate) fn room_of(role: pg_sys::Oid, now: bool) -> Result<Option<u64>, PgError> {
+    let allowed = limits_of(role)?.allowed;
+    if now {
+        return Ok(rate_counters::room(role, &allowed));
+    }
+    Ok(allowed.requests.into_iter().flatten().min())
 }
 
 /// What a role may do. Inside a transaction.

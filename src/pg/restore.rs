@@ -172,7 +172,8 @@ fn unveil(installation: &Installation, registry: Registry) -> Result<(), PgError
         for sql in [
             format!(
                 "delete from {schema}.{name} as d where starts_with(d.{key}, chr(1))
-                     and exists (select from {schema}.{name} as r where r.{key} = substr(d.{key}, 2))"
+                     and exists (select from {schema}.{name} as r
+                         where lower(r.{key} collate \"C\") = lower(substr(d.{key}, 2) collate \"C\"))"
             ),
             format!("update {schema}.{name} set {key} = substr({key}, 2) where starts_with({key}, chr(1))"),
         ] {

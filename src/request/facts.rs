@@ -77,6 +77,11 @@ impl Facts {
         &self.texts
     }
 
+    /// The facts as they were given.
+    pub(super) fn given(&self) -> &[String] {
+        &self.given
+    }
+
     /// The facts that are left, as JSON.
     ///
     /// # Errors

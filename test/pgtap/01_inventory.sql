@@ -87,6 +87,7 @@ select set_eq(
         'function steadytext.note_progress(uuid,integer,bytea)',
         'function steadytext.put_row_aside(uuid,jsonb,boolean,text,text)',
         'function steadytext.in_parts(uuid,text,record,jsonb,jsonb)',
+        'function steadytext.appended_name(text,text)',
         'function steadytext.definition_id(text,text)',
         'function steadytext.own_definition_id(text,text)',
         'function steadytext.lock_definition(text,text)',
@@ -119,6 +120,7 @@ select set_eq(
         'function steadytext.make_vectorizer_batches(uuid,jsonb)',
         'function steadytext.note_destination()',
         'function steadytext.note_row()',
+        'function steadytext.mark_column()',
         'function steadytext.note_vectorizer_failure(uuid,jsonb,text,text)',
         'function steadytext.note_definition_error(uuid,text,text,boolean)',
         'function steadytext.read_vectorizer_rows(uuid,record,jsonb)',
@@ -189,11 +191,13 @@ select set_eq(
         'function steadytext.outer_role()',
         'function steadytext.note_act()',
         'function steadytext.note_refusal(text)',
+        'function steadytext.refuse_change(text,text,text)',
         'function steadytext.note_refusals(oid[],oid[],text[],text[],text[],bigint[],timestamp with time zone[],timestamp with time zone[],bigint)',
         'function steadytext.sweep_audit_log()',
         'function steadytext.limited_role(text)',
         'function steadytext.reset_usage(oid)',
-        'function steadytext.limit_wait(oid)',
+        'function steadytext.limit_wait(oid,bigint)',
+        'function steadytext.limit_room(oid,boolean)',
         'function steadytext.save_usage(oid[],bigint[],bigint[],bigint[])',
         'function steadytext.saved_usage()',
         'function steadytext_set_limit(text,bigint,bigint,bigint,bigint,bigint,bigint,bigint)',
@@ -239,6 +243,7 @@ select set_eq(
         'function steadytext.new_request_id()',
         'function steadytext.check_request()',
         'function steadytext.wake_worker()',
+        'function steadytext.count_retry()',
         'function steadytext.note_change()',
         'function steadytext.announce(uuid[])',
         'function steadytext.start_worker()',
@@ -254,6 +259,8 @@ select set_eq(
         'function steadytext.are_claims(jsonb)',
         'function steadytext.check_heartbeat(oid,text,text,text,text,jsonb,double precision[],jsonb)',
         'function steadytext.write_answers(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],integer[],integer[],text[],integer[],text[])',
+        'function steadytext.answer_flaw(text,text,text[],jsonb,text,text[],real[],integer)',
+        'function steadytext.check_lengths(bigint[],text[],integer[])',
         'function steadytext.check_answers(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],text[])',
         'function steadytext.record_heartbeat(text,text,text,text,jsonb,integer,integer,bigint,bigint,double precision,jsonb)',
         'function steadytext.end_heartbeat(text)',
@@ -717,13 +724,13 @@ select is_empty(
 );
 select set_eq(
     $$ select proname::text from functions where prosecdef $$,
-    array['note_act', 'replace_default', 'delete_prompt_versions', 'record_heartbeat', 'end_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
+    array['note_act', 'refuse_change', 'replace_default', 'delete_prompt_versions', 'record_heartbeat', 'end_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
         'complete_requests', 'complete_reports', 'more_work', 'worker_models', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',
         'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup',
         'queue_metrics', 'steadytext_metrics', 'unclaimed_requests'],
-    'only the protocol, three triggers, what looks after the cache and what counts for all run as the owner'
+    'only the protocol, three triggers, what notes refusals, looks after the cache and what counts for all run as the owner'
 );
 
 -- pg_dump.

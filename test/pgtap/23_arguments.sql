@@ -90,7 +90,7 @@ begin
         -- Words of the predecessor, which have no SQLSTATE of their own.
         when v_code = 'P0001' and p_is_for_users then null
         when v_code in ('22023', '42704', '54000', '55000') and (p_is_for_users or v_hint <> '') then null
-        when v_code in ('42P01', '42P16', '42703', '42809') and v_hint <> '' then null
+        when v_code in ('42622', '42P01', '42P16', '42703', '42809') and v_hint <> '' then null
         -- The same, with codes of their own.
         when v_message ~ '^(Invalid slug format|Invalid Jinja2 template|Prompt with slug|Version [0-9-]+ not found|Missing required variables)'
             and v_code in ('22P02', '42601', 'P0002', 'XX000') then null

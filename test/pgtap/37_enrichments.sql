@@ -188,7 +188,7 @@ select results_eq(
     $$ select source_columns, target_column, problem from steadytext.vectorizer_place(pg_temp.id_of('article_summary')) $$,
     $$ values (array['body'], 'summary', null::text) $$, 'by the columns of the new prompt');
 select is((select count(*) from pg_trigger where tgrelid = 'article'::regclass and tgname like 'steadytext\_' || left(pg_temp.id_of('article_summary')::text, 8) || '%'),
-    3::bigint, 'which its triggers watch');
+    4::bigint, 'which its triggers watch');
 
 -- Rights.
 select throws_ok(

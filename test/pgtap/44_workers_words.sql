@@ -22,6 +22,10 @@ returns text language sql as $$
         array[p_tokens], array[0], array[p_tokens], array[p_reason], array[1]) as o
     where h.name = p_name
 $$;
+-- A vector of the builtin model's.
+create function pg_temp.vector(p_place integer) returns real[] language sql as $$
+    select array_agg((i = p_place)::integer::real order by i) from generate_series(1, 256) as i
+$$;
 select throws_ok(format('select pg_temp.complete(%s)', c), '22023', null, c)
 from unnest(array[
     $$ 'generate', null $$,
@@ -51,8 +55,9 @@ select throws_ok(
     $$ select steadytext.complete_requests('e', '{1}', '{1,2}', '{x}', null, null) $$, '22023', null, 'more attempts than requests');
 select is((select count(*) from steadytext_queue where status = 'processing'), 4::bigint, 'none of them has written anything');
 select results_eq(
-    $$ select pg_temp.complete('generate', 'text') union all select pg_temp.complete('embed', null, '{1,2}', 2)
-       union all select pg_temp.complete('batch_embed', null, '{1,2,3,4}', 2, 2) union all select pg_temp.complete('rerank', '[]', p_list => '{g,f}') $$,
+    $$ select pg_temp.complete('generate', 'text') union all select pg_temp.complete('embed', null, pg_temp.vector(1), 256)
+       union all select pg_temp.complete('batch_embed', null, pg_temp.vector(1) || pg_temp.vector(2), 256, 2)
+       union all select pg_temp.complete('rerank', '[{"document": "g", "score": 1, "index": 2}, {"document": "f", "score": 0, "index": 1}]', p_list => '{g,f}') $$,
     $$ values ('done'), ('done'), ('done'), ('done') $$, 'answers that are some are taken');
 
 -- Heartbeats.

@@ -446,3 +446,7 @@ fn shaken(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(pause) >> 11;
     pause.mul_f64(0.5 + random as f64 / (1_u64 << 53) as f64 / 2.0)
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used, reason = "a test fails by panicking")]
+mod tests;

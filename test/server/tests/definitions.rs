@@ -182,7 +182,7 @@ fn what_is_more_than_its_owner_may_ask_for_is_done_piece_by_piece() {
         session.one("select exists (select from steadytext_vectorizer_state where problem like '%steadytext_rate_limits%')")
     });
     let embedded: i64 = session.one("select count(*) from docs_body_embedding");
-    assert!((700..3000).contains(&embedded), "{embedded}");
+    assert!((1..700).contains(&embedded), "{embedded}");
     wait_until("all is embedded, as more and more is allowed", || {
         session.run("select steadytext_reset_usage('alice')");
         session.one::<i64>("select count(*) from docs_body_embedding") == 3000

@@ -33,6 +33,7 @@ mod enrichments;
 mod errors;
 mod escalation;
 mod extension;
+mod guarded;
 mod harness;
 mod held_snapshots;
 mod hostile;

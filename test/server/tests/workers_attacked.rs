@@ -122,6 +122,11 @@ fn lies_of_a_worker_end_the_requests_that_it_holds_and_nothing_else() {
         (&kind("embed", "x", "{}"), Ok(vec![Output::Embedding(Vec::new())])),
         (&kind("embed", "x", "{}"), Ok(vec![Output::Embedding(vec![f32::NAN; 8])])),
         (&kind("embed", "x", "{}"), Ok(vec![Output::Embedding(vec![1.0; 100_000])])),
+        // Of the model's length and not of length 1, and the other way round.
+        (&kind("embed", "x", "{}"), Ok(vec![Output::Embedding(vec![1.0; 256])])),
+        (&kind("embed", "x", "{}"), Ok(vec![Output::Embedding(vec![0.0; 256])])),
+        (&kind("embed", "x", "{}"), Ok(vec![Output::Embedding(vec![0.6, 0.8])])),
+        (&batch, Ok(vec![Output::Embedding(vec![1.0 / 16.0; 256]), Output::Embedding(vec![0.5; 256])])),
         (&batch, Ok(vec![Output::Embedding(vec![1.0; 2]), Output::Embedding(vec![1.0; 3])])),
         (&batch, Ok(vec![Output::Embedding(vec![1.0; 2])])),
         (&classify, Ok(vec![Output::LogProbabilities(vec![0.0; 5]), Output::LogProbabilities(vec![0.0; 5])])),
