@@ -21,6 +21,8 @@ install -m 755 target/noop/release/libpg_steadytext.so "$library_dir/pg_steadyte
 
 STEADYTEXT_LIBRARY_DIR=$library_dir "$cargo" run --release -p steadytext-bench --bin bench-queue
 
+"$cargo" build --release -p steadytext-worker --features noop-engine --target-dir target/noop
+"$cargo" run --release -p steadytext-bench --bin bench-queue -- --only elsewhere --worker target/noop/release/steadytext-worker
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only neighbour
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only sync
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only cache

@@ -227,14 +227,22 @@ begin
         end loop;
     end loop;
 
+    if v_claimed <> '{}' and not steadytext.is_own_worker() then
+        perform steadytext.count_claims(v_claimed);
+    end if;
     return query
     select q.id, q.request_id, q.attempt, q.request_type, q.prompt, q.prompts, q.params,
         q.owner_role::name, q.owner_role::oid, q.retry_count, q.max_retries, q.priority,
         steadytext.request_bytes(q.prompt, q.prompts, q.params),
         date_part('epoch', clock_timestamp() - q.created_at) * 1000
     from unnest(v_claimed) with ordinality as c(id, n)
-    join @extschema@.steadytext_queue as q
-        on q.id = c.id and q.status = 'processing' and q.worker = p_worker
+    -- One by one: as a join it would read all that is in flight, and compare everything with everything.
+    cross join lateral (
+        select q.*
+        from @extschema@.steadytext_queue as q
+        where q.id = c.id and q.status = 'processing' and q.worker = p_worker
+        offset 0
+    ) as q
     order by c.n;
 end
 $$;

@@ -136,6 +136,8 @@ begin
         select q.request_type, q.prompt, q.prompts, q.params
         from @extschema@.steadytext_queue as q
         where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+        -- Not a join, see above.
+        offset 0
     ) as q
     cross join lateral (
         select case
@@ -331,16 +333,28 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+    v_ids bigint[];
+    v_outcomes text[];
 begin
     perform steadytext.check_worker(p_worker);
-    if not steadytext.is_own_worker() then
-        perform steadytext.check_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts,
-            p_lists, p_list_lengths, p_prompt_tokens || p_cached_tokens || p_generated_tokens || p_first_token_ms, p_finish_reasons);
+    if steadytext.is_own_worker() then
+        return query
+        select w.id, w.outcome
+        from steadytext.write_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts, p_lists, p_list_lengths,
+            p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms) as w;
+        return;
     end if;
-    return query
-    select w.id, w.outcome
+    perform steadytext.check_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts,
+        p_lists, p_list_lengths, p_prompt_tokens || p_cached_tokens || p_generated_tokens || p_first_token_ms, p_finish_reasons);
+    select array_agg(w.id), array_agg(w.outcome) into v_ids, v_outcomes
     from steadytext.write_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts, p_lists, p_list_lengths,
         p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms) as w;
+    perform steadytext.count_reported(v_ids, v_outcomes, p_ids, p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_first_token_ms);
+    if 0 < any (p_embedding_lengths) then
+        perform steadytext.note_vector_lengths(p_ids, p_embedding_lengths);
+    end if;
+    return query select w.id, w.outcome from unnest(v_ids, v_outcomes) as w(id, outcome);
 end
 $$;
 comment on function steadytext.complete_requests(
@@ -378,7 +392,7 @@ $$;
 comment on function steadytext.missed_requests(text, bigint[], integer[], bigint[]) is
     'Why requests could not be ended: locked by somebody and still ours, or lost; called by complete_requests and fail_requests';
 
-create function steadytext.fail_requests(
+create function steadytext.write_failures(
     p_worker text,
     p_ids bigint[],
     p_attempts integer[],
@@ -387,7 +401,7 @@ create function steadytext.fail_requests(
     p_retry boolean[]
 )
 returns table (id bigint, outcome text)
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -412,11 +426,6 @@ declare
     v_ids bigint[] := '{}';
     v_outcomes text[] := '{}';
 begin
-    perform steadytext.check_worker(p_worker);
-    if not steadytext.is_own_worker() then
-        perform steadytext.check_lengths(p_ids, array['p_attempts', 'p_errors', 'p_codes', 'p_retry'],
-            array[cardinality(p_attempts), cardinality(p_errors), cardinality(p_codes), cardinality(p_retry)]);
-    end if;
     perform steadytext.make_constraints_immediate();
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
@@ -489,6 +498,40 @@ begin
     if cardinality(p_ids) > cardinality(v_ids) then
         return query select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids) as m;
     end if;
+end
+$$;
+comment on function steadytext.write_failures(text, bigint[], integer[], text[], text[], boolean[]) is
+    'Writes errors, whoever reports them; called by fail_requests and complete_reports';
+
+create function steadytext.fail_requests(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_errors text[],
+    p_codes text[],
+    p_retry boolean[]
+)
+returns table (id bigint, outcome text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_ids bigint[];
+    v_outcomes text[];
+begin
+    perform steadytext.check_worker(p_worker);
+    if steadytext.is_own_worker() then
+        return query
+        select w.id, w.outcome from steadytext.write_failures(p_worker, p_ids, p_attempts, p_errors, p_codes, p_retry) as w;
+        return;
+    end if;
+    perform steadytext.check_lengths(p_ids, array['p_attempts', 'p_errors', 'p_codes', 'p_retry'],
+        array[cardinality(p_attempts), cardinality(p_errors), cardinality(p_codes), cardinality(p_retry)]);
+    select array_agg(w.id), array_agg(w.outcome) into v_ids, v_outcomes
+    from steadytext.write_failures(p_worker, p_ids, p_attempts, p_errors, p_codes, p_retry) as w;
+    perform steadytext.count_ends(v_ids, v_outcomes, null, null, null, null);
+    return query select w.id, w.outcome from unnest(v_ids, v_outcomes) as w(id, outcome);
 end
 $$;
 comment on function steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]) is

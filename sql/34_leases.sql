@@ -126,8 +126,12 @@ begin
     return query
     select g.id
     from unnest(p_ids, p_attempts) as g(id, attempt)
-    join @extschema@.steadytext_queue as q on q.id = g.id
-    where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing';
+    cross join lateral (
+        select q.id
+        from @extschema@.steadytext_queue as q
+        where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+        offset 0
+    ) as q;
 end
 $$;
 comment on function steadytext.release_requests(text, bigint[], integer[], boolean) is

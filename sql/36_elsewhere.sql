@@ -153,6 +153,8 @@ as $$
 #variable_conflict use_column
 declare
     v record;
+    v_ids bigint[];
+    v_outcomes text[];
 begin
     perform steadytext.check_worker(p_worker);
     if not steadytext.is_own_worker() then
@@ -167,6 +169,8 @@ begin
             select q.id, q.attempt, q.request_type, q.prompt, q.prompts, q.params
             from @extschema@.steadytext_queue as q
             where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+            -- As in 31_complete.sql, rows are looked up one by one.
+            offset 0
         ) as q
         cross join lateral steadytext.told_report(q.request_type, q.prompt, q.prompts, q.params, g.report) as r
     )
@@ -197,22 +201,32 @@ begin
         array_agg(t.error order by t.id) filter (where t.error is not null) as errors,
         array_agg(t.error_code order by t.id) filter (where t.error is not null) as codes,
         array_agg(t.retry order by t.id) filter (where t.error is not null) as retries,
+        array_agg(t.prompt_tokens order by t.id) filter (where t.error is not null) as failed_prompt_tokens,
+        array_agg(t.cached_tokens order by t.id) filter (where t.error is not null) as failed_cached_tokens,
+        array_agg(t.generated_tokens order by t.id) filter (where t.error is not null) as failed_generated_tokens,
         array_agg(t.id order by t.id) filter (where t.more is not null) as more_ids,
         array_agg(t.more order by t.id) filter (where t.more is not null) as more
     into v
     from told as t;
 
     if v.ids is not null then
-        return query
-        select c.id, c.outcome, null::bytea
+        select array_agg(c.id), array_agg(c.outcome) into v_ids, v_outcomes
         from steadytext.write_answers(
             p_worker, v.ids, v.attempts, v.results, v.numbers, v.lengths, v.counts, v.lists, v.list_lengths,
             v.prompt_tokens, v.cached_tokens, v.generated_tokens, v.finish_reasons, v.first_token_ms, v.endpoints) as c;
+        perform steadytext.count_reported(
+            v_ids, v_outcomes, v.ids, v.prompt_tokens, v.cached_tokens, v.generated_tokens, v.first_token_ms);
+        if 0 < any (v.lengths) then
+            perform steadytext.note_vector_lengths(v.ids, v.lengths);
+        end if;
+        return query select c.id, c.outcome, null::bytea from unnest(v_ids, v_outcomes) as c(id, outcome);
     end if;
     if v.failed_ids is not null then
-        return query
-        select f.id, f.outcome, null::bytea
-        from steadytext.fail_requests(p_worker, v.failed_ids, v.failed_attempts, v.errors, v.codes, v.retries) as f;
+        select array_agg(f.id), array_agg(f.outcome) into v_ids, v_outcomes
+        from steadytext.write_failures(p_worker, v.failed_ids, v.failed_attempts, v.errors, v.codes, v.retries) as f;
+        perform steadytext.count_reported(
+            v_ids, v_outcomes, v.failed_ids, v.failed_prompt_tokens, v.failed_cached_tokens, v.failed_generated_tokens, null);
+        return query select f.id, f.outcome, null::bytea from unnest(v_ids, v_outcomes) as f(id, outcome);
     end if;
     if v.more_ids is not null then
         return query select m.id, 'more', m.more from unnest(v.more_ids, v.more) as m(id, more);

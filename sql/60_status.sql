@@ -42,7 +42,7 @@ as 'MODULE_PATHNAME', 'pulls_wrapper';
 comment on function steadytext.pulls() is
     'Downloads of models now running, of the whole server, that the caller may see; members of pg_monitor see all of them';
 
-create view @extschema@.steadytext_activity as
+create view @extschema@.steadytext_activity with (security_barrier) as
 select
     a.request_id,
     a.owner_role::name as owner_role,
@@ -62,6 +62,16 @@ select
     null::interval as time_left
 from steadytext.activity() as a
 union all
+-- What workers elsewhere have, of whom nobody hears before they are done.
+select
+    q.request_id, q.owner_role::name, q.request_type, 'elsewhere', null, null, null, null, q.started_at, null, null,
+    null, null, null, null, null
+from @extschema@.steadytext_queue as q
+where q.status = 'processing' and not pg_catalog.starts_with(q.worker, 'local:')
+    and (
+        pg_catalog.pg_has_role(q.owner_role::pg_catalog.oid, 'usage')
+        or pg_catalog.pg_has_role('steadytext_admin', 'usage') or pg_catalog.pg_has_role('pg_monitor', 'usage'))
+union all
 select
     null, p.owner_role::name, 'model_pull', p.phase, null, null, null, null, p.started_at, p.worker_pid, null,
     p.download, p.bytes_done, p.bytes_total, p.bytes_per_second,
@@ -73,7 +83,7 @@ comment on column @extschema@.steadytext_activity.request_id is 'The request; of
 comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued it';
 comment on column @extschema@.steadytext_activity.request_type is 'generate, embed …, or model_pull: a download';
 comment on column @extschema@.steadytext_activity.phase is
-    'waiting (for its turn), loading (the model), prefill or decoding; of a download, downloading or what it waits for';
+    'waiting (for its turn), loading (the model), prefill or decoding; elsewhere: a worker on another machine has it, and what is known of it is the row of the queue; of a download, downloading or what it waits for';
 comment on column @extschema@.steadytext_activity.prompt_tokens is 'Length of the prompt in tokens';
 comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens generated so far';
 comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of generation';

@@ -211,11 +211,28 @@ begin
         raise exception 'a column holds one vector of the whole text: target_column excludes destination and chunk_size'
             using errcode = 'invalid_parameter_value', hint = 'Leave target_column out for a table with a row for each chunk.';
     end if;
-    if p_chunk_size is not null then
-        -- Refuses what the function refuses, and models that there are not.
-        perform from steadytext.chunk_for_embedding('pg_steadytext', p_chunk_size, p_chunk_overlap, p_strategy, p_model);
+    if p_model = any (steadytext.models_placed('elsewhere')) then
+        if p_chunk_size is not null then
+            raise exception 'texts cannot be cut into chunks for model "%", which is computed elsewhere', p_model
+                using errcode = 'feature_not_supported', hint = 'The server does not have its tokens. Leave chunk_size out: each text has one vector then.';
+        end if;
+        -- A column that is there says what its owner knows.
+        v_dimensions := coalesce(
+            steadytext.vector_length(p_model), (
+                select nullif(a.atttypmod, -1) from pg_attribute as a
+                where a.attrelid = p_source and a.attname = p_target_column and not a.attisdropped));
+        if v_dimensions is null then
+            raise exception 'nobody knows yet how long the vectors of model "%" are', p_model
+                using errcode = 'object_not_in_prerequisite_state',
+                    hint = format('Have a worker elsewhere embed something with it first: SELECT steadytext_embed_async(''pg_steadytext'', model => %L).', p_model);
+        end if;
+    else
+        if p_chunk_size is not null then
+            -- Refuses what the function refuses, and models that there are not.
+            perform from steadytext.chunk_for_embedding('pg_steadytext', p_chunk_size, p_chunk_overlap, p_strategy, p_model);
+        end if;
+        v_dimensions := cardinality(@extschema@.steadytext_embed('pg_steadytext', model => p_model)::real[]);
     end if;
-    v_dimensions := cardinality(@extschema@.steadytext_embed('pg_steadytext', model => p_model)::real[]);
     if p_index <> 'none' and v_dimensions > 2000 then
         raise exception 'vectors of % dimensions cannot be indexed', v_dimensions
             using errcode = 'program_limit_exceeded', hint = 'Indexes of pgvector take up to 2,000 dimensions: say index => ''none'', and make one over halfvec yourself.';
@@ -319,6 +336,7 @@ declare
     -- 0: the text is not cut. Beside a chunk there is room for what the format has around it.
     v_size bigint := case
         when target_column is not null or chunk_size is not null then chunk_size
+        when v_model = any (steadytext.models_placed('elsewhere')) then 0
         else least(400, greatest(steadytext.context_tokens(v_model, 'embed') * 3 / 4, 16))
     end;
 begin

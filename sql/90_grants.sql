@@ -210,6 +210,8 @@ grant execute on function
     steadytext.context_tokens(text, text),
     steadytext.default_models(),
     steadytext.default_embedding_model(),
+    steadytext.models_placed(text),
+    steadytext.vector_length(text),
     steadytext.rag(
         text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text)
 to steadytext_user;
@@ -298,6 +300,7 @@ to steadytext_worker;
 
 -- Tables. What a user may write in the queue is narrowed further by its policies.
 grant select on @extschema@.steadytext_queue to steadytext_user, steadytext_admin;
+grant select on @extschema@.steadytext_vector_lengths to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_batch_heads, @extschema@.steadytext_batches to steadytext_user, steadytext_admin;
 -- For tables that are made of its rows.
 grant usage on type steadytext.role_id to steadytext_user;

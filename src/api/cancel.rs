@@ -7,7 +7,7 @@ use crate::pg::error::OrRaise;
 use crate::pg::privilege::{as_owner, current_user, may_manage};
 use crate::pg::request_statistics::OTHER;
 use crate::pg::spi::{self, Mode};
-use crate::pg::{after_commit, cancel_counts, catalog_cache, guc, listen};
+use crate::pg::{after_commit, catalog_cache, ended_counts, guc, listen};
 use crate::registry::is_known;
 use crate::request::checks::is_type;
 
@@ -65,18 +65,18 @@ fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
                   where q.id operator(pg_catalog.=) locked.id
                     and q.status in ('pending', 'processing')
                  returning q.request_id, q.request_type, q.attempt operator(pg_catalog.=) 0,
-                       locked.status operator(pg_catalog.=) 'pending', q.params operator(pg_catalog.->>) 'model'"
+                       locked.status operator(pg_catalog.=) 'pending' or not pg_catalog.starts_with(q.worker, 'local:'), q.params operator(pg_catalog.->>) 'model'"
             ),
             vec![ids.into()],
             Mode::ReadWrite,
             |row| {
-                // Of one that is being worked on, the worker knows more.
+                // Of one that is being worked on, the server's own worker knows more.
                 if row.get::<bool>(4) == Some(true) {
                     // A row may name anything, and each name takes a place.
                     let (request_type, model) = (row.get::<String>(2), row.get::<String>(5));
                     let request_type = request_type.filter(|request_type| is_type(request_type));
                     let model = model.map(|model| if is_known(&model, &models) { model } else { OTHER.to_owned() });
-                    cancel_counts::cancelled(
+                    ended_counts::cancelled(
                         model.as_deref().unwrap_or_default(),
                         request_type.as_deref().unwrap_or(OTHER),
                         row.get(3) == Some(true),

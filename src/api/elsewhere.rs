@@ -34,6 +34,12 @@ const MAX_MESSAGE_CHARACTERS: usize = 10_000;
 const MAX_BYTES_PER_TOKEN: usize = 1024;
 /// Of the address of another engine.
 const MAX_ADDRESS_CHARACTERS: usize = 255;
+/// Tokens of a piece of work that nobody doubts: what templates and instructions of models put around a text.
+const TOKENS_AROUND: u64 = 16_384;
+/// A byte may be several tokens where a tokenizer normalises it first.
+const TOKENS_PER_BYTE: u64 = 4;
+/// An answer that was thought about, or stands in a document, takes more tokens than it has.
+const ANSWER_TOKENS: u64 = 16;
 
 /// The texts of a row.
 pub(super) type Texts<'a> = Option<Array<'a, &'a str>>;
@@ -120,13 +126,16 @@ fn read_report(
         name!(more, Option<Vec<u8>>),
     ),
 > {
-    let failed = |failure: Failure| {
+    let failed = |failure: Failure, usage: Usage| {
         let (error, code) = (with_hint(&failure.error), failure.error.sqlstate());
         let retry = failure.retry;
-        (None, None, 0, None, None, None, None, None, None, None, None, Some(error), Some(code), retry, None)
+        let (prompt, cached, generated) = (usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens);
+        let (error, code) = (Some(error), Some(code));
+        (None, None, 0, None, None, prompt, cached, generated, None, None, None, error, code, retry, None)
     };
     let row = match outcome(request_type.unwrap_or_default(), prompt, prompts, params, report) {
-        Err(failure) => failed(failure),
+        Err(failure) => failed(failure, Usage::default()),
+        Ok(Outcome::Failed(failure, usage)) => failed(failure, usage),
         Ok(Outcome::More(more)) => {
             (None, None, 0, None, None, None, None, None, None, None, None, None, None, false, Some(more))
         }
@@ -220,6 +229,8 @@ enum Outcome {
     Answer(Answer, Usage, Option<String>),
     /// The next stage of the work, as [`prepared_work`] gives the first.
     More(Vec<u8>),
+    /// An error of the engine, and what it took to get there.
+    Failed(Failure, Usage),
 }
 
 /// A stage of the work, from a subtask on, as far as there is room for it.
@@ -272,7 +283,7 @@ fn further(
         let report = read(report).map_err(|failure| failure.error)?;
         let outputs = report.outputs.map_err(|_| unexpected())?;
         check_texts(&outputs)?;
-        if replay(&mut stages, outputs, &model)?.is_some() {
+        if replay(&mut stages, outputs, &model, &mut Most::new(None))?.is_some() {
             return Err(unexpected());
         }
     }
@@ -287,18 +298,26 @@ fn further(
 /// # Errors
 ///
 /// XX000 for outputs that do not belong to the request, 22000 for a text that does not match what it has to.
-fn replay(stages: &mut Stages, outputs: Vec<Output>, model: &Resolved) -> Result<Option<Ended>, PgError> {
+fn replay(
+    stages: &mut Stages,
+    outputs: Vec<Output>,
+    model: &Resolved,
+    most: &mut Most,
+) -> Result<Option<Ended>, PgError> {
     let mut outputs = outputs.into_iter();
     while outputs.len() > 0 {
         let count = stages.now().len();
         if count == 0 || outputs.len() < count {
             return Err(unexpected());
         }
+        most.prompt = most.prompt.saturating_add(most_tokens(stages.now(), model, most.told));
         let mut ended = None;
         for (index, output) in outputs.by_ref().take(count).enumerate() {
             stages.take_next();
-            if let Output::Text { text, .. } = &output {
-                check_constraint(&stages.work(index, model), text)?;
+            if let Output::Text { text, generated_tokens, .. } = &output {
+                let work = stages.work(index, model);
+                check_constraint(&work, text)?;
+                most.answer = most.answer.saturating_add(most_of_answer(&work, *generated_tokens as u64));
             }
             ended = stages.store(index, output)?;
         }
@@ -307,6 +326,58 @@ fn replay(stages: &mut Stages, outputs: Vec<Output>, model: &Resolved) -> Result
         }
     }
     Ok(None)
+}
+
+/// What a worker is believed of the tokens that a request took: they are charged to the role that has asked.
+struct Most {
+    /// What it says of prompts.
+    told: Option<u64>,
+    prompt: u64,
+    answer: u64,
+}
+
+impl Most {
+    fn new(told: Option<u64>) -> Most {
+        Most { told, prompt: 0, answer: 0 }
+    }
+}
+
+/// The most tokens that the prompts of a stage can have; enough, where fewer are told than anybody doubts.
+fn most_tokens(subtasks: &Subtasks, model: &Resolved, told: Option<u64>) -> u64 {
+    let around = TOKENS_AROUND.saturating_mul(subtasks.len() as u64);
+    if told.is_none_or(|told| told <= around) {
+        return around;
+    }
+    let bytes = |index| subtasks.work_for(index, model).text_bytes() as u64;
+    (0..subtasks.len())
+        .fold(around, |most, index| most.saturating_add(bytes(index).saturating_mul(TOKENS_PER_BYTE)))
+}
+
+/// The most tokens that the answers of a stage can have taken.
+fn most_answer_tokens(subtasks: &Subtasks, model: &Resolved, told: u64) -> u64 {
+    let of = |index| most_of_answer(&subtasks.work_for(index, model), told);
+    (0..subtasks.len()).fold(0, |most: u64, index| most.saturating_add(of(index)))
+}
+
+/// The same of one piece of work.
+fn most_of_answer(work: &Work, told: u64) -> u64 {
+    match work {
+        Work::Generate(how) => {
+            told.min((how.max_tokens as u64).saturating_mul(ANSWER_TOKENS).saturating_add(TOKENS_AROUND))
+        }
+        _ => 0,
+    }
+}
+
+fn believed(
+    prompt_tokens: Option<u64>,
+    cached_tokens: Option<u64>,
+    first_token_ms: Option<u64>,
+    most: u64,
+) -> Usage {
+    let prompt_tokens = prompt_tokens.map(|tokens| tokens.min(most));
+    let cached_tokens = cached_tokens.map(|tokens| tokens.min(prompt_tokens.unwrap_or(0)));
+    Usage::told(prompt_tokens, cached_tokens, first_token_ms)
 }
 
 /// Refuses a text that does not match the schema, the pattern or the choices of its work, as far as that is seen in little time.
@@ -359,22 +430,31 @@ fn outcome(
             return Err(Failure { error, retry: refusal.retry });
         }
         Err(JobFailure::Failed { subtask, error }) => {
-            let (subtasks, _) = work(request_type, prompt, prompts, params).map_err(lasting)?;
+            let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
+            let most = most_tokens(&subtasks, &model, prompt_tokens);
+            let mut usage = believed(prompt_tokens, cached_tokens, None, most);
+            if let Error::Unfinished { generated_tokens } = &error {
+                let most = most_answer_tokens(&subtasks, &model, *generated_tokens as u64);
+                usage.generated_tokens = i32::try_from((*generated_tokens as u64).min(most)).ok();
+            }
             let Failure { error, retry } = Failure::from(error);
             let error = PgError { message: shown(&error.message), ..error };
             let error = if subtask < subtasks.len() { subtasks.blame(subtask, error) } else { error };
-            return Err(Failure { error, retry });
+            return Ok(Outcome::Failed(Failure { error, retry }, usage));
         }
     };
     check_texts(&outputs).map_err(lasting)?;
     let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
     let mut stages = Stages::new(subtasks);
-    let Some(ended) = replay(&mut stages, outputs, &model).map_err(lasting)? else {
+    let mut most = Most::new(prompt_tokens);
+    let Some(ended) = replay(&mut stages, outputs, &model, &mut most).map_err(lasting)? else {
         let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
         return Ok(Outcome::More(more));
     };
     let Ended { answer, text, .. } = ended;
-    let mut usage = Usage::told(prompt_tokens, cached_tokens, first_token_ms);
+    let text =
+        text.map(|(tokens, finish)| (tokens.min(usize::try_from(most.answer).unwrap_or(usize::MAX)), finish));
+    let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, most.prompt);
     let first_token_ms = usage.first_token_ms;
     usage.ended(text, std::time::Instant::now());
     // It was not this process that has waited for it.

@@ -16,6 +16,7 @@ mod classified;
 mod connection;
 mod constrained;
 mod context;
+mod counted;
 mod details;
 mod diagnose;
 mod elsewhere;

@@ -17,8 +17,8 @@ use pgrx::prelude::*;
 use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
 use uuid::Uuid;
 
-use super::cancel_counts;
 use super::claim_floors;
+use super::ended_counts;
 use super::noted_keys;
 use super::pending;
 use super::rate_counters;
@@ -110,6 +110,7 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
             noted_keys::committing();
             pending::committing();
+            ended_counts::committing();
         }
         pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => noted_keys::committing(),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
@@ -122,7 +123,7 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
             }
             pending::ended();
             rate_counters::committed();
-            cancel_counts::committed();
+            ended_counts::committed();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
@@ -135,7 +136,7 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
             ARMED.set(None);
             pending::forget();
             pending::ended();
-            cancel_counts::forget();
+            ended_counts::forget();
         }
         _ => {}
     }
@@ -160,7 +161,7 @@ unsafe extern "C-unwind" fn after_subtransaction(
 fn end_subtransaction(committed: bool) {
     pending::end_subtransaction(committed);
     rate_counters::end_subtransaction(committed);
-    cancel_counts::end_subtransaction(committed);
+    ended_counts::end_subtransaction(committed);
     noted_keys::end_subtransaction(committed);
 }
 

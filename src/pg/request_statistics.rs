@@ -68,6 +68,30 @@ pub(crate) struct Counted {
     pub(crate) times: [Option<Duration>; 3],
 }
 
+impl Counted {
+    /// Both together; `None` where both have times, each of which has a bucket of its own.
+    pub(super) fn plus(&self, more: &Counted) -> Option<Counted> {
+        let is_plain = |counted: &Counted| counted.times.iter().all(Option::is_none);
+        let times = match (is_plain(self), is_plain(more)) {
+            (_, true) => self.times,
+            (true, false) => more.times,
+            (false, false) => return None,
+        };
+        Some(Counted {
+            requests: self.requests.saturating_add(more.requests),
+            completed: self.completed.saturating_add(more.completed),
+            failed: self.failed.saturating_add(more.failed),
+            cancelled: self.cancelled.saturating_add(more.cancelled),
+            retried: self.retried.saturating_add(more.retried),
+            cache_hits: self.cache_hits.saturating_add(more.cache_hits),
+            prompt_tokens: self.prompt_tokens.saturating_add(more.prompt_tokens),
+            cached_tokens: self.cached_tokens.saturating_add(more.cached_tokens),
+            generated_tokens: self.generated_tokens.saturating_add(more.generated_tokens),
+            times,
+        })
+    }
+}
+
 /// What was counted of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
@@ -164,6 +188,10 @@ pub(crate) fn place_of(model: &str, request_type: &str) -> Option<Place> {
     let database = catalog::my_database().to_u32();
     let now = activity::now();
     let [key, other] = [model, OTHER].map(|model| Key::new(database, model, request_type));
+    let known = TABLE.with_lock(false, |table| table.find(&key));
+    if let Some(index) = known? {
+        return Some(Place { index: Some(index), hash: key.hash() });
+    }
     TABLE.with_lock(true, |table| {
         let made = table.find_or_make(&key, ENTRIES_OF_ONE, now).map(|index| (index, key.hash()));
         let made = made.or_else(|| Some((table.find_or_make(&other, ENTRIES, now)?, other.hash())));

@@ -8,6 +8,7 @@
 
 mod backlog;
 mod cache;
+mod elsewhere;
 mod endurance;
 mod enqueue;
 mod filtered;
@@ -30,7 +31,8 @@ use steadytext_test_models::hub::LocalHub;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|filtered|moments|endurance|endurance-held|neighbour|sync|cache|priority|verbs|pull] [--model FILE] [--encoder FOLDER]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|filtered|moments|endurance|endurance-held|neighbour|sync|cache|priority|verbs|pull|elsewhere]
+                   [--model FILE] [--encoder FOLDER] [--worker PROGRAM]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -143,6 +145,13 @@ accuracy_naive            The share of 300 made-up tickets of 5 categories for w
 accuracy_classify         The same of steadytext_classify by MODEL.
 accuracy_classify_embed   The same with method => 'embed', by the encoder.
 
+So are workers elsewhere (--only elsewhere), on this machine and over TCP; bench/out/elsewhere.tsv. PROGRAM is a steadytext-worker that was built with
+the feature noop-engine, which answers at once.
+
+elsewhere_1_per_s, …      20,000 pending requests (REQUESTS) by 1, 2, 4 and 8 workers: requests per second from the first claim to the last
+                          completion.
+elsewhere_wake_p50_ms, …  From the end of the statement that enqueues a request to the claim, of 300, one at a time, by an idle worker.
+
 So is the cache (--only cache); bench/out/cache.tsv. It has 1,000 entries, and everything is answered from it.
 
 cache_hits_per_s          Calls of steadytext_generate per second of 4 clients (pgbench, prepared), as a member of
@@ -160,7 +169,7 @@ const USER: &str = "bench";
 
 fn main() -> ExitCode {
     let mut options = Options::new();
-    let (mut only, mut model, mut encoder) = (None, None, None);
+    let (mut only, mut model, mut encoder, mut worker) = (None, None, None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), arguments.next()) {
@@ -168,6 +177,7 @@ fn main() -> ExitCode {
             ("--only", Some(part)) => only = Some(part),
             ("--model", Some(file)) => model = Some(PathBuf::from(file)),
             ("--encoder", Some(folder)) => encoder = Some(PathBuf::from(folder)),
+            ("--worker", Some(program)) => worker = Some(PathBuf::from(program)),
             ("--help" | "-h", _) => {
                 print!("{HELP}");
                 return ExitCode::SUCCESS;
@@ -176,13 +186,13 @@ fn main() -> ExitCode {
                 println!("bench-queue {}", env!("CARGO_PKG_VERSION"));
                 return ExitCode::SUCCESS;
             }
-            (option @ ("--library-dir" | "--only" | "--model" | "--encoder"), None) => {
+            (option @ ("--library-dir" | "--only" | "--model" | "--encoder" | "--worker"), None) => {
                 eprintln!("bench-queue: option {option} needs a value");
                 return ExitCode::from(2);
             }
             (option, _) => {
-                let near =
-                    nearest::one(option, ["--library-dir", "--only", "--model", "--encoder"].into_iter());
+                let options = ["--library-dir", "--only", "--model", "--encoder", "--worker"];
+                let near = nearest::one(option, options.into_iter());
                 let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
                 eprintln!(
                     "bench-queue: there is no option {option}{near}\nbench-queue --help says what can be asked for"
@@ -215,6 +225,24 @@ fn main() -> ExitCode {
         let mut report = Report::new("priority");
         priority::measure(&cluster, &mut report);
         return written(&report, "priority");
+    }
+    if only.as_deref() == Some("elsewhere") {
+        let Some(program) = worker else {
+            eprintln!("bench-queue: --only elsewhere needs --worker, a program with the feature noop-engine");
+            return ExitCode::from(2);
+        };
+        // All of 127.0.0.0/8 is this machine, and nobody else has port 5432 of this address.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = format!("127.77.{high}.{low}");
+        let options = options.with_fsync().set("shared_buffers", "256MB").set("pg_steadytext.notify", "on");
+        let cluster = options.set("listen_addresses", &address).start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("elsewhere");
+        if !elsewhere::measure(&cluster, &address, &program, &mut report) {
+            eprintln!("bench-queue: {} has a real engine", program.display());
+            return ExitCode::FAILURE;
+        }
+        return written(&report, "elsewhere");
     }
     if only.as_deref() == Some("cache") {
         let cluster = options.with_fsync().set("shared_buffers", "256MB").start();

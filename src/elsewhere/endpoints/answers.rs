@@ -1,32 +1,70 @@
 //! What comes of a call, and what is not even asked.
 
 use serde::Deserialize;
+use serde_json::Value;
 use steadytext_engine::remote_job::Refusal;
 use steadytext_engine::{Error, Output};
 
 use super::client::Failed;
 
-/// What an endpoint says that an answer has taken.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+/// The most tokens that a call is believed to have taken.
+const MAX_TOKENS: f64 = 1e8;
+
+/// What an endpoint says that an answer has taken. Servers differ in what they say of it, and it is no reason to lose an answer: what
+/// cannot be read is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Value")]
 pub(super) struct Usage {
-    #[serde(default)]
     pub(super) prompt_tokens: Option<u32>,
-    #[serde(default)]
     pub(super) completion_tokens: Option<u32>,
-    #[serde(default)]
-    prompt_tokens_details: Option<Details>,
+    pub(super) cached_tokens: Option<u32>,
+    /// Those of the answer that were thoughts, where they are counted apart.
+    pub(super) thought_tokens: Option<u32>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Details {
-    #[serde(default)]
-    cached_tokens: Option<u32>,
+impl From<Value> for Usage {
+    fn from(usage: Value) -> Usage {
+        let number = |path: &str| count(usage.pointer(path)?);
+        let prompt_tokens = number("/prompt_tokens").or_else(|| number("/input_tokens"));
+        let completion_tokens = number("/completion_tokens").or_else(|| number("/output_tokens"));
+        // Of an endpoint that knows nothing of answers, the rest.
+        let rest = || number("/total_tokens")?.checked_sub(prompt_tokens?);
+        Usage {
+            prompt_tokens,
+            completion_tokens: completion_tokens.or_else(rest),
+            cached_tokens: number("/prompt_tokens_details/cached_tokens"),
+            thought_tokens: number("/completion_tokens_details/reasoning_tokens"),
+        }
+    }
+}
+
+/// A number of tokens, as a number of any kind or as its digits.
+fn count(value: &Value) -> Option<u32> {
+    let number = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(digits) if digits.len() <= 16 => digits.trim().parse().ok()?,
+        _ => return None,
+    };
+    (0.0..=MAX_TOKENS).contains(&number).then_some(number.round() as u32)
 }
 
 impl Usage {
-    /// Tokens of the prompt that the endpoint had computed before.
-    pub(super) fn cached_tokens(&self) -> Option<u32> {
-        self.prompt_tokens_details.and_then(|details| details.cached_tokens)
+    /// Of texts that were sent together, what each has, by its length: all of them together have what the endpoint says.
+    pub(super) fn shares(self, lengths: &[usize]) -> Vec<Usage> {
+        let whole: u64 = lengths.iter().map(|length| *length as u64 + 1).sum();
+        let (mut before, mut told) = (0_u64, 0_u32);
+        let share = |length: &usize| {
+            before += *length as u64 + 1;
+            let tokens = self.prompt_tokens.map(|tokens| {
+                let upto = u64::from(tokens) * before / whole.max(1);
+                let upto = u32::try_from(upto).unwrap_or(tokens);
+                let own = upto - told;
+                told = upto;
+                own
+            });
+            Usage { prompt_tokens: tokens, ..Usage::default() }
+        };
+        lengths.iter().map(share).collect()
     }
 }
 
@@ -65,4 +103,57 @@ pub(super) fn unreadable(error: &serde_json::Error) -> Failed {
         _ => "is no JSON document",
     };
     Failed::Broken(format!("the endpoint's answer {what}: line {} column {}", error.line(), error.column()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn usage(value: Value) -> Usage {
+        serde_json::from_value(value).expect("anything can be read")
+    }
+
+    #[test]
+    fn what_servers_say_of_tokens_is_read_however_they_say_it() {
+        let told = |prompt, completion, cached, thoughts| Usage {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            cached_tokens: cached,
+            thought_tokens: thoughts,
+        };
+        for (said, read) in [
+            (json!({ "prompt_tokens": 7, "completion_tokens": 3 }), told(Some(7), Some(3), None, None)),
+            (json!({ "prompt_tokens": 7.0, "completion_tokens": "3" }), told(Some(7), Some(3), None, None)),
+            (json!({ "prompt_tokens": 7, "total_tokens": 12 }), told(Some(7), Some(5), None, None)),
+            (json!({ "input_tokens": 4, "output_tokens": 2 }), told(Some(4), Some(2), None, None)),
+            (
+                json!({ "prompt_tokens": 7, "completion_tokens": null, "prompt_tokens_details": null,
+                    "completion_tokens_details": { "reasoning_tokens": 2 } }),
+                told(Some(7), None, None, Some(2)),
+            ),
+            (
+                json!({ "prompt_tokens": 9, "prompt_tokens_details": { "cached_tokens": 8 } }),
+                told(Some(9), None, Some(8), None),
+            ),
+            (json!({ "prompt_tokens": -1, "completion_tokens": 1e300 }), Usage::default()),
+            (json!({ "prompt_tokens": [1], "completion_tokens": {} }), Usage::default()),
+            (json!([7, 3]), Usage::default()),
+            (json!("many"), Usage::default()),
+            (json!(null), Usage::default()),
+        ] {
+            assert_eq!(usage(said.clone()), read, "{said}");
+        }
+    }
+
+    #[test]
+    fn shares_of_texts_that_were_sent_together_are_all_of_it() {
+        let usage = usage(json!({ "prompt_tokens": 10 }));
+        let shares = usage.shares(&[0, 100, 3]);
+        let tokens: Vec<u32> = shares.iter().filter_map(|share| share.prompt_tokens).collect();
+        assert_eq!((tokens.len(), tokens.iter().sum::<u32>()), (3, 10), "{tokens:?}");
+        assert!(tokens[1] > tokens[2], "{tokens:?}");
+        assert_eq!(Usage::default().shares(&[1, 2]), vec![Usage::default(); 2]);
+    }
 }

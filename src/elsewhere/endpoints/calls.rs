@@ -412,7 +412,7 @@ impl Endpoint {
                 });
                 let hows: Vec<_> = hows.collect();
                 let bytes = call(vectors::rerank_path(), vectors::rerank(settings, &hows))?;
-                vectors::ranked(settings, hows.len(), &bytes)
+                vectors::ranked(settings, &hows, &bytes)
             }
         }
     }
@@ -435,7 +435,7 @@ enum Question {
 fn told(Answer { outcome, usage }: Answer) -> Kind {
     match outcome {
         Ok(output) => {
-            Kind::Done { output, prompt_tokens: usage.prompt_tokens, cached_tokens: usage.cached_tokens() }
+            Kind::Done { output, prompt_tokens: usage.prompt_tokens, cached_tokens: usage.cached_tokens }
         }
         Err(error) => Kind::Failed(error),
     }

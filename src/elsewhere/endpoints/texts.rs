@@ -18,6 +18,8 @@ const UNLIKELY: f64 = -1e3;
 /// Tokens that a choice may take besides one for each of its bytes, which another tokenizer and a document around it need.
 const TOKENS_BESIDE_CHOICE: usize = 16;
 const TOKENS_AROUND_CHOICE: usize = 32;
+/// Longer than any token of a vocabulary that is in use.
+const MAX_BYTES_PER_TOKEN: usize = 512;
 
 /// What is asked, and how the answer is read.
 pub(super) struct Question {
@@ -28,7 +30,8 @@ pub(super) struct Question {
 #[derive(Deserialize)]
 struct Completion {
     choices: Vec<Choice>,
-    usage: Option<Usage>,
+    #[serde(default)]
+    usage: Usage,
 }
 
 #[derive(Deserialize)]
@@ -151,7 +154,7 @@ fn add_sampling(
 /// [`Failed`] for what cannot be read; in the answer, what the engine would say of such a text.
 pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Result<Answer, Failed> {
     let completion: Completion = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
-    let usage = completion.usage.unwrap_or_default();
+    let usage = completion.usage;
     let [choice] = <[Choice; 1]>::try_from(completion.choices)
         .map_err(|_| Failed::Broken("the endpoint's answer has not one text".to_owned()))?;
     let Choice { message, text, finish_reason } = choice;
@@ -159,7 +162,11 @@ pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Resul
         Some(Message { content, refusal }) => (content, refusal),
         None => (text, None),
     };
-    let reason = finish_reason.as_deref();
+    // As some say it that translate other protocols to this one.
+    let reason = finish_reason.as_deref().map(|reason| match reason {
+        "max_tokens" | "MAX_TOKENS" | "max_output_tokens" => "length",
+        reason => reason,
+    });
     let generated_tokens = usage.completion_tokens.unwrap_or(0) as usize;
     if refusal.is_some() || reason == Some("content_filter") {
         return Err(Failed::Request("the endpoint's model refuses to answer".to_owned()));
@@ -173,7 +180,11 @@ pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Resul
     let is_cut = reason == Some("length");
     let outcome = match &how.constraint {
         Some(constraint) => constrained(constraint, question.form, text, generated_tokens, is_cut),
-        None => Ok(stopped(how, text, generated_tokens, is_cut)),
+        None => {
+            let own_tokens = generated_tokens.saturating_sub(usage.thought_tokens.unwrap_or(0) as usize);
+            let (text, is_too_long) = within_length(text, own_tokens, how.max_tokens);
+            Ok(stopped(how, text, generated_tokens, is_cut || is_too_long))
+        }
     };
     let outcome = outcome.and_then(|output| match &output {
         Output::Text { text, .. } => match text.find('\0') {
@@ -217,6 +228,23 @@ fn stopped(how: &Generate, mut text: String, generated_tokens: usize, is_cut: bo
         None => Finish::EndOfText,
     };
     Output::Text { text, generated_tokens, finish }
+}
+
+/// A text of an endpoint that heeds no `max_tokens`: as much of it as so many tokens are, going by its own count, or by its bytes
+/// where it has none. Whether something was cut off.
+fn within_length(mut text: String, tokens: usize, max_tokens: usize) -> (String, bool) {
+    let most = if tokens > max_tokens {
+        let share = text.len() as u128 * max_tokens as u128 / tokens as u128;
+        usize::try_from(share).unwrap_or(text.len())
+    } else {
+        max_tokens.saturating_mul(MAX_BYTES_PER_TOKEN)
+    };
+    if text.len() <= most {
+        return (text, false);
+    }
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.truncate(end);
+    (text, true)
 }
 
 fn without_thoughts(text: String) -> String {
@@ -263,4 +291,21 @@ pub(super) fn likelihoods(how: &Likelihoods, chosen: Option<&str>) -> Output {
             how.answers.iter().map(|answer| if answer == chosen { 0.0 } else { UNLIKELY }).collect()
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_longer_than_was_asked_for_is_cut_and_says_so() {
+        let cut = |text: &str, tokens, most| within_length(text.to_owned(), tokens, most);
+        assert_eq!(cut("abcdefgh", 8, 8), ("abcdefgh".to_owned(), false));
+        assert_eq!(cut("abcdefgh", 8, 2), ("ab".to_owned(), true));
+        // In the middle of a character, before it.
+        assert_eq!(cut("ééééé", 10, 5), ("éé".to_owned(), true));
+        assert_eq!(cut("", 10, 5), (String::new(), false));
+        // Nobody has counted.
+        assert_eq!(cut(&"x".repeat(5000), 0, 2), ("x".repeat(1024), true));
+    }
 }

@@ -16,7 +16,8 @@ const MAX_DIMENSIONS: usize = 16_000;
 #[derive(Deserialize)]
 struct Embeddings {
     data: Vec<Embedded>,
-    usage: Option<Usage>,
+    #[serde(default)]
+    usage: Usage,
 }
 
 #[derive(Deserialize)]
@@ -28,7 +29,8 @@ struct Embedded {
 #[derive(Deserialize)]
 struct Ranking {
     results: Vec<Ranked>,
-    usage: Option<Usage>,
+    #[serde(default)]
+    usage: Usage,
 }
 
 #[derive(Deserialize)]
@@ -83,8 +85,8 @@ pub(super) fn embedded(hows: &[&Embed], bytes: &[u8]) -> Result<Vec<Answer>, Fai
     if !vectors.iter().flatten().all(|number| number.is_finite()) {
         return Err(broken("has a number that is not finite"));
     }
-    let usage = usage_of_one(usage, hows.len());
-    let answers = hows.iter().zip(vectors).map(|(how, mut vector)| {
+    let lengths: Vec<usize> = hows.iter().map(|how| how.text.len()).collect();
+    let answers = hows.iter().zip(vectors).zip(usage.shares(&lengths)).map(|((how, mut vector), usage)| {
         let outcome = match how.dimensions {
             Some(wanted) if !(1..=vector.len()).contains(&wanted) => Err(Error::InvalidRequest(format!(
                 "{wanted} dimensions are wanted of vectors that have {}",
@@ -134,13 +136,14 @@ pub(super) fn rerank(settings: &Settings, hows: &[&Rerank]) -> Map<String, Value
 /// # Errors
 ///
 /// [`Failed`].
-pub(super) fn ranked(settings: &Settings, count: usize, bytes: &[u8]) -> Result<Vec<Answer>, Failed> {
+pub(super) fn ranked(settings: &Settings, hows: &[&Rerank], bytes: &[u8]) -> Result<Vec<Answer>, Failed> {
+    let count = hows.len();
     let broken = |what: &str| Failed::Broken(format!("the endpoint's answer {what}"));
     let Ranking { results, usage } = match settings.rerank {
         RerankForm::Jina => serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?,
         RerankForm::Tei => {
             let results = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
-            Ranking { results, usage: None }
+            Ranking { results, usage: Usage::default() }
         }
     };
     if results.len() != count {
@@ -151,11 +154,12 @@ pub(super) fn ranked(settings: &Settings, count: usize, bytes: &[u8]) -> Result<
         let slot = scores.get_mut(index).filter(|slot| slot.is_none());
         *slot.ok_or_else(|| broken("has two scores of a document"))? = Some(score);
     }
-    let usage = usage_of_one(usage, count);
+    let lengths: Vec<usize> = hows.iter().map(|how| how.query.len() + how.document.len()).collect();
     scores
         .into_iter()
         .flatten()
-        .map(|score| {
+        .zip(usage.shares(&lengths))
+        .map(|(score, usage)| {
             let score = match settings.scores {
                 Scores::Probability => score,
                 Scores::Logit => 1.0 / (1.0 + (-score).exp()),
@@ -169,11 +173,6 @@ pub(super) fn ranked(settings: &Settings, count: usize, bytes: &[u8]) -> Result<
             Ok(Answer { outcome: Ok(Output::Score(score as f32)), usage })
         })
         .collect()
-}
-
-/// What a call has used is known of its texts together only.
-fn usage_of_one(usage: Option<Usage>, count: usize) -> Usage {
-    if count == 1 { usage.unwrap_or_default() } else { Usage::default() }
 }
 
 fn object(value: Value) -> Map<String, Value> {

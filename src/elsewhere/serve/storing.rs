@@ -16,7 +16,7 @@ use crate::protocol::{self, Held, Stored};
 use crate::turn_error::TurnError;
 
 /// Results that are stored at once, and their bytes.
-const MAX_STORED: usize = 64;
+const MAX_STORED: usize = 256;
 const MAX_STORED_BYTES: usize = 8 << 20;
 /// How soon what could not be stored is tried again: first, and in the end.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));

@@ -23,6 +23,7 @@ mod migration;
 mod models;
 mod process;
 mod program;
+mod proxy;
 mod requests;
 mod run_directory;
 mod session;
@@ -41,6 +42,7 @@ pub use models::{
     BrokenModel, broken_models, copied_model, encoders, endless_text, slow_model, write_model, write_reranker,
 };
 pub use process::{Signal, children_of, is_alive, signal};
+pub use proxy::Proxy;
 pub use requests::{AUDIT, Request};
 pub use run_directory::run_directory;
 pub use session::{Address, Session, message_of, sqlstate_of};

@@ -33,8 +33,20 @@ impl WorkerElsewhere {
     /// Starts one for a database URL, with the cluster's models.
     #[track_caller]
     pub fn start_at(url: &str, cluster: &Cluster, arguments: &[&str]) -> WorkerElsewhere {
+        WorkerElsewhere::start_with(url, cluster, arguments, &[])
+    }
+
+    /// The same with variables of the environment.
+    #[track_caller]
+    pub fn start_with(
+        url: &str,
+        cluster: &Cluster,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> WorkerElsewhere {
         let program = worker_program();
         let mut command = Command::new(&program);
+        command.envs(environment.iter().copied());
         command.arg("--database-url").arg(url).arg("--model-dir").arg(cluster.model_directory());
         command.args(["--poll-interval", "0.1", "--threads", "1"]).args(arguments);
         MISLEADING.iter().for_each(|name| {

@@ -80,6 +80,31 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
     assert!(here.last().is_some_and(|last| last.contains("|completed|")), "{here:#?}");
 }
 
+#[test]
+fn a_row_that_raises_while_work_is_made_of_it_ends_alone() {
+    let (cluster, mut session) = served_elsewhere();
+    // As a value that cannot be read any more does it.
+    session.run(
+        "alter function steadytext.make_work(text, text, text, text[], jsonb) rename to really_make_work;
+         create function steadytext.make_work(text, text, text, text[], jsonb) returns bytea language plpgsql as $$
+         begin
+             if $3 = 'poison' then
+                 raise exception 'missing chunk number 0' using errcode = 'data_corrupted';
+             end if;
+             return steadytext.really_make_work($1, $2, $3, $4, $5);
+         end
+         $$;
+         grant execute on function steadytext.make_work(text, text, text, text[], jsonb), steadytext.really_make_work(text, text, text, text[], jsonb)
+             to steadytext_worker;
+         insert into steadytext_queue (request_type, prompt, params, max_retries)
+         select 'generate', prompt, '{\"max_tokens\": 2, \"use_cache\": false}', 0 from unnest(array['one', 'poison', 'two']) as prompt",
+    );
+    assert!(Worker::start(&cluster, &["--drain"]).wait());
+    let ended: Vec<String> = session
+        .list("select concat_ws(' ', prompt, status, error_code, attempt) from steadytext_queue order by id");
+    assert_eq!(ended, ["one completed 1", "poison failed XX001 1", "two completed 1"]);
+}
+
 /// A report as a worker sends it.
 fn report(outputs: Result<Vec<Output>, JobFailure>) -> Vec<u8> {
     let told = Some(u64::MAX);

@@ -13,7 +13,7 @@ use steadytext_test_server::{
 };
 
 /// Requests of every type, some in several ways, each once for each number; tag is their session_id. How many there are.
-fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -> usize {
+pub(crate) fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -> usize {
     session.run(&format!(
         r#"insert into steadytext_queue (request_type, prompt, prompts, params, session_id)
            select k.request_type, replace(k.prompt, '%', n::text), k.prompts,
@@ -59,7 +59,7 @@ fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -> usize {
 
 /// What the types of requests need beside the builtin model: one that is named, one with prompts, and a prompt that the database
 /// keeps.
-fn needs(cluster: &Cluster, session: &mut Session) {
+pub(crate) fn needs(cluster: &Cluster, session: &mut Session) {
     slow_model(cluster, session);
     encoders(cluster, session, &Bert::default());
     session.run(
@@ -70,7 +70,7 @@ fn needs(cluster: &Cluster, session: &mut Session) {
 }
 
 /// What came of them, in order.
-fn results(session: &mut Session, tag: &str) -> Vec<String> {
+pub(crate) fn results(session: &mut Session, tag: &str) -> Vec<String> {
     session.list(&format!(
         "select concat_ws('|', request_type, status, result, results, embedding, embeddings, error, error_code, prompt_tokens,
              generated_tokens, finish_reason)
@@ -78,7 +78,7 @@ fn results(session: &mut Session, tag: &str) -> Vec<String> {
     ))
 }
 
-fn unfinished(session: &mut Session) -> i64 {
+pub(crate) fn unfinished(session: &mut Session) -> i64 {
     session.one("select count(*) from steadytext_queue where status in ('pending', 'processing')")
 }
 
@@ -117,15 +117,26 @@ fn a_vectorizer_gets_its_vectors_from_a_worker_elsewhere() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
     encoders(&cluster, &mut session, &Bert::default());
-    // How long vectors are is asked of the server; after that it computes none.
     session.run(
         "create role remote login in role steadytext_worker;
          create table docs (id integer primary key, body text);
          insert into docs select i, 'text ' || i from generate_series(1, 300) as i;
-         select steadytext_create_vectorizer('docs', array['body'], model => 'file', index => 'none');
          update steadytext_models set placement = 'elsewhere' where name = 'file'",
     );
+    // The server cannot ask how long vectors are, and says how that comes to be known.
+    let create =
+        "select steadytext_create_vectorizer('docs', array['body'], model => 'file', index => 'none')";
+    let error = session.error(create);
+    assert_eq!(error.code().code(), "55000", "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("steadytext_embed_async")), "{error:?}");
     let mut worker = Worker::start(&cluster, &[]);
+    let id = session.embed("pg_steadytext", "model => 'file'");
+    session.answer(id);
+    session.run(create);
+    let chunks = session.error(
+        "select steadytext_create_vectorizer('docs', array['body'], name => 'cut', destination => 'cut', model => 'file', chunk_size => 20)",
+    );
+    assert_eq!(chunks.code().code(), "0A000", "{chunks}");
     wait_until("all have vectors", || {
         session.one::<i64>("select count(distinct id) from docs_body_embedding") == 300
     });
