@@ -64,7 +64,7 @@ pub(super) fn width_of(source: &ModelSource) -> Option<usize> {
         // What a folder's modules make of the width is known to who loads them.
         ModelSource::File(path) => {
             let file = path.is_absolute().then(|| path.metadata().ok()).flatten()?;
-            Some((file.is_file().then(|| file.len())?, file.modified().ok()?))
+            Some((file.is_file().then_some(file.len())?, file.modified().ok()?))
         }
     };
     let known = (source.clone(), state);

@@ -4,8 +4,8 @@ select plan(17);
 
 create or replace function steadytext.is_own_worker() returns boolean
 language sql set search_path = pg_catalog, pg_temp as 'select false';
-insert into steadytext_models (name, task, file, placement) values
-    ('far', 'embed', 'far', 'elsewhere'), ('farther', 'embed', 'farther', 'elsewhere'), ('near', 'embed', 'near', 'any');
+insert into steadytext_models (name, task, file, placement, dimensions) values
+    ('far', 'embed', 'far', 'elsewhere', '{2}'), ('farther', 'embed', 'farther', 'elsewhere', null), ('near', 'embed', 'near', 'any', null);
 create table notes (id integer primary key, body text);
 delete from steadytext_queue;
 
@@ -19,7 +19,7 @@ returns text language sql as $$
     select string_agg(o.outcome, ' ')
     from held as h
     cross join lateral steadytext.complete_requests('e', array[h.id], array[h.attempt], array[null::text],
-        array_fill(0.5::real, array[p_length * h.count]), array[p_length],
+        array_fill((1 / sqrt(p_length))::real, array[p_length * h.count]), array[p_length],
         case when h.request_type = 'batch_embed' then array[h.count] end) as o
 $$;
 create function pg_temp.vectorizer(p_more text)

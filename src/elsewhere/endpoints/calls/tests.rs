@@ -25,7 +25,7 @@ fn endpoint() -> Endpoint {
 fn an_endpoint_that_asks_for_no_pause_is_left_alone_for_longer_and_longer() {
     let endpoint = endpoint();
     // Its rest is over each time.
-    let mut rest = |asked| {
+    let rest = |asked| {
         let rest = endpoint.rest("busy", asked);
         endpoint.state().rest_until = None;
         rest
