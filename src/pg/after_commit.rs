@@ -112,7 +112,10 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
             pending::committing();
             ended_counts::committing();
         }
-        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => noted_keys::committing(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            noted_keys::committing();
+            ended_counts::committing();
+        }
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             slots::end_evictions();
             noted_keys::ended();
@@ -128,10 +131,12 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
             noted_keys::ended();
+            // What is put aside by PREPARE TRANSACTION counts.
             if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
                 rate_counters::rolled_back();
             } else {
                 rate_counters::committed();
+                ended_counts::committed();
             }
             ARMED.set(None);
             pending::forget();

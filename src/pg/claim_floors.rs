@@ -35,6 +35,9 @@ const PAGES_OF_USER: u64 = 8;
 /// A sweep begins after so many times what the last one took; where others have changed requests since, sooner.
 const REST: u32 = 200;
 const REST_AFTER_CHANGE: u32 = 10;
+/// However long it took, for which the machine may have been busy: not later than that, or once more what it took.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+const LONGEST_REST_AFTER_CHANGE: Duration = Duration::from_secs(2);
 /// Priorities and roles that are remembered. With more of them each would cost more than it saves.
 const MAX_FLOORS: usize = 64;
 
@@ -139,9 +142,11 @@ impl Memory {
             }
         }
         let has_changed = self.is_stale || changes != self.changes;
-        let rest = if has_changed { REST_AFTER_CHANGE } else { REST };
+        let (times, longest) =
+            if has_changed { (REST_AFTER_CHANGE, LONGEST_REST_AFTER_CHANGE) } else { (REST, LONGEST_REST) };
+        let rest = |took: Duration| took.saturating_mul(times).min(longest.max(took));
         self.sweeping = None;
-        if self.swept.as_ref().is_some_and(|swept| now < swept.ended + swept.took.saturating_mul(rest)) {
+        if self.swept.as_ref().is_some_and(|swept| now < swept.ended + rest(swept.took)) {
             let floor = |(group, id): (&Group, &i64)| Floor {
                 priority: group.0.0,
                 role: pg_sys::Oid::from(group.1),

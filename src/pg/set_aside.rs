@@ -149,7 +149,7 @@ pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
 
 /// Where the claim of a role's requests begins. Inside a transaction.
 pub(crate) fn beginning(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid) -> Beginning {
-    let from_the_first = Beginning { behind: 0, again_after: 0, again_rows: 0 };
+    let from_the_first = Beginning { behind: i64::MIN, again_after: 0, again_rows: 0 };
     with(extension, |memory, now| {
         if memory.roles.get(&owner).and_then(|role| role.until).is_some_and(|until| now < until) {
             return Beginning { behind: i64::MAX, ..from_the_first };
@@ -180,7 +180,7 @@ pub(crate) fn pass(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid, un
             memory.stretches.clear();
         }
         let stretch = memory.stretches.entry((priority, owner)).or_insert(Stretch {
-            behind: 0,
+            behind: i64::MIN,
             holders: Vec::new(),
             forget_at: now + STRETCH_MEMORY,
             again_after: 0,

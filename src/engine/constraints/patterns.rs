@@ -186,6 +186,11 @@ impl NamePattern {
     }
 }
 
+/// How many steps it takes at most to match a regular pattern with a text of a length.
+pub(super) fn most_steps(pattern: &str, length: usize) -> u64 {
+    regular_steps(length as u64, weight(pattern))
+}
+
 fn regular_steps(length: u64, weight: u64) -> u64 {
     length.saturating_add(1).saturating_mul(weight)
 }

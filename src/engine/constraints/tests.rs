@@ -612,3 +612,20 @@ fn a_mask_never_costs_more_steps_than_it_may() {
         }
     }
 }
+
+#[test]
+fn what_takes_long_to_refute_is_not_refuted() {
+    let pattern = Constraint::Regex("[ab]*a[ab]{5000}c".to_owned());
+    // In an order that keeps an automaton from finding the same states again.
+    let mut state = 1_u32;
+    let text: String = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if state >> 31 == 0 { 'a' } else { 'b' }
+    })
+    .take(2_000_000)
+    .collect();
+    assert!(!pattern.refutes(&text));
+    assert!(pattern.refutes(&text[..1000]));
+    assert!(!Constraint::Regex("[ab]*".to_owned()).refutes(&text));
+    assert!(Constraint::Regex("[a]*".to_owned()).refutes(&text));
+}

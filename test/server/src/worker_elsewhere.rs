@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Options};
 use crate::process::{Signal, signal};
 use crate::session::Session;
 use crate::wait::wait_until;
@@ -121,8 +121,9 @@ pub fn worker_program() -> PathBuf {
 /// A cluster whose own worker is paused, and a role for workers elsewhere.
 #[track_caller]
 pub fn served_elsewhere() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
+    let cluster = Options::new().set("max_prepared_transactions", 2).start();
     let mut session = cluster.session("postgres");
+    session.create_extension();
     session.run("create role remote login in role steadytext_worker");
     session.pause();
     (cluster, session)

@@ -167,7 +167,11 @@ fn what_a_worker_says_of_tokens_is_believed_within_bounds_and_counts_when_it_com
         || JobFailure::Failed { subtask: 0, error: Error::Unfinished { generated_tokens: usize::MAX } };
     let used = "select coalesce(sum(tokens_last_day), 0)::bigint from steadytext_limit_usage() where user_id = 'spender'";
     let mut before = 0;
-    for outputs in [Ok(vec![text()]), Err(unfinished())] {
+    // What is put aside counts at once.
+    let prepared = "prepare transaction 'told'";
+    for (outputs, end) in
+        [(Ok(vec![text()]), "commit"), (Err(unfinished()), "commit"), (Ok(vec![text()]), prepared)]
+    {
         let id = spender.generate("x", "max_tokens => 2, use_cache => false");
         let told = Some(u64::MAX);
         let report = Report {
@@ -193,11 +197,14 @@ fn what_a_worker_says_of_tokens_is_believed_within_bounds_and_counts_when_it_com
         tell("begin; savepoint a; rollback to a; rollback");
         assert_eq!(figures(&mut session), counted);
         assert_eq!(session.one::<i64>(used), before);
-        tell("commit");
+        tell(end);
         assert_ne!(figures(&mut session), counted);
         let now = session.one::<i64>(used);
         assert!(now > before && now - before < 50_000, "{before} {now}");
         before = now;
+        if end == prepared {
+            session.run("commit prepared 'told'");
+        }
         session.cancel(id);
     }
     // The same of those who report without work that the server has made.

@@ -1,6 +1,6 @@
 //! A worker that has nothing to do does nothing, and what comes due wakes it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steadytext_test_server::{Options, Session, eventually, wait_until};
 use uuid::Uuid;
@@ -50,12 +50,13 @@ fn a_worker_makes_no_transactions_while_nothing_waits() {
     };
     // The worker of the other database looks around once more after its work, and at its cache.
     wait_for_looks(&mut session, 100);
-    let before = transactions(&mut session, "quiet");
+    let (before, since) = (transactions(&mut session, "quiet"), Instant::now());
     // Of a look in each second, there would be some by now.
     wait_for_looks(&mut session, 450);
     let made = transactions(&mut session, "quiet") - before;
-    // The look of an idle worker, in half a minute, and what is done with it.
-    assert!(made <= 8, "{made} transactions of an idle worker");
+    // The looks of an idle worker, one in half a minute, and what is done with each, however slow the machine and its clock are.
+    let most = 4 * (2 + since.elapsed().as_secs() / 30);
+    assert!(made <= most as i64, "{made} transactions of an idle worker");
 }
 
 #[test]
