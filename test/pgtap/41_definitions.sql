@@ -1,6 +1,6 @@
 -- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
 \ir setup.psql
-select plan(56);
+select plan(71);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -191,6 +191,59 @@ alter table owned drop column kind cascade;
 alter table owned add column kind int;
 select steadytext_drop_enrichment('owned', drop_all => true);
 select has_column('owned', 'kind', 'nor one of an enrichment');
+
+-- A vectorizer that is altered again before the new vectors are there.
+insert into steadytext_models (name, task, file, placement) values ('away', 'embed', 'away.gguf', 'elsewhere');
+insert into steadytext_vector_lengths (model, file, length) values ('away', 'away.gguf', 8);
+create table again (id int primary key, body text, title text);
+select steadytext_create_vectorizer('again', array['body'], name => 'again', index => 'none', model => 'builtin', chunk_size => 400);
+select steadytext_alter_vectorizer('again', model => 'away', chunk_size => 0);
+select steadytext_alter_vectorizer('again', format => 'A: $chunk');
+select steadytext_alter_vectorizer('again', distance => 'l2');
+select results_eq(
+    $$ select v.model, v.format, v.chunk_size, v.distance, v.dimensions from steadytext_vectorizers as v where v.name = 'again (next)' $$,
+    $$ values ('away', 'A: $chunk', null::integer, 'l2', 8) $$, 'what one call changes is not lost by the next one, also in one transaction');
+select results_eq(
+    $$ select v.model, v.format, v.chunk_size, v.distance from steadytext_vectorizers as v where v.name = 'again' $$,
+    $$ values ('builtin', null::text, 400, 'cosine') $$, 'and nothing of it is true yet');
+select is((select count(*) from pg_class where relname like 'again_body_embedding%' and relkind = 'r'), 2::bigint, 'one definition at a time is made');
+select steadytext_alter_vectorizer('again', columns => array['title']);
+select steadytext_alter_vectorizer('again', format => '$chunk.');
+select is(
+    (select p.source_columns from steadytext.vectorizer_place(pg_temp.id_of('again (next)')) as p), array['title'], 'the columns that were named stay named');
+select steadytext_alter_vectorizer('again', priority => 9, truncate => true, new_name => 'once more');
+select results_eq(
+    $$ select v.name, v.priority, v.truncate from steadytext_vectorizers as v where v.name like 'once more%' order by v.name $$,
+    $$ values ('once more', 9, true), ('once more (next)', 9, true) $$, 'what needs no new vectors is said to both');
+-- Otherwise only the process that works for vectorizers may act as others.
+create or replace function steadytext.run_as(p_role oid, p_statement text, p_argument jsonb) returns jsonb
+language plpgsql as $$ begin execute p_statement; return null; end $$;
+select steadytext.swap_vectorizer(pg_temp.id_of('once more (next)'));
+select results_eq(
+    $$ select v.name, v.model, v.format, v.priority, v.truncate from steadytext_vectorizers as v where v.name like 'once more%' $$,
+    $$ values ('once more', 'away', '$chunk.', 9, true) $$, 'so that it is still there when they change places');
+select steadytext_alter_vectorizer('once more', format => 'B: $chunk');
+select steadytext_pause_vectorizer('once more');
+select steadytext_alter_vectorizer('once more', distance => 'inner_product');
+select is((select v.is_paused from steadytext_vectorizers as v where v.name = 'once more (next)'), true, 'a pause goes on');
+select steadytext_alter_vectorizer('once more', format => '$chunk.');
+select is((select v.distance from steadytext_vectorizers as v where v.name = 'once more (next)'), 'inner_product', 'one thing is as it was, another one is not');
+select steadytext_alter_vectorizer('once more', distance => 'l2');
+select is((select count(*) from steadytext_vectorizers as v where v.name = 'once more (next)'), 0::bigint, 'when all is as it was, nothing is made');
+select is((select count(*) from pg_class where relname like 'again_body_embedding%' and relkind = 'r'), 1::bigint, 'and what was being made is gone');
+select steadytext_drop_vectorizer('once more', true);
+select steadytext_create_vectorizer('again', array['body'], name => 'again', index => 'none', model => 'builtin', chunk_size => 400);
+select steadytext_alter_vectorizer('again', chunk_size => 16);
+select is((select v.chunk_overlap from steadytext_vectorizers as v where v.name = 'again (next)'), 8, 'smaller chunks have less in common');
+select steadytext_alter_vectorizer('again', chunk_size => 300);
+select is((select v.chunk_overlap from steadytext_vectorizers as v where v.name = 'again (next)'), 50, 'larger ones as much as before');
+select steadytext_alter_vectorizer('again', chunk_size => 400);
+select is((select count(*) from steadytext_vectorizers as v where v.name = 'again (next)'), 0::bigint, 'chunks as before are no change');
+alter table again drop column body cascade;
+select steadytext_alter_vectorizer('again', columns => array['title']);
+select lives_ok($$ select steadytext_alter_vectorizer('again', format => 'C: $chunk') $$, 'columns that are there need not be named again');
+select is((select v.columns from steadytext_vectorizers as v where v.name = 'again (next)'), array['title'], 'nor are they lost');
+select steadytext_drop_vectorizer('again', true);
 
 select * from finish();
 rollback;
