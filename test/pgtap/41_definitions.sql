@@ -1,6 +1,6 @@
 -- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
 \ir setup.psql
-select plan(71);
+select plan(80);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -244,6 +244,24 @@ select steadytext_alter_vectorizer('again', columns => array['title']);
 select lives_ok($$ select steadytext_alter_vectorizer('again', format => 'C: $chunk') $$, 'columns that are there need not be named again');
 select is((select v.columns from steadytext_vectorizers as v where v.name = 'again (next)'), array['title'], 'nor are they lost');
 select steadytext_drop_vectorizer('again', true);
+
+-- Tables and columns that cannot be made, and models that make no vectors.
+create table taken (id int primary key, body text);
+select is(
+    pg_temp.hint($$ select steadytext_create_vectorizer('taken', array['body'], destination => 'taken') $$),
+    'Give the table of the vectors another name as destination, or drop the one that is there.', 'a table that is no vectorizer''s is not said to be one''s');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('taken', array['body'], destination => 'nowhere.vectors') $$, '22023', 'destination "nowhere.vectors" has a dot in it',
+    'a destination has no schema');
+select throws_ok($$ select steadytext_create_vectorizer('taken', array['body'], destination => '') $$, '22023', 'destination cannot be empty', 'it has a name');
+select throws_ok($$ select steadytext_create_vectorizer('taken', array['body'], target_column => '') $$, '22023', 'target_column cannot be empty', 'so has a column');
+select throws_ok($$ select steadytext_create_enrichment('taken', '', '$body') $$, '22023', 'target_column cannot be empty', 'also of an enrichment');
+insert into steadytext_models (name, task, file, placement) values ('talker', 'generate', 'talker.gguf', 'elsewhere');
+select throws_ok(format('select steadytext_create_vectorizer(''taken'', array[''body''], model => ''talker'', %s)', e), '42809', 'model "talker" is registered for task generate, not embed',
+    'a model that is elsewhere is first of all for the task')
+from unnest(array['chunk_size => 8', 'chunk_size => null', $t$target_column => 'v'$t$]) as e;
+select steadytext_create_vectorizer('taken', array['body'], index => 'none', model => 'builtin', chunk_size => 100);
+select throws_ok($$ select steadytext_alter_vectorizer('taken_body', model => 'talker') $$, '42809', 'model "talker" is registered for task generate, not embed', 'as where it is altered');
 
 select * from finish();
 rollback;
