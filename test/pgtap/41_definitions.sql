@@ -1,6 +1,6 @@
 -- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
 \ir setup.psql
-select plan(80);
+select plan(85);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -244,6 +244,38 @@ select steadytext_alter_vectorizer('again', columns => array['title']);
 select lives_ok($$ select steadytext_alter_vectorizer('again', format => 'C: $chunk') $$, 'columns that are there need not be named again');
 select is((select v.columns from steadytext_vectorizers as v where v.name = 'again (next)'), array['title'], 'nor are they lost');
 select steadytext_drop_vectorizer('again', true);
+
+-- What is wrong is shown with what to do, and a worker that is paused is nothing wrong.
+create table amiss (id int primary key, body text, other text);
+select steadytext_create_vectorizer('amiss', array['body'], name => 'amiss', index => 'none', model => 'builtin');
+select steadytext_create_enrichment('amiss', 'kind', '$other', 'generate_choice', '{"choices": ["a", "b"]}', name => 'amiss', model => 'builtin');
+create function pg_temp.shown() returns setof text language sql as $$
+    select s.state || ': ' || coalesce(s.problem, '') from steadytext_vectorizer_status as s where s.name = 'amiss'
+    union all
+    select s.state || ': ' || coalesce(s.problem, '') from steadytext_enrichment_status as s where s.name = 'amiss'
+$$;
+alter table amiss disable trigger user;
+select is(array_agg(s), array_fill('broken: the triggers of table public.amiss are disabled: ALTER TABLE public.amiss ENABLE TRIGGER USER'::text, array[2]), 'triggers that are disabled')
+from pg_temp.shown() as s;
+alter table amiss enable trigger user;
+create or replace function steadytext.worker_state()
+returns table (
+    state text, pid integer, worker text, started_at timestamptz, library_version text, message text, running integer, memory_mb integer
+)
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select 'paused', 1, 'local:1', now(), '2.0.0', null::text, 0, 0
+$$;
+select is(array_agg(s), array_fill('paused: the worker is paused: steadytext_daemon_start() has it go on'::text, array[2]), 'a worker that is paused')
+from pg_temp.shown() as s;
+select steadytext_pause_vectorizer('amiss');
+select is((select s.state || coalesce(s.problem, '') from steadytext_vectorizer_status as s where s.name = 'amiss'), 'paused', 'one that is paused itself waits for nothing');
+alter table amiss drop column body cascade, drop column other cascade;
+select is(array_agg(substring(s from '[a-z]+_[a-z_]+\(.*')), array['steadytext_alter_vectorizer(''amiss'', columns => …) names others',
+    'steadytext_alter_enrichment(''amiss'', prompt => …) names others'], 'columns that are gone') from pg_temp.shown() as s;
+drop table amiss_body_embedding, amiss cascade;
+select is(array_agg(substring(s from '[a-z]+_[a-z]+_(?:v|e)[a-z]+\(.*')), array[
+    'steadytext_drop_vectorizer(''amiss'') ends it, and steadytext_create_vectorizer() makes another one',
+    'steadytext_drop_enrichment(''amiss'') ends it, and steadytext_create_enrichment() makes another one'], 'tables that are gone') from pg_temp.shown() as s;
 
 -- Tables and columns that cannot be made, and models that make no vectors.
 create table taken (id int primary key, body text);
