@@ -201,8 +201,13 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_role oid := steadytext.limited_role(user_id);
+    v_role oid;
 begin
+    if user_id <> '*' and not exists (select from pg_roles as r where r.rolname = steadytext_reset_usage.user_id) then
+        raise exception 'role "%" does not exist', left(user_id, 63)
+            using errcode = 'undefined_object', hint = 'Give the name of a role: steadytext_limit_usage() lists those that have used anything.';
+    end if;
+    v_role := steadytext.limited_role(user_id);
     if v_role is null then
         raise exception 'what everybody has used is counted for each role by itself'
             using errcode = 'invalid_parameter_value', hint = 'Give the name of a role: steadytext_limit_usage() lists them.';

@@ -336,6 +336,7 @@ as $$
 declare
     v_ids bigint[];
     v_outcomes text[];
+    v_tokens record;
 begin
     perform steadytext.check_worker(p_worker);
     if steadytext.is_own_worker() then
@@ -347,10 +348,12 @@ begin
     end if;
     perform steadytext.check_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts,
         p_lists, p_list_lengths, p_prompt_tokens || p_cached_tokens || p_generated_tokens || p_first_token_ms, p_finish_reasons);
+    select * into v_tokens from steadytext.believed_tokens(p_ids, p_prompt_tokens, p_cached_tokens, p_generated_tokens);
     select array_agg(w.id), array_agg(w.outcome) into v_ids, v_outcomes
     from steadytext.write_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts, p_lists, p_list_lengths,
-        p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms) as w;
-    perform steadytext.count_reported(v_ids, v_outcomes, p_ids, p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_first_token_ms);
+        v_tokens.prompt_tokens, v_tokens.cached_tokens, v_tokens.generated_tokens, p_finish_reasons, p_first_token_ms) as w;
+    perform steadytext.count_reported(v_ids, v_outcomes, p_ids, v_tokens.prompt_tokens, v_tokens.cached_tokens, v_tokens.generated_tokens,
+        p_first_token_ms);
     if 0 < any (p_embedding_lengths) then
         perform steadytext.note_vector_lengths(p_ids, p_embedding_lengths);
     end if;

@@ -70,8 +70,105 @@ $$;
 comment on function steadytext.count_claims(bigint[]) is
     'Counts requests that a worker elsewhere has claimed and nobody had before; called by claim_requests';
 
--- What a worker says of times can be no longer than it has held the row; of tokens, no more than a text can have many times over. A report is
--- looked at more closely before (steadytext.read_report).
+-- A token has a byte at least, but for what templates and instructions put around each piece of work, and for constraints, of which the model
+-- may be told in more words. A piece of work is a text or a query, with each of the documents, categories, labels or fields; long texts are
+-- cut into pieces where they are summed up or searched. What stands beside them is repeated for each.
+create function steadytext.most_tokens(
+    p_request_type text,
+    p_prompt text,
+    p_prompts text[],
+    p_params jsonb,
+    p_default_max_tokens bigint,
+    p_max_tokens_limit bigint,
+    out prompt_tokens bigint,
+    out generated_tokens bigint
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c_around constant bigint := 4096;
+    c_piece_bytes constant bigint := 256;
+    v_prompt bigint := coalesce(steadytext.raw_size(p_prompt), 0);
+    v_prompts bigint := coalesce(steadytext.raw_size(p_prompts), 0);
+    v_params bigint := coalesce(steadytext.raw_size(p_params), 0);
+    v_texts bigint := greatest(cardinality(p_prompts), 1);
+    v_is_cut boolean := p_request_type in ('summarize', 'translate', 'mask', 'extract', 'extract_facts');
+    v_pieces bigint := v_texts + case when v_is_cut then v_prompt / c_piece_bytes else 0 end;
+    v_each bigint := (
+        select greatest(1, max(case jsonb_typeof(e.value)
+            when 'array' then jsonb_array_length(e.value)
+            when 'object' then (select count(*) from jsonb_object_keys(e.value))
+            end))
+        from (values ('documents'), ('categories'), ('labels'), ('fields')) as k(name)
+        cross join lateral (select p_params -> k.name as value) as e);
+begin
+    prompt_tokens := c_around * v_pieces * v_each
+        + v_each * (v_texts * v_prompt + v_prompts) * case when v_is_cut then 4 else 1 end
+        + 8 * v_texts * v_params;
+    generated_tokens := case when steadytext.task_number(p_request_type, p_params) <> 1 then 0 else
+        v_pieces * v_each * case
+            when jsonb_typeof(p_params -> 'max_tokens') = 'number'
+                then greatest(least(trunc((p_params ->> 'max_tokens')::numeric), 2147483647), 1)::bigint
+            when p_request_type = 'generate' then least(p_default_max_tokens, p_max_tokens_limit)
+            else p_max_tokens_limit end end;
+end
+$$;
+comment on function steadytext.most_tokens(text, text, text[], jsonb, bigint, bigint) is
+    'The most tokens that the prompts and the answers of a request can have; called by believed_tokens';
+
+create function steadytext.believed_tokens(
+    p_ids bigint[],
+    p_prompt_tokens integer[],
+    p_cached_tokens integer[],
+    p_generated_tokens integer[],
+    out prompt_tokens integer[],
+    out cached_tokens integer[],
+    out generated_tokens integer[]
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_default bigint := coalesce(steadytext.config_integer('default_max_tokens'), 512);
+    v_limit bigint := coalesce(steadytext.config_integer('max_tokens_limit'), 4096);
+begin
+    -- Whoever says nothing is asked nothing.
+    if coalesce(array_remove(p_prompt_tokens || p_cached_tokens || p_generated_tokens, null), '{}') = '{}' then
+        return;
+    end if;
+    -- Least of all is not NULL, which is not known.
+    select array_agg(b.prompt order by b.n),
+        array_agg(case when b.cached is not null then least(b.cached, coalesce(b.prompt, 0)) end order by b.n),
+        array_agg(b.generated order by b.n)
+    into prompt_tokens, cached_tokens, generated_tokens
+    from (
+        select g.n, g.cached,
+            case when g.prompt is not null then least(g.prompt, m.prompt_tokens)::integer end as prompt,
+            case when g.generated is not null then least(g.generated, m.generated_tokens)::integer end as generated
+        from unnest(p_ids, p_prompt_tokens, p_cached_tokens, p_generated_tokens) with ordinality as g(id, prompt, cached, generated, n)
+        left join lateral (
+            select m.*
+            from @extschema@.steadytext_queue as q
+            cross join lateral steadytext.most_tokens(q.request_type, q.prompt, q.prompts, q.params, v_default, v_limit) as m
+            where q.id = g.id
+            offset 0
+        ) as m on true
+        where g.n <= cardinality(p_ids)
+    ) as b;
+end
+$$;
+comment on function steadytext.believed_tokens(bigint[], integer[], integer[], integer[]) is
+    'What is believed of the tokens that a worker elsewhere says that requests took, in the order of the requests: they are charged to the roles that have asked. Called by complete_requests';
+
+-- What a worker says of times can be no longer than it has held the row. What it says of tokens was looked at before: by believed_tokens, or, in
+-- a report, by steadytext.read_report.
 create function steadytext.count_ends(
     p_ids bigint[],
     p_outcomes text[],
@@ -92,26 +189,20 @@ as $$
 declare
     v_defaults text[] := steadytext.default_models();
     v_now timestamptz := clock_timestamp();
-    v_most integer := steadytext.config_integer('max_tokens_limit');
 begin
     perform steadytext.count_ended(
         c.owner, c.request_type, steadytext.counted_model(c.request_type, c.params, v_defaults), c.outcome,
-        c.prompt_tokens, least(c.cached_tokens, coalesce(c.prompt_tokens, 0)), c.generated_tokens,
+        c.prompt_tokens, case when c.cached_tokens is not null then least(c.cached_tokens, coalesce(c.prompt_tokens, 0)) end, c.generated_tokens,
         c.waited, case when c.first_token_ms is not null then c.waited + least(c.first_token_ms / 1000.0, c.held) end, c.waited + c.held)
     from (
         select q.owner, q.request_type, q.params, q.outcome, g.cached_tokens, g.first_token_ms,
-            -- Least of all is not NULL, which is not known.
-            case when g.prompt_tokens is not null then
-                least(g.prompt_tokens, q.bytes * q.bytes + 1048576)::integer end as prompt_tokens,
-            case when g.generated_tokens is not null then
-                least(g.generated_tokens, greatest(v_most, 65536)::bigint * 64)::integer end as generated_tokens,
+            g.prompt_tokens, g.generated_tokens,
             case when q.attempt = 1 then greatest(date_part('epoch', q.started_at - q.created_at), 0) else 0 end as waited,
             greatest(date_part('epoch', coalesce(q.completed_at, v_now) - q.started_at), 0) as held
         from unnest(p_ids, p_outcomes, p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_first_token_ms)
             as g(id, outcome, prompt_tokens, cached_tokens, generated_tokens, first_token_ms)
         cross join lateral (
             select q.owner_role::oid as owner, q.request_type, q.params, q.attempt, q.created_at, q.started_at, q.completed_at,
-                steadytext.request_bytes(q.prompt, q.prompts, q.params)::numeric as bytes,
                 case
                     when g.outcome = 'retried' then 'retried'
                     when q.status = 'completed' then 'completed'

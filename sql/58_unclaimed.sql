@@ -64,6 +64,8 @@ as $$
 #variable_conflict use_column
 declare
     c_rows constant integer := 10000;
+    -- Answered by how likely answers are, which endpoints do not tell.
+    c_judged constant text[] := '{if,if_score,score,classify,classify_scores,classify_multi,analyze_sentiment}';
     v_role oid := steadytext.outer_role();
     v_all boolean := pg_has_role(v_role, 'steadytext_admin', 'usage') or pg_has_role(v_role, 'pg_monitor', 'usage');
     v_state text := (select w.state from steadytext.worker_state() as w);
@@ -140,11 +142,25 @@ begin
             case
                 when not c.is_elsewhere and v_state = 'paused' then 'Let it go on: select steadytext_daemon_start().'
                 when not c.is_elsewhere then '"Requests stay pending" in docs/operations.md says what to do.'
-                when c.is_served and v_workers > 0
-                    then 'Start a worker whose --types name this type, or that has no --types; an endpoint answers the types in its file.'
-                else format(
-                    'Start steadytext-worker where "%s" is in its --model-dir, or with %s in the file of --endpoints; what it says of the model in its log counts. Or let the server compute it: update steadytext_models set placement = ''any'' where name = %L.',
-                    regexp_replace(m.file, '^/.*/', ''), m.name, m.name)
+                when c.is_served and v_workers > 0 then case
+                    when c.request_type = 'summarize' then format(
+                        'No endpoint answers this type, which needs the tokens of the model: start steadytext-worker where "%s" is in its --model-dir, with --types that name this type, or none.',
+                        regexp_replace(m.file, '^/.*/', ''))
+                    when c.request_type = any (c_judged)
+                        then 'Start a worker whose --types name this type, or that has no --types; an endpoint answers it only where its file says judgements = "choice".'
+                    else 'Start a worker whose --types name this type, or that has no --types; an endpoint answers the types in its file.'
+                end
+                else format('Start steadytext-worker where "%s" is in its --model-dir%s; what it says of the model in its log counts.%s',
+                    regexp_replace(m.file, '^/.*/', ''),
+                    case
+                        when c.request_type = 'summarize' then ' (no endpoint answers this type, which needs the tokens of the model)'
+                        when c.request_type = any (c_judged)
+                            then format(', or with %s in the file of --endpoints and judgements = "choice" there, without which no endpoint answers this type', m.name)
+                        else format(', or with %s in the file of --endpoints', m.name)
+                    end,
+                    -- Otherwise its requests would only fail here.
+                    case when exists (select from @extschema@.steadytext_model_status() as s where s.name = m.name and s.state = 'ready')
+                        then format(' Or let the server compute it: update steadytext_models set placement = ''any'' where name = %L.', m.name) end)
             end as hint
     ) as d
     order by c.oldest, c.model, c.request_type;

@@ -245,7 +245,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_daemon_stop() is
-    'Pauses the worker of this database: requests wait until steadytext_daemon_start(). For members of steadytext_admin';
+    'Pauses the worker of this database, and with it vectorizers and enrichments: requests and what they have to do wait until steadytext_daemon_start(). For members of steadytext_admin';
 
 create function @extschema@.steadytext_model_status()
 returns table (name text, task text, file text, state text, reason text, is_chosen boolean)

@@ -43,7 +43,8 @@ create function steadytext.vectorizer_place(
     out target_column text,
     out hash_column text,
     out destination regclass,
-    out problem text
+    out problem text,
+    out advice text
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -56,7 +57,7 @@ declare
     v_keys integer;
     v_embedded integer;
 begin
-    select v.owner_role::oid as owner, v.source, v.destination into v_definition
+    select v.owner_role::oid as owner, v.source, v.destination, v.name, v.kind into v_definition
     from @extschema@.steadytext_vectorizers as v
     where v.id = p_id;
     if not found then
@@ -77,10 +78,13 @@ begin
     loop
         if v_link.relowner <> v_definition.owner then
             problem := format('table %s belongs to another role than the vectorizer', v_link.tgrelid::regclass);
+            advice := format('ALTER TABLE … OWNER TO %I, or update steadytext_vectorizers set owner_role = %L where name = %L and kind = %L',
+                pg_get_userbyid(v_definition.owner), pg_get_userbyid(v_link.relowner), v_definition.name, v_definition.kind);
             return;
         end if;
         if v_link.args[2] !~ '^[0-9]{1,4}$' or v_link.args[3] !~ '^[0-9]{1,4}$' then
             problem := format('a trigger of table %s is not the one that was made with the vectorizer', v_link.tgrelid::regclass);
+            advice := 'drop that trigger';
             return;
         end if;
         source := v_link.tgrelid::regclass;
@@ -97,6 +101,7 @@ begin
         hash_column := v_columns[v_keys + v_embedded + 2];
         if v_link.tgenabled in ('D', 'R') then
             problem := format('the triggers of table %s are disabled', source);
+            advice := format('ALTER TABLE %s ENABLE TRIGGER USER', source);
         end if;
         exit;
     end loop;
@@ -116,6 +121,11 @@ begin
             when source is null then format('table %s is gone, or its triggers are', v_definition.source)
             else format('a column of table %s that is read or filled was dropped', source)
         end;
+        advice := case
+            when source is null then format('steadytext_drop_%s(%L) ends it, and steadytext_create_%1$s() makes another one', v_definition.kind, v_definition.name)
+            when v_definition.kind = 'vectorizer' then format('steadytext_alter_vectorizer(%L, columns => …) names others', v_definition.name)
+            else format('steadytext_alter_enrichment(%L, prompt => …) names others', v_definition.name)
+        end;
         key_columns := steadytext.row_key(source);
         select array_agg(format_type(a.atttypid, a.atttypmod) order by k.n) into key_types
         from unnest(key_columns) with ordinality as k(name, n)
@@ -131,6 +141,9 @@ begin
             and d.classid = 'pg_trigger'::regclass
             and t.tgparentid = 0::oid and t.tgnargs = 2 and t.tgrelid = source::oid
             and substr(t.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8');
+        if v_definition.kind = 'enrichment' and source is not null and target_column is null then
+            advice := format('its values are gone: steadytext_drop_enrichment(%L) ends it', v_definition.name);
+        end if;
     end if;
     if v_definition.destination is not null then
         select t.tgrelid::regclass into destination
@@ -143,6 +156,9 @@ begin
         order by t.oid
         limit 1;
         if destination is null then
+            advice := coalesce(advice, format(
+                'ALTER TABLE … OWNER TO %I, or, where it is gone, steadytext_drop_vectorizer(%L) and steadytext_create_vectorizer()',
+                pg_get_userbyid(v_definition.owner), v_definition.name));
             problem := coalesce(problem,
                 format('the table of the vectors, %s, is gone or belongs to another role', v_definition.destination));
         end if;
@@ -150,7 +166,7 @@ begin
 end
 $$;
 comment on function steadytext.vectorizer_place(uuid) is
-    'Where a definition reads and writes: tables and columns as they are called now, columns of the key and those that are read in the order of the definition, and what is wrong with them, if anything is. Tables that are gone are NULL, as are the columns that are read where one that was needed was dropped';
+    'Where a definition reads and writes: tables and columns as they are called now, columns of the key and those that are read in the order of the definition, and what is wrong with them, if anything is, and what can be done about it. Tables that are gone are NULL, as are the columns that are read where one that was needed was dropped';
 
 create function steadytext.definition_problem(p_id uuid)
 returns text
@@ -159,8 +175,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select coalesce(p.problem, case when not pg_has_role(v.owner_role::oid, 'steadytext_user', 'usage')
-            then 'the owner of the table is not a member of steadytext_user' end)
+        select coalesce(p.problem || coalesce(': ' || p.advice, ''), case when not pg_has_role(v.owner_role::oid, 'steadytext_user', 'usage')
+            then format('the owner of the table is not a member of steadytext_user: GRANT steadytext_user TO %I', pg_get_userbyid(v.owner_role::oid)) end)
         from @extschema@.steadytext_vectorizers as v
         cross join steadytext.vectorizer_place(v.id) as p
         where v.id = p_id);

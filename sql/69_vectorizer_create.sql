@@ -212,6 +212,10 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Leave target_column out for a table with a row for each chunk.';
     end if;
     if p_model = any (steadytext.models_placed('elsewhere')) then
+        -- Refuses it in its own words. Whatever else is wrong, such a model never makes vectors.
+        if exists (select from @extschema@.steadytext_models as m where m.name = p_model and m.task <> 'embed') then
+            perform @extschema@.steadytext_embed('pg_steadytext', model => p_model);
+        end if;
         if p_chunk_size is not null then
             raise exception 'texts cannot be cut into chunks for model "%", which is computed elsewhere', p_model
                 using errcode = 'feature_not_supported', hint = 'The server does not have its tokens. Leave chunk_size out: each text has one vector then.';
@@ -343,6 +347,19 @@ begin
     if source is null then
         raise exception 'source cannot be null' using errcode = 'null_value_not_allowed', hint = 'Give the name of a table.';
     end if;
+    if target_column = '' then
+        raise exception 'target_column cannot be empty' using errcode = 'invalid_parameter_value',
+            hint = 'Name the column of the table that has the vectors, which is made where it is not there, or leave it out for a table of their own.';
+    end if;
+    if destination = '' then
+        raise exception 'destination cannot be empty' using errcode = 'invalid_parameter_value',
+            hint = 'Name the table that is made for the vectors, or leave it out: it is named after the table and its column then.';
+    end if;
+    -- It would be part of the name.
+    if position('.' in destination) > 0 then
+        raise exception 'destination "%" has a dot in it', left(destination, 127) using errcode = 'invalid_parameter_value',
+            hint = format('Give the name of the table alone: it is made in schema %I, as that of the texts is there.', v_schema);
+    end if;
     if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'vectorizer') then
         if if_not_exists and exists (
             select from @extschema@.steadytext_vectorizers as v
@@ -362,12 +379,12 @@ begin
     end if;
     if target_column is null and coalesce(v_destination, '') <> '' and to_regclass(format('%I.%I', v_schema, v_destination)) is not null then
         raise exception 'there is a table % already', format('%I.%I', v_schema, v_destination)
-            using errcode = 'duplicate_object', hint = coalesce(
-                format('It has the vectors of vectorizer "%s": give the table of this one another name as destination.', (
-                    select v.name from @extschema@.steadytext_vectorizers as v
+            using errcode = 'duplicate_object', hint = coalesce((
+                    select format('It has the vectors of vectorizer "%s": give the table of this one another name as destination.', v.name)
+                    from @extschema@.steadytext_vectorizers as v
                     cross join steadytext.vectorizer_place(v.id) as p
                     where p.destination::oid = to_regclass(format('%I.%I', v_schema, v_destination))::oid
-                    limit 1)),
+                    limit 1),
                 'Give the table of the vectors another name as destination, or drop the one that is there.');
     end if;
     if target_column is not null and exists (

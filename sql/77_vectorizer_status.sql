@@ -50,6 +50,8 @@ declare
     v_place record;
     v_table text;
     v_wrong text;
+    v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
+    v_is_halted boolean;
 begin
     for v in
         select d.*, s.scan, s.is_indexed, s.problem, s.is_limited, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new,
@@ -74,7 +76,11 @@ begin
         target_column := v_place.target_column;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_wrong, v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_slow) end);
+        problem := coalesce(v_wrong, v_place.problem || coalesce(': ' || v_place.advice, ''), v.problem);
+        v_is_halted := problem is null and not v.is_paused and v_is_paused;
+        problem := coalesce(problem, case
+            when v_is_halted then 'the worker is paused: steadytext_daemon_start() has it go on'
+            when not v.is_paused then steadytext.process_problem(v.is_slow) end);
         rows := null;
         embedded := null;
         stale := null;
@@ -106,8 +112,8 @@ begin
         end;
         state := case
             when v.is_limited and problem = v.problem then 'waiting_for_limit'
-            when problem is not null then 'broken'
-            when v.is_paused then 'paused'
+            when problem is not null and not v_is_halted then 'broken'
+            when v.is_paused or v_is_halted then 'paused'
             when v.scan is not null or v.is_new then 'scanning'
             when pending + in_flight > 0 then 'embedding'
             when not v.is_indexed then 'indexing'
@@ -126,7 +132,7 @@ comment on view @extschema@.steadytext_vectorizer_status is
     'How your vectorizers are, all of them for administrators: how many rows have vectors, what is to be done and what failed. Counts the tables';
 comment on column @extschema@.steadytext_vectorizer_status.name is 'Name of the vectorizer; one that takes the place of another ends with (next)';
 comment on column @extschema@.steadytext_vectorizer_status.state is
-    'idle: everything is embedded or has failed; scanning, embedding, indexing, replacing: under way; paused; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
+    'idle: everything is embedded or has failed; scanning, embedding, indexing, replacing: under way; paused, by itself or with the worker; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
 comment on column @extschema@.steadytext_vectorizer_status.source is 'The table; NULL where it is gone';
 comment on column @extschema@.steadytext_vectorizer_status.columns is 'The columns that are embedded, as they are called now';
 comment on column @extschema@.steadytext_vectorizer_status.destination is 'The table of the chunks and their vectors';

@@ -32,6 +32,10 @@ begin
         raise exception '% cannot be null', case when source is null then 'source' else 'target_column' end
             using errcode = 'null_value_not_allowed', hint = 'Name the table, and the column that is filled, which is made where it is not there.';
     end if;
+    if target_column = '' then
+        raise exception 'target_column cannot be empty' using errcode = 'invalid_parameter_value',
+            hint = 'Name the column that is filled, which is made where it is not there.';
+    end if;
     select c.relname, c.relkind, c.relowner, c.relpersistence, n.nspname into v_table
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace

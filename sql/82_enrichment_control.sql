@@ -210,6 +210,8 @@ declare
     v_place record;
     v_counts record;
     v_wrong text;
+    v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
+    v_is_halted boolean;
 begin
     for v in
         select d.*, s.scan, s.problem, s.is_limited, s.rows_per_second as speed, s.vectorizer_id is null as is_new,
@@ -237,7 +239,11 @@ begin
         request_type := v.request_type;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_wrong, v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_slow) end);
+        problem := coalesce(v_wrong, v_place.problem || coalesce(': ' || v_place.advice, ''), v.problem);
+        v_is_halted := problem is null and not v.is_paused and v_is_paused;
+        problem := coalesce(problem, case
+            when v_is_halted then 'the worker is paused: steadytext_daemon_start() has it go on'
+            when not v.is_paused then steadytext.process_problem(v.is_slow) end);
         rows := null;
         -- As for vectorizers: a table is read for its owner only, whose code may be in it.
         if v_place.source is not null
@@ -266,8 +272,8 @@ begin
         end;
         state := case
             when v.is_limited and problem = v.problem then 'waiting_for_limit'
-            when problem is not null then 'broken'
-            when v.is_paused then 'paused'
+            when problem is not null and not v_is_halted then 'broken'
+            when v.is_paused or v_is_halted then 'paused'
             when v.scan is not null or v.is_new then 'scanning'
             when oldest_pending is not null then 'enriching'
             else 'idle'
@@ -284,7 +290,7 @@ comment on view @extschema@.steadytext_enrichment_status is
     'How your enrichments are, all of them for administrators: how many rows have their value, what is to be done and what failed. Counts the tables';
 comment on column @extschema@.steadytext_enrichment_status.name is 'Name of the enrichment';
 comment on column @extschema@.steadytext_enrichment_status.state is
-    'idle: every row has its value or has failed; scanning, enriching: under way; paused; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
+    'idle: every row has its value or has failed; scanning, enriching: under way; paused, by itself or with the worker; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
 comment on column @extschema@.steadytext_enrichment_status.source is 'The table; NULL where it is gone';
 comment on column @extschema@.steadytext_enrichment_status.columns is 'The columns that the prompt names, as they are called now';
 comment on column @extschema@.steadytext_enrichment_status.target_column is 'The column that is filled';

@@ -169,18 +169,28 @@ declare
     v_id uuid := steadytext.lock_definition(name, 'vectorizer');
     v_old record;
     v_place record;
-    v_size bigint;
+    -- What is changed: the definition that is to take its place, where there is one, as that has what was changed before.
+    v_from record;
+    v_from_place record;
+    v_new record;
+    v_next_name text;
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
+    select v.* into v_from from @extschema@.steadytext_vectorizers as v where v.id = v_id or v.replaces = v_id
+    order by v.replaces is null
+    limit 1;
     perform steadytext.check_new_name(v_id, new_name);
+    -- Long names that begin alike are told apart.
+    v_next_name := case when length(coalesce(new_name, v_old.name)) <= 93 then coalesce(new_name, v_old.name)
+        else left(coalesce(new_name, v_old.name), 84) || ' ' || left(v_id::text, 8) end || ' (next)';
     update @extschema@.steadytext_vectorizers as v
     set priority = coalesce(steadytext_alter_vectorizer.priority, v.priority),
-        name = coalesce(steadytext_alter_vectorizer.new_name, v.name),
+        name = case when v.id <> v_id then v_next_name else coalesce(steadytext_alter_vectorizer.new_name, v.name) end,
         truncate = coalesce(steadytext_alter_vectorizer.truncate, v.truncate),
         updated_at = now()
-    where v.id = v_id;
+    where v_id in (v.id, v.replaces);
     if truncate and not v_old.truncate then
-        perform @extschema@.steadytext_retry_vectorizer(coalesce(new_name, name));
+        perform steadytext.retry_definition(v.id, true) from @extschema@.steadytext_vectorizers as v where v_id in (v.id, v.replaces);
     end if;
     if num_nonnulls(model, format, chunk_size, chunk_overlap, strategy, index, distance, columns) = 0 then
         return;
@@ -190,30 +200,63 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Make a vectorizer with a destination, which has a row for each piece.';
     end if;
     select * into v_place from steadytext.vectorizer_place(v_id);
+    select * into v_from_place from steadytext.vectorizer_place(v_from.id);
     -- A column that is read was dropped: others are named.
-    if v_place.problem is not null and (v_place.source is null or v_place.source_columns is not null or columns is null) then
-        raise exception '%', v_place.problem using errcode = 'object_not_in_prerequisite_state', hint = case
-            when v_place.source is not null and v_place.source_columns is null then 'Say what is embedded from now on: columns => array[''…''].'
+    if v_place.problem is not null
+        and (v_place.source is null or v_place.source_columns is not null or columns is null and v_from_place.source_columns is null)
+        or v_from_place.source_columns is null and columns is null
+    then
+        raise exception '%', coalesce(v_place.problem, v_from_place.problem) using errcode = 'object_not_in_prerequisite_state', hint = case
+            when v_place.source is not null and (v_place.source_columns is null or v_place.problem is null)
+            then 'Say what is embedded from now on: columns => array[''…''].'
             else 'Drop the vectorizer and make another one.' end;
     end if;
-    -- Another one that was under way was never seen by anybody.
+    select
+        coalesce(columns, v_from.columns) as columns,
+        coalesce(columns, v_from_place.source_columns) as source_columns,
+        case when model is null then v_from.model when model <> 'auto' then model else steadytext.default_embedding_model() end as model,
+        coalesce(format, v_from.format) as format,
+        nullif(coalesce(chunk_size, v_from.chunk_size), 0) as chunk_size,
+        -- What is written down is at most half of a chunk: where chunks were made smaller and are made larger again, more of it counts.
+        coalesce(chunk_overlap, case
+            when v_from.chunk_overlap = case when v_from.chunk_size is null then 0 else least(v_old.chunk_overlap, v_from.chunk_size / 2) end
+            then v_old.chunk_overlap else v_from.chunk_overlap end) as chunk_overlap,
+        coalesce(strategy, v_from.strategy) as strategy,
+        coalesce(index, v_from.index_type) as index_type,
+        coalesce(distance, v_from.distance) as distance
+    into v_new;
+    -- The one that was under way was never seen by anybody.
     perform steadytext.remove_successors(v_id);
-    v_size := coalesce(chunk_size, v_old.chunk_size);
-    perform steadytext.add_vectorizer(v_place.source, coalesce(columns, v_place.source_columns), coalesce(columns, v_old.columns),
-        -- Long names that begin alike are told apart.
-        case when length(coalesce(new_name, name)) <= 93 then coalesce(new_name, name)
-            else left(coalesce(new_name, name), 84) || ' ' || left(v_id::text, 8) end || ' (next)',
+    -- All is as it was again: there is nothing to make, but where the same model has come to give other vectors.
+    if v_from.id <> v_id and v_place.problem is null
+        and (v_from.model is distinct from v_old.model or v_from.dimensions = v_old.dimensions)
+        and (v_from.model, v_from.format, v_from.chunk_size, v_from.chunk_overlap, v_from.strategy, v_from.index_type, v_from.distance,
+                v_from_place.source_columns)
+            is distinct from (v_old.model, v_old.format, v_old.chunk_size, v_old.chunk_overlap, v_old.strategy, v_old.index_type, v_old.distance,
+                v_place.source_columns)
+        and (v_new.model, v_new.format, v_new.chunk_size,
+                case when v_new.chunk_size is null then 0 else least(v_new.chunk_overlap, v_new.chunk_size / 2) end,
+                v_new.strategy, v_new.index_type, v_new.distance, v_new.source_columns)
+            is not distinct from (v_old.model, v_old.format, v_old.chunk_size, v_old.chunk_overlap, v_old.strategy, v_old.index_type,
+                v_old.distance, v_place.source_columns)
+    then
+        return;
+    end if;
+    perform steadytext.add_vectorizer(v_place.source, v_new.source_columns, v_new.columns, v_next_name,
         steadytext.appended_name(coalesce(v_place.target_column, v_old.target_column), '_next'),
         case when v_old.target_column is null then
             steadytext.appended_name((select c.relname::text from pg_class as c where c.oid = v_place.destination), '_next') end,
-        case when model is null then v_old.model when model <> 'auto' then model else steadytext.default_embedding_model() end, coalesce(format, v_old.format), nullif(v_size, 0),
-        coalesce(chunk_overlap, v_old.chunk_overlap), coalesce(strategy, v_old.strategy), coalesce(index, v_old.index_type),
-        coalesce(distance, v_old.distance), coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
+        v_new.model, v_new.format, v_new.chunk_size, v_new.chunk_overlap, v_new.strategy, v_new.index_type, v_new.distance,
+        coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
+    -- A pause goes on.
+    if v_old.is_paused then
+        perform steadytext.pause_definition(v_id, true);
+    end if;
 end
 $$;
 comment on function @extschema@.steadytext_alter_vectorizer(
     text, text, text, bigint, bigint, text, text, text, bigint, text, boolean, text[]
-) is 'Changes a vectorizer; NULL: as before; model auto: the one that embeds by default now. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole';
+) is 'Changes a vectorizer; NULL: as before; model auto: the one that embeds by default now. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole. What was changed before and is still being made stays changed';
 
 create function steadytext.is_vectorizing()
 returns boolean

@@ -32,6 +32,8 @@ select set_eq(
         'function steadytext.count_ended(oid,text,text,text,integer,integer,integer,double precision,double precision,double precision)',
         'function steadytext.counted_model(text,jsonb,text[])',
         'function steadytext.count_claims(bigint[])',
+        'function steadytext.most_tokens(text,text,text[],jsonb,bigint,bigint)',
+        'function steadytext.believed_tokens(bigint[],integer[],integer[],integer[])',
         'function steadytext.count_ends(bigint[],text[],integer[],integer[],integer[],integer[])',
         'function steadytext.count_reported(bigint[],text[],bigint[],integer[],integer[],integer[],integer[])',
         'function steadytext.write_failures(text,bigint[],integer[],text[],text[],boolean[])',

@@ -1,6 +1,6 @@
 -- Limits of roles: who is bound by which, what counts and what does not, what a refusal says, who may see and change them.
 \ir setup.psql
-select plan(82);
+select plan(83);
 
 create role st_team nologin;
 create role st_carol nologin;
@@ -173,6 +173,17 @@ select pg_temp.denied('st_carol', 'select steadytext.reset_usage(0)', 'by the fu
 select pg_temp.denied('st_carol', 'select count(*) from steadytext_limit_usage()', 'see what others have used');
 select pg_temp.denied('st_stranger', 'select count(*) from steadytext_my_limits()', 'ask for limits');
 select pg_temp.denied('st_root', 'update steadytext_rate_usage set second = 0', 'write what the worker writes');
+
+create function pg_temp.said_of_reset(p_role text, out message text, out hint text) language plpgsql as $$
+begin
+    perform steadytext_reset_usage(p_role);
+exception when others then
+    get stacked diagnostics message = message_text, hint = pg_exception_hint;
+end $$;
+select results_eq(
+    $$ select s.message, s.hint from pg_temp.said_of_reset('nobody-of-this-name') as s $$,
+    $$ values ('role "nobody-of-this-name" does not exist', 'Give the name of a role: steadytext_limit_usage() lists those that have used anything.') $$,
+    'what is forgotten is of a role: everybody is no answer');
 
 select * from finish();
 rollback;

@@ -1,6 +1,6 @@
 -- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
 \ir setup.psql
-select plan(56);
+select plan(85);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -191,6 +191,109 @@ alter table owned drop column kind cascade;
 alter table owned add column kind int;
 select steadytext_drop_enrichment('owned', drop_all => true);
 select has_column('owned', 'kind', 'nor one of an enrichment');
+
+-- A vectorizer that is altered again before the new vectors are there.
+insert into steadytext_models (name, task, file, placement) values ('away', 'embed', 'away.gguf', 'elsewhere');
+insert into steadytext_vector_lengths (model, file, length) values ('away', 'away.gguf', 8);
+create table again (id int primary key, body text, title text);
+select steadytext_create_vectorizer('again', array['body'], name => 'again', index => 'none', model => 'builtin', chunk_size => 400);
+select steadytext_alter_vectorizer('again', model => 'away', chunk_size => 0);
+select steadytext_alter_vectorizer('again', format => 'A: $chunk');
+select steadytext_alter_vectorizer('again', distance => 'l2');
+select results_eq(
+    $$ select v.model, v.format, v.chunk_size, v.distance, v.dimensions from steadytext_vectorizers as v where v.name = 'again (next)' $$,
+    $$ values ('away', 'A: $chunk', null::integer, 'l2', 8) $$, 'what one call changes is not lost by the next one, also in one transaction');
+select results_eq(
+    $$ select v.model, v.format, v.chunk_size, v.distance from steadytext_vectorizers as v where v.name = 'again' $$,
+    $$ values ('builtin', null::text, 400, 'cosine') $$, 'and nothing of it is true yet');
+select is((select count(*) from pg_class where relname like 'again_body_embedding%' and relkind = 'r'), 2::bigint, 'one definition at a time is made');
+select steadytext_alter_vectorizer('again', columns => array['title']);
+select steadytext_alter_vectorizer('again', format => '$chunk.');
+select is(
+    (select p.source_columns from steadytext.vectorizer_place(pg_temp.id_of('again (next)')) as p), array['title'], 'the columns that were named stay named');
+select steadytext_alter_vectorizer('again', priority => 9, truncate => true, new_name => 'once more');
+select results_eq(
+    $$ select v.name, v.priority, v.truncate from steadytext_vectorizers as v where v.name like 'once more%' order by v.name $$,
+    $$ values ('once more', 9, true), ('once more (next)', 9, true) $$, 'what needs no new vectors is said to both');
+-- Otherwise only the process that works for vectorizers may act as others.
+create or replace function steadytext.run_as(p_role oid, p_statement text, p_argument jsonb) returns jsonb
+language plpgsql as $$ begin execute p_statement; return null; end $$;
+select steadytext.swap_vectorizer(pg_temp.id_of('once more (next)'));
+select results_eq(
+    $$ select v.name, v.model, v.format, v.priority, v.truncate from steadytext_vectorizers as v where v.name like 'once more%' $$,
+    $$ values ('once more', 'away', '$chunk.', 9, true) $$, 'so that it is still there when they change places');
+select steadytext_alter_vectorizer('once more', format => 'B: $chunk');
+select steadytext_pause_vectorizer('once more');
+select steadytext_alter_vectorizer('once more', distance => 'inner_product');
+select is((select v.is_paused from steadytext_vectorizers as v where v.name = 'once more (next)'), true, 'a pause goes on');
+select steadytext_alter_vectorizer('once more', format => '$chunk.');
+select is((select v.distance from steadytext_vectorizers as v where v.name = 'once more (next)'), 'inner_product', 'one thing is as it was, another one is not');
+select steadytext_alter_vectorizer('once more', distance => 'l2');
+select is((select count(*) from steadytext_vectorizers as v where v.name = 'once more (next)'), 0::bigint, 'when all is as it was, nothing is made');
+select is((select count(*) from pg_class where relname like 'again_body_embedding%' and relkind = 'r'), 1::bigint, 'and what was being made is gone');
+select steadytext_drop_vectorizer('once more', true);
+select steadytext_create_vectorizer('again', array['body'], name => 'again', index => 'none', model => 'builtin', chunk_size => 400);
+select steadytext_alter_vectorizer('again', chunk_size => 16);
+select is((select v.chunk_overlap from steadytext_vectorizers as v where v.name = 'again (next)'), 8, 'smaller chunks have less in common');
+select steadytext_alter_vectorizer('again', chunk_size => 300);
+select is((select v.chunk_overlap from steadytext_vectorizers as v where v.name = 'again (next)'), 50, 'larger ones as much as before');
+select steadytext_alter_vectorizer('again', chunk_size => 400);
+select is((select count(*) from steadytext_vectorizers as v where v.name = 'again (next)'), 0::bigint, 'chunks as before are no change');
+alter table again drop column body cascade;
+select steadytext_alter_vectorizer('again', columns => array['title']);
+select lives_ok($$ select steadytext_alter_vectorizer('again', format => 'C: $chunk') $$, 'columns that are there need not be named again');
+select is((select v.columns from steadytext_vectorizers as v where v.name = 'again (next)'), array['title'], 'nor are they lost');
+select steadytext_drop_vectorizer('again', true);
+
+-- What is wrong is shown with what to do, and a worker that is paused is nothing wrong.
+create table amiss (id int primary key, body text, other text);
+select steadytext_create_vectorizer('amiss', array['body'], name => 'amiss', index => 'none', model => 'builtin');
+select steadytext_create_enrichment('amiss', 'kind', '$other', 'generate_choice', '{"choices": ["a", "b"]}', name => 'amiss', model => 'builtin');
+create function pg_temp.shown() returns setof text language sql as $$
+    select s.state || ': ' || coalesce(s.problem, '') from steadytext_vectorizer_status as s where s.name = 'amiss'
+    union all
+    select s.state || ': ' || coalesce(s.problem, '') from steadytext_enrichment_status as s where s.name = 'amiss'
+$$;
+alter table amiss disable trigger user;
+select is(array_agg(s), array_fill('broken: the triggers of table public.amiss are disabled: ALTER TABLE public.amiss ENABLE TRIGGER USER'::text, array[2]), 'triggers that are disabled')
+from pg_temp.shown() as s;
+alter table amiss enable trigger user;
+create or replace function steadytext.worker_state()
+returns table (
+    state text, pid integer, worker text, started_at timestamptz, library_version text, message text, running integer, memory_mb integer
+)
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select 'paused', 1, 'local:1', now(), '2.0.0', null::text, 0, 0
+$$;
+select is(array_agg(s), array_fill('paused: the worker is paused: steadytext_daemon_start() has it go on'::text, array[2]), 'a worker that is paused')
+from pg_temp.shown() as s;
+select steadytext_pause_vectorizer('amiss');
+select is((select s.state || coalesce(s.problem, '') from steadytext_vectorizer_status as s where s.name = 'amiss'), 'paused', 'one that is paused itself waits for nothing');
+alter table amiss drop column body cascade, drop column other cascade;
+select is(array_agg(substring(s from '[a-z]+_[a-z_]+\(.*')), array['steadytext_alter_vectorizer(''amiss'', columns => …) names others',
+    'steadytext_alter_enrichment(''amiss'', prompt => …) names others'], 'columns that are gone') from pg_temp.shown() as s;
+drop table amiss_body_embedding, amiss cascade;
+select is(array_agg(substring(s from '[a-z]+_[a-z]+_(?:v|e)[a-z]+\(.*')), array[
+    'steadytext_drop_vectorizer(''amiss'') ends it, and steadytext_create_vectorizer() makes another one',
+    'steadytext_drop_enrichment(''amiss'') ends it, and steadytext_create_enrichment() makes another one'], 'tables that are gone') from pg_temp.shown() as s;
+
+-- Tables and columns that cannot be made, and models that make no vectors.
+create table taken (id int primary key, body text);
+select is(
+    pg_temp.hint($$ select steadytext_create_vectorizer('taken', array['body'], destination => 'taken') $$),
+    'Give the table of the vectors another name as destination, or drop the one that is there.', 'a table that is no vectorizer''s is not said to be one''s');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('taken', array['body'], destination => 'nowhere.vectors') $$, '22023', 'destination "nowhere.vectors" has a dot in it',
+    'a destination has no schema');
+select throws_ok($$ select steadytext_create_vectorizer('taken', array['body'], destination => '') $$, '22023', 'destination cannot be empty', 'it has a name');
+select throws_ok($$ select steadytext_create_vectorizer('taken', array['body'], target_column => '') $$, '22023', 'target_column cannot be empty', 'so has a column');
+select throws_ok($$ select steadytext_create_enrichment('taken', '', '$body') $$, '22023', 'target_column cannot be empty', 'also of an enrichment');
+insert into steadytext_models (name, task, file, placement) values ('talker', 'generate', 'talker.gguf', 'elsewhere');
+select throws_ok(format('select steadytext_create_vectorizer(''taken'', array[''body''], model => ''talker'', %s)', e), '42809', 'model "talker" is registered for task generate, not embed',
+    'a model that is elsewhere is first of all for the task')
+from unnest(array['chunk_size => 8', 'chunk_size => null', $t$target_column => 'v'$t$]) as e;
+select steadytext_create_vectorizer('taken', array['body'], index => 'none', model => 'builtin', chunk_size => 100);
+select throws_ok($$ select steadytext_alter_vectorizer('taken_body', model => 'talker') $$, '42809', 'model "talker" is registered for task generate, not embed', 'as where it is altered');
 
 select * from finish();
 rollback;

@@ -1,6 +1,6 @@
 -- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
-select plan(42);
+select plan(45);
 
 -- Requests that nobody claims. The server's own worker is not asked: it may be in any state in a test.
 create or replace function steadytext.worker_state()
@@ -41,7 +41,19 @@ select steadytext_generate_async('there ' || n, model => 'Far') from generate_se
 select is(pg_temp.unclaimed(), 'Far generate elsewhere 3', 'a model that is elsewhere, and nobody is there');
 select matches(pg_temp.reason(), '^the model is placed elsewhere, and no worker elsewhere has reported .* // Start steadytext-worker where "deep/far.gguf" is in its --model-dir',
     'why, and what to do');
-select matches(pg_temp.reason(), 'update steadytext_models set placement = ''any'' where name = ''Far''', 'or else');
+select doesnt_match(pg_temp.reason(), 'placement = ''any''', 'the server is not to compute what it does not have');
+create or replace function steadytext_model_status()
+returns table (name text, task text, file text, state text, reason text, is_chosen boolean)
+language sql volatile as $$ select 'Far', 'generate', 'deep/far.gguf', 'ready', null::text, false $$;
+select matches(pg_temp.reason(), 'update steadytext_models set placement = ''any'' where name = ''Far''', 'but what it has');
+select steadytext_if_async('is it?', model => 'Far');
+select matches((select u.hint from steadytext.unclaimed_requests() as u where u.request_type = 'if'), 'judgements = "choice" there, without which no endpoint',
+    'which endpoints answer a type of requests is said');
+delete from steadytext_queue where request_type = 'if';
+insert into steadytext_queue (request_type, prompt, params) values ('summarize', 'a text', '{"model": "Far"}');
+select matches((select u.hint from steadytext.unclaimed_requests() as u where u.request_type = 'summarize'), 'no endpoint answers this type',
+    'as is that none does');
+delete from steadytext_queue where request_type = 'summarize';
 select is(
     (select concat_ws('|', d.status, d.detail ~ '^3 requests wait for model "Far" \(generate\), the oldest for .*, and no worker claims them: the model is placed elsewhere', d.hint is not null)
      from steadytext_diagnose() as d where d."check" = 'queue' and d.detail ~ 'Far'),

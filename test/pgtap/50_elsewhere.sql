@@ -1,6 +1,6 @@
 -- What workers elsewhere leave in the database beside answers: how long vectors are, and what they have in hand.
 \ir setup.psql
-select plan(17);
+select plan(26);
 
 create or replace function steadytext.is_own_worker() returns boolean
 language sql set search_path = pg_catalog, pg_temp as 'select false';
@@ -60,6 +60,53 @@ select is(pg_temp.run_as('st_alice', 'select count(*) from steadytext_activity w
 select is(pg_temp.run_as('st_watch', 'select count(*) from steadytext_activity where phase = ''elsewhere'''), '2', 'and those who watch the server all of them');
 update steadytext_queue set worker = 'local:a' where status = 'processing';
 select is_empty($$ select * from steadytext_activity where phase = 'elsewhere' $$, 'the server''s own worker says more of its own');
+
+-- What they say of tokens is charged to others, and is believed as far as it can be true.
+delete from steadytext_queue;
+create function pg_temp.tokens(p_prompt integer, p_cached integer, p_generated integer, p_answer text default 'text')
+returns text language sql as $$
+    with held as materialized (select c.id, c.attempt from steadytext.claim_requests('e', 1, 60, null, false) as c)
+    select o.outcome from held as h
+    cross join lateral steadytext.complete_requests('e', array[h.id], array[h.attempt], array[p_answer], null, null,
+        p_prompt_tokens => array[p_prompt], p_cached_tokens => array[p_cached], p_generated_tokens => array[p_generated]) as o
+$$;
+create function pg_temp.written() returns setof text language sql as $$
+    select concat_ws('|', coalesce(q.prompt_tokens::text, '-'), coalesce(q.cached_tokens::text, '-'), coalesce(q.generated_tokens::text, '-'))
+    from steadytext_queue as q order by q.id desc limit 1
+$$;
+-- It would count after the commit.
+create temporary table charged (n integer generated always as identity, prompt integer, cached integer, generated integer);
+create or replace function steadytext.count_ended(p_owner oid, p_request_type text, p_model text, p_outcome text, p_prompt_tokens integer,
+    p_cached_tokens integer, p_generated_tokens integer, p_queue_s double precision, p_first_token_s double precision, p_total_s double precision)
+returns void language sql as $$
+    insert into pg_temp.charged (prompt, cached, generated) values (p_prompt_tokens, p_cached_tokens, p_generated_tokens)
+$$;
+insert into steadytext_queue (request_type, prompt, owner_role, params) values ('generate', 'twelve bytes', 'st_alice', '{"max_tokens": 16}');
+select is(pg_temp.tokens(2147483647, 2147483647, 2147483647), 'done', 'a liar is not refused');
+select results_eq(
+    'select q.prompt_tokens between 4096 and 5000, q.cached_tokens = q.prompt_tokens, q.generated_tokens from steadytext_queue as q',
+    $$ values (true, true, 16) $$, 'but believed only what the texts and max_tokens allow, also in the row');
+insert into steadytext_queue (request_type, prompt, owner_role) values ('generate', 'a', 'st_alice');
+select pg_temp.tokens(100, null, 20);
+select is(pg_temp.written(), '100|-|20', 'what can be true is taken as it is, and what is not known is not known');
+insert into steadytext_queue (request_type, prompt, owner_role) values ('generate', 'a', 'st_alice');
+select pg_temp.tokens(null, null, null);
+select is(pg_temp.written(), '-|-|-', 'nor is anything else');
+insert into steadytext_queue (request_type, prompt, owner_role) values ('generate', 'a', 'st_alice');
+select pg_temp.tokens(null, 5, 3);
+select is(pg_temp.written(), '-|0|3', 'of a prompt that is not known nothing was cached');
+select results_eq(
+    'select c.prompt between 4096 and 5000, c.cached between 4096 and 5000, c.generated from charged as c order by c.n',
+    $$ values (true, true, 16), (false, null, 20), (null, null, null), (null, false, 3) $$, 'the same is counted');
+select results_eq(
+    $$ select m.prompt_tokens between 2 * 3 * 4096 and 2 * 3 * 4096 + 2000, m.generated_tokens
+       from steadytext.most_tokens('batch_rerank', null, '{first query,second}', '{"documents": ["a", "b", "c"]}', 512, 4096) as m $$,
+    $$ values (true, 0::bigint) $$, 'each query is read with each document, and nothing is generated');
+select results_eq(
+    $$ select m.prompt_tokens, m.generated_tokens from steadytext.most_tokens('generate', null, null, null, 512, 256) as m $$,
+    $$ values (4096::bigint, 256::bigint) $$, 'what says nothing has the default, within the limit');
+select ok((select m.prompt_tokens > 1000000 and m.generated_tokens > 4096 from steadytext.most_tokens('summarize', repeat('x', 1000000), null, '{}', 512, 4096) as m),
+    'a long text is summed up in many pieces');
 
 select * from finish();
 rollback;
