@@ -78,7 +78,7 @@ begin
     loop
         if v_link.relowner <> v_definition.owner then
             problem := format('table %s belongs to another role than the vectorizer', v_link.tgrelid::regclass);
-            advice := format('ALTER TABLE … OWNER TO %I, or update steadytext_vectorizers set owner_role = %L where name = %L and kind = %L',
+            advice := format('ALTER TABLE … OWNER TO %I, or, by an administrator, update steadytext_vectorizers set owner_role = %L where name = %L and kind = %L',
                 pg_get_userbyid(v_definition.owner), pg_get_userbyid(v_link.relowner), v_definition.name, v_definition.kind);
             return;
         end if;
