@@ -90,6 +90,21 @@ impl<const N: usize> Text<N> {
     }
 }
 
+impl Entry {
+    fn refusal(&self) -> Refusal {
+        Refusal {
+            role: pg_sys::Oid::from(self.role.load(Relaxed)),
+            session: pg_sys::Oid::from(self.session.load(Relaxed)),
+            what: self.what.get(),
+            code: PgError::unpack(self.code.load(Relaxed).cast_signed()),
+            message: self.message.get(),
+            count: self.count.load(Relaxed),
+            first: self.first.load(Relaxed),
+            last: self.last.load(Relaxed),
+        }
+    }
+}
+
 /// What was refused.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
@@ -109,6 +124,12 @@ pub(crate) struct Refusal {
     pub(crate) first: i64,
     /// See `first`.
     pub(crate) last: i64,
+}
+
+impl Refusal {
+    fn is_of_the_same_entry(&self, other: &Refusal) -> bool {
+        (self.role, self.session, &self.what) == (other.role, other.session, &other.what)
+    }
 }
 
 /// Notes that a role was refused something. Nothing here can raise.
@@ -168,29 +189,40 @@ pub(crate) fn any(slot: &Slot) -> bool {
     slot.refusals_wait.load(Acquire)
 }
 
-/// Takes out what was refused in the database of this process, and how much found no place.
-pub(crate) fn take(slot: &Slot) -> (Vec<Refusal>, u64) {
-    slot.refusals_wait.store(false, Release);
+/// What was refused in the database of this process and is not written down, and how much found no place. It stays until
+/// [`forget_written`]: the worker may be ended while it writes.
+pub(crate) fn unwritten(slot: &Slot) -> (Vec<Refusal>, u64) {
     let database = catalog::my_database().to_u32();
-    let taken = TABLE.with_lock(true, |table| {
+    let dropped = slot.refusals_dropped.load(Relaxed);
+    let unwritten = TABLE.with_lock(true, |table| {
         let of_database = |entry: &&Entry| entry.database.load(Relaxed) == database;
-        let entries = table.entries.iter().filter(of_database);
-        let refusals = entries.map(|entry| {
-            entry.database.store(0, Relaxed);
-            Refusal {
-                role: pg_sys::Oid::from(entry.role.load(Relaxed)),
-                session: pg_sys::Oid::from(entry.session.load(Relaxed)),
-                what: entry.what.get(),
-                code: PgError::unpack(entry.code.load(Relaxed).cast_signed()),
-                message: entry.message.get(),
-                count: entry.count.load(Relaxed),
-                first: entry.first.load(Relaxed),
-                last: entry.last.load(Relaxed),
-            }
-        });
-        refusals.collect()
+        table.entries.iter().filter(of_database).map(Entry::refusal).collect()
     });
-    (taken.unwrap_or_default(), slot.refusals_dropped.swap(0, Relaxed))
+    (unwritten.unwrap_or_default(), dropped)
+}
+
+/// These have been written down. What was refused meanwhile stays.
+pub(crate) fn forget_written(slot: &Slot, written: &[Refusal], dropped: u64) {
+    let database = catalog::my_database().to_u32();
+    TABLE.with_lock(true, |table| {
+        let mut more = slot.refusals_dropped.fetch_sub(dropped, Relaxed) > dropped;
+        for entry in table.entries.iter().filter(|entry| entry.database.load(Relaxed) == database) {
+            let now = entry.refusal();
+            match written.iter().find(|refusal| refusal.is_of_the_same_entry(&now)) {
+                Some(refusal) if refusal.count >= now.count => entry.database.store(0, Relaxed),
+                Some(refusal) => {
+                    entry.count.store(now.count - refusal.count, Relaxed);
+                    entry.first.store(refusal.last, Relaxed);
+                    more = true;
+                }
+                None => more = true,
+            }
+        }
+        // Whoever notes something sets it after that, outside of the lock.
+        if !more {
+            slot.refusals_wait.store(false, Release);
+        }
+    });
 }
 
 /// Notes that the caller was refused a change of something of the extension's that belongs to somebody else. Nothing here can raise.

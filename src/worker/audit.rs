@@ -11,6 +11,8 @@ use crate::pg::shmem::Slot;
 
 /// How long refusals gather before they are written.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// How soon what could not be written is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two sweeps, and between the steps of one.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,22 +49,25 @@ impl AuditKeeper {
             }
         }
         if now >= self.writes && refusals::any(slot) {
-            self.writes = now + INTERVAL;
+            self.writes = now + RETRY_INTERVAL;
             self.write(slot)?;
+            self.writes = now + INTERVAL;
         }
         Ok(())
     }
 
-    /// Writes what was refused.
+    /// Writes what was refused. What cannot be written waits; if this process ends after the transaction and before it is
+    /// forgotten, it is written twice.
     ///
     /// # Errors
     ///
-    /// The database's; what could not be written is lost, and the server's log has it.
+    /// The database's.
     pub(super) fn write(&mut self, slot: &Slot) -> Result<(), PgError> {
-        let (refused, dropped) = refusals::take(slot);
-        if refused.is_empty() && dropped == 0 {
-            return Ok(());
+        let (refused, dropped) = refusals::unwritten(slot);
+        if !refused.is_empty() || dropped != 0 {
+            protocol::note_refusals(&refused, dropped)?;
         }
-        protocol::note_refusals(&refused, dropped)
+        refusals::forget_written(slot, &refused, dropped);
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use steadytext_test_models::endpoint::{LocalEndpoint, Mistake};
 use steadytext_test_server::definitions::{prepared, rest};
-use steadytext_test_server::{Options, Session, Signal, served_elsewhere, signal, wait_until};
+use steadytext_test_server::{Options, Session, Signal, is_alive, served_elsewhere, signal, wait_until};
 
 use crate::endpoints::{file, model, register, row, start};
 
@@ -84,6 +84,30 @@ fn refusals_that_were_none_are_not_noted() {
          from steadytext_audit_log where action = 'right_refused'";
     wait_until("it is written down", || !session.one::<String>(REFUSALS).is_empty());
     assert_eq!(session.one::<String>(REFUSALS), "bob must be owner of vectorizer \"…\" 1");
+}
+
+#[test]
+fn a_worker_that_is_ended_while_it_writes_a_refusal_down_loses_it_not() {
+    let (cluster, mut session) = prepared(Options::new());
+    session.run("create role bob login in role steadytext_user");
+    let mut bob = cluster.session_as("postgres", "bob");
+    let mut holder = cluster.session("postgres");
+    holder.run("begin; lock table steadytext_audit_log in exclusive mode");
+    assert_eq!(bob.error("select * from steadytext_audit_log").code().code(), "42501");
+    const WAITS: &str = "select count(*) from pg_locks where not granted and relation = 'steadytext_audit_log'::regclass and pid = ";
+    let worker = session.worker_pid();
+    wait_until("the worker waits for the table", || session.one::<i64>(&format!("{WAITS}{worker}")) == 1);
+    // It is refused the lock in time, and goes on.
+    wait_until("it has given up", || session.one::<i64>(&format!("{WAITS}{worker}")) == 0);
+    wait_until("it tries again", || session.one::<i64>(&format!("{WAITS}{worker}")) == 1);
+    assert_eq!(session.worker_pid(), worker);
+    assert!(signal(worker, Signal::TERM));
+    wait_until("it is gone", || !is_alive(worker));
+    holder.run("commit");
+    const REFUSALS: &str = "select coalesce(string_agg(concat_ws(' ', user_id, error_message, details ->> 'count'), ', ' order by id), '')
+         from steadytext_audit_log where action = 'right_refused'";
+    wait_until("it is written down", || !session.one::<String>(REFUSALS).is_empty());
+    assert_eq!(session.one::<String>(REFUSALS), "bob permission denied for table steadytext_audit_log 1");
 }
 
 #[test]
