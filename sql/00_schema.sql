@@ -120,7 +120,7 @@ returns trigger
 language c volatile
 as 'MODULE_PATHNAME', 'count_retry_wrapper';
 comment on function steadytext.count_retry() is
-    'Counts a request that was put back to pending, once it is, among those that wait';
+    'Counts a request that was put back to pending, once it is, among those that wait, and lets the worker notice one that was put back in its own transaction';
 
 create function steadytext.wake_worker()
 returns trigger

@@ -194,15 +194,15 @@ create trigger check_request before insert on @extschema@.steadytext_queue
     for each row execute function steadytext.check_request();
 comment on trigger check_request on @extschema@.steadytext_queue is
     'Limits of a request, and the wake after the commit';
-create trigger wake_worker after update of status, priority, run_after, alone on @extschema@.steadytext_queue
+create trigger wake_worker after update of status, priority, run_after, alone, id, owner_role on @extschema@.steadytext_queue
     for each statement execute function steadytext.wake_worker();
 comment on trigger wake_worker on @extschema@.steadytext_queue is
     'A request put back to pending, or cancelled, or moved in the order of claims, is noticed at once';
 -- The condition is looked at for every change of a status, the protocol's included: the comparison that fails for those comes first.
 create trigger count_retry after update of status on @extschema@.steadytext_queue
-    for each row when (new.status = 'pending' and old.status = 'failed') execute function steadytext.count_retry();
+    for each row when (new.status = 'pending' and old.status <> 'pending') execute function steadytext.count_retry();
 comment on trigger count_retry on @extschema@.steadytext_queue is
-    'A request that its owner has put back counts as pending; what steadytext.admit_retry() was only called for does not';
+    'A request that its owner has put back counts as pending; what steadytext.admit_retry() was only called for does not. One that a trigger puts back while the worker writes its answer is noticed at once';
 
 create trigger recount_requests after delete or truncate on @extschema@.steadytext_queue
     for each statement execute function steadytext.recount_requests();

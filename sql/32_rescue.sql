@@ -114,7 +114,8 @@ begin
                     alone = true,
                     lease_expires_at = null,
                     error = case when j.is_poison
-                        then format('The worker died while running this request (%s attempts)', q.attempt) end,
+                        then format('The worker died while running this request (%s attempt%s)', q.attempt,
+                            case when q.attempt <> 1 then 's' end) end,
                     error_code = case when j.is_poison then '58000' end,
                     completed_at = case when j.is_poison and q.retry_count >= coalesce(q.max_retries, v_max_retries)
                         then v_now end,
@@ -174,6 +175,30 @@ begin atomic
 end;
 comment on function steadytext.is_abandoned(text, timestamptz, text[], timestamptz) is
     'Whether the worker of a row in flight is gone: by list for this server''s own, by lease for others';
+
+create function steadytext.requests_in_flight(p_ids bigint[], p_live text[])
+returns table (abandoned boolean, elsewhere boolean)
+language sql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+    select coalesce(bool_or(q.id <> all (steadytext.rows_aside())
+            and steadytext.is_abandoned(q.worker, q.lease_expires_at, p_live, clock_timestamp())), false),
+        coalesce(bool_or(not starts_with(q.worker, 'local:')), false)
+    from unnest(p_ids) as i(id)
+    cross join lateral (
+        select f.id, f.worker, f.lease_expires_at
+        from @extschema@.steadytext_queue as f
+        where f.id = i.id and f.status = 'processing'
+        offset 0
+    ) as q
+$$;
+comment on function steadytext.requests_in_flight(bigint[], text[]) is
+    'Of requests that were in flight a moment ago: whether the workers of some are gone, and whether some belong to workers elsewhere; called by the server''s own worker';
 
 create function steadytext.promote_requests(p_limit integer default 1000)
 returns integer

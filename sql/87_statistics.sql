@@ -117,7 +117,7 @@ comment on column @extschema@.steadytext_stat.cancelled is 'Requests that were c
 comment on column @extschema@.steadytext_stat.retried is 'Attempts that ended with an error and were followed by another one';
 comment on column @extschema@.steadytext_stat.cache_hits is 'Completed requests that the cache has answered; neither times nor tokens are counted of them';
 comment on column @extschema@.steadytext_stat.prompt_tokens is 'Tokens of prompts and texts of completed requests';
-comment on column @extschema@.steadytext_stat.cached_tokens is 'Those of them that did not have to be computed';
+comment on column @extschema@.steadytext_stat.cached_tokens is 'Those of them that did not have to be computed, as far as that is known; NULL where it is of no request, as with embeddings and endpoints that do not say it';
 comment on column @extschema@.steadytext_stat.generated_tokens is 'Tokens of generated texts';
 comment on column @extschema@.steadytext_stat.queue_seconds is
     'Seconds from the request, or the call, to the moment when the engine began, in all. Of requests that are tried again, as of the other times, the last attempt counts, from its claim';

@@ -17,7 +17,7 @@ fn claim_floors_now() -> TableIterator<
         name!(ids, Option<Vec<i64>>),
     ),
 > {
-    let floors = claim_floors::begin(catalog_cache::installation().or_raise().extension);
+    let floors = claim_floors::begin(&catalog_cache::installation().or_raise());
     let Some(floors) = floors else { return TableIterator::once((None, None, None)) };
     TableIterator::once((
         Some(floors.iter().map(|floor| floor.priority).collect()),

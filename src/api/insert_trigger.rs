@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::refuse::{MAX_RETRIES_LIMIT, refusal};
 use crate::cache::{self, Cached, Effort};
 use crate::pg::catalog_cache::{self, Config};
-use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
+use crate::pg::error::{OrRaise, PgError, counted, hide_copied_row, show_copied_row};
 use crate::pg::rate_limits::Asking;
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{
@@ -350,12 +350,13 @@ fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError
         PgError::new(code, message)
     };
     let (limit, limit_of_role) = (config.max_queue_size, config.max_queue_size_per_role);
+    let be = |count| if count == 1 { "is" } else { "are" };
     if count.all >= limit {
-        return Err(full("max_queue_size", format!("the queue is full: {limit} requests are pending"))
+        return Err(full("max_queue_size", format!("the queue is full: {} {} pending", counted(limit.cast_unsigned(), "requests"), be(limit)))
             .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
     }
     if count.own >= limit_of_role && !privilege::is_administrator(privilege::current_user()) {
-        return Err(full("max_queue_size_per_role", format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
+        return Err(full("max_queue_size_per_role", format!("the queue is full for this role: {limit_of_role} of its requests {} pending", be(limit_of_role))).hint(
             "Wait until some are answered, or let an administrator raise max_queue_size_per_role with steadytext_config_set().",
         ));
     }

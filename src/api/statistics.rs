@@ -25,7 +25,7 @@ fn request_statistics() -> TableIterator<
         name!(retried, i64),
         name!(cache_hits, i64),
         name!(prompt_tokens, i64),
-        name!(cached_tokens, i64),
+        name!(cached_tokens, Option<i64>),
         name!(generated_tokens, i64),
         name!(queue_seconds, f64),
         name!(queue_buckets, Vec<i64>),
@@ -56,7 +56,8 @@ fn request_statistics() -> TableIterator<
             count(4),
             count(5),
             count(6),
-            count(7),
+            // Of embeddings and most endpoints nobody says it.
+            Some(count(7)).filter(|_| count(9) > 0 || count(6) == 0),
             count(8),
             queue,
             queue_buckets,

@@ -10,25 +10,33 @@ use uuid::Uuid;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{
     after_commit, bgworker, catalog, catalog_cache, guc, listen, pending, privilege, shmem, slots,
+    transaction,
 };
 use crate::registry::restored;
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
-/// AFTER UPDATE OF status FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again.
-/// The worker's own updates need no wake.
+/// AFTER UPDATE OF what decides when a request is claimed FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again.
+/// The worker's own updates need no wake. One that a trigger makes beside them is somebody else's.
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
-    if !bgworker::is_worker() {
+    if !bgworker::is_worker() || transaction::trigger_depth() > 1 {
         after_commit::arm_change();
     }
     Ok(None)
 }
 
-/// AFTER UPDATE OF status FOR EACH ROW on steadytext_queue, where a failed request is pending again.
+/// AFTER UPDATE OF status FOR EACH ROW on steadytext_queue, where a request is pending again. In the worker's own update a trigger of somebody
+/// else may have made it so, before the row was written.
 #[pg_trigger]
-fn count_retry<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
-    pending::retried(privilege::current_user());
+fn count_retry<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+    let before: Option<String> = trigger.old().and_then(|row| row.get_by_name("status").ok().flatten());
+    if before.as_deref() == Some("failed") {
+        pending::retried(privilege::current_user());
+    }
+    if bgworker::is_worker() {
+        after_commit::arm_change();
+    }
     Ok(None)
 }
 

@@ -206,7 +206,10 @@ impl Server<'_> {
         }
         let claimed = self.database.claimed.load(Relaxed);
         if claimed > 0 {
-            self.say(Level::Info, &format!("done: {claimed} requests were claimed"));
+            self.say(Level::Info, &match claimed {
+                1 => "done: 1 request was claimed".to_owned(),
+                _ => format!("done: {claimed} requests were claimed"),
+            });
             return true;
         }
         if self.sets.is_empty() {

@@ -64,6 +64,12 @@ pub(crate) struct Registry {
 }
 
 impl Installation {
+    /// The table steadytext_queue.
+    pub(crate) fn queue(&self) -> pg_sys::Oid {
+        let [queue, ..] = self.tables;
+        queue
+    }
+
     /// What a table with default rows is called.
     pub(crate) fn registry(&self, table: pg_sys::Oid) -> Option<Registry> {
         let [_, config, models, ..] = self.tables;
@@ -219,6 +225,15 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
     let found = Rc::new(found);
     CACHED.with_borrow_mut(|cached| cached.installation = Some(found.clone()));
     Ok(found)
+}
+
+/// Whether this may be the schema of the extension's tables and functions, as it is written in SQL. Nothing is looked up: any schema may be
+/// it as long as this process does not know the extension.
+pub(super) fn may_be_schema(schema: &[u8]) -> bool {
+    CACHED.with(|cached| {
+        let Ok(cached) = cached.try_borrow() else { return true };
+        cached.installation.as_ref().is_none_or(|known| known.schema.as_bytes() == schema)
+    })
 }
 
 /// Whether a name is written with quotes depends on quote_all_identifiers of the session that installed.

@@ -11,6 +11,14 @@ use steadytext_engine::Error as EngineError;
 
 use super::guc;
 
+/// A number and what is counted, whose name in the plural ends with an s.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {}", what.strip_suffix('s').unwrap_or(what)),
+        _ => format!("{count} {what}"),
+    }
+}
+
 /// An error as PostgreSQL shows it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]

@@ -28,6 +28,7 @@ pub(crate) mod files;
 pub(crate) mod group_state;
 pub(crate) mod guc;
 pub(crate) mod hooks;
+mod index_walk;
 pub(crate) mod interrupts;
 pub(crate) mod jsonb;
 pub(crate) mod kept_prompts;

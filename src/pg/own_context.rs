@@ -3,10 +3,16 @@
 //! PL/pgSQL names each function and each statement between the caller and the error. Those of the extension say nothing to who has made a mistake
 //! in an argument, and hide what does: they are left out, up to the first function that is somebody else's. Everything stays with
 //! log_error_verbosity = verbose, of internal errors, which are bugs, and in the processes of the extension.
+//!
+//! Where an error is raised nothing can be looked up in the catalogs. What belongs to the extension is known by its name, from the install script
+//! (`build.rs`), and by the schema that stands before it.
 
 use std::ffi::CStr;
 
+use super::catalog_cache;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+
+include!(concat!(env!("OUT_DIR"), "/own_functions.rs"));
 
 /// How entries about functions begin.
 const FUNCTIONS: [&[u8]; 2] = [b"PL/pgSQL function ", b"SQL function \""];
@@ -62,11 +68,23 @@ fn length_of_own(context: &[u8]) -> usize {
 }
 
 /// Whether an entry is about a function of the extension's. The twins' names, which others have as well, count behind others.
+///
+/// PL/pgSQL writes the schema before the name of a function that is not in the caller's search_path; SQL only writes the name.
 fn is_own(line: &[u8], takes_twins: bool) -> bool {
-    let name = FUNCTIONS.iter().find_map(|begin| line.strip_prefix(*begin)).unwrap_or_default();
-    let name = name.split(|byte| matches!(byte, b'(' | b'"')).next().unwrap_or_default();
-    let last = name.rsplit(|byte| *byte == b'.').next().unwrap_or_default();
-    name.starts_with(b"steadytext.")
-        || last.starts_with(b"steadytext_")
-        || (takes_twins && last.starts_with(b"st_"))
+    let name = match line.strip_prefix(FUNCTIONS[0]) {
+        Some(signature) => signature.split(|byte| *byte == b'(').next(),
+        None => line.strip_prefix(FUNCTIONS[1]).and_then(|name| name.split(|byte| *byte == b'"').next()),
+    };
+    let name = name.unwrap_or_default();
+    let (schema, name) = match name.iter().rposition(|byte| *byte == b'.') {
+        Some(dot) => (Some(&name[..dot]), &name[dot + 1..]),
+        None => (None, name),
+    };
+    if schema == Some(b"steadytext".as_slice()) {
+        return true;
+    }
+    let is_of_api = |name: &[u8]| OWN_FUNCTIONS.binary_search_by(|own| own.as_bytes().cmp(name)).is_ok();
+    let twin_of = |name: &[u8]| name.strip_prefix(b"st_").map(|rest| [b"steadytext_".as_slice(), rest].concat());
+    (is_of_api(name) || takes_twins && twin_of(name).is_some_and(|long| is_of_api(&long)))
+        && schema.is_none_or(|schema| catalog_cache::may_be_schema(schema))
 }

@@ -15,7 +15,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use super::catalog_cache::{self, Installation, may_keep, read_as_owner};
-use super::error::PgError;
+use super::error::{PgError, counted};
 use super::rate_counters::{self, Allowed, Exceeded};
 use super::spi::{self, Mode};
 use super::{catalog, pending, privilege, refusals, slots};
@@ -267,17 +267,19 @@ fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
     let wait_s = wait_s.filter(|_| !is_own);
     let message = match wait_s {
         None if is_own => format!(
-            "role \"{name}\" may ask for {allowed} requests per {}, and this transaction alone asks for more",
+            "role \"{name}\" may ask for {} per {}, and this transaction alone asks for more",
+            counted(allowed, "requests"),
             period.name
         ),
         None if what == "requests" && allowed > 0 => {
             format!(
-                "role \"{name}\" may ask for {allowed} requests per {}, and not for {count} at once",
+                "role \"{name}\" may ask for {} per {}, and not for {count} at once",
+                counted(allowed, "requests"),
                 period.name
             )
         }
         None => format!("role \"{name}\" may use no {what}"),
-        Some(_) => format!("role \"{name}\" has used up its {allowed} {what} per {}", period.name),
+        Some(_) => format!("role \"{name}\" has used up its {} per {}", counted(allowed, what), period.name),
     };
     let hint = match wait_s {
         None if is_own => format!(
@@ -289,7 +291,8 @@ fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
         }
         None => "An administrator can raise the limit with steadytext_set_limit().".to_owned(),
         Some(seconds) => format!(
-            "Try again in {seconds} seconds, or let an administrator raise the limit with steadytext_set_limit()."
+            "Try again in {}, or let an administrator raise the limit with steadytext_set_limit().",
+            counted(seconds.unsigned_abs(), "seconds")
         ),
     };
     let detail = json!({
@@ -309,7 +312,7 @@ fn too_many_pending(role: pg_sys::Oid, allowed: u64, used: u64) -> PgError {
     let detail = json!({ "limit": "max_pending", "allowed": allowed, "used": used, "requested": 1, "retry_after_s": null });
     PgError::new(
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        format!("role \"{name}\" may have {allowed} requests pending"),
+        format!("role \"{name}\" may have {} pending", counted(allowed, "requests")),
     )
     .hint(
         "Wait until some are answered, or let an administrator raise the limit with steadytext_set_limit().",

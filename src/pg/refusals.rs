@@ -9,7 +9,7 @@
 //! Invariant: everything here is guarded by the part's lock. No text of a request gets here: the messages that are noted have names and
 //! numbers only.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -138,6 +138,7 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
     let Some(slot) = slots::mine() else { return };
     let (database, role, now) = (catalog::my_database().to_u32(), role.to_u32(), activity::now());
     let session = privilege::session_user().to_u32();
+    let mut is_new = false;
     let noted = TABLE.with_lock(true, |table| {
         let (mut of_database, mut of_role, mut free) = (0, 0, None);
         for entry in &table.entries {
@@ -170,6 +171,7 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
         entry.what.set(what);
         entry.message.set(message);
         entry.database.store(database, Relaxed);
+        is_new = true;
         true
     });
     match noted {
@@ -179,7 +181,12 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
             slot.refusals_dropped.fetch_add(1, Relaxed);
         }
     }
-    if !slot.refusals_wait.swap(true, AcqRel) {
+    let is_first = !slot.refusals_wait.swap(true, AcqRel);
+    if is_new {
+        slot.refusals_new.store(true, Release);
+    }
+    // Others of the same entry wait with it.
+    if is_first || is_new {
         slot.wake();
     }
 }
@@ -187,6 +194,16 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
 /// Whether there is something to be written down for the database of a slot.
 pub(crate) fn any(slot: &Slot) -> bool {
     slot.refusals_wait.load(Acquire)
+}
+
+/// Whether there are entries that were not there when this process took its last look.
+pub(crate) fn any_new(slot: &Slot) -> bool {
+    slot.refusals_new.load(Acquire)
+}
+
+/// This process is about to look at all entries.
+pub(crate) fn look(slot: &Slot) {
+    slot.refusals_new.store(false, SeqCst);
 }
 
 /// What was refused in the database of this process and is not written down, and how much found no place. It stays until

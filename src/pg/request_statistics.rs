@@ -40,7 +40,7 @@ pub(crate) const BOUNDS: [f64; 18] = [
 /// Buckets of a time.
 pub(crate) const BUCKETS: usize = BOUNDS.len() + 1;
 /// Numbers that are counted of an entry: [`Counted`], then sum and buckets of each time.
-const COUNTERS: usize = 9;
+const COUNTERS: usize = 10;
 pub(super) const NUMBERS: usize = COUNTERS + 3 * (1 + BUCKETS);
 
 /// What is added to an entry.
@@ -64,6 +64,8 @@ pub(crate) struct Counted {
     pub(crate) cached_tokens: u64,
     /// Tokens of answers.
     pub(crate) generated_tokens: u64,
+    /// Answers of which it is known how many tokens of their prompts were not computed.
+    pub(crate) known_cached: u64,
     /// From the request to the beginning of the work; to the first token; to the end.
     pub(crate) times: [Option<Duration>; 3],
 }
@@ -87,6 +89,7 @@ impl Counted {
             prompt_tokens: self.prompt_tokens.saturating_add(more.prompt_tokens),
             cached_tokens: self.cached_tokens.saturating_add(more.cached_tokens),
             generated_tokens: self.generated_tokens.saturating_add(more.generated_tokens),
+            known_cached: self.known_cached.saturating_add(more.known_cached),
             times,
         })
     }
@@ -281,6 +284,7 @@ impl Numbers {
             prompt_tokens,
             cached_tokens,
             generated_tokens,
+            known_cached,
             times,
         } = *counted;
         let counters: [u64; COUNTERS] = [
@@ -293,6 +297,7 @@ impl Numbers {
             prompt_tokens,
             cached_tokens,
             generated_tokens,
+            known_cached,
         ];
         for (number, more) in self.numbers.iter().zip(counters) {
             if more > 0 {

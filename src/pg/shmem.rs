@@ -220,6 +220,8 @@ pub(crate) struct Slot {
     pub(crate) usage_waits: AtomicBool,
     /// Something was refused that is not written down yet.
     pub(crate) refusals_wait: AtomicBool,
+    /// Some of these the worker has not looked at.
+    pub(crate) refusals_new: AtomicBool,
     /// Refusals that found no place.
     pub(crate) refusals_dropped: AtomicU64,
     /// Messages in its cache queue.

@@ -45,6 +45,15 @@ pub(crate) fn transaction<T>(
     result
 }
 
+/// How many triggers are running inside each other, this one included.
+pub(crate) fn trigger_depth() -> i32 {
+    // SAFETY: the function reads a variable of this process, and nothing of its arguments.
+    unsafe {
+        let mut arguments: pg_sys::FunctionCallInfoBaseData = std::mem::zeroed();
+        pg_sys::pg_trigger_depth(&mut arguments).value() as i32
+    }
+}
+
 /// Runs `work`, which begins and ends transactions itself, and cleans up after an error.
 ///
 /// # Errors

@@ -130,13 +130,11 @@ impl RequestMetrics {
                 }
             }
             let count = |tokens: Option<i32>| tokens.unwrap_or(0);
-            let _ = write!(
-                line,
-                ", {} tokens of prompt ({} cached), {} generated",
-                count(usage.prompt_tokens),
-                count(usage.cached_tokens),
-                count(usage.generated_tokens)
-            );
+            let _ = write!(line, ", {} tokens of prompt", count(usage.prompt_tokens));
+            if let Some(cached) = usage.cached_tokens {
+                let _ = write!(line, " ({cached} cached)");
+            }
+            let _ = write!(line, ", {} generated", count(usage.generated_tokens));
         }
         request_log::write(&line);
     }
@@ -148,6 +146,7 @@ fn tokens(usage: &Usage) -> Counted {
         prompt_tokens: number(usage.prompt_tokens),
         cached_tokens: number(usage.cached_tokens),
         generated_tokens: number(usage.generated_tokens),
+        known_cached: usage.cached_tokens.is_some().into(),
         ..Counted::default()
     }
 }

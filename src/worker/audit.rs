@@ -1,15 +1,19 @@
 //! What the worker does for the audit log: it writes down what was refused, and deletes what is older than is kept.
 //!
-//! The first refusal is written at once, those that follow a minute later, so that a flood of them is a few rows with counts.
+//! The first refusal of a role is written at once, those that follow a minute later, so that a flood of them is a few rows with counts. Each role
+//! has a clock of its own: nobody's flood delays what is written about others.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
 
 use super::protocol;
 use crate::pg::error::PgError;
 use crate::pg::refusals;
 use crate::pg::shmem::Slot;
 
-/// How long refusals gather before they are written.
+/// How long refusals of a role gather before they are written.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How soon what could not be written is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -19,7 +23,14 @@ const STEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When it does what.
 pub(super) struct AuditKeeper {
+    /// When the next of those that gather is written.
     writes: Instant,
+    /// Nothing is written before this, as it could not be.
+    rests: Instant,
+    /// Roles of which something was written within the interval, and when.
+    written: HashMap<pg_sys::Oid, Instant>,
+    /// When the number of those was written that found no place.
+    dropped: Option<Instant>,
     sweeps: Instant,
 }
 
@@ -27,12 +38,15 @@ impl AuditKeeper {
     /// Everything is due.
     pub(super) fn new() -> AuditKeeper {
         let now = Instant::now();
-        AuditKeeper { writes: now, sweeps: now }
+        AuditKeeper { writes: now, rests: now, written: HashMap::new(), dropped: None, sweeps: now }
     }
 
     /// When there is something to write; nothing wakes the worker for a sweep.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
-        refusals::any(slot).then_some(self.writes)
+        if !refusals::any(slot) {
+            return None;
+        }
+        Some(if refusals::any_new(slot) { self.rests } else { self.writes.max(self.rests) })
     }
 
     /// Does what is due.
@@ -48,15 +62,40 @@ impl AuditKeeper {
                 self.sweeps = now + STEP_INTERVAL;
             }
         }
-        if now >= self.writes && refusals::any(slot) {
-            self.writes = now + RETRY_INTERVAL;
-            self.write(slot)?;
-            self.writes = now + INTERVAL;
+        if self.due(slot).is_some_and(|due| now >= due) {
+            self.rests = now + RETRY_INTERVAL;
+            // After an error it looks at all of them again.
+            self.writes = now;
+            self.write_due(slot, now)?;
+            self.rests = now;
         }
         Ok(())
     }
 
-    /// Writes what was refused. What cannot be written waits; if this process ends after the transaction and before it is
+    /// Writes what was refused to roles of whom nothing was written within the interval.
+    fn write_due(&mut self, slot: &Slot, now: Instant) -> Result<(), PgError> {
+        refusals::look(slot);
+        let (refused, dropped) = refusals::unwritten(slot);
+        self.written.retain(|_, at| now < *at + INTERVAL);
+        let (gathering, refused): (Vec<_>, Vec<_>) =
+            refused.into_iter().partition(|refusal| self.written.contains_key(&refusal.role));
+        let dropped_wait = self.dropped.map(|at| at + INTERVAL).filter(|due| dropped != 0 && now < *due);
+        let dropped = if dropped_wait.is_some() { 0 } else { dropped };
+        if !refused.is_empty() || dropped != 0 {
+            protocol::note_refusals(&refused, dropped)?;
+        }
+        refusals::forget_written(slot, &refused, dropped);
+        if dropped != 0 {
+            self.dropped = Some(now);
+        }
+        self.written.extend(refused.iter().map(|refusal| (refusal.role, now)));
+        let due = gathering.iter().filter_map(|refusal| Some(*self.written.get(&refusal.role)? + INTERVAL));
+        // What was noted since was new, or joined what has been looked at here.
+        self.writes = due.chain(dropped_wait).min().unwrap_or(now + INTERVAL);
+        Ok(())
+    }
+
+    /// Writes all that was refused. What cannot be written waits; if this process ends after the transaction and before it is
     /// forgotten, it is written twice.
     ///
     /// # Errors

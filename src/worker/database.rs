@@ -26,15 +26,15 @@ use super::due::Due;
 use super::eviction::Eviction;
 use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
-use super::protocol::{self, Heartbeat, Presence};
+use super::protocol::{self, Depth, Heartbeat, Presence};
 use super::recount::Recount;
 use super::usage::UsageKeeper;
 use super::{engine_link, prepare, vectorizer};
 use crate::pg::catalog_cache::{self, Config, Installation};
-use crate::pg::error::PgError;
+use crate::pg::error::{PgError, counted};
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{bgworker, guc, interrupts, listen, pending};
+use crate::pg::{bgworker, claim_floors, guc, interrupts, listen, pending};
 use crate::registry;
 use crate::request::Usage;
 
@@ -44,6 +44,8 @@ const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How soon it looks whether a download has ended that requests wait for.
 const DOWNLOAD_INTERVAL: Duration = Duration::from_millis(250);
+/// A claim for the sake of a sweep is asked for at most this often.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(5);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
@@ -151,6 +153,7 @@ impl Worker {
             self.poll();
             self.resume();
             self.read_events();
+            self.sweep();
             let claimed = self.claim();
             self.maintain();
             if claimed {
@@ -237,7 +240,7 @@ impl Worker {
         if self.slot.running.swap(running, Relaxed) != running {
             bgworker::show(&match running {
                 0 => "idle".to_owned(),
-                running => format!("running {running} requests"),
+                running => format!("running {}", counted(u64::try_from(running).unwrap_or(0), "requests")),
             });
         }
     }
@@ -317,14 +320,24 @@ impl Worker {
         if let Err(error) = self.vectorizer.step(self.slot, true) {
             self.complain(error);
         }
-        let (thorough, begun) = (self.due.is_thorough(), Instant::now());
-        match protocol::poll(&self.id, thorough) {
+        let begun = Instant::now();
+        // Where walks take long, the sweep that goes on with the claims takes them.
+        let depth = match (claim_floors::are_used(), self.due.is_thorough()) {
+            (true, _) => match claim_floors::take_in_flight() {
+                Some(ids) if ids.len() < claim_floors::MAX_IN_FLIGHT => Depth::Swept(ids),
+                Some(_) => Depth::Thorough,
+                None => Depth::Short,
+            },
+            (false, true) => Depth::Thorough,
+            (false, false) => Depth::Short,
+        };
+        match protocol::poll(&self.id, &depth) {
             Ok(outlook) => {
-                let may_wait = outlook.pending > 0 || !thorough;
+                let may_wait = outlook.pending > 0 || depth != Depth::Thorough;
                 self.alone_due |= outlook.alone_due;
                 self.maybe_more |= may_wait && !self.paused;
                 self.maybe_urgent |= may_wait;
-                let took = thorough.then(|| begun.elapsed());
+                let took = (depth != Depth::Short).then(|| begun.elapsed());
                 self.due.looked(&outlook, !self.is_idle(), took);
             }
             Err(error) => {
@@ -334,6 +347,21 @@ impl Worker {
         }
         let memory: u64 = engine_link::models().iter().map(|(_, mb)| mb).sum();
         self.slot.memory_mb.store(i32::try_from(memory).unwrap_or(i32::MAX), Relaxed);
+    }
+
+    /// A portion of what is before the floors is due, and a claim sweeps it.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        if !self.paused && self.sweep_due().is_some_and(|due| now >= due) {
+            self.due.swept_at = Some(now);
+            (self.maybe_more, self.maybe_urgent) = (true, true);
+        }
+    }
+
+    /// A claim may have to wait for room.
+    fn sweep_due(&self) -> Option<Instant> {
+        let due = claim_floors::sweep_due()?;
+        Some(self.due.swept_at.map_or(due, |last| due.max(last + SWEEP_INTERVAL)))
     }
 
     /// Whether it holds nothing.
@@ -514,6 +542,9 @@ impl Worker {
         // Not compared with the time: it may be over by now, and no commit wakes the worker before it claims again.
         if self.due.paced {
             until = until.min(self.due.pace);
+        }
+        if let Some(due) = self.sweep_due().filter(|_| !self.paused) {
+            until = until.min(due);
         }
         if let Some(due) = self.recount.due(self.slot) {
             until = until.min(due);

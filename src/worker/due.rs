@@ -56,6 +56,8 @@ pub(super) struct Due {
     pub(super) paced: bool,
     pub(super) notified: Option<Instant>,
     pub(super) last_notified_claim: Option<Instant>,
+    /// When a claim was asked for last for the sake of a sweep.
+    pub(super) swept_at: Option<Instant>,
     pub(super) heartbeat: Instant,
     pub(super) retention: Instant,
 }
@@ -80,6 +82,7 @@ impl Due {
             paced: false,
             notified: None,
             last_notified_claim: None,
+            swept_at: None,
             heartbeat: now,
             retention: now + RETENTION_INTERVAL,
         }

@@ -18,7 +18,7 @@ use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
-use crate::pg::error::{Failure, PgError};
+use crate::pg::error::{Failure, PgError, counted};
 use crate::pg::rate_counters;
 use crate::registry::Resolved;
 use crate::request::{Answer, Ended, RequestMetrics, Stages, Usage};
@@ -406,7 +406,10 @@ pub(super) struct Suspects {
 fn died(held: Held) -> PgError {
     PgError::new(
         PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
-        format!("The engine died while running this request ({} attempts)", held.attempt),
+        format!(
+            "The engine died while running this request ({})",
+            counted(u64::try_from(held.attempt).unwrap_or(0), "attempts")
+        ),
     )
 }
 

@@ -169,7 +169,7 @@ pub(super) fn claim(
         }
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     });
-    if paused_meanwhile || claims.is_err() {
+    if !alone && (paused_meanwhile || claims.is_err()) {
         // What it has seen itself claim is pending again.
         claim_floors::forget();
     }
@@ -317,14 +317,33 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
     })
 }
 
+/// How far a look around goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// It walks through the queue.
+    Thorough,
+    /// Requests in flight are known from a sweep, by their ids.
+    Swept(Vec<i64>),
+    /// Nothing is rescued, and of the outlook there is only what needs no walk.
+    Short,
+}
+
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
-/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any. Where it is not `thorough`, nothing
-/// is rescued, and of the outlook there is only what needs no walk through the queue.
-pub(super) fn poll(worker: &str, thorough: bool) -> Result<Outlook, PgError> {
-    let limit = i32::from(thorough);
+/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any, where it is thorough.
+pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
+    let limit = i32::from(*depth == Depth::Thorough);
     in_queue("poll the queue", || {
-        if thorough {
-            rescue(worker)?;
+        let mut elsewhere = false;
+        match depth {
+            Depth::Thorough => rescue(worker)?,
+            Depth::Swept(ids) => {
+                let flight = in_flight(worker, ids)?;
+                elsewhere = flight.elsewhere;
+                if flight.abandoned {
+                    rescue(worker)?;
+                }
+            }
+            Depth::Short => {}
         }
         promote()?;
         let outlook = spi::query_one(
@@ -335,11 +354,31 @@ pub(super) fn poll(worker: &str, thorough: bool) -> Result<Outlook, PgError> {
                 pending: row.get(1).unwrap_or(0),
                 alone_due: row.get(2).unwrap_or(false),
                 due_in_s: row.get(3),
-                elsewhere: row.get(4).unwrap_or(false),
+                elsewhere: elsewhere || row.get(4).unwrap_or(false),
             },
         )?;
         Ok(outlook.unwrap_or_default())
     })
+}
+
+/// What some requests in flight are.
+#[derive(Default)]
+struct InFlight {
+    /// Some belong to workers that are gone.
+    abandoned: bool,
+    /// Some belong to workers elsewhere.
+    elsewhere: bool,
+}
+
+fn in_flight(worker: &str, ids: &[i64]) -> Result<InFlight, PgError> {
+    let live = vec![worker.to_owned()];
+    let flight = spi::query_one(
+        "select abandoned, elsewhere from steadytext.requests_in_flight($1, $2)",
+        vec![ids.to_vec().into(), live.into()],
+        Mode::ReadWrite,
+        |row| InFlight { abandoned: row.get(1).unwrap_or(false), elsewhere: row.get(2).unwrap_or(false) },
+    )?;
+    Ok(flight.unwrap_or_default())
 }
 
 fn rescue(worker: &str) -> Result<(), PgError> {
@@ -378,6 +417,10 @@ pub(super) fn count_pending() -> Result<Vec<(pg_sys::Oid, i64)>, PgError> {
 /// to go on, or `None` at the end.
 pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
     in_queue("remove old requests", || {
+        let after = match claim_floors::pass_deleted(&catalog_cache::installation()?, after) {
+            Ok(after) => after,
+            Err(reached) => return Ok(Some(reached)),
+        };
         let step = spi::query_one(
             "select last_id from steadytext.expire_requests($1, $2)",
             vec![after.into(), RETENTION_BATCH.into()],

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::protocol;
 use crate::pg::error::PgError;
-use crate::pg::pending;
+use crate::pg::{claim_floors, pending};
 use crate::pg::shmem::Slot;
 
 /// How soon after one count another one that somebody asked for may follow.
@@ -19,6 +19,8 @@ const REGULAR: Duration = Duration::from_secs(30);
 /// A pause is at least so many times as long as the count before it took: counting millions of rows must not
 /// keep the worker from its work.
 const SHARE: u32 = 50;
+/// Where requests have left much behind that counting steps over, a pause is so many times as long, and nobody counts without being asked to.
+const SHARE_AMONG_DEAD: u32 = 200;
 /// Counts in a row, at most, and how long one takes at most that is repeated at once.
 const ATTEMPTS: usize = 5;
 const QUICK: Duration = Duration::from_millis(20);
@@ -72,12 +74,14 @@ impl Recount {
     /// When the rows are to be counted; `None` while the counters are right as far as anybody knows.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
         let Some(last) = &self.last else { return Some(self.begun) };
+        let among_dead = claim_floors::are_used();
         let pause = match slot.recount.load(Acquire) {
             true => SOON,
-            false if slot.wakes.load(Acquire) != last.wakes => REGULAR,
+            false if slot.wakes.load(Acquire) != last.wakes && !among_dead => REGULAR,
             false => return None,
         };
-        last.ended.checked_add(pause.max(last.took.saturating_mul(SHARE)))
+        let share = if among_dead { SHARE_AMONG_DEAD } else { SHARE };
+        last.ended.checked_add(pause.max(last.took.saturating_mul(share)))
     }
 
     /// Counts the rows, if it is time for that.

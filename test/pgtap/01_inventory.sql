@@ -334,6 +334,7 @@ select set_eq(
         'function steadytext.check_limit(text,integer)',
         'function steadytext.check_answers(text[],text[],text[],real[],integer[],jsonb[])',
         'function steadytext.rescue_requests(text[],integer)',
+        'function steadytext.requests_in_flight(bigint[],text[])',
         'function steadytext.is_abandoned(text,timestamp with time zone,text[],timestamp with time zone)',
         'function steadytext.promote_requests(integer)',
         'function steadytext.queue_outlook(integer,text[],text[])',

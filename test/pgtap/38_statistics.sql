@@ -1,6 +1,6 @@
 -- Figures: requests, the queue, the engine, and all of it for Prometheus.
 \ir setup.psql
-select plan(69);
+select plan(70);
 
 -- Requests. Other tests have counted here as well, so that everything begins anew.
 select lives_ok('select steadytext_stat_reset()', 'stat_reset');
@@ -55,6 +55,8 @@ select results_eq(
 select ok(steadytext_embed('a text', use_cache => false) is not null, 'an embedding');
 select ok((select prompt_tokens > 0 and generated_tokens = 0 and first_token_seconds = 0 and total_seconds > 0 from steadytext_stat
     where datname = current_database() and request_type = 'embed'), 'stat: a vector has no first token');
+select is((select cached_tokens from steadytext_stat where datname = current_database() and request_type = 'embed'), null,
+    'stat: nobody says how many tokens of it were there before');
 
 -- What rolls back was counted all the same.
 do $$

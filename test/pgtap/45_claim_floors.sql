@@ -1,6 +1,6 @@
 -- Where claims begin to look: what lies before a floor is not looked at, and what does not is found.
 \ir setup.psql
-select plan(12);
+select plan(13);
 
 select is(
     (select row(priorities, roles, ids)::text from steadytext.claim_floors_now()), '(,,)',
@@ -58,6 +58,20 @@ select is_empty(
     $$ select * from tries where pg_temp.next(priority, role, id, priorities, roles, ids)
         is distinct from pg_temp.expected(priority, role, id, priorities, roles, ids) $$,
     'at random: always the same as a search through all of them');
+
+select is_empty(
+    $$
+        select a.attname
+        from pg_index as i
+        join pg_depend as d on d.classid = 'pg_class'::regclass and d.objid = i.indexrelid
+            and d.refclassid = 'pg_class'::regclass and d.refobjid = i.indrelid
+        join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = d.refobjsubid and a.attnum > 0
+        where i.indexrelid = 'steadytext_queue_claim_idx'::regclass
+            and not exists (
+                select from pg_trigger as t
+                where t.tgrelid = i.indrelid and t.tgname = 'wake_worker' and a.attnum = any (t.tgattr))
+    $$,
+    'whoever changes anything that decides where and whether a request is in the order of claims wakes the worker');
 
 select * from finish();
 rollback;

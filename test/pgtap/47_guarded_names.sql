@@ -157,10 +157,10 @@ select steadytext_create_vectorizer('waiting', array['body'], name => 'waiting',
 select steadytext_create_enrichment('waiting', 'kind', '$body', name => 'waiting');
 insert into steadytext_vectorizer_state (vectorizer_id) select v.id from steadytext_vectorizers as v;
 select lives_ok(
-    $$ select steadytext.note_definition_error(v.id, 'role "x" has used up its 1 requests per day', '53400', false) from steadytext_vectorizers as v $$,
+    $$ select steadytext.note_definition_error(v.id, 'role "x" has used up its 1 request per day', '53400', false) from steadytext_vectorizers as v $$,
     'a limit is met');
 select is((select s.state from steadytext_vectorizer_status as s), 'waiting_for_limit', 'the vectorizer waits');
-select is((select s.problem from steadytext_vectorizer_status as s), 'role "x" has used up its 1 requests per day', 'and says for what');
+select is((select s.problem from steadytext_vectorizer_status as s), 'role "x" has used up its 1 request per day', 'and says for what');
 select is((select s.state from steadytext_enrichment_status as s), 'waiting_for_limit', 'so does the enrichment');
 select steadytext.note_definition_error(v.id, 'something else', 'XX000', false) from steadytext_vectorizers as v;
 select is((select s.state from steadytext_vectorizer_status as s), 'broken', 'something else is something else');

@@ -22,7 +22,7 @@ use crate::pg::error::PgError;
 const FILE: &str = "pg_stat/pg_steadytext.stat";
 const NEW_FILE: &str = "pg_stat/pg_steadytext.stat.tmp";
 /// What the file begins with. Another number of buckets, or order of numbers, is another format.
-const MAGIC: &[u8; 16] = b"pg_steadytext 1\n";
+const MAGIC: &[u8; 16] = b"pg_steadytext 2\n";
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of a file. One with all entries is far shorter.
 const MOST_BYTES: u64 = 4 << 20;

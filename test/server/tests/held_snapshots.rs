@@ -4,13 +4,18 @@
 use std::thread;
 use std::time::Duration;
 
-use steadytext_test_server::{Cluster, Session, eventually, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, eventually, wait_until};
 
 /// Requests whose entries are dead, and cannot be taken away.
 const DEAD: i64 = 20_000;
 
 /// A server on which a user's first requests are such entries. The second session keeps the snapshot.
 fn littered(cluster: &Cluster) -> (Session, Session) {
+    littered_with(cluster, DEAD)
+}
+
+/// Who asks there.
+fn people(cluster: &Cluster) -> Session {
     let mut session = cluster.session("postgres");
     session.audit();
     session.run(
@@ -18,6 +23,16 @@ fn littered(cluster: &Cluster) -> (Session, Session) {
          select steadytext_config_set('max_queue_size_per_role', '1000000');
          select steadytext_config_set('max_queue_size', '1000000')",
     );
+    session
+}
+
+/// The same with so many of them.
+fn littered_with(cluster: &Cluster, dead: i64) -> (Session, Session) {
+    let session = people(cluster);
+    litter(cluster, session, dead)
+}
+
+fn litter(cluster: &Cluster, mut session: Session, dead: i64) -> (Session, Session) {
     let mut alice = cluster.session_as("postgres", "alice");
     let id = alice.generate("whose it is", "max_tokens => 2, use_cache => false");
     alice.answer(id);
@@ -26,7 +41,7 @@ fn littered(cluster: &Cluster) -> (Session, Session) {
     session.pause();
     alice.run(&format!(
         "insert into steadytext_queue (request_type, prompt, params)
-         select 'generate', 'alice ' || i, '{{\"max_tokens\": 2}}' from generate_series(1, {DEAD}) as i"
+         select 'generate', 'alice ' || i, '{{\"max_tokens\": 2}}' from generate_series(1, {dead}) as i"
     ));
     session.run("update steadytext_queue set status = 'cancelled' where status = 'pending'");
     session.run("select steadytext_daemon_start()");
@@ -101,6 +116,112 @@ fn enqueue_at_random(mut user: Session, seed: u64) {
             user.run(if random(12) == 0 { "rollback" } else { "commit" });
         }
     }
+}
+
+/// The entries of each portion that was swept, as the log says it.
+fn portions(cluster: &Cluster) -> Vec<i64> {
+    let log = cluster.log();
+    let counts = log.lines().filter_map(|line| line.split_once("a sweep has passed ")?.1.split(' ').next());
+    counts.map(|count| count.parse().expect("a number")).collect()
+}
+
+/// Some requests are answered after `littered`, so that floors are known.
+fn answer_some(cluster: &Cluster) -> Session {
+    let mut alice = cluster.session_as("postgres", "alice");
+    for i in 0..3 {
+        let id = alice.generate(&format!("at first {i}"), "max_tokens => 2, use_cache => false");
+        alice.answer(id);
+    }
+    alice
+}
+
+#[test]
+fn what_is_before_the_floors_is_looked_through_in_portions() {
+    const MANY: i64 = 100_000;
+    let cluster = Options::new().set("log_min_messages", "debug1").start();
+    cluster.session("postgres").create_extension();
+    let (mut session, mut holder) = littered_with(&cluster, MANY);
+    answer_some(&cluster);
+    // The first sweep, with which floors begin to be used, is one portion.
+    wait_until("floors are used", || portions(&cluster).iter().any(|entries| *entries >= MANY));
+    let first = portions(&cluster).len();
+    // Somebody says that something has changed, and everything is looked through again.
+    session.run("update steadytext_queue set priority = 6 where prompt = 'at first 0'");
+    wait_until("all is looked through again", || portions(&cluster)[first..].iter().sum::<i64>() >= MANY);
+    let largest = portions(&cluster)[first..].iter().copied().max();
+    assert!(largest.is_some_and(|entries| entries < MANY / 2), "{:?}", &portions(&cluster)[first..]);
+    holder.run("rollback");
+}
+
+#[test]
+fn what_comes_far_before_the_floors_is_found_whether_it_is_said_or_not() {
+    let cluster = Cluster::with_extension();
+    let session = people(&cluster);
+    let mut late = cluster.session_as("postgres", "alice");
+    late.run("begin");
+    let latest = late.generate("late", "max_tokens => 2, use_cache => false");
+    let (mut session, mut holder) = litter(&cluster, session, DEAD);
+    let mut alice = answer_some(&cluster);
+    late.run("commit");
+    session.answer(latest);
+    // The server's worker hears nothing of this one.
+    session.run(
+        "begin;
+         alter table steadytext_queue disable trigger check_request;
+         insert into steadytext_queue (id, request_type, prompt, params, owner_role) overriding system value
+         values (-5, 'generate', 'unsaid', '{\"max_tokens\": 2, \"use_cache\": false}', 'alice');
+         alter table steadytext_queue enable always trigger check_request;
+         commit",
+    );
+    const UNSAID: &str = "select status from steadytext_queue where id = -5";
+    let found = eventually(Duration::from_secs(300), || {
+        (session.one::<String>(UNSAID) == "completed").then_some(())
+    });
+    assert!(found.is_some(), "{}: {}", session.one::<String>(UNSAID), session.worker_state());
+    let id = alice.generate("afterwards", "max_tokens => 2, use_cache => false");
+    alice.answer(id);
+    assert_eq!(session.doubled(), 0);
+    holder.run("rollback");
+}
+
+#[test]
+fn what_a_trigger_of_somebody_elses_frees_while_the_worker_writes_an_answer_is_claimed_at_once() {
+    let cluster = Cluster::with_extension();
+    let (mut session, mut holder) = littered(&cluster);
+    session.run(
+        "create function free_another() returns trigger language plpgsql as $$
+         begin
+             update steadytext_queue set status = 'pending', started_at = null, completed_at = null
+             where prompt = 'alice 7' and status = 'cancelled';
+             return null;
+         end $$;
+         create trigger free_another after update of status on steadytext_queue
+         for each row when (new.status = 'completed' and new.prompt = 'frees another') execute function free_another();
+         create function free_itself() returns trigger language plpgsql as $$
+         begin
+             if new.status = 'completed' and new.prompt = 'once more' and new.retry_count = 0 then
+                 new.status = 'pending';
+                 new.retry_count = 1;
+                 new.started_at = null;
+                 new.completed_at = null;
+                 new.result = null;
+             end if;
+             return new;
+         end $$;
+         create trigger free_itself before update of status on steadytext_queue for each row execute function free_itself()",
+    );
+    let mut alice = answer_some(&cluster);
+    alice.generate("frees another", "max_tokens => 2, use_cache => false");
+    let once_more = alice.generate("once more", "max_tokens => 2, use_cache => false");
+    // Sooner than what nobody says is looked for.
+    let freed = eventually(Duration::from_secs(20), || {
+        session
+            .one::<bool>("select status = 'completed' from steadytext_queue where prompt = 'alice 7'")
+            .then_some(())
+    });
+    assert!(freed.is_some(), "{}", session.worker_state());
+    alice.answer(once_more);
+    holder.run("rollback");
 }
 
 #[test]

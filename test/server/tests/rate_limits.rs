@@ -1,8 +1,10 @@
 //! Limits of roles while others work: sessions side by side, rollbacks, restarts, vectorizers, dumps.
 
+use std::io::Write as _;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use steadytext_test_server::{Cluster, Session, Shutdown, Signal, signal, sqlstate_of, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, Shutdown, Signal, signal, sqlstate_of, wait_until};
 
 /// Compiled once more, as it needs no server.
 #[path = "../../../src/pg/sliding_window.rs"]
@@ -123,6 +125,97 @@ fn sessions_side_by_side_get_exactly_what_is_allowed() {
     assert_eq!(alice.one::<i64>("select count(*) from steadytext_queue"), 200);
     assert_eq!(used(&mut alice, "requests_per_hour"), 200);
     assert_eq!(alice.error(ENQUEUE).code().code(), "53400");
+}
+
+/// Asks at random, in all ways in which rows come, until it was refused some times. How many requests it has prepared and taken back: these
+/// count, as whoever ends a prepared transaction knows nothing of it.
+fn ask_at_random(mut alice: Session, seed: u64) -> i64 {
+    const ROWS: &str = "insert into steadytext_queue (request_type, prompt, params)
+         select 'generate', 'at random', '{\"use_cache\": false}' from generate_series(1, ";
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let (mut refused, mut kept, mut number) = (0, 0, 0);
+    // As long as others may give something back, it is asked for again.
+    while refused < 12 {
+        number += 1;
+        let count = 1 + random(6);
+        let insert = format!("{ROWS}{count})");
+        let outcome = match random(6) {
+            0 => alice.batch_execute(&insert),
+            1 => alice.batch_execute(&format!("begin; {insert}; rollback")),
+            2 => alice.batch_execute(&format!(
+                "begin; savepoint a; {insert}; savepoint b; {insert}; rollback to b; release a; commit"
+            )),
+            3 => alice.batch_execute(&format!(
+                "do $do$ begin
+                     begin
+                         {insert};
+                         {insert};
+                     exception when configuration_limit_exceeded then
+                         {ROWS}1);
+                     end;
+                 end $do$"
+            )),
+            4 => {
+                let row = "generate\tat random\t{\"use_cache\": false}\n";
+                let copied = alice
+                    .copy_in("copy steadytext_queue (request_type, prompt, params) from stdin")
+                    .and_then(|mut writer| {
+                        writer.write_all(row.repeat(count as usize).as_bytes()).expect("the rows are sent");
+                        writer.finish()
+                    });
+                copied.map(|_| ())
+            }
+            _ => {
+                let name = format!("'{seed} {number}'");
+                let prepared = alice.batch_execute(&format!("begin; {insert}; prepare transaction {name}"));
+                prepared.inspect(|()| {
+                    if random(2) == 0 {
+                        alice.run(&format!("commit prepared {name}"));
+                    } else {
+                        alice.run(&format!("rollback prepared {name}"));
+                        kept += count as i64;
+                    }
+                })
+            }
+        };
+        if let Err(error) = outcome {
+            assert_eq!(sqlstate_of(&error), "53400", "{error:?}");
+            alice.run("rollback");
+            refused += 1;
+        }
+    }
+    kept
+}
+
+#[test]
+fn savepoints_copies_and_prepared_transactions_get_exactly_what_is_allowed_at_the_border() {
+    const ALLOWED: i64 = 150;
+    for round in 0..4 {
+        let cluster = Options::new().set("max_prepared_transactions", 16).start();
+        let mut session = cluster.session("postgres");
+        session.create_extension();
+        session.run(&format!(
+            "create role alice login in role steadytext_user; select steadytext_set_limit('alice', requests_per_day => {ALLOWED})"
+        ));
+        session.pause();
+        let sessions: Vec<_> = (0..5)
+            .map(|number| {
+                let alice = cluster.session_as("postgres", "alice");
+                thread::spawn(move || ask_at_random(alice, 100 * round + number))
+            })
+            .collect();
+        let kept: i64 = sessions.into_iter().map(|session| session.join().expect("no panic")).sum();
+        // Nobody has anything open: one at a time, what is left is taken to the last.
+        let mut alice = cluster.session_as("postgres", "alice");
+        while alice.batch_execute(ENQUEUE).is_ok() {}
+        let rows = session.one::<i64>("select count(*) from steadytext_queue");
+        assert_eq!(rows + kept, ALLOWED, "round {round}: {rows} rows, and {kept} that were prepared and taken back");
+        assert_eq!(used(&mut alice, "requests_per_day"), ALLOWED);
+    }
 }
 
 #[test]
@@ -342,6 +435,30 @@ fn limits_are_dumped_and_restored_by_the_names_of_roles() {
 }
 
 #[test]
+fn the_first_refusal_of_each_role_is_written_down_at_once_whoever_else_is_refused() {
+    let (cluster, mut session) = people();
+    let mut alice = cluster.session_as("postgres", "alice");
+    let mut bob = cluster.session_as("postgres", "bob");
+    const DENIED: &str = "select * from steadytext_audit_log";
+    let begun = Instant::now();
+    const OF: &str = "select coalesce(sum((details ->> 'count')::bigint), 0)::bigint from steadytext_audit_log where not success and user_id = ";
+    assert_eq!(alice.error(DENIED).code().code(), "42501");
+    wait_until("the first one is written down", || session.one::<i64>(&format!("{OF}'alice'")) == 1);
+    for _ in 0..20 {
+        assert_eq!(alice.error(DENIED).code().code(), "42501");
+    }
+    assert_eq!(bob.error(DENIED).code().code(), "42501");
+    wait_until("the first one of somebody else is written down", || {
+        session.one::<i64>(&format!("{OF}'bob'")) == 1
+    });
+    // What has gathered of alice since comes a minute after her first one.
+    let written = session.one::<i64>(&format!("{OF}'alice'"));
+    assert!(written == 1 || begun.elapsed() >= Duration::from_secs(59), "{written} of alice's are written down");
+    assert!(signal(session.worker_pid(), Signal::TERM));
+    wait_until("all of them are written down", || session.one::<i64>(&format!("{OF}'alice'")) == 21);
+}
+
+#[test]
 fn refusals_outlive_their_transactions_in_the_audit_log_and_a_flood_of_them_is_one_row() {
     let (cluster, mut session) = people();
     session.run("select steadytext_set_limit('alice', requests_per_day => 1)");
@@ -355,7 +472,7 @@ fn refusals_outlive_their_transactions_in_the_audit_log_and_a_flood_of_them_is_o
     assert_eq!(
         session.one::<String>(REFUSALS),
         "alice limit_refused {\"count\": 1, \"limit\": \"requests_per_day\", \"sqlstate\": \"53400\"} \
-         role \"alice\" has used up its 1 requests per day"
+         role \"alice\" has used up its 1 request per day"
     );
     // Caught or not, and of whatever kind; all that are not written yet come with the end of the worker.
     alice.run(

@@ -117,7 +117,7 @@ fn a_program_that_claims_nothing_says_why() {
     assert_eq!(session.request(id).attempt, 0);
     let (code, all) = said(&run(&cluster, &["--once", "--types", "generate"]));
     assert_eq!(code, Some(0), "{all}");
-    assert!(all.contains("done: 1 requests were claimed"), "{all}");
+    assert!(all.contains("done: 1 request was claimed"), "{all}");
     assert_eq!(session.request(id).status, "completed");
 }
 
@@ -169,7 +169,7 @@ fn the_server_knows_what_the_workers_claim_that_are_there() {
     assert_eq!(unclaimed(&mut session), waiting("no worker elsewhere has reported within the last minute"));
     let mut worker = Worker::start(&cluster, &["--types", "embed"]);
     wait_until("the worker has reported", || {
-        unclaimed(&mut session) == waiting("none of the 1 workers there serves it")
+        unclaimed(&mut session) == waiting("the one worker there does not serve it")
     });
     // Its file comes: the worker sees it, and says so, though it takes other types.
     let spec = steadytext_test_models::Spec::default();
@@ -215,6 +215,21 @@ fn errors_name_no_functions_of_the_extension_but_those_of_the_caller() {
         ),
         "{context}"
     );
+    // A name that begins like the extension's does not make it one of them, nor does the name of one in another schema.
+    session.run(
+        "create function steadytext_mine() returns void language plpgsql as $$ begin raise exception 'no'; end $$;
+         create function steadytext_mine_sql() returns void language sql as $$ select steadytext_drop_vectorizer('nosuch'); select $$;
+         create schema other;
+         create function other.steadytext_drop_vectorizer(name text) returns void language plpgsql as $$ begin raise exception 'no'; end $$",
+    );
+    for (sql, named) in [
+        ("select steadytext_mine()", "PL/pgSQL function steadytext_mine()"),
+        ("select steadytext_mine_sql()", "SQL function \"steadytext_mine_sql\""),
+        ("select other.steadytext_drop_vectorizer('nosuch')", "PL/pgSQL function other.steadytext_drop_vectorizer(text)"),
+    ] {
+        let error = session.error(sql);
+        assert!(error.where_().is_some_and(|context| context.starts_with(named)), "{sql}: {error:?}");
+    }
     let error = session.error("select st_mine()");
     assert!(
         error.where_().is_some_and(|context| context.starts_with("PL/pgSQL function st_mine()")),

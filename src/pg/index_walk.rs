@@ -1,0 +1,300 @@
+//! Walks along an index of the queue entry by entry, those of dead rows included, for a bounded time.
+//!
+//! A statement stops at rows and not at entries: where it finds nothing, it steps over everything that requests have left behind, however much
+//! that is. While somebody keeps an old snapshot that may be a million of entries, for which a worker has no time at once. A walk stops after a
+//! time and says where it was, and the next one goes on from there.
+//!
+//! Invariant: a walk ends between two keys. So all entries of a key, of which an old one may be dead and a later one alive, are met in one walk.
+
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use super::interrupts;
+
+/// Entries between two looks at the clock.
+const ENTRIES_AT_ONCE: u64 = 64;
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// An index of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Index {
+    /// Requests that are ready to run, by priority, the highest first, role and id.
+    Claims,
+    /// Requests in flight, by id.
+    InFlight,
+    /// All requests, by id.
+    Ids,
+}
+
+impl Index {
+    fn name(self) -> &'static CStr {
+        match self {
+            Index::Claims => c"steadytext_queue_claim_idx",
+            Index::InFlight => c"steadytext_queue_processing_idx",
+            Index::Ids => c"steadytext_queue_pkey",
+        }
+    }
+
+    /// The types of its columns.
+    fn types(self) -> &'static [pg_sys::Oid] {
+        match self {
+            Index::Claims => &[pg_sys::INT4OID, pg_sys::OIDOID, pg_sys::INT8OID],
+            Index::InFlight | Index::Ids => &[pg_sys::INT8OID],
+        }
+    }
+}
+
+/// Where an entry stands. Priority and role are zero in an index of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) priority: i32,
+    pub(super) role: u32,
+    pub(super) id: i64,
+}
+
+impl Key {
+    /// In an index of ids.
+    pub(super) fn of_id(id: i64) -> Key {
+        Key { priority: 0, role: 0, id }
+    }
+}
+
+/// How a walk goes on behind an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// With the next one.
+    On,
+    /// With the next role or priority.
+    NextGroup,
+    /// It ends here.
+    Stop,
+}
+
+/// What a walk came to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walked {
+    /// Where the next one begins; `None`: the index has ended.
+    pub(super) next: Option<Key>,
+    /// Entries that were met.
+    pub(super) entries: u64,
+}
+
+/// Walks from a key on, or from the first one, for about so long; `visit` is told of each entry, and whether there is a row of it. Inside a
+/// transaction. `None`: the queue has no such index that could be used now.
+///
+/// The rows are those that are committed when it begins, whatever snapshot the caller has.
+pub(super) fn walk(
+    queue: pg_sys::Oid,
+    index: Index,
+    from: Option<Key>,
+    budget: Duration,
+    mut visit: impl FnMut(Key, bool) -> Step,
+) -> Option<Walked> {
+    // SAFETY: as PostgreSQL's own scans of an index; everything is closed in reverse order, and by the abort after an error.
+    unsafe {
+        let table = pg_sys::try_relation_open(queue, LOCK);
+        if table.is_null() {
+            return None;
+        }
+        let found = open_index(table, index);
+        let walked = found.map(|found| {
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+            let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+            let mut walk =
+                Walk { table, index: found, types: index.types(), snapshot, slot, entries: 0, begun: Instant::now(), budget };
+            let next = walk.go(from, &mut visit);
+            let entries = walk.entries;
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::UnregisterSnapshot(snapshot);
+            pg_sys::index_close(found, LOCK);
+            Walked { next, entries }
+        });
+        pg_sys::relation_close(table, LOCK);
+        walked
+    }
+}
+
+/// The index of this name, if it is one of the table's and as it was made.
+///
+/// # Safety
+///
+/// The table is open, inside a transaction.
+unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::Relation> {
+    // SAFETY: the caller's promise; an index that is in the table's list is there as long as the table is locked.
+    unsafe {
+        let oid = pg_sys::get_relname_relid(wanted.name().as_ptr(), (*(*table).rd_rel).relnamespace);
+        let list = pg_sys::RelationGetIndexList(table);
+        let is_listed = pg_sys::list_member_oid(list, oid);
+        pg_sys::list_free(list);
+        if !is_listed {
+            return None;
+        }
+        let index = pg_sys::index_open(oid, LOCK);
+        let form = (*index).rd_index;
+        let types = wanted.types();
+        let fits = (*form).indisvalid
+            && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+            && (*form).indnkeyatts as usize == types.len()
+            && types.iter().enumerate().all(|(n, of)| *(*index).rd_opcintype.add(n) == *of);
+        if !fits {
+            pg_sys::index_close(index, LOCK);
+        }
+        fits.then_some(index)
+    }
+}
+
+struct Walk {
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    types: &'static [pg_sys::Oid],
+    snapshot: pg_sys::Snapshot,
+    slot: *mut pg_sys::TupleTableSlot,
+    entries: u64,
+    begun: Instant,
+    budget: Duration,
+}
+
+/// How a scan ended.
+enum End {
+    /// It has met everything.
+    All,
+    /// It goes on with the group behind this key.
+    Group(Key),
+    /// The next walk begins here.
+    Here(Key),
+}
+
+impl Walk {
+    /// Where the next walk begins.
+    fn go(&mut self, from: Option<Key>, visit: &mut impl FnMut(Key, bool) -> Step) -> Option<Key> {
+        let mut from = from;
+        loop {
+            let mut jump = None;
+            for keys in self.stretches(from) {
+                match self.scan(&keys, visit) {
+                    End::All => {}
+                    End::Here(key) => return Some(key),
+                    End::Group(key) => {
+                        jump = Some(Key { id: i64::MAX, ..key });
+                        break;
+                    }
+                }
+            }
+            jump?;
+            from = jump;
+        }
+    }
+
+    /// The scans whose entries, one after the other, are those from a key on: an index of three columns, of which one descends, has no single
+    /// condition for that.
+    fn stretches(&self, from: Option<Key>) -> Vec<Vec<pg_sys::ScanKeyData>> {
+        const EQUAL: u32 = pg_sys::BTEqualStrategyNumber;
+        let Some(from) = from else { return vec![Vec::new()] };
+        let id = |column| condition(column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, from.id.into());
+        if self.types.len() == 1 {
+            return vec![vec![id(1)]];
+        }
+        let priority = |strategy, function| condition(1, strategy, function, from.priority.into());
+        let role = |strategy, function| condition(2, strategy, function, pg_sys::Oid::from(from.role).into());
+        vec![
+            vec![priority(EQUAL, pg_sys::F_INT4EQ), role(EQUAL, pg_sys::F_OIDEQ), id(3)],
+            vec![priority(EQUAL, pg_sys::F_INT4EQ), role(pg_sys::BTGreaterStrategyNumber, pg_sys::F_OIDGT)],
+            vec![priority(pg_sys::BTLessStrategyNumber, pg_sys::F_INT4LT)],
+        ]
+    }
+
+    fn scan(&mut self, keys: &[pg_sys::ScanKeyData], visit: &mut impl FnMut(Key, bool) -> Step) -> End {
+        // SAFETY: table, index, snapshot and slot are those of the walk; the keys are copied by the scan.
+        unsafe {
+            let count = keys.len() as i32;
+            #[cfg(not(feature = "pg18"))]
+            let scan = pg_sys::index_beginscan(self.table, self.index, self.snapshot, count, 0);
+            #[cfg(feature = "pg18")]
+            let scan =
+                pg_sys::index_beginscan(self.table, self.index, self.snapshot, std::ptr::null_mut(), count, 0);
+            // The keys of dead entries are in the index only.
+            (*scan).xs_want_itup = true;
+            pg_sys::index_rescan(scan, keys.as_ptr().cast_mut(), count, std::ptr::null_mut(), 0);
+            let end = self.entries_of(scan, visit);
+            pg_sys::index_endscan(scan);
+            end
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The scan is one of this walk's, and gives the entries of the index.
+    unsafe fn entries_of(&mut self, scan: pg_sys::IndexScanDesc, visit: &mut impl FnMut(Key, bool) -> Step) -> End {
+        let mut last = None;
+        let mut is_over = false;
+        let mut wanted = Step::On;
+        loop {
+            // SAFETY: the caller's promise.
+            let key = unsafe {
+                if pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() {
+                    return End::All;
+                }
+                self.key_of(scan)
+            };
+            if last != Some(key) {
+                match (wanted, last) {
+                    (Step::Stop, Some(_)) => return End::Here(key),
+                    (Step::NextGroup, Some(last)) => return End::Group(last),
+                    _ if is_over => return End::Here(key),
+                    _ => {}
+                }
+            }
+            last = Some(key);
+            self.entries += 1;
+            // SAFETY: the entry is the scan's last one, and the slot is of its table.
+            let is_alive = unsafe { pg_sys::index_fetch_heap(scan, self.slot) };
+            match visit(key, is_alive) {
+                Step::On => {}
+                step => wanted = step,
+            }
+            if self.entries.is_multiple_of(ENTRIES_AT_ONCE) {
+                interrupts::check();
+                is_over = self.begun.elapsed() >= self.budget;
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The scan has an entry.
+    unsafe fn key_of(&self, scan: pg_sys::IndexScanDesc) -> Key {
+        let mut values = [pg_sys::Datum::from(0); 3];
+        let mut nulls = [true; 3];
+        // SAFETY: the index has as many columns as its types, three at most.
+        unsafe {
+            pg_sys::index_deform_tuple(
+                (*scan).xs_itup,
+                (*scan).xs_itupdesc,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+        let id = |n: usize| values[n].value() as i64;
+        match self.types.len() {
+            1 => Key::of_id(id(0)),
+            _ => Key { priority: values[0].value() as i32, role: values[1].value() as u32, id: id(2) },
+        }
+    }
+}
+
+fn condition(column: i16, strategy: u32, function: u32, value: pg_sys::Datum) -> pg_sys::ScanKeyData {
+    // SAFETY: a plain structure that ScanKeyInit fills; the function is one of PostgreSQL's own.
+    unsafe {
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            column,
+            strategy as pg_sys::StrategyNumber,
+            pg_sys::Oid::from(function),
+            value,
+        );
+        key
+    }
+}
