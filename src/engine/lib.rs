@@ -15,7 +15,7 @@ mod config;
 mod constraints;
 mod error;
 pub mod gguf;
-pub mod glance;
+pub mod task_guess;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod identity;

@@ -297,7 +297,7 @@ impl Worker {
             Err(error) => self.complain(error),
         }
         if any {
-            vectorizer::tell(self.slot);
+            vectorizer::wake_waiting(self.slot);
         }
     }
 
