@@ -24,6 +24,7 @@ use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
+use super::filter_keeper::FilterKeeper;
 use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
@@ -74,6 +75,7 @@ pub(super) struct Worker {
     after_role: Option<pg_sys::Oid>,
     retention_at: Option<i64>,
     eviction: Eviction,
+    filter_keeper: FilterKeeper,
     recount: Recount,
     usage: UsageKeeper,
     audit: AuditKeeper,
@@ -116,6 +118,7 @@ impl Worker {
             after_role: None,
             retention_at: None,
             eviction: Eviction::new(),
+            filter_keeper: FilterKeeper::new(),
             recount: Recount::new(),
             usage: UsageKeeper::new(),
             audit: AuditKeeper::new(),
@@ -264,7 +267,10 @@ impl Worker {
                 self.cache_writer.forget();
                 return Some(Ended::Again);
             }
-            Ok(Presence::Present(_, config)) => self.obey(config),
+            Ok(Presence::Present(now, config)) => {
+                self.extension = now;
+                self.obey(config);
+            }
             Err(error) => self.complain(error),
         }
         let mut held = self.in_flight.held();
@@ -478,6 +484,9 @@ impl Worker {
         if let Err(error) = self.audit.step(self.slot) {
             self.complain(error);
         }
+        if let Err(error) = self.filter_keeper.step(self.extension.cache) {
+            self.complain(error);
+        }
         if let Err(error) = self.vectorizer.step(self.slot, false) {
             self.complain(error);
         }
@@ -519,6 +528,9 @@ impl Worker {
             until = until.min(due);
         }
         for due in [self.usage.due(self.slot), self.audit.due(self.slot)].into_iter().flatten() {
+            until = until.min(due);
+        }
+        if let Some(due) = self.filter_keeper.due() {
             until = until.min(due);
         }
         if let Some(due) = self.vectorizer.due(self.slot) {

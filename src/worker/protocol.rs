@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub(super) use self::accounts::{
     Heartbeat, heartbeat, note_refusals, save_usage, saved_usage, sweep_audit_log,
 };
-pub(super) use self::cache::{count_accesses, evict, plan_eviction, store_answers};
+pub(super) use self::cache::{count_accesses, evict, fill_cache_filter, plan_eviction, store_answers};
 use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;

@@ -257,6 +257,7 @@ select set_eq(
         'function steadytext.wake_worker()',
         'function steadytext.count_retry()',
         'function steadytext.note_change()',
+        'function steadytext.note_key()',
         'function steadytext.announce(uuid[])',
         'function steadytext.start_worker()',
         'function steadytext.config_keys()',

@@ -10,6 +10,7 @@ mod batches;
 mod cache;
 mod cache_eviction;
 mod cache_exchange;
+mod cache_filter;
 mod cache_races;
 mod cancel;
 mod chaos;
