@@ -37,6 +37,7 @@ fn answer_flaw(
         Err(error) => return Some(format!("is to a request that has none: {}", error.message)),
     };
     let width = if numbers.is_empty() { None } else { width_of(&model.source) };
-    let answer = ForeignAnswer { text: result.unwrap_or_default(), list: list.as_deref(), numbers: &numbers, width };
+    let answer =
+        ForeignAnswer { text: result.unwrap_or_default(), list: list.as_deref(), numbers: &numbers, width };
     subtasks.flaw(&answer).map(str::to_owned)
 }

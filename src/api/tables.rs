@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{
-    after_commit, bgworker, cache_filter, catalog, catalog_cache, guc, listen, pending, privilege, shmem, slots,
+    after_commit, bgworker, cache_filter, catalog, catalog_cache, guc, listen, pending, privilege, shmem,
+    slots,
 };
 use crate::registry::restored;
 

@@ -15,7 +15,7 @@ use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
 
-use crate::endpoints::{Endpoint, Job, EndpointEventKind, EndpointEvent};
+use crate::endpoints::{Endpoint, EndpointEvent, EndpointEventKind, Job};
 use crate::protocol::Held;
 
 /// Subtasks that the engine has, of a database, and those that endpoints have.
@@ -194,7 +194,12 @@ impl InFlight {
     }
 
     /// Hands subtasks over, to the engine and to endpoints.
-    pub(crate) fn hand_over(&mut self, engine: &Arc<Engine>, events: &Sender<Event>, endpoint_events: &Sender<EndpointEvent>) {
+    pub(crate) fn hand_over(
+        &mut self,
+        engine: &Arc<Engine>,
+        events: &Sender<Event>,
+        endpoint_events: &Sender<EndpointEvent>,
+    ) {
         let mut calls: Vec<(Arc<Endpoint>, Vec<Job>)> = Vec::new();
         // First one of each row, then what there is room for.
         for most in [1, usize::MAX] {
@@ -218,7 +223,8 @@ impl InFlight {
                     match &row.by {
                         By::Endpoint(endpoint) => {
                             self.at_endpoints += 1;
-                            let job = Job { key, work, ticket: row.ticket.clone(), to: endpoint_events.clone() };
+                            let job =
+                                Job { key, work, ticket: row.ticket.clone(), to: endpoint_events.clone() };
                             match calls.iter_mut().find(|(known, _)| Arc::ptr_eq(known, endpoint)) {
                                 Some((_, jobs)) => jobs.push(job),
                                 None => calls.push((Arc::clone(endpoint), vec![job])),
@@ -356,7 +362,9 @@ impl InFlight {
                 add(&mut row.cached_tokens, cached_tokens);
                 row.outputs.entry(index).or_insert(output);
             }
-            EndpointEventKind::Failed(error) => row.fail(End::Failed(JobFailure::Failed { subtask: index, error })),
+            EndpointEventKind::Failed(error) => {
+                row.fail(End::Failed(JobFailure::Failed { subtask: index, error }))
+            }
             EndpointEventKind::Refused(refusal) => row.fail(End::Refused(refusal)),
             EndpointEventKind::NotNow => row.fail(End::NotNow),
         }

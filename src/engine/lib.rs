@@ -15,7 +15,6 @@ mod config;
 mod constraints;
 mod error;
 pub mod gguf;
-pub mod task_guess;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod identity;
@@ -41,6 +40,7 @@ mod scores;
 mod sidecar;
 pub mod socket;
 pub mod summary;
+pub mod task_guess;
 pub mod template;
 pub mod tokenizer;
 mod verify;

@@ -258,7 +258,12 @@ pub(crate) fn walk_keys(
                 break;
             }
             let (mut values, mut nulls) = ([pg_sys::Datum::null()], [true]);
-            pg_sys::index_deform_tuple((*scan).xs_itup, (*scan).xs_itupdesc, &raw mut values[0], &raw mut nulls[0]);
+            pg_sys::index_deform_tuple(
+                (*scan).xs_itup,
+                (*scan).xs_itupdesc,
+                &raw mut values[0],
+                &raw mut nulls[0],
+            );
             let key: Option<&[u8]> = pgrx::FromDatum::from_datum(values[0], nulls[0]);
             if let Some(key) = key.and_then(|key| key.try_into().ok()) {
                 take(key);

@@ -19,7 +19,7 @@ use ureq::Agent;
 use super::answers::{Answer, Refused, Usage, refusal};
 use super::client::{self, Failed};
 use super::settings::{Api, Key, Settings};
-use super::waiting::{Call, Job, EndpointEventKind, State, not_now};
+use super::waiting::{Call, EndpointEventKind, Job, State, not_now};
 use super::{kinds, texts, vectors};
 use crate::Error as ProgramError;
 use crate::log::{self, Level};
@@ -249,7 +249,8 @@ impl Endpoint {
     /// The queue tries them again later.
     fn give_up(&self, jobs: &[Job], why: &str) {
         let message = self.named(why);
-        jobs.iter().for_each(|job| job.say(EndpointEventKind::Refused(refusal(message.clone(), "58030", true))));
+        jobs.iter()
+            .for_each(|job| job.say(EndpointEventKind::Refused(refusal(message.clone(), "58030", true))));
     }
 
     fn halve(&self, agent: &Agent, mut jobs: Vec<Job>, tries: Tries) {
@@ -434,9 +435,11 @@ enum Question {
 
 fn event_of(Answer { outcome, usage }: Answer) -> EndpointEventKind {
     match outcome {
-        Ok(output) => {
-            EndpointEventKind::Done { output, prompt_tokens: usage.prompt_tokens, cached_tokens: usage.cached_tokens }
-        }
+        Ok(output) => EndpointEventKind::Done {
+            output,
+            prompt_tokens: usage.prompt_tokens,
+            cached_tokens: usage.cached_tokens,
+        },
         Err(error) => EndpointEventKind::Failed(error),
     }
 }

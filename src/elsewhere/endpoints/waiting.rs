@@ -133,6 +133,10 @@ fn go_together(one: &Work, other: &Work) -> bool {
 /// What cannot be taken now: cancelled, or given back.
 pub(super) fn not_now(jobs: &[Job]) {
     for job in jobs {
-        job.say(if job.ticket.is_cancelled() { EndpointEventKind::Failed(Error::Cancelled) } else { EndpointEventKind::NotNow });
+        job.say(if job.ticket.is_cancelled() {
+            EndpointEventKind::Failed(Error::Cancelled)
+        } else {
+            EndpointEventKind::NotNow
+        });
     }
 }

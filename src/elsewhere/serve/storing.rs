@@ -49,7 +49,9 @@ impl Server<'_> {
                 self.note_end(ended);
             }
         }
-        while let Some(event) = self.first_endpoint_event.take().or_else(|| self.endpoint_events.1.try_recv().ok()) {
+        while let Some(event) =
+            self.first_endpoint_event.take().or_else(|| self.endpoint_events.1.try_recv().ok())
+        {
             if let Some(ended) = self.in_flight.take_endpoint_event(event) {
                 self.note_end(ended);
             }

@@ -220,7 +220,17 @@ impl Generation {
         begun.iter().for_each(|token| seen.add(*token, &how.sampling));
         let generated = begun.len();
         let (reported, reported_tokens) = (Instant::now(), 0);
-        Generation { how, detokenizer, matcher, seen, trials, generated, max_tokens, reported, reported_tokens }
+        Generation {
+            how,
+            detokenizer,
+            matcher,
+            seen,
+            trials,
+            generated,
+            max_tokens,
+            reported,
+            reported_tokens,
+        }
     }
 
     /// What it has to match.

@@ -6,11 +6,11 @@ use serde_json::Value as Json;
 use super::in_queue;
 use crate::cache::NewEntry;
 use crate::pg::access_counters::Accesses;
-use crate::pg::error::PgError;
-use crate::pg::spi::{self, Mode};
 use crate::pg::cache_filter::Filter;
 use crate::pg::cache_table::{self, Walked};
 use crate::pg::catalog_cache::{self, CacheTable};
+use crate::pg::error::PgError;
+use crate::pg::spi::{self, Mode};
 
 /// Keys that are added to the filter in one transaction: some milliseconds.
 const FILTER_KEYS: usize = 20_000;

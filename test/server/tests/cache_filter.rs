@@ -49,7 +49,8 @@ fn what_the_cache_cannot_have_is_not_looked_up() {
     session.run(&insert("one"));
     wait_for_filter(&mut session);
     // Some of so many could be found by chance in a filter of a tenth of the size.
-    let unknown = "select count(steadytext_generate_cached('unknown ' || n)) from generate_series(1, 300) as n";
+    let unknown =
+        "select count(steadytext_generate_cached('unknown ' || n)) from generate_series(1, 300) as n";
     assert_eq!(reads(&mut session, unknown), 0);
     assert!(is_found(&mut session, "one"));
     assert!(reads(&mut session, "select steadytext_generate_cached('one')") > 0);
@@ -85,8 +86,11 @@ fn an_entry_is_found_in_whatever_way_it_came() {
          {}",
         insert("copied").replace("into steadytext_cache", "into aside")
     ));
-    session.run("insert into steadytext_cache (cache_key, prompt, response, request_type, imported) table aside");
-    for name in ["before the filter", "in a transaction", "in a savepoint", "replicated", "renamed", "copied"] {
+    session.run(
+        "insert into steadytext_cache (cache_key, prompt, response, request_type, imported) table aside",
+    );
+    for name in ["before the filter", "in a transaction", "in a savepoint", "replicated", "renamed", "copied"]
+    {
         assert!(is_found(&mut session, name), "{name}");
     }
     // What the triggers were switched off for is found when the filter has been filled anew.
