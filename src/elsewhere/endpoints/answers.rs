@@ -117,25 +117,25 @@ mod tests {
 
     #[test]
     fn what_servers_say_of_tokens_is_read_however_they_say_it() {
-        let usage = |prompt, completion, cached, thoughts| Usage {
+        let counts = |prompt, completion, cached, thoughts| Usage {
             prompt_tokens: prompt,
             completion_tokens: completion,
             cached_tokens: cached,
             thought_tokens: thoughts,
         };
         for (said, read) in [
-            (json!({ "prompt_tokens": 7, "completion_tokens": 3 }), usage(Some(7), Some(3), None, None)),
-            (json!({ "prompt_tokens": 7.0, "completion_tokens": "3" }), usage(Some(7), Some(3), None, None)),
-            (json!({ "prompt_tokens": 7, "total_tokens": 12 }), usage(Some(7), Some(5), None, None)),
-            (json!({ "input_tokens": 4, "output_tokens": 2 }), usage(Some(4), Some(2), None, None)),
+            (json!({ "prompt_tokens": 7, "completion_tokens": 3 }), counts(Some(7), Some(3), None, None)),
+            (json!({ "prompt_tokens": 7.0, "completion_tokens": "3" }), counts(Some(7), Some(3), None, None)),
+            (json!({ "prompt_tokens": 7, "total_tokens": 12 }), counts(Some(7), Some(5), None, None)),
+            (json!({ "input_tokens": 4, "output_tokens": 2 }), counts(Some(4), Some(2), None, None)),
             (
                 json!({ "prompt_tokens": 7, "completion_tokens": null, "prompt_tokens_details": null,
                     "completion_tokens_details": { "reasoning_tokens": 2 } }),
-                usage(Some(7), None, None, Some(2)),
+                counts(Some(7), None, None, Some(2)),
             ),
             (
                 json!({ "prompt_tokens": 9, "prompt_tokens_details": { "cached_tokens": 8 } }),
-                usage(Some(9), None, Some(8), None),
+                counts(Some(9), None, Some(8), None),
             ),
             (json!({ "prompt_tokens": -1, "completion_tokens": 1e300 }), Usage::default()),
             (json!({ "prompt_tokens": [1], "completion_tokens": {} }), Usage::default()),
