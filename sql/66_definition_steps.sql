@@ -147,8 +147,8 @@ begin
     from @extschema@.steadytext_vectorizers as v
     left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
     where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp()
-            -- A limit that was raised is not waited for.
-            or s.is_limited and steadytext.limit_wait(v.owner_role::oid, 1) is null)
+            -- A limit that was raised is not waited for. A queue that is full is, which is for a few seconds only.
+            or s.is_limited and s.retry_at > clock_timestamp() + interval '5 seconds' and steadytext.limit_wait(v.owner_role::oid, 1) is null)
         and steadytext.is_for_slow_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_slow
         and not exists (
             select from @extschema@.steadytext_vectorizer_slow_owners as o

@@ -197,6 +197,7 @@ begin
             f.error, f.error_code,
             case
                 when p_kind = 'enrichment' and f.error_code = '54000' then 'A shorter prompt or a model that takes longer ones, by steadytext_alter_enrichment(), has it tried again.'
+                when p_kind = 'enrichment' and f.error_code = '53400' then 'A larger max_tokens among its params, or a schema or pattern with shorter answers, by steadytext_alter_enrichment(), has it tried again.'
                 when p_kind = 'enrichment' and f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_enrichment().'
                 when p_kind = 'enrichment' and f.error_code = '42501' then 'Values are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_enrichment().'
                 when p_kind = 'enrichment' then 'It is tried again when the row changes, and by steadytext_retry_enrichment().'
