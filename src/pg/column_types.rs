@@ -29,10 +29,12 @@ pub(super) unsafe fn is_kept(error: *const pg_sys::ErrorData) -> bool {
 /// As `steadytext.vectorizer_trigger()` calls them: `steadytext_`, eight characters of the definition's number, and what it is for.
 fn names_own_trigger(detail: &str) -> bool {
     detail.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').any(|word| {
-        word.strip_prefix("steadytext_").and_then(|rest| rest.split_once('_')).is_some_and(|(number, what)| {
-            number.len() == 8
-                && number.bytes().all(|byte| byte.is_ascii_hexdigit())
-                && ["rows", "filled", "hashed"].contains(&what)
-        })
+        word.strip_prefix("steadytext_").and_then(|rest| rest.split_once('_')).is_some_and(
+            |(number, what)| {
+                number.len() == 8
+                    && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+                    && ["rows", "filled", "hashed"].contains(&what)
+            },
+        )
     })
 }

@@ -18,8 +18,9 @@ fn change_type(session: &mut Session, table: &str, change: &str, naming: &str) {
         "{table}: {hint}"
     );
     let trigger = trigger(session, table);
-    session
-        .run(&format!("begin; drop trigger {trigger} on {table}; alter table {table} {change}; {naming}; commit"));
+    session.run(&format!(
+        "begin; drop trigger {trigger} on {table}; alter table {table} {change}; {naming}; commit"
+    ));
     rest(session);
 }
 

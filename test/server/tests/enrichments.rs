@@ -425,7 +425,9 @@ fn an_answer_that_does_not_end_is_a_matter_of_its_row_until_more_tokens_are_allo
     rest(&mut session);
     assert_eq!(session.one::<String>("select state from steadytext_enrichment_status"), "idle");
     assert_eq!(
-        session.list::<String>("select error_code from steadytext_enrichment_errors where hint like '%max_tokens%'"),
+        session.list::<String>(
+            "select error_code from steadytext_enrichment_errors where hint like '%max_tokens%'"
+        ),
         ["53400"; 3]
     );
     session.run("select steadytext_alter_enrichment('asked', params => '{\"pattern\": \"[a-z]{40}\", \"max_tokens\": 60}')");

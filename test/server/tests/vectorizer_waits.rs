@@ -50,23 +50,26 @@ fn a_row_of_many_chunks_gets_its_room_and_holds_up_no_other() {
     limit(&mut session, allowed);
     alice.run("select steadytext_resume_vectorizer('docs_body')");
     let mut asked = 0;
-    wait_until("every chunk of every row is embedded, though there is never room for all chunks of one", || {
-        let all: i64 = alice.one("select count(*) from docs_body_embedding");
-        if all == chunks + 12 {
-            return true;
-        }
-        if used(&mut alice) == allowed {
-            allowed += 5;
-            limit(&mut session, allowed);
-            // Its owner asks for something else meanwhile.
-            asked += i64::from(
-                alice
-                    .batch_execute("select steadytext_embed_async('something else', use_cache => false)")
-                    .is_ok(),
-            );
-        }
-        false
-    });
+    wait_until(
+        "every chunk of every row is embedded, though there is never room for all chunks of one",
+        || {
+            let all: i64 = alice.one("select count(*) from docs_body_embedding");
+            if all == chunks + 12 {
+                return true;
+            }
+            if used(&mut alice) == allowed {
+                allowed += 5;
+                limit(&mut session, allowed);
+                // Its owner asks for something else meanwhile.
+                asked += i64::from(
+                    alice
+                        .batch_execute("select steadytext_embed_async('something else', use_cache => false)")
+                        .is_ok(),
+                );
+            }
+            false
+        },
+    );
     assert!(asked > 0, "others have their turn");
     assert_eq!(used(&mut alice), before + asked + chunks + 12, "nothing is embedded twice");
     limit(&mut session, 100_000);
@@ -118,16 +121,21 @@ fn rows_that_a_limit_refuses_are_embedded_when_it_is_raised_or_goes() {
         "select steadytext_create_vectorizer('docs', array['body'], chunk_size => 16, chunk_overlap => 0, index => 'none')",
     );
     rest(&mut session);
-    let embedded = |alice: &mut Session| -> i64 { alice.one("select count(*) from docs_body_embedding where seq = 1") };
+    let embedded =
+        |alice: &mut Session| -> i64 { alice.one("select count(*) from docs_body_embedding where seq = 1") };
     for (round, raised) in [(1, "requests_per_day => 100000"), (2, "requests_per_day => null")] {
-        session.run("select steadytext_set_limit('alice', requests_per_day => 6), steadytext_reset_usage('alice')");
+        session.run(
+            "select steadytext_set_limit('alice', requests_per_day => 6), steadytext_reset_usage('alice')",
+        );
         alice.run(&format!("insert into docs select {round}, {LONG}"));
         wait_until("the row is put aside", || {
             alice.one("select state = 'waiting_for_limit' and problem like '1 rows have more chunks than steadytext_rate_limits %'
                 from steadytext_vectorizer_status")
         });
         assert_eq!(
-            alice.one::<String>("select error_code from steadytext_vectorizer_errors where hint like '%by itself%'"),
+            alice.one::<String>(
+                "select error_code from steadytext_vectorizer_errors where hint like '%by itself%'"
+            ),
             "53400"
         );
         assert_eq!(embedded(&mut alice), round - 1);
