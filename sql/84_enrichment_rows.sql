@@ -48,7 +48,13 @@ begin
             select p_id, e.row -> 'key', coalesce((e.row ->> 'forced')::boolean, false), clock_timestamp() + interval '5 seconds'
             from jsonb_array_elements(p_rows) with ordinality as e(row, n)
             where e.n >= v_n;
-            update @extschema@.steadytext_vectorizer_state as s set problem = left(v_refused, 2000), is_limited = true where s.vectorizer_id = p_id;
+            -- Answers that are under way are written meanwhile.
+            update @extschema@.steadytext_vectorizer_state as s set
+                problem = left(v_refused, 2000),
+                is_limited = true,
+                retry_at = case when not exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id)
+                    then clock_timestamp() + interval '5 seconds' end
+            where s.vectorizer_id = p_id;
             return;
         end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)

@@ -231,6 +231,9 @@ fn what_is_more_than_its_owner_may_ask_for_is_done_piece_by_piece() {
     wait_until("as many rows as are allowed have their value", || {
         session.one::<i64>("select count(*) from asked where kind is not null") == 5
     });
+    wait_until("it says what it waits for", || {
+        alice.one("select state = 'waiting_for_limit' and problem like '%requests per day%' from steadytext_enrichment_status")
+    });
     wait_until("all have theirs, as more and more is allowed", || {
         session.run("select steadytext_reset_usage('alice')");
         session.one::<i64>("select count(*) from asked where kind is not null") == 12
