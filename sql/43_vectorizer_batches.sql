@@ -35,34 +35,36 @@ begin
     select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     -- Which request each row is in: one after the other, as long as there is room.
     for v_row in
-        select e.n::integer as n, e.item, jsonb_array_length(e.item -> 'chunks') as texts, (e.item ->> 'bytes')::bigint as bytes, k.count as kept
+        select e.n::integer as n, jsonb_array_length(e.item -> 'chunks') as texts, (e.item ->> 'bytes')::bigint as bytes,
+            case when v_any_kept then (
+                select count(*)::integer from @extschema@.steadytext_vectorizer_kept as o
+                where o.vectorizer_id = p_id and o.key = e.item -> 'key') else 0 end as kept
         from jsonb_array_elements(p_rows) with ordinality as e(item, n)
-        cross join lateral (
-            select count(*)::integer as count from @extschema@.steadytext_vectorizer_kept as o
-            where v_any_kept and o.vectorizer_id = p_id and o.key = e.item -> 'key'
-        ) as k
     loop
         v_numbers[v_row.n] := 0;
         if v_row.texts > v_limit then
-            perform steadytext.note_vectorizer_failure(p_id, v_row.item,
+            perform steadytext.note_vectorizer_failure(p_id, p_rows -> (v_row.n - 1),
                 format('the text has %s chunks, more than fit into one request (max_batch_size: %s)', v_row.texts, v_limit + 1), '54000');
             continue;
         end if;
         if v_largest > 0 and v_row.texts > v_largest then
-            perform steadytext.note_vectorizer_failure(p_id, v_row.item,
+            perform steadytext.note_vectorizer_failure(p_id, p_rows -> (v_row.n - 1),
                 format('the text has %s chunks, and steadytext_rate_limits allows its owner %s requests at once', v_row.texts, v_largest), '53400',
                 v_row.texts);
             continue;
         end if;
         if v_row.kept >= v_row.texts then
             v_written := v_written + steadytext.in_parts(
-                p_id, 'write kept vectors', p_statements, jsonb_build_array(v_row.item), null);
+                p_id, 'write kept vectors', p_statements, jsonb_build_array(p_rows -> (v_row.n - 1)), null);
             continue;
         end if;
         -- Its next chunks are asked for when these have come.
-        continue when v_any_pieces and exists (
-            select from @extschema@.steadytext_vectorizer_batches as b
-            where b.vectorizer_id = p_id and b.keys -> 0 ? 'seqs' and b.keys -> 0 -> 'key' = v_row.item -> 'key' and b.keys -> 0 -> 'hash' = v_row.item -> 'hash');
+        if v_any_pieces then
+            continue when exists (
+                select from @extschema@.steadytext_vectorizer_batches as b
+                where b.vectorizer_id = p_id and b.keys -> 0 ? 'seqs' and b.keys -> 0 -> 'key' = p_rows -> (v_row.n - 1) -> 'key'
+                    and b.keys -> 0 -> 'hash' = p_rows -> (v_row.n - 1) -> 'hash');
+        end if;
         if v_row.kept > 0 or v_row.texts > v_room then
             v_missing[v_row.n] := v_row.texts - v_row.kept;
             v_piece := least(v_missing[v_row.n], v_limit,
