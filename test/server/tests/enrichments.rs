@@ -420,7 +420,7 @@ fn an_answer_that_does_not_end_is_a_matter_of_its_row_until_more_tokens_are_allo
     session.run(
         "create table asked (id int primary key, body text);
          insert into asked select i, 'row ' || i from generate_series(1, 3) as i;
-         select steadytext_create_enrichment('asked', 'word', '$body', 'generate_regex', '{\"pattern\": \"[a-z]{40}\", \"max_tokens\": 5}', name => 'asked')",
+         select steadytext_create_enrichment('asked', 'word', '$body', 'generate_regex', '{\"pattern\": \"[a-z]{500}\", \"max_tokens\": 5}', name => 'asked')",
     );
     rest(&mut session);
     assert_eq!(session.one::<String>("select state from steadytext_enrichment_status"), "idle");
@@ -430,8 +430,8 @@ fn an_answer_that_does_not_end_is_a_matter_of_its_row_until_more_tokens_are_allo
         ),
         ["53400"; 3]
     );
-    session.run("select steadytext_alter_enrichment('asked', params => '{\"pattern\": \"[a-z]{40}\", \"max_tokens\": 60}')");
+    session.run("select steadytext_alter_enrichment('asked', params => '{\"pattern\": \"[a-z]{500}\", \"max_tokens\": 600}')");
     rest(&mut session);
-    assert_eq!(session.one::<i64>("select count(*) from asked where word ~ '^[a-z]{40}$'"), 3);
+    assert_eq!(session.one::<i64>("select count(*) from asked where word ~ '^[a-z]{500}$'"), 3);
     assert_eq!(session.one::<i64>("select count(*) from steadytext_enrichment_errors"), 0);
 }
