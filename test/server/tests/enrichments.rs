@@ -432,6 +432,6 @@ fn an_answer_that_does_not_end_is_a_matter_of_its_row_until_more_tokens_are_allo
     );
     session.run("select steadytext_alter_enrichment('asked', params => '{\"pattern\": \"[a-z]{500}\", \"max_tokens\": 600}')");
     rest(&mut session);
-    assert_eq!(session.one::<i64>("select count(*) from asked where word ~ '^[a-z]{500}$'"), 3);
+    assert_eq!(session.one::<i64>("select count(*) from asked where length(word) = 500"), 3);
     assert_eq!(session.one::<i64>("select count(*) from steadytext_enrichment_errors"), 0);
 }
