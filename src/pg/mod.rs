@@ -16,6 +16,7 @@ pub(crate) mod catalog;
 pub(crate) mod catalog_cache;
 pub(crate) mod changed_row;
 pub(crate) mod claim_floors;
+mod column_types;
 pub(crate) mod cursor;
 mod denied;
 pub(crate) mod ended_counts;
