@@ -37,6 +37,7 @@ mod extension;
 mod guarded;
 mod harness;
 mod held_snapshots;
+mod hints;
 mod hostile;
 mod idle;
 mod limits;
