@@ -55,7 +55,7 @@ pub use constraints::Constraint;
 pub use constraints::bench as constraint_bench;
 pub use constraints::ordering::keep_written_order;
 pub use error::Error;
-pub use identity::{KERNEL_VERSION, ModelIdentity};
+pub use identity::{KERNEL_VERSION, ModelIdentity, model_files};
 pub use kernels::attention::KvCacheType;
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;

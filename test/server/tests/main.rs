@@ -39,6 +39,7 @@ mod extension;
 mod guarded;
 mod harness;
 mod held_snapshots;
+mod hints;
 mod hostile;
 mod idle;
 mod limits;
