@@ -165,6 +165,12 @@ begin
     delete from @extschema@.steadytext_daemon_health as h
     where h.endpoint = p_endpoint and h.daemon_id <> p_daemon_id and (h.reported_by is null or h.reported_by::oid = v_role);
 
+    -- Nor does one come back that has not reported for a day, whoever reports for the others of its role now.
+    if steadytext.is_own_worker() then
+        delete from @extschema@.steadytext_daemon_health as h
+        where h.daemon_id <> p_daemon_id and h.last_heartbeat < clock_timestamp() - interval '1 day';
+    end if;
+
     insert into @extschema@.steadytext_daemon_health as h (
         daemon_id, endpoint, last_heartbeat, status, version, models_loaded,
         memory_usage_mb, active_connections, total_requests, error_count, avg_response_time_ms, uptime_seconds,

@@ -137,6 +137,7 @@ begin
                 when not c.is_elsewhere then format('the server''s own worker is %s', v_state)
                 when v_workers = 0 then 'the model is placed elsewhere, and no worker elsewhere has reported within the last minute'
                 when c.is_served then 'the model is placed elsewhere, and the workers there that serve it do not take requests of this type'
+                when v_workers = 1 then 'the model is placed elsewhere, and the one worker there does not serve it'
                 else format('the model is placed elsewhere, and none of the %s workers there serves it', v_workers)
             end as reason,
             case

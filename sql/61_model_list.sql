@@ -108,6 +108,7 @@ begin
         case when v_pending > 0 and v_oldest < clock_timestamp() - interval '10 minutes' then 'warning' else 'ok' end,
         case
             when v_pending = 0 then 'no request waits'
+            when v_pending = 1 then format('1 request waits, for %s', date_trunc('second', clock_timestamp() - v_oldest))
             else format('%s requests wait, the oldest for %s', v_pending,
                 date_trunc('second', clock_timestamp() - v_oldest))
         end,

@@ -388,7 +388,7 @@ begin
         -- Its owner has used up what is allowed; answers that come are written all the same.
         if v_batches = 0 then
             update @extschema@.steadytext_vectorizer_state as s set
-                problem = format('its owner has used up what steadytext_rate_limits allows: it goes on in %s seconds', ceil(v_wait)),
+                problem = format('its owner has used up what steadytext_rate_limits allows: it goes on in %s second%s', ceil(v_wait), case when ceil(v_wait) <> 1 then 's' end),
                 is_limited = true,
                 retry_at = clock_timestamp() + least(v_wait, 10) * interval '1 second'
             where s.vectorizer_id = p_id;

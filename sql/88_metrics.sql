@@ -78,6 +78,7 @@ begin
     from (
         select c.n, c.family, 'counter' as kind, c.help, '' as suffix, c.labels, c.value::text as value, c.labels as series, 0 as step
         from counters as c
+        where c.value is not null
         union all
         select h.n, h.family, 'histogram', h.help, h.suffix, h.labels, h.value, h.series, h.step
         from histograms as h
@@ -102,6 +103,24 @@ begin
     ) as f(n, family, kind, help, value)
     where f.value is not null
     order by f.n, q.priority;
+    -- What waits in vain. Whoever reads this may see everybody's.
+    return query
+    with unclaimed as materialized (
+        select coalesce(u.model, '') as model, u.request_type, sum(u.requests)::bigint as requests, min(u.oldest) as oldest
+        from steadytext.unclaimed_requests() as u
+        group by 1, 2
+    )
+    select f.family, 'gauge', f.help, '',
+        concat(v_label, ',model_name="', steadytext.label_value(u.model), '",request_type="', steadytext.label_value(u.request_type), '"'),
+        f.value::text
+    from unclaimed as u
+    cross join lateral (values
+        (1, 'steadytext_unclaimed_requests', 'Requests of the queue that no worker claims; counted up to 10000 for each user and priority.',
+            u.requests::double precision),
+        (2, 'steadytext_unclaimed_oldest_age_seconds', 'Age of the first of them.',
+            greatest(date_part('epoch', clock_timestamp() - u.oldest), 0))
+    ) as f(n, family, help, value)
+    order by f.n, u.model, u.request_type;
     return query
     select f.family, 'counter', f.help, '', v_label, f.value::text
     from steadytext.cache_counters() as c

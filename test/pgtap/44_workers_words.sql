@@ -1,6 +1,6 @@
 -- What members of steadytext_worker say: answers that are none, heartbeats without end, and rows of which no work can be made.
 \ir setup.psql
-select plan(41);
+select plan(43);
 
 create or replace function steadytext.is_own_worker() returns boolean
 language sql set search_path = pg_catalog, pg_temp as 'select false';
@@ -103,6 +103,16 @@ select is(
     'and with the error of the one that has it');
 select throws_ok(
     $$ select steadytext.prepared_work('another', 'generate', 'guilty', null, null) $$, '0A000', null, 'a worker of another version is told so all the same');
+
+-- Workers that are gone. The server's own forgets them after a day, though nobody of their role reports.
+insert into steadytext_daemon_health (daemon_id, endpoint, status, last_heartbeat)
+values ('gone', 'gone', 'idle', clock_timestamp() - interval '25 hours'), ('away', 'away', 'idle', clock_timestamp() - interval '23 hours');
+create or replace function steadytext.is_own_worker() returns boolean
+language sql set search_path = pg_catalog, pg_temp as 'select true';
+select lives_ok($$ select steadytext.record_heartbeat('local:1', 'local', 'running', '2.0.0', '[]', 0, 0, 0, 0, null) $$, 'the server''s own worker reports');
+select results_eq(
+    $$ select s.daemon_id, s.status from steadytext_daemon_status() as s where s.daemon_id in ('gone', 'away') $$,
+    $$ values ('away', 'stale') $$, 'workers that have not reported for a day are forgotten, and those of before are shown as stale');
 
 select * from finish();
 rollback;

@@ -1,6 +1,6 @@
 -- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
-select plan(53);
+select plan(55);
 
 -- Requests that nobody claims. The server's own worker is not asked: it may be in any state in a test.
 create or replace function steadytext.worker_state()
@@ -61,7 +61,7 @@ select is(
 select is((select s.message from steadytext_daemon_status() as s limit 1), '3 requests wait for model "Far" (generate), and no worker claims them',
     'steadytext_daemon_status says it');
 select pg_temp.beat('one', '[{"models": ["builtin"], "types": null}]');
-select matches(pg_temp.reason(), '^the model is placed elsewhere, and none of the 1 workers there serves it', 'a worker without the model');
+select matches(pg_temp.reason(), '^the model is placed elsewhere, and the one worker there does not serve it', 'a worker without the model');
 select pg_temp.beat('two', '[{"models": ["FAR", "builtin"], "types": ["embed"]}]');
 select is(pg_temp.unclaimed(), 'Far generate elsewhere 3', 'a worker that takes other types');
 select matches(pg_temp.reason(), '^the model is placed elsewhere, and the workers there that serve it do not take requests of this type // .*--types', 'is not the one');
@@ -115,6 +115,17 @@ from unnest(array['{}', '5', '["x"]', '[{"models": 5}]', '[{"models": ["x"], "ty
     (select jsonb_agg('{}'::jsonb)::text from generate_series(1, 257)), (select jsonb_build_array(jsonb_build_object('models', jsonb_agg(repeat(n::text, 20))))::text from generate_series(1, 9000) as n)]) as c;
 select lives_ok(format('select pg_temp.check_claims(%L)', c), 'claims: ' || c)
 from unnest(array['[]', '[{}]', '[{"models": null, "types": null}]', '[{"models": ["a"]}, {"types": ["embed"]}]']) as c;
+
+-- Prometheus hears of them, whoever they belong to, and of nothing where all are claimed.
+create function pg_temp.unclaimed_samples() returns setof text language sql as $$
+    select line from regexp_split_to_table(pg_temp.run_as('st_root', 'select steadytext_metrics()'), E'\n') as line
+    where line ~ '^steadytext_unclaimed_requests\{'
+$$;
+select is((select string_agg(line, ' ') from pg_temp.unclaimed_samples() as line),
+    format('steadytext_unclaimed_requests{database="%s",model_name="Far",request_type="generate_json"} 10000', current_database()),
+    'the metrics have them');
+truncate steadytext_queue cascade;
+select is_empty('select * from pg_temp.unclaimed_samples()', 'the metrics have no sample where there are none');
 
 select is((select l.placement from steadytext_model_list() as l where l.name = 'Far'), 'elsewhere', 'steadytext_model_list shows the placement');
 select is((select l.placement from steadytext_model_list() as l where l.name = 'builtin'), 'any', 'and that of the builtin model');

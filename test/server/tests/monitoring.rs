@@ -25,6 +25,8 @@ fn metrics() -> (Cluster, Session, String) {
     session.answer(id);
     session.pause();
     session.generate("It waits", "max_tokens => 5");
+    session.run("insert into steadytext_models (name, task, file, placement) values ('far', 'generate', 'far.gguf', 'elsewhere')");
+    session.generate("It waits in vain", "max_tokens => 5, model => 'far'");
     let metrics = session.one("select steadytext_metrics()");
     (cluster, session, metrics)
 }

@@ -169,7 +169,7 @@ fn the_server_knows_what_the_workers_claim_that_are_there() {
     assert_eq!(unclaimed(&mut session), waiting("no worker elsewhere has reported within the last minute"));
     let mut worker = Worker::start(&cluster, &["--types", "embed"]);
     wait_until("the worker has reported", || {
-        unclaimed(&mut session) == waiting("none of the 1 workers there serves it")
+        unclaimed(&mut session) == waiting("the one worker there does not serve it")
     });
     // Its file comes: the worker sees it, and says so, though it takes other types.
     let spec = steadytext_test_models::Spec::default();
