@@ -82,9 +82,9 @@ backend: scheduler'
 # The files of some of these folders, from below to above: each uses only those that stand before it.
 api_files='refuse audit lane poison_rows claim_floors connection pull checked call answers role_id protocol cancel result batch tables status statistics prompt models context elsewhere foreign_answers counted diagnose cache_admin cache_lookup
     enqueue insert_trigger sync arrays chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange enrichments vectorizers rate_limits'
-request_files='defaults usage request_metrics arguments values ranking categories answer prompts prompt_source text_spans json_text fields masking facts text_verbs verbs summary subtasks excluded
+request_files='defaults usage request_metrics arguments values ranking categories answer prompts prompt_source text_spans json_text fields masking facts text_verbs verbs summary subtasks answer_flaws
     stages asked constraint batch_checks params options conversation verb_checks checks work'
-worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount usage audit vectorizer database lifecycle launcher'
+worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction filter_keeper recount usage audit vectorizer database lifecycle launcher'
 
 # used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
 used() {

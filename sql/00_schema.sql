@@ -150,6 +150,13 @@ as 'MODULE_PATHNAME', 'refuse_id_wrapper';
 comment on function steadytext.refuse_id() is
     'Refuses a row without an id, before PostgreSQL does it with a message that shows the row';
 
+create function steadytext.note_key()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'note_key_wrapper';
+comment on function steadytext.note_key() is
+    'Adds the key of an entry of the cache to the filter in shared memory that keeps requests from being looked up in vain';
+
 create function steadytext.note_change()
 returns trigger
 language c volatile

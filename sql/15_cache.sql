@@ -121,6 +121,11 @@ create trigger request_type_of_entry before insert on @extschema@.steadytext_cac
 comment on trigger request_type_of_entry on @extschema@.steadytext_cache is 'Rows that do not say what they answer';
 alter table @extschema@.steadytext_cache enable always trigger request_type_of_entry;
 
+create trigger note_key after insert or update of cache_key on @extschema@.steadytext_cache
+    for each row execute function steadytext.note_key();
+comment on trigger note_key on @extschema@.steadytext_cache is 'The filter in shared memory has all keys';
+alter table @extschema@.steadytext_cache enable always trigger note_key;
+
 -- Accesses are counted in batches by updates that touch no index: the free fifth of each page
 -- takes the next version of its rows. No index on access_count or last_accessed.
 alter table @extschema@.steadytext_cache set (

@@ -46,7 +46,7 @@ returns table (
 language c volatile parallel unsafe rows 1
 as 'MODULE_PATHNAME', 'model_inspect_wrapper';
 comment on function @extschema@.steadytext_model_inspect(text, text) is
-    'What a model is, the memory that it needs with max_running requests, what the text sample looks like to it, and whether it loads or why not. Nothing is loaded. For members of steadytext_admin';
+    'What a model is, the memory that it needs with max_running requests, what the text sample looks like to it, and whether it loads or why not, also where its file is missing or it is computed elsewhere. Nothing is loaded. For members of steadytext_admin';
 
 create function @extschema@.steadytext_model_remove(name text, delete_file boolean default false)
 returns boolean

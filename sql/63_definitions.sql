@@ -97,7 +97,7 @@ create table @extschema@.steadytext_vectorizer_work (
 );
 comment on table @extschema@.steadytext_vectorizer_work is
     'Rows of vectorized tables that have changed since they were embedded; the same row may be here several times';
-comment on column @extschema@.steadytext_vectorizer_work.id is 'In the order in which changes were noted';
+comment on column @extschema@.steadytext_vectorizer_work.id is 'In the order in which changes were noted; below zero: what was taken out, and is to come first when there is room for it';
 comment on column @extschema@.steadytext_vectorizer_work.vectorizer_id is 'The definition';
 comment on column @extschema@.steadytext_vectorizer_work.key is
     'Values of the key columns as an array, in the order of the key; NULL, and keys as well: the whole table is to be compared with its vectors';
@@ -136,6 +136,7 @@ create table @extschema@.steadytext_vectorizer_failures (
     error text not null,
     error_code text not null,
     failed_at timestamptz not null default pg_catalog.now(),
+    needs bigint,
     constraint steadytext_vectorizer_failures_pkey primary key (vectorizer_id, key)
 );
 comment on table @extschema@.steadytext_vectorizer_failures is
@@ -147,7 +148,11 @@ comment on column @extschema@.steadytext_vectorizer_failures.content_hash is
 comment on column @extschema@.steadytext_vectorizer_failures.error is 'What went wrong';
 comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'Its SQLSTATE; 00000 where there was nothing to embed, which is no error';
 comment on column @extschema@.steadytext_vectorizer_failures.failed_at is 'When it was tried last';
+comment on column @extschema@.steadytext_vectorizer_failures.needs is
+    'How many requests at once a limit of the owner''s must allow, so that it is tried again by itself; NULL: it waits for no limit';
 comment on constraint steadytext_vectorizer_failures_pkey on @extschema@.steadytext_vectorizer_failures is 'One row per row of the source';
+create index steadytext_vectorizer_failures_needs_idx on @extschema@.steadytext_vectorizer_failures (vectorizer_id, needs) where needs is not null;
+comment on index @extschema@.steadytext_vectorizer_failures_needs_idx is 'What is tried again when a limit allows more';
 
 create table @extschema@.steadytext_vectorizer_state (
     vectorizer_id uuid not null constraint steadytext_vectorizer_state_pkey primary key,
@@ -259,6 +264,12 @@ create policy owner_all on @extschema@.steadytext_vectorizer_failures for all to
 comment on policy owner_all on @extschema@.steadytext_vectorizer_failures is 'Users keep failures of their own definitions';
 create policy admin_select on @extschema@.steadytext_vectorizer_failures for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_vectorizer_failures is 'Administrators see all of it';
+alter table @extschema@.steadytext_vectorizer_kept enable row level security;
+create policy owner_all on @extschema@.steadytext_vectorizer_kept for all to steadytext_user
+    using (steadytext.owns_vectorizer(vectorizer_id));
+comment on policy owner_all on @extschema@.steadytext_vectorizer_kept is 'Users see and forget what is kept for their own definitions';
+create policy admin_select on @extschema@.steadytext_vectorizer_kept for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_vectorizer_kept is 'Administrators see all of it';
 alter table @extschema@.steadytext_vectorizer_state enable row level security;
 create policy admin_select on @extschema@.steadytext_vectorizer_state for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_vectorizer_state is 'Administrators see how far each definition is';
@@ -318,6 +329,22 @@ begin
 end
 $$;
 comment on function steadytext.definition_id(text, text) is 'Number of the vectorizer or enrichment of this name; an error where there is none';
+
+create function steadytext.is_missing_definition(p_name text, p_kind text)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null and v.kind = p_kind) then
+        return false;
+    end if;
+    raise notice '% "%" does not exist, skipping', p_kind, left(p_name, 100);
+    return true;
+end
+$$;
+comment on function steadytext.is_missing_definition(text, text) is
+    'Whether there is no vectorizer or enrichment of this name, which a NOTICE says then; called where such are dropped if they are there';
 
 create function steadytext.own_definition_id(p_name text, p_kind text)
 returns uuid

@@ -58,7 +58,7 @@ create function steadytext.vectorizer_statements(
     out read_rows text,
     out delete_vectors text,
     out present text,
-    out write_vectors text,
+    out write_vectors text[],
     out blank_vectors text,
     out lockable text,
     out scan_source text[],
@@ -83,6 +83,7 @@ declare
     v_vector_schema text;
     v_quoted text[];
     v_own text[];
+    v_kept text;
 begin
     select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     select p.* into v_place from steadytext.vectorizer_place(p_id) as p;
@@ -102,6 +103,12 @@ begin
     join pg_namespace as n on n.oid = t.typnamespace
     where e.extname = 'vector';
 
+    v_kept := format(
+        $made$(
+                        select (e.place operator(pg_catalog.->>) 'vector')::%s as vector, e.place operator(pg_catalog.->>) 'chunk' as prompt, e.place
+                        from pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'places') as e(place)
+                    ) as v$made$,
+        v_vector);
     if not is_column then
         select array_agg(quote_ident(a.attname) order by a.attnum) into v_destination_keys
         from pg_attribute as a
@@ -241,18 +248,14 @@ begin
             )
             select pg_catalog.jsonb_agg(h.n) from held as h$lockable$,
             v_keys.parsed, v_source, v_keys.source_match, v_hash);
-        -- Texts, their vectors and the rows that they are of lie side by side: nothing is looked for.
-        write_vectors := format(
+        -- Texts, their vectors and the rows that they are of lie side by side: nothing is looked for. The second statement gets vectors that were kept,
+        -- beside what they are of.
+        select array_agg(format(
             $write$with items as materialized (
                 select (k.place operator(pg_catalog.->>) 'n')::pg_catalog.int4 as n, k.place operator(pg_catalog.->>) 'hash' as hash, k.vector, %1$s
                 from (
                     select v.vector, v.place, v.place operator(pg_catalog.->) 'key' as key
-                    from @extschema@.steadytext_queue as q
-                    cross join lateral rows from (
-                        pg_catalog.unnest(q.embeddings[($1 operator(pg_catalog.->>) 'first')::pg_catalog.int4 : ($1 operator(pg_catalog.->>) 'last')::pg_catalog.int4]),
-                        pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'places')
-                    ) as v(vector, place)
-                    where q.request_id operator(pg_catalog.=) ($1 operator(pg_catalog.->>) 'request')::pg_catalog.uuid
+                    from %9$s
                 ) as k
             ),
             held as materialized (
@@ -272,7 +275,17 @@ begin
                 returning x.n
             )
             select pg_catalog.jsonb_agg(d.n) from done as d$write$,
-            v_keys.parsed, v_source, v_keys.source_match, v_hash, v_place.target_column, v_place.hash_column, v_vector, v_vector_schema);
+            v_keys.parsed, v_source, v_keys.source_match, v_hash, v_place.target_column, v_place.hash_column, v_vector, v_vector_schema, w.made)
+            order by w.n)
+        into write_vectors
+        from unnest(array[
+            $made$@extschema@.steadytext_queue as q
+                    cross join lateral rows from (
+                        pg_catalog.unnest(q.embeddings[($1 operator(pg_catalog.->>) 'first')::pg_catalog.int4 : ($1 operator(pg_catalog.->>) 'last')::pg_catalog.int4]),
+                        pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'places')
+                    ) as v(vector, place)
+                    where q.request_id operator(pg_catalog.=) ($1 operator(pg_catalog.->>) 'request')::pg_catalog.uuid$made$,
+            v_kept]) with ordinality as w(made, n);
     else
         delete_vectors := format(
             $delete$with gone as (
@@ -285,7 +298,7 @@ begin
             v_destination, v_keys.parsed, v_keys.destination_match);
         blank_vectors := delete_vectors;
         -- As above. A place that is null is that of a row that has changed.
-        write_vectors := format(
+        select array_agg(format(
             $write$with made as (
                 insert into %1$s (%2$s, seq, chunk, embedding, model_hash, content_hash)
                 select %3$s, x.seq, coalesce(x.chunk, x.prompt), x.vector,
@@ -295,20 +308,24 @@ begin
                         (k.place operator(pg_catalog.->>) 'seq')::pg_catalog.int4 as seq, k.vector, k.prompt, %4$s
                     from (
                         select v.vector, v.prompt, v.place, v.place operator(pg_catalog.->) 'key' as key
-                        from @extschema@.steadytext_queue as q
+                        from %5$s
+                    ) as k
+                ) as x
+                returning 1
+            )
+            select pg_catalog.to_jsonb(pg_catalog.count(*)) from made$write$,
+            v_destination, v_keys.destination_names, v_keys.key_values, v_keys.parsed, w.made) order by w.n)
+        into write_vectors
+        from unnest(array[
+            $made$@extschema@.steadytext_queue as q
                         cross join lateral rows from (
                             pg_catalog.unnest(q.embeddings[($1 operator(pg_catalog.->>) 'first')::pg_catalog.int4 : ($1 operator(pg_catalog.->>) 'last')::pg_catalog.int4]),
                             pg_catalog.unnest(q.prompts[($1 operator(pg_catalog.->>) 'first')::pg_catalog.int4 : ($1 operator(pg_catalog.->>) 'last')::pg_catalog.int4]),
                             pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'places')
                         ) as v(vector, prompt, place)
                         where q.request_id operator(pg_catalog.=) ($1 operator(pg_catalog.->>) 'request')::pg_catalog.uuid
-                            and pg_catalog.jsonb_typeof(v.place) operator(pg_catalog.=) 'object'
-                    ) as k
-                ) as x
-                returning 1
-            )
-            select pg_catalog.to_jsonb(pg_catalog.count(*)) from made$write$,
-            v_destination, v_keys.destination_names, v_keys.key_values, v_keys.parsed);
+                            and pg_catalog.jsonb_typeof(v.place) operator(pg_catalog.=) 'object'$made$,
+            v_kept]) with ordinality as w(made, n);
         select array_agg(format(
             $scan$select pg_catalog.jsonb_build_object('last', (pg_catalog.array_agg(f.key order by f.n desc))[1],
                 'keys', pg_catalog.jsonb_agg(f.key) filter (where f.is_orphan), 'count', pg_catalog.count(*))

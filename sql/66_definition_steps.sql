@@ -96,6 +96,14 @@ begin
         ) as g
         where f.vectorizer_id = v_id and f.key = g.key;
     end loop;
+    delete from @extschema@.steadytext_vectorizer_kept as k
+    using (
+        select o.vectorizer_id, o.key, o.seq from @extschema@.steadytext_vectorizer_kept as o
+        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.vectorizer_id)
+        limit v_most
+        for update skip locked
+    ) as g
+    where k.vectorizer_id = g.vectorizer_id and k.key = g.key and k.seq = g.seq;
     v_id := null;
     loop
         select r.enrichment_id into v_id
@@ -138,7 +146,9 @@ begin
     select v.id, v.owner_role::oid
     from @extschema@.steadytext_vectorizers as v
     left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
-    where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp())
+    where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp()
+            -- A limit that was raised is not waited for. A queue that is full is, which is for a few seconds only.
+            or s.is_limited and s.retry_at > clock_timestamp() + interval '5 seconds' and steadytext.limit_wait(v.owner_role::oid, 1) is null)
         and steadytext.is_for_slow_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_slow
         and not exists (
             select from @extschema@.steadytext_vectorizer_slow_owners as o
@@ -150,7 +160,8 @@ begin
                 where b.vectorizer_id = v.id and coalesce(q.status, 'gone') not in ('pending', 'processing'))
             or exists (
                 select from @extschema@.steadytext_vectorizer_work as w
-                where w.vectorizer_id = v.id and (w.run_after is null or w.run_after <= clock_timestamp())))
+                where w.vectorizer_id = v.id and (w.run_after is null or w.run_after <= clock_timestamp()))
+            or steadytext.limit_has_risen(v.id, v.owner_role::oid))
     order by random();
 end
 $$;

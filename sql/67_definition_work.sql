@@ -1,20 +1,69 @@
 -- What the steps of vectorizers and of enrichments have in common: taking out what was noted, searching, counting, and putting aside the one row
 -- that stops others.
 
-create function steadytext.note_vectorizer_failure(p_id uuid, p_item jsonb, p_message text, p_code text)
+create function steadytext.note_vectorizer_failure(p_id uuid, p_item jsonb, p_message text, p_code text, p_needs bigint default null)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into @extschema@.steadytext_vectorizer_failures as f (vectorizer_id, key, content_hash, error, error_code)
-    values (p_id, p_item -> 'key', decode(p_item ->> 'hash', 'hex'), left(p_message, 2000), p_code)
+    insert into @extschema@.steadytext_vectorizer_failures as f (vectorizer_id, key, content_hash, error, error_code, needs)
+    values (p_id, p_item -> 'key', decode(p_item ->> 'hash', 'hex'), left(p_message, 2000), p_code, p_needs)
     on conflict (vectorizer_id, key) do update set
-        content_hash = excluded.content_hash, error = excluded.error, error_code = excluded.error_code, failed_at = excluded.failed_at;
+        content_hash = excluded.content_hash, error = excluded.error, error_code = excluded.error_code, failed_at = excluded.failed_at,
+        needs = excluded.needs;
 end
 $$;
-comment on function steadytext.note_vectorizer_failure(uuid, jsonb, text, text) is
-    'Writes down why a row has not got its vector, or its value; called by the steps';
+comment on function steadytext.note_vectorizer_failure(uuid, jsonb, text, text, bigint) is
+    'Writes down why a row has not got its vector, or its value, and how much a limit must allow where that is why; called by the steps';
+
+-- Rows that were refused for a limit that is no more, or allows as much now.
+create function steadytext.retry_limited_rows(p_id uuid, p_owner oid)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_keys jsonb;
+begin
+    if not steadytext.limit_has_risen(p_id, p_owner) then
+        return false;
+    end if;
+    with ready as (
+        delete from @extschema@.steadytext_vectorizer_failures as f
+        where f.vectorizer_id = p_id and f.key = any (array(
+            select o.key from @extschema@.steadytext_vectorizer_failures as o
+            where o.vectorizer_id = p_id and o.needs <= coalesce(steadytext.limit_room(p_owner, false), o.needs)
+            order by o.needs
+            limit 1000
+            for update skip locked))
+        returning f.key
+    )
+    select jsonb_agg(r.key) into v_keys from ready as r;
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced)
+    select p_id, json_agg(e.key order by e.n), count(*), true
+    from jsonb_array_elements(v_keys) with ordinality as e(key, n)
+    group by (e.n - 1) / 250;
+    return v_keys is not null;
+end
+$$;
+comment on function steadytext.retry_limited_rows(uuid, oid) is
+    'Notes rows again that were refused for a limit which allows as much now, and says whether there were any; called by the steps';
+
+create function steadytext.limit_has_risen(p_id uuid, p_owner oid)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_least bigint := (
+        select min(f.needs) from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = p_id and f.needs is not null);
+begin
+    return v_least is not null and v_least <= coalesce(steadytext.limit_room(p_owner, false), v_least);
+end
+$$;
+comment on function steadytext.limit_has_risen(uuid, oid) is
+    'Whether a row of a definition that was refused for a limit of its owner''s may be asked for now; called by the steps';
 
 create function steadytext.begin_step(p_id uuid, p_scan text, p_owner oid, p_problem text, p_slow boolean)
 returns @extschema@.steadytext_vectorizer_state
@@ -145,6 +194,10 @@ begin
     if v_forced is null then
         return false;
     end if;
+    if v_forced then
+        -- Everything is made anew.
+        delete from @extschema@.steadytext_vectorizer_kept as k where k.vectorizer_id = p_id;
+    end if;
     update @extschema@.steadytext_vectorizer_state as s set
         scan = case when v_forced or s.scan = 'all' then 'all' else 'source' end, scan_after = null
     where s.vectorizer_id = p_id;
@@ -233,7 +286,8 @@ begin
     -- A trigger that takes too long is no matter of the moment.
     if steadytext.is_transient(p_code) and p_code <> '57014' then
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
-        values (p_id, p_item -> 'key', coalesce(p_forced, (p_item ->> 'forced')::boolean, false), clock_timestamp() + interval '5 seconds');
+        values (p_id, p_item -> 'key', coalesce(p_forced, (p_item ->> 'forced')::boolean, false),
+            clock_timestamp() + coalesce(steadytext.kept_pause(p_id, p_item -> 'key'), interval '5 seconds'));
     else
         perform steadytext.note_vectorizer_failure(p_id, p_item, p_message, p_code);
     end if;
@@ -260,7 +314,7 @@ declare
     v_is_over boolean := false;
     v_reads boolean := p_what in ('read rows of a vectorizer', 'read rows of an enrichment');
     -- Vectors that could not be written are made again though their texts are the same; otherwise it is as it was noted.
-    v_forced boolean := case when p_what = 'write vectors' then true end;
+    v_forced boolean := case when p_what in ('write vectors', 'write kept vectors') then true end;
 begin
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
@@ -279,6 +333,8 @@ begin
                     perform steadytext.read_enriched_rows(p_id, p_statements, v_part);
                 when 'write vectors' then
                     v_written := v_written + steadytext.write_vectors(p_id, p_statements, v_part, p_answer);
+                when 'write kept vectors' then
+                    v_written := v_written + steadytext.write_kept_vectors(p_id, p_statements, v_part -> 0);
                 when 'write values' then
                     v_written := v_written + steadytext.write_enrichment_values(p_id, p_statements, v_part);
             end case;
@@ -303,6 +359,12 @@ begin
             elsif v_from < v_to then
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
             else
+                -- What was made of the row is kept until it can be written.
+                if p_what = 'write vectors' and steadytext.is_transient(v_code) and v_code <> '57014' then
+                    perform steadytext.keep_vectors(p_id, p_items -> (v_from - 1), p_answer);
+                elsif p_what = 'write values' and steadytext.is_transient(v_code) and v_code <> '57014' then
+                    perform steadytext.keep_value(p_id, p_items -> (v_from - 1));
+                end if;
                 perform steadytext.put_row_aside(p_id, p_items -> (v_from - 1), v_forced, v_message, v_code);
                 v_ranges := v_ranges[3 :];
             end if;

@@ -1,116 +1,6 @@
 -- One step for one vectorizer: answers that have come are written, or what has changed is read, or a piece of the table is searched; when there is nothing of
 -- these, the index is made, and a vectorizer that was altered takes its place.
 
-create function steadytext.make_vectorizer_batches(p_id uuid, p_rows jsonb)
-returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_limit integer := steadytext.config_integer('max_batch_size') - 1;
-    v_owner oid := (select v.owner_role::oid from @extschema@.steadytext_vectorizers as v where v.id = p_id);
-    v_room bigint := steadytext.limit_room(v_owner, true);
-    v_largest bigint := steadytext.limit_room(v_owner, false);
-    v_most integer := least(511, v_limit);
-    v_asked bigint := 0;
-    v_waiting bigint;
-    v_pause interval;
-    v_row record;
-    v_numbers integer[] := '{}';
-    v_number integer := 1;
-    v_texts integer := 0;
-    v_bytes bigint := 0;
-    v_definition record;
-    v_request record;
-    v_id uuid;
-begin
-    select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
-    -- Which request each row is in: one after the other, as long as there is room.
-    for v_row in
-        select e.n::integer as n, jsonb_array_length(e.item -> 'chunks') as texts, (e.item ->> 'bytes')::bigint as bytes
-        from jsonb_array_elements(p_rows) with ordinality as e(item, n)
-    loop
-        if v_row.texts > v_limit then
-            perform steadytext.note_vectorizer_failure(p_id, p_rows -> (v_row.n - 1),
-                format('the text has %s chunks, more than fit into one request (max_batch_size: %s)', v_row.texts, v_limit + 1), '54000');
-            v_numbers[v_row.n] := 0;
-            continue;
-        end if;
-        if v_largest > 0 and v_row.texts > v_largest then
-            perform steadytext.note_vectorizer_failure(p_id, p_rows -> (v_row.n - 1),
-                format('the text has %s chunks, and steadytext_rate_limits allows its owner %s requests at once', v_row.texts, v_largest), '53400');
-            v_numbers[v_row.n] := 0;
-            continue;
-        end if;
-        -- What a limit of the owner's has no room for waits, and what comes after it, so that it is not overtaken for ever.
-        if v_waiting is not null or v_asked + v_row.texts > v_room then
-            v_waiting := coalesce(v_waiting, v_row.texts);
-            v_numbers[v_row.n] := -1;
-            continue;
-        end if;
-        v_asked := v_asked + v_row.texts;
-        if v_texts > 0 and (v_texts + v_row.texts > v_most or v_bytes > 4000000) then
-            v_number := v_number + 1;
-            v_texts := 0;
-            v_bytes := 0;
-        end if;
-        v_numbers[v_row.n] := v_number;
-        v_texts := v_texts + v_row.texts;
-        v_bytes := v_bytes + v_row.bytes;
-    end loop;
-    -- The first text is always the same one: its vector says which model it was.
-    for v_request in
-        with items as materialized (
-            select e.number, e.n, e.item, jsonb_array_length(e.item -> 'chunks') as texts,
-                sum(jsonb_array_length(e.item -> 'chunks')) over (partition by e.number order by e.n) as upto
-            from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
-            where e.number > 0
-        )
-        select i.number, array['pg_steadytext'] || array_agg(c.text order by i.n, c.n) as prompts,
-            jsonb_agg(jsonb_build_object('key', i.item -> 'key', 'hash', i.item -> 'hash', 'first', i.upto - i.texts + 2, 'count', i.texts,
-                'chunks', case when v_definition.format is not null and v_definition.target_column is null then i.item -> 'chunks' end) order by i.n)
-                filter (where c.n = 1) as keys
-        from items as i
-        cross join lateral jsonb_array_elements_text(coalesce(nullif(i.item -> 'texts', 'null'), i.item -> 'chunks')) with ordinality as c(text, n)
-        group by i.number
-        order by i.number
-    loop
-        begin
-            insert into @extschema@.steadytext_queue (request_type, prompts, params, priority, session_id, owner_role)
-            values ('batch_embed', v_request.prompts, jsonb_strip_nulls(jsonb_build_object('model', v_definition.model, 'use_cache', false,
-                'truncate', case when v_definition.truncate then true end)), v_definition.priority,
-                'vectorizer ' || v_definition.name, v_definition.owner_role)
-            returning request_id into v_id;
-        exception when configuration_limit_exceeded then
-            if v_request.number = 1 then
-                raise;
-            end if;
-            -- A limit of the owner's, or a queue that is full. The rest comes later.
-            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced, run_after)
-            select p_id, json_agg(e.item -> 'key' order by e.n), count(*), true, clock_timestamp() + interval '5 seconds'
-            from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
-            where e.number >= v_request.number;
-            exit;
-        end;
-        insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (v_id, p_id, v_request.keys);
-    end loop;
-    if v_waiting is not null then
-        v_pause := least(coalesce(steadytext.limit_wait(v_owner, v_waiting), 1), 10) * interval '1 second';
-        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced, run_after)
-        select p_id, json_agg(e.item -> 'key' order by e.n), count(*), true, clock_timestamp() + v_pause
-        from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
-        where e.number = -1;
-        update @extschema@.steadytext_vectorizer_state as s set
-            problem = format('steadytext_rate_limits leaves its owner no room for the next text, which makes %s requests: it goes on by itself', v_waiting),
-            is_limited = true,
-            retry_at = clock_timestamp() + v_pause
-        where s.vectorizer_id = p_id
-            and not exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id);
-    end if;
-end
-$$;
-comment on function steadytext.make_vectorizer_batches(uuid, jsonb) is 'Makes requests of the texts of rows; called by the steps';
-
 create function steadytext.read_vectorizer_rows(p_id uuid, p_statements record, p_keys jsonb)
 returns void
 language plpgsql volatile
@@ -147,13 +37,40 @@ begin
     end if;
     perform steadytext.note_vectorizer_failure(p_id, e.item, 'there is nothing to embed', '00000')
     from jsonb_array_elements(nullif(v_read -> 'blank', 'null')) as e(item);
+    perform steadytext.forget_kept_vectors(p_id, p_keys, coalesce(nullif(v_read -> 'rows', 'null'), '[]'));
     if jsonb_typeof(v_read -> 'rows') = 'array' then
-        perform steadytext.make_vectorizer_batches(p_id, v_read -> 'rows');
+        perform steadytext.make_vectorizer_batches(p_id, p_statements, v_read -> 'rows');
     end if;
 end
 $$;
 comment on function steadytext.read_vectorizer_rows(uuid, record, jsonb) is
     'Reads rows by their keys and makes requests of them; called by the steps';
+
+create function steadytext.leave_rows(p_id uuid, p_statements record, p_items jsonb, p_answer jsonb)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- Either somebody has the row locked, or a trigger has kept the vector out without an error.
+    v_lockable jsonb := coalesce(steadytext.run_as(p_statements.owner, p_statements.lockable, p_items), '[]');
+begin
+    perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the vector from being written', '09000')
+    from jsonb_array_elements(p_items) with ordinality as l(item, n)
+    where v_lockable @> to_jsonb(l.n);
+    if p_answer is not null then
+        perform steadytext.keep_vectors(p_id, l.item, p_answer)
+        from jsonb_array_elements(p_items) with ordinality as l(item, n)
+        where not v_lockable @> to_jsonb(l.n);
+    end if;
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
+    select p_id, l.item -> 'key', true, clock_timestamp() + coalesce(steadytext.kept_pause(p_id, l.item -> 'key'), interval '2 seconds')
+    from jsonb_array_elements(p_items) with ordinality as l(item, n)
+    where not v_lockable @> to_jsonb(l.n);
+end
+$$;
+comment on function steadytext.leave_rows(uuid, record, jsonb, jsonb) is
+    'What becomes of rows into which no vector was written: those that are locked have theirs kept, and are tried again, more and more rarely; others have failed. Called by the steps';
 
 create function steadytext.write_vectors(p_id uuid, p_statements record, p_items jsonb, p_answer jsonb)
 returns integer
@@ -166,7 +83,6 @@ declare
     v_keys jsonb;
     v_done jsonb;
     v_left jsonb;
-    v_lockable jsonb;
 begin
     -- The texts of these rows follow one another in the request.
     v_argument := p_answer || jsonb_build_object('first', p_items -> 0 -> 'first',
@@ -180,7 +96,7 @@ begin
             return 0;
         end if;
         perform steadytext.run_as(p_statements.owner, p_statements.delete_vectors, v_keys);
-        perform steadytext.run_as(p_statements.owner, p_statements.write_vectors, v_argument || jsonb_build_object('places', (
+        perform steadytext.run_as(p_statements.owner, p_statements.write_vectors[1], v_argument || jsonb_build_object('places', (
             select jsonb_agg(
                 case when e.is_present::boolean then jsonb_build_object(
                     'key', e.item -> 'key', 'hash', e.item -> 'hash', 'seq', t.seq, 'chunk', e.item -> 'chunks' -> (t.seq - 1)) end
@@ -189,7 +105,7 @@ begin
             cross join lateral generate_series(1, (e.item ->> 'count')::integer) as t(seq))));
         return jsonb_array_length(v_keys);
     end if;
-    v_done := coalesce(steadytext.run_as(p_statements.owner, p_statements.write_vectors, v_argument || jsonb_build_object('places', (
+    v_done := coalesce(steadytext.run_as(p_statements.owner, p_statements.write_vectors[1], v_argument || jsonb_build_object('places', (
         select jsonb_agg(jsonb_build_object('key', e.item -> 'key', 'hash', e.item -> 'hash', 'n', e.n) order by e.n)
         from jsonb_array_elements(p_items) with ordinality as e(item, n)))), '[]');
     if jsonb_array_length(v_done) < jsonb_array_length(p_items) then
@@ -199,15 +115,7 @@ begin
         where e.is_present::boolean and e.n <> all (array(select d.n::bigint from jsonb_array_elements(v_done) as d(n)));
     end if;
     if v_left is not null then
-        -- Either somebody has the row locked, or a trigger has kept the vector out without an error.
-        v_lockable := coalesce(steadytext.run_as(p_statements.owner, p_statements.lockable, v_left), '[]');
-        perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the vector from being written', '09000')
-        from jsonb_array_elements(v_left) with ordinality as l(item, n)
-        where v_lockable @> to_jsonb(l.n);
-        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
-        select p_id, l.item -> 'key', true, clock_timestamp() + interval '2 seconds'
-        from jsonb_array_elements(v_left) with ordinality as l(item, n)
-        where not v_lockable @> to_jsonb(l.n);
+        perform steadytext.leave_rows(p_id, p_statements, v_left, p_answer);
     end if;
     return jsonb_array_length(v_done);
 end
@@ -293,6 +201,9 @@ begin
                     retry_at = clock_timestamp() + interval '1 minute'
                 where s.vectorizer_id = p_id;
                 v_pause := interval '1 minute';
+            elsif v_batch.keys -> 0 ? 'seqs' then
+                perform steadytext.note_progress(p_id, steadytext.finish_vectorizer_piece(p_id, p_statements, v_batch.keys -> 0,
+                    jsonb_build_object('request', v_batch.request_id, 'model', encode(v_model, 'hex'))), v_model);
             else
                 perform steadytext.note_progress(p_id, steadytext.in_parts(p_id, 'write vectors', p_statements, v_batch.keys,
                     jsonb_build_object('request', v_batch.request_id, 'model', encode(v_model, 'hex'))), v_model);
@@ -436,6 +347,7 @@ begin
     from @extschema@.steadytext_vectorizer_batches as b
     left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
     where b.vectorizer_id = p_id;
+    perform steadytext.retry_limited_rows(p_id, v_definition.owner);
     v_noted := steadytext.noted_rows(p_id, 500);
     -- When all is done that the last search has found, the vectors are whole, whatever has changed since.
     if v_state.scan is null and v_batches = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
@@ -483,7 +395,8 @@ begin
             return false;
         end if;
     elsif v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
-        v_keys := steadytext.take_noted_rows(p_id, least(v_state.slice, steadytext.limit_room(v_definition.owner, true))::integer, null);
+        -- One more than there is room for: a row of many chunks leaves some of it to the next one.
+        v_keys := steadytext.take_noted_rows(p_id, least(v_state.slice, steadytext.limit_room(v_definition.owner, true) + 1)::integer, null);
         if v_keys is not null then
             perform steadytext.in_parts(p_id, 'read rows of a vectorizer', v_statements, v_keys, null);
             -- What a step costs by itself is shared by more and more rows, as long as they are quickly read and are not cut into very many chunks.

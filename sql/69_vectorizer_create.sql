@@ -88,6 +88,13 @@ return (
 comment on function steadytext.default_embedding_model() is
     'The name of the model that embeds by default in this session; called where vectorizers are made and altered';
 
+create function steadytext.warn_of_builtin_vectors()
+returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'warn_of_builtin_vectors_wrapper';
+comment on function steadytext.warn_of_builtin_vectors() is
+    'Warns where the builtin model embeds for want of another, and says whether; called where vectorizers are made and altered';
+
 create function steadytext.add_vectorizer(
     p_source regclass,
     p_columns text[],
@@ -121,6 +128,7 @@ declare
     v_id uuid;
     v_type oid;
     v_typmod integer;
+    v_context bigint;
     -- Of long names that are cut alike, the next one's ends otherwise.
     v_hash_column text := case when p_replaces is null then steadytext.appended_name(p_target_column, '_hash')
         else steadytext.appended_name(left(p_target_column, -5), '_next_hash') end;
@@ -232,6 +240,13 @@ begin
         end if;
     else
         if p_chunk_size is not null then
+            v_context := steadytext.context_tokens(p_model, 'embed');
+            if p_chunk_size > v_context then
+                raise exception 'chunk_size is %, and the model takes % tokens', p_chunk_size, v_context
+                    using errcode = 'invalid_parameter_value', hint = format(
+                        'Give a chunk_size of %s at most, which leaves room for what the model and the format put around a chunk, or another model.',
+                        greatest(v_context * 3 / 4, 16));
+            end if;
             -- Refuses what the function refuses, and models that there are not.
             perform from steadytext.chunk_for_embedding('pg_steadytext', p_chunk_size, p_chunk_overlap, p_strategy, p_model);
         end if;
@@ -399,6 +414,9 @@ begin
         case when target_column is null then v_destination else destination end, v_model, format,
         nullif(v_size, 0), coalesce(chunk_overlap, 50), coalesce(strategy, 'recursive'), coalesce(index, 'none'),
         coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), coalesce(truncate, false), null);
+    if coalesce(model, 'auto') = 'auto' then
+        perform steadytext.warn_of_builtin_vectors();
+    end if;
     return v_name;
 end
 $$;

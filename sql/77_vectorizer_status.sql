@@ -52,6 +52,7 @@ declare
     v_wrong text;
     v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
     v_is_halted boolean;
+    v_waits record;
 begin
     for v in
         select d.*, s.scan, s.is_indexed, s.problem, s.is_limited, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new,
@@ -120,6 +121,18 @@ begin
             when v.replaces is not null then 'replacing'
             else 'idle'
         end;
+        if state = 'idle' then
+            select 'waiting_for_limit' as state, format('%s rows have more chunks than steadytext_rate_limits allows their owner to ask for at once: they are tried again when it allows %s',
+                count(*), min(f.needs)) as problem
+            into v_waits
+            from @extschema@.steadytext_vectorizer_failures as f
+            where f.vectorizer_id = v.id and f.needs is not null
+            having count(*) > 0;
+            if found then
+                state := v_waits.state;
+                problem := v_waits.problem;
+            end if;
+        end if;
         return next;
     end loop;
 end
@@ -184,9 +197,11 @@ begin
             f.error, f.error_code,
             case
                 when p_kind = 'enrichment' and f.error_code = '54000' then 'A shorter prompt or a model that takes longer ones, by steadytext_alter_enrichment(), has it tried again.'
+                when p_kind = 'enrichment' and f.error_code = '53400' then 'A larger max_tokens among its params, or a schema or pattern with shorter answers, by steadytext_alter_enrichment(), has it tried again.'
                 when p_kind = 'enrichment' and f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_enrichment().'
                 when p_kind = 'enrichment' and f.error_code = '42501' then 'Values are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_enrichment().'
                 when p_kind = 'enrichment' then 'It is tried again when the row changes, and by steadytext_retry_enrichment().'
+                when f.needs is not null then 'It is tried again by itself when steadytext_rate_limits allows as many requests; steadytext_alter_vectorizer(…, chunk_size => …) with a larger one makes fewer chunks.'
                 when f.error_code = '54000' then 'steadytext_alter_vectorizer(…, truncate => true) has texts cut at their ends; a smaller chunk_size, for vectors in a table of their own, cuts them into pieces.'
                 when f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_vectorizer().'
                 when f.error_code = '42501' then 'Vectors are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_vectorizer().'

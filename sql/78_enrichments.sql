@@ -38,12 +38,24 @@ comment on policy owner_all on @extschema@.steadytext_enrichment_rows is 'Users 
 create policy admin_select on @extschema@.steadytext_enrichment_rows for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_enrichment_rows is 'Administrators see all of it';
 
-create function steadytext.check_enrichment_request(request_type text, params jsonb)
+create function steadytext.check_enrichment_request(request_type text, params jsonb, is_answered_here boolean)
 returns boolean
 language c stable parallel safe strict
 as 'MODULE_PATHNAME', 'check_enrichment_request_wrapper';
-comment on function steadytext.check_enrichment_request(text, jsonb) is
-    'Refuses a type and parameters as the queue would refuse a request about a text with them';
+comment on function steadytext.check_enrichment_request(text, jsonb, boolean) is
+    'Refuses a type and parameters as the queue would refuse a request about a text with them, and, where the server''s own worker answers, a model whose file it does not have';
+
+create function steadytext.is_answered_here()
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce((select w.state in ('idle', 'running', 'starting') from steadytext.worker_state() as w), false);
+end
+$$;
+comment on function steadytext.is_answered_here() is
+    'Whether the server''s own worker takes requests; otherwise those elsewhere may have models that this server does not have';
 
 create function steadytext.enrichment_digest(p_id uuid)
 returns uuid

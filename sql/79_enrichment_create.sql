@@ -83,7 +83,7 @@ begin
         v_params := v_params - 'model';
     end if;
     perform steadytext.check_enrichment_request(v_type,
-        case when v_model is null then v_params else v_params || jsonb_build_object('model', v_model) end);
+        case when v_model is null then v_params else v_params || jsonb_build_object('model', v_model) end, steadytext.is_answered_here());
     -- Nobody else makes a definition for it meanwhile.
     execute format('lock table %s in share row exclusive mode', source);
     v_keys := steadytext.row_key(source);

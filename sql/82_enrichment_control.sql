@@ -16,17 +16,20 @@ end
 $$;
 comment on function steadytext.recall_enrichment_requests(uuid) is 'Cancels the requests of an enrichment that are under way';
 
-create function @extschema@.steadytext_drop_enrichment(name text, drop_all boolean default false)
+create function @extschema@.steadytext_drop_enrichment(name text, drop_all boolean default false, if_exists boolean default false)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if if_exists and steadytext.is_missing_definition(name, 'enrichment') then
+        return;
+    end if;
     perform steadytext.remove_definition(steadytext.own_definition_id(name, 'enrichment'), coalesce(drop_all, false));
 end
 $$;
-comment on function @extschema@.steadytext_drop_enrichment(text, boolean) is
-    'Ends an enrichment: the values stay as they are, or, with drop_all, their column is dropped';
+comment on function @extschema@.steadytext_drop_enrichment(text, boolean, boolean) is
+    'Ends an enrichment: the values stay as they are, or, with drop_all, their column is dropped. With if_exists one that is not there is no error';
 
 create function @extschema@.steadytext_pause_enrichment(name text)
 returns void
@@ -125,7 +128,7 @@ begin
                 using errcode = 'invalid_parameter_value', hint = steadytext.enrichment_types_hint();
         end if;
         perform steadytext.check_enrichment_request(v_type,
-            case when v_model is null then v_params else v_params || jsonb_build_object('model', v_model) end);
+            case when v_model is null then v_params else v_params || jsonb_build_object('model', v_model) end, steadytext.is_answered_here());
         select * into v_place from steadytext.vectorizer_place(v_id);
         -- A column that the prompt names was dropped: another prompt is given. One that was filled cannot be replaced.
         if v_place.problem is not null

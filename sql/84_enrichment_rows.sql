@@ -48,7 +48,13 @@ begin
             select p_id, e.row -> 'key', coalesce((e.row ->> 'forced')::boolean, false), clock_timestamp() + interval '5 seconds'
             from jsonb_array_elements(p_rows) with ordinality as e(row, n)
             where e.n >= v_n;
-            update @extschema@.steadytext_vectorizer_state as s set problem = left(v_refused, 2000) where s.vectorizer_id = p_id;
+            -- Answers that are under way are written meanwhile.
+            update @extschema@.steadytext_vectorizer_state as s set
+                problem = left(v_refused, 2000),
+                is_limited = true,
+                retry_at = case when not exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id)
+                    then clock_timestamp() + interval '5 seconds' end
+            where s.vectorizer_id = p_id;
             return;
         end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
@@ -72,6 +78,8 @@ begin
         p_items -> ((d.done ->> 0)::integer - 1) || jsonb_build_object('made', d.done -> 1)), false)
     from jsonb_array_elements(v_done) as d(done)
     having count(*) > 0;
+    perform steadytext.forget_kept_values(p_id, jsonb_agg(p_items -> ((d.done ->> 0)::integer - 1)))
+    from jsonb_array_elements(v_done) as d(done);
     select jsonb_agg(e.element order by e.n) into v_left
     from jsonb_array_elements(p_items) with ordinality as e(element, n)
     where e.n <> all (array(select (d.done ->> 0)::bigint from jsonb_array_elements(v_done) as d(done)));
@@ -81,8 +89,11 @@ begin
         perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the value from being written', '09000')
         from jsonb_array_elements(v_left) with ordinality as l(item, n)
         where v_refused @> to_jsonb(l.n);
+        perform steadytext.keep_value(p_id, l.item)
+        from jsonb_array_elements(v_left) with ordinality as l(item, n)
+        where not v_refused @> to_jsonb(l.n);
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
-        select p_id, l.item -> 'key', clock_timestamp() + interval '2 seconds'
+        select p_id, l.item -> 'key', clock_timestamp() + steadytext.kept_pause(p_id, l.item -> 'key')
         from jsonb_array_elements(v_left) with ordinality as l(item, n)
         where not v_refused @> to_jsonb(l.n);
     end if;
@@ -182,6 +193,8 @@ as $$
 declare
     v_rows jsonb := coalesce(steadytext.run_as(p_statements.owner, p_statements.read_rows, p_keys), '[]');
     v_judged jsonb;
+    v_kept jsonb;
+    v_asked jsonb;
 begin
     delete from @extschema@.steadytext_vectorizer_failures as f
     using jsonb_array_elements(v_rows) as r(row)
@@ -195,8 +208,24 @@ begin
     update @extschema@.steadytext_enrichment_rows as o set gone_at = now()
     from jsonb_array_elements(v_judged -> 'gone') as g(row)
     where o.enrichment_id = p_id and o.key = g.row -> 'key' and o.gone_at is null;
+    perform steadytext.forget_kept_values(p_id, j.rows)
+    from jsonb_each(v_judged) as j(verdict, rows)
+    where j.verdict not in ('ask', 'blank');
     if v_judged ? 'ask' then
-        perform steadytext.ask_about_rows(p_id, v_judged -> 'ask');
+        -- An answer that could not be written is good for a row that is as it was.
+        select jsonb_agg(a.row - array['prompt', 'forced'] || jsonb_build_object('value', k.value -> 'value')) filter (where k.key is not null),
+            jsonb_agg(a.row) filter (where k.key is null)
+        into v_kept, v_asked
+        from jsonb_array_elements(v_judged -> 'ask') as a(row)
+        left join @extschema@.steadytext_vectorizer_kept as k
+            on k.vectorizer_id = p_id and k.key = a.row -> 'key' and k.content_hash = decode(a.row ->> 'hash', 'hex') and k.value ? 'value'
+            and k.value -> 'was' = a.row -> 'was' and k.value ->> 'made_by' = steadytext.enrichment_digest(p_id)::text;
+        if v_asked is not null then
+            perform steadytext.ask_about_rows(p_id, v_asked);
+        end if;
+        if v_kept is not null then
+            perform steadytext.note_progress(p_id, steadytext.in_parts(p_id, 'write values', p_statements, v_kept, null), null);
+        end if;
     end if;
     if v_judged ? 'blank' then
         perform steadytext.in_parts(p_id, 'write values', p_statements, v_judged -> 'blank', null);

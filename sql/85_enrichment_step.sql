@@ -18,7 +18,9 @@ begin
         select b.created_at, jsonb_build_object('request', b.request_id, 'item', b.keys -> 0, 'status', coalesce(q.status, 'gone'),
             'value', case v.request_type when 'classify_multi' then to_jsonb(q.results) else to_jsonb(q.result) end,
             'error', q.error, 'code', q.error_code,
-            'is_poison', q.status = 'failed' and (left(q.error_code, 2) in ('22', '54') or q.error_code = 'P0001')) as answer
+            -- What is refused by 53400 besides is an answer that does not come to its end within max_tokens.
+            'is_poison', q.status = 'failed' and (left(q.error_code, 2) in ('22', '54') or q.error_code = 'P0001'
+                or q.error_code = '53400' and q.error ~ '^the (shortest )?answer ')) as answer
         from @extschema@.steadytext_vectorizer_batches as b
         join @extschema@.steadytext_vectorizers as v on v.id = b.vectorizer_id
         left join @extschema@.steadytext_queue as q on q.request_id = b.request_id

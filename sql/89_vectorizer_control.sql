@@ -12,6 +12,7 @@ begin
     delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = p_id;
     delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
     delete from @extschema@.steadytext_enrichment_rows as r where r.enrichment_id = p_id;
+    delete from @extschema@.steadytext_vectorizer_kept as k where k.vectorizer_id = p_id;
 end
 $$;
 comment on function steadytext.forget_definition(uuid) is 'Deletes what is kept for a definition that is there no more, but for its requests';
@@ -83,20 +84,24 @@ end
 $$;
 comment on function steadytext.check_new_name(uuid, text) is 'Refuses a name for a definition that another one of its kind has';
 
-create function @extschema@.steadytext_drop_vectorizer(name text, drop_all boolean default false)
+create function @extschema@.steadytext_drop_vectorizer(name text, drop_all boolean default false, if_exists boolean default false)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id uuid := steadytext.own_definition_id(name, 'vectorizer');
+    v_id uuid;
 begin
+    if if_exists and steadytext.is_missing_definition(name, 'vectorizer') then
+        return;
+    end if;
+    v_id := steadytext.own_definition_id(name, 'vectorizer');
     perform steadytext.remove_successors(v_id);
     perform steadytext.remove_definition(v_id, coalesce(drop_all, false));
 end
 $$;
-comment on function @extschema@.steadytext_drop_vectorizer(text, boolean) is
-    'Ends a vectorizer: the vectors stay as they are, or, with drop_all, their table or column is dropped';
+comment on function @extschema@.steadytext_drop_vectorizer(text, boolean, boolean) is
+    'Ends a vectorizer: the vectors stay as they are, or, with drop_all, their table or column is dropped. With if_exists one that is not there is no error';
 
 create function @extschema@.steadytext_pause_vectorizer(name text)
 returns void
@@ -248,6 +253,9 @@ begin
             steadytext.appended_name((select c.relname::text from pg_class as c where c.oid = v_place.destination), '_next') end,
         v_new.model, v_new.format, v_new.chunk_size, v_new.chunk_overlap, v_new.strategy, v_new.index_type, v_new.distance,
         coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
+    if model = 'auto' then
+        perform steadytext.warn_of_builtin_vectors();
+    end if;
     -- A pause goes on.
     if v_old.is_paused then
         perform steadytext.pause_definition(v_id, true);
@@ -355,6 +363,10 @@ begin
                 format('alter table %s rename to %I', v_old_place.destination,
                     steadytext.appended_name(v_table, '_' || left(v_old.id::text, 8))), null);
         end;
+        -- It was made in the schema where the source is now, which may have moved.
+        if v_schema <> (select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = v_new_place.destination) then
+            perform steadytext.run_as(v_owner, format('alter table %s set schema %I', v_new_place.destination, v_schema), null);
+        end if;
         perform steadytext.run_as(v_owner, format('alter table %s rename to %I', v_new_place.destination, v_table), null);
         foreach v_statement in array v_afterwards loop
             begin

@@ -210,6 +210,7 @@ grant execute on function
     steadytext.context_tokens(text, text),
     steadytext.default_models(),
     steadytext.default_embedding_model(),
+    steadytext.warn_of_builtin_vectors(),
     steadytext.models_placed(text),
     steadytext.vector_length(text),
     steadytext.rag(
@@ -401,6 +402,7 @@ grant select, insert (vectorizer_id, key, is_forced), delete on @extschema@.stea
 grant select, delete on
     @extschema@.steadytext_vectorizer_batches,
     @extschema@.steadytext_vectorizer_failures,
+    @extschema@.steadytext_vectorizer_kept,
     @extschema@.steadytext_vectorizer_state
 to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_vectorizer_status, @extschema@.steadytext_vectorizer_errors to steadytext_user, steadytext_admin;
@@ -408,7 +410,7 @@ grant execute on function
     @extschema@.steadytext_create_vectorizer(
         regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, boolean),
     @extschema@.steadytext_alter_vectorizer(text, text, text, bigint, bigint, text, text, text, bigint, text, boolean, text[]),
-    @extschema@.steadytext_drop_vectorizer(text, boolean),
+    @extschema@.steadytext_drop_vectorizer(text, boolean, boolean),
     @extschema@.steadytext_pause_vectorizer(text),
     @extschema@.steadytext_resume_vectorizer(text),
     @extschema@.steadytext_retry_vectorizer(text),
@@ -429,6 +431,7 @@ grant execute on function
     steadytext.definition_id(text, text),
     steadytext.own_definition_id(text, text),
     steadytext.lock_definition(text, text),
+    steadytext.is_missing_definition(text, text),
     steadytext.pause_definition(uuid, boolean),
     steadytext.retry_definition(uuid, boolean),
     steadytext.definition_counts(uuid),
@@ -451,12 +454,13 @@ grant select on @extschema@.steadytext_enrichment_status, @extschema@.steadytext
 grant execute on function
     @extschema@.steadytext_create_enrichment(regclass, text, text, text, jsonb, text, text, bigint, boolean, boolean),
     @extschema@.steadytext_alter_enrichment(text, text, text, jsonb, text, bigint, text),
-    @extschema@.steadytext_drop_enrichment(text, boolean),
+    @extschema@.steadytext_drop_enrichment(text, boolean, boolean),
     @extschema@.steadytext_pause_enrichment(text),
     @extschema@.steadytext_resume_enrichment(text),
     @extschema@.steadytext_retry_enrichment(text),
     @extschema@.steadytext_refresh_enrichment(text, boolean),
-    steadytext.check_enrichment_request(text, jsonb),
+    steadytext.check_enrichment_request(text, jsonb, boolean),
+    steadytext.is_answered_here(),
     steadytext.enrichment_digest(uuid),
     steadytext.enrichment_names(uuid),
     steadytext.present_prompt(uuid),

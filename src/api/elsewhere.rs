@@ -377,7 +377,7 @@ fn believed(
 ) -> Usage {
     let prompt_tokens = prompt_tokens.map(|tokens| tokens.min(most));
     let cached_tokens = cached_tokens.map(|tokens| tokens.min(prompt_tokens.unwrap_or(0)));
-    Usage::told(prompt_tokens, cached_tokens, first_token_ms)
+    Usage::reported(prompt_tokens, cached_tokens, first_token_ms)
 }
 
 /// Refuses a text that does not match the schema, the pattern or the choices of its work, as far as that is seen in little time.

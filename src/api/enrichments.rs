@@ -15,14 +15,15 @@ use crate::request::{Asked, check_model, prompt_source, task_of, wanted};
 /// Stands for the text of a row, which is checked when there is one.
 const ANY_TEXT: &str = "pg_steadytext";
 
-/// Refuses a type and parameters that no request about a text can have, with the errors of the queue.
+/// Refuses a type and parameters that no request about a text can have, with the errors of the queue; and, where the server's own worker
+/// answers, a model that it cannot load.
 #[pg_extern(stable, parallel_safe)]
-fn check_enrichment_request(request_type: &str, params: Jsonb<'_>) -> bool {
-    check(request_type, params).or_raise();
+fn check_enrichment_request(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> bool {
+    check(request_type, params, is_answered_here).or_raise();
     true
 }
 
-fn check(request_type: &str, params: Jsonb<'_>) -> Result<(), PgError> {
+fn check(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> Result<(), PgError> {
     let config = catalog_cache::config()?;
     check_columns(request_type, true, false)?;
     let mut params = params::read(request_type, Some(params), Unused::Refused, &config)?;
@@ -32,11 +33,16 @@ fn check(request_type: &str, params: Jsonb<'_>) -> Result<(), PgError> {
     check_type(Asked { request_type, prompt: Some(ANY_TEXT), prompts: None, params: &params }, &config)?;
     check_params(request_type, &params, &config)?;
     let models = catalog_cache::models()?;
-    if wanted(&params) != Wanted::Default {
+    let task = task_of(request_type, &params);
+    if let Wanted::Named(name) | Wanted::Remembered(name) = wanted(&params) {
         check_model(request_type, &params, &models)?;
-    } else if registry::resolve(task_of(request_type, &params), Wanted::Default, &models)
-        .is_ok_and(|model| model.is_fallback)
-    {
+        let is_elsewhere =
+            models.iter().any(|model| model.is_elsewhere() && model.name.eq_ignore_ascii_case(name));
+        // A request may name a model that is downloaded meanwhile. Of an enrichment each row's would fail, again and again.
+        if is_answered_here && !is_elsewhere {
+            registry::resolve(task, wanted(&params), &models)?;
+        }
+    } else if registry::resolve(task, Wanted::Default, &models).is_ok_and(|model| model.is_fallback) {
         // Whoever waits for the worker to say so finds it in the server log only.
         registry::builtin_warning().report(PgLogLevel::WARNING);
     }

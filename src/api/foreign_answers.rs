@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use super::context::width_of;
 use super::elsewhere::{Texts, work};
 use crate::pg::jsonb::Jsonb;
-use crate::request::Told;
+use crate::request::ForeignAnswer;
 
 /// What keeps an answer from being one to a row of the queue; NULL: nothing that is seen in little time.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -37,6 +37,7 @@ fn answer_flaw(
         Err(error) => return Some(format!("is to a request that has none: {}", error.message)),
     };
     let width = if numbers.is_empty() { None } else { width_of(&model.source) };
-    let told = Told { text: result.unwrap_or_default(), list: list.as_deref(), numbers: &numbers, width };
-    subtasks.flaw(&told).map(str::to_owned)
+    let answer =
+        ForeignAnswer { text: result.unwrap_or_default(), list: list.as_deref(), numbers: &numbers, width };
+    subtasks.flaw(&answer).map(str::to_owned)
 }

@@ -352,8 +352,15 @@ fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError
     let (limit, limit_of_role) = (config.max_queue_size, config.max_queue_size_per_role);
     let be = |count| if count == 1 { "is" } else { "are" };
     if count.all >= limit {
-        return Err(full("max_queue_size", format!("the queue is full: {} {} pending", counted(limit.cast_unsigned(), "requests"), be(limit)))
-            .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
+        return Err(full(
+            "max_queue_size",
+            format!(
+                "the queue is full: {} {} pending",
+                counted(limit.cast_unsigned(), "requests"),
+                be(limit)
+            ),
+        )
+        .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
     }
     if count.own >= limit_of_role && !privilege::is_administrator(privilege::current_user()) {
         return Err(full("max_queue_size_per_role", format!("the queue is full for this role: {limit_of_role} of its requests {} pending", be(limit_of_role))).hint(

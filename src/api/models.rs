@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
 use steadytext_engine::memory::Machine;
 use steadytext_engine::summary::{self, Load, Summary};
-use steadytext_engine::{Error, LoadedModel, ModelSource, gguf};
+use steadytext_engine::{Error, LoadedModel, ModelSource, gguf, model_files};
 
 use super::connection;
 use crate::pg::catalog_cache::{self, Model, Models};
@@ -58,7 +58,7 @@ fn model_list() -> TableIterator<
                 let is_shown = sees_paths || !file.starts_with('/');
                 (if is_shown { file } else { file.rsplit('/').next().unwrap_or_default() }).to_owned()
             });
-            let size = there.and_then(|path| bytes_of(path).ok()).and_then(|bytes| i64::try_from(bytes).ok());
+            let size = there.and_then(bytes_of);
             let memory = of.and_then(|of| i64::try_from(of.memory_mb).ok());
             rows.push((
                 name.to_owned(),
@@ -113,27 +113,9 @@ fn used_at(model: &LoadedModel) -> Option<TimestampWithTimeZone> {
 }
 
 /// Bytes of a model's files.
-fn bytes_of(path: &Path) -> io::Result<u64> {
-    let mut total = 0;
-    for file in files_of(path)? {
-        total += file.metadata()?.len();
-    }
-    Ok(total)
-}
-
-/// The files of a model: the parts of a split one, and those directly in a folder.
-fn files_of(path: &Path) -> io::Result<Vec<std::path::PathBuf>> {
-    if !path.is_dir() {
-        return Ok(gguf::parts(path));
-    }
-    let mut files = Vec::new();
-    for entry in path.read_dir()?.take(1024) {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(files)
+fn bytes_of(path: &Path) -> Option<i64> {
+    let lengths = model_files(path).iter().map(|file| Some(file.metadata().ok()?.len())).sum::<Option<u64>>();
+    i64::try_from(lengths?).ok()
 }
 
 /// What a model is, what it needs, and whether it loads. Nothing is loaded.
@@ -150,11 +132,11 @@ fn model_inspect(
         name!(tasks, Vec<String>),
         name!(family, Option<String>),
         name!(kind, Option<String>),
-        name!(parameters, i64),
+        name!(parameters, Option<i64>),
         name!(quantization, Option<String>),
         name!(context_length, Option<i64>),
         name!(dimensions, Option<i64>),
-        name!(size_bytes, i64),
+        name!(size_bytes, Option<i64>),
         name!(memory_mb, Option<i64>),
         name!(memory_limit_mb, Option<i64>),
         name!(licence, Option<String>),
@@ -172,7 +154,7 @@ fn model_inspect(
     require_administrator().or_raise();
     let Some(name) = name else { return TableIterator::empty() };
     let models = catalog_cache::models().or_raise();
-    let (task, source) = find(name, &models).or_raise();
+    let found = find(name, &models).or_raise();
     let settings = guc::engine();
     let load = Load {
         requests: settings.max_running,
@@ -180,15 +162,21 @@ fn model_inspect(
         threads: settings.threads.max(1),
         kv_cache_type: settings.kv_cache_type,
     };
-    let (summary, gguf) = Summary::of(&source, load).map_err(of_engine).or_raise();
-    let path = match &source {
-        ModelSource::Builtin => None,
-        ModelSource::File(path) => Some(path.as_path()),
+    let summed_up = found.source.as_ref().map(|source| Summary::of(source, load).map_err(of_engine));
+    let (summary, gguf, unreadable) = match summed_up {
+        Some(Ok((summary, gguf))) => (Some(summary), Some(gguf), None),
+        Some(Err(error)) => (None, None, Some(error)),
+        None => (None, None, None),
+    };
+    let path = match &found.source {
+        Some(ModelSource::Builtin) => None,
+        Some(ModelSource::File(path)) => Some(path.as_path()),
+        None => found.path.as_deref(),
     };
     let card = path.map(Card::read).transpose().ok().flatten().flatten().unwrap_or_default();
-    let tasks = match (path, task) {
-        (None, _) => Task::ALL.map(|task| task.name().to_owned()).to_vec(),
+    let tasks = match (path, found.task) {
         (_, Some(task)) => vec![task.name().to_owned()],
+        (None, None) => Task::ALL.map(|task| task.name().to_owned()).to_vec(),
         (Some(path), None) => directory::tasks(path).iter().map(|task| task.name().to_owned()).collect(),
     };
     let for_prompt = match tasks.first().map(String::as_str) {
@@ -197,14 +185,18 @@ fn model_inspect(
         _ => card::Task::Generate,
     };
     let text: String = sample.unwrap_or("PROMPT").chars().take(MAX_SHOWN).collect();
-    let shown = summary::prompt_of(&gguf, for_prompt, &text);
+    let shown = gguf.and_then(|gguf| summary::prompt_of(&gguf, for_prompt, &text));
     let limit_mb = memory_limit_mb();
-    let memory_mb = summary.memory.map(|memory| memory.model.saturating_add(memory.state).div_ceil(1 << 20));
-    let least_mb = summary.memory.map(|memory| memory.model.div_ceil(1 << 20));
+    let memory = summary.as_ref().and_then(|summary| summary.memory);
+    let memory_mb = memory.map(|memory| memory.model.saturating_add(memory.state).div_ceil(1 << 20));
+    let least_mb = memory.map(|memory| memory.model.div_ceil(1 << 20));
     let too_large = least_mb.zip(limit_mb).is_some_and(|(least, limit)| least > limit);
-    let (reason, hint) = match summary.refusals.first() {
-        Some(refusal) => (Some(refusal.reason.clone()), refusal.hint.clone()),
-        None if too_large => (
+    let refusal = summary.as_ref().and_then(|summary| summary.refusals.first());
+    // What is wrong with the file comes before who computes it: it is wrong there, too.
+    let (reason, hint) = match (refusal, unreadable.or(found.refused)) {
+        (Some(refusal), _) => (Some(refusal.reason.clone()), refusal.hint.clone()),
+        (None, Some(error)) => (Some(error.message), error.hint),
+        (None, None) if too_large => (
             Some(format!(
                 "it needs {} MB of memory, {} MB are allowed",
                 least_mb.unwrap_or_default(),
@@ -212,28 +204,33 @@ fn model_inspect(
             )),
             Some("Raise pg_steadytext.memory_limit_mb, or take a smaller model.".to_owned()),
         ),
-        None => (None, None),
+        (None, None) => (None, None),
     };
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let size = match path {
+        Some(path) => Some(path).filter(|path| registry::is_there(path)).and_then(bytes_of),
+        None => summary.as_ref().map(|summary| number(summary.bytes)),
+    };
+    let summary = summary.as_ref();
     TableIterator::once((
         name.to_owned(),
         path.map(|path| path.display().to_string()),
         tasks,
-        storable(summary.architecture),
-        summary.kind.map(str::to_owned),
-        number(summary.parameters),
-        summary.quantization.map(str::to_owned),
-        summary.context_length.map(|length| number(length as u64)),
-        summary.dimensions.map(i64::from),
-        number(summary.bytes),
+        storable(summary.and_then(|summary| summary.architecture.clone())),
+        summary.and_then(|summary| summary.kind).map(str::to_owned),
+        summary.map(|summary| number(summary.parameters)),
+        summary.and_then(|summary| summary.quantization).map(str::to_owned),
+        summary.and_then(|summary| summary.context_length).map(|length| number(length as u64)),
+        summary.and_then(|summary| summary.dimensions).map(i64::from),
+        size,
         memory_mb.map(number),
         limit_mb.map(number),
-        storable(card.licence.or(summary.license)),
+        storable(summary.and_then(|summary| summary.license.clone()).or(card.licence)),
         card.repository,
         card.sha256,
-        storable(summary.tokenizer),
-        summary.vocabulary.map(|tokens| number(tokens as u64)),
-        storable(summary.chat_template),
+        storable(summary.and_then(|summary| summary.tokenizer.clone())),
+        summary.and_then(|summary| summary.vocabulary).map(|tokens| number(tokens as u64)),
+        storable(summary.and_then(|summary| summary.chat_template.clone())),
         storable(shown),
         reason.is_none(),
         storable(reason),
@@ -250,25 +247,61 @@ pub(super) fn of_engine(error: Error) -> PgError {
     Failure::from(error).error
 }
 
-/// The task of a model's row, and where it is; for names of files, whatever they are for.
-fn find(name: &str, models: &Models) -> Result<(Option<Task>, ModelSource), PgError> {
+/// A model that somebody looks at.
+struct Found {
+    /// What its row is for; `None` for names of files, whatever they are for.
+    task: Option<Task>,
+    /// What can be looked at, unless nothing is there.
+    source: Option<ModelSource>,
+    /// Where it would be.
+    path: Option<PathBuf>,
+    /// Why this server does not compute it.
+    refused: Option<PgError>,
+}
+
+/// The model of a name. One that is known and cannot be used is found, with the reason.
+///
+/// # Errors
+///
+/// 42704 for a name that nothing has, 42710 for one that several have.
+fn find(name: &str, models: &Models) -> Result<Found, PgError> {
     if name == registry::BUILTIN {
-        return Ok((None, ModelSource::Builtin));
+        let source = Some(ModelSource::Builtin);
+        return Ok(Found { task: None, source, path: None, refused: None });
     }
     let row = models.iter().find(|model| model.name == name && !registry::gives_way(model));
-    if let Some(task) = row.and_then(|model| Task::ALL.into_iter().find(|task| task.name() == model.task)) {
+    if let Some((row, task)) =
+        row.and_then(|row| Some((row, Task::ALL.into_iter().find(|task| task.name() == row.task)?)))
+    {
         // A file that is another one than registered is looked at all the same.
-        let path = row.and_then(|model| registry::registered_path(&model.file).ok());
-        let source = match path.filter(|path| registry::is_there(path)) {
-            Some(path) => ModelSource::File(path),
-            None => registry::resolve(task, Wanted::Named(name), models)?.source,
-        };
-        return Ok((Some(task), source));
+        let path = registry::registered_path(&row.file).ok();
+        let is_whole = path.as_deref().is_some_and(registry::is_there);
+        // The first part of several says what the model is, whether or not the others are there.
+        let source = path.clone().filter(|path| is_whole || path.is_file()).map(ModelSource::File);
+        let found = Found { task: Some(task), source, path, refused: None };
+        if is_whole && !row.is_elsewhere() {
+            return Ok(found);
+        }
+        return Ok(match registry::resolve(task, Wanted::Named(name), models) {
+            Ok(resolved) => Found { source: Some(resolved.source), ..found },
+            Err(error) => Found { refused: Some(error), ..found },
+        });
     }
     // What a card says it is not for is no reason not to look at it.
-    match registry::named_file(name, models)? {
-        Some(path) => Ok((None, ModelSource::File(path))),
-        None => Ok((None, registry::resolve(Task::Generate, Wanted::Named(name), models)?.source)),
+    if let Some(path) = registry::named_file(name, models)? {
+        let source = Some(ModelSource::File(path));
+        return Ok(Found { task: None, source, path: None, refused: None });
+    }
+    let incomplete = registry::incomplete_file(name)?;
+    match (registry::resolve(Task::Generate, Wanted::Named(name), models), incomplete) {
+        (Ok(resolved), _) => {
+            Ok(Found { task: None, source: Some(resolved.source), path: None, refused: None })
+        }
+        (Err(error), Some(path)) => {
+            let source = Some(ModelSource::File(path));
+            Ok(Found { task: None, source, path: None, refused: Some(error) })
+        }
+        (Err(error), None) => Err(error),
     }
 }
 

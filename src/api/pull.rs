@@ -83,7 +83,7 @@ fn finish(request: &DownloadRequest, tells: bool) -> Result<String, PgError> {
         match pulls::look(waiting.0) {
             Look::Done(done) => {
                 if tells {
-                    tell(arrived(&request.label, &done));
+                    notice(arrived(&request.label, &done));
                 }
                 return Ok(done.name);
             }
@@ -91,7 +91,7 @@ fn finish(request: &DownloadRequest, tells: bool) -> Result<String, PgError> {
             Look::Running(running) => {
                 if tells && running.total > 0 && told.is_none_or(|told| told.elapsed() >= NOTICE) {
                     told = Some(Instant::now());
-                    tell(described(&running));
+                    notice(described(&running));
                 }
             }
         }
@@ -99,7 +99,7 @@ fn finish(request: &DownloadRequest, tells: bool) -> Result<String, PgError> {
     }
 }
 
-fn tell(message: String) {
+fn notice(message: String) {
     PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).report(PgLogLevel::NOTICE);
 }
 

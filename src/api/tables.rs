@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{
-    after_commit, bgworker, catalog, catalog_cache, guc, listen, pending, privilege, shmem, slots,
-    transaction,
+    after_commit, bgworker, cache_filter, catalog, catalog_cache, guc, listen, pending, privilege, shmem,
+    slots, transaction,
 };
 use crate::registry::restored;
 
@@ -46,6 +46,20 @@ fn count_retry<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
 fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() && !slots::is_vectorizing() {
         after_commit::arm_change();
+    }
+    Ok(None)
+}
+
+/// AFTER INSERT OR UPDATE OF cache_key FOR EACH ROW on steadytext_cache.
+#[pg_trigger]
+fn note_key<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+    let Some(filter) = cache_filter::mine() else { return Ok(None) };
+    let row = trigger.new();
+    let hash = row.as_ref().and_then(|row| row.get_by_name::<&[u8]>("key_hash").ok().flatten());
+    match hash.and_then(|hash| hash.try_into().ok()) {
+        Some(hash) => filter.add(hash),
+        // Somebody has changed the table.
+        None => filter.empty(),
     }
     Ok(None)
 }

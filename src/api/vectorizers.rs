@@ -13,7 +13,8 @@ use crate::pg::privilege::as_owner;
 use crate::pg::rate_limits::StatementOfOthers;
 use crate::pg::shmem::Pace;
 use crate::pg::spi::{self, Arg, KeptPlans, Mode, Row};
-use crate::pg::{after_commit, interrupts, noted_keys, slots};
+use crate::pg::{after_commit, catalog_cache, interrupts, noted_keys, slots};
+use crate::registry::{self, Task, Wanted};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
@@ -81,6 +82,21 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<AnyElement>) -> O
         }
     };
     as_owner(role, run).or_raise().flatten()
+}
+
+/// Says so where texts are embedded by the builtin model for want of another, and whether that is so. A vectorizer keeps the name of its
+/// model, so that nothing says so later.
+#[pg_extern(volatile, parallel_unsafe)]
+fn warn_of_builtin_vectors() -> bool {
+    let models = catalog_cache::models().or_raise();
+    let found = registry::resolve(Task::Embed, Wanted::Default, &models);
+    let is_fallback = found.is_ok_and(|model| model.is_fallback);
+    if is_fallback {
+        registry::builtin_warning()
+            .hint("Put a GGUF file that embeds into pg_steadytext.model_dir, and call steadytext_alter_vectorizer(…, model => 'auto') then; model => 'builtin' says that it is meant.")
+            .report(PgLogLevel::WARNING);
+    }
+    is_fallback
 }
 
 /// Whether this process is the one that works for vectorizers.

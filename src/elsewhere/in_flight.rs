@@ -15,7 +15,7 @@ use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
 
-use crate::endpoints::{Endpoint, Job, Kind, Told};
+use crate::endpoints::{Endpoint, EndpointEvent, EndpointEventKind, Job};
 use crate::protocol::Held;
 
 /// Subtasks that the engine has, of a database, and those that endpoints have.
@@ -194,7 +194,12 @@ impl InFlight {
     }
 
     /// Hands subtasks over, to the engine and to endpoints.
-    pub(crate) fn hand_over(&mut self, engine: &Arc<Engine>, events: &Sender<Event>, told: &Sender<Told>) {
+    pub(crate) fn hand_over(
+        &mut self,
+        engine: &Arc<Engine>,
+        events: &Sender<Event>,
+        endpoint_events: &Sender<EndpointEvent>,
+    ) {
         let mut calls: Vec<(Arc<Endpoint>, Vec<Job>)> = Vec::new();
         // First one of each row, then what there is room for.
         for most in [1, usize::MAX] {
@@ -218,7 +223,8 @@ impl InFlight {
                     match &row.by {
                         By::Endpoint(endpoint) => {
                             self.at_endpoints += 1;
-                            let job = Job { key, work, ticket: row.ticket.clone(), to: told.clone() };
+                            let job =
+                                Job { key, work, ticket: row.ticket.clone(), to: endpoint_events.clone() };
                             match calls.iter_mut().find(|(known, _)| Arc::ptr_eq(known, endpoint)) {
                                 Some((_, jobs)) => jobs.push(job),
                                 None => calls.push((Arc::clone(endpoint), vec![job])),
@@ -338,15 +344,15 @@ impl InFlight {
     }
 
     /// Takes note of what an endpoint says; the row if it has ended.
-    pub(crate) fn take_told(&mut self, told: Told) -> Option<Ended> {
-        let (order, index) = *self.subtasks.get(&told.key)?;
+    pub(crate) fn take_endpoint_event(&mut self, event: EndpointEvent) -> Option<Ended> {
+        let (order, index) = *self.subtasks.get(&event.key)?;
         let row = self.rows.get_mut(&order)?;
-        match told.kind {
-            Kind::Began => {
+        match event.kind {
+            EndpointEventKind::Began => {
                 row.has_begun = true;
                 return None;
             }
-            Kind::Done { output, prompt_tokens, cached_tokens } => {
+            EndpointEventKind::Done { output, prompt_tokens, cached_tokens } => {
                 let add = |sum: &mut Option<u64>, more: Option<u32>| {
                     if let Some(more) = more {
                         *sum = Some(sum.unwrap_or(0).saturating_add(u64::from(more)));
@@ -356,11 +362,13 @@ impl InFlight {
                 add(&mut row.cached_tokens, cached_tokens);
                 row.outputs.entry(index).or_insert(output);
             }
-            Kind::Failed(error) => row.fail(End::Failed(JobFailure::Failed { subtask: index, error })),
-            Kind::Refused(refusal) => row.fail(End::Refused(refusal)),
-            Kind::NotNow => row.fail(End::NotNow),
+            EndpointEventKind::Failed(error) => {
+                row.fail(End::Failed(JobFailure::Failed { subtask: index, error }))
+            }
+            EndpointEventKind::Refused(refusal) => row.fail(End::Refused(refusal)),
+            EndpointEventKind::NotNow => row.fail(End::NotNow),
         }
-        self.subtasks.remove(&told.key);
+        self.subtasks.remove(&event.key);
         self.at_endpoints -= 1;
         row.under_way -= 1;
         self.end(order)

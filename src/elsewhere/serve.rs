@@ -19,7 +19,7 @@ use steadytext_engine::{Engine, Event};
 
 use self::storing::Outcome;
 use crate::connect::{self, Target};
-use crate::endpoints::{Endpoint, Told};
+use crate::endpoints::{Endpoint, EndpointEvent};
 use crate::in_flight::InFlight;
 use crate::log::{self, Level};
 use crate::models::{Models, Registered};
@@ -45,10 +45,10 @@ struct Server<'a> {
     target: Target,
     events: (Sender<Event>, Receiver<Event>),
     /// What endpoints say.
-    told: (Sender<Told>, Receiver<Told>),
+    endpoint_events: (Sender<EndpointEvent>, Receiver<EndpointEvent>),
     /// Those that have ended a wait.
     first_event: Option<Event>,
-    first_told: Option<Told>,
+    first_endpoint_event: Option<EndpointEvent>,
     engine: Option<Arc<Engine>>,
     in_flight: InFlight,
     outcomes: VecDeque<Outcome>,
@@ -112,9 +112,9 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
         number,
         target,
         events: unbounded(),
-        told: unbounded(),
+        endpoint_events: unbounded(),
         first_event: None,
-        first_told: None,
+        first_endpoint_event: None,
         engine: None,
         in_flight: InFlight::default(),
         outcomes: VecDeque::new(),
@@ -206,10 +206,13 @@ impl Server<'_> {
         }
         let claimed = self.database.claimed.load(Relaxed);
         if claimed > 0 {
-            self.say(Level::Info, &match claimed {
-                1 => "done: 1 request was claimed".to_owned(),
-                _ => format!("done: {claimed} requests were claimed"),
-            });
+            self.say(
+                Level::Info,
+                &match claimed {
+                    1 => "done: 1 request was claimed".to_owned(),
+                    _ => format!("done: {claimed} requests were claimed"),
+                },
+            );
             return true;
         }
         if self.sets.is_empty() {
@@ -261,12 +264,12 @@ impl Server<'_> {
 
     /// Whether there is nothing left to do.
     fn is_over(&mut self, is_connected: bool) -> bool {
-        let told = self.shared.stopping();
+        let signals = self.shared.stopping();
         let is_idle = self.in_flight.len() == 0 && self.outcomes.is_empty();
-        if told > 0 {
+        if signals > 0 {
             let now = Instant::now();
             let stop_at = *self.stop_at.get_or_insert(now + self.shared.options.grace);
-            let is_late = told > 1 || now >= stop_at;
+            let is_late = signals > 1 || now >= stop_at;
             // Without a connection, leases give back what is left.
             return is_idle || (is_late && !is_connected);
         }
@@ -323,7 +326,7 @@ impl Server<'_> {
             self.give_back(client, &held)?;
             return Err(TurnError::Fatal("the engine has ended".to_owned()));
         }
-        self.in_flight.hand_over(engine, &self.events.0, &self.told.0);
+        self.in_flight.hand_over(engine, &self.events.0, &self.endpoint_events.0);
         Ok(is_claiming || is_fetching)
     }
 
@@ -349,11 +352,11 @@ impl Server<'_> {
         }
         let is_flying = self.in_flight.len() > 0;
         let events = if is_flying { self.events.1.clone() } else { never() };
-        let told = if is_flying { self.told.1.clone() } else { never() };
+        let endpoint_events = if is_flying { self.endpoint_events.1.clone() } else { never() };
         select! {
             recv(wakes) -> _ => heard(self),
             recv(events) -> event => self.first_event = event.ok(),
-            recv(told) -> told => self.first_told = told.ok(),
+            recv(endpoint_events) -> event => self.first_endpoint_event = event.ok(),
             default(patience) => {}
         }
     }

@@ -74,7 +74,8 @@ impl Shared {
 
     /// Tells all threads to stop.
     pub(crate) fn stop(&self) {
-        let _ = self.stopping.fetch_update(Ordering::AcqRel, Ordering::Acquire, |told| told.checked_add(1));
+        let _ =
+            self.stopping.fetch_update(Ordering::AcqRel, Ordering::Acquire, |signals| signals.checked_add(1));
     }
 
     /// Reserves room for up to `wanted` requests; how many there is room for.

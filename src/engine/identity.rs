@@ -7,7 +7,7 @@
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -132,6 +132,20 @@ impl ModelIdentity {
         }
         Ok(ModelIdentity { hash, file, ..ModelIdentity::default() })
     }
+}
+
+/// The files that a model is made of, as far as they are there: the parts of a split one; of a folder the weights and what is read
+/// beside them. Downloads may have left others in it.
+pub fn model_files(path: &Path) -> Vec<PathBuf> {
+    let mut files = if path.is_dir() {
+        // An index that cannot be read names no file.
+        let weights = safetensors::weights(path).unwrap_or_default();
+        weights.into_iter().chain(safetensors::FILES.map(|name| path.join(name))).collect()
+    } else {
+        gguf::parts(path)
+    };
+    files.retain(|file| file.is_file());
+    files
 }
 
 fn make_record(file: &FileId, hash: &[u8; 32]) -> [u8; RECORD_BYTES] {

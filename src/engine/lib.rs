@@ -15,7 +15,6 @@ mod config;
 mod constraints;
 mod error;
 pub mod gguf;
-pub mod glance;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod identity;
@@ -41,6 +40,7 @@ mod scores;
 mod sidecar;
 pub mod socket;
 pub mod summary;
+pub mod task_guess;
 pub mod template;
 pub mod tokenizer;
 mod verify;
@@ -55,7 +55,7 @@ pub use constraints::Constraint;
 pub use constraints::bench as constraint_bench;
 pub use constraints::ordering::keep_written_order;
 pub use error::Error;
-pub use identity::{KERNEL_VERSION, ModelIdentity};
+pub use identity::{KERNEL_VERSION, ModelIdentity, model_files};
 pub use kernels::attention::KvCacheType;
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;

@@ -9,14 +9,14 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::backend::{BackendKind, Candle};
-use crate::card::Task;
+use crate::card::{Card, Task};
 use crate::computing::{ModelLimits, State as _};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
 use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Embed, Error, KvCacheType, ModelSource, model};
+use crate::{Embed, Error, KvCacheType, ModelSource, model, model_files, safetensors};
 
 /// Requests and tokens of each of them that memory is estimated for.
 #[derive(Debug, Clone, Copy)]
@@ -38,13 +38,13 @@ pub struct Summary {
     pub file: String,
     /// The files that it is split into.
     pub parts: usize,
-    /// Bytes of it, or of all parts.
+    /// Bytes of it, or of all parts; of a folder those of all files that are read.
     pub bytes: u64,
-    /// The version of GGUF.
-    pub gguf_version: u32,
+    /// The version of GGUF; None for a folder with safetensors.
+    pub gguf_version: Option<u32>,
     /// What it calls itself.
     pub name: Option<String>,
-    /// Under which licence it is.
+    /// Under which licence it is: as its card says, or its file, or the README.md of its folder.
     pub license: Option<String>,
     /// The family, by `general.architecture`.
     pub architecture: Option<String>,
@@ -168,6 +168,17 @@ impl Summary {
             },
         };
         let mut summary = Summary::described(&gguf);
+        if let ModelSource::File(path) = source {
+            // A card that cannot be read says nothing here; whoever loads the model hears of it.
+            let card = Card::read(path).ok().flatten();
+            summary.license = card.and_then(|card| card.licence).or(summary.license);
+            if gguf.is_translated() {
+                summary.license = summary.license.or_else(|| safetensors::licence(path));
+                let lengths =
+                    model_files(path).into_iter().filter_map(|file| Some(file.metadata().ok()?.len()));
+                summary.bytes = lengths.sum();
+            }
+        }
         summary.refusals.extend(refused.iter().map(|error| Refusal::of(error, gguf.path())));
         if gguf.keys().len() > 0 {
             summary.add_parts(&gguf, load, refused.is_some());
@@ -192,9 +203,13 @@ impl Summary {
             file: gguf.path().display().to_string(),
             parts: gguf.files().len(),
             bytes: gguf.file_size(),
-            gguf_version: gguf.version(),
+            gguf_version: (!gguf.is_translated()).then(|| gguf.version()),
             name: text("general.name").or_else(|| text("general.basename")),
-            license: text("general.license"),
+            license: match text("general.license") {
+                // As the hub has it: the name of what is none of the usual ones stands beside.
+                Some(other) if other == "other" => text("general.license.name").or(Some(other)),
+                licence => licence,
+            },
             kind: None,
             blocks: number("block_count"),
             parameters: parameters(gguf),

@@ -13,6 +13,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::cache_filter;
 use super::catalog_cache::CacheTable;
 use super::transaction::in_parallel_query;
 
@@ -161,6 +162,9 @@ pub(crate) fn find(
     key_hash: &[u8; 32],
     accept: impl FnOnce(&Provenance) -> bool,
 ) -> Option<Found> {
+    if cache_filter::excludes(table.key_index, key_hash) {
+        return None;
+    }
     let columns = CacheColumns::of(table.table)?;
     // SAFETY: as the functions of PostgreSQL's own catalogs do it; everything is closed in reverse order, and
     // by the abort after an error.
@@ -199,6 +203,75 @@ pub(crate) fn find(
         pg_sys::systable_endscan(scan);
         pg_sys::UnregisterSnapshot(snapshot);
         found
+    }
+}
+
+/// How far a walk through the keys has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walked {
+    /// The last key that it met.
+    UpTo([u8; 32]),
+    /// There are no more.
+    ToTheEnd,
+    /// Nowhere: somebody has locked the table or its index.
+    Nowhere,
+}
+
+/// Calls `take` with the keys of the index behind `after`, `most` of them at most: also those of rows that nobody sees yet, or any
+/// more. Inside a transaction.
+pub(crate) fn walk_keys(
+    table: CacheTable,
+    after: Option<[u8; 32]>,
+    most: usize,
+    mut take: impl FnMut(&[u8; 32]),
+) -> Walked {
+    let Some(columns) = CacheColumns::of(table.table) else { return Walked::Nowhere };
+    let Some(relation) = Open::relation(table.table) else { return Walked::Nowhere };
+    let index = Open::relation(table.key_index).filter(|index| index.is_key_of(&relation, &columns));
+    let Some(index) = index else { return Walked::Nowhere };
+    // SAFETY: both are open and locked; no row is fetched, so that it does not matter which ones the snapshot would show. The tuple is
+    // that of the index, which has one column, and is valid until the next one.
+    unsafe {
+        let mut scan_key: pg_sys::ScanKeyData = std::mem::zeroed();
+        let count = i32::from(after.is_some());
+        if let Some(after) = after {
+            pg_sys::ScanKeyInit(
+                &mut scan_key,
+                1,
+                pg_sys::BTGreaterStrategyNumber as pg_sys::StrategyNumber,
+                pg_sys::Oid::from(pg_sys::F_BYTEAGT),
+                pgrx::IntoDatum::into_datum(after.as_slice()).unwrap_or(pg_sys::Datum::null()),
+            );
+        }
+        let snapshot = &raw mut pg_sys::SnapshotAnyData;
+        #[cfg(not(feature = "pg18"))]
+        let scan = pg_sys::index_beginscan(relation.0, index.0, snapshot, count, 0);
+        #[cfg(feature = "pg18")]
+        let scan = pg_sys::index_beginscan(relation.0, index.0, snapshot, std::ptr::null_mut(), count, 0);
+        (*scan).xs_want_itup = true;
+        let scan_keys = if count == 0 { std::ptr::null_mut() } else { &raw mut scan_key };
+        pg_sys::index_rescan(scan, scan_keys, count, std::ptr::null_mut(), 0);
+        let mut walked = Walked::ToTheEnd;
+        for _ in 0..most {
+            if pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() {
+                walked = Walked::ToTheEnd;
+                break;
+            }
+            let (mut values, mut nulls) = ([pg_sys::Datum::null()], [true]);
+            pg_sys::index_deform_tuple(
+                (*scan).xs_itup,
+                (*scan).xs_itupdesc,
+                &raw mut values[0],
+                &raw mut nulls[0],
+            );
+            let key: Option<&[u8]> = pgrx::FromDatum::from_datum(values[0], nulls[0]);
+            if let Some(key) = key.and_then(|key| key.try_into().ok()) {
+                take(key);
+                walked = Walked::UpTo(*key);
+            }
+        }
+        pg_sys::index_endscan(scan);
+        walked
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct Installation {
 }
 
 /// The table steadytext_cache.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CacheTable {
     /// Its OID.
     pub(crate) table: pg_sys::Oid,

@@ -393,7 +393,8 @@ impl Portion {
     fn meet(&mut self, group: Group, id: i64, is_pending: bool) -> Step {
         let floor = self.floors.get(&group).copied();
         // What is learnt is of no use once somebody else has moved the floor.
-        let learns = floor.is_none() || self.learning.is_some_and(|learnt| floor == Some(learnt.1) && group == learnt.0);
+        let learns = floor.is_none()
+            || self.learning.is_some_and(|learnt| floor == Some(learnt.1) && group == learnt.0);
         if !learns && floor.is_some_and(|floor| id >= floor) {
             return Step::NextGroup;
         }

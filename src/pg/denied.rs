@@ -1,7 +1,8 @@
 //! Rights that PostgreSQL denies on the extension's objects: it checks most of them itself, and what it says about that is noted.
 //!
 //! What goes into the server's log is seen there, and loses what [`own_context`] leaves out. An error that a block with an exception handler catches goes nowhere; but where an error is raised,
-//! its context is put together by callbacks, and one of them is ours as long as a statement runs.
+//! its context is put together by callbacks, and one of them is ours as long as a statement runs. The same callback says what to do where a column keeps its type for a
+//! definition of ours ([`column_types`]).
 //!
 //! Invariant: the callback is in the stack at most once, and costs a statement some instructions.
 
@@ -12,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::refusals::{self, RIGHTS};
-use super::{own_context, privilege, transaction};
+use super::{column_types, own_context, privilege, transaction};
 
 /// Callbacks that are looked at for one of ours: where there are more, a statement runs already.
 const MOST_CALLBACKS: usize = 8;
@@ -116,6 +117,7 @@ unsafe extern "C-unwind" {
     fn CopyErrorData() -> *mut pg_sys::ErrorData;
     fn FreeErrorData(error: *mut pg_sys::ErrorData);
     fn geterrcode() -> core::ffi::c_int;
+    fn errhint(format: *const core::ffi::c_char, ...) -> core::ffi::c_int;
 }
 
 #[cfg(not(feature = "pg18"))]
@@ -160,7 +162,9 @@ unsafe extern "C-unwind" fn see_context(_arg: *mut core::ffi::c_void) {
     // SAFETY: called by PostgreSQL while it raises an error, which is the one that is copied; parallel workers' errors are raised once more by
     // their leader.
     unsafe {
-        if geterrcode() != PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32
+        let is_denied = geterrcode() == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32;
+        let is_unsupported = geterrcode() == PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED as i32;
+        if !is_denied && !is_unsupported
             || pg_sys::ParallelWorkerNumber >= 0
             || pg_sys::TopTransactionContext.is_null()
         {
@@ -171,8 +175,12 @@ unsafe extern "C-unwind" fn see_context(_arg: *mut core::ffi::c_void) {
         pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
         let error = CopyErrorData();
         note(error, false);
+        let is_about_type = is_unsupported && column_types::is_kept(error);
         FreeErrorData(error);
         pg_sys::CurrentMemoryContext = before;
+        if is_about_type {
+            errhint(column_types::HINT.as_ptr());
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
-#[cfg(not(feature = "noop-engine"))]
 use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -26,8 +25,8 @@ static MAX_RUNNING: GucSetting<i32> = GucSetting::<i32>::new(16);
 static CONTEXT_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(0);
 static KV_CACHE_MB: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static KV_CACHE_TYPE: GucSetting<KvCacheSetting> = GucSetting::<KvCacheSetting>::new(KvCacheSetting::F16);
-static MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
-static MODEL_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600);
+static MEMORY_LIMIT_MB: GucSetting<f64> = GucSetting::<f64>::new(0.0);
+static MODEL_IDLE_TIMEOUT: GucSetting<f64> = GucSetting::<f64>::new(600.0);
 static CALL_PRIORITY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static HUB_ENDPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static HUB_TOKEN_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -35,7 +34,7 @@ static HUB_OFFLINE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static AUTO_PULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ENGINE_PROCESS: GucSetting<EngineProcess> = GucSetting::<EngineProcess>::new(EngineProcess::Worker);
-static ENGINE_HANG_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(120);
+static ENGINE_HANG_TIMEOUT: GucSetting<f64> = GucSetting::<f64>::new(120.0);
 static BACKEND: GucSetting<Backend> = GucSetting::<Backend>::new(Backend::Auto);
 
 /// `pg_steadytext.backend`.
@@ -88,8 +87,8 @@ pub(crate) struct EngineSettings {
     pub(crate) kv_cache_type: KvCacheType,
     /// Memory for the engine; 0: computed from what the machine has.
     pub(crate) memory_limit_mb: u64,
-    /// After how long an unused model is unloaded; 0: never.
-    pub(crate) model_idle_timeout_s: u64,
+    /// After how long an unused model is unloaded; `None`: never.
+    pub(crate) model_idle_timeout: Option<Duration>,
     /// What computes models.
     pub(crate) backend: BackendChoice,
     /// Where it runs.
@@ -106,8 +105,9 @@ pub(crate) fn engine() -> EngineSettings {
         context_length: positive(&CONTEXT_LENGTH) as usize,
         kv_cache_mb: positive(&KV_CACHE_MB),
         kv_cache_type: kv_cache_type(),
-        memory_limit_mb: positive(&MEMORY_LIMIT_MB),
-        model_idle_timeout_s: positive(&MODEL_IDLE_TIMEOUT),
+        // What is less than 1 is refused where it is set, so that 0 is said and never rounded to.
+        memory_limit_mb: MEMORY_LIMIT_MB.get().round() as u64,
+        model_idle_timeout: duration(&MODEL_IDLE_TIMEOUT),
         backend: backend_choice(),
         process: ENGINE_PROCESS.get(),
     }
@@ -116,8 +116,12 @@ pub(crate) fn engine() -> EngineSettings {
 /// `pg_steadytext.engine_hang_timeout`: for how long an engine may have something to do and give no sign of life; `None`: for ever.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn engine_hang_timeout() -> Option<Duration> {
-    let seconds = u64::try_from(ENGINE_HANG_TIMEOUT.get()).ok().filter(|seconds| *seconds > 0)?;
-    Some(Duration::from_secs(seconds))
+    duration(&ENGINE_HANG_TIMEOUT)
+}
+
+/// What a setting in seconds says; `None` for 0, which stands for ever.
+fn duration(setting: &GucSetting<f64>) -> Option<Duration> {
+    Duration::try_from_secs_f64(setting.get()).ok().filter(|duration| !duration.is_zero())
 }
 
 /// `pg_steadytext.backend`: what computes models.
@@ -403,20 +407,18 @@ pub(crate) fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    int(
+    zero_or_more(
         c"pg_steadytext.memory_limit_mb",
         &MEMORY_LIMIT_MB,
-        0,
-        16_777_216,
+        16_777_216.0,
         c"Memory for models and their caches.",
         c"What does not fit is refused. 0 means four fifths of the machine's memory, or of its control group's where that is less, less shared_buffers.",
         GucFlags::UNIT_MB,
     );
-    int(
+    zero_or_more(
         c"pg_steadytext.model_idle_timeout",
         &MODEL_IDLE_TIMEOUT,
-        0,
-        2_147_483,
+        2_147_483.0,
         c"Time after which an unused model is unloaded.",
         c"0 keeps models loaded.",
         GucFlags::UNIT_S,
@@ -437,11 +439,10 @@ pub(crate) fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    int(
+    zero_or_more(
         c"pg_steadytext.engine_hang_timeout",
         &ENGINE_HANG_TIMEOUT,
-        0,
-        86_400,
+        86_400.0,
         c"Time for which the engine may have something to do and not get on with it.",
         c"A program (engine_process = separate) is killed then and another one started; of an engine in a worker's process the server log says so. 0 waits for ever.",
         GucFlags::UNIT_S,
@@ -532,6 +533,52 @@ fn int(
     flags: GucFlags,
 ) {
     GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Sighup, flags);
+}
+
+/// A setting with a unit, of which 0 means something else than very little.
+///
+/// It is no integer, because PostgreSQL would round `100ms` to 0 seconds, and what was meant to be short would be for ever.
+fn zero_or_more(
+    name: &'static CStr,
+    setting: &'static GucSetting<f64>,
+    max: f64,
+    short: &'static CStr,
+    long: &'static CStr,
+    flags: GucFlags,
+) {
+    GucRegistry::define_float_guc_with_hooks(
+        name,
+        short,
+        long,
+        setting,
+        0.0,
+        max,
+        GucContext::Sighup,
+        flags,
+        Some(check_zero_or_more),
+        None,
+        None,
+    );
+}
+
+/// The check hook of [`zero_or_more`].
+#[pg_guard]
+unsafe extern "C-unwind" fn check_zero_or_more(
+    value: *mut f64,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the value is a number; the rest are globals of this process. PostgreSQL frees the texts.
+    unsafe {
+        if value.is_null() || *value == 0.0 || *value >= 1.0 {
+            return true;
+        }
+        pg_sys::GUC_check_errdetail_string =
+            copied(c"It is less than one of the setting's unit, and not 0, which has a meaning of its own.");
+        pg_sys::GUC_check_errhint_string =
+            copied(c"Give one second or one megabyte at least, or 0: pg_settings says what that means.");
+        false
+    }
 }
 
 /// The value in force of any of the server's settings.

@@ -102,8 +102,16 @@ pub(super) fn walk(
         let walked = found.map(|found| {
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
-            let mut walk =
-                Walk { table, index: found, types: index.types(), snapshot, slot, entries: 0, begun: Instant::now(), budget };
+            let mut walk = Walk {
+                table,
+                index: found,
+                types: index.types(),
+                snapshot,
+                slot,
+                entries: 0,
+                begun: Instant::now(),
+                budget,
+            };
             let next = walk.go(from, &mut visit);
             let entries = walk.entries;
             pg_sys::ExecDropSingleTupleTableSlot(slot);
@@ -192,7 +200,9 @@ impl Walk {
     fn stretches(&self, from: Option<Key>) -> Vec<Vec<pg_sys::ScanKeyData>> {
         const EQUAL: u32 = pg_sys::BTEqualStrategyNumber;
         let Some(from) = from else { return vec![Vec::new()] };
-        let id = |column| condition(column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, from.id.into());
+        let id = |column| {
+            condition(column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, from.id.into())
+        };
         if self.types.len() == 1 {
             return vec![vec![id(1)]];
         }
@@ -212,8 +222,14 @@ impl Walk {
             #[cfg(not(feature = "pg18"))]
             let scan = pg_sys::index_beginscan(self.table, self.index, self.snapshot, count, 0);
             #[cfg(feature = "pg18")]
-            let scan =
-                pg_sys::index_beginscan(self.table, self.index, self.snapshot, std::ptr::null_mut(), count, 0);
+            let scan = pg_sys::index_beginscan(
+                self.table,
+                self.index,
+                self.snapshot,
+                std::ptr::null_mut(),
+                count,
+                0,
+            );
             // The keys of dead entries are in the index only.
             (*scan).xs_want_itup = true;
             pg_sys::index_rescan(scan, keys.as_ptr().cast_mut(), count, std::ptr::null_mut(), 0);
@@ -226,7 +242,11 @@ impl Walk {
     /// # Safety
     ///
     /// The scan is one of this walk's, and gives the entries of the index.
-    unsafe fn entries_of(&mut self, scan: pg_sys::IndexScanDesc, visit: &mut impl FnMut(Key, bool) -> Step) -> End {
+    unsafe fn entries_of(
+        &mut self,
+        scan: pg_sys::IndexScanDesc,
+        visit: &mut impl FnMut(Key, bool) -> Step,
+    ) -> End {
         let mut last = None;
         let mut is_over = false;
         let mut wanted = Step::On;

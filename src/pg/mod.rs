@@ -9,12 +9,14 @@ pub(crate) mod activity;
 pub(crate) mod after_commit;
 pub(crate) mod backtrace;
 pub(crate) mod bgworker;
+pub(crate) mod cache_filter;
 pub(crate) mod cache_queue;
 pub(crate) mod cache_table;
 pub(crate) mod catalog;
 pub(crate) mod catalog_cache;
 pub(crate) mod changed_row;
 pub(crate) mod claim_floors;
+mod column_types;
 pub(crate) mod cursor;
 mod denied;
 pub(crate) mod ended_counts;
@@ -61,7 +63,7 @@ mod varlena;
 pub(crate) mod waiters;
 
 /// What is in shared memory.
-static PARTS: [&dyn shmem::AnyPart; 13] = [
+static PARTS: [&dyn shmem::AnyPart; 14] = [
     &shmem::SHARED,
     &engine_leader::LEADER,
     &waiters::TABLE,
@@ -75,6 +77,7 @@ static PARTS: [&dyn shmem::AnyPart; 13] = [
     &request_statistics::TABLE,
     &rate_counters::TABLE,
     &refusals::TABLE,
+    &cache_filter::TABLE,
 ];
 
 /// Asks for the shared memory. Only while shared_preload_libraries is processed.

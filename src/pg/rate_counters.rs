@@ -207,7 +207,7 @@ pub(crate) fn charge(
         Ok(())
     });
     charged.unwrap_or(Ok(()))?;
-    tell_worker();
+    wake_worker();
     if !lasting {
         let new = Charged { level: transaction::nest_level(), key, second, count };
         CHARGED.with_borrow_mut(|charged| add_to(charged, new));
@@ -280,11 +280,11 @@ pub(crate) fn spend(role: pg_sys::Oid, tokens: u64) {
         Some(())
     });
     if found.flatten().is_some() {
-        tell_worker();
+        wake_worker();
     }
 }
 
-fn tell_worker() {
+fn wake_worker() {
     if let Some(slot) = slots::mine()
         && !slot.usage_waits.load(Relaxed)
     {
@@ -326,7 +326,7 @@ pub(crate) fn reset(role: pg_sys::Oid) -> bool {
         entry.touch(now());
         Some(())
     });
-    tell_worker();
+    wake_worker();
     found.flatten().is_some()
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
-use steadytext_engine::{FileId, glance};
+use steadytext_engine::{FileId, task_guess};
 
 use super::{AUTO, BUILTIN};
 use crate::pg::error::PgError;
@@ -253,7 +253,7 @@ pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
         return Rc::new(card.tasks.clone());
     }
     let head = if model.is_dir() { model.join("config.json") } else { model.to_owned() };
-    remembered(&TASKS, model, FileId::of_path(&head).ok(), || Rc::new(glance::tasks(model)))
+    remembered(&TASKS, model, FileId::of_path(&head).ok(), || Rc::new(task_guess::tasks(model)))
 }
 
 fn remembered<T: Clone>(

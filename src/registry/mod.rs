@@ -15,6 +15,7 @@ mod elsewhere;
 mod embedding;
 mod model_files;
 pub(crate) mod restored;
+mod suggestions;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,6 @@ use std::path::{Path, PathBuf};
 use pgrx::prelude::*;
 use steadytext_engine::gguf::parts;
 use steadytext_engine::{ModelSource, card};
-use strsim::levenshtein;
 
 pub(crate) use self::choice::Resolved;
 use self::choice::Search;
@@ -33,6 +33,7 @@ pub(crate) use self::download_request::DownloadRequest;
 pub(crate) use self::elsewhere::{default_names, resolve_elsewhere};
 pub(crate) use self::embedding::Embedding;
 use self::model_files::{LeadsOut, locate};
+use self::suggestions::known;
 use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::PgError;
 use crate::pg::guc;
@@ -41,8 +42,6 @@ use crate::pg::guc;
 pub(crate) const BUILTIN: &str = "builtin";
 /// The setting that leaves the choice to the next level.
 const AUTO: &str = "auto";
-/// Models of the directory that are looked at for a hint.
-const MAX_SHOWN: usize = 256;
 
 /// What the model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,6 +287,9 @@ fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgE
         };
     }
     let Some(entry) = entry(name)? else {
+        if let Some(path) = incomplete_file(name)? {
+            return Err(not_whole(&shown, &path));
+        }
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("model \"{shown}\" is not registered"),
@@ -327,6 +329,32 @@ pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>,
     Ok(entry(name)?.and_then(|entry| path_of(&entry)))
 }
 
+/// The first part of a split model of this name directly in the directory of the models, of which another part is missing.
+///
+/// # Errors
+///
+/// 42710 where several have the name.
+pub(crate) fn incomplete_file(name: &str) -> Result<Option<PathBuf>, PgError> {
+    let of = |entry: &Entry| path_of(entry).filter(|path| path.is_file() && !is_there(path));
+    Ok(directory::find(name, |entry| of(entry).is_some())?.and_then(|entry| of(&entry)))
+}
+
+/// That a part of a split model is missing.
+fn not_whole(shown: &str, path: &Path) -> PgError {
+    let parts = parts(path);
+    let (there, missing): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part.is_file());
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_IO_ERROR,
+        format!(
+            "model \"{shown}\" has {} of its {} files: \"{}\" is not there",
+            there.len(),
+            parts.len(),
+            missing.first().map_or(path, |part| part.as_path()).display()
+        ),
+    )
+    .hint("Put all parts into the directory of the first one, under the names that they were published with.")
+}
+
 /// Whether a model is called so: the builtin one, a registered one, or one in the directory of the models.
 pub(crate) fn is_known(name: &str, models: &Models) -> bool {
     name == BUILTIN || models.iter().any(|model| model.name == name) || matches!(entry(name), Ok(Some(_)))
@@ -340,49 +368,6 @@ pub(crate) fn path_of(entry: &Entry) -> Option<PathBuf> {
 /// The beginning of what a user sent, fit for an error message.
 fn shown(name: &str) -> String {
     name.chars().take(64).collect()
-}
-
-/// Which models of a task could be meant: those whose names are close, or those that are there.
-fn known(task: Task, name: &str, models: &Models) -> String {
-    let rows = models.iter().filter(|model| model.task == task.name());
-    let (here, elsewhere): (Vec<_>, Vec<_>) = rows.partition(|model| is_file_there(&model.file));
-    let mut here: Vec<String> = here.into_iter().map(|model| model.name.clone()).collect();
-    let files = directory::entries();
-    let files = files.iter().take(MAX_SHOWN).filter(|entry| {
-        path_of(entry)
-            .is_some_and(|path| is_there(&path) && directory::tasks(&path).contains(&task.of_card()))
-    });
-    for entry in files {
-        let is_of_a_row = models.iter().any(|model| model.file == entry.file);
-        if !is_of_a_row && !here.iter().any(|name| name.to_lowercase() == entry.name.to_lowercase()) {
-            here.push(entry.name.clone());
-        }
-    }
-    let distance = |known: &str| levenshtein(&shown(name).to_lowercase(), &known.to_lowercase());
-    let mut close: Vec<(usize, String)> = Vec::new();
-    let mut add = |known: &str, words: &str| {
-        let distance = distance(known);
-        // A name of the other task's is no misspelling of a short one.
-        if distance > 0 && distance <= known.chars().count() / 4 + 1 {
-            close.push((distance, format!("\"{known}\"{words}")));
-        }
-    };
-    here.iter().for_each(|known| add(known, ""));
-    elsewhere.iter().for_each(|model| add(&model.name, ", which is not downloaded"));
-    close.sort();
-    if !close.is_empty() {
-        let close: Vec<String> = close.into_iter().take(3).map(|(_, name)| name).collect();
-        return format!(
-            "Did you mean {}? steadytext_model_list() shows the models there are.",
-            close.join(", or ")
-        );
-    }
-    let quoted = |name: &str| format!("\"{name}\"");
-    let known: Vec<String> = here.iter().map(String::as_str).take(8).chain([BUILTIN]).map(quoted).collect();
-    format!(
-        "Models for this task: {}. steadytext_model_list() shows all; administrators add to them with steadytext_model_pull(), in steadytext_models or as files in pg_steadytext.model_dir.",
-        known.join(", ")
-    )
 }
 
 /// The model of a name that is not `builtin`.
@@ -403,6 +388,9 @@ fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
         )
         .hint("Put the file itself into that directory, or let a superuser register its absolute path.")
     })?;
+    if path.is_file() && !is_there(&path) {
+        return Err(not_whole(&shown, &path).missing(name));
+    }
     if !is_there(&path) {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_IO_ERROR,

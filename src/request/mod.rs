@@ -7,6 +7,7 @@
 //! none of those that use them.
 
 mod answer;
+mod answer_flaws;
 pub(crate) mod arguments;
 mod asked;
 pub(crate) mod batch_checks;
@@ -15,7 +16,6 @@ pub(crate) mod checks;
 mod constraint;
 pub(crate) mod conversation;
 pub(crate) mod defaults;
-mod excluded;
 mod facts;
 mod fields;
 mod json_text;
@@ -38,10 +38,10 @@ mod verbs;
 mod work;
 
 pub(crate) use self::answer::{Answer, OnError, unexpected};
+pub(crate) use self::answer_flaws::{ForeignAnswer, flaw_of_vectors};
 pub(crate) use self::asked::{Asked, DEFAULT_MODEL, wanted};
 pub(crate) use self::categories::Categories;
 pub(crate) use self::constraint::refused_constraint;
-pub(crate) use self::excluded::{Told, flaw_of_vectors};
 pub(crate) use self::ranking::{Ranked, Ranking};
 pub(crate) use self::request_metrics::RequestMetrics;
 pub(crate) use self::stages::{Ended, Stages};

@@ -48,12 +48,12 @@ impl Usage {
     }
 
     /// What a worker elsewhere says of it.
-    pub(crate) fn told(
+    pub(crate) fn reported(
         prompt_tokens: Option<u64>,
         cached_tokens: Option<u64>,
         first_token_ms: Option<u64>,
     ) -> Usage {
-        let number = |told: Option<u64>| told.map(|told| i32::try_from(told).unwrap_or(i32::MAX));
+        let number = |count: Option<u64>| count.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
         Usage {
             prompt_tokens: number(prompt_tokens),
             cached_tokens: number(cached_tokens),

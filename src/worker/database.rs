@@ -24,6 +24,7 @@ use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
+use super::filter_keeper::FilterKeeper;
 use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Depth, Heartbeat, Presence};
@@ -76,6 +77,7 @@ pub(super) struct Worker {
     after_role: Option<pg_sys::Oid>,
     retention_at: Option<i64>,
     eviction: Eviction,
+    filter_keeper: FilterKeeper,
     recount: Recount,
     usage: UsageKeeper,
     audit: AuditKeeper,
@@ -118,6 +120,7 @@ impl Worker {
             after_role: None,
             retention_at: None,
             eviction: Eviction::new(),
+            filter_keeper: FilterKeeper::new(),
             recount: Recount::new(),
             usage: UsageKeeper::new(),
             audit: AuditKeeper::new(),
@@ -267,7 +270,10 @@ impl Worker {
                 self.cache_writer.forget();
                 return Some(Ended::Again);
             }
-            Ok(Presence::Present(_, config)) => self.obey(config),
+            Ok(Presence::Present(now, config)) => {
+                self.extension = now;
+                self.obey(config);
+            }
             Err(error) => self.complain(error),
         }
         let mut held = self.in_flight.held();
@@ -300,7 +306,7 @@ impl Worker {
             Err(error) => self.complain(error),
         }
         if any {
-            vectorizer::tell(self.slot);
+            vectorizer::wake_waiting(self.slot);
         }
     }
 
@@ -506,6 +512,9 @@ impl Worker {
         if let Err(error) = self.audit.step(self.slot) {
             self.complain(error);
         }
+        if let Err(error) = self.filter_keeper.step(self.extension.cache) {
+            self.complain(error);
+        }
         if let Err(error) = self.vectorizer.step(self.slot, false) {
             self.complain(error);
         }
@@ -550,6 +559,9 @@ impl Worker {
             until = until.min(due);
         }
         for due in [self.usage.due(self.slot), self.audit.due(self.slot)].into_iter().flatten() {
+            until = until.min(due);
+        }
+        if let Some(due) = self.filter_keeper.due() {
             until = until.min(due);
         }
         if let Some(due) = self.vectorizer.due(self.slot) {

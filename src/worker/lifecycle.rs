@@ -129,10 +129,7 @@ pub(super) fn run_engine() {
         if let Err(error) = engine_link::ensure_engine() {
             error.report(PgLogLevel::WARNING);
         }
-        let patience = match guc::engine().model_idle_timeout_s {
-            0 => ENGINE_PATIENCE,
-            seconds => Duration::from_secs(seconds),
-        };
+        let patience = guc::engine().model_idle_timeout.unwrap_or(ENGINE_PATIENCE);
         // Another process was faster, or nobody needs it.
         if !engine_leader::leads() || engine_link::idle_for() > patience || engine_link::has_other_settings()
         {

@@ -10,6 +10,7 @@ mod download;
 mod due;
 mod engine_link;
 mod eviction;
+mod filter_keeper;
 mod in_flight;
 mod launcher;
 mod lifecycle;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub(super) use self::accounts::{
     Heartbeat, heartbeat, note_refusals, save_usage, saved_usage, sweep_audit_log,
 };
-pub(super) use self::cache::{count_accesses, evict, plan_eviction, store_answers};
+pub(super) use self::cache::{count_accesses, evict, fill_cache_filter, plan_eviction, store_answers};
 use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
@@ -417,7 +417,7 @@ pub(super) fn count_pending() -> Result<Vec<(pg_sys::Oid, i64)>, PgError> {
 /// to go on, or `None` at the end.
 pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
     in_queue("remove old requests", || {
-        let after = match claim_floors::pass_deleted(&catalog_cache::installation()?, after) {
+        let after = match claim_floors::pass_deleted(&*catalog_cache::installation()?, after) {
             Ok(after) => after,
             Err(reached) => return Ok(Some(reached)),
         };

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::protocol;
 use crate::pg::error::PgError;
-use crate::pg::{claim_floors, pending};
 use crate::pg::shmem::Slot;
+use crate::pg::{claim_floors, pending};
 
 /// How soon after one count another one that somebody asked for may follow.
 const SOON: Duration = Duration::from_secs(1);

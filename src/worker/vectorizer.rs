@@ -409,8 +409,8 @@ fn has_definitions(pace: Pace) -> Result<bool, PgError> {
     Ok(outlook.flatten() == Some(true))
 }
 
-/// Tells the processes that requests have ended, if one of them waits for some.
-pub(super) fn tell(slot: &Slot) {
+/// Wakes the processes because requests have ended, if one of them waits for some.
+pub(super) fn wake_waiting(slot: &Slot) {
     if slot.vectorizers.iter().any(|process| process.waits.load(Relaxed)) {
         slot.wake_vectorizers();
     }

@@ -58,7 +58,10 @@ select is(
     (select strpos(prompt, 'What is a tuple?') > 0 from steadytext_model_inspect('builtin', sample => 'What is a tuple?')), true,
     'what a text looks like to it');
 select throws_ok('select * from steadytext_model_inspect(''nix'')', '42704', null, 'a model that is not there');
-select throws_ok('select * from steadytext_model_inspect(''small'')', '58030', null, 'one whose file is not there');
+select results_eq(
+    $$ select model, tasks, family, size_bytes, loads, reason ~ 'is not there', hint ~ 'steadytext_model_pull' from steadytext_model_inspect('small') $$,
+    $$ values ('small', array['generate'], null::text, null::bigint, false, true, true) $$,
+    'one whose file is not there');
 select throws_ok($$ select pg_temp.run_as('st_alice', 'select model from steadytext_model_inspect(''builtin'')') $$, '42501', null, 'users do not look');
 
 -- Removing.

@@ -1,6 +1,6 @@
 -- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
 \ir setup.psql
-select plan(86);
+select plan(97);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.notes(p_name text) returns jsonb
@@ -180,6 +180,33 @@ select is(
     (select truncate from steadytext_vectorizers where name = 'article_title'), false, 'texts are not cut unsaid');
 select steadytext_alter_vectorizer('article_title', truncate => true);
 select is((select truncate from steadytext_vectorizers where name = 'article_title'), true, 'but where that is wanted');
+
+-- What the model cannot take.
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', chunk_size => 3000) $$,
+    '22023', format('chunk_size is 3000, and the model takes %s tokens', steadytext.context_tokens('builtin', 'embed')), 'a chunk is no longer than a text of the model');
+select throws_ok(
+    $$ select steadytext_alter_vectorizer('article_title', chunk_size => 3000) $$,
+    '22023', format('chunk_size is 3000, and the model takes %s tokens', steadytext.context_tokens('builtin', 'embed')), 'also when it is altered');
+select lives_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', chunk_size => steadytext.context_tokens('builtin', 'embed')) $$,
+    'as long as one is allowed');
+select lives_ok($$ select steadytext_drop_vectorizer('x', drop_all => true, if_exists => true) $$, 'it is dropped');
+select hasnt_table('x1'::name, 'with its vectors');
+select lives_ok($$ select steadytext_drop_vectorizer('x', if_exists => true) $$, 'and need not be there');
+select lives_ok($$ select st_drop_vectorizer('x', true, true) $$, 'by the short name, too');
+select throws_ok($$ select steadytext_drop_vectorizer('x') $$, '42704', 'vectorizer "x" does not exist', 'otherwise it must be there');
+select throws_ok($$ select pg_temp.run_as('st_bob', 'select steadytext_drop_vectorizer(''article_title'', if_exists => true)') $$, '42501', null, 'and belong to the caller');
+
+-- The last try to write waits as long as the tries before it, between two seconds and a minute.
+insert into steadytext_vectorizer_kept (vectorizer_id, key, content_hash, kept_at)
+select v.id, to_jsonb(array[i.seconds]), '', clock_timestamp() - i.seconds * interval '1 second'
+from steadytext_vectorizers as v cross join unnest(array[0, 20, 7200]) as i(seconds) where v.name = 'article_title';
+select results_eq(
+    $$ select round(extract(epoch from steadytext.kept_pause(k.vectorizer_id, k.key)) / 2) from steadytext_vectorizer_kept as k order by k.kept_at desc $$,
+    $$ values (1::numeric), (10), (30) $$, 'tries come more and more rarely');
+select is(steadytext.kept_pause((select id from steadytext_vectorizers where name = 'article_title'), '[1]'), null, 'where nothing is kept, nothing is said');
+delete from steadytext_vectorizer_kept;
 select steadytext_config_set('max_vectorizers_per_role', '1');
 select throws_ok(
     $$ select pg_temp.run_as('st_alice', $i$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', index => 'none') $i$) $$,

@@ -1,6 +1,6 @@
 -- Enrichments: definitions and their checks, what is noted and judged, statements, rights. What becomes of it: test/server/tests/enrichments.rs.
 \ir setup.psql
-select plan(95);
+select plan(98);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.id_of(p_name text) returns uuid language sql as $$ select v.id from steadytext_vectorizers as v where v.name = p_name $$;
@@ -81,6 +81,9 @@ select throws_ok($$ select steadytext_create_enrichment('article', 'x', '$body',
 select throws_ok($$ select steadytext_create_enrichment('article', 'x', '$body', 'generate_json', '{"schema": {"type": 7}}') $$, null, null, 'a schema is one');
 select throws_ok($$ select steadytext_create_enrichment('article', 'x', '$body', 'generate_regex', '{"pattern": "("}') $$, null, null, 'so is a pattern');
 select throws_ok($$ select steadytext_create_enrichment('article', 'x', '$body', model => 'no such model') $$, '42704', null, 'a model exists');
+select throws_ok($$ select steadytext_create_enrichment('article', 'x', '$body', model => 'small') $$, '58030', null, 'and its file does, where it would be asked for');
+select lives_ok($$ select steadytext_drop_enrichment('no such enrichment', if_exists => true) $$, 'one that is dropped need not be there');
+select throws_ok($$ select steadytext_drop_enrichment('no such enrichment') $$, '42704', null, 'unless that is not said');
 select throws_ok($$ select steadytext_create_enrichment('article', 'x', '$body', params => '{"model": "builtin"}', model => 'small') $$, '22023', null, 'and is one');
 select throws_ok($$ select steadytext_create_enrichment('article', 'x', '$body', priority => 11) $$, '22023', null, 'a priority is one of the queue');
 select throws_ok($$ select steadytext_create_enrichment('article', 'id', '$body') $$, '22023', null, 'the key is not filled');

@@ -1,6 +1,6 @@
 -- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
 \ir setup.psql
-select plan(85);
+select plan(86);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -168,7 +168,9 @@ insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_cod
 insert into steadytext_vectorizer_state (vectorizer_id) values (gen_random_uuid());
 insert into steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (gen_random_uuid(), gen_random_uuid(), '[]');
 insert into steadytext_enrichment_rows (enrichment_id, key, content_hash, made_by) values (gen_random_uuid(), '[1]', '', gen_random_uuid());
+insert into steadytext_vectorizer_kept (vectorizer_id, key, content_hash) values (gen_random_uuid(), '[1]', ''), (pg_temp.id_of('kinds'), '[1]', '');
 select steadytext.sweep_definitions();
+select is((select jsonb_agg(k.vectorizer_id) from steadytext_vectorizer_kept as k), jsonb_build_array(pg_temp.id_of('kinds')), 'so does what is kept');
 select is((select count(*) from steadytext_vectorizer_work), 1::bigint, 'work of definitions that are gone goes, that of others stays');
 select is((select count(*) from steadytext_vectorizer_failures), 1::bigint, 'so do failures');
 select is(

@@ -1,6 +1,6 @@
 -- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
-select plan(47);
+select plan(55);
 
 -- Requests that nobody claims. The server's own worker is not asked: it may be in any state in a test.
 create or replace function steadytext.worker_state()
@@ -129,6 +129,33 @@ select is_empty('select * from pg_temp.unclaimed_samples()', 'the metrics have n
 
 select is((select l.placement from steadytext_model_list() as l where l.name = 'Far'), 'elsewhere', 'steadytext_model_list shows the placement');
 select is((select l.placement from steadytext_model_list() as l where l.name = 'builtin'), 'any', 'and that of the builtin model');
+
+-- What is placed elsewhere is said to be there, with who asks for it.
+create function pg_temp.hint(p_statement text)
+returns text language plpgsql as $$
+declare
+    v_hint text;
+begin
+    execute p_statement;
+    return 'no error';
+exception when others then
+    get stacked diagnostics v_hint = pg_exception_hint;
+    return sqlstate || ' ' || v_hint;
+end
+$$;
+insert into steadytext_models (name, task, file, placement) values ('distant', 'embed', 'distant.gguf', 'elsewhere'), ('remoter', 'rerank', 'remoter.gguf', 'elsewhere');
+select is(pg_temp.hint($$ select steadytext_generate_async('x', model => 'Fan') $$),
+    '42704 Did you mean "Far", which workers elsewhere answer when steadytext_generate_async() asks? steadytext_model_list() shows the models there are.',
+    'a name that is nearly that of a model elsewhere');
+select matches(pg_temp.hint($$ select steadytext_embed('x', model => 'distance') $$), '"distant", which workers elsewhere answer when steadytext_embed_async\(\) asks', 'one that embeds');
+select matches(pg_temp.hint($$ select steadytext_rerank('x', '{a}', model => 'remote') $$), '"remoter", which workers elsewhere answer when steadytext_rerank_async\(\) asks', 'one that ranks');
+select matches(pg_temp.hint($$ select steadytext_generate('x', model => 'nothing-like-it') $$), '"Far" \(computed elsewhere\)', 'and where no name is near');
+select matches(pg_temp.hint(c), '^0A000 They answer requests of the queue, and steadytext_generate_async\(…, model => ''Far''\) makes one', c)
+from unnest(array[
+    $$ select steadytext_generate('x', model => 'Far') $$,
+    $$ select steadytext_count_tokens('x', 'Far') $$,
+    $$ select steadytext_chunk_text('x', model => 'Far') $$]) as c;
+select matches(pg_temp.hint($$ select steadytext_embed('x', model => 'distant') $$), 'mode => ''query''', 'and what is searched for');
 select lives_ok($$ select pg_temp.run_as('st_root', 'update steadytext_models set placement = ''any'' where name = ''Far'' returning name') $$, 'administrators change it');
 
 select * from finish();

@@ -22,7 +22,8 @@ begin
 end
 $$;
 
-insert into steadytext_models (name, task, file, placement) values ('far', 'generate', 'far.gguf', 'elsewhere'), ('far-vectors', 'embed', 'far.gguf', 'elsewhere');
+insert into steadytext_models (name, task, file, placement) values ('far', 'generate', 'far.gguf', 'elsewhere'), ('far-vectors', 'embed', 'far.gguf', 'elsewhere'),
+    ('not-here', 'generate', 'not-here.gguf', 'any');
 create table docs (id integer primary key, body text, vec vector);
 alter table docs owner to st_alice;
 create table nokey (body text);
@@ -197,6 +198,9 @@ insert into statements (statement) values
     ($$ select steadytext_create_vectorizer('docs', '{body}', target_column => 'vec', chunk_size => 10) $$),
     ($$ select steadytext_create_vectorizer('docs', '{body}', format => '$nothing') $$),
     ($$ select steadytext_create_vectorizer('docs', '{body}', priority => 11) $$),
+    ($$ select steadytext_create_vectorizer('docs', '{body}', chunk_size => 100000) $$),
+    ($$ select steadytext_create_vectorizer('docs', '{body}', chunk_size => 3000) $$),
+    ($$ select steadytext_create_enrichment('docs', 'kind', '$body', model => 'not-here') $$),
     ($$ select steadytext_drop_vectorizer('no-such') $$),
     ($$ select steadytext_alter_vectorizer('no-such') $$),
     ($$ select steadytext_pause_vectorizer('no-such') $$),

@@ -52,14 +52,14 @@ impl Usage {
     /// Of texts that were sent together, what each has, by its length: all of them together have what the endpoint says.
     pub(super) fn shares(self, lengths: &[usize]) -> Vec<Usage> {
         let whole: u64 = lengths.iter().map(|length| *length as u64 + 1).sum();
-        let (mut before, mut told) = (0_u64, 0_u32);
+        let (mut before, mut counted) = (0_u64, 0_u32);
         let share = |length: &usize| {
             before += *length as u64 + 1;
             let tokens = self.prompt_tokens.map(|tokens| {
                 let upto = u64::from(tokens) * before / whole.max(1);
                 let upto = u32::try_from(upto).unwrap_or(tokens);
-                let own = upto - told;
-                told = upto;
+                let own = upto - counted;
+                counted = upto;
                 own
             });
             Usage { prompt_tokens: tokens, ..Usage::default() }
@@ -117,25 +117,25 @@ mod tests {
 
     #[test]
     fn what_servers_say_of_tokens_is_read_however_they_say_it() {
-        let told = |prompt, completion, cached, thoughts| Usage {
+        let counts = |prompt, completion, cached, thoughts| Usage {
             prompt_tokens: prompt,
             completion_tokens: completion,
             cached_tokens: cached,
             thought_tokens: thoughts,
         };
         for (said, read) in [
-            (json!({ "prompt_tokens": 7, "completion_tokens": 3 }), told(Some(7), Some(3), None, None)),
-            (json!({ "prompt_tokens": 7.0, "completion_tokens": "3" }), told(Some(7), Some(3), None, None)),
-            (json!({ "prompt_tokens": 7, "total_tokens": 12 }), told(Some(7), Some(5), None, None)),
-            (json!({ "input_tokens": 4, "output_tokens": 2 }), told(Some(4), Some(2), None, None)),
+            (json!({ "prompt_tokens": 7, "completion_tokens": 3 }), counts(Some(7), Some(3), None, None)),
+            (json!({ "prompt_tokens": 7.0, "completion_tokens": "3" }), counts(Some(7), Some(3), None, None)),
+            (json!({ "prompt_tokens": 7, "total_tokens": 12 }), counts(Some(7), Some(5), None, None)),
+            (json!({ "input_tokens": 4, "output_tokens": 2 }), counts(Some(4), Some(2), None, None)),
             (
                 json!({ "prompt_tokens": 7, "completion_tokens": null, "prompt_tokens_details": null,
                     "completion_tokens_details": { "reasoning_tokens": 2 } }),
-                told(Some(7), None, None, Some(2)),
+                counts(Some(7), None, None, Some(2)),
             ),
             (
                 json!({ "prompt_tokens": 9, "prompt_tokens_details": { "cached_tokens": 8 } }),
-                told(Some(9), None, Some(8), None),
+                counts(Some(9), None, Some(8), None),
             ),
             (json!({ "prompt_tokens": -1, "completion_tokens": 1e300 }), Usage::default()),
             (json!({ "prompt_tokens": [1], "completion_tokens": {} }), Usage::default()),

@@ -19,7 +19,7 @@ use ureq::Agent;
 use super::answers::{Answer, Refused, Usage, refusal};
 use super::client::{self, Failed};
 use super::settings::{Api, Key, Settings};
-use super::waiting::{Call, Job, Kind, State, not_now};
+use super::waiting::{Call, EndpointEventKind, Job, State, not_now};
 use super::{kinds, texts, vectors};
 use crate::Error as ProgramError;
 use crate::log::{self, Level};
@@ -147,7 +147,7 @@ impl Endpoint {
             let mut is_cut = false;
             while !is_cut {
                 let jobs = self.next(number, &agent);
-                jobs.iter().for_each(|job| job.say(Kind::Began));
+                jobs.iter().for_each(|job| job.say(EndpointEventKind::Began));
                 self.run(&agent, jobs, Tries { made: 0, until: Instant::now() + self.patience() });
                 is_cut = self.state().under_way.remove(&number).is_none_or(|call| call.is_cut);
                 self.changed.notify_all();
@@ -195,12 +195,12 @@ impl Endpoint {
                 return self.give_up(&jobs, "the endpoint has not answered in time, several times");
             }
             if jobs.iter().all(|job| job.ticket.is_cancelled()) {
-                return jobs.iter().for_each(|job| job.say(Kind::Failed(Error::Cancelled)));
+                return jobs.iter().for_each(|job| job.say(EndpointEventKind::Failed(Error::Cancelled)));
             }
             let failed = match self.ask(agent, &jobs, &call) {
                 Ok(answers) => {
                     self.went_well();
-                    return jobs.iter().zip(answers).for_each(|(job, answer)| job.say(told(answer)));
+                    return jobs.iter().zip(answers).for_each(|(job, answer)| job.say(event_of(answer)));
                 }
                 Err(failed) => failed,
             };
@@ -215,7 +215,7 @@ impl Endpoint {
                     self.went_well();
                     let message = self.named(&message);
                     return jobs.iter().for_each(|job| {
-                        job.say(Kind::Refused(refusal(message.clone(), "22023", false)));
+                        job.say(EndpointEventKind::Refused(refusal(message.clone(), "22023", false)));
                     });
                 }
                 // One of them is refused, and it was no try of the others.
@@ -249,7 +249,8 @@ impl Endpoint {
     /// The queue tries them again later.
     fn give_up(&self, jobs: &[Job], why: &str) {
         let message = self.named(why);
-        jobs.iter().for_each(|job| job.say(Kind::Refused(refusal(message.clone(), "58030", true))));
+        jobs.iter()
+            .for_each(|job| job.say(EndpointEventKind::Refused(refusal(message.clone(), "58030", true))));
     }
 
     fn halve(&self, agent: &Agent, mut jobs: Vec<Job>, tries: Tries) {
@@ -346,7 +347,7 @@ impl Endpoint {
                 (Work::Likelihoods(how), Api::Chat) => match texts::choice(how) {
                     Ok(None) => {
                         let output = texts::likelihoods(how, None);
-                        job.say(told(Answer { outcome: Ok(output), usage: Usage::default() }));
+                        job.say(event_of(Answer { outcome: Ok(output), usage: Usage::default() }));
                         continue;
                     }
                     Ok(Some(choice)) => texts::question(settings, &choice).map(|made| {
@@ -363,9 +364,9 @@ impl Endpoint {
             };
             match made {
                 Ok(()) => asked.push(job),
-                Err(Refused::Engine(error)) => job.say(Kind::Failed(error)),
+                Err(Refused::Engine(error)) => job.say(EndpointEventKind::Failed(error)),
                 Err(Refused::Unsupported(message)) => {
-                    job.say(Kind::Refused(refusal(self.named(&message), "0A000", false)));
+                    job.say(EndpointEventKind::Refused(refusal(self.named(&message), "0A000", false)));
                 }
             }
         }
@@ -432,12 +433,14 @@ enum Question {
     Ranking,
 }
 
-fn told(Answer { outcome, usage }: Answer) -> Kind {
+fn event_of(Answer { outcome, usage }: Answer) -> EndpointEventKind {
     match outcome {
-        Ok(output) => {
-            Kind::Done { output, prompt_tokens: usage.prompt_tokens, cached_tokens: usage.cached_tokens }
-        }
-        Err(error) => Kind::Failed(error),
+        Ok(output) => EndpointEventKind::Done {
+            output,
+            prompt_tokens: usage.prompt_tokens,
+            cached_tokens: usage.cached_tokens,
+        },
+        Err(error) => EndpointEventKind::Failed(error),
     }
 }
 

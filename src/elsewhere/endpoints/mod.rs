@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use self::calls::Endpoint;
-pub(crate) use self::waiting::{Job, Kind, Told};
+pub(crate) use self::waiting::{EndpointEvent, EndpointEventKind, Job};
 use crate::Error;
 
 /// The endpoints of a file.

@@ -20,19 +20,19 @@ pub(crate) struct Job {
     pub(crate) key: u64,
     pub(crate) work: Work,
     pub(crate) ticket: Ticket,
-    pub(crate) to: Sender<Told>,
+    pub(crate) to: Sender<EndpointEvent>,
 }
 
 /// What an endpoint says of a job.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct EndpointEvent {
     pub(crate) key: u64,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EndpointEventKind,
 }
 
 /// What there is to say.
 #[derive(Debug)]
-pub(crate) enum Kind {
+pub(crate) enum EndpointEventKind {
     /// The endpoint is asked.
     Began,
     /// The result; last word.
@@ -47,8 +47,8 @@ pub(crate) enum Kind {
 
 impl Job {
     /// Those who ask may be gone.
-    pub(super) fn say(&self, kind: Kind) {
-        let _ = self.to.send(Told { key: self.key, kind });
+    pub(super) fn say(&self, kind: EndpointEventKind) {
+        let _ = self.to.send(EndpointEvent { key: self.key, kind });
     }
 }
 
@@ -92,7 +92,7 @@ impl State {
             let jobs = std::mem::take(&mut self.jobs).into_iter();
             let (cancelled, kept): (Vec<Job>, Vec<Job>) = jobs.partition(|job| job.ticket.is_cancelled());
             self.jobs = kept.into();
-            cancelled.iter().for_each(|job| job.say(Kind::Failed(Error::Cancelled)));
+            cancelled.iter().for_each(|job| job.say(EndpointEventKind::Failed(Error::Cancelled)));
         }
     }
 
@@ -133,6 +133,10 @@ fn go_together(one: &Work, other: &Work) -> bool {
 /// What cannot be taken now: cancelled, or given back.
 pub(super) fn not_now(jobs: &[Job]) {
     for job in jobs {
-        job.say(if job.ticket.is_cancelled() { Kind::Failed(Error::Cancelled) } else { Kind::NotNow });
+        job.say(if job.ticket.is_cancelled() {
+            EndpointEventKind::Failed(Error::Cancelled)
+        } else {
+            EndpointEventKind::NotNow
+        });
     }
 }

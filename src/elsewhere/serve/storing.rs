@@ -49,8 +49,10 @@ impl Server<'_> {
                 self.note_end(ended);
             }
         }
-        while let Some(told) = self.first_told.take().or_else(|| self.told.1.try_recv().ok()) {
-            if let Some(ended) = self.in_flight.take_told(told) {
+        while let Some(event) =
+            self.first_endpoint_event.take().or_else(|| self.endpoint_events.1.try_recv().ok())
+        {
+            if let Some(ended) = self.in_flight.take_endpoint_event(event) {
                 self.note_end(ended);
             }
         }

@@ -110,7 +110,7 @@ impl Arguments {
                 "--max-running" => parsed.serving.max_running = number(option, value()?)?,
                 "--kv-cache-mb" => parsed.serving.kv_cache_mb = number(option, value()?)?,
                 "--memory-limit-mb" => parsed.serving.memory_limit_mb = number(option, value()?)?,
-                "--idle-timeout" => parsed.serving.idle_timeout_s = number(option, value()?)?,
+                "--idle-timeout" => parsed.serving.idle_timeout_s = seconds(option, value()?)?,
                 "--fault" => parsed.serving.fault = Some(utf8(value()?)?),
                 "--help" | "-h" => {
                     let command = positional.into_iter().next().map(utf8).transpose()?;
@@ -199,6 +199,13 @@ impl Arguments {
 fn number<T: FromStr>(option: &str, value: OsString) -> Result<T, Error> {
     let value = utf8(value)?;
     value.parse().map_err(|_| no_value(option, &value))
+}
+
+/// A time that [`std::time::Duration`] can hold.
+fn seconds(option: &str, value: OsString) -> Result<f64, Error> {
+    let seconds = number(option, value)?;
+    std::time::Duration::try_from_secs_f64(seconds).map_err(|_| no_value(option, &seconds.to_string()))?;
+    Ok(seconds)
 }
 
 fn no_value(option: &str, value: &str) -> Error {

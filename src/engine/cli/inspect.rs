@@ -43,7 +43,8 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
     let mut line = |name: &str, value: &str| writeln!(out, "{name:<15} {value}");
     let parts = if summary.parts > 1 { format!(" and {} more", summary.parts - 1) } else { String::new() };
     let Summary { bytes, gguf_version, .. } = *summary;
-    line("file", &format!("{}{parts}, {}, GGUF {gguf_version}", shown(&summary.file), size(bytes)))?;
+    let format = gguf_version.map_or("safetensors".to_owned(), |version| format!("GGUF {version}"));
+    line("file", &format!("{}{parts}, {}, {format}", shown(&summary.file), size(bytes)))?;
     if let Some(name) = &summary.name {
         line("name", &shown(name))?;
     }

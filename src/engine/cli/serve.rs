@@ -43,7 +43,7 @@ pub(super) struct Serving {
     /// 0: no limit.
     pub(super) memory_limit_mb: u64,
     /// 0: models stay.
-    pub(super) idle_timeout_s: u64,
+    pub(super) idle_timeout_s: f64,
     /// PLACE:FILE, for tests: where the engine panics as long as the file is there.
     pub(super) fault: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Default for Serving {
     fn default() -> Serving {
         let Config { nice, max_running, kv_cache_mb, memory_limit_mb, model_idle_timeout, .. } =
             Config::default();
-        let idle_timeout_s = model_idle_timeout.map_or(0, |timeout| timeout.as_secs());
+        let idle_timeout_s = model_idle_timeout.map_or(0.0, |timeout| timeout.as_secs_f64());
         Serving { build: None, nice, max_running, kv_cache_mb, memory_limit_mb, idle_timeout_s, fault: None }
     }
 }
@@ -96,8 +96,9 @@ fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
         backend: arguments.backend,
         kv_cache_type: arguments.kv_cache_type,
         memory_limit_mb,
-        model_idle_timeout: (serving.idle_timeout_s != 0)
-            .then(|| Duration::from_secs(serving.idle_timeout_s)),
+        model_idle_timeout: Duration::try_from_secs_f64(serving.idle_timeout_s)
+            .ok()
+            .filter(|timeout| !timeout.is_zero()),
         thread_start: Some(Arc::new(move || once.call_once(|| give_way(nice)))),
         ended: Some(notifier.handle()),
         figures: Some(board.sink()),

@@ -159,6 +159,11 @@ impl Gguf {
         self.inner.parts.iter().map(|part| part.bytes.len() as u64).sum()
     }
 
+    /// Whether its files are of another format, and were told in the words of this one.
+    pub(crate) fn is_translated(&self) -> bool {
+        self.inner.metadata.is_some()
+    }
+
     /// Bytes of everything that is not tensors.
     pub(crate) fn metadata_bytes(&self) -> u64 {
         let tensors: u64 = self.tensors().map(|tensor| tensor.data.len() as u64).sum();

@@ -6,7 +6,8 @@
 //! on how the prompt was cut into slices.
 //!
 //! A layer may see a window of positions only ([Beltagy et al. 2020](https://arxiv.org/abs/2004.05150)), cap its scores (Gemma 2)
-//! and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as learned in gpt-oss).
+//! and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as learned in gpt-oss). Where positions are
+//! neither embedded nor rotated in, scores fall with the distance ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
 //!
 //! A tile of one key-value head is stored as 16-bit floats or as 8-bit integers with scales ([`tile`]).
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
@@ -128,12 +129,31 @@ pub(crate) struct Scoring<'a> {
     pub(crate) window: Option<usize>,
     /// A score for each query head that takes part in the softmax and has no value, `[query]`.
     pub(crate) sinks: Option<&'a [f32]>,
+    /// What the scores of each query head lose for each position between a row and what it sees, on both sides alike, `[query]`.
+    /// Not together with `cap`.
+    pub(crate) slopes: Option<&'a [f32]>,
+}
+
+/// What a row sees of a tile.
+#[derive(Debug, Clone)]
+struct Seen {
+    /// Positions, counted from the tile's start.
+    visible: Range<usize>,
+    distance: Option<Distance>,
+}
+
+/// How scores of a head and a row fall with the distance.
+#[derive(Debug, Clone, Copy)]
+struct Distance {
+    slope: f32,
+    /// Where the row is, counted from the tile's start, before which it may be.
+    row: i32,
 }
 
 impl Scoring<'_> {
     /// Scores multiplied with `scale`, and nothing else.
     pub(crate) fn plain(scale: f32) -> Self {
-        Scoring { scale, cap: None, window: None, sinks: None }
+        Scoring { scale, cap: None, window: None, sinks: None, slopes: None }
     }
 }
 
@@ -244,6 +264,13 @@ impl KvHead<'_> {
         }
     }
 
+    /// How scores of a row and a member of the group fall with the distance, in a tile that begins at position `start`.
+    fn distance(&self, row: usize, member: usize, start: usize) -> Option<Distance> {
+        let slope = self.scoring.slopes?[self.index * self.group() + member];
+        // Both are far below 2^31.
+        Some(Distance { slope, row: (self.rows.position + row) as i32 - start as i32 })
+    }
+
     fn attend(&self, queries: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>, scratch: &mut [f32]) {
         let (heads, rows, group, scoring) = (self.heads, self.rows, self.group(), self.scoring);
         let (tile, state) = scratch.split_at_mut(2 * TILE * heads.dim);
@@ -274,8 +301,9 @@ impl KvHead<'_> {
                     if rows.begin(row, scoring.window) >= start {
                         out.fill(0.0);
                     }
-                    let visible = visible.clone();
-                    attend_tile(self.instructions, query, keys, values, visible, scoring, running, out);
+                    let distance = self.distance(row, member, start);
+                    let seen = Seen { visible: visible.clone(), distance };
+                    attend_tile(self.instructions, query, keys, values, seen, scoring, running, out);
                 }
             }
         }
@@ -308,7 +336,9 @@ impl KvHead<'_> {
             if rows.begin(row, scoring.window) >= start {
                 out.fill(0.0);
             }
-            avx2::Head { query, visible: rows.visible(row, start, scoring.window), out }
+            let distance = self.distance(row, member, start);
+            let seen = Seen { visible: rows.visible(row, start, scoring.window), distance };
+            avx2::Head { query, seen, out }
         };
         let mut item = rows.first_in(start, scoring.window) * group;
         let items = rows.end_in(start, scoring.window) * group;
@@ -352,13 +382,13 @@ impl KvHead<'_> {
 }
 
 multiversion! {
-    /// One query against the `visible` positions of a tile; `running` is [maximum, sum] of the scores up
+    /// One query against what is `seen` of a tile; `running` is [maximum, sum] of the scores up
     /// to here, `out` the weighted sum of values so far.
     fn attend_tile(
         query: &[f32],
         keys: &[f32],
         values: &[f32],
-        visible: Range<usize>,
+        seen: Seen,
         scoring: Scoring<'_>,
         running: &mut [f32],
         out: &mut [f32],
@@ -370,7 +400,7 @@ fn attend_tile_body(
     query: &[f32],
     keys: &[f32],
     values: &[f32],
-    visible: Range<usize>,
+    seen: Seen,
     scoring: Scoring<'_>,
     running: &mut [f32],
     out: &mut [f32],
@@ -381,7 +411,8 @@ fn attend_tile_body(
             *score = query.mul_add(*key, *score);
         }
     }
-    let correction = weigh(&mut scores, visible.clone(), scoring, running);
+    let correction = weigh(&mut scores, &seen, scoring, running);
+    let visible = seen.visible;
     let weights = &scores[visible.clone()];
     let values = &values[visible.start * query.len()..];
     let (chunks, rest) = out.as_chunks_mut::<16>();
@@ -409,12 +440,23 @@ fn attend_tile_body(
 /// Turns the scores of a tile into weights, adds them to the running sum and returns what everything before is
 /// multiplied with. A NaN among the scores makes the sum one.
 #[inline(always)]
-fn weigh(scores: &mut [f32; TILE], visible: Range<usize>, scoring: Scoring<'_>, running: &mut [f32]) -> f32 {
+fn weigh(scores: &mut [f32; TILE], seen: &Seen, scoring: Scoring<'_>, running: &mut [f32]) -> f32 {
+    let visible = &seen.visible;
     let chunks = visible.start / 16..visible.end.div_ceil(16);
     let mut scale = scoring.scale;
     if let Some(cap) = scoring.cap {
         for score in scores.as_chunks_mut::<16>().0[chunks.clone()].as_flattened_mut() {
             *score = cap * tanh_of(*score * scale / cap);
+        }
+        scale = 1.0;
+    }
+    if let Some(Distance { slope, row }) = seen.distance {
+        // Scores may be on both sides of the row, and in tiles where it is not.
+        let first = chunks.start * 16;
+        let positions = first as i32 - row..;
+        let chunks = scores.as_chunks_mut::<16>().0[chunks.clone()].as_flattened_mut();
+        for (score, position) in chunks.iter_mut().zip(positions) {
+            *score = slope.mul_add(-(position.abs() as f32), *score * scale);
         }
         scale = 1.0;
     }

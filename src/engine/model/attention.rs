@@ -28,6 +28,8 @@ pub(super) struct Attention {
     value_norm: Option<Norm>,
     /// `[query heads]`.
     sinks: Option<Vec<f32>>,
+    /// `[query heads]`.
+    slopes: Option<Vec<f32>>,
     pub(super) output: Dense,
 }
 
@@ -94,7 +96,8 @@ impl Attention {
         let sinks =
             if spec.sinks { Some(vector(gguf, &name("attn_sinks.weight"), heads.query)?) } else { None };
         let output = dense("attn_output", query_width, width)?;
-        Ok(Attention { spec, projections, norms, value_norm, sinks, output })
+        let slopes = spec.alibi.map(|alibi| alibi.slopes(heads.query));
+        Ok(Attention { spec, projections, norms, value_norm, sinks, slopes, output })
     }
 
     /// `h = attention(norm(x))` of all rows, without the bias of the output, which the end of the half adds. Keys and values
@@ -201,6 +204,7 @@ impl Attention {
             cap: self.spec.cap,
             window: self.spec.span.window(),
             sinks: self.sinks.as_deref(),
+            slopes: self.slopes.as_deref(),
         };
         let fresh = self.spec.shares.is_none().then_some((key, &*value));
         let projections = Projections { queries: query, fresh, ready: &ready, scoring };

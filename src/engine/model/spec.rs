@@ -153,6 +153,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) query_key_norm: Option<QueryKeyNorm>,
     /// Whether each query head has a learned score that takes part in the softmax and has no value.
     pub(crate) sinks: bool,
+    /// How scores fall with the distance, where they do.
+    pub(crate) alibi: Option<Alibi>,
     /// Whether the query projection gives a gate behind each head, whose logistic function the head's result is multiplied with.
     pub(crate) gated: bool,
     pub(crate) temperature: Option<Temperature>,
@@ -162,6 +164,14 @@ pub(crate) struct AttentionSpec {
     pub(crate) keys_are_values: bool,
     /// The block whose keys and values it uses, where it has none of its own.
     pub(crate) shares: Option<usize>,
+}
+
+/// Linear biases: the score of a position so many positions away loses as many times the head's slope. The slopes of the heads are a geometric
+/// sequence ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Alibi {
+    /// The last slope is 2 to the power of minus this, where the heads are a power of two.
+    pub(crate) max_bias: f32,
 }
 
 /// What brings the positions of a sequence together.
@@ -328,6 +338,7 @@ impl AttentionSpec {
             rope: None,
             query_key_norm: None,
             sinks: false,
+            alibi: None,
             gated: false,
             temperature: None,
             value_norm: None,
@@ -363,6 +374,20 @@ impl DeltaNetSpec {
     /// Channels of the convolution: queries, keys and values.
     pub(crate) fn channels(&self) -> usize {
         2 * self.key_width() + self.value_width()
+    }
+}
+
+impl Alibi {
+    /// The slope of each of so many heads. Where these are no power of two, those of the power below are followed by every second one of the
+    /// power above, as the authors have it.
+    pub(crate) fn slopes(self, heads: usize) -> Vec<f32> {
+        let power = 1_usize << heads.max(1).ilog2();
+        let slope = |index: usize, of: usize| {
+            libm::exp2(-f64::from(self.max_bias) * (index + 1) as f64 / of as f64) as f32
+        };
+        let first = (0..power).map(|index| slope(index, power));
+        let rest = (0..heads.saturating_sub(power)).map(|index| slope(2 * index, 2 * power));
+        first.chain(rest).collect()
     }
 }
 

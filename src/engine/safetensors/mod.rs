@@ -8,6 +8,7 @@
 mod config;
 mod header;
 mod json;
+mod licence;
 mod names;
 mod normalizers;
 mod shards;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 use crate::gguf::{Gguf, Translation};
 use config::Family;
+pub(crate) use licence::licence;
 
 /// The others that are read, as far as they are there.
 pub(crate) const FILES: [&str; 8] = [

@@ -120,8 +120,8 @@ impl Normalizers {
         Ok(())
     }
 
-    /// Tells the steps.
-    pub(super) fn tell(&self, translation: &mut Translation) {
+    /// Writes the steps.
+    pub(super) fn write(&self, translation: &mut Translation) {
         if !self.steps.is_empty() {
             translation.strings(KEY, self.steps.iter().map(|step| step.name()));
         }

@@ -96,7 +96,7 @@ pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<()
     translation.bool("tokenizer.ggml.remove_extra_whitespaces", true);
     let normalizers = normalizers::read(&path, &file.normalizer)?;
     normalizers.refuse_bert(&path)?;
-    normalizers.tell(translation);
+    normalizers.write(translation);
     if let Some(map) = &normalizers.charsmap {
         translation.bytes("tokenizer.ggml.precompiled_charsmap", map);
     }
@@ -118,7 +118,7 @@ pub(super) fn byte_pairs(folder: &Path, translation: &mut Translation) -> Result
     let normalizers = normalizers::read(&path, &file.normalizer)?;
     normalizers.refuse_bert(&path)?;
     normalizers.refuse_charsmap(&path)?;
-    normalizers.tell(translation);
+    normalizers.write(translation);
     let Vocabulary(known) = file.model.vocab;
     let last = known.iter().map(|(id, _)| *id).chain(file.added_tokens.iter().map(|token| token.id)).max();
     let count = last.map_or(0, |last| last as usize + 1);

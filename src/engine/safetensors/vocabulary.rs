@@ -113,7 +113,7 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), E
         "tokenizer.ggml.token_type",
         tokens.iter().map(|token| if CONTROL.contains(&&**token) { 3 } else { 1 }),
     );
-    let words: Vec<String> = tokens.iter().map(|token| told(token)).collect();
+    let words: Vec<String> = tokens.iter().map(|token| as_in_gguf(token)).collect();
     translation.strings("tokenizer.ggml.tokens", words.iter().map(|word| &**word));
     for (name, value) in [
         ("clean_text", cleaning.clean_text),
@@ -140,7 +140,7 @@ fn has_other_normalizer(folder: &Path) -> Result<bool, Error> {
 }
 
 /// A token as GGUF has it: marked where it begins a word, and not where it continues one.
-fn told(token: &str) -> String {
+fn as_in_gguf(token: &str) -> String {
     match token.strip_prefix("##") {
         _ if CONTROL.contains(&token) => token.to_owned(),
         Some(continuation) => continuation.to_owned(),
@@ -168,7 +168,7 @@ fn of_tokenizer(path: &Path, translation: &mut Translation) -> Result<(Vec<Strin
     }
     let normalizers = normalizers::read(path, &tokenizer.normalizer)?;
     normalizers.refuse_charsmap(path)?;
-    normalizers.tell(translation);
+    normalizers.write(translation);
     let bert = normalizers.bert.unwrap_or(BertNormalizer::NOTHING);
     let cleaning = Cleaning {
         clean_text: Some(bert.clean_text),

@@ -44,35 +44,35 @@ pub struct Figures {
 /// Takes them. It must not block or panic.
 pub type FiguresSink = Arc<dyn Fn(&Figures) + Send + Sync>;
 
-/// Who is told, and when that was done last.
+/// Who gets the figures, and when that was last.
 pub(super) struct Watch {
-    tell: Option<FiguresSink>,
-    told_at: Option<Instant>,
+    publish: Option<FiguresSink>,
+    published_at: Option<Instant>,
     /// Nothing has happened since.
-    is_told: bool,
+    is_published: bool,
 }
 
 impl Watch {
     pub(super) fn new(config: &Config) -> Watch {
-        Watch { tell: config.figures.clone(), told_at: None, is_told: false }
+        Watch { publish: config.figures.clone(), published_at: None, is_published: false }
     }
 
-    /// Notes that something is being done. Whether it is time to tell.
+    /// Notes that something is being done. Whether it is time to publish the figures.
     pub(super) fn is_due(&mut self) -> bool {
-        self.is_told = false;
-        self.tell.is_some() && self.told_at.is_none_or(|at| at.elapsed() >= INTERVAL)
+        self.is_published = false;
+        self.publish.is_some() && self.published_at.is_none_or(|at| at.elapsed() >= INTERVAL)
     }
 
-    /// Whether something was done that was not told.
+    /// Whether something was done that is not published.
     pub(super) fn is_behind(&self) -> bool {
-        self.tell.is_some() && !self.is_told
+        self.publish.is_some() && !self.is_published
     }
 
-    /// Tells it.
-    pub(super) fn tell(&mut self, figures: &Figures) {
-        (self.told_at, self.is_told) = (Some(Instant::now()), true);
-        if let Some(tell) = &self.tell {
-            tell(figures);
+    /// Publishes the figures.
+    pub(super) fn publish(&mut self, figures: &Figures) {
+        (self.published_at, self.is_published) = (Some(Instant::now()), true);
+        if let Some(publish) = &self.publish {
+            publish(figures);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::sampling::{Sampler, Seen};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
 
-/// Progress of a request is told this often.
+/// Progress of a request is sent this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many tokens are tried that may leave no way to the end, before that way is taken.
@@ -37,8 +37,8 @@ pub(super) struct Generation {
     trials: Option<Trials>,
     generated: usize,
     max_tokens: usize,
-    told: Instant,
-    told_tokens: usize,
+    reported: Instant,
+    reported_tokens: usize,
 }
 
 /// An answer that is checked when it is finished, and goes back to another choice if it does not match.
@@ -219,8 +219,18 @@ impl Generation {
         let mut seen = Seen::default();
         begun.iter().for_each(|token| seen.add(*token, &how.sampling));
         let generated = begun.len();
-        let (told, told_tokens) = (Instant::now(), 0);
-        Generation { how, detokenizer, matcher, seen, trials, generated, max_tokens, told, told_tokens }
+        let (reported, reported_tokens) = (Instant::now(), 0);
+        Generation {
+            how,
+            detokenizer,
+            matcher,
+            seen,
+            trials,
+            generated,
+            max_tokens,
+            reported,
+            reported_tokens,
+        }
     }
 
     /// What it has to match.
@@ -454,13 +464,13 @@ impl Generation {
         Ok(Output::Text { text, generated_tokens: self.generated, finish })
     }
 
-    /// Tells of progress: of the first token at once, and then now and then.
-    pub(super) fn tell(&mut self, submission: &Submission) {
-        let is_due = self.told_tokens == 0 || self.told.elapsed() >= PROGRESS_INTERVAL;
-        if is_due && self.told_tokens < self.generated {
-            self.told = Instant::now();
-            self.told_tokens = self.generated;
-            // What may be taken back is told when it is whole.
+    /// Sends how far it is: after the first token at once, and then now and then.
+    pub(super) fn report_progress(&mut self, submission: &Submission) {
+        let is_due = self.reported_tokens == 0 || self.reported.elapsed() >= PROGRESS_INTERVAL;
+        if is_due && self.reported_tokens < self.generated {
+            self.reported = Instant::now();
+            self.reported_tokens = self.generated;
+            // What may be taken back is sent when it is whole.
             let text = if self.trials.is_some() { String::new() } else { self.detokenizer.take_partial() };
             submission.send(EventKind::Progress { generated_tokens: self.generated, text });
         }

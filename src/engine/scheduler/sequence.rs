@@ -474,26 +474,26 @@ impl Sequence {
         matches!(&self.goal, Goal::Text(generation) if generation.matcher().is_some())
     }
 
-    /// Tells that its first token was chosen, once.
-    fn tell_first(&mut self) {
+    /// Sends that its first token was chosen, once.
+    fn report_first_token(&mut self) {
         if let Some(cached) = self.cached.take() {
             let cached_tokens = cached.min(self.prompt_tokens);
             self.submission.send(EventKind::FirstToken { cached_tokens });
         }
     }
 
-    /// Tells of progress, now and then.
-    pub(super) fn tell(&mut self) {
-        self.tell_first();
+    /// Sends how far it is, now and then.
+    pub(super) fn report_progress(&mut self) {
+        self.report_first_token();
         if let Goal::Text(generation) = &mut self.goal {
-            generation.tell(&self.submission);
+            generation.report_progress(&self.submission);
         }
     }
 
     /// Ends it with its last event; what was made under a constraint has to be checked before.
     pub(super) fn end(mut self, result: Result<Output, Error>) -> Option<Job> {
         if matches!((&result, &self.goal), (Ok(_), Goal::Text(_))) {
-            self.tell_first();
+            self.report_first_token();
         }
         let Sequence { submission, goal, .. } = self;
         let matcher = match &goal {

@@ -317,7 +317,7 @@ impl Stepper {
                         self.shared.statistics.guessed(logits.len() - 1, right);
                         match output {
                             Some(output) => ended.push((index, Ok(output))),
-                            None => request.tell(),
+                            None => request.report_progress(),
                         }
                     }
                     Err(error) => ended.push((index, Err(error))),

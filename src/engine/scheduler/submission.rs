@@ -45,7 +45,7 @@ struct Listener {
 }
 
 impl Listener {
-    fn tell(&self, now: u64, kind: EventKind) {
+    fn send(&self, now: u64, kind: EventKind) {
         // A function of the caller that panics against its promise must not end the engine.
         let _ = panic::catch(|| self.reply.send(self.key, now.saturating_sub(self.since), kind));
     }
@@ -111,8 +111,8 @@ impl Submission {
         self.listeners.borrow().iter().map(|listener| listener.ticket.clone()).collect()
     }
 
-    /// Whether somebody has cancelled and was not told.
-    pub(super) fn has_to_be_told(&self) -> bool {
+    /// Whether somebody has cancelled and has had no answer yet.
+    pub(super) fn has_unanswered_cancel(&self) -> bool {
         self.listeners.borrow().iter().any(|listener| listener.ticket.is_cancelled())
     }
 
@@ -122,7 +122,7 @@ impl Submission {
         other.ended.set(true);
         let now = self.shared.statistics.turns();
         for begun in &*self.begun.borrow() {
-            joining.iter().for_each(|listener| listener.tell(now, begun.clone()));
+            joining.iter().for_each(|listener| listener.send(now, begun.clone()));
         }
         self.priority.set(self.priority.get().max(other.priority.get()));
         self.listeners.borrow_mut().extend(joining);
@@ -147,8 +147,8 @@ impl Submission {
         }
         let now = self.shared.statistics.turns();
         if let [first, rest @ ..] = &**self.listeners.borrow() {
-            rest.iter().for_each(|listener| listener.tell(now, kind.clone()));
-            first.tell(now, kind);
+            rest.iter().for_each(|listener| listener.send(now, kind.clone()));
+            first.send(now, kind);
         }
     }
 
@@ -162,7 +162,7 @@ impl Submission {
         listeners.retain(|listener| {
             let cancelled = listener.ticket.is_cancelled();
             if cancelled {
-                listener.tell(now, EventKind::Failed(Error::Cancelled));
+                listener.send(now, EventKind::Failed(Error::Cancelled));
             }
             !cancelled
         });

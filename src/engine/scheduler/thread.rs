@@ -263,7 +263,7 @@ impl EngineThread {
         self.shared.heart.beat();
         if self.running.is_empty() && self.encode_batches.is_empty() && !self.wants_turn() {
             if self.watch.is_behind() {
-                self.tell_figures();
+                self.publish_figures();
             }
             let most = if self.suspended.is_empty() { LOOK_AROUND } else { LOOK_AT_HELD };
             let idle = self.models.unload_idle(&|_| false).unwrap_or(most).min(most);
@@ -305,7 +305,7 @@ impl EngineThread {
     /// Whether a request waits for something else than for its reader.
     fn wants_turn(&self) -> bool {
         let may_go_on = |suspended: &Suspended| {
-            !suspended.sequence.submission.is_held() || suspended.sequence.submission.has_to_be_told()
+            !suspended.sequence.submission.is_held() || suspended.sequence.submission.has_unanswered_cancel()
         };
         !self.waiting.is_empty() || self.suspended.iter().any(may_go_on)
     }
@@ -428,12 +428,12 @@ impl EngineThread {
         }
         self.drop_lost();
         if self.watch.is_due() {
-            self.tell_figures();
+            self.publish_figures();
         }
     }
 
     /// Tells who watches what is going on.
-    fn tell_figures(&mut self) {
+    fn publish_figures(&mut self) {
         let (held, limit) = (self.models.held_bytes(), self.shared.memory.limit_bytes());
         let figures = Figures {
             running: (self.running.len() + self.encode_batches.submissions().count()) as u64,
@@ -448,7 +448,7 @@ impl EngineThread {
             limit_bytes: if limit == u64::MAX { 0 } else { limit },
             statistics: self.shared.statistics.read(),
         };
-        self.watch.tell(&figures);
+        self.watch.publish(&figures);
     }
 
     /// Tells those who reserve memory what is left for them, and frees kept blocks of keys and values for them.

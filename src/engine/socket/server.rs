@@ -225,7 +225,7 @@ impl Serving {
         }
         self.send_all(&mut broken);
         // What is sent by now is in nobody's way.
-        self.tell_watchers(&mut broken);
+        self.notify_watchers(&mut broken);
         self.send_all(&mut broken);
         let overdue = |(number, connection): (&u64, &Connection)| {
             connection.patience(&self.limits).is_some_and(|left| left.is_zero()).then_some(*number)
@@ -257,7 +257,7 @@ impl Serving {
 
     /// Tells those who watch what the engine has told. Who has not taken what was sent before is told nothing in between, but
     /// the latest when there is room for it again.
-    fn tell_watchers(&mut self, broken: &mut Vec<u64>) {
+    fn notify_watchers(&mut self, broken: &mut Vec<u64>) {
         let has_changed = self.board.has_changed();
         let state = self.state();
         for (number, connection) in self.connections.iter_mut().filter(|(_, connection)| connection.watches) {

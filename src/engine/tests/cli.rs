@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value as Json;
 use steadytext_test_models::gguf::{File, Value};
-use steadytext_test_models::{Architecture, Spec, file};
+use steadytext_test_models::{Architecture, Bert, Spec, file};
 use tempfile::TempDir;
 
 fn run(arguments: &[&str]) -> Output {
@@ -98,6 +98,23 @@ fn inspect_sums_up_a_model_before_its_keys() {
     assert!(summary.contains("for 3 requests of 100 tokens"), "{summary}");
     assert!(summary.contains("runs on         native kernels"), "{summary}");
     assert!(rest.contains("general.architecture = \"") && rest.contains("token_embd.weight"), "{rest}");
+}
+
+#[test]
+fn inspect_says_of_a_folder_that_it_is_safetensors_and_what_its_card_says() {
+    let world = world();
+    let folder = world.0.path().join("shards");
+    Bert::default().write_shards(&folder, 2).unwrap();
+    std::fs::write(world.0.path().join("shards.card.json"), r#"{"licence": "apache-2.0"}"#).unwrap();
+    let (text, status) = inspected(&folder);
+    let file = text.lines().find(|line| line.starts_with("file ")).unwrap();
+    assert!(file.contains(" and 1 more, ") && file.ends_with(", safetensors"), "{file}");
+    assert!(!text.contains("GGUF"), "{text}");
+    assert!(text.contains("license         apache-2.0\n"), "{text}");
+    assert_eq!(status, 0);
+    let (json, _, _) = said(&["inspect", folder.to_str().unwrap(), "--json"]);
+    let summary: Json = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!(summary["summary"]["gguf_version"], Json::Null);
 }
 
 #[test]

@@ -233,6 +233,13 @@ const PUBLISHED: &[Published] = &[
         real: &[],
     },
     Published {
+        family: "jina-bert-v2",
+        models: "jina-embeddings-v2 (English, German, Spanish)",
+        tokenizers: &[("bert", "jina-v2-en"), ("gpt2", "jina-v2-de"), ("gpt2", "jina-v2-es")],
+        templates: &[],
+        real: &[],
+    },
+    Published {
         family: "jina-bert-v3",
         models: "jina-embeddings-v3, without its adapters",
         tokenizers: &[("t5", "")],

@@ -284,7 +284,7 @@ fn arguments(settings: &EngineSettings, allowance: &Allowance) -> Vec<String> {
     say("kv-cache-type", &settings.kv_cache_type);
     say("backend", &backend);
     say("memory-limit-mb", &allowance.limit_mb);
-    say("idle-timeout", &settings.model_idle_timeout_s);
+    say("idle-timeout", &settings.model_idle_timeout.map_or(0.0, |timeout| timeout.as_secs_f64()));
     if let Some(place) = fault_place() {
         say("fault", &format!("{place}:{FAULT}"));
     }

@@ -71,8 +71,7 @@ impl ChannelLink {
             backend: settings.backend,
             kv_cache_type: settings.kv_cache_type,
             memory_limit_mb: allowance.limit_mb,
-            model_idle_timeout: (settings.model_idle_timeout_s != 0)
-                .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
+            model_idle_timeout: settings.model_idle_timeout,
             thread_start: Some(once(settings.nice)),
             ended: Some(notifier.handle()),
             figures: Some(Arc::new(engine_page::publish)),

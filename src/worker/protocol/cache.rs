@@ -6,9 +6,14 @@ use serde_json::Value as Json;
 use super::in_queue;
 use crate::cache::NewEntry;
 use crate::pg::access_counters::Accesses;
+use crate::pg::cache_filter::Filter;
+use crate::pg::cache_table::{self, Walked};
+use crate::pg::catalog_cache::{self, CacheTable};
 use crate::pg::error::PgError;
 use crate::pg::spi::{self, Mode};
-use crate::pg::{cache_table, catalog_cache};
+
+/// Keys that are added to the filter in one transaction: some milliseconds.
+const FILTER_KEYS: usize = 20_000;
 
 /// Puts answers into the cache, all of them or none. False: somebody has locked the table.
 pub(in crate::worker) fn store_answers(entries: &[NewEntry]) -> Result<bool, PgError> {
@@ -73,6 +78,17 @@ pub(in crate::worker) fn count_accesses(accesses: &[Accesses]) -> Result<Vec<i64
 /// 55000 if the extension is not installed.
 fn cache_is_free() -> Result<bool, PgError> {
     Ok(catalog_cache::installation()?.cache.is_some_and(cache_table::can_write))
+}
+
+/// Adds the next portion of the cache's keys to its filter.
+pub(in crate::worker) fn fill_cache_filter(
+    filter: Filter,
+    table: CacheTable,
+    after: Option<[u8; 32]>,
+) -> Result<Walked, PgError> {
+    in_queue("fill the filter of the cache", || {
+        Ok(cache_table::walk_keys(table, after, FILTER_KEYS, |key| filter.add(key)))
+    })
 }
 
 /// The first `limit` entries that must go from the cache, with their access counts.

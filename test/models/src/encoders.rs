@@ -17,6 +17,8 @@ pub enum EncoderFamily {
     NomicBert,
     /// nomic-embed-text 2: rotated positions, experts in every second block.
     NomicBertMoe,
+    /// jina-embeddings-v2: scores fall with the distance, exact GELU gates.
+    JinaBertV2,
     /// jina-embeddings-v3: BERT with rotated positions.
     JinaBertV3,
     /// ModernBERT: norms before halves, blocks that see their neighbourhood, exact GELU gates.
@@ -34,9 +36,10 @@ const EXPERTS_USED: usize = 2;
 
 impl EncoderFamily {
     /// Every family that does not compute what BERT does.
-    pub const OTHERS: [EncoderFamily; 5] = [
+    pub const OTHERS: [EncoderFamily; 6] = [
         EncoderFamily::NomicBert,
         EncoderFamily::NomicBertMoe,
+        EncoderFamily::JinaBertV2,
         EncoderFamily::JinaBertV3,
         EncoderFamily::ModernBert,
         EncoderFamily::GemmaEmbedding,
@@ -48,6 +51,7 @@ impl EncoderFamily {
             EncoderFamily::Bert | EncoderFamily::XlmRoberta => "bert",
             EncoderFamily::NomicBert => "nomic-bert",
             EncoderFamily::NomicBertMoe => "nomic-bert-moe",
+            EncoderFamily::JinaBertV2 => "jina-bert-v2",
             EncoderFamily::JinaBertV3 => "jina-bert-v3",
             EncoderFamily::ModernBert => "modern-bert",
             EncoderFamily::GemmaEmbedding => "gemma-embedding",
@@ -67,7 +71,7 @@ impl EncoderFamily {
     /// Embeddings of the first and the second text of a pair.
     pub(crate) fn token_types(self) -> usize {
         match self {
-            EncoderFamily::Bert | EncoderFamily::NomicBert => 2,
+            EncoderFamily::Bert | EncoderFamily::NomicBert | EncoderFamily::JinaBertV2 => 2,
             EncoderFamily::XlmRoberta | EncoderFamily::NomicBertMoe | EncoderFamily::JinaBertV3 => 1,
             EncoderFamily::ModernBert | EncoderFamily::GemmaEmbedding => 0,
         }
@@ -109,7 +113,7 @@ pub(crate) fn keys(spec: &Bert) -> Vec<(String, Value)> {
     let name = spec.family.name();
     let key = |rest: &str, value: Value| (format!("{name}.{rest}"), value);
     let mut keys = Vec::new();
-    if !spec.family.is_bert() {
+    if !spec.family.is_bert() && spec.family != EncoderFamily::JinaBertV2 {
         keys.push(key("rope.freq_base", Value::F32(spec.family.rope_base())));
     }
     match spec.family {
@@ -118,6 +122,9 @@ pub(crate) fn keys(spec: &Bert) -> Vec<(String, Value)> {
             key("expert_count", Value::U32(EXPERTS as u32)),
             key("expert_used_count", Value::U32(EXPERTS_USED as u32)),
         ]),
+        EncoderFamily::JinaBertV2 => {
+            keys.push(("tokenizer.ggml.pre".to_owned(), Value::String("jina-v2-en".into())));
+        }
         EncoderFamily::ModernBert => keys.extend([
             key("attention.sliding_window", Value::U32(NEIGHBOURHOOD as u32)),
             key("rope.freq_base_swa", Value::F32(10_000.0)),
@@ -333,8 +340,10 @@ fn pairs(count: usize) -> (Vec<String>, Vec<(String, String)>) {
 
 /// The tensors of a family other than BERT. Their other names are those that candle's models want, where it has the model.
 pub(crate) fn tensors(spec: &Bert) -> Vec<Named> {
-    if spec.family == EncoderFamily::GemmaEmbedding {
-        return gemma(spec);
+    match spec.family {
+        EncoderFamily::GemmaEmbedding => return gemma(spec),
+        EncoderFamily::JinaBertV2 => return jina_v2(spec),
+        _ => {}
     }
     let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
     let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);
@@ -403,6 +412,37 @@ pub(crate) fn tensors(spec: &Bert) -> Vec<Named> {
             tensors.norm("cls.norm", "head.norm", width, false);
         }
         tensors.dense("cls.output", "classifier", [width, spec.labels], Kind::F32, true);
+    }
+    tensors.tensors
+}
+
+/// Those of jina-embeddings-v2. What candle has in one matrix, gate and up, is two in files that llama.cpp's converter wrote at first, and
+/// one in those of today.
+fn jina_v2(spec: &Bert) -> Vec<Named> {
+    let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
+    let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);
+    for (gguf, name, rows) in [
+        ("token_embd.weight", "word_embeddings", spec.vocabulary().len()),
+        ("token_types.weight", "token_type_embeddings", spec.family.token_types()),
+    ] {
+        tensors.add(gguf, &format!("embeddings.{name}.weight"), &[width, rows], 1.0, Kind::F32);
+    }
+    tensors.norm("token_embd_norm", "embeddings.LayerNorm", width, true);
+    for layer in 0..spec.layers {
+        let gguf = |part: &str| format!("blk.{layer}.{part}");
+        let name = |part: &str| format!("encoder.layer.{layer}.{part}");
+        for (part, long) in [
+            ("attn_q", "attention.self.query"),
+            ("attn_k", "attention.self.key"),
+            ("attn_v", "attention.self.value"),
+            ("attn_output", "attention.output.dense"),
+        ] {
+            tensors.dense(&gguf(part), &name(long), [width, width], kind, true);
+        }
+        tensors.norm(&gguf("attn_output_norm"), &name("attention.output.LayerNorm"), width, true);
+        tensors.dense(&gguf("ffn_up"), &name("mlp.gated_layers"), [width, 2 * inner], kind, false);
+        tensors.dense(&gguf("ffn_down"), &name("mlp.wo"), [inner, width], kind, true);
+        tensors.norm(&gguf("layer_output_norm"), &name("mlp.layernorm"), width, true);
     }
     tensors.tensors
 }

@@ -205,7 +205,12 @@ fn an_export_that_is_stopped_leaves_no_draft_however_it_is_stopped() {
                         Signal::TERM => "57P01",
                         _ => "",
                     };
-                    assert!(expected.is_empty() || sqlstate_of(error) == expected, "{how:?}: {error}");
+                    // The end of a session may be seen before its last words.
+                    let is_cut = how == Signal::TERM && error.is_closed();
+                    assert!(
+                        expected.is_empty() || is_cut || sqlstate_of(error) == expected,
+                        "{how:?}: {error}"
+                    );
                     assert!(left.is_empty() || left == ["a.db"], "{how:?}: {left:?}");
                 }
             }

@@ -97,6 +97,40 @@ fn who_makes_an_enrichment_is_told_that_only_the_builtin_model_answers() {
     cluster.wait_for_log(from, warning);
 }
 
+/// The hints of the warnings of the builtin model that a statement gives.
+fn warnings(session: &mut Session, sql: &str) -> Vec<String> {
+    session.notices();
+    session.run(sql);
+    let notices = session.notices();
+    let of_builtin = notices.iter().filter(|notice| notice.message().contains("with its builtin model"));
+    of_builtin.map(|notice| notice.hint().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn who_makes_a_vectorizer_is_told_once_that_only_the_builtin_model_embeds() {
+    let (_cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table empty (id int primary key, body text); set pg_steadytext.embedding_model = 'builtin'",
+    );
+    let create = |name: &str, more: &str| {
+        format!(
+            "select steadytext_create_vectorizer('empty', array['body'], name => '{name}', destination => '{name}', index => 'none'{more})"
+        )
+    };
+    assert!(warnings(&mut session, &create("set", "")).is_empty(), "who has chosen it knows");
+    session.run("set pg_steadytext.embedding_model = 'auto'");
+    assert!(warnings(&mut session, &create("named", ", model => 'builtin'")).is_empty());
+    let hints = warnings(&mut session, &create("unsaid", ""));
+    assert!(hints.len() == 1 && hints[0].contains("steadytext_alter_vectorizer"), "{hints:?}");
+    assert_eq!(
+        session.one::<String>("select model from steadytext_vectorizers where name = 'unsaid'"),
+        "builtin"
+    );
+    assert_eq!(warnings(&mut session, &create("auto", ", model => 'auto'")).len(), 1);
+    assert_eq!(warnings(&mut session, "select steadytext_alter_vectorizer('set', model => 'auto')").len(), 1);
+    rest(&mut session);
+}
+
 #[test]
 fn failures_of_rows_that_are_gone_are_forgotten() {
     let (_cluster, mut session) = prepared(Options::new());
@@ -196,6 +230,9 @@ fn what_is_more_than_its_owner_may_ask_for_is_done_piece_by_piece() {
     );
     wait_until("as many rows as are allowed have their value", || {
         session.one::<i64>("select count(*) from asked where kind is not null") == 5
+    });
+    wait_until("it says what it waits for", || {
+        alice.one("select state = 'waiting_for_limit' and problem like '%requests per day%' from steadytext_enrichment_status")
     });
     wait_until("all have theirs, as more and more is allowed", || {
         session.run("select steadytext_reset_usage('alice')");

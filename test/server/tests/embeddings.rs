@@ -274,6 +274,84 @@ fn vectors_are_shortened_and_scaled_to_lengths_that_the_model_was_trained_for() 
 }
 
 #[test]
+fn a_card_beside_a_file_is_honoured_by_calls_the_queue_vectorizers_and_searches_alike() {
+    let (cluster, mut session) = with_encoders();
+    let models = cluster.model_directory();
+    for name in ["carded", "plain"] {
+        std::fs::copy(models.join("encoder.gguf"), models.join(format!("{name}.gguf")))
+            .expect("our own file");
+    }
+    std::fs::write(
+        models.join("carded.gguf.card.json"),
+        r#"{"tasks": ["embed"], "query_prompt": "query: ", "passage_prompt": "passage: ", "dimensions": [16, 32]}"#,
+    )
+    .expect("our own file");
+    let spelt = |session: &mut Session, text: &str| {
+        vector(session, "steadytext_embed", &format!("'{text}', model => 'plain'"))
+    };
+    let (query, passage) = (spelt(&mut session, "query: find it"), spelt(&mut session, "passage: find it"));
+    assert_ne!(query, passage);
+    for (mode, whole) in [("query", &query), ("passage", &passage)] {
+        for dimensions in ["null", "32", "16"] {
+            let expected: String = session.one(&format!(
+                "select case when {dimensions}::int is null then '{whole}'
+                     else l2_normalize(subvector('{whole}'::vector, 1, coalesce({dimensions}::int, 1)))::text end"
+            ));
+            let options = format!("model => 'carded', mode => '{mode}', dimensions => {dimensions}");
+            let id = session.embed("find it", &options);
+            let calls = [
+                vector(&mut session, "steadytext_embed", &format!("'find it', {options}")),
+                session.one(&format!(
+                    "select (steadytext_embed_batch(array['find it', 'x'], {options}))[1]::text"
+                )),
+                session.one(&format!("select steadytext_get_async_embedding('{id}', 60)::text")),
+                // The second time from the cache.
+                vector(&mut session, "steadytext_embed", &format!("'find it', {options}")),
+            ];
+            let batch: Vec<uuid::Uuid> = session
+                .list(&format!("select unnest(steadytext_embed_batch_async(array['find it'], {options}))"));
+            let of_batch: String =
+                session.one(&format!("select steadytext_get_async_embedding('{}', 60)::text", batch[0]));
+            for got in calls.iter().chain([&of_batch]) {
+                let apart: f64 = session.one(&format!("select '{got}'::vector <-> '{expected}'::vector"));
+                assert!(apart < 1e-6, "{options}: {apart}");
+                assert!(*got == calls[0], "{options}: not the same bytes");
+            }
+        }
+    }
+    let unknown = "model => 'carded', dimensions => 24";
+    for call in [
+        format!("steadytext_embed('x', {unknown})"),
+        format!("steadytext_embed_batch(array['x'], {unknown})"),
+    ] {
+        let error = session.error(&format!("select {call}"));
+        assert!(
+            error.code().code() == "22023" && error.hint() == Some("It was trained for 16, 32."),
+            "{error:?}"
+        );
+    }
+    let id = session.embed("x", unknown);
+    assert_eq!(session.wait_for_end(id).error_code.as_deref(), Some("22023"));
+    // A vectorizer keeps whole vectors of passages, and what is searched for is a query.
+    session.run(
+        "create table docs (id integer primary key, body text);
+         insert into docs values (1, 'find it'), (2, 'something else');
+         select steadytext_create_vectorizer('docs', '{body}', 'docs', target_column => 'vec', model => 'carded')",
+    );
+    steadytext_test_server::wait_until("the vectors to be there", || {
+        session.one("select bool_and(vec is not null) from docs")
+    });
+    assert_eq!(session.one::<String>("select vec::text from docs where id = 1"), passage);
+    assert_eq!(session.one::<String>("select steadytext_vectorizer_embed('docs', 'find it')::text"), query);
+    let (found, expected): (f64, f64) = (
+        session
+            .one("select distance from steadytext_search('docs', 'find it', 2) where (key ->> 'id') = '1'"),
+        session.one(&format!("select '{query}'::vector <=> '{passage}'::vector")),
+    );
+    assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+}
+
+#[test]
 fn an_encoder_refuses_what_it_cannot_do() {
     let (_cluster, mut session) = with_encoders();
     session.run("insert into steadytext_models (name, task, file) values ('writer', 'generate', 'encoder')");

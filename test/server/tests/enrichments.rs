@@ -413,3 +413,25 @@ fn values_are_written_with_the_rights_that_the_owner_has_then() {
         session.list::<String>("select format('%s', r) from steadytext_enrichment_rows as r")
     );
 }
+
+#[test]
+fn an_answer_that_does_not_end_is_a_matter_of_its_row_until_more_tokens_are_allowed() {
+    let (_cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table asked (id int primary key, body text);
+         insert into asked select i, 'row ' || i from generate_series(1, 3) as i;
+         select steadytext_create_enrichment('asked', 'word', '$body', 'generate_regex', '{\"pattern\": \"[a-z]{500}\", \"max_tokens\": 5}', name => 'asked')",
+    );
+    rest(&mut session);
+    assert_eq!(session.one::<String>("select state from steadytext_enrichment_status"), "idle");
+    assert_eq!(
+        session.list::<String>(
+            "select error_code from steadytext_enrichment_errors where hint like '%max_tokens%'"
+        ),
+        ["53400"; 3]
+    );
+    session.run("select steadytext_alter_enrichment('asked', params => '{\"pattern\": \"[a-z]{500}\", \"max_tokens\": 600}')");
+    rest(&mut session);
+    assert_eq!(session.one::<i64>("select count(*) from asked where length(word) = 500"), 3);
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_enrichment_errors"), 0);
+}

@@ -212,17 +212,21 @@ fn vectorizers_ask_for_no_more_texts_than_a_limit_has_room_for() {
     assert!(waits);
     session.run("select steadytext_reset_usage('alice')");
     wait_until("the rest is there", || alice.one::<i64>("select count(*) from docs_body_embedding") == 15);
-    wait_until("it waits for nothing", || alice.one::<String>(state) == "idle");
+    wait_until("it waits for a limit that has room for the long one", || {
+        alice.one::<bool>(
+            "select state = 'waiting_for_limit' and problem like '1 rows have more chunks %' from steadytext_vectorizer_status",
+        )
+    });
     assert_eq!(used(&mut alice, "requests_per_day"), 5);
     let failed: Vec<String> =
         alice.list("select concat_ws('|', key, error_code) from steadytext_vectorizer_errors");
     assert_eq!(failed, ["{\"id\": 99}|53400"]);
-    // With another limit it is asked for as a whole, once there is room for all of it.
+    // With another limit it is asked for by itself.
     session.run("select steadytext_set_limit('alice', requests_per_day => 1000)");
-    alice.run("select steadytext_retry_vectorizer('docs')");
     wait_until("the long one is there", || {
         alice.one::<i64>("select count(*) from docs_body_embedding where id = 99") > 10
     });
+    wait_until("it waits for nothing", || alice.one::<String>(state) == "idle");
 }
 
 #[test]

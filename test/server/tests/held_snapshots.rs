@@ -174,9 +174,8 @@ fn what_comes_far_before_the_floors_is_found_whether_it_is_said_or_not() {
          commit",
     );
     const UNSAID: &str = "select status from steadytext_queue where id = -5";
-    let found = eventually(Duration::from_secs(300), || {
-        (session.one::<String>(UNSAID) == "completed").then_some(())
-    });
+    let found =
+        eventually(Duration::from_secs(300), || (session.one::<String>(UNSAID) == "completed").then_some(()));
     assert!(found.is_some(), "{}: {}", session.one::<String>(UNSAID), session.worker_state());
     let id = alice.generate("afterwards", "max_tokens => 2, use_cache => false");
     alice.answer(id);

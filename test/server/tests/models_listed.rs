@@ -110,6 +110,90 @@ fn a_model_is_inspected_without_being_loaded() {
     assert_eq!(code(&mut alice, "select steadytext_model_inspect('mini')"), "42501");
 }
 
+/// The columns of a model that can be looked at, and of one that cannot.
+fn inspected(session: &mut Session, columns: &str, name: &str) -> String {
+    session.one(&format!("select concat_ws('|', {columns}) from steadytext_model_inspect('{name}')"))
+}
+
+#[test]
+fn a_model_that_is_known_and_cannot_be_used_is_inspected_with_the_reason() {
+    let (cluster, mut session) = cluster();
+    let directory = cluster.model_directory();
+    session.run(
+        "insert into steadytext_models (name, task, file, placement) values
+            ('absent', 'generate', 'absent.gguf', 'any'), ('far', 'generate', 'far.gguf', 'elsewhere'),
+            ('here-and-far', 'embed', 'mini.gguf', 'elsewhere'), ('half', 'generate', 'part-00001-of-00002.gguf', 'any')",
+    );
+    fs::copy(directory.join("talks.gguf"), directory.join("part-00001-of-00002.gguf")).expect("our own file");
+    let columns = "model, tasks, family, size_bytes, loads, hint is not null, reason";
+    let absent = inspected(&mut session, columns, "absent");
+    assert!(
+        absent.starts_with("absent|{generate}|f|t|the file of model \"absent\" is not there"),
+        "{absent}"
+    );
+    let far = inspected(&mut session, columns, "far");
+    assert_eq!(far, "far|{generate}|f|t|model \"far\" is computed by workers elsewhere only");
+    let hint = inspected(&mut session, "hint", "far");
+    assert!(hint.contains("steadytext_generate_async(…, model => 'far')"), "{hint}");
+    // Of what is here as well, all is said.
+    let size = fs::metadata(directory.join("mini.gguf")).expect("our own file").len();
+    let both = inspected(&mut session, columns, "here-and-far");
+    assert_eq!(
+        both,
+        format!(
+            "here-and-far|{{embed}}|bert|{size}|f|t|model \"here-and-far\" is computed by workers elsewhere only"
+        )
+    );
+    let hint = inspected(&mut session, "hint", "here-and-far");
+    assert!(hint.contains("steadytext_embed_async(…, model => 'here-and-far', mode => 'query'"), "{hint}");
+    // A part is missing, of a registered model and of one that has its name from its files.
+    for name in ["half", "part"] {
+        let half = inspected(&mut session, "model, size_bytes, loads, hint is not null, reason", name);
+        let expected = format!("{name}|f|t|model \"{name}\" has 1 of its 2 files: ");
+        assert!(half.starts_with(&expected) && half.contains("part-00002-of-00002.gguf"), "{half}");
+        let error = session.error(&format!("select steadytext_generate('x', 2, model => '{name}')"));
+        assert!(error.code().code() == "58030" && error.hint().is_some(), "{error:?}");
+    }
+    fs::copy(directory.join("talks.gguf"), directory.join("part-00002-of-00002.gguf")).expect("our own file");
+    assert_eq!(inspected(&mut session, "loads", "half"), "t");
+    for unknown in ["nix", "part-00002-of-00002"] {
+        assert_eq!(code(&mut session, &format!("select steadytext_model_inspect('{unknown}')")), "42704");
+    }
+}
+
+#[test]
+fn a_folder_has_one_size_and_the_licence_of_its_card_or_of_its_readme() {
+    let (cluster, mut session) = cluster();
+    let folder = cluster.model_directory().join("shards");
+    Bert::default().write_shards(&folder, 3).expect("our own directory");
+    fs::write(folder.join("onnx.bin"), [0; 5000]).expect("our own file");
+    let bytes = |name: &str| fs::metadata(folder.join(name)).expect("our own file").len();
+    let shard = |number: usize| format!("model-{number:05}-of-00003.safetensors");
+    let read =
+        (1..=3).map(shard).chain(["config.json", "vocab.txt", "1_Pooling/config.json"].map(str::to_owned));
+    let expected: u64 = read.map(|name| bytes(&name)).sum();
+    assert_eq!(inspected(&mut session, "size_bytes, licence, loads", "shards"), format!("{expected}|t"));
+    let listed: i64 = session.one("select size_bytes from steadytext_model_list() where name = 'shards'");
+    assert_eq!(listed as u64, expected);
+    fs::write(folder.join("README.md"), "---\nlicense: mit\n---\n# Shards\n").expect("our own file");
+    assert_eq!(inspected(&mut session, "licence", "shards"), "mit");
+    fs::write(folder.with_file_name("shards.card.json"), r#"{"licence": "apache-2.0"}"#)
+        .expect("our own file");
+    assert_eq!(inspected(&mut session, "licence", "shards"), "apache-2.0");
+    // A shard is missing.
+    fs::remove_file(folder.join(shard(2))).expect("our own file");
+    let seen = inspected(&mut session, "tasks, licence, loads, hint is not null, reason", "shards");
+    assert!(seen.starts_with("{embed}|apache-2.0|f|") && seen.contains(&shard(2)), "{seen}");
+    // Of a file, what its keys say.
+    let mut file = Bert::default().file().expect("a model can be made");
+    let text = |text: &str| steadytext_test_models::gguf::Value::String(text.into());
+    file.set("general.license", text("other"));
+    file.set("general.license.name", text("gemma"));
+    let path = cluster.model_directory().join("licensed.gguf");
+    file.write(&mut fs::File::create(path).expect("our own file")).expect("our own file");
+    assert_eq!(inspected(&mut session, "licence", "licensed"), "gemma");
+}
+
 #[test]
 fn diagnose_says_what_is_wrong_and_nothing_where_all_is_well() {
     let (cluster, mut session) = cluster();

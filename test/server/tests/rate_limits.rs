@@ -213,7 +213,11 @@ fn savepoints_copies_and_prepared_transactions_get_exactly_what_is_allowed_at_th
         let mut alice = cluster.session_as("postgres", "alice");
         while alice.batch_execute(ENQUEUE).is_ok() {}
         let rows = session.one::<i64>("select count(*) from steadytext_queue");
-        assert_eq!(rows + kept, ALLOWED, "round {round}: {rows} rows, and {kept} that were prepared and taken back");
+        assert_eq!(
+            rows + kept,
+            ALLOWED,
+            "round {round}: {rows} rows, and {kept} that were prepared and taken back"
+        );
         assert_eq!(used(&mut alice, "requests_per_day"), ALLOWED);
     }
 }
@@ -453,7 +457,10 @@ fn the_first_refusal_of_each_role_is_written_down_at_once_whoever_else_is_refuse
     });
     // What has gathered of alice since comes a minute after her first one.
     let written = session.one::<i64>(&format!("{OF}'alice'"));
-    assert!(written == 1 || begun.elapsed() >= Duration::from_secs(59), "{written} of alice's are written down");
+    assert!(
+        written == 1 || begun.elapsed() >= Duration::from_secs(59),
+        "{written} of alice's are written down"
+    );
     assert!(signal(session.worker_pid(), Signal::TERM));
     wait_until("all of them are written down", || session.one::<i64>(&format!("{OF}'alice'")) == 21);
 }

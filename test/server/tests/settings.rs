@@ -423,3 +423,36 @@ fn what_changes_under_session_replication_role_replica_is_noticed() {
     replica.run("update steadytext_queue set status = 'pending', retry_count = 0 where status = 'failed'");
     session.wait_for(id, "completed");
 }
+
+#[test]
+fn a_setting_with_a_unit_takes_what_was_said_or_refuses_it() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    // Zero has a meaning of its own, which nothing is rounded to.
+    for (name, little, meant) in [
+        ("engine_hang_timeout", "100ms", "1500ms"),
+        ("model_idle_timeout", "499ms", "2500ms"),
+        ("memory_limit_mb", "100kB", "3GB"),
+    ] {
+        let error = session.error(&format!("alter system set pg_steadytext.{name} = '{little}'"));
+        assert_eq!(error.code(), &SqlState::INVALID_PARAMETER_VALUE, "{name}: {error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("at least")), "{error:?}");
+        assert_eq!(
+            session.error(&format!("alter system set pg_steadytext.{name} = '-1'")).code().code(),
+            "22023"
+        );
+        for value in ["0", meant] {
+            session.run(&format!("alter system set pg_steadytext.{name} = '{value}'"));
+            session.run("select pg_reload_conf()");
+            let show = format!("select current_setting('pg_steadytext.{name}')");
+            wait_until("the setting holds", || session.one::<String>(&show) == value);
+        }
+    }
+    let rounded: Vec<String> = session.list(
+        "select name from pg_settings where name like 'pg_steadytext.%' and vartype = 'integer' and min_val::int <= 0
+         and unit in ('s', 'min', 'h', 'd', 'MB', 'GB', 'TB')",
+    );
+    assert_eq!(rounded, [""; 0], "what is less than one of the unit becomes 0");
+    // The engine runs with them.
+    assert!(!session.one::<String>("select steadytext_generate('x', 2)").is_empty());
+}

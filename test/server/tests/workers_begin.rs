@@ -225,7 +225,10 @@ fn errors_name_no_functions_of_the_extension_but_those_of_the_caller() {
     for (sql, named) in [
         ("select steadytext_mine()", "PL/pgSQL function steadytext_mine()"),
         ("select steadytext_mine_sql()", "SQL function \"steadytext_mine_sql\""),
-        ("select other.steadytext_drop_vectorizer('nosuch')", "PL/pgSQL function other.steadytext_drop_vectorizer(text)"),
+        (
+            "select other.steadytext_drop_vectorizer('nosuch')",
+            "PL/pgSQL function other.steadytext_drop_vectorizer(text)",
+        ),
     ] {
         let error = session.error(sql);
         assert!(error.where_().is_some_and(|context| context.starts_with(named)), "{sql}: {error:?}");

@@ -40,6 +40,11 @@ impl Attention {
         width: usize,
     ) -> Result<Attention, Error> {
         let heads = spec.heads;
+        if spec.alibi.is_some() {
+            return Err(source
+                .gguf
+                .unsupported("its scores fall with the distance, which candle's backend has no form for"));
+        }
         let (query_width, kv_width) = (heads.query * heads.dim, heads.kv * heads.dim);
         let dense = |part: &str, outputs: usize| Dense::load(source, &name(part), width, outputs);
         let has_own = spec.shares.is_none();

@@ -7,17 +7,16 @@
 #![allow(clippy::needless_range_loop, reason = "heads index registers and memory alike")]
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::tile::{BLOCK, Quantized};
-use super::{Scoring, TILE, weigh};
+use super::{Scoring, Seen, TILE, weigh};
 use crate::kernels::half::widen_one;
 
 /// A query head of one row.
 pub(super) struct Head<'a> {
     pub(super) query: &'a [f32],
-    /// Positions of the tile that it sees.
-    pub(super) visible: Range<usize>,
+    /// What it sees of the tile.
+    pub(super) seen: Seen,
     /// The weighted sum of values so far.
     pub(super) out: &'a mut [f32],
 }
@@ -197,15 +196,15 @@ pub(super) unsafe fn attend<const N: usize, S: Stored>(
     assert!(heads.iter().all(|head| {
         head.query.len() == dim
             && head.out.len() == dim
-            && !head.visible.is_empty()
-            && head.visible.end <= TILE
+            && !head.seen.visible.is_empty()
+            && head.seen.visible.end <= TILE
     }));
     let mut weights = [[0.0; TILE]; N];
     // SAFETY: the sizes are as just checked.
     unsafe { score(tile, heads, &mut weights) };
     let mut corrections = [0.0; N];
     for (i, head) in heads.iter().enumerate() {
-        corrections[i] = weigh(&mut weights[i], head.visible.clone(), scoring, &mut running[i]);
+        corrections[i] = weigh(&mut weights[i], &head.seen, scoring, &mut running[i]);
     }
     // SAFETY: as above.
     unsafe { add_values(tile, heads, &weights, &corrections) };
@@ -242,8 +241,8 @@ unsafe fn bytes(at: *const i8) -> __m256 {
 unsafe fn score<const N: usize, S: Stored>(tile: S, heads: &[Head<'_>; N], scores: &mut [[f32; TILE]; N]) {
     let dim = tile.dim();
     let queries: [*const f32; N] = std::array::from_fn(|i| heads[i].query.as_ptr());
-    let begin = heads.iter().map(|head| head.visible.start).min().unwrap_or(0);
-    let end = heads.iter().map(|head| head.visible.end).max().unwrap_or(0);
+    let begin = heads.iter().map(|head| head.seen.visible.start).min().unwrap_or(0);
+    let end = heads.iter().map(|head| head.seen.visible.end).max().unwrap_or(0);
     for first in (begin / 16 * 16..end).step_by(16) {
         let mut sums = [[_mm256_setzero_ps(); 2]; N];
         for block in 0..dim.div_ceil(BLOCK) {
@@ -283,8 +282,8 @@ unsafe fn add_values<const N: usize, S: Stored>(
     corrections: &[f32; N],
 ) {
     let dim = tile.dim();
-    let end = heads.iter().map(|head| head.visible.end).min().unwrap_or(0);
-    let begin = heads.iter().map(|head| head.visible.start).max().unwrap_or(0).min(end);
+    let end = heads.iter().map(|head| head.seen.visible.end).min().unwrap_or(0);
+    let begin = heads.iter().map(|head| head.seen.visible.start).max().unwrap_or(0).min(end);
     for first in (0..dim / 16 * 16).step_by(16) {
         // SAFETY: 16 elements from `first` on are there in each output, and in the values of each position.
         unsafe {
@@ -297,7 +296,7 @@ unsafe fn add_values<const N: usize, S: Stored>(
             }
             for i in 0..N {
                 // What earlier rows see before the later ones' windows.
-                for position in heads[i].visible.start..begin {
+                for position in heads[i].seen.visible.start..begin {
                     let [low, high] = tile.values(position, first, &scales);
                     let weight = _mm256_broadcast_ss(&weights[i][position]);
                     sums[i][0] = _mm256_fmadd_ps(weight, low, sums[i][0]);
@@ -314,7 +313,7 @@ unsafe fn add_values<const N: usize, S: Stored>(
             }
             for i in 0..N {
                 // What later rows see beyond the earlier ones.
-                for position in heads[i].visible.start.max(end)..heads[i].visible.end {
+                for position in heads[i].seen.visible.start.max(end)..heads[i].seen.visible.end {
                     let [low, high] = tile.values(position, first, &scales);
                     let weight = _mm256_broadcast_ss(&weights[i][position]);
                     sums[i][0] = _mm256_fmadd_ps(weight, low, sums[i][0]);
@@ -329,7 +328,7 @@ unsafe fn add_values<const N: usize, S: Stored>(
     for (i, head) in heads.iter_mut().enumerate() {
         for d in dim / 16 * 16..dim {
             let mut sum = head.out[d] * corrections[i];
-            for position in head.visible.clone() {
+            for position in head.seen.visible.clone() {
                 // SAFETY: the element is one of the tile.
                 sum = weights[i][position].mul_add(unsafe { tile.value(position, d) }, sum);
             }

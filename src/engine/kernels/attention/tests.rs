@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Heads, KvCacheType, Projections, Rows, Scoring, TILE, attend, attend_tile, attend_tile_body};
+use super::{
+    Distance, Heads, KvCacheType, Projections, Rows, Scoring, Seen, TILE, attend, attend_tile,
+    attend_tile_body,
+};
 use crate::kernels::Pool;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::matrix::Instructions;
@@ -52,6 +55,10 @@ fn agrees_with_plain_softmax_in_f64() {
             agrees_with_plain_softmax(kind, 80, both_ways, plain);
             agrees_with_plain_softmax(kind, 20, both_ways, Scoring { cap: Some(0.7), ..plain });
             agrees_with_plain_softmax(kind, 20, both_ways, Scoring { sinks: Some(&sinks), ..plain });
+            // Of both signs, and one that leaves nothing of what is far away.
+            let slopes = Some(&[0.5, 0.0625, 8.0, -0.01][..]);
+            agrees_with_plain_softmax(kind, 20, both_ways, Scoring { slopes, ..plain });
+            agrees_with_plain_softmax(kind, 64, both_ways, Scoring { slopes, window: Some(70), ..plain });
         }
         for window in [1, 7, 63, 64, 65, 100, 149, 150, 1000] {
             agrees_with_plain_softmax(kind, 20, false, Scoring { window: Some(window), ..plain });
@@ -111,7 +118,8 @@ fn agrees_with_plain_softmax(kind: KvCacheType, dim: usize, both_ways: bool, sco
             let scores: Vec<f64> = (0..=last)
                 .map(|p| {
                     let dot: f64 = (0..heads.dim).map(|d| f64::from(query[d]) * read(0, kv, p, d)).sum();
-                    let score = dot * f64::from(scoring.scale);
+                    let slope = scoring.slopes.map_or(0.0, |slopes| f64::from(slopes[head]));
+                    let score = dot * f64::from(scoring.scale) - slope * p.abs_diff(own) as f64;
                     let capped = |cap: f32| f64::from(cap) * libm::tanh(score / f64::from(cap));
                     if p < first_seen { 0.0 } else { libm::exp(scoring.cap.map_or(score, capped)) }
                 })
@@ -138,7 +146,7 @@ fn heads_together_get_the_bytes_of_each_alone() {
     let all = shapes.into_iter().flat_map(|s| windows.map(|window| (s, window)));
     for (((query, kv, dim), window), kind) in all.flat_map(|s| KvCacheType::ALL.map(|kind| (s, kind))) {
         let sinks = window.map(|_| &sinks[..query]);
-        let scoring = Scoring { scale: 0.2, cap: window.map(|w| w as f32), window, sinks };
+        let scoring = Scoring { scale: 0.2, cap: window.map(|w| w as f32), window, sinks, slopes: None };
         let heads = Heads { query, kv, dim };
         let noise = |kind: usize, head: usize, position: usize, d: usize| {
             let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
@@ -179,9 +187,16 @@ fn the_wide_version_gives_the_bytes_of_the_portable_one() {
             (0..count).map(|i| (((i + seed) * 7919) % 2003) as f32 / 1000.0 - 1.0).collect()
         };
         let (query, keys, values) = (noise(1, dim), noise(2, dim * TILE), noise(3, dim * TILE));
-        for (visible, cap) in
-            [(0..1, None), (0..17, Some(0.5)), (0..64, None), (20..40, Some(2.0)), (63..64, None)]
-        {
+        for (visible, cap, row) in [
+            (0..1, None, None),
+            (0..17, Some(0.5), None),
+            (0..64, None, Some(30)),
+            (0..64, None, Some(-1000)),
+            (3..50, None, Some(64)),
+            (20..40, Some(2.0), None),
+            (63..64, None, None),
+        ] {
+            let seen = Seen { visible, distance: row.map(|row| Distance { slope: 0.37, row }) };
             let scoring = Scoring { cap, ..Scoring::plain(0.3) };
             let (mut wide, mut portable) = (vec![0.25; dim], vec![0.25; dim]);
             let (mut wide_running, mut running) = ([0.5, 2.0], [0.5, 2.0]);
@@ -190,12 +205,12 @@ fn the_wide_version_gives_the_bytes_of_the_portable_one() {
                 &query,
                 &keys,
                 &values,
-                visible.clone(),
+                seen.clone(),
                 scoring,
                 &mut wide_running,
                 &mut wide,
             );
-            attend_tile_body(&query, &keys, &values, visible, scoring, &mut running, &mut portable);
+            attend_tile_body(&query, &keys, &values, seen, scoring, &mut running, &mut portable);
             assert_eq!((wide, wide_running), (portable, running));
         }
     }

@@ -16,6 +16,7 @@ mod gpt_oss;
 mod granite;
 mod granitehybrid;
 mod granitemoe;
+mod jina_bert_v2;
 mod jina_bert_v3;
 mod lfm2;
 mod llama;
@@ -60,7 +61,7 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 30] = [
+const FAMILIES: [&Family; 31] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -88,16 +89,18 @@ const FAMILIES: [&Family; 30] = [
     &bert::FAMILY,
     &nomic_bert::FAMILY,
     &nomic_bert_moe::FAMILY,
+    &jina_bert_v2::FAMILY,
     &jina_bert_v3::FAMILY,
     &modern_bert::FAMILY,
     &gemma_embedding::FAMILY,
 ];
 
 /// Those of them that are encoders.
-const ENCODERS: [&Family; 6] = [
+const ENCODERS: [&Family; 7] = [
     &bert::FAMILY,
     &nomic_bert::FAMILY,
     &nomic_bert_moe::FAMILY,
+    &jina_bert_v2::FAMILY,
     &jina_bert_v3::FAMILY,
     &modern_bert::FAMILY,
     &gemma_embedding::FAMILY,
@@ -247,6 +250,12 @@ fn decoder_of(
 /// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the family or what the kernels lack.
 pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     let name = gguf.str("general.architecture")?;
+    if gguf.opt_str("general.type")? == Some("adapter") {
+        return Err(gguf.unsupported_but(
+            "it is an adapter (LoRA) of a model, and none by itself",
+            "Use the file of the model that it was made for; adapters are not applied.",
+        ));
+    }
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
         return Err(unknown(gguf, name));
     };
@@ -259,7 +268,11 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     {
         return Err(gguf.unsupported("its attention sees a text both ways, as no decoder does here"));
     }
+    let has_alibi = spec.blocks.iter().any(|block| block.attention.alibi.is_some());
     for name in ["attention.max_alibi_bias", "attention.clamp_kqv"] {
+        if has_alibi && name == "attention.max_alibi_bias" {
+            continue;
+        }
         if gguf.opt_f32(&metadata.key(name))?.is_some_and(|value| value != 0.0) {
             return Err(gguf.unsupported(format!("key \"{}\" is not 0", metadata.key(name))));
         }

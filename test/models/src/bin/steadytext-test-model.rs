@@ -11,7 +11,7 @@ const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen3|gemma3|…
     [--shape tiny|small|compared|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
     [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m|tq1_0|tq2_0]
     [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT
-   or: steadytext-test-model --encoder bert|nomic-bert|nomic-bert-moe|jina-bert-v3|modern-bert|gemma-embedding OUT";
+   or: steadytext-test-model --encoder bert|nomic-bert|nomic-bert-moe|jina-bert-v2|jina-bert-v3|modern-bert|gemma-embedding OUT";
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn main() -> ExitCode {

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
-use candle_transformers::models::{modernbert, nomic_bert};
+use candle_transformers::models::{jina_bert, modernbert, nomic_bert};
 use steadytext_test_models::{
     Bert, EncoderFamily, GEMMA_KV_HEADS, GEMMA_PERIOD, GEMMA_PROJECTION, NEIGHBOURHOOD,
 };
@@ -58,6 +58,19 @@ fn hidden(spec: &Bert, tokens: &[u32]) -> Tensor {
             }));
             let model = nomic_bert::NomicBertModel::load(weights(spec), &config).unwrap();
             model.forward(&ids, None, None).unwrap().squeeze(0).unwrap()
+        }
+        EncoderFamily::JinaBertV2 => {
+            let config = jina_bert::Config {
+                vocab_size: vocabulary,
+                hidden_size: spec.width,
+                num_hidden_layers: spec.layers,
+                num_attention_heads: spec.heads,
+                intermediate_size: spec.feed_forward,
+                max_position_embeddings: spec.context,
+                ..jina_bert::Config::v2_base()
+            };
+            let model = jina_bert::BertModel::new(weights(spec), &config).unwrap();
+            model.forward(&ids).unwrap().squeeze(0).unwrap()
         }
         EncoderFamily::GemmaEmbedding => gemma(spec, tokens).unwrap(),
         _ => by_hand(spec, tokens).unwrap(),
@@ -197,6 +210,43 @@ fn every_family_agrees_with_its_reference() {
     }
 }
 
+/// Heads that are no power of two have slopes of two sequences, as those of jina-embeddings-v2-base have.
+#[test]
+fn jina_v2_agrees_with_candle_whatever_the_number_of_heads() {
+    for heads in [1, 2, 3, 6, 8, 12] {
+        let spec = Bert { width: 96, heads, ..spec(EncoderFamily::JinaBertV2) };
+        let (_directory, encoder) = of(&spec);
+        for length in [2, 65, 200] {
+            let tokens = tokens(length, 3);
+            let hidden = hidden(&spec, &tokens);
+            let got = vectors(&encoder, &[one(&tokens)], 2).remove(0);
+            let cosine = cosine(&got, &hidden.mean(0).unwrap().to_vec1::<f32>().unwrap());
+            assert!(cosine > 0.999_999, "{heads} heads, {length} tokens: {cosine}");
+        }
+    }
+}
+
+#[test]
+fn the_gate_of_jina_v2_may_have_a_matrix_of_its_own() {
+    let spec = spec(EncoderFamily::JinaBertV2);
+    let (_directory, fused) = of(&spec);
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("apart.gguf");
+    let mut file = spec.file().unwrap();
+    for layer in 0..spec.layers {
+        let both = file.tensor_mut(&format!("blk.{layer}.ffn_up.weight")).unwrap();
+        both.shape[1] /= 2;
+        let mut gate = both.clone();
+        both.data.drain(..both.data.len() / 2);
+        gate.name = format!("blk.{layer}.ffn_gate.weight");
+        gate.data.truncate(gate.data.len() / 2);
+        file.tensors.push(gate);
+    }
+    file.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
+    let tokens = tokens(70, 2);
+    assert!(vectors(&load(&path), &[one(&tokens)], 2) == vectors(&fused, &[one(&tokens)], 2));
+}
+
 /// Windows are crossed, and a block sees all; what is left is that llama.cpp looks GELU up in a table of f16.
 #[test]
 fn vectors_of_gemma_embedding_are_those_of_llama_cpp() {
@@ -289,9 +339,36 @@ fn a_file_that_contradicts_itself_is_refused() {
     assert!(set(gemma, "gemma-embedding.attention.causal", Value::Bool(true)).contains("attention.causal"));
     assert!(set(gemma, "gemma-embedding.attn_logit_softcapping", Value::F32(50.0)).contains("softcapping"));
     assert!(set(gemma, "gemma-embedding.attention.head_count_kv", Value::U32(3)).contains("heads"));
+    // What llama.cpp's converter writes beside jina-embeddings-v3, a file for each task.
+    let v3 = EncoderFamily::JinaBertV3;
+    assert!(set(v3, "general.type", Value::String("adapter".into())).contains("it is an adapter (LoRA)"));
+    assert!(
+        refused(v3, &|file| {
+            let mut adapter = file.tensor_mut("blk.0.attn_qkv.weight").unwrap().clone();
+            adapter.name.push_str(".lora_a");
+            file.tensors.push(adapter);
+        })
+        .contains("attn_qkv.weight.lora_a")
+    );
+    let jina = EncoderFamily::JinaBertV2;
+    for bias in [-8.0, f32::NAN, f32::INFINITY] {
+        let said = set(jina, "jina-bert-v2.attention.max_alibi_bias", Value::F32(bias));
+        assert!(said.contains("max_alibi_bias"), "{bias}: {said}");
+    }
+    assert!(set(jina, "jina-bert-v2.attention.clamp_kqv", Value::F32(1.0)).contains("clamp_kqv"));
+    assert!(set(jina, "jina-bert-v2.attention.causal", Value::Bool(true)).contains("causal"));
+    assert!(set(jina, "jina-bert-v2.rope.freq_base", Value::F32(1e4)).contains("rope.freq_base"));
+    assert!(set(jina, "jina-bert-v2.expert_count", Value::U32(4)).contains("expert"));
+    assert!(
+        set(EncoderFamily::NomicBert, "nomic-bert.attention.max_alibi_bias", Value::F32(8.0))
+            .contains("not 0")
+    );
     let rename = |family, from: &'static str, to: &'static str| {
         refused(family, &move |file| file.tensor_mut(from).unwrap().name = to.to_owned())
     };
+    // Of the model for code.
+    assert!(rename(jina, "blk.0.attn_q.bias", "blk.0.attn_q_norm.bias").contains("attn_q_norm.bias"));
+    assert!(rename(jina, "blk.1.attn_output_norm.bias", "blk.1.attn_norm_2.bias").contains("attn_"));
     assert!(rename(modern, "output_norm.weight", "output_norm.bias").contains("output_norm"));
     assert!(rename(gemma, "dense_3.weight", "dense_4.weight").contains("dense_"));
     assert!(rename(gemma, "output_norm.weight", "output.weight").contains("output"));

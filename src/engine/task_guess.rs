@@ -47,6 +47,8 @@ fn of_head(head: &[u8]) -> Option<Task> {
             (b"general.architecture", Value::Text(name)) => {
                 family = std::str::from_utf8(name).ok().map(str::to_owned);
             }
+            // What is to be added to another model is for nothing by itself.
+            (b"general.type", Value::Text(b"adapter")) => return None,
             (key, Value::Number(number)) if key.ends_with(b".pooling_type") => pooling = Some(number),
             _ => {}
         }
@@ -125,6 +127,7 @@ fn size_of(kind: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use steadytext_test_models::gguf::Value;
     use steadytext_test_models::{Architecture, Bert, Spec};
 
     use super::tasks;
@@ -138,6 +141,10 @@ mod tests {
         assert_eq!(tasks(&path("decoder.gguf")), [Task::Generate]);
         Bert::default().write(&path("encoder.gguf")).unwrap();
         assert_eq!(tasks(&path("encoder.gguf")), [Task::Embed]);
+        let mut adapter = Bert::default().file().unwrap();
+        adapter.keys.insert(1, ("general.type".to_owned(), Value::String("adapter".to_owned())));
+        adapter.write(&mut std::fs::File::create(path("adapter.gguf")).unwrap()).unwrap();
+        assert_eq!(tasks(&path("adapter.gguf")), []);
         std::fs::write(path("letter.gguf"), "Dear Sir or Madam").unwrap();
         assert_eq!(tasks(&path("letter.gguf")), []);
         assert_eq!(tasks(&path("missing.gguf")), []);

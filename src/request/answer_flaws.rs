@@ -26,7 +26,7 @@ const OF_LISTS: &str = "has a list, and none was asked for";
 
 /// What somebody says the answer is.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Told<'a> {
+pub(crate) struct ForeignAnswer<'a> {
     /// The text.
     pub(crate) text: &'a str,
     /// The list beside it.
@@ -39,23 +39,23 @@ pub(crate) struct Told<'a> {
 
 impl Subtasks {
     /// What keeps an answer from being one to this; `None`: nothing that is seen in little time.
-    pub(crate) fn flaw(&self, told: &Told<'_>) -> Option<&'static str> {
-        if told.list.is_some() && !self.has_list() {
+    pub(crate) fn flaw(&self, answer: &ForeignAnswer<'_>) -> Option<&'static str> {
+        if answer.list.is_some() && !self.has_list() {
             return Some(OF_LISTS);
         }
-        let is_excluded = match self {
+        let is_flawed = match self {
             Subtasks::One(Work::Embed(_)) => {
-                return flaw_of_vectors(told.numbers, 1, self.dimensions().or(told.width));
+                return flaw_of_vectors(answer.numbers, 1, self.dimensions().or(answer.width));
             }
             Subtasks::Embed { texts, .. } => {
-                return flaw_of_vectors(told.numbers, texts.len(), self.dimensions().or(told.width));
+                return flaw_of_vectors(answer.numbers, texts.len(), self.dimensions().or(answer.width));
             }
-            Subtasks::One(work) => breaks_constraint(work, told.text),
-            Subtasks::Rerank(reranking) => !reranking.allows(told),
-            Subtasks::Verb(verb) => !verb.allows(told),
+            Subtasks::One(work) => breaks_constraint(work, answer.text),
+            Subtasks::Rerank(reranking) => !reranking.allows(answer),
+            Subtasks::Verb(verb) => !verb.allows(answer),
             Subtasks::Summary(_) | Subtasks::Many(..) | Subtasks::Settled(_) => false,
         };
-        is_excluded.then_some(OF_TEXTS)
+        is_flawed.then_some(OF_TEXTS)
     }
 
     /// How many elements of vectors are wanted; `None`: all, or no vectors.
@@ -106,13 +106,13 @@ fn is_between(text: &str, least: f64, most: f64) -> bool {
 }
 
 impl Verb {
-    fn allows(&self, told: &Told<'_>) -> bool {
-        let text = told.text;
+    fn allows(&self, answer: &ForeignAnswer<'_>) -> bool {
+        let text = answer.text;
         match self {
             Verb::If { score: false, .. } => ["true", "false"].contains(&text),
             Verb::If { score: true, .. } | Verb::Score { .. } => is_between(text, 0.0, 1.0),
             Verb::Similarity { .. } => is_between(text, -1.0 - ROUNDING, 1.0 + ROUNDING),
-            Verb::Classify(classification) => classification.allows(told),
+            Verb::Classify(classification) => classification.allows(answer),
             Verb::Write(writing) => match writing.what {
                 What::Document { .. } | What::Facts { .. } => !breaks_constraint(&writing.work(0), text),
                 What::Translation { .. } | What::Masked(_) => true,
@@ -128,12 +128,12 @@ impl Verb {
 }
 
 impl Classification {
-    fn allows(&self, told: &Told<'_>) -> bool {
+    fn allows(&self, answer: &ForeignAnswer<'_>) -> bool {
         let is_known = |name: &str| self.categories.iter().any(|category| category.name == name);
         if self.wanted == Wanted::Best {
-            return is_known(told.text);
+            return is_known(answer.text);
         }
-        let Some(Categories { lines }) = Categories::from_json(told.text) else { return false };
+        let Some(Categories { lines }) = Categories::from_json(answer.text) else { return false };
         let fits = |score: &Option<f64>| match self.wanted {
             Wanted::Scores => score.is_some_and(|score| (0.0..=1.0).contains(&score)),
             Wanted::AtLeast(_) | Wanted::Best => score.is_none(),
@@ -146,19 +146,19 @@ impl Classification {
             && lines.len() <= self.categories.len()
             && lines.iter().all(|(name, score)| is_known(name) && fits(score))
             && lines.iter().enumerate().all(is_once)
-            && is_same(told.list, lines.iter().map(|(name, _)| name.as_str()))
+            && is_same(answer.list, lines.iter().map(|(name, _)| name.as_str()))
     }
 }
 
 impl Reranking {
-    fn allows(&self, told: &Told<'_>) -> bool {
+    fn allows(&self, answer: &ForeignAnswer<'_>) -> bool {
         let bytes = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
         let of_texts = bytes(&self.documents) + self.ids.as_deref().map_or(0, bytes);
         let most = self.queries.len() * (ESCAPED_BYTES * of_texts + LINE_BYTES * self.documents.len());
-        if told.text.len() > most {
+        if answer.text.len() > most {
             return false;
         }
-        let Some(ranking) = Ranking::from_json(told.text) else { return false };
+        let Some(ranking) = Ranking::from_json(answer.text) else { return false };
         let mut seen = vec![false; self.len()];
         let is_given = ranking.lines.iter().all(|line| {
             let place =
@@ -171,7 +171,7 @@ impl Reranking {
                 && line.score.is_some() == self.scores
                 && line.score.is_none_or(f32::is_finite)
         });
-        is_given && ranking.lines.len() == self.len() && is_same(told.list, ranking.documents())
+        is_given && ranking.lines.len() == self.len() && is_same(answer.list, ranking.documents())
     }
 }
 
