@@ -227,12 +227,13 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
     Ok(found)
 }
 
-/// Whether this may be the schema of the extension's tables and functions, as it is written in SQL. Nothing is looked up: any schema may be
-/// it as long as this process does not know the extension.
+/// Whether this is likely to be the schema of the extension's tables and functions, as it is written in SQL. Nothing is looked up: a process
+/// that does not know the extension takes it to be where CREATE EXTENSION puts it.
 pub(super) fn may_be_schema(schema: &[u8]) -> bool {
     CACHED.with(|cached| {
-        let Ok(cached) = cached.try_borrow() else { return true };
-        cached.installation.as_ref().is_none_or(|known| known.schema.as_bytes() == schema)
+        let cached = cached.try_borrow().ok();
+        let known = cached.as_ref().and_then(|cached| cached.installation.as_ref());
+        known.map_or(b"public".as_slice(), |known| known.schema.as_bytes()) == schema
     })
 }
 

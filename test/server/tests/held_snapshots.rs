@@ -190,7 +190,7 @@ fn what_a_trigger_of_somebody_elses_frees_while_the_worker_writes_an_answer_is_c
     session.run(
         "create function free_another() returns trigger language plpgsql as $$
          begin
-             update steadytext_queue set status = 'pending', started_at = null, completed_at = null
+             update public.steadytext_queue set status = 'pending', started_at = null, completed_at = null
              where prompt = 'alice 7' and status = 'cancelled';
              return null;
          end $$;

@@ -199,7 +199,7 @@ fn savepoints_copies_and_prepared_transactions_get_exactly_what_is_allowed_at_th
         let mut session = cluster.session("postgres");
         session.create_extension();
         session.run(&format!(
-            "create role alice login in role steadytext_user; select steadytext_set_limit('alice', requests_per_day => {ALLOWED})"
+            "create role alice login bypassrls in role steadytext_user; select steadytext_set_limit('alice', requests_per_day => {ALLOWED})"
         ));
         session.pause();
         let sessions: Vec<_> = (0..5)
