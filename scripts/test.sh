@@ -96,8 +96,11 @@ fi
 workspace
 if [ "$*" != lint ]; then
     targets=(--lib)
-    # These two have what they need in the library.
-    case " $* " in " install " | " sql " | " install sql ") ;; *) targets+=(--bins --tests) ;; esac
+    # These two have what they need in the library and the engine's program.
+    case " $* " in
+        " install " | " sql " | " install sql ") targets+=(--bin steadytext-engine) ;;
+        *) targets+=(--bins --tests) ;;
+    esac
     step "$cargo" build "${selection[@]}" "${targets[@]}"
     step scripts/install.sh
 fi
