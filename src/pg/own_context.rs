@@ -87,5 +87,5 @@ fn is_own(line: &[u8], takes_twins: bool) -> bool {
     let twin_of =
         |name: &[u8]| name.strip_prefix(b"st_").map(|rest| [b"steadytext_".as_slice(), rest].concat());
     (is_of_api(name) || takes_twins && twin_of(name).is_some_and(|long| is_of_api(&long)))
-        && schema.is_none_or(|schema| catalog_cache::may_be_schema(schema))
+        && schema.is_none_or(catalog_cache::may_be_schema)
 }
