@@ -46,6 +46,7 @@ fn count_ended(
             prompt_tokens,
             cached_tokens: number(cached_tokens),
             generated_tokens,
+            known_cached: cached_tokens.is_some().into(),
             times: [queue_s, first_token_s, total_s].map(time),
             ..Counted::default()
         },
