@@ -13,7 +13,8 @@
 #
 # The counts are those of the runners: cargo's "test result" lines and TAP. A runner that fails without
 # naming a failed test, and one that ran no test at all, count as one failure. The exit status is 0 only
-# when nothing failed.
+# when nothing failed. What failed is said once more before the last line, with what it printed: of a long
+# log, often only the end is kept.
 
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -22,7 +23,8 @@ cargo=${CARGO:-cargo}
 pg_config=${PG_CONFIG:-pg_config}
 passed=0 failed=0
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+failures=$(mktemp)
+trap 'rm -f "$log" "$failures"' EXIT
 
 # A suite that hangs must not take the rest with it. Not at a terminal, where Ctrl-C would not reach it.
 limit=()
@@ -42,6 +44,17 @@ counts() {
         END { print good + 0, bad + 0 }' "$1"
 }
 
+# what_failed LOG: of each failed test in LOG at most 60 lines of what it printed, and then their names.
+what_failed() {
+    awk '
+        /^---- .* stdout ----$/ { shown = 60 }
+        /^failures:$/ || /^test result: / || /^ok [0-9]+/ || /^done$/ { shown = 0 }
+        /^not ok [0-9]+/ && !/# *(TODO|todo)/ { shown = 12; names = names $0 "\n" }
+        / \.\.\. FAILED$/ { names = names $0 "\n" }
+        shown > 0 { print; shown-- }
+        END { printf "%s", names }' "$1"
+}
+
 # suite NAME COMMAND…: runs it and adds what it counted.
 suite() {
     local name=$1 status good bad
@@ -58,6 +71,9 @@ suite() {
         bad=1
     fi
     printf '== %s: %s passed, %s failed\n' "$name" "$good" "$bad"
+    if [ "$bad" != 0 ]; then
+        { printf '\n== %s: what failed\n' "$name"; what_failed "$log" | grep . || tail -n 60 "$log"; } >>"$failures"
+    fi
     passed=$((passed + good)) failed=$((failed + bad))
 }
 
@@ -132,5 +148,6 @@ for name in "$@"; do
     esac
 done
 
+cat "$failures"
 printf '\n%s passed, %s failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]
