@@ -116,7 +116,7 @@ fn calls(cluster: &Cluster) -> Vec<f64> {
     let mut session = cluster.session("postgres");
     // As a parameter: a constant would be embedded once, when the statement is planned. Not from the cache.
     let statement = session
-        .prepare("select steadytext.embed($1, false, 42, null, null, null)")
+        .prepare("select steadytext_embed($1, use_cache => false) is not null")
         .expect("the statement is right");
     let parameters: [&(dyn ToSql + Sync); 1] = [&TEXT];
     timed(|| {
