@@ -10,6 +10,8 @@ use std::time::Duration;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::termination;
+
 // Declared here because pgrx wraps the functions that it binds, and a signal handler must be the C function
 // itself.
 unsafe extern "C-unwind" {
@@ -23,15 +25,30 @@ unsafe extern "C-unwind" {
     fn SignalHandlerForConfigReload(signal: i32);
 }
 
+/// What SIGTERM does to a process of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Termination {
+    /// It ends at the next look for interrupts, as PostgreSQL's own processes do.
+    AtOnce,
+    /// It ends between two transactions ([`check_between_transactions`]), unless a statement takes too long ([`super::termination`]).
+    AfterStatement,
+}
+
 /// Installs the handlers of a worker that acts on its own interrupts, and lets signals in.
 ///
 /// A background worker is started with SIGHUP ignored: one that comes before this is lost, and the process
 /// would keep the settings that it was forked with. So it reads the configuration now.
-pub(crate) fn accept_signals() {
-    // SAFETY: PostgreSQL's own handlers, for a process that has just been started with signals blocked. `die`
-    // sets the flag that `termination_requested` reads, so that a worker waiting for a lock stops too.
+pub(crate) fn accept_signals(termination: Termination) {
+    let terminate: unsafe extern "C-unwind" fn(i32) = match termination {
+        Termination::AtOnce => die,
+        Termination::AfterStatement => {
+            termination::prepare();
+            termination::ask
+        }
+    };
+    // SAFETY: PostgreSQL's own handlers and one of ours, for a process that has just been started with signals blocked.
     unsafe {
-        pqsignal(libc::SIGTERM, Some(die));
+        pqsignal(libc::SIGTERM, Some(terminate));
         pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::ConfigReloadPending = 1;
@@ -42,12 +59,13 @@ pub(crate) fn accept_signals() {
 /// Whether SIGTERM has arrived.
 pub(crate) fn termination_requested() -> bool {
     // SAFETY: a flag that the signal handler of this process sets.
-    unsafe { std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0 }
+    termination::is_asked() || unsafe { std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0 }
 }
 
 /// Runs `work` with a termination that has arrived put aside, so that a last transaction can be committed. A
 /// second SIGTERM ends the process all the same.
 pub(crate) fn postponing_termination<T>(work: impl FnOnce() -> T) -> T {
+    termination::stop_timer();
     // SAFETY: the flags belong to this process; they are set again afterwards.
     unsafe {
         pg_sys::ProcDiePending = 0;
@@ -87,8 +105,14 @@ pub(crate) fn check() {
 /// Acts on whatever has arrived between two transactions of a worker. A cancel means the statement that was
 /// running, and none is: as in every idle session, it is ignored.
 pub(crate) fn check_between_transactions() {
-    // SAFETY: a flag of this process.
-    unsafe { pg_sys::QueryCancelPending = 0 };
+    // SAFETY: flags of this process.
+    unsafe {
+        pg_sys::QueryCancelPending = 0;
+        if termination::is_asked() {
+            pg_sys::ProcDiePending = 1;
+            pg_sys::InterruptPending = 1;
+        }
+    }
     check();
 }
 

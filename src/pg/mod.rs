@@ -57,6 +57,7 @@ pub(crate) mod shmem;
 mod sliding_window;
 pub(crate) mod slots;
 pub(crate) mod spi;
+mod termination;
 pub(crate) mod transaction;
 pub(crate) mod tuple;
 mod varlena;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgrx::prelude::*;
 
 use crate::pg::error::PgError;
+use crate::pg::interrupts::Termination;
 use crate::pg::{bgworker, interrupts, pulls};
 use crate::registry::DownloadRequest;
 
@@ -14,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The life of the process.
 pub(super) fn run(index: usize) {
-    interrupts::accept_signals();
+    interrupts::accept_signals(Termination::AtOnce);
     bgworker::connect(None);
     let Some(request) = pulls::take(index) else { return };
     interrupts::before_exit(pulls::abandon);

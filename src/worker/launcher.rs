@@ -18,7 +18,7 @@ use crate::pg::catalog::{self, Database};
 use crate::pg::engine_leader;
 use crate::pg::error::PgError;
 use crate::pg::files;
-use crate::pg::interrupts;
+use crate::pg::interrupts::{self, Termination};
 use crate::pg::request_statistics;
 use crate::pg::shmem::{self, Process, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
@@ -65,7 +65,7 @@ struct Launcher {
 
 /// The launcher's life.
 pub(super) fn run() {
-    interrupts::accept_signals();
+    interrupts::accept_signals(Termination::AtOnce);
     bgworker::connect(None);
     let Some(shared) = shmem::get() else { return };
     shared.launcher_latch.store(interrupts::my_latch(), Release);

@@ -13,6 +13,7 @@ use super::engine_link;
 use super::protocol::{self, Presence};
 use crate::pg::catalog_cache::Installation;
 use crate::pg::error::PgError;
+use crate::pg::interrupts::Termination;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::{access_counters, activity, bgworker, cache_queue, engine_leader, guc, interrupts};
@@ -25,7 +26,7 @@ const ENGINE_PATIENCE: Duration = Duration::from_secs(600);
 /// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this
 /// database.
 pub(super) fn run(slot_index: usize) {
-    interrupts::accept_signals();
+    interrupts::accept_signals(Termination::AfterStatement);
     let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(slot_index)) else { return };
     let database = bgworker::my_assignment();
     if !enter_slot(slot, database) {
@@ -121,7 +122,7 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
 /// The life of a process that only runs the engine, where no worker does: on a standby, or before a database
 /// has the extension for all to see. It ends when nobody has needed it for a while.
 pub(super) fn run_engine() {
-    interrupts::accept_signals();
+    interrupts::accept_signals(Termination::AtOnce);
     bgworker::connect(None);
     loop {
         interrupts::check_between_transactions();

@@ -19,6 +19,7 @@ use pgrx::prelude::*;
 
 use super::protocol::{self, Presence, in_queue};
 use crate::pg::error::PgError;
+use crate::pg::interrupts::Termination;
 use crate::pg::shmem::{self, PACES, Pace, Slot};
 use crate::pg::spi::{self, Mode};
 use crate::pg::{bgworker, catalog_cache, interrupts};
@@ -118,7 +119,7 @@ impl Supervision {
 
 /// The life of a process; `index` is that of a slot and its pace.
 pub(super) fn run(index: usize) {
-    interrupts::accept_signals();
+    interrupts::accept_signals(Termination::AtOnce);
     let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(index / PACES)) else { return };
     let pace = Pace::ALL[index % PACES];
     let database = bgworker::my_assignment();

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use steadytext_test_server::WorkerElsewhere as Worker;
-use steadytext_test_server::{Cluster, Proxy, Session, Signal, served_elsewhere, slow_model, wait_until};
+use steadytext_test_server::{
+    Cluster, Proxy, Session, Shutdown, Signal, served_elsewhere, slow_model, wait_until,
+};
 
 use crate::workers_elsewhere::unfinished;
 
@@ -294,4 +296,46 @@ fn a_worker_of_another_version_is_told_so_and_takes_nothing_from_the_others() {
     assert_ledger(&mut session, 12);
     assert_eq!(session.one::<i32>("select max(attempt) from steadytext_queue"), 1);
     assert!(own.stop());
+}
+
+#[test]
+fn a_failover_to_a_standby_in_the_middle_of_the_work_loses_nothing() {
+    let (mut primary, mut session) = served_elsewhere();
+    session.audit();
+    slow_model(&primary, &mut session);
+    let standby = primary.standby();
+    // As libpq's clients find the server that takes writes.
+    let url = format!(
+        "host={},{} port=5432,5432 user=remote dbname=postgres target_session_attrs=read-write",
+        primary.directory().display(),
+        standby.directory().display()
+    );
+    let arguments = ["--lease", "5", "--concurrency", "3"];
+    let mut of_all: Vec<Worker> = (0..2).map(|_| Worker::start_at(&url, &primary, &arguments)).collect();
+    wait_until("both are there", || workers(&mut session) == 2);
+    enqueue_slow(&mut session, 40);
+    wait_until("some have ended, and both hold others", || {
+        session.one(
+            "select count(*) filter (where status = 'completed') > 3
+                    and count(distinct worker) filter (where status = 'processing') = 2 from steadytext_queue",
+        )
+    });
+    primary.wait_for_replay(&standby);
+    drop(session);
+    primary.stop(Shutdown::Immediate);
+    standby.promote();
+    let mut session = standby.session("postgres");
+    let before: i64 = session.one("select count(*) from steadytext_queue where status = 'completed'");
+    assert!(before < 40, "there is work left");
+    wait_until("all have ended", || unfinished(&mut session) == 0);
+    assert_ledger(&mut session, 40);
+    // Nobody else has served it, and what was in flight is all that may have been done again.
+    let by: i64 = session.one("select count(distinct worker) from steadytext_queue");
+    assert_eq!(by, 2);
+    let again: i64 = session.one("select count(*) from steadytext_queue where attempt > 1");
+    assert!(again <= 6, "{again}");
+    assert!(of_all.iter_mut().all(Worker::stop));
+    for worker in &of_all {
+        assert!(!worker.said().contains("panicked"), "{}", worker.said());
+    }
 }

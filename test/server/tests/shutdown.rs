@@ -1,6 +1,6 @@
 //! The server stops promptly in every way while the worker is in mid-inference, and nothing is lost.
 
-use steadytext_test_server::{Cluster, Shutdown, slow_model};
+use steadytext_test_server::{Cluster, Shutdown, slow_model, wait_until};
 use uuid::Uuid;
 
 #[test]
@@ -46,4 +46,44 @@ fn a_crash_recovery_does_not_leave_a_second_worker() {
     session.answer(id);
     let sql = "select count(*) from pg_stat_activity where backend_type like 'pg_steadytext%'";
     assert_eq!(session.one::<i64>(sql), 2, "launcher and worker");
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_claim_costs_what_is_in_flight_no_try() {
+    let mut cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.audit();
+    slow_model(&cluster, &mut session);
+    // The first claim of that request goes on until all sessions have gone.
+    session.run(
+        "create function linger() returns trigger language plpgsql as $$
+         begin
+             while exists (select from pg_catalog.pg_stat_activity where backend_type = 'client backend') loop
+                 perform pg_catalog.pg_sleep(0.01), pg_catalog.pg_stat_clear_snapshot();
+             end loop;
+             return null;
+         end $$;
+         create trigger linger after update of status on steadytext_queue
+         for each row when (new.status = 'processing' and new.prompt = 'lingers' and new.attempt = 1)
+         execute function linger()",
+    );
+    let running: Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompt, params, max_retries)
+         values ('generate', 'runs', '{\"model\": \"slow\", \"max_tokens\": 300}', 0) returning request_id",
+    );
+    session.wait_for_tokens(running);
+    let lingers = session.generate("lingers", "max_tokens => 3");
+    wait_until("the worker is in its claim", || {
+        session.one(
+            "select exists (select from pg_stat_activity where application_name like 'pg_steadytext worker%' and wait_event = 'PgSleep')",
+        )
+    });
+    cluster.stop(Shutdown::Fast);
+    cluster.start();
+    let mut session = cluster.session("postgres");
+    for id in [running, lingers] {
+        session.answer(id);
+        assert_eq!(session.request(id).retry_count, 0);
+    }
+    assert_eq!(session.doubled(), 0);
 }

@@ -6,11 +6,10 @@ use crate::endpoints::settings;
 
 /// An endpoint that nobody calls.
 fn endpoint() -> Endpoint {
-    let path = std::env::temp_dir().join(format!("steadytext-endpoints-{}.toml", std::process::id()));
-    std::fs::write(&path, "[[model]]\nname = \"m\"\napi = \"chat\"\nbase_url = \"http://127.0.0.1:1/v1\"\n")
-        .expect("a file of our own");
-    let settings = settings::read(&path).expect("settings").remove(0);
-    std::fs::remove_file(&path).expect("our own file");
+    let file = tempfile::NamedTempFile::new().expect("a file of our own");
+    std::fs::write(&file, "[[model]]\nname = \"m\"\napi = \"chat\"\nbase_url = \"http://127.0.0.1:1/v1\"\n")
+        .expect("our own file");
+    let settings = settings::read(file.path()).expect("settings").remove(0);
     Endpoint {
         types: Vec::new(),
         settings,
