@@ -51,6 +51,8 @@ declare
     v_table text;
     v_wrong text;
     v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
+    v_nobody text := (
+        select concat_ws(': ', 'no worker runs', w.message) from steadytext.worker_state() as w where w.state in ('not_preloaded', 'version_mismatch'));
     v_is_halted boolean;
     v_waits record;
 begin
@@ -81,7 +83,7 @@ begin
         v_is_halted := problem is null and not v.is_paused and v_is_paused;
         problem := coalesce(problem, case
             when v_is_halted then 'the worker is paused: steadytext_daemon_start() has it go on'
-            when not v.is_paused then steadytext.process_problem(v.is_slow) end);
+            when not v.is_paused then coalesce(v_nobody, steadytext.process_problem(v.is_slow)) end);
         rows := null;
         embedded := null;
         stale := null;
@@ -202,6 +204,7 @@ begin
                 when p_kind = 'enrichment' and f.error_code = '42501' then 'Values are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_enrichment().'
                 when p_kind = 'enrichment' then 'It is tried again when the row changes, and by steadytext_retry_enrichment().'
                 when f.needs is not null then 'It is tried again by itself when steadytext_rate_limits allows as many requests; steadytext_alter_vectorizer(…, chunk_size => …) with a larger one makes fewer chunks.'
+                when f.error_code = '53400' then 'An administrator raises max_batch_size with steadytext_config_set(); steadytext_retry_vectorizer() has the row tried again then.'
                 when f.error_code = '54000' then 'steadytext_alter_vectorizer(…, truncate => true) has texts cut at their ends; a smaller chunk_size, for vectors in a table of their own, cuts them into pieces.'
                 when f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_vectorizer().'
                 when f.error_code = '42501' then 'Vectors are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_vectorizer().'

@@ -426,6 +426,7 @@ grant execute on function
     steadytext.format_pieces(text, text[]),
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),
+    steadytext.give_dimensions(regclass, text, integer),
     steadytext.add_vectorizer(
         regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
     steadytext.definition_id(text, text),
