@@ -340,7 +340,8 @@ begin
                 hint = 'The new vectors are made in a column of that name, until they take their place: rename or drop yours.';
         elsif v_type <> format('%I.vector', v_schema)::regtype or v_typmod <> -1 and v_typmod <> v_dimensions then
             raise exception 'column "%" is not of type vector(%)', p_target_column, v_dimensions
-                using errcode = 'datatype_mismatch', hint = 'Without it, steadytext_create_vectorizer() adds the column.';
+                using errcode = 'datatype_mismatch',
+                    hint = 'Name a column that there is not, which is added; or drop this one, and call it again; or, where it is a column of vectors of another length that need not be kept, change its type.';
         elsif p_index <> 'none' and v_typmod = -1 then
             perform steadytext.give_dimensions(p_source, p_target_column, v_dimensions);
         end if;

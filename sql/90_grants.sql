@@ -445,6 +445,7 @@ grant execute on function
     steadytext.is_vectorizing(),
     steadytext.vectorizer_count(text, bytea),
     steadytext.vectorizer_statuses(),
+    steadytext.definition_checks(),
     steadytext.process_problem(boolean),
     steadytext.vectorizer_errors(text)
 to steadytext_user;

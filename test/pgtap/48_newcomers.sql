@@ -1,6 +1,6 @@
 -- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
-select plan(58);
+select plan(61);
 
 -- Requests that nobody claims. The server's own worker is not asked: it may be in any state in a test.
 create or replace function steadytext.worker_state()
@@ -180,6 +180,20 @@ select v.id, true, 'its triggers are gone', clock_timestamp() - interval '1 seco
 select is(
     (select count(*) from steadytext.vectorizers_due(false, false) as d join steadytext_vectorizers as v on v.id = d.id where v.name = 'noted_body'),
     1::bigint, 'what was wrong is looked at again though nothing else is to be done');
+
+create function pg_temp.checks(p_role text) returns text language sql as $$
+    select pg_temp.run_as(p_role, $s$
+        select string_agg(concat_ws('|', d."check", d.status, d.detail, d.hint ~ 'steadytext_(vectorizer|enrichment)_(status|errors)'), ' ')
+        from steadytext_diagnose() as d where d."check" ~ '^(vectorizer|enrichment) noted' $s$)
+$$;
+select is(pg_temp.checks('st_root'), 'vectorizer noted_body|error|its triggers are gone|t', 'steadytext_diagnose says what is broken');
+update steadytext_vectorizer_state set is_limited = true;
+insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_code)
+select v.id, '[1]'::jsonb, 'too long', '54000' from steadytext_vectorizers as v where v.name = 'noted_topic'
+union all select v.id, '[1]', 'nothing to embed', '00000' from steadytext_vectorizers as v where v.name = 'noted_body';
+select is(pg_temp.checks('st_root'), 'enrichment noted_topic|warning|1 row has failed|t', 'and where rows have failed, but not what waits for a limit or was skipped');
+grant pg_monitor to st_stranger;
+select is(pg_temp.checks('st_stranger'), null, 'members of pg_monitor do not see definitions');
 
 select * from finish();
 rollback;
