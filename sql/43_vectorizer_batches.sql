@@ -1,6 +1,7 @@
 -- Which texts of rows that were read a vectorizer asks for together, and how many of them at once.
 
--- A row whose chunks are more than a limit of its owner's has room for now gets some of them embedded: half of the room that it finds, as long as others
+-- A row whose chunks are more than one request may have (max_batch_size) is embedded by several, one after the other.
+-- One whose chunks are more than a limit of its owner's has room for now gets some of them embedded: half of the room that it finds, as long as others
 -- come after it, and what these leave. The vectors are kept until it has all of them. So it holds up nobody, and nobody keeps it waiting for ever.
 create function steadytext.make_vectorizer_batches(p_id uuid, p_statements record, p_rows jsonb)
 returns void
@@ -42,9 +43,9 @@ begin
         from jsonb_array_elements(p_rows) with ordinality as e(item, n)
     loop
         v_numbers[v_row.n] := 0;
-        if v_row.texts > v_limit then
+        if v_limit < 1 then
             perform steadytext.note_vectorizer_failure(p_id, p_rows -> (v_row.n - 1),
-                format('the text has %s chunks, more than fit into one request (max_batch_size: %s)', v_row.texts, v_limit + 1), '54000');
+                'a request of a vectorizer has two texts at least, and max_batch_size is 1', '53400');
             continue;
         end if;
         if v_largest > 0 and v_row.texts > v_largest then
@@ -65,7 +66,7 @@ begin
                 where b.vectorizer_id = p_id and b.keys -> 0 ? 'seqs' and b.keys -> 0 -> 'key' = p_rows -> (v_row.n - 1) -> 'key'
                     and b.keys -> 0 -> 'hash' = p_rows -> (v_row.n - 1) -> 'hash');
         end if;
-        if v_row.kept > 0 or v_row.texts > v_room then
+        if v_row.kept > 0 or v_row.texts > v_room or v_row.texts > v_limit then
             v_missing[v_row.n] := v_row.texts - v_row.kept;
             v_piece := least(v_missing[v_row.n], v_limit,
                 case when v_row.n = v_count then v_room else floor(v_room / 2.0::double precision + random()) end);
@@ -136,9 +137,10 @@ begin
             if v_request.number = 1 then
                 raise;
             end if;
-            -- A limit of the owner's, or a queue that is full. The rest comes later.
+            -- The rest comes as soon as a limit of the owner's allows it, or in some seconds where the queue is full.
             insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced, run_after)
-            select p_id, json_agg(e.item -> 'key' order by e.n), count(*), true, clock_timestamp() + interval '5 seconds'
+            select p_id, json_agg(e.item -> 'key' order by e.n), count(*), true,
+                case when steadytext.limit_wait(v_owner, 1) is null then clock_timestamp() + interval '5 seconds' end
             from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
             where e.number >= v_request.number;
             exit;

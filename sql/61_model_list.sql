@@ -125,7 +125,10 @@ begin
     from steadytext.unclaimed_requests() as u
     limit 10;
 
-    -- Members of pg_monitor may not read them.
+    -- Members of pg_monitor may not read these and the settings.
+    if has_table_privilege('@extschema@.steadytext_vectorizers', 'select') then
+        return query select d.name, d.status, d.detail, d.hint from steadytext.definition_checks() as d limit 20;
+    end if;
     if has_table_privilege('@extschema@.steadytext_config', 'select') then
         return query select 'setting ' || c.key, 'warning', 'it has no effect',
             'It is accepted for programs that were written for versions with a daemon.'

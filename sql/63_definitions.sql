@@ -169,6 +169,7 @@ create table @extschema@.steadytext_vectorizer_state (
     problem text,
     retry_at timestamptz,
     is_limited boolean not null default false,
+    is_out_of_requests boolean not null default false,
     is_ready boolean not null default false,
     slow_until timestamptz,
     overruns integer not null default 0,
@@ -195,6 +196,8 @@ comment on column @extschema@.steadytext_vectorizer_state.problem is
 comment on column @extschema@.steadytext_vectorizer_state.retry_at is 'Nothing is tried before then, as something was in the way';
 comment on column @extschema@.steadytext_vectorizer_state.is_limited is
     'The problem is a limit of the owner''s, which it waits for: nothing is broken';
+comment on column @extschema@.steadytext_vectorizer_state.is_out_of_requests is
+    'Where is_limited is true: the limit is one of steadytext_rate_limits, and retry_at does not matter once it allows a request; otherwise the queue is full';
 comment on column @extschema@.steadytext_vectorizer_state.is_ready is
     'All vectors are there: the slow process makes the index, or has it take the place of the one before';
 comment on column @extschema@.steadytext_vectorizer_state.slow_until is

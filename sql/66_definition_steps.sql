@@ -147,13 +147,14 @@ begin
     from @extschema@.steadytext_vectorizers as v
     left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
     where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp()
-            -- A limit that was raised is not waited for. A queue that is full is, which is for a few seconds only.
-            or s.is_limited and s.retry_at > clock_timestamp() + interval '5 seconds' and steadytext.limit_wait(v.owner_role::oid, 1) is null)
+            -- Once a limit has been raised, or what was used is reset, nothing is in the way any more. A full queue is tried again after some seconds.
+            or s.is_limited and s.is_out_of_requests and steadytext.limit_wait(v.owner_role::oid, 1) is null)
         and steadytext.is_for_slow_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_slow
         and not exists (
             select from @extschema@.steadytext_vectorizer_slow_owners as o
             where o.owner = v.owner_role::oid and o.retry_at > clock_timestamp())
-        and (p_look or s.vectorizer_id is null or s.scan is not null or not s.is_indexed or v.replaces is not null
+        -- What was wrong is looked at again: a restore makes definitions before the triggers by which their tables are known.
+        and (p_look or s.vectorizer_id is null or s.scan is not null or not s.is_indexed or v.replaces is not null or s.problem is not null
             or exists (
                 select from @extschema@.steadytext_vectorizer_batches as b
                 left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
@@ -249,6 +250,9 @@ begin
         -- A lock, or a server that is full, is no problem of the vectorizer's. A limit of its owner's is none either, but it is waited for, and that is said.
         problem = case when steadytext.is_transient(p_code) and p_code <> '53400' then s.problem else left(p_message, 2000) end,
         is_limited = case when steadytext.is_transient(p_code) and p_code <> '53400' then s.is_limited else p_code = '53400' end,
+        is_out_of_requests = case when p_code <> '53400' then s.is_out_of_requests else exists (
+            select from @extschema@.steadytext_vectorizers as v
+            where v.id = p_id and steadytext.limit_wait(v.owner_role::oid, 1) is not null) end,
         retry_at = clock_timestamp() + case
             when not steadytext.is_transient(p_code) then interval '30 seconds'
             when exists (select from @extschema@.steadytext_vectorizers as v where v.id = p_id and v.replaces is not null) then interval '5 seconds'

@@ -390,6 +390,7 @@ begin
             update @extschema@.steadytext_vectorizer_state as s set
                 problem = format('its owner has used up what steadytext_rate_limits allows: it goes on in %s second%s', ceil(v_wait), case when ceil(v_wait) <> 1 then 's' end),
                 is_limited = true,
+                is_out_of_requests = true,
                 retry_at = clock_timestamp() + least(v_wait, 10) * interval '1 second'
             where s.vectorizer_id = p_id;
             return false;

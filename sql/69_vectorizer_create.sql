@@ -95,6 +95,47 @@ as 'MODULE_PATHNAME', 'warn_of_builtin_vectors_wrapper';
 comment on function steadytext.warn_of_builtin_vectors() is
     'Warns where the builtin model embeds for want of another, and says whether; called where vectorizers are made and altered';
 
+-- pgvector makes indexes of columns whose type says how long their vectors are, and only of these.
+create function steadytext.give_dimensions(p_source regclass, p_column text, p_dimensions integer)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_schema name := (
+        select n.nspname
+        from pg_attribute as a
+        join pg_class as c on c.oid = a.attrelid and c.relkind in ('r', 'p')
+        join pg_type as t on t.oid = a.atttypid and t.typname = 'vector'
+        join pg_namespace as n on n.oid = t.typnamespace
+        join pg_depend as d on d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'
+        join pg_extension as e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid and e.extname = 'vector'
+        where a.attrelid = p_source and a.attname = p_column and a.attnum > 0 and not a.attisdropped and a.atttypmod = -1);
+    v_others boolean;
+    v_change text;
+    v_why text;
+begin
+    if v_schema is null or p_dimensions is null or p_dimensions not between 1 and 16000 then
+        return;
+    end if;
+    v_change := format('alter table %s alter column %I type %I.vector(%s)', p_source, p_column, v_schema, p_dimensions);
+    execute format('select exists (select from %s where %I.vector_dims(%I) <> %s)', p_source, v_schema, p_column, p_dimensions) into v_others;
+    if not v_others then
+        begin
+            execute v_change;
+            return;
+        exception when feature_not_supported then
+            get stacked diagnostics v_why = message_text;
+        end;
+    end if;
+    raise exception 'column "%" has vectors of any length, and an index takes those of one length', p_column
+        using errcode = 'datatype_mismatch', detail = coalesce(v_why, format('Some of its vectors have other than the %s dimensions of the model.', p_dimensions)),
+            hint = format('Remove what is in the way, and let the column be changed: %s; or say index => ''none''; or give another target_column, which is made.', v_change);
+end
+$$;
+comment on function steadytext.give_dimensions(regclass, text, integer) is
+    'Has the type of a column of plain vector say how long its vectors are, so that it can be indexed; refused where some are longer or shorter. Called where vectorizers are made';
+
 create function steadytext.add_vectorizer(
     p_source regclass,
     p_columns text[],
@@ -299,7 +340,10 @@ begin
                 hint = 'The new vectors are made in a column of that name, until they take their place: rename or drop yours.';
         elsif v_type <> format('%I.vector', v_schema)::regtype or v_typmod <> -1 and v_typmod <> v_dimensions then
             raise exception 'column "%" is not of type vector(%)', p_target_column, v_dimensions
-                using errcode = 'datatype_mismatch', hint = 'Without it, steadytext_create_vectorizer() adds the column.';
+                using errcode = 'datatype_mismatch',
+                    hint = 'Name a column that there is not, which is added; or drop this one, and call it again; or, where it is a column of vectors of another length that need not be kept, change its type.';
+        elsif p_index <> 'none' and v_typmod = -1 then
+            perform steadytext.give_dimensions(p_source, p_target_column, v_dimensions);
         end if;
         if exists (
             select from pg_attribute as a

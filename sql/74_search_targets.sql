@@ -77,6 +77,10 @@ begin
         raise exception 'table % has a type with a cast of somebody''s own', v_place.source
             using errcode = 'object_not_in_prerequisite_state', hint = 'It would run with the rights of whoever searches.';
     end if;
+    if v_found.is_chunked and not has_any_column_privilege(v_target::oid, 'select') then
+        raise exception 'permission denied for table %', v_target
+            using errcode = 'insufficient_privilege', hint = format('It has the vectors of vectorizer "%s": its owner says GRANT SELECT ON %s TO %I.', p_vectorizer, v_target, current_user);
+    end if;
     -- As vectorizers read it: rows of tables that inherit from it are not its own.
     select case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text into v_found.source
     from pg_class as c where c.oid = v_place.source::oid;
@@ -147,10 +151,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_target steadytext.search_target := steadytext.find_search_target(vectorizer);
-    v_config regconfig := coalesce(config::regconfig, get_current_ts_config());
+    v_config regconfig;
     v_there record;
     v_name regclass;
 begin
+    begin
+        v_config := coalesce(config::regconfig, get_current_ts_config());
+    exception when undefined_object or invalid_name or syntax_error then
+        raise exception 'text search configuration "%" does not exist', left(config, 127)
+            using errcode = 'undefined_object', hint = format('There are %s.', (
+                select string_agg(c.cfgname::text, ', ' order by c.cfgname) from (select c.cfgname from pg_ts_config as c order by c.cfgname limit 50) as c));
+    end;
     select * into v_there from steadytext.text_index(v_target.target::regclass);
     v_name := v_there.name;
     if v_name is not null and config is not null and v_there.config::regconfig::oid <> v_config::oid then

@@ -123,6 +123,10 @@ begin
         v_found := steadytext.run_search(
             steadytext.search_statement(v_target, p_filter, true), v_vector, v_count, p_path, null, null, null, null);
     end if;
+    if v_found.keys is null and p_filter is null then
+        raise notice 'vectorizer "%" has no vectors yet, of rows that you may see', p_vectorizer
+            using hint = 'They come a moment after the rows: steadytext_vectorizer_status tells the owner how far it is.';
+    end if;
     if p_rerank and cardinality(v_found.keys) > 0 then
         return query
         select v_found.keys[r.index], v_found.chunks[r.index], v_found.distances[r.index], v_found.rows[r.index]
@@ -205,6 +209,10 @@ begin
     if coalesce(v_found.dense_count, 0) < v_count then
         v_found := steadytext.run_search(steadytext.hybrid_statement(v_target, p_filter, true, v_config),
             v_vector, v_count, p_path, v_words, p_rrf_k::integer, p_alpha, v_k);
+    end if;
+    if v_found.keys is null and p_filter is null then
+        raise notice 'vectorizer "%" has no vectors yet, of rows that you may see', p_vectorizer
+            using hint = 'They come a moment after the rows: steadytext_vectorizer_status tells the owner how far it is.';
     end if;
     return query
     select f.key, f.chunk, f.dense_rank, f.sparse_rank, f.score, f."row"

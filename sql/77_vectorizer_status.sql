@@ -51,6 +51,8 @@ declare
     v_table text;
     v_wrong text;
     v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
+    v_nobody text := (
+        select concat_ws(': ', 'no worker runs', w.message) from steadytext.worker_state() as w where w.state in ('not_preloaded', 'version_mismatch'));
     v_is_halted boolean;
     v_waits record;
 begin
@@ -81,7 +83,7 @@ begin
         v_is_halted := problem is null and not v.is_paused and v_is_paused;
         problem := coalesce(problem, case
             when v_is_halted then 'the worker is paused: steadytext_daemon_start() has it go on'
-            when not v.is_paused then steadytext.process_problem(v.is_slow) end);
+            when not v.is_paused then coalesce(v_nobody, steadytext.process_problem(v.is_slow)) end);
         rows := null;
         embedded := null;
         stale := null;
@@ -167,6 +169,54 @@ comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'How 
 comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all, or what is waited for; it is tried again by itself';
 comment on column @extschema@.steadytext_vectorizer_status.owner is 'The role that the table belongs to, with whose rights vectors are written';
 
+-- Owners see it in the status; administrators look into one place first.
+create function steadytext.definition_checks()
+returns table (name text, status text, detail text, hint text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v record;
+    v_problem text;
+    v_failed bigint;
+begin
+    for v in
+        select d.id, d.kind, d.name, case when not s.is_limited then s.problem end as problem
+        from @extschema@.steadytext_vectorizers as d
+        left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
+        where not d.is_paused
+        order by d.kind desc, d.name
+    loop
+        begin
+            select p.problem || coalesce(': ' || p.advice, '') into v_problem from steadytext.vectorizer_place(v.id) as p;
+        exception when others then
+            v_problem := sqlerrm;
+        end;
+        name := format('%s %s', v.kind, v.name);
+        if coalesce(v_problem, v.problem) is not null then
+            status := 'error';
+            detail := coalesce(v_problem, v.problem);
+            hint := format('steadytext_%s_status shows all of its state; it is tried again by itself.', v.kind);
+            return next;
+        end if;
+        select count(*) into v_failed
+        from (
+            select from @extschema@.steadytext_vectorizer_failures as f
+            where f.vectorizer_id = v.id and f.error_code <> '00000'
+            limit 1000
+        ) as f;
+        if v_failed > 0 then
+            status := 'warning';
+            detail := format('%s%s failed', case v_failed when 1000 then '1000 or more' else v_failed::text end, case v_failed when 1 then ' row has' else ' rows have' end);
+            hint := format('steadytext_%s_errors says why, and what to do.', v.kind);
+            return next;
+        end if;
+    end loop;
+end
+$$;
+comment on function steadytext.definition_checks() is
+    'A line for each vectorizer and enrichment that is broken or has failed rows; called by steadytext_diagnose()';
+
 create function steadytext.vectorizer_errors(p_kind text)
 returns table (name text, key jsonb, error text, error_code text, hint text, failed_at timestamptz)
 language plpgsql stable
@@ -202,6 +252,7 @@ begin
                 when p_kind = 'enrichment' and f.error_code = '42501' then 'Values are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_enrichment().'
                 when p_kind = 'enrichment' then 'It is tried again when the row changes, and by steadytext_retry_enrichment().'
                 when f.needs is not null then 'It is tried again by itself when steadytext_rate_limits allows as many requests; steadytext_alter_vectorizer(…, chunk_size => …) with a larger one makes fewer chunks.'
+                when f.error_code = '53400' then 'An administrator raises max_batch_size with steadytext_config_set(); steadytext_retry_vectorizer() has the row tried again then.'
                 when f.error_code = '54000' then 'steadytext_alter_vectorizer(…, truncate => true) has texts cut at their ends; a smaller chunk_size, for vectors in a table of their own, cuts them into pieces.'
                 when f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_vectorizer().'
                 when f.error_code = '42501' then 'Vectors are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_vectorizer().'

@@ -143,7 +143,12 @@ begin
             where a.attrelid = p_source and a.attname = v_piece.name and a.attnum > 0 and not a.attisdropped
         ) then
             raise exception 'column "%" of table % does not exist', left(v_piece.name, 63), p_source
-                using errcode = 'undefined_column', hint = 'The prompt names it. Write $$ for a dollar.';
+                using errcode = 'undefined_column', hint = format('The prompt names it: write $$ for a dollar. The columns of the table are %s.', (
+                    select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+                    from (
+                        select a.attname, a.attnum from pg_attribute as a
+                        where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped order by a.attnum limit 30
+                    ) as a));
         end if;
         v_columns := v_columns || v_piece.name;
     end loop;

@@ -214,6 +214,8 @@ declare
     v_counts record;
     v_wrong text;
     v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
+    v_nobody text := (
+        select concat_ws(': ', 'no worker runs', w.message) from steadytext.worker_state() as w where w.state in ('not_preloaded', 'version_mismatch'));
     v_is_halted boolean;
 begin
     for v in
@@ -246,7 +248,7 @@ begin
         v_is_halted := problem is null and not v.is_paused and v_is_paused;
         problem := coalesce(problem, case
             when v_is_halted then 'the worker is paused: steadytext_daemon_start() has it go on'
-            when not v.is_paused then steadytext.process_problem(v.is_slow) end);
+            when not v.is_paused then coalesce(v_nobody, steadytext.process_problem(v.is_slow)) end);
         rows := null;
         -- As for vectorizers: a table is read for its owner only, whose code may be in it.
         if v_place.source is not null

@@ -31,6 +31,7 @@ declare
     v_n bigint;
     v_request uuid;
     v_refused text;
+    v_is_out boolean;
 begin
     select v.*, case when v.model is null then v.params else v.params || jsonb_build_object('model', v.model) end as all_params
     into v_definition
@@ -42,16 +43,19 @@ begin
                 'enrichment ' || v_definition.name, v_definition.owner_role)
             returning request_id into v_request;
         exception when configuration_limit_exceeded then
-            -- A limit of the owner's, or a queue that is full. The rest comes later.
+            -- The rest comes as soon as a limit of the owner's allows it, or in some seconds where the queue is full.
             get stacked diagnostics v_refused = message_text;
+            v_is_out := steadytext.limit_wait(v_definition.owner_role::oid, 1) is not null;
             insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
-            select p_id, e.row -> 'key', coalesce((e.row ->> 'forced')::boolean, false), clock_timestamp() + interval '5 seconds'
+            select p_id, e.row -> 'key', coalesce((e.row ->> 'forced')::boolean, false),
+                case when not v_is_out then clock_timestamp() + interval '5 seconds' end
             from jsonb_array_elements(p_rows) with ordinality as e(row, n)
             where e.n >= v_n;
             -- Answers that are under way are written meanwhile.
             update @extschema@.steadytext_vectorizer_state as s set
                 problem = left(v_refused, 2000),
                 is_limited = true,
+                is_out_of_requests = v_is_out,
                 retry_at = case when not exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id)
                     then clock_timestamp() + interval '5 seconds' end
             where s.vectorizer_id = p_id;

@@ -190,7 +190,11 @@ begin
     left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
     where b.vectorizer_id = p_id;
     v_noted := steadytext.noted_rows(p_id, 500);
-    if v_noted > 0 and v_in_flight <= 64 and v_batches < 256 then
+    -- While answers are under way, nothing is asked beyond a limit, so that a refusal comes once and not in each step. Otherwise it is tried: what the
+    -- cache answers counts for no limit.
+    if v_noted > 0 and v_in_flight <= 64 and v_batches < 256
+        and (v_batches = 0 or steadytext.limit_wait(v_statements.owner, 1) is null)
+    then
         -- A row that is being asked about is left until that has ended: ten changes are two questions, and not ten.
         v_keys := steadytext.take_noted_rows(p_id, 128 - v_in_flight, array(
             select b.keys -> 0 -> 'key' from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id));

@@ -426,6 +426,7 @@ grant execute on function
     steadytext.format_pieces(text, text[]),
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),
+    steadytext.give_dimensions(regclass, text, integer),
     steadytext.add_vectorizer(
         regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
     steadytext.definition_id(text, text),
@@ -444,6 +445,7 @@ grant execute on function
     steadytext.is_vectorizing(),
     steadytext.vectorizer_count(text, bytea),
     steadytext.vectorizer_statuses(),
+    steadytext.definition_checks(),
     steadytext.process_problem(boolean),
     steadytext.vectorizer_errors(text)
 to steadytext_user;

@@ -201,7 +201,7 @@ fn unusable(models: &Models) -> Vec<Check> {
         let path = registry::path_of(entry).filter(|path| registry::is_there(path));
         doubtful.extend(path.map(|path| (entry.name.clone(), path)));
     }
-    // Of what a glance finds a use for, more is said when it is used.
+    // A file whose header names what it is for is read in full when it is used, and its errors are reported then.
     doubtful.retain(|(_, path)| directory::tasks(path).is_empty());
     for (name, path) in doubtful.into_iter().take(MAX_LOOKED_AT) {
         let (detail, hint) = match Summary::of(&ModelSource::File(path), of_settings()) {

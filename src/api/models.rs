@@ -6,9 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
+use steadytext_engine::gguf::{self, Gguf};
 use steadytext_engine::memory::Machine;
 use steadytext_engine::summary::{self, Load, Summary};
-use steadytext_engine::{Error, LoadedModel, ModelSource, gguf, model_files};
+use steadytext_engine::{Error, FileId, LoadedModel, ModelIdentity, ModelSource, model_files};
 
 use super::connection;
 use crate::pg::catalog_cache::{self, Model, Models};
@@ -16,7 +17,7 @@ use crate::pg::error::{Failure, OrRaise, PgError};
 use crate::pg::memory::shared_buffers;
 use crate::pg::privilege::{current_user, is_administrator};
 use crate::pg::spi::{self, Mode};
-use crate::pg::{guc, privilege};
+use crate::pg::{guc, interrupts, privilege};
 use crate::registry::{self, Task, Wanted, directory};
 
 /// Longest text that a prompt is shown with, in characters.
@@ -162,6 +163,10 @@ fn model_inspect(
         threads: settings.threads.max(1),
         kv_cache_type: settings.kv_cache_type,
     };
+    let opened = found.source.as_ref().and_then(|source| match source {
+        ModelSource::File(path) => ModelIdentity::file_of(path).ok(),
+        ModelSource::Builtin => None,
+    });
     let summed_up = found.source.as_ref().map(|source| Summary::of(source, load).map_err(of_engine));
     let (summary, gguf, unreadable) = match summed_up {
         Some(Ok((summary, gguf))) => (Some(summary), Some(gguf), None),
@@ -185,15 +190,22 @@ fn model_inspect(
         _ => card::Task::Generate,
     };
     let text: String = sample.unwrap_or("PROMPT").chars().take(MAX_SHOWN).collect();
-    let shown = gguf.and_then(|gguf| summary::prompt_of(&gguf, for_prompt, &text));
+    let shown = gguf.as_ref().and_then(|gguf| summary::prompt_of(gguf, for_prompt, &text));
     let limit_mb = memory_limit_mb();
     let memory = summary.as_ref().and_then(|summary| summary.memory);
     let memory_mb = memory.map(|memory| memory.model.saturating_add(memory.state).div_ceil(1 << 20));
     let least_mb = memory.map(|memory| memory.model.div_ceil(1 << 20));
     let too_large = least_mb.zip(limit_mb).is_some_and(|(least, limit)| least > limit);
     let refusal = summary.as_ref().and_then(|summary| summary.refusals.first());
+    let mut wrong = unreadable.or(found.refused);
+    if let (None, None, Some(source @ ModelSource::File(path)), Some(gguf)) =
+        (refusal, &wrong, &found.source, &gguf)
+    {
+        let compute = || checksum(source, gguf, opened);
+        wrong = registry::check_content(name, path, &models, compute).err();
+    }
     // What is wrong with the file comes before who computes it: it is wrong there, too.
-    let (reason, hint) = match (refusal, unreadable.or(found.refused)) {
+    let (reason, hint) = match (refusal, wrong) {
         (Some(refusal), _) => (Some(refusal.reason.clone()), refusal.hint.clone()),
         (None, Some(error)) => (Some(error.message), error.hint),
         (None, None) if too_large => (
@@ -236,6 +248,13 @@ fn model_inspect(
         storable(reason),
         storable(hint),
     ))
+}
+
+/// SHA-256 of a file that is open, which was `opened` before; `None` where it was not to be read.
+fn checksum(source: &ModelSource, gguf: &Gguf, opened: Option<FileId>) -> Option<[u8; 32]> {
+    let identity = ModelIdentity::of(source, gguf, opened, &interrupts::is_stop_pending);
+    interrupts::check();
+    identity.ok().filter(|_| gguf.check_lost().is_ok()).map(|identity| identity.hash)
 }
 
 /// A text that PostgreSQL can hold.

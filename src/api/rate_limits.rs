@@ -92,7 +92,14 @@ fn reset_usage(role: pg_sys::Oid) -> bool {
     let details = json!({ "role": catalog::role_name(role) });
     as_owner(installation.owner, || note_in_audit_log(&installation, caller, "usage_reset", details, None))
         .or_raise();
-    rate_counters::reset(role)
+    let is_known = rate_counters::reset(role);
+    // Rows of its vectorizers and enrichments may wait for this.
+    if let Some(slot) = slots::mine()
+        && !slot.note_for_vectorizers()
+    {
+        slot.wake();
+    }
+    is_known
 }
 
 /// Seconds until a role may ask for as many requests at once; `None` where it may now.

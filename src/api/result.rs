@@ -221,6 +221,6 @@ fn timeout_hint() -> &'static str {
     } else if crate::pg::shmem::get().is_none() {
         "No worker runs: add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server."
     } else {
-        "The request is still in the queue; steadytext_daemon_status() shows what the worker does."
+        "The request is still in the queue; steadytext_daemon_status() shows what the worker does, and an administrator sees by steadytext_diagnose() why requests wait."
     }
 }

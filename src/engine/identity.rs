@@ -100,12 +100,12 @@ impl ModelIdentity {
         (record == make_record(&file, &hash)).then_some(identity)
     }
 
-    /// That of a model that is being loaded, whose file was `file` before it was opened. What is not on record is computed, and
-    /// recorded. The backend is the native one.
+    /// That of an open model, whose file was `file` before it was opened. What is not on record is computed, which takes as long as reading the
+    /// file, and recorded. The backend is the native one.
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub(crate) fn of(
+    pub fn of(
         source: &ModelSource,
         gguf: &Gguf,
         file: Option<FileId>,

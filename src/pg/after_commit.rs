@@ -195,12 +195,10 @@ fn fire(armed: Armed) {
         }
         if armed.review {
             slot.reviews.fetch_add(1, Release);
-            slot.wake_vectorizers();
         }
-        if armed.noted {
-            slot.vectorizer_notes.fetch_add(1, SeqCst);
+        if armed.review || armed.noted {
             // Where no such process runs, the worker starts one.
-            wanted |= !slot.wake_vectorizers();
+            wanted |= !slot.note_for_vectorizers();
         }
         if wanted {
             slot.wake();

@@ -21,6 +21,11 @@ const MOST_CALLBACKS: usize = 8;
 static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 
+/// What to do about a right on something of the extension's; without a character that a format would take for something else.
+const HINT: &CStr = c"Members of steadytext_user may use pg_steadytext, members of steadytext_admin configure it as well: GRANT steadytext_user TO the role. \"Roles\" in docs/sql.md says which role is for what.";
+/// Where PostgreSQL finds a right missing.
+const DENIERS: [&CStr; 2] = [c"aclcheck_error", c"aclcheck_error_col"];
+
 /// By its address a callback is known as ours.
 static MARK: u8 = 0;
 
@@ -176,10 +181,14 @@ unsafe extern "C-unwind" fn see_context(_arg: *mut core::ffi::c_void) {
         let error = CopyErrorData();
         note(error, false);
         let is_about_type = is_unsupported && column_types::is_kept(error);
+        let is_about_own = is_denied && is_about_own_object(error);
         FreeErrorData(error);
         pg_sys::CurrentMemoryContext = before;
         if is_about_type {
             errhint(column_types::HINT.as_ptr());
+        }
+        if is_about_own {
+            errhint(HINT.as_ptr());
         }
     }
 }
@@ -193,6 +202,36 @@ unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
         }
         note(error, true);
         own_context::hide(error);
+        // Rights on tables and functions of a statement are looked at before it runs, when the callback is not there yet.
+        if is_about_own_object(error) {
+            (*error).hint = pg_sys::MemoryContextStrdup((*error).assoc_context, HINT.as_ptr());
+        }
+    }
+}
+
+/// Whether PostgreSQL has denied a right on a function, a table or a view that is called as the extension calls its own, and has said nothing
+/// more about it.
+///
+/// # Safety
+///
+/// The error is alive.
+unsafe fn is_about_own_object(error: *const pg_sys::ErrorData) -> bool {
+    // SAFETY: the caller's promise; its texts end with a zero.
+    unsafe {
+        if (*error).sqlerrcode != PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32
+            || (*error).elevel != PgLogLevel::ERROR as i32
+            || (*error).message.is_null()
+            || (*error).funcname.is_null()
+            || !(*error).hint.is_null()
+            || !DENIERS.contains(&CStr::from_ptr((*error).funcname))
+        {
+            return false;
+        }
+        let message = CStr::from_ptr((*error).message).to_string_lossy();
+        message
+            .rsplit(' ')
+            .next()
+            .is_some_and(|name| name.starts_with("steadytext_") || name.starts_with("st_"))
     }
 }
 
@@ -214,7 +253,7 @@ unsafe fn note(error: *mut pg_sys::ErrorData, is_logged: bool) {
         }
         // What others raise in functions of their own may have any text in it.
         let from = CStr::from_ptr((*error).funcname);
-        if ![c"aclcheck_error", c"aclcheck_error_col", c"ExecWithCheckOptions"].contains(&from) {
+        if !DENIERS.contains(&from) && from != c"ExecWithCheckOptions" {
             return;
         }
         CStr::from_ptr((*error).message).to_string_lossy()

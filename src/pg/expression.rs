@@ -4,10 +4,13 @@
 //! it for comments, it is one in every query, and nothing of it gets out of them.
 
 use std::ffi::CString;
+use std::panic::AssertUnwindSafe;
 
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::error::PgError;
+
+const HINT: &str = "Write the filter as it would stand behind WHERE, and nothing else: 'price < 10 and in_stock'. Texts in it have quotes of their own: 'kind = ''book'''.";
 
 /// Refuses a text that is not one expression. What it means, whether it is a condition, and what the caller may read is
 /// found when the query runs.
@@ -18,21 +21,23 @@ use super::error::PgError;
 /// are raised.
 pub(crate) fn check(text: &str) -> Result<(), PgError> {
     let text = CString::new(text).map_err(|_| PgError::internal("an expression contains a zero byte"))?;
-    // SAFETY: the parser takes any text, and its nodes are as their tags say.
-    let is_one = unsafe {
+    // SAFETY: the parser takes any text, and its nodes are as their tags say. It holds nothing that an error would leave behind but memory of
+    // the statement.
+    let parsed = PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         // What may follow SELECT, which is how PL/pgSQL reads expressions.
         let parsed = pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR);
-        only(parsed).is_some_and(|raw: &pg_sys::RawStmt| {
+        Ok(only(parsed).is_some_and(|raw: &pg_sys::RawStmt| {
             !raw.stmt.is_null()
                 && (*raw.stmt).type_ == pg_sys::NodeTag::T_SelectStmt
                 && is_one_expression(&*raw.stmt.cast::<pg_sys::SelectStmt>())
-        })
-    };
-    if is_one {
+        }))
+    }))
+    .catch_when(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, |caught| Err(PgError::from(caught).hint(HINT)))
+    .execute();
+    if parsed? {
         return Ok(());
     }
-    Err(PgError::new(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, "the filter is not one condition")
-        .hint("Write what would stand behind WHERE, and nothing else: 'price < 10 and in_stock'."))
+    Err(PgError::new(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, "the filter is not one condition").hint(HINT))
 }
 
 /// # Safety

@@ -199,7 +199,7 @@ pub(crate) fn charge(
     let (key, second) = (key_of(role), now());
     let charged = TABLE.with_lock(true, |table| {
         let entry = table.place(key);
-        exceeded(entry, key, second, count, allowed).map_or(Ok(()), Err)?;
+        exceeded(Some(entry), key, second, count, allowed).map_or(Ok(()), Err)?;
         for (period, requests, _) in entry.windows() {
             requests.add(period, second, count);
         }
@@ -218,7 +218,7 @@ pub(crate) fn charge(
 /// What a role would exceed with as many more requests, if it would.
 pub(crate) fn check(role: pg_sys::Oid, count: u64, allowed: &Allowed) -> Option<Exceeded> {
     let (key, second) = (key_of(role), now());
-    TABLE.with_lock(true, |table| exceeded(table.find(key)?, key, second, count, allowed)).flatten()
+    TABLE.with_lock(true, |table| exceeded(table.find(key), key, second, count, allowed)).flatten()
 }
 
 /// How many requests a role may ask for at once now; `None`: as many as it likes.
@@ -234,8 +234,8 @@ pub(crate) fn room(role: pg_sys::Oid, allowed: &Allowed) -> Option<u64> {
     left.flatten().unwrap_or_else(|| allowed.requests.into_iter().flatten().min())
 }
 
-/// Of what is exceeded, that which has to be waited for longest.
-fn exceeded(entry: &Entry, key: u64, second: i64, count: u64, allowed: &Allowed) -> Option<Exceeded> {
+/// Of what is exceeded, that which has to be waited for longest. A role without an entry has used nothing, and may be allowed nothing.
+fn exceeded(entry: Option<&Entry>, key: u64, second: i64, count: u64, allowed: &Allowed) -> Option<Exceeded> {
     let mut worst: Option<Exceeded> = None;
     let mut note = |found: Exceeded| {
         let rank = |exceeded: &Exceeded| exceeded.wait_s.unwrap_or(i64::MAX);
@@ -243,21 +243,28 @@ fn exceeded(entry: &Entry, key: u64, second: i64, count: u64, allowed: &Allowed)
             worst = Some(found);
         }
     };
-    for (index, (period, requests, tokens)) in entry.windows().enumerate() {
+    let used_of =
+        |window: Option<&SlidingWindow>, period| window.map_or(0, |window| window.used(period, second));
+    for (index, period) in PERIODS.into_iter().enumerate() {
+        let requests = entry.map(|entry| &entry.requests[index]);
+        let tokens = entry.map(|entry| &entry.tokens[index]);
         if let Some(allowed) = allowed.requests[index] {
-            let used = requests.used(period, second);
+            let used = used_of(requests, period);
             let over = used.saturating_add(count).saturating_sub(allowed);
             if over > 0 {
-                let wait_s = if count > allowed { None } else { requests.wait(period, second, over) };
+                let wait_s = requests
+                    .filter(|_| count <= allowed)
+                    .and_then(|requests| requests.wait(period, second, over));
                 let own = charged_here(key, second - period.seconds());
                 note(Exceeded { what: "requests", period, allowed, used, own, wait_s });
             }
         }
         if let Some(allowed) = allowed.tokens[index] {
-            let used = tokens.used(period, second);
+            let used = used_of(tokens, period);
             if used >= allowed {
-                let wait_s =
-                    if allowed == 0 { None } else { tokens.wait(period, second, used - allowed + 1) };
+                let wait_s = tokens
+                    .filter(|_| allowed > 0)
+                    .and_then(|tokens| tokens.wait(period, second, used - allowed + 1));
                 note(Exceeded { what: "tokens", period, allowed, used, own: 0, wait_s });
             }
         }

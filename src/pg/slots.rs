@@ -91,6 +91,12 @@ impl Slot {
         !latches[Pace::Fast as usize].is_null()
     }
 
+    /// There may be something to do for vectorizers: a process that is about to wait looks once more. False if the first process does not run.
+    pub(crate) fn note_for_vectorizers(&self) -> bool {
+        self.vectorizer_notes.fetch_add(1, SeqCst);
+        self.wake_vectorizers()
+    }
+
     /// Puts this process into the slot as one that works for vectorizers. False if the slot is another database's, or there is one.
     pub(crate) fn begin_vectorizing(
         &self,

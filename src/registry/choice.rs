@@ -121,6 +121,18 @@ impl Resolved {
         model_checksums::of(&self.source).map_or(Ok(()), |hash| self.check(&hash))
     }
 
+    /// Compares the content of the file with what is registered; `compute` is asked for its checksum where nobody has computed it before.
+    ///
+    /// # Errors
+    ///
+    /// XX001 for another one.
+    pub(super) fn check_content(&self, compute: impl FnOnce() -> Option<[u8; 32]>) -> Result<(), PgError> {
+        if self.sha256.is_none() {
+            return Ok(());
+        }
+        model_checksums::of(&self.source).or_else(compute).map_or(Ok(()), |hash| self.check(&hash))
+    }
+
     /// Compares the content of the file that computes an answer with what is registered.
     ///
     /// # Errors

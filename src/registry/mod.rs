@@ -405,6 +405,24 @@ fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
     found.check_known().map(|()| found)
 }
 
+/// Compares the file that a name stands for with the checksum in its row or in its card, where one of them has one. `compute` is asked for that of
+/// the file where nobody has computed it before.
+///
+/// # Errors
+///
+/// XX001 where they differ, or where the card cannot be read.
+pub(crate) fn check_content(
+    name: &str,
+    path: &Path,
+    models: &Models,
+    compute: impl FnOnce() -> Option<[u8; 32]>,
+) -> Result<(), PgError> {
+    let is_of_path = |model: &&Model| registered_path(&model.file).is_ok_and(|of| of == path);
+    let named = models.iter().find(|model| model.name == name && !gives_way(model));
+    let row = named.or_else(|| models.iter().filter(|model| model.is_default).find(is_of_path));
+    Resolved::file(path, name, row.and_then(|row| row.sha256), row)?.check_content(compute)
+}
+
 /// The row of a file that came with the extension: what others say is said of their names.
 fn seeded<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
     models.iter().find(|model| model.is_default && model.file == file)

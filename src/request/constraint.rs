@@ -14,6 +14,75 @@ const CHOICES_HINT: &str = "Give the answers that there may be, as array['yes', 
 const PATTERN_HINT: &str =
     r"Give a regular expression that the whole answer matches, as '[0-9]{4}-[0-9]{2}'.";
 
+/// A schema without any of them allows every document, which nobody has meant: it is a list of fields, say, or an example.
+const KEYWORDS: &[&str] = &[
+    "$anchor",
+    "$comment",
+    "$defs",
+    "$dynamicAnchor",
+    "$dynamicRef",
+    "$id",
+    "$recursiveAnchor",
+    "$recursiveRef",
+    "$ref",
+    "$schema",
+    "$vocabulary",
+    "additionalItems",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "const",
+    "contains",
+    "contentEncoding",
+    "contentMediaType",
+    "contentSchema",
+    "default",
+    "definitions",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "deprecated",
+    "description",
+    "else",
+    "enum",
+    "examples",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "id",
+    "if",
+    "items",
+    "maxContains",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minContains",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "multipleOf",
+    "not",
+    "nullable",
+    "oneOf",
+    "pattern",
+    "patternProperties",
+    "prefixItems",
+    "properties",
+    "propertyNames",
+    "readOnly",
+    "required",
+    "then",
+    "title",
+    "type",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "uniqueItems",
+    "writeOnly",
+    "x-guidance",
+];
+
 /// The constrained type whose parameter this is.
 pub(super) fn owner_of(parameter: &str) -> Option<&'static str> {
     PARAMETERS.iter().find(|(_, known)| *known == parameter).map(|(owner, _)| *owner)
@@ -85,7 +154,25 @@ pub(super) fn check_constraint(request_type: &str, params: &Value) -> Result<(),
         )
         .hint("The constraint says where the answer ends."));
     }
-    constraint.check().map_err(refused_constraint)
+    constraint.check().map_err(refused_constraint)?;
+    params.get("schema").map_or(Ok(()), check_keywords)
+}
+
+/// Refuses a schema that says nothing by any keyword, as far as it is an object that is not empty.
+///
+/// # Errors
+///
+/// 22023.
+pub(super) fn check_keywords(schema: &Value) -> Result<(), PgError> {
+    let Some(members) = schema.as_object() else { return Ok(()) };
+    let Some(first) = members.keys().next() else { return Ok(()) };
+    if members.keys().any(|name| KEYWORDS.contains(&name.as_str())) {
+        return Ok(());
+    }
+    let first: String = first.chars().take(64).collect();
+    Err(invalid(format!("the schema says nothing about the document: \"{first}\" is no keyword of JSON Schema")).hint(
+        r#"A document with a name is {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}; steadytext_extract() takes a list of fields as well, as array['name', 'age: integer']."#,
+    ))
 }
 
 /// What the engine says of a constraint, as an error of the statement that brings it.

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use steadytext_engine::Constraint;
 
 use super::asked::Asked;
-use super::constraint::refused_constraint;
+use super::constraint::{check_keywords, refused_constraint};
 use super::facts::Facts;
 use super::masking::Masking;
 use super::prompt_source::PromptSource;
@@ -198,6 +198,7 @@ fn document(params: &Value) -> Result<(Option<Vec<fields::Field>>, Value, usize)
         }
         (None, Some(schema)) => {
             Constraint::Json(schema.to_string()).check().map_err(refused_constraint)?;
+            check_keywords(schema)?;
             Ok((None, schema.clone(), TOKENS_OF_DOCUMENT))
         }
         (None, None) => Err(PgError::raised("Must provide fields or a schema").hint(

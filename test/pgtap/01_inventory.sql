@@ -132,6 +132,8 @@ select set_eq(
         'function steadytext.present_prompt(uuid)',
         'function steadytext.add_vectorizer(regclass,text[],text[],text,text,text,text,text,bigint,bigint,text,text,text,bigint,boolean,boolean,uuid)',
         'function steadytext.base_type(oid)',
+        'function steadytext.definition_checks()',
+        'function steadytext.give_dimensions(regclass,text,integer)',
         'function steadytext.check_vectorizer()',
         'function steadytext.chunk_for_embedding(text,bigint,bigint,text,text)',
         'function steadytext.extend_step_limit(integer)',

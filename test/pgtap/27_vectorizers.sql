@@ -1,6 +1,6 @@
 -- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
 \ir setup.psql
-select plan(97);
+select plan(105);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.notes(p_name text) returns jsonb
@@ -356,6 +356,47 @@ select is(
     pg_temp.run_as('st_alice', $$ select steadytext_drop_vectorizer('article_title', true) $$), '', 'the owner drops it');
 select is(
     (select count(*) from pg_trigger where tgrelid = 'article'::regclass), 0::bigint, 'and its triggers are gone');
+
+-- A column of plain vector, of which pgvector makes no index.
+create function pg_temp.type_of(p_column text) returns text language sql as $$
+    select format_type(a.atttypid, a.atttypmod) from pg_attribute as a where a.attrelid = to_regclass('plain') and a.attname = p_column
+$$;
+set local role st_alice;
+create table plain (id bigint primary key, body text, empty vector, fitting vector, other vector, seen vector);
+insert into plain (id, body) values (1, 'one'), (2, 'two');
+update plain set other = '[1,2,3]', fitting = steadytext_embed(body) where id = 1;
+create view seen as select seen from plain;
+select steadytext_create_vectorizer('plain', array['body'], name => 'empty', target_column => 'empty');
+select steadytext_create_vectorizer('plain', array['body'], name => 'fitting', target_column => 'fitting');
+reset role;
+select is(pg_temp.type_of('empty'), 'vector(256)', 'gets its dimensions where it is empty');
+select is(pg_temp.type_of('fitting'), 'vector(256)', 'and where its vectors have them');
+select is(
+    (select count(*) from pg_index as i join pg_am as a on a.amname = 'hnsw' join pg_class as c on c.oid = i.indexrelid and c.relam = a.oid
+     where i.indrelid = 'plain'::regclass), 2::bigint, 'so that both are indexed');
+select throws_ok(
+    $$ select pg_temp.run_as('st_alice', $i$ select steadytext_create_vectorizer('plain', array['body'], name => 'x', target_column => 'other') $i$) $$,
+    '42804', 'column "other" has vectors of any length, and an index takes those of one length', 'vectors of another length are in the way');
+select throws_ok(
+    $$ select pg_temp.run_as('st_alice', $i$ select steadytext_create_vectorizer('plain', array['body'], name => 'x', target_column => 'seen') $i$) $$,
+    '42804', 'column "seen" has vectors of any length, and an index takes those of one length', 'and so is a view of the column');
+select is(
+    pg_temp.run_as('st_alice', $$ select steadytext_create_vectorizer('plain', array['body'], name => 'other', target_column => 'other', index => 'none') $$)
+        || ' ' || pg_temp.type_of('other'), 'other vector', 'but where no index is wanted, the type stays');
+
+-- What waits for a limit of its owner's is due as soon as it allows something; what waits for a full queue is not.
+insert into steadytext_vectorizer_state (vectorizer_id, is_limited, is_out_of_requests, retry_at)
+select v.id, true, v.name = 'empty', clock_timestamp() + case v.name when 'empty' then interval '4 seconds' else interval '1 hour' end
+from steadytext_vectorizers as v where v.name in ('empty', 'fitting')
+on conflict (vectorizer_id) do update set is_limited = true, is_out_of_requests = excluded.is_out_of_requests, retry_at = excluded.retry_at;
+select is(
+    (select array_agg(v.name order by v.name) from steadytext.vectorizers_due(true, false) as d join steadytext_vectorizers as v on v.id = d.id
+     where v.name in ('empty', 'fitting')), array['empty'], 'a limit that has gone is not waited for, but a full queue');
+update steadytext_vectorizer_state set retry_at = clock_timestamp() + interval '1 hour';
+select pg_temp.run_as('st_root', $$ select steadytext_set_limit('st_alice', requests_per_minute => 0) $$);
+select is(
+    (select count(*) from steadytext.vectorizers_due(true, false) as d join steadytext_vectorizers as v on v.id = d.id
+     where v.name in ('empty', 'fitting')), 0::bigint, 'and neither is due while the limit is there');
 
 select * from finish();
 rollback;

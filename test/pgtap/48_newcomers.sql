@@ -1,6 +1,6 @@
 -- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
-select plan(55);
+select plan(61);
 
 -- Requests that nobody claims. The server's own worker is not asked: it may be in any state in a test.
 create or replace function steadytext.worker_state()
@@ -157,6 +157,43 @@ from unnest(array[
     $$ select steadytext_chunk_text('x', model => 'Far') $$]) as c;
 select matches(pg_temp.hint($$ select steadytext_embed('x', model => 'distant') $$), 'mode => ''query''', 'and what is searched for');
 select lives_ok($$ select pg_temp.run_as('st_root', 'update steadytext_models set placement = ''any'' where name = ''Far'' returning name') $$, 'administrators change it');
+
+-- Definitions in a server that does not have the library preloaded: nothing is done about them, which is said.
+create table noted (id integer primary key, body text);
+alter table noted owner to st_alice;
+grant create on schema public to st_alice;
+select pg_temp.run_as('st_alice', $$ select steadytext_create_vectorizer('noted', '{body}', index => 'none') $$);
+select pg_temp.run_as('st_alice', $$ select steadytext_create_enrichment('noted', 'topic', '$body', 'generate', model => 'builtin') $$);
+select is(
+    pg_temp.run_as('st_alice', $$ select string_agg(s.state, ' ') from (
+        select state from steadytext_vectorizer_status union all select state from steadytext_enrichment_status) as s $$),
+    'scanning scanning', 'where a worker runs, they are begun');
+select pg_temp.state('not_preloaded');
+select is(
+    pg_temp.run_as('st_alice', $$ select string_agg(concat_ws('|', s.state, s.problem), ' ') from (
+        select state, problem from steadytext_vectorizer_status union all select state, problem from steadytext_enrichment_status) as s $$),
+    'broken|no worker runs broken|no worker runs', 'where none does, that is said');
+-- A restore makes the definition first, and the triggers by which its table is known in the end.
+update steadytext_vectorizer_state set problem = null;
+insert into steadytext_vectorizer_state (vectorizer_id, is_indexed, problem, retry_at)
+select v.id, true, 'its triggers are gone', clock_timestamp() - interval '1 second' from steadytext_vectorizers as v where v.name = 'noted_body';
+select is(
+    (select count(*) from steadytext.vectorizers_due(false, false) as d join steadytext_vectorizers as v on v.id = d.id where v.name = 'noted_body'),
+    1::bigint, 'what was wrong is looked at again though nothing else is to be done');
+
+create function pg_temp.checks(p_role text) returns text language sql as $$
+    select pg_temp.run_as(p_role, $s$
+        select string_agg(concat_ws('|', d."check", d.status, d.detail, d.hint ~ 'steadytext_(vectorizer|enrichment)_(status|errors)'), ' ')
+        from steadytext_diagnose() as d where d."check" ~ '^(vectorizer|enrichment) noted' $s$)
+$$;
+select is(pg_temp.checks('st_root'), 'vectorizer noted_body|error|its triggers are gone|t', 'steadytext_diagnose says what is broken');
+update steadytext_vectorizer_state set is_limited = true;
+insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_code)
+select v.id, '[1]'::jsonb, 'too long', '54000' from steadytext_vectorizers as v where v.name = 'noted_topic'
+union all select v.id, '[1]', 'nothing to embed', '00000' from steadytext_vectorizers as v where v.name = 'noted_body';
+select is(pg_temp.checks('st_root'), 'enrichment noted_topic|warning|1 row has failed|t', 'and where rows have failed, but not what waits for a limit or was skipped');
+grant pg_monitor to st_stranger;
+select is(pg_temp.checks('st_stranger'), null, 'members of pg_monitor do not see definitions');
 
 select * from finish();
 rollback;

@@ -24,13 +24,19 @@ $$;
 
 insert into steadytext_models (name, task, file, placement) values ('far', 'generate', 'far.gguf', 'elsewhere'), ('far-vectors', 'embed', 'far.gguf', 'elsewhere'),
     ('not-here', 'generate', 'not-here.gguf', 'any');
-create table docs (id integer primary key, body text, vec vector);
+create table docs (id integer primary key, body text, vec vector, short vector);
+insert into docs (id, short) values (0, '[1,2,3]');
 alter table docs owner to st_alice;
 create table nokey (body text);
 alter table nokey owner to st_alice;
 create table others (id integer primary key, body text);
 grant create on schema public to st_alice;
 select pg_temp.run_as('st_root', $$ select steadytext_set_limit('st_bob', requests_per_minute => 2) $$);
+
+create table read (id integer primary key, body text);
+alter table read owner to st_alice;
+select pg_temp.run_as('st_alice', $$ select steadytext_create_vectorizer('read', '{body}', name => 'seen') $$);
+grant select on read to st_bob;
 
 create temporary table statements (n integer generated always as identity, statement text, role text not null default 'st_alice');
 insert into statements (statement) values
@@ -77,6 +83,11 @@ insert into statements (statement) values
     ($$ select steadytext_generate_json_async('x', null::jsonb) $$),
     ($$ select steadytext_generate_json_async('x', '{"type": "nonsense"}'::jsonb) $$),
     ($$ select steadytext_generate_json('x', '5'::jsonb) $$),
+    ($$ select steadytext_generate_json('x', '{"name": "string"}') $$),
+    ($$ select steadytext_generate_json_async('x', '{"name": "string"}') $$),
+    ($$ insert into steadytext_queue (request_type, prompt, params) values ('generate_json', 'x', '{"schema": {"name": "string"}}') $$),
+    ($$ select steadytext_extract('x', '{"fields": ["name"]}') $$),
+    ($$ select steadytext_extract_async('x', '{"fields": ["name"]}') $$),
     ($$ select steadytext_generate_regex_async('x', '') $$),
     ($$ select steadytext_generate_regex_async('x', null) $$),
     ($$ select steadytext_generate_regex_async('x', '(') $$),
@@ -196,6 +207,7 @@ insert into statements (statement) values
     ($$ select steadytext_create_vectorizer('docs', '{body}', distance => 'far') $$),
     ($$ select steadytext_create_vectorizer('docs', '{body}', strategy => 'axe', chunk_size => 10) $$),
     ($$ select steadytext_create_vectorizer('docs', '{body}', target_column => 'vec', chunk_size => 10) $$),
+    ($$ select steadytext_create_vectorizer('docs', '{body}', target_column => 'short') $$),
     ($$ select steadytext_create_vectorizer('docs', '{body}', format => '$nothing') $$),
     ($$ select steadytext_create_vectorizer('docs', '{body}', priority => 11) $$),
     ($$ select steadytext_create_vectorizer('docs', '{body}', chunk_size => 100000) $$),
@@ -205,6 +217,12 @@ insert into statements (statement) values
     ($$ select steadytext_alter_vectorizer('no-such') $$),
     ($$ select steadytext_pause_vectorizer('no-such') $$),
     ($$ select steadytext_search('no-such', 'x') $$),
+    ($$ select steadytext_search('seen', 'x', filter => 'id = 1;') $$),
+    ($$ select steadytext_search('seen', 'x', filter => 'where id = 1') $$),
+    ($$ select steadytext_create_text_index('seen', 'englisch') $$),
+    ($$ select steadytext_create_text_index('seen', 'a b') $$),
+    ($$ select steadytext_create_text_index('seen', '') $$),
+    ($$ select steadytext_create_enrichment('docs', 'topic', '$nothing', 'generate') $$),
     ($$ select steadytext_create_enrichment(null, 'x', 'y') $$),
     ($$ select steadytext_create_enrichment('docs', null, 'y') $$),
     ($$ select steadytext_create_enrichment('docs', 'x', null) $$),
@@ -238,7 +256,16 @@ insert into statements (statement, role) values
     ($$ select steadytext_set_limit('st_bob', -1) $$, 'st_root'),
     ($$ select steadytext_cache_import(null) $$, 'st_root'),
     ($$ select steadytext_cache_import('no-such.db') $$, 'st_root'),
-    ($$ select steadytext_model_verify('builtin', 0) $$, 'st_root');
+    ($$ select steadytext_model_verify('builtin', 0) $$, 'st_root'),
+    -- Who has not been given anything, and who has less.
+    ($$ select steadytext_generate('x') $$, 'st_stranger'),
+    ($$ select st_generate('x') $$, 'st_stranger'),
+    ($$ select * from steadytext_queue $$, 'st_stranger'),
+    ($$ insert into steadytext_queue (request_type, prompt) values ('generate', 'x') $$, 'st_stranger'),
+    ($$ select * from steadytext_vectorizer_status $$, 'st_stranger'),
+    ($$ select steadytext_diagnose() $$, 'st_alice'),
+    ($$ select steadytext_set_limit('st_alice', 5) $$, 'st_alice'),
+    ($$ select * from steadytext_search('seen', 'x') $$, 'st_bob');
 
 select plan((select count(*)::integer from statements));
 select ok(s.code <> '00000' and s.hint <> '', format('%s | %s | %s | %s', left(t.statement, 90), s.code, left(s.message, 120), s.hint))

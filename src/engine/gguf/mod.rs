@@ -185,7 +185,7 @@ impl Gguf {
     }
 
     /// [`Error::LostModel`] if a page of a file could not be read since it was opened.
-    pub(crate) fn check_lost(&self) -> Result<(), Error> {
+    pub fn check_lost(&self) -> Result<(), Error> {
         self.inner.parts.iter().try_for_each(Part::check_lost)
     }
 

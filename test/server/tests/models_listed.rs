@@ -110,6 +110,40 @@ fn a_model_is_inspected_without_being_loaded() {
     assert_eq!(code(&mut alice, "select steadytext_model_inspect('mini')"), "42501");
 }
 
+#[test]
+fn a_model_whose_content_is_not_what_its_row_or_card_says_does_not_load_when_inspected() {
+    let (cluster, mut session) = cluster();
+    let directory = cluster.model_directory();
+    let card = directory.join("mini.gguf.card.json");
+    let columns = "loads, reason ~ 'is not the registered one', hint ~ 'steadytext_models'";
+    fs::write(&card, format!(r#"{{"sha256": "{}"}}"#, "ab".repeat(32))).expect("our own file");
+    assert_eq!(inspected(&mut session, columns, "mini"), "f|t|t");
+    let error = session.error("select steadytext_embed('x', model => 'mini')");
+    assert_eq!(error.code().code(), "XX001", "{error:?}");
+    // The right one: that of the file as it is.
+    let digest: String = session.one(&format!(
+        "select encode(sha256(pg_read_binary_file('{}')), 'hex')",
+        directory.join("mini.gguf").display()
+    ));
+    fs::write(&card, format!(r#"{{"sha256": "{digest}"}}"#)).expect("our own file");
+    assert_eq!(inspected(&mut session, "loads, sha256", "mini"), format!("t|{digest}"));
+    // Of another content, nobody has known the checksum before.
+    let mut bytes = fs::read(directory.join("mini.gguf")).expect("our own file");
+    *bytes.last_mut().expect("it is not empty") ^= 1;
+    fs::write(directory.join("mini.gguf.new"), bytes).expect("our own file");
+    fs::rename(directory.join("mini.gguf.new"), directory.join("mini.gguf")).expect("our own file");
+    assert_eq!(inspected(&mut session, columns, "mini"), "f|t|t");
+    // A row comes before the card.
+    session.run(&format!(
+        "insert into steadytext_models (name, task, file, sha256) values
+            ('of-row', 'embed', 'mini.gguf', encode(sha256(pg_read_binary_file('{}')), 'hex'))",
+        directory.join("mini.gguf").display()
+    ));
+    assert_eq!(inspected(&mut session, "loads, reason", "of-row"), "t");
+    fs::write(&card, "no card").expect("our own file");
+    assert_eq!(inspected(&mut session, "loads, reason ~ 'card', hint is not null", "mini"), "f|t|t");
+}
+
 /// The columns of a model that can be looked at, and of one that cannot.
 fn inspected(session: &mut Session, columns: &str, name: &str) -> String {
     session.one(&format!("select concat_ws('|', {columns}) from steadytext_model_inspect('{name}')"))

@@ -51,3 +51,34 @@ fn an_index_on_words_is_found_again_after_a_restart_and_a_new_name() {
     let first = "select chunk from steadytext_hybrid_search('books', 'volume 17', 1, alpha => 0)";
     assert_eq!(session.one::<String>(first), "volume 17");
 }
+
+#[test]
+fn a_search_before_there_are_vectors_says_so() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run(
+        "create table book (id integer primary key, title text);
+         select steadytext_create_vectorizer('book', '{title}', 'books');
+         select steadytext_pause_vectorizer('books');
+         insert into book values (1, 'a volume')",
+    );
+    for search in ["steadytext_search('books', 'x')", "steadytext_hybrid_search('books', 'x')"] {
+        session.notices();
+        assert_eq!(session.one::<i64>(&format!("select count(*) from {search}")), 0);
+        let notices = session.notices();
+        let said = notices.iter().find(|notice| notice.message().contains("\"books\" has no vectors yet"));
+        let hint = said.and_then(|notice| notice.hint());
+        assert!(hint.is_some_and(|hint| hint.contains("steadytext_vectorizer_status")), "{notices:?}");
+        // What a filter keeps out is not missing.
+        session.one::<i64>(&format!(
+            "select count(*) from {}",
+            search.replace("'x')", "'x', filter => 'false')")
+        ));
+        assert!(session.notices().is_empty());
+    }
+    session.run("select steadytext_resume_vectorizer('books')");
+    wait_until("it has its vector", || session.one("select count(*) = 1 from book_title_embedding"));
+    session.notices();
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_search('books', 'x')"), 1);
+    assert!(session.notices().is_empty());
+}

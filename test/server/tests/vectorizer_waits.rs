@@ -147,6 +147,104 @@ fn rows_that_a_limit_refuses_are_embedded_when_it_is_raised_or_goes() {
     }
 }
 
+#[test]
+fn a_text_of_more_chunks_than_a_request_may_have_is_embedded_by_several() {
+    let (_cluster, mut session) = prepared(Options::new());
+    session.run(
+        "select steadytext_config_set('max_batch_size', '8');
+         create table docs (id int primary key, body text);
+         select steadytext_create_vectorizer('docs', array['body'], chunk_size => 16, chunk_overlap => 0, index => 'none', format => 'doc: $chunk')",
+    );
+    session.run(&format!("insert into docs select 1, {LONG}; insert into docs values (2, 'short'); insert into docs select 3, {LONG}"));
+    rest(&mut session);
+    let chunks: i64 = session
+        .one("select count(*) from docs cross join lateral steadytext_chunk_text(body, 16, 0) where id = 1");
+    assert!(chunks > 16, "{chunks}");
+    assert_eq!(
+        session.list::<String>(
+            "select concat_ws('|', id, count(*)) from docs_body_embedding group by id order by id"
+        ),
+        [format!("1|{chunks}"), "2|1".to_owned(), format!("3|{chunks}")]
+    );
+    assert_eq!(
+        session.one::<i64>(
+            "select count(*) from docs_body_embedding as e
+             full join (select d.id, c.seq, c.chunk from docs as d cross join lateral steadytext_chunk_text(d.body, 16, 0) as c) as c using (id, seq)
+             where e.chunk is distinct from c.chunk or e.embedding::text is distinct from steadytext_embed('doc: ' || c.chunk)::text"
+        ),
+        0,
+        "each chunk has its own vector"
+    );
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_vectorizer_kept"), 0);
+    assert_eq!(session.one::<String>("select state from steadytext_vectorizer_status"), "idle");
+    // Beside the text by which the model is known, there is room for none: that is said, and nothing is tried without end.
+    session
+        .run("select steadytext_config_set('max_batch_size', '1'); insert into docs values (4, 'no room')");
+    rest(&mut session);
+    assert_eq!(
+        session.list::<String>("select concat_ws('|', key, error_code, hint ~ 'raises max_batch_size') from steadytext_vectorizer_errors"),
+        [r#"{"id": 4}|53400|t"#]
+    );
+    session.run("select steadytext_config_set('max_batch_size', '8'); select steadytext_retry_vectorizer('docs_body')");
+    rest(&mut session);
+    assert_eq!(session.one::<i64>("select count(*) from docs_body_embedding where id = 4"), 1);
+}
+
+#[test]
+fn what_waits_for_a_limit_goes_on_when_its_use_is_reset_or_it_is_raised() {
+    let (_cluster, mut session, mut alice) = alice();
+    alice.run(
+        "select steadytext_create_vectorizer('docs', array['body'], index => 'none');
+         select steadytext_create_enrichment('other', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"], \"use_cache\": false}')",
+    );
+    rest(&mut session);
+    // Nothing but what is asked for wakes the processes: looks around are an hour apart, and so are tries.
+    session.run("select steadytext_config_set('worker_poll_interval', '120')");
+    let steps = [
+        "select steadytext_reset_usage('alice')",
+        "select steadytext_set_limit('alice', requests_per_day => 100000)",
+    ];
+    for (round, goes_on) in (1..).zip(steps) {
+        limit(&mut session, 100_000);
+        alice.run("select steadytext_embed_batch(array['one', 'two'], use_cache => false)");
+        let used = used(&mut alice);
+        limit(&mut session, used);
+        alice.run(&format!(
+            "insert into docs values ({round}, 'text'); insert into other values ({round}, 'text')"
+        ));
+        wait_until("both wait", || {
+            session.one("select count(*) = 2 from steadytext_vectorizer_state where is_limited and is_out_of_requests")
+        });
+        session.run("update steadytext_vectorizer_state set retry_at = now() + interval '1 hour'");
+        session.run(goes_on);
+        wait_until("the row has its vector, and the other one its value", || {
+            alice.one(&format!("select (select count(*) = {round} from docs_body_embedding) and (select count(*) = {round} from other where kind is not null)"))
+        });
+    }
+}
+
+#[test]
+fn a_role_that_may_ask_for_nothing_and_never_has_waits_without_turning_in_circles() {
+    let (cluster, mut session) = prepared(Options::new());
+    session.run("create role alice login in role steadytext_user; grant create on schema public to alice");
+    let mut alice = cluster.session_as("postgres", "alice");
+    // As long as there is no limit, nothing is counted of her.
+    alice.run(
+        "create table docs (id int primary key, body text);
+         select steadytext_create_vectorizer('docs', array['body'], index => 'none')",
+    );
+    rest(&mut session);
+    session.run("select steadytext_set_limit('alice', requests_per_day => 0)");
+    alice.run("insert into docs values (1, 'text')");
+    wait_until("it says what it waits for", || {
+        alice.one("select state = 'waiting_for_limit' and problem like '%steadytext_rate_limits%' from steadytext_vectorizer_status")
+    });
+    session.run("select steadytext_set_limit('alice', requests_per_day => 1)");
+    wait_until("it goes on when it may", || {
+        alice.one::<i64>("select count(*) from docs_body_embedding") == 1
+    });
+}
+
 /// Waits until it was tried again and again to write a row: each time it is noted anew.
 fn wait_for_tries(session: &mut Session, table: &str) {
     let mut seen = Vec::new();
