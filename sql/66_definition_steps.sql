@@ -169,17 +169,23 @@ $$;
 comment on function steadytext.vectorizers_due(boolean, boolean) is
     'Protocol: vectorizers for which a process may do something now, and whose they are; p_look: all of them, as something may have happened that nobody noted; p_slow: those of the slow process';
 
-create function steadytext.vectorizers_outlook(p_slow boolean)
+-- What was due when the round began has been looked at in it. Nothing that is left of it is a reason to look again: it is that of a definition that is
+-- paused, or waits for a limit, answers or a lock.
+create function steadytext.vectorizers_outlook(p_slow boolean, p_round double precision)
 returns table (any_left boolean, waits boolean, due_in double precision, hands_over boolean)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_begun timestamptz := clock_timestamp() - p_round * interval '1 second';
 begin
     -- The fast process is there as long as there are vectorizers, the other one as long as one is its.
     return query
     select case when p_slow then coalesce(l.any_slow, false) else l.any_left end, coalesce(l.waits, false),
-        date_part('epoch', least(l.retry_at, l.changes_at,
-            (select min(w.run_after) from @extschema@.steadytext_vectorizer_work as w where w.run_after is not null))
+        date_part('epoch', least(l.retry_at, l.changes_at, (
+            select min(w.run_after)
+            from @extschema@.steadytext_vectorizer_work as w
+            where w.run_after > v_begun and w.vectorizer_id = any (l.own)))
             - clock_timestamp()),
         coalesce(case when p_slow then l.any_fast else l.any_slow end, false)
     from (
@@ -187,10 +193,11 @@ begin
             bool_or(o.is_slow) as any_slow, bool_or(not o.is_slow) as any_fast,
             bool_or(exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = o.id))
                 filter (where o.is_slow = p_slow) as waits,
-            min(o.retry_at) filter (where o.retry_at > clock_timestamp() and o.is_slow = p_slow) as retry_at,
-            min(o.slow_until) filter (where o.slow_until > clock_timestamp() and not p_slow) as changes_at
+            min(o.retry_at) filter (where o.retry_at > v_begun and o.is_slow = p_slow) as retry_at,
+            min(o.slow_until) filter (where o.slow_until > clock_timestamp() and not p_slow) as changes_at,
+            array_agg(o.id) filter (where o.is_slow = p_slow and not o.is_paused) as own
         from (
-            select v.id, greatest(s.retry_at, o.retry_at) as retry_at, greatest(s.slow_until, o.slow_until) as slow_until,
+            select v.id, v.is_paused, greatest(s.retry_at, o.retry_at) as retry_at, greatest(s.slow_until, o.slow_until) as slow_until,
                 not v.is_paused and steadytext.is_for_slow_process(s.is_ready, s.slow_until, v.owner_role::oid) as is_slow
             from @extschema@.steadytext_vectorizers as v
             left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
@@ -199,8 +206,8 @@ begin
     ) as l;
 end
 $$;
-comment on function steadytext.vectorizers_outlook(boolean) is
-    'Protocol: whether there is a vectorizer for the process, whether requests of such are under way, in how many seconds something is tried again, and whether there are any for the other process';
+comment on function steadytext.vectorizers_outlook(boolean, double precision) is
+    'Protocol: whether there is a vectorizer for the process, whether requests of such are under way, in how many seconds something is tried again of which the round that began so many seconds ago did not know, and whether there are any for the other process';
 
 create function steadytext.note_definition_error(p_id uuid, p_message text, p_code text, p_slow boolean)
 returns void

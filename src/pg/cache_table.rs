@@ -230,7 +230,7 @@ pub(crate) fn walk_keys(
     let index = Open::relation(table.key_index).filter(|index| index.is_key_of(&relation, &columns));
     let Some(index) = index else { return Walked::Nowhere };
     // SAFETY: both are open and locked; no row is fetched, so that it does not matter which ones the snapshot would show. The tuple is
-    // that of the index, which has one column, and is valid until the next one.
+    // that of the index, which has no more columns than an index may have, beside its key those that it includes; it is valid until the next one.
     unsafe {
         let mut scan_key: pg_sys::ScanKeyData = std::mem::zeroed();
         let count = i32::from(after.is_some());
@@ -257,7 +257,8 @@ pub(crate) fn walk_keys(
                 walked = Walked::ToTheEnd;
                 break;
             }
-            let (mut values, mut nulls) = ([pg_sys::Datum::null()], [true]);
+            let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
+            let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
             pg_sys::index_deform_tuple(
                 (*scan).xs_itup,
                 (*scan).xs_itupdesc,

@@ -37,13 +37,32 @@ impl Index {
         }
     }
 
-    /// The types of its columns.
-    fn types(self) -> &'static [pg_sys::Oid] {
+    /// The columns that it is in the order of; it may have others beside them.
+    fn columns(self) -> &'static [Column] {
+        const PRIORITY: Column = Column { name: c"priority", of: pg_sys::INT4OID, descends: true };
+        const OWNER: Column = Column { name: c"owner_role", of: pg_sys::OIDOID, descends: false };
+        const ID: Column = Column { name: c"id", of: pg_sys::INT8OID, descends: false };
         match self {
-            Index::Claims => &[pg_sys::INT4OID, pg_sys::OIDOID, pg_sys::INT8OID],
-            Index::InFlight | Index::Ids => &[pg_sys::INT8OID],
+            Index::Claims => &[PRIORITY, OWNER, ID],
+            Index::InFlight | Index::Ids => &[ID],
         }
     }
+
+    /// Whether it has some requests only.
+    fn is_partial(self) -> bool {
+        match self {
+            Index::Claims | Index::InFlight => true,
+            Index::Ids => false,
+        }
+    }
+}
+
+/// A column of an index.
+struct Column {
+    name: &'static CStr,
+    /// The type as which it is compared.
+    of: pg_sys::Oid,
+    descends: bool,
 }
 
 /// Where an entry stands. Priority and role are zero in an index of ids.
@@ -105,7 +124,7 @@ pub(super) fn walk(
             let mut walk = Walk {
                 table,
                 index: found,
-                types: index.types(),
+                columns: index.columns().len(),
                 snapshot,
                 slot,
                 entries: 0,
@@ -140,12 +159,7 @@ unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::R
             return None;
         }
         let index = pg_sys::index_open(oid, LOCK);
-        let form = (*index).rd_index;
-        let types = wanted.types();
-        let fits = (*form).indisvalid
-            && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-            && (*form).indnkeyatts as usize == types.len()
-            && types.iter().enumerate().all(|(n, of)| *(*index).rd_opcintype.add(n) == *of);
+        let fits = is_as_made(table, index, wanted);
         if !fits {
             pg_sys::index_close(index, LOCK);
         }
@@ -153,10 +167,39 @@ unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::R
     }
 }
 
+/// Whether somebody who has made the index anew has given it the order in which it is walked through, and the rows.
+///
+/// # Safety
+///
+/// Both are open.
+unsafe fn is_as_made(table: pg_sys::Relation, index: pg_sys::Relation, wanted: Index) -> bool {
+    // SAFETY: the caller's promise; an index has a number, a type and options for each column of its order.
+    unsafe {
+        let (form, columns) = ((*index).rd_index, wanted.columns());
+        if !(*form).indisvalid
+            || (*(*index).rd_rel).relam != pg_sys::BTREE_AM_OID
+            || (*form).indnkeyatts as usize != columns.len()
+        {
+            return false;
+        }
+        let predicate = pg_sys::Anum_pg_index_indpred as i32;
+        let is_partial = !pg_sys::heap_attisnull((*index).rd_indextuple, predicate, std::ptr::null_mut());
+        let numbers = (&raw const (*form).indkey.values).cast::<i16>();
+        is_partial == wanted.is_partial()
+            && columns.iter().enumerate().all(|(n, column)| {
+                let descends = *(*index).rd_indoption.add(n) as u32 & pg_sys::INDOPTION_DESC != 0;
+                *numbers.add(n) == pg_sys::get_attnum((*table).rd_id, column.name.as_ptr())
+                    && *(*index).rd_opcintype.add(n) == column.of
+                    && descends == column.descends
+            })
+    }
+}
+
 struct Walk {
     table: pg_sys::Relation,
     index: pg_sys::Relation,
-    types: &'static [pg_sys::Oid],
+    /// How many columns it is in the order of.
+    columns: usize,
     snapshot: pg_sys::Snapshot,
     slot: *mut pg_sys::TupleTableSlot,
     entries: u64,
@@ -203,7 +246,7 @@ impl Walk {
         let id = |column| {
             condition(column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, from.id.into())
         };
-        if self.types.len() == 1 {
+        if self.columns == 1 {
             return vec![vec![id(1)]];
         }
         let priority = |strategy, function| condition(1, strategy, function, from.priority.into());
@@ -285,9 +328,10 @@ impl Walk {
     ///
     /// The scan has an entry.
     unsafe fn key_of(&self, scan: pg_sys::IndexScanDesc) -> Key {
-        let mut values = [pg_sys::Datum::from(0); 3];
-        let mut nulls = [true; 3];
-        // SAFETY: the index has as many columns as its types, three at most.
+        // Columns that the index has beside those of its order are taken apart with them.
+        let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: no index has more columns.
         unsafe {
             pg_sys::index_deform_tuple(
                 (*scan).xs_itup,
@@ -297,7 +341,7 @@ impl Walk {
             );
         }
         let id = |n: usize| values[n].value() as i64;
-        match self.types.len() {
+        match self.columns {
             1 => Key::of_id(id(0)),
             _ => Key { priority: values[0].value() as i32, role: values[1].value() as u32, id: id(2) },
         }

@@ -327,8 +327,8 @@ impl Worker {
             self.complain(error);
         }
         let begun = Instant::now();
-        // Where walks take long, the sweep that goes on with the claims takes them.
-        let depth = match (claim_floors::are_used(), self.due.is_thorough()) {
+        // Where walks take long, the sweep that goes on with the claims takes them. While it is paused it claims nothing.
+        let depth = match (claim_floors::are_used() && !self.paused, self.due.is_thorough()) {
             (true, _) => match claim_floors::take_in_flight() {
                 Some(ids) if ids.len() < claim_floors::MAX_IN_FLIGHT => Depth::Swept(ids),
                 Some(_) => Depth::Thorough,

@@ -309,6 +309,7 @@ impl Process {
     /// `None`: there are none at all.
     fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
         let is_slow = self.pace == Pace::Slow;
+        let round = Instant::now();
         let due = in_queue("look for work of vectorizers", || {
             spi::query(
                 "select id, owner from steadytext.vectorizers_due($1, $2)",
@@ -355,8 +356,8 @@ impl Process {
         }
         let outlook = in_queue("look for work of vectorizers", || {
             spi::query_one(
-                "select any_left, waits, due_in, hands_over from steadytext.vectorizers_outlook($1)",
-                vec![is_slow.into()],
+                "select any_left, waits, due_in, hands_over from steadytext.vectorizers_outlook($1, $2)",
+                vec![is_slow.into(), round.elapsed().as_secs_f64().into()],
                 Mode::ReadWrite,
                 |row| {
                     let outlook =
@@ -401,8 +402,8 @@ struct Outlook {
 fn has_definitions(pace: Pace) -> Result<bool, PgError> {
     let outlook = in_queue("look for vectorizers", || {
         spi::query_one(
-            "select any_left from steadytext.vectorizers_outlook($1)",
-            vec![(pace == Pace::Slow).into()],
+            "select any_left from steadytext.vectorizers_outlook($1, $2)",
+            vec![(pace == Pace::Slow).into(), 0.0_f64.into()],
             Mode::ReadWrite,
             |row| row.get::<bool>(1),
         )

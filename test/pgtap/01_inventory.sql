@@ -167,7 +167,7 @@ select set_eq(
         'function steadytext.vectorizer_step(uuid,boolean,boolean)',
         'function steadytext.vectorizer_trigger(uuid,text)',
         'function steadytext.vectorizers_due(boolean,boolean)',
-        'function steadytext.vectorizers_outlook(boolean)',
+        'function steadytext.vectorizers_outlook(boolean,double precision)',
         'function steadytext.wake_vectorizers()',
         'function steadytext.write_vectors(uuid,record,jsonb,jsonb)',
         'function steadytext_alter_vectorizer(text,text,text,bigint,bigint,text,text,text,bigint,text,boolean,text[])',

@@ -154,6 +154,25 @@ fn what_is_before_the_floors_is_looked_through_in_portions() {
 }
 
 #[test]
+fn what_a_worker_elsewhere_has_left_is_put_back_also_while_the_servers_own_is_paused() {
+    let cluster = Options::new().set("log_min_messages", "debug1").start();
+    cluster.session("postgres").create_extension();
+    let (mut session, mut holder) = littered(&cluster);
+    let mut alice = answer_some(&cluster);
+    wait_until("floors are used", || portions(&cluster).iter().any(|entries| *entries >= DEAD));
+    session.run("select steadytext_config_set('worker_poll_interval', '0.1')");
+    session.pause();
+    let id = alice.generate("left by a worker elsewhere", "max_tokens => 2, use_cache => false");
+    let claimed: i64 =
+        session.one("select count(*) from steadytext.claim_requests('elsewhere', 1, 1, null, false)");
+    assert_eq!(claimed, 1);
+    session.wait_for(id, "pending");
+    session.run("select steadytext_daemon_start()");
+    alice.answer(id);
+    holder.run("rollback");
+}
+
+#[test]
 fn what_comes_far_before_the_floors_is_found_whether_it_is_said_or_not() {
     let cluster = Cluster::with_extension();
     let session = people(&cluster);

@@ -55,6 +55,7 @@ mod model_restore;
 mod models_listed;
 mod monitoring;
 mod options;
+mod other_indexes;
 mod owners;
 mod poison_rows;
 mod priorities;

@@ -327,3 +327,37 @@ fn a_model_is_asked_once_about_a_row_that_is_locked() {
     assert_eq!(alice.one::<i64>("select count(*) from docs where kind is distinct from steadytext_generate_choice(body, array['a', 'b'])"), 0);
     assert_eq!(session.one::<i64>("select count(*) from steadytext_vectorizer_kept"), 0);
 }
+
+#[test]
+fn what_is_due_of_a_paused_vectorizer_is_no_reason_to_look_again_and_again() {
+    let (_cluster, mut session, mut alice) = alice();
+    alice.run(
+        "select steadytext_create_vectorizer('docs', array['body'], name => 'paused', index => 'none');
+         select steadytext_create_vectorizer('other', array['body'], name => 'going on', index => 'none')",
+    );
+    rest(&mut session);
+    session.run("select steadytext_config_set('worker_poll_interval', '1')");
+    alice.run("select steadytext_pause_vectorizer('paused')");
+    // As of a row that somebody had locked.
+    let note = |of: &str, after: &str| {
+        format!(
+            "insert into steadytext_vectorizer_work (vectorizer_id, key, run_after)
+             select id, '[1]', clock_timestamp() + interval '{after}' from steadytext_vectorizers where name = '{of}'"
+        )
+    };
+    session.run(&note("paused", "0 seconds"));
+    // What is due later of another one is not forgotten for that.
+    session.run(&note("going on", "1 second"));
+    wait_until("the other one goes on", || {
+        session.one("select not exists (select from steadytext_vectorizer_work as w join steadytext_vectorizers as v on v.id = w.vectorizer_id where v.name = 'going on')")
+    });
+    // Statistics come a second later. A look takes three transactions, and there were a hundred looks a second.
+    let count = "select xact_commit from pg_stat_database where datname = current_database()";
+    session.run("select pg_sleep(2)");
+    let before: i64 = session.one(count);
+    session.run("select pg_sleep(4)");
+    let committed = session.one::<i64>(count) - before;
+    assert!(committed < 60, "{committed} transactions while there was nothing to do");
+    alice.run("select steadytext_resume_vectorizer('paused')");
+    rest(&mut session);
+}
