@@ -187,7 +187,8 @@ comment on function steadytext.first_lane(oid, integer) is
     'The first lane that requests of a user and a priority may have; the last one is 2^28 - 1 behind it';
 create index steadytext_queue_lane_idx
     on @extschema@.steadytext_queue (steadytext.claim_lane(owner_role, priority, request_type, params), id)
-    where status = 'pending' and run_after is null and not alone;
+    -- That is true of all requests. Only queries about lanes repeat the condition, so that the planner can use the index for no other ones.
+    where status = 'pending' and run_after is null and not alone and coalesce(attempt, 0) >= 0;
 comment on index @extschema@.steadytext_queue_lane_idx is 'Requests ready to run, by what a worker may take or leave';
 
 create trigger check_request before insert on @extschema@.steadytext_queue

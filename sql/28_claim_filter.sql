@@ -102,7 +102,7 @@ begin
         select steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) as lane, q.request_type, q.params
         into v_row
         from @extschema@.steadytext_queue as q
-        where q.status = 'pending' and q.run_after is null and not q.alone
+        where q.status = 'pending' and q.run_after is null and not q.alone and coalesce(q.attempt, 0) >= 0
             and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) > v_lane
             and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) <= v_last
         order by steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params)
@@ -167,7 +167,7 @@ begin
         cross join lateral (
             select q.ctid as tid, q.id, q.xmax::text::bigint as holder, q.request_type, q.params
             from @extschema@.steadytext_queue as q
-            where q.status = 'pending' and q.run_after is null and not q.alone
+            where q.status = 'pending' and q.run_after is null and not q.alone and coalesce(q.attempt, 0) >= 0
                 -- This lane, from this id on; written so that only the index of lanes serves.
                 and (steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params), q.id) > (w.lane, p_first)
                 and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) <= w.lane

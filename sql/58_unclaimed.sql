@@ -19,7 +19,7 @@ begin
         select steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params), q.request_type, q.params
         into lane, request_type, params
         from @extschema@.steadytext_queue as q
-        where q.status = 'pending' and q.run_after is null and not q.alone
+        where q.status = 'pending' and q.run_after is null and not q.alone and coalesce(q.attempt, 0) >= 0
             and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) > v_lane
             and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) <= v_last
         order by steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params)
@@ -115,7 +115,7 @@ begin
             from (
                 select q.created_at
                 from @extschema@.steadytext_queue as q
-                where u.lane is not null and q.status = 'pending' and q.run_after is null and not q.alone
+                where u.lane is not null and q.status = 'pending' and q.run_after is null and not q.alone and coalesce(q.attempt, 0) >= 0
                     and steadytext.claim_lane(q.owner_role, q.priority, q.request_type, q.params) = u.lane
                 union all
                 select q.created_at from @extschema@.steadytext_queue as q where q.id = u.id
