@@ -165,7 +165,7 @@ comment on function steadytext.write_kept_vectors(uuid, record, jsonb) is
     'Writes the vectors of a row all of which are kept, if its text is still the one that was embedded, and returns of how many rows; called by the steps';
 
 -- Rows of many chunks are embedded piece by piece where their owner's limit has no room for all of them at once.
-create function steadytext.finish_vectorizer_piece(p_id uuid, p_statements record, p_item jsonb, p_answer jsonb)
+create function steadytext.keep_piece(p_id uuid, p_statements record, p_item jsonb, p_answer jsonb)
 returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -180,6 +180,21 @@ begin
         < (p_item ->> 'of')::integer
     then
         perform steadytext.note_first(p_id, json_build_array(p_item -> 'key'));
+        return 0;
+    end if;
+    return 1;
+end
+$$;
+comment on function steadytext.keep_piece(uuid, record, jsonb, jsonb) is
+    'Keeps the vectors of some chunks of a row, and returns 1 when all have come and 0 otherwise; called by the steps';
+
+create function steadytext.finish_vectorizer_piece(p_id uuid, p_statements record, p_item jsonb, p_answer jsonb)
+returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if steadytext.in_parts(p_id, 'keep vectors', p_statements, jsonb_build_array(p_item), p_answer) = 0 then
         return 0;
     end if;
     return steadytext.in_parts(p_id, 'write kept vectors', p_statements, jsonb_build_array(p_item), null);

@@ -4,6 +4,10 @@
 --
 -- Invariant: every name is quoted, and every operator has its schema. The values of a key are
 -- written by the output functions of their types, as steadytext.note_row() writes them.
+--
+-- Keys that were read from JSON stand in a subquery that is computed by itself (offset 0, or materialized). Merged into the comparison with the
+-- table's key, the functions that read them would not be leakproof, so that a policy of row-level security would have to be asked before it:
+-- for each row of the table, once for each key.
 
 create function steadytext.format_pieces(p_format text, p_columns text[])
 returns table (n bigint, literal text, name text)
@@ -174,6 +178,7 @@ begin
                     select e.n, e.element, e.element operator(pg_catalog.->) 'key' as key
                     from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
                 ) as k
+                offset 0
             ) as x
             left join lateral (
                 select h.hash, h.same, t.chunks, t.texts, t.bytes
@@ -207,6 +212,7 @@ begin
             select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, %1$s
             from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
             cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
+            offset 0
         ) as x$present$,
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
 
@@ -241,6 +247,7 @@ begin
                     select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, %1$s
                     from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
                     cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
+                    offset 0
                 ) as x
                 join %2$s as s on %3$s
                 where %4$s operator(pg_catalog.=) x.hash
@@ -290,7 +297,7 @@ begin
         delete_vectors := format(
             $delete$with gone as (
                 delete from %1$s as d
-                using (select %2$s from pg_catalog.jsonb_array_elements($1) as k(key)) as x
+                using (select %2$s from pg_catalog.jsonb_array_elements($1) as k(key) offset 0) as x
                 where %3$s
                 returning 1
             )

@@ -314,7 +314,7 @@ declare
     v_is_over boolean := false;
     v_reads boolean := p_what in ('read rows of a vectorizer', 'read rows of an enrichment');
     -- Vectors that could not be written are made again though their texts are the same; otherwise it is as it was noted.
-    v_forced boolean := case when p_what in ('write vectors', 'write kept vectors') then true end;
+    v_forced boolean := case when p_what in ('write vectors', 'keep vectors', 'write kept vectors') then true end;
 begin
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
@@ -333,6 +333,8 @@ begin
                     perform steadytext.read_enriched_rows(p_id, p_statements, v_part);
                 when 'write vectors' then
                     v_written := v_written + steadytext.write_vectors(p_id, p_statements, v_part, p_answer);
+                when 'keep vectors' then
+                    v_written := v_written + steadytext.keep_piece(p_id, p_statements, v_part -> 0, p_answer);
                 when 'write kept vectors' then
                     v_written := v_written + steadytext.write_kept_vectors(p_id, p_statements, v_part -> 0);
                 when 'write values' then
@@ -360,7 +362,7 @@ begin
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
             else
                 -- What was made of the row is kept until it can be written.
-                if p_what = 'write vectors' and steadytext.is_transient(v_code) and v_code <> '57014' then
+                if p_what in ('write vectors', 'keep vectors') and steadytext.is_transient(v_code) and v_code <> '57014' then
                     perform steadytext.keep_vectors(p_id, p_items -> (v_from - 1), p_answer);
                 elsif p_what = 'write values' and steadytext.is_transient(v_code) and v_code <> '57014' then
                     perform steadytext.keep_value(p_id, p_items -> (v_from - 1));

@@ -80,6 +80,7 @@ begin
                 select e.n, e.element operator(pg_catalog.->) 'key' as key, (e.element operator(pg_catalog.->) 'forced')::pg_catalog.bool as forced
                 from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
             ) as k
+            offset 0
         ) as x
         left join lateral (
             select %2$s as hash, %3$s as was, case when %4$s then %5$s end as prompt
@@ -95,6 +96,7 @@ begin
             select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, %1$s
             from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
             cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
+            offset 0
         ) as x$present$,
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
     -- Those of the rows whose columns, and whose value, are what they were when the prompt was made, and which nobody has locked.

@@ -105,6 +105,7 @@ select set_eq(
         'function steadytext.forget_kept_vectors(uuid,jsonb,jsonb)',
         'function steadytext.forget_kept_values(uuid,jsonb)',
         'function steadytext.write_kept_vectors(uuid,record,jsonb)',
+        'function steadytext.keep_piece(uuid,record,jsonb,jsonb)',
         'function steadytext.finish_vectorizer_piece(uuid,record,jsonb,jsonb)',
         'function steadytext.note_first(uuid,json)',
         'function steadytext.leave_rows(uuid,record,jsonb,jsonb)',

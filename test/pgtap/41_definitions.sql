@@ -1,6 +1,6 @@
 -- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
 \ir setup.psql
-select plan(86);
+select plan(106);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -296,6 +296,70 @@ select throws_ok(format('select steadytext_create_vectorizer(''taken'', array[''
 from unnest(array['chunk_size => 8', 'chunk_size => null', $t$target_column => 'v'$t$]) as e;
 select steadytext_create_vectorizer('taken', array['body'], index => 'none', model => 'builtin', chunk_size => 100);
 select throws_ok($$ select steadytext_alter_vectorizer('taken_body', model => 'talker') $$, '42809', 'model "talker" is registered for task generate, not embed', 'as where it is altered');
+
+-- Rows are found by their key under row-level security, too: a policy that has to be asked first is asked for each row of the table, for each key.
+create function pg_temp.read_as_a_whole(p_role text, p_statement text) returns text[] language plpgsql as $$
+declare
+    v_line text;
+    v_found text[] := '{}';
+begin
+    execute 'prepare as_the_step(jsonb) as ' || p_statement;
+    execute format('set local role %I', p_role);
+    for v_line in execute 'explain execute as_the_step(null)' loop
+        if v_line ~ '(Seq|Index|Index Only|Bitmap Heap) Scan .*on (guarded|guarded_body_embedding) ' then
+            v_found := v_found || v_line;
+        elsif v_line ~ '(Index|Recheck) Cond: .*id' then
+            v_found := v_found[1 : cardinality(v_found) - 1];
+        end if;
+    end loop;
+    reset role;
+    deallocate as_the_step;
+    return v_found;
+end $$;
+create table guarded (id bigint primary key, tenant int, body text, told text, v vector(256));
+insert into guarded select n, n % 7, 'body ' || n from generate_series(1, 2000) as n;
+alter table guarded owner to st_alice;
+alter table guarded enable row level security;
+alter table guarded force row level security;
+create policy own on guarded using (tenant = any (string_to_array(current_setting('test.tenants', true), ',')::int[]));
+set local role st_alice;
+select steadytext_create_vectorizer('guarded', array['body'], index => 'none');
+select steadytext_create_vectorizer('guarded', array['body'], target_column => 'v', name => 'guarded_v');
+select steadytext_create_enrichment('guarded', 'told', '$body', name => 'guarded_told');
+alter table guarded_body_embedding enable row level security;
+alter table guarded_body_embedding force row level security;
+create policy own on guarded_body_embedding using (octet_length(chunk) < current_setting('test.most', true)::int);
+reset role;
+insert into guarded_body_embedding (id, seq, chunk, embedding, model_hash, content_hash)
+select n, 1, 'chunk', array_fill(1, array[256])::vector, '', '' from generate_series(1, 2000) as n;
+analyze guarded, guarded_body_embedding;
+set local enable_seqscan = off;
+set local enable_hashjoin = off;
+set local enable_mergejoin = off;
+set local plan_cache_mode = force_generic_plan;
+select is(pg_temp.read_as_a_whole('st_alice', s.statement), '{}'::text[], format('%s finds rows by their key', s.what))
+from (
+    select v.name || ': ' || f.what as what, f.statement
+    from steadytext_vectorizers as v
+    cross join lateral steadytext.vectorizer_statements(v.id) as m
+    cross join lateral (values ('read_rows', m.read_rows), ('delete_vectors', m.delete_vectors), ('present', m.present), ('write_vectors', m.write_vectors[1]),
+        ('write_vectors of kept', m.write_vectors[2]), ('blank_vectors', m.blank_vectors), ('lockable', m.lockable),
+        ('scan_source', m.scan_source[2]), ('scan_destination', m.scan_destination[2])) as f(what, statement)
+    where v.name in ('guarded_body', 'guarded_v')
+    union all
+    select v.name || ': ' || f.what, f.statement
+    from steadytext_vectorizers as v
+    cross join lateral steadytext.enrichment_statements(v.id) as m
+    cross join lateral (values ('read_rows', m.read_rows), ('present', m.present), ('lockable', m.lockable), ('write_values', m.write_values),
+        ('scan_source', m.scan_source[2])) as f(what, statement)
+    where v.name = 'guarded_told'
+) as s
+where s.statement is not null
+order by s.what;
+reset enable_seqscan;
+reset enable_hashjoin;
+reset enable_mergejoin;
+reset plan_cache_mode;
 
 select * from finish();
 rollback;

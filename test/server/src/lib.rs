@@ -43,7 +43,7 @@ pub use models::{
 };
 pub use process::{Signal, children_of, is_alive, signal};
 pub use proxy::Proxy;
-pub use requests::{AUDIT, Request};
+pub use requests::{AUDIT, Request, audited_users, litter};
 pub use run_directory::run_directory;
 pub use session::{Address, Session, message_of, sqlstate_of};
 pub use wait::{PATIENCE, eventually, wait_until};

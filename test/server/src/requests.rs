@@ -5,6 +5,7 @@ use std::fmt::Display;
 use postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::cluster::Cluster;
 use crate::session::Session;
 use crate::wait::{PATIENCE, eventually};
 
@@ -47,6 +48,36 @@ pub struct Request {
     pub retry_count: i32,
     /// Claims ever made.
     pub attempt: i32,
+}
+
+/// The trail of [`AUDIT`], and two users, alice and bob, who may ask for as much as they like.
+pub fn audited_users(cluster: &Cluster) -> Session {
+    let mut session = cluster.session("postgres");
+    session.audit();
+    session.run(
+        "create role alice login in role steadytext_user; create role bob login in role steadytext_user;
+         select steadytext_config_set('max_queue_size_per_role', '1000000');
+         select steadytext_config_set('max_queue_size', '1000000')",
+    );
+    session
+}
+
+/// Stops the worker, and leaves so many entries of requests of alice's in the indexes of what is pending that are dead and cannot be taken away:
+/// they were cancelled after the session that is returned had begun its transaction. `priority` is an expression over i, the number of a request.
+pub fn litter(cluster: &Cluster, session: &mut Session, dead: i64, priority: &str) -> Session {
+    let mut alice = cluster.session_as("postgres", "alice");
+    let id = alice.generate("whose it is", "max_tokens => 2, use_cache => false");
+    alice.answer(id);
+    let mut holder = cluster.session("postgres");
+    // A table that nobody takes an exclusive lock on.
+    holder.run("begin isolation level repeatable read; select count(*) from pg_class");
+    session.pause();
+    alice.run(&format!(
+        "insert into steadytext_queue (request_type, prompt, params, priority)
+         select 'generate', 'alice ' || i, '{{\"max_tokens\": 2}}', {priority} from generate_series(1, {dead}) as i"
+    ));
+    session.run("update steadytext_queue set status = 'cancelled' where status = 'pending'");
+    holder
 }
 
 impl Session {

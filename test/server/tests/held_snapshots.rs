@@ -4,46 +4,15 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use steadytext_test_server::{Cluster, Options, Session, eventually, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, audited_users, eventually, litter, wait_until};
 
 /// Requests whose entries are dead, and cannot be taken away.
 const DEAD: i64 = 20_000;
 
 /// A server on which a user's first requests are such entries. The second session keeps the snapshot.
-fn littered(cluster: &Cluster) -> (Session, Session) {
-    littered_with(cluster, DEAD)
-}
-
-/// Who asks there.
-fn people(cluster: &Cluster) -> Session {
-    let mut session = cluster.session("postgres");
-    session.audit();
-    session.run(
-        "create role alice login in role steadytext_user; create role bob login in role steadytext_user;
-         select steadytext_config_set('max_queue_size_per_role', '1000000');
-         select steadytext_config_set('max_queue_size', '1000000')",
-    );
-    session
-}
-
-/// The same with so many of them.
-fn littered_with(cluster: &Cluster, dead: i64) -> (Session, Session) {
-    let session = people(cluster);
-    litter(cluster, session, dead)
-}
-
-fn litter(cluster: &Cluster, mut session: Session, dead: i64) -> (Session, Session) {
-    let mut alice = cluster.session_as("postgres", "alice");
-    let id = alice.generate("whose it is", "max_tokens => 2, use_cache => false");
-    alice.answer(id);
-    let mut holder = cluster.session("postgres");
-    holder.run("begin isolation level repeatable read; select count(*) from steadytext_queue");
-    session.pause();
-    alice.run(&format!(
-        "insert into steadytext_queue (request_type, prompt, params)
-         select 'generate', 'alice ' || i, '{{\"max_tokens\": 2}}' from generate_series(1, {dead}) as i"
-    ));
-    session.run("update steadytext_queue set status = 'cancelled' where status = 'pending'");
+fn littered(cluster: &Cluster, dead: i64) -> (Session, Session) {
+    let mut session = audited_users(cluster);
+    let holder = litter(cluster, &mut session, dead, "5");
     session.run("select steadytext_daemon_start()");
     (session, holder)
 }
@@ -59,7 +28,7 @@ fn entries_read(session: &mut Session) -> i64 {
 fn entries_that_cannot_be_taken_away_are_not_walked_over_by_each_claim() {
     const REQUESTS: i64 = 60;
     let cluster = Cluster::with_extension();
-    let (mut session, mut holder) = littered(&cluster);
+    let (mut session, mut holder) = littered(&cluster, DEAD);
     // Behind them in the index, and after them in time.
     let mut users = ["alice", "bob"].map(|user| cluster.session_as("postgres", user));
     for user in &mut users {
@@ -81,6 +50,28 @@ fn entries_that_cannot_be_taken_away_are_not_walked_over_by_each_claim() {
     assert!(read < DEAD * REQUESTS / 3, "{REQUESTS} requests took {read} entries of the index");
     holder.run("rollback");
     assert_eq!(session.doubled(), 0);
+}
+
+#[test]
+fn claims_do_not_walk_along_the_lanes_of_a_queue_that_was_never_analyzed() {
+    const LANES: &str =
+        "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'steadytext_queue_lane_idx'";
+    let cluster = Cluster::with_extension();
+    cluster.session("postgres").run("alter table steadytext_queue set (autovacuum_enabled = off)");
+    let (mut session, mut holder) = littered(&cluster, DEAD);
+    let mut users = ["alice", "bob"].map(|user| cluster.session_as("postgres", user));
+    for i in 0..20 {
+        let id = users[i % 2].generate(&format!("request {i}"), "max_tokens => 3, use_cache => false");
+        users[i % 2].answer(id);
+    }
+    // Statistics of a process are there when it has nothing to do.
+    let read: i64 = session.one(LANES);
+    assert_eq!(
+        session.one::<i64>("select count(*) from pg_stat_user_tables where relname = 'steadytext_queue' and last_analyze is null and last_autoanalyze is null"),
+        1
+    );
+    assert_eq!(read, 0, "of the index of claims, {} were", entries_read(&mut session));
+    holder.run("rollback");
 }
 
 /// What one user does at random: each transaction stays open for a moment, so that ids and commits come in different orders.
@@ -140,7 +131,7 @@ fn what_is_before_the_floors_is_looked_through_in_portions() {
     const MANY: i64 = 100_000;
     let cluster = Options::new().set("log_min_messages", "debug1").start();
     cluster.session("postgres").create_extension();
-    let (mut session, mut holder) = littered_with(&cluster, MANY);
+    let (mut session, mut holder) = littered(&cluster, MANY);
     answer_some(&cluster);
     // The first sweep, with which floors begin to be used, is one portion.
     wait_until("floors are used", || portions(&cluster).iter().any(|entries| *entries >= MANY));
@@ -157,7 +148,7 @@ fn what_is_before_the_floors_is_looked_through_in_portions() {
 fn what_a_worker_elsewhere_has_left_is_put_back_also_while_the_servers_own_is_paused() {
     let cluster = Options::new().set("log_min_messages", "debug1").start();
     cluster.session("postgres").create_extension();
-    let (mut session, mut holder) = littered(&cluster);
+    let (mut session, mut holder) = littered(&cluster, DEAD);
     let mut alice = answer_some(&cluster);
     wait_until("floors are used", || portions(&cluster).iter().any(|entries| *entries >= DEAD));
     session.run("select steadytext_config_set('worker_poll_interval', '0.1')");
@@ -175,11 +166,12 @@ fn what_a_worker_elsewhere_has_left_is_put_back_also_while_the_servers_own_is_pa
 #[test]
 fn what_comes_far_before_the_floors_is_found_whether_it_is_said_or_not() {
     let cluster = Cluster::with_extension();
-    let session = people(&cluster);
+    let mut session = audited_users(&cluster);
     let mut late = cluster.session_as("postgres", "alice");
     late.run("begin");
     let latest = late.generate("late", "max_tokens => 2, use_cache => false");
-    let (mut session, mut holder) = litter(&cluster, session, DEAD);
+    let mut holder = litter(&cluster, &mut session, DEAD, "5");
+    session.run("select steadytext_daemon_start()");
     let mut alice = answer_some(&cluster);
     late.run("commit");
     session.answer(latest);
@@ -205,7 +197,7 @@ fn what_comes_far_before_the_floors_is_found_whether_it_is_said_or_not() {
 #[test]
 fn what_a_trigger_of_somebody_elses_frees_while_the_worker_writes_an_answer_is_claimed_at_once() {
     let cluster = Cluster::with_extension();
-    let (mut session, mut holder) = littered(&cluster);
+    let (mut session, mut holder) = littered(&cluster, DEAD);
     session.run(
         "create function free_another() returns trigger language plpgsql as $$
          begin
@@ -252,7 +244,7 @@ fn whatever_commits_late_is_put_back_or_moved_is_answered_once() {
     let cluster = steadytext_test_server::Options::new().set("max_prepared_transactions", 8).start();
     let mut session = cluster.session("postgres");
     session.create_extension();
-    let (mut session, mut holder) = littered(&cluster);
+    let (mut session, mut holder) = littered(&cluster, DEAD);
     // One that has its id before all others, and commits when they have long been answered.
     let mut late = cluster.session_as("postgres", "alice");
     late.run("begin");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use steadytext_test_server::{Cluster, Session, eventually, wait_until};
+use steadytext_test_server::{Cluster, Session, audited_users, eventually, litter, wait_until};
 
 /// That no process has died since the server started.
 #[track_caller]
@@ -43,26 +43,10 @@ fn a_key_of_the_cache_that_brings_other_columns_along_is_read() {
     assert_alive(&cluster);
 }
 
-/// The second session keeps a snapshot, in which alice has 20,000 requests that were cancelled since.
+/// The worker is stopped, and the second session keeps a snapshot in which alice has many requests at each priority that were cancelled since.
 fn littered(cluster: &Cluster) -> (Session, Session) {
-    let mut session = cluster.session("postgres");
-    session.audit();
-    session.run(
-        "create role alice login in role steadytext_user;
-         select steadytext_config_set('max_queue_size_per_role', '1000000');
-         select steadytext_config_set('max_queue_size', '1000000')",
-    );
-    let mut alice = cluster.session_as("postgres", "alice");
-    let id = alice.generate("whose it is", "max_tokens => 2, use_cache => false");
-    alice.answer(id);
-    let mut holder = cluster.session("postgres");
-    holder.run("begin isolation level repeatable read; select count(*) from pg_class");
-    session.pause();
-    alice.run(
-        "insert into steadytext_queue (request_type, prompt, params, priority)
-         select 'generate', 'alice ' || i, '{\"max_tokens\": 2}', 1 + i % 10 from generate_series(1, 20000) as i",
-    );
-    session.run("update steadytext_queue set status = 'cancelled' where status = 'pending'");
+    let mut session = audited_users(cluster);
+    let holder = litter(cluster, &mut session, 20_000, "1 + i % 10");
     (session, holder)
 }
 

@@ -87,3 +87,34 @@ fn a_stop_in_the_middle_of_a_claim_costs_what_is_in_flight_no_try() {
     }
     assert_eq!(session.doubled(), 0);
 }
+
+#[test]
+fn a_statement_that_would_go_on_for_ever_does_not_hold_up_the_shutdown() {
+    let mut cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.audit();
+    session.run(
+        "create function linger() returns trigger language plpgsql as $$
+         begin
+             perform pg_catalog.pg_sleep(86400);
+             return null;
+         end $$;
+         create trigger linger after update of status on steadytext_queue
+         for each row when (new.status = 'processing' and new.prompt = 'lingers' and new.attempt = 1)
+         execute function linger()",
+    );
+    let lingers = session.generate("lingers", "max_tokens => 3");
+    wait_until("the worker is in its claim", || {
+        session.one(
+            "select exists (select from pg_stat_activity where application_name like 'pg_steadytext worker%' and wait_event = 'PgSleep')",
+        )
+    });
+    cluster.stop(Shutdown::Fast);
+    cluster.start();
+    let mut session = cluster.session("postgres");
+    // What the claim had changed was undone, so that the next one would be the first again.
+    session.run("drop trigger linger on steadytext_queue");
+    session.answer(lingers);
+    assert_eq!(session.request(lingers).retry_count, 0);
+    assert_eq!(session.doubled(), 0);
+}

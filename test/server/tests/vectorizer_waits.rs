@@ -191,6 +191,54 @@ fn a_text_of_more_chunks_than_a_request_may_have_is_embedded_by_several() {
 }
 
 #[test]
+fn a_row_of_many_chunks_that_cannot_be_looked_at_any_more_holds_up_no_other() {
+    let (_cluster, mut session, mut alice) = alice();
+    session.run(
+        "select steadytext_config_set('max_batch_size', '8');
+         create table trouble (is_there bool);
+         create function may_be_seen(id int) returns bool language plpgsql security definer as $$
+         begin
+             -- Vectors of some of its chunks have come, and are about to be kept.
+             if id = 1 and exists (select from trouble) and exists (
+                 select from public.steadytext_vectorizer_batches as b join public.steadytext_queue as q using (request_id)
+                 where q.status = 'completed' and b.keys -> 0 ? 'seqs')
+             then
+                 raise exception 'row % is not to be seen', id;
+             end if;
+             return true;
+         end $$ set search_path = public, pg_temp;
+         insert into trouble values (true)",
+    );
+    alice.run(
+        "create policy seen on docs using (may_be_seen(id));
+         alter table docs enable row level security;
+         alter table docs force row level security;
+         select steadytext_create_vectorizer('docs', array['body'], chunk_size => 16, chunk_overlap => 0, index => 'none', format => 'doc: $chunk')",
+    );
+    rest(&mut session);
+    alice.run(&format!("insert into docs select 1, {LONG}; insert into docs values (2, 'short'); insert into docs select 3, {LONG}"));
+    wait_until("the other rows are embedded, and that one has failed", || {
+        session.one(
+            "select (select count(distinct id) = 2 from docs_body_embedding where id in (2, 3))
+                and exists (select from steadytext_vectorizer_errors where key = '{\"id\": 1}' and error = 'row 1 is not to be seen')",
+        )
+    });
+    session.run("delete from trouble");
+    alice.run("select steadytext_retry_vectorizer('docs_body')");
+    rest(&mut session);
+    assert_eq!(
+        session.one::<i64>(
+            "select count(*) from docs_body_embedding as e
+             full join (select d.id, c.seq, c.chunk from docs as d cross join lateral steadytext_chunk_text(d.body, 16, 0) as c) as c using (id, seq)
+             where e.chunk is distinct from c.chunk or e.embedding::text is distinct from steadytext_embed('doc: ' || c.chunk)::text"
+        ),
+        0,
+        "each chunk has its own vector"
+    );
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_vectorizer_kept"), 0);
+}
+
+#[test]
 fn what_waits_for_a_limit_goes_on_when_its_use_is_reset_or_it_is_raised() {
     let (_cluster, mut session, mut alice) = alice();
     alice.run(
