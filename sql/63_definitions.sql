@@ -384,6 +384,25 @@ end
 $$;
 comment on function steadytext.lock_definition(text, text) is 'The same, locked, so that it keeps its number until the transaction ends';
 
+create function steadytext.warn_of_problem(p_id uuid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_definition record;
+begin
+    select v.kind, v.name, steadytext.definition_problem(v.id) as problem into v_definition
+    from @extschema@.steadytext_vectorizers as v
+    where v.id = p_id;
+    if v_definition.problem is not null then
+        raise warning '% "%" can do nothing as it is: %', v_definition.kind, left(v_definition.name, 100), v_definition.problem
+            using hint = 'What was asked for is done once that is mended.';
+    end if;
+end
+$$;
+comment on function steadytext.warn_of_problem(uuid) is 'A WARNING to the one who asks for work of a definition that cannot do any, with the reason';
+
 create function steadytext.pause_definition(p_id uuid, p_is_paused boolean)
 returns void
 language plpgsql volatile
@@ -391,6 +410,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     update @extschema@.steadytext_vectorizers as v set is_paused = p_is_paused, updated_at = now() where p_id in (v.id, v.replaces);
+    if not p_is_paused then
+        perform steadytext.warn_of_problem(p_id);
+    end if;
 end
 $$;
 comment on function steadytext.pause_definition(uuid, boolean) is 'Pauses a definition and the one that is to take its place, or ends that';
@@ -411,6 +433,7 @@ begin
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
     select p_id, g.key, p_forced from gone as g;
     get diagnostics v_count = row_count;
+    perform steadytext.warn_of_problem(p_id);
     -- Wakes whoever does it.
     update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = p_id;
     return v_count;

@@ -22,7 +22,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if if_exists and steadytext.is_missing_definition(name, 'enrichment') then
+    if coalesce(if_exists, false) and steadytext.is_missing_definition(name, 'enrichment') then
         return;
     end if;
     perform steadytext.remove_definition(steadytext.own_definition_id(name, 'enrichment'), coalesce(drop_all, false));
@@ -76,6 +76,7 @@ begin
     perform steadytext.recall_enrichment_requests(v_id);
     delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id;
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, coalesce(kept, false));
+    perform steadytext.warn_of_problem(v_id);
     update @extschema@.steadytext_vectorizers as v set revision = v.revision + 1, updated_at = now() where v.id = v_id;
 end
 $$;

@@ -1,7 +1,5 @@
 -- Changing, pausing and dropping vectorizers.
 
--- Deletes the definition first: that is the lock that the steps take first.
--- What is known of its rows, and what is to be done for it.
 create function steadytext.forget_definition(p_id uuid)
 returns void
 language plpgsql volatile
@@ -27,6 +25,7 @@ declare
     v_statement text;
 begin
     select * into v_place from steadytext.vectorizer_place(p_id);
+    -- The steps lock this row first, too.
     delete from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     perform steadytext.forget_definition(p_id);
     perform @extschema@.steadytext_cancel_async(b.request_id)
@@ -92,7 +91,7 @@ as $$
 declare
     v_id uuid;
 begin
-    if if_exists and steadytext.is_missing_definition(name, 'vectorizer') then
+    if coalesce(if_exists, false) and steadytext.is_missing_definition(name, 'vectorizer') then
         return;
     end if;
     v_id := steadytext.own_definition_id(name, 'vectorizer');
@@ -145,6 +144,7 @@ declare
     v_id uuid := steadytext.lock_definition(name, 'vectorizer');
 begin
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, true);
+    perform steadytext.warn_of_problem(v_id);
     update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
 end
 $$;

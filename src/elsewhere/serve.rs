@@ -296,11 +296,10 @@ impl Server<'_> {
             self.extend(client)?;
         }
         if now >= self.poll_at {
-            self.poll_at = now + self.shared.options.poll_interval;
             protocol::tidy(client)?;
             self.registered = protocol::models(client)?;
             self.choose_sets();
-            self.has_looked = true;
+            let mut poll_at = now + self.shared.options.poll_interval;
             for set in &self.sets {
                 let outlook = protocol::outlook(client, &set.models, set.types.as_deref())?;
                 let can_take = set.endpoint.as_ref().is_none_or(|endpoint| !endpoint.is_resting());
@@ -310,9 +309,12 @@ impl Server<'_> {
                 if let Some(due_in_s) = outlook.due_in_s
                     && let Ok(due_in) = Duration::try_from_secs_f64(due_in_s)
                 {
-                    self.poll_at = self.poll_at.min(now + due_in.max(Duration::from_millis(50)));
+                    poll_at = poll_at.min(now + due_in.max(Duration::from_millis(50)));
                 }
             }
+            // One that fails is due again, so that no turn succeeds in between: the worker is not ready, and what is wrong is said once.
+            self.poll_at = poll_at;
+            self.has_looked = true;
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + HEARTBEAT;

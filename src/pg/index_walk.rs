@@ -218,6 +218,11 @@ enum End {
 }
 
 impl Walk {
+    /// Whether its time is over.
+    fn is_over(&self) -> bool {
+        self.begun.elapsed() >= self.budget
+    }
+
     /// Where the next walk begins.
     fn go(&mut self, from: Option<Key>, visit: &mut impl FnMut(Key, bool) -> Step) -> Option<Key> {
         let mut from = from;
@@ -228,7 +233,13 @@ impl Walk {
                     End::All => {}
                     End::Here(key) => return Some(key),
                     End::Group(key) => {
-                        jump = Some(Key { id: i64::MAX, ..key });
+                        let behind = Key { id: i64::MAX, ..key };
+                        // Where each entry ends its group, there are few entries between two looks of the scan.
+                        interrupts::check();
+                        if self.is_over() {
+                            return Some(behind);
+                        }
+                        jump = Some(behind);
                         break;
                     }
                 }
@@ -319,7 +330,7 @@ impl Walk {
             }
             if self.entries.is_multiple_of(ENTRIES_AT_ONCE) {
                 interrupts::check();
-                is_over = self.begun.elapsed() >= self.budget;
+                is_over = self.is_over();
             }
         }
     }

@@ -119,6 +119,7 @@ select set_eq(
         'function steadytext.definition_id(text,text)',
         'function steadytext.own_definition_id(text,text)',
         'function steadytext.lock_definition(text,text)',
+        'function steadytext.warn_of_problem(uuid)',
         'function steadytext.pause_definition(uuid,boolean)',
         'function steadytext.retry_definition(uuid,boolean)',
         'function steadytext.definition_counts(uuid)',

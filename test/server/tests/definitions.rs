@@ -132,6 +132,45 @@ fn who_makes_a_vectorizer_is_told_once_that_only_the_builtin_model_embeds() {
 }
 
 #[test]
+fn who_asks_a_broken_definition_for_work_is_told_that_it_can_do_none() {
+    fn said(session: &mut Session, sql: &str) -> Vec<String> {
+        session.notices();
+        session.run(sql);
+        session.notices().iter().map(|notice| notice.message().to_owned()).collect()
+    }
+    let (_cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table docs (id int primary key, body text, told text);
+         select steadytext_create_vectorizer('docs', array['body'], index => 'none', model => 'builtin');
+         select steadytext_create_enrichment('docs', 'told', '$body', model => 'builtin');
+         alter table docs drop column body cascade",
+    );
+    for call in [
+        "steadytext_reembed('docs_body')",
+        "steadytext_retry_vectorizer('docs_body')",
+        "steadytext_resume_vectorizer('docs_body')",
+        "steadytext_refresh_enrichment('docs_told')",
+        "steadytext_retry_enrichment('docs_told')",
+        "steadytext_resume_enrichment('docs_told')",
+    ] {
+        let words = said(&mut session, &format!("select {call}"));
+        assert!(
+            words.len() == 1 && words[0].contains("can do nothing as it is: a column of table"),
+            "{call}: {words:?}"
+        );
+    }
+    assert_eq!(said(&mut session, "select steadytext_pause_vectorizer('docs_body')"), Vec::<String>::new());
+    for call in [
+        "steadytext_drop_vectorizer('nix', if_exists => null)",
+        "steadytext_drop_enrichment('nix', if_exists => null)",
+    ] {
+        let error = session.error(&format!("select {call}"));
+        assert!(error.message().contains("does not exist"), "{call}: {error}");
+    }
+    assert_eq!(session.notices().len(), 0, "it is an error, and nothing is said to be skipped");
+}
+
+#[test]
 fn failures_of_rows_that_are_gone_are_forgotten() {
     let (_cluster, mut session) = prepared(Options::new());
     session.run(

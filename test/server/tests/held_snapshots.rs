@@ -74,6 +74,32 @@ fn claims_do_not_walk_along_the_lanes_of_a_queue_that_was_never_analyzed() {
     holder.run("rollback");
 }
 
+#[test]
+fn a_sweep_over_the_requests_of_very_many_users_goes_in_portions_too() {
+    const USERS: usize = 5_000;
+    let cluster = Options::new().set("log_min_messages", "debug1").start();
+    cluster.session("postgres").create_extension();
+    let (mut session, mut holder) = littered(&cluster, DEAD);
+    answer_some(&cluster);
+    wait_until("floors are used", || portions(&cluster).iter().any(|entries| *entries >= DEAD));
+    let first = portions(&cluster).len();
+    // Each of them has one request, which is before all others in the index.
+    session.run(&format!(
+        "do $$ begin for i in 1..{USERS} loop execute 'create role user_' || i; end loop; end $$;
+         begin;
+         alter table steadytext_queue disable trigger check_request;
+         insert into steadytext_queue (request_type, prompt, params, owner_role, priority)
+         select 'generate', 'one of many', '{{\"max_tokens\": 2, \"use_cache\": false}}', ('user_' || i)::steadytext.role_id, 10 from generate_series(1, {USERS}) as i;
+         alter table steadytext_queue enable always trigger check_request;
+         update steadytext_queue set priority = 6 where prompt = 'at first 0';
+         commit"
+    ));
+    wait_until("a portion was swept", || portions(&cluster).len() > first);
+    let longest = portions(&cluster)[first..].iter().copied().max();
+    assert!(longest < Some(USERS as i64), "{longest:?}");
+    holder.run("rollback");
+}
+
 /// What one user does at random: each transaction stays open for a moment, so that ids and commits come in different orders.
 fn enqueue_at_random(mut user: Session, seed: u64) {
     let mut state = seed;

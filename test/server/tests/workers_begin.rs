@@ -92,6 +92,12 @@ fn what_cannot_be_served_ends_a_program_that_is_started_for_once_and_says_why() 
     let url = format!("host={directory} port=5432 user=remote dbname=bare");
     let mut worker = Worker::start_at(&url, &cluster, &[]);
     wait_until("it says what is missing", || worker.said().contains("CREATE EXTENSION"));
+    let before = cluster.log().matches("schema \"steadytext\" does not exist").count();
+    wait_until("it has tried again", || {
+        cluster.log().matches("schema \"steadytext\" does not exist").count() >= before + 4
+    });
+    let said = worker.said();
+    assert_eq!(said.matches("CREATE EXTENSION").count(), 1, "what has not changed is said once: {said}");
     let mut bare = cluster.session("bare");
     bare.run("create extension pg_steadytext cascade");
     bare.pause();
