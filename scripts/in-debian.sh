@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs a command in this checkout on another release of Debian, and so with another PostgreSQL.
+# Runs a command in this checkout on another release of Debian or Ubuntu, and so with another PostgreSQL.
 #
-#     scripts/in-debian.sh RELEASE COMMAND [ARGUMENT…]      trixie has PostgreSQL 17, forky 18
+#     scripts/in-debian.sh RELEASE COMMAND [ARGUMENT…]
+#
+# Debian's trixie has PostgreSQL 17 and forky 18, Ubuntu's jammy 14 and noble 16.
 #
 # The system is made once by debootstrap, in STEADYTEXT_DEBIAN_DIR (default /var/cache/pg_steadytext), and what the
 # command installs there stays. The checkout lies there at its own path, with a target folder of its own; Rust is this
@@ -14,7 +16,7 @@ cd "$(dirname "$0")/.."
 die() { printf 'in-debian: %s\n' "$*" >&2; exit 1; }
 
 [ $# -ge 2 ] || die "usage: scripts/in-debian.sh RELEASE COMMAND [ARGUMENT…]"
-[[ $1 =~ ^[a-z]+$ ]] || die "$1 is no release of Debian"
+[[ $1 =~ ^[a-z]+$ ]] || die "$1 is no release of Debian or Ubuntu"
 if [ "$(id -u)" != 0 ]; then
     exec sudo CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" \
         CI="${CI:-}" STEADYTEXT_DEBIAN_DIR="${STEADYTEXT_DEBIAN_DIR:-}" "$0" "$@"
@@ -30,6 +32,17 @@ directory=${STEADYTEXT_DEBIAN_DIR:-/var/cache/pg_steadytext}
 system=$directory/$release
 target=$directory/$release.target
 
+# The keys of Ubuntu's archive. Debian 12 has no package of them, so that the file is known by its checksum.
+ubuntu_keys() {
+    local file=ubuntu-keyring_2021.03.26_all.deb
+    command -v curl >/dev/null 2>&1 || apt-get install -y -qq --no-install-recommends curl >/dev/null
+    curl -sSf -o "$directory/$file" "$ubuntu_mirror/pool/main/u/ubuntu-keyring/$file"
+    echo "0d0e7ed6b112f5d03eabf3c7eb01ebdacf9c57714b279e90495cfc58c8c4520f  $directory/$file" | sha256sum --check --quiet ||
+        die "$file is not what it was"
+    dpkg-deb -x "$directory/$file" "$directory/ubuntu-keyring"
+    rm "$directory/$file"
+}
+
 mkdir -p "$directory"
 # One at a time: they share what is built.
 exec 9>"$directory/$release.lock"
@@ -44,9 +57,30 @@ if [ ! -e "$system/.complete" ]; then
     rm -rf "$system"
     mkdir -p "$system"
     echo "in-debian: making $system (some minutes)" >&2
-    debootstrap --variant=minbase --include=ca-certificates,make,procps,python3 \
-        "$release" "$system" "${mirror:-http://deb.debian.org/debian}" >"$directory/$release.log" 2>&1 ||
+    # A release that is newer than this debootstrap is made as the latest one of its kind.
+    options=()
+    script=()
+    [ -e "/usr/share/debootstrap/scripts/$release" ] || script=(/usr/share/debootstrap/scripts/sid)
+    case $release in
+        jammy | noble)
+            ubuntu_mirror=${UBUNTU_MIRROR:-http://archive.ubuntu.com/ubuntu}
+            mirror=$ubuntu_mirror
+            ubuntu_keys
+            options=(--components=main,universe --keyring="$directory/ubuntu-keyring/usr/share/keyrings/ubuntu-archive-keyring.gpg")
+            # All of Ubuntu's releases are made alike.
+            script=(/usr/share/debootstrap/scripts/gutsy)
+            ;;
+    esac
+    debootstrap --variant=minbase --include=ca-certificates,make,procps,python3 "${options[@]}" \
+        "$release" "$system" "${mirror:-http://deb.debian.org/debian}" "${script[@]}" >"$directory/$release.log" 2>&1 ||
         { tail -n 20 "$directory/$release.log" >&2; die "debootstrap failed"; }
+    if [ -n "${ubuntu_mirror:-}" ]; then
+        printf 'deb %s main universe\n' "$ubuntu_mirror $release" "$ubuntu_mirror $release-updates" >"$system/etc/apt/sources.list"
+        # Source packages of Debian are taken where this mirror has none of Ubuntu.
+        if [ -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
+            cp /usr/share/keyrings/debian-archive-keyring.gpg "$system/usr/share/keyrings/"
+        fi
+    fi
     # No service starts in there.
     printf '#!/bin/sh\nexit 101\n' >"$system/usr/sbin/policy-rc.d"
     chmod 755 "$system/usr/sbin/policy-rc.d"

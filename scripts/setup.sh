@@ -2,8 +2,8 @@
 # Installs what building, testing and trying pg_steadytext needs, and nothing that is there already.
 #
 # Needs a Debian-like system, Rust, and root or sudo. Everything comes from the platform's own package
-# sources, but pgvector where the platform has no package of it (Debian 12): then from Debian 13's source
-# package, verified by apt, built in a temporary directory. The system's list of sources stays as it is.
+# sources, but pgvector where the platform has no package of it (Debian 12, Ubuntu 22.04): then from the source
+# package of Debian 13 or Ubuntu 24.04, verified by apt, built in a temporary directory. The system's list of sources stays as it is.
 # PG_CONFIG chooses a server; without it: the one that pg_config on the PATH belongs to, otherwise an
 # installed one, otherwise the platform's default version.
 
@@ -110,42 +110,62 @@ install_packages() {
     trap - EXIT
 }
 
-# The mirror that this system takes Debian from, so that a local one is used here too.
-debian_mirror() {
+# The mirror that this system takes Debian, or Ubuntu, from, so that a local one is used here too.
+mirror_of() {
     local mirror
     # shellcheck disable=SC2016
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null |
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' "Origin: $1" "Label: $1" 2>/dev/null |
         sort -u | sed -n 1p)
-    printf '%s\n' "${mirror:-http://deb.debian.org/debian}"
+    printf '%s\n' "${mirror:-$2}"
 }
 
-# Builds pgvector from Debian 13's source package. apt works on directories of its own here, so that the
-# system's sources and lists stay as they are, and still checks signature and checksums.
+# Builds pgvector from the source package of a later release: of Ubuntu on Ubuntu, and of Debian otherwise, or where Ubuntu's
+# cannot be had and Debian's keys are there.
 build_pgvector() {
-    local work keyring=/usr/share/keyrings/debian-archive-keyring.gpg tools=()
+    local ubuntu debian=/usr/share/keyrings/debian-archive-keyring.gpg tools=()
     have dpkg-source || tools+=(dpkg-dev)
-    [ -f "$keyring" ] || tools+=(debian-archive-keyring)
+    if grep -qs '^ID=ubuntu' /etc/os-release; then
+        ubuntu=/usr/share/keyrings/ubuntu-archive-keyring.gpg
+        [ -f "$ubuntu" ] || tools+=(ubuntu-keyring)
+    else
+        [ -f "$debian" ] || tools+=(debian-archive-keyring)
+    fi
     [ ${#tools[@]} = 0 ] || apt install -y --no-install-recommends "${tools[@]}"
 
-    say "building pgvector for PostgreSQL $major from Debian 13's source package"
+    say "building pgvector for PostgreSQL $major from the source package of a later release"
+    if [ -n "${ubuntu:-}" ] &&
+        build_pgvector_of "$ubuntu" "$(mirror_of Ubuntu http://archive.ubuntu.com/ubuntu) noble universe"; then
+        return
+    fi
+    if [ -f "$debian" ] && build_pgvector_of "$debian" "$(mirror_of Debian http://deb.debian.org/debian) trixie main"; then
+        return
+    fi
+    die "could not build pgvector"
+}
+
+# build_pgvector_of KEYRING SOURCE: apt works on directories of its own here, so that the system's sources and lists stay as
+# they are, and still checks signature and checksums. Says what was wrong, and fails.
+build_pgvector_of() {
+    local work status=0
     work=$(mktemp -d)
-    # shellcheck disable=SC2064
-    trap "rm -rf '$work'" EXIT
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/source"
-    printf 'deb-src [signed-by=%s] %s trixie main\n' "$keyring" "$(debian_mirror)" >"$work/sources.list"
-    (
+    printf 'deb-src [signed-by=%s] %s\n' "$1" "$2" >"$work/sources.list"
+    # A subshell of its own: what fails ends it, which `if` would prevent.
+    work=$work major=$major pg_config_program="$(pg_option --bindir)/pg_config" bash -c '
+        set -euo pipefail
         cd "$work/source"
         options=(-qq -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
             -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User="$(id -un)")
         apt-get "${options[@]}" update
         apt-get "${options[@]}" source pgvector
         cd pgvector-*/
-        # OPTFLAGS: not for this machine's processor only, as Debian's own packages.
-        make -s -j"$(nproc)" OPTFLAGS="" PG_CONFIG="$(pg_option --bindir)/pg_config"
-        as_root make -s OPTFLAGS="" PG_CONFIG="$(pg_option --bindir)/pg_config" install
-    ) >"$work/log" 2>&1 || { tail -n 40 "$work/log" >&2; die "could not build pgvector"; }
+        # OPTFLAGS: not for this machine only, as in the packages of Debian.
+        make -s -j"$(nproc)" OPTFLAGS="" PG_CONFIG="$pg_config_program"
+    ' >"$work/log" 2>&1 &&
+        as_root make -s -C "$work/source/"pgvector-*/ OPTFLAGS="" PG_CONFIG="$(pg_option --bindir)/pg_config" install >>"$work/log" 2>&1 ||
+        { status=1; tail -n 20 "$work/log" >&2; }
     rm -rf "$work"
-    trap - EXIT
+    return $status
 }
 
 have cargo || die "Rust is missing: install it from your platform or with https://rustup.rs, then try again"
