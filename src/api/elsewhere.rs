@@ -457,7 +457,7 @@ fn outcome(
     let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, most.prompt);
     let first_token_ms = usage.first_token_ms;
     usage.ended(text, std::time::Instant::now());
-    // It was not this process that has waited for it.
+    // The time to the first token is the endpoint's, as this process has not waited for it.
     usage.first_token_ms = first_token_ms;
     // An endpoint may have another model of that name, and vectors that were asked for in another length have been compared with that.
     let is_whole = endpoint.is_none() && stages.whole().dimensions().is_none();

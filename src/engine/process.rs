@@ -39,7 +39,7 @@ pub fn give_way(nice: i32) {
         match fs::write("/proc/self/autogroup", nice.min(19).to_string()) {
             // The kernel lets one process in a tenth of a second do this.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
-            // Without such groups the file is not there, and niceness counts everywhere.
+            // Where the system has no such groups the file is not there, and niceness counts everywhere.
             Ok(()) | Err(_) => return,
         }
     }

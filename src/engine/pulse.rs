@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Pulse {
     /// Counts up while it does anything.
     pub beats: u64,
-    /// It waits for something to do, and there is nothing.
+    /// Whether the thread waits for something to do, and there is nothing.
     pub at_rest: bool,
 }
 

@@ -104,7 +104,7 @@ pub(super) static TABLE: Part<ActivityTable> = Part::new();
 pub(crate) struct Activity {
     /// The request.
     pub(crate) request_id: Uuid,
-    /// Whom it belongs to.
+    /// The role that the request belongs to.
     pub(crate) owner: pg_sys::Oid,
     /// `generate`, `embed`, …
     pub(crate) request_type: &'static str,

@@ -211,7 +211,7 @@ pub(crate) fn find(
 pub(crate) enum Walked {
     /// The last key that it met.
     UpTo([u8; 32]),
-    /// There are no more.
+    /// The index has no more entries.
     ToTheEnd,
     /// Nowhere: somebody has locked the table or its index.
     Nowhere,

@@ -77,7 +77,8 @@ fn spend_in(spent: &mut Vec<Spent>, new: Spent) {
     }
 }
 
-/// A subtransaction has ended. Nothing here can raise.
+/// Puts the counts of a subtransaction that has ended to those of its parent, or drops them. Nothing here can
+/// raise.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     ENDED.with_borrow_mut(|ended| {
@@ -102,7 +103,7 @@ pub(super) fn committing() {
     spent.into_iter().for_each(|Spent { role, tokens, .. }| rate_counters::spend(role, tokens));
 }
 
-/// The transaction has committed. Nothing here can raise.
+/// Adds the figures of a transaction that has committed. Nothing here can raise.
 pub(super) fn committed() {
     ENDED.with_borrow_mut(|ended| {
         ended
@@ -111,7 +112,8 @@ pub(super) fn committed() {
     });
 }
 
-/// It has not, or others will commit it. Nothing here can raise.
+/// Drops the figures of a transaction that has not committed, or that others will commit. Nothing here can
+/// raise.
 pub(super) fn forget() {
     ENDED.with_borrow_mut(Vec::clear);
     SPENT.with_borrow_mut(Vec::clear);

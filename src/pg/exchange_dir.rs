@@ -170,7 +170,8 @@ impl<'p> Draft<'p> {
         remove_abandoned(target);
         let (file, is_named) = match open_at(&target.directory, c".", libc::O_WRONLY | libc::O_TMPFILE) {
             Ok(file) => (File::from(file), false),
-            // What file systems say that have no such files, and kernels that do not know the flag.
+            // These are the errors of file systems that have no such files, and of kernels that do not know
+            // the flag.
             Err(error)
                 if matches!(
                     error.raw_os_error(),

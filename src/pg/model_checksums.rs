@@ -66,7 +66,7 @@ struct PathContent {
 struct Bad {
     file: FileId,
     purpose: u8,
-    /// Until when that is believed, as TimestampTz.
+    /// The moment until which that is believed, as TimestampTz.
     until: i64,
     length: u16,
     reason: [u8; REASON_BYTES],

@@ -49,7 +49,7 @@ struct Entry {
     key: AtomicU64,
     /// The second of the last use.
     used_at: AtomicI64,
-    /// It is not written down yet.
+    /// Whether it has changed since it was written down.
     changed: AtomicBool,
     requests: [SlidingWindow; 3],
     tokens: [SlidingWindow; 3],
@@ -103,7 +103,7 @@ pub(crate) struct Exceeded {
 /// What a role has used.
 #[derive(Debug, Clone)]
 pub(crate) struct Used {
-    /// Whose it is.
+    /// The role that was counted.
     pub(crate) role: pg_sys::Oid,
     /// Requests in each period, and seconds until the first of them no longer counts.
     pub(crate) requests: [(u64, Option<i64>); 3],
@@ -114,7 +114,7 @@ pub(crate) struct Used {
 /// The counts of a role, to be written down.
 #[derive(Debug, Clone)]
 pub(crate) struct Saved {
-    /// Whose they are.
+    /// The role that was counted.
     pub(crate) role: pg_sys::Oid,
     /// The second at which they were taken.
     pub(crate) second: i64,

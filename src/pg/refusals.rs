@@ -108,9 +108,9 @@ impl Entry {
 /// What was refused.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
-    /// To whom.
+    /// The role that was refused something.
     pub(crate) role: pg_sys::Oid,
-    /// Who had logged in.
+    /// The role that had logged in.
     pub(crate) session: pg_sys::Oid,
     /// The limit, or `rights`.
     pub(crate) what: String,

@@ -107,7 +107,7 @@ pub(super) extern "C-unwind" fn after(afterwards: Afterwards) {
             table
         }
     };
-    // What the triggers would have done.
+    // The triggers, which do not fire here, would have done this.
     catalog_cache::invalidate(table);
     after_commit::arm_change();
     after_commit::arm_review();

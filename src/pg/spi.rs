@@ -308,7 +308,7 @@ impl KeptPlans {
     /// How many there are at most; then all are made anew.
     const MOST: usize = 200;
 
-    /// None yet.
+    /// A list without plans.
     pub(crate) fn new() -> Self {
         KeptPlans(RefCell::new(HashMap::new()))
     }

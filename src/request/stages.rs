@@ -111,7 +111,7 @@ impl Stages {
     }
 }
 
-/// Which subtasks of a stage were handed over, and what has come back.
+/// The subtasks of a stage that were handed over, and what has come back.
 #[derive(Debug)]
 struct Progress {
     outputs: Vec<Option<Output>>,

@@ -19,7 +19,7 @@ pub(crate) struct Usage {
     pub(crate) first_token_ms: Option<i32>,
     /// The same, to more digits.
     pub(crate) first_token: Option<Duration>,
-    /// Until the engine began.
+    /// The time until the engine began.
     pub(crate) begun: Option<Duration>,
 }
 
@@ -30,7 +30,7 @@ impl Usage {
         known.map(|tokens| u64::try_from(tokens).unwrap_or(0)).sum()
     }
 
-    /// So many tokens of a text are there.
+    /// Notes how many tokens of a text are there.
     pub(crate) fn grown(&mut self, generated_tokens: usize) {
         self.generated_tokens = Some(number(generated_tokens));
     }

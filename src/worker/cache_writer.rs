@@ -47,9 +47,9 @@ pub(super) struct CacheWriter {
 
 /// A claimed request as the cache sees it.
 pub(super) struct Asking<'a> {
-    /// None if it must not be looked up.
+    /// The key under which it is looked up; None if it must not be.
     question: Option<&'a Question>,
-    /// It was not tried before.
+    /// Whether this is its first attempt.
     is_new: bool,
 }
 

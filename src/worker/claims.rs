@@ -32,9 +32,9 @@ pub(super) struct Claimed {
     pub(super) request_type: String,
     /// What is asked; an error where that cannot be read, or is too much.
     pub(super) content: Result<Content, PgError>,
-    /// Whom it belongs to.
+    /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
-    /// From 1 to 10, which goes first.
+    /// The priority, from 1 to 10; the highest goes first.
     pub(super) priority: u8,
     /// Length of its texts and parameters.
     pub(super) bytes: usize,
@@ -97,9 +97,9 @@ impl Content {
 /// How a request ended.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
-    /// With an answer, and what it took.
+    /// The request has an answer, which took so much.
     Answered(Answer, Usage),
-    /// Without a result.
+    /// The request has failed, and has no result.
     Failed(Failure),
 }
 
@@ -118,7 +118,7 @@ impl Verdict {
 pub(super) struct Outcome {
     /// The row.
     pub(super) held: Held,
-    /// Whose it is.
+    /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
     /// How it ended.
     pub(super) verdict: Verdict,

@@ -66,7 +66,7 @@ impl Eviction {
         let count = self.victims.len().min(config.cache_eviction_batch_size);
         let batch: Vec<(i64, i32)> = self.victims.drain(..count).collect();
         let gone = protocol::evict(&batch)?;
-        // What stays because it is locked, or was used meanwhile, must not keep the worker busy.
+        // Entries that stay because they are locked, or were used meanwhile, must not keep the worker busy.
         self.more &= gone > 0;
         Ok(())
     }

@@ -37,7 +37,7 @@ struct Walk {
 }
 
 impl FilterKeeper {
-    /// It begins with the first step.
+    /// A keeper that begins with the first step.
     pub(super) fn new() -> FilterKeeper {
         FilterKeeper { filter: None, walk: None, generation: 0, next: Instant::now(), most_keys: 0 }
     }

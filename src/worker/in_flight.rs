@@ -261,7 +261,7 @@ impl InFlight {
                     }
                     return None;
                 }
-                // For the second time, where the engine that had begun it has gone.
+                // The request begins for the second time where the engine that had begun it has gone.
                 running.text.clear();
                 if running.stages.whole().is_text() {
                     running.usage = Usage::default();
@@ -275,7 +275,7 @@ impl InFlight {
                 running.usage.first_token(cached_tokens, running.since);
                 return None;
             }
-            // Of many texts, none is shown as it grows.
+            // A request of many texts shows none of them as it grows.
             EventKind::Progress { .. } if !running.stages.whole().is_text() => return None,
             EventKind::Progress { generated_tokens, text } => {
                 running.usage.grown(generated_tokens);
@@ -299,7 +299,7 @@ impl InFlight {
                     activity::set_progress(line, tokens, event.turns, &text);
                 }
             }
-            // That is the engine's end, not the request's.
+            // The engine has ended, and not the request.
             EventKind::Failed(EngineError::Stopped) => running.again.push(index),
             // The first one tells why; the others are cancelled, and that is no reason.
             EventKind::Failed(error) => {

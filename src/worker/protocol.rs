@@ -39,15 +39,15 @@ const MOST_WAITED_MS: f64 = 10.0 * 366.0 * 86_400_000.0;
 /// What became of a result that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// The row has ended as it was said,
+    /// The row has ended as it was said.
     Done,
-    /// or as failed, as the table refused what was said.
+    /// The row has ended as failed, because the table refused what was said.
     Failed,
-    /// It is no longer ours.
+    /// The row is no longer ours.
     Lost,
-    /// It is tried again later.
+    /// The request is tried again later.
     Retried,
-    /// Somebody has it locked.
+    /// Somebody has the row locked.
     Locked,
     /// The table refuses every change of the row.
     Refused,
@@ -69,9 +69,9 @@ pub(super) struct Outlook {
 /// The extension in this database.
 #[derive(Debug, Clone)]
 pub(super) enum Presence {
-    /// It is not installed.
+    /// The extension is not installed.
     Absent,
-    /// It is, with this configuration.
+    /// The extension is installed, with this configuration.
     Present(Rc<Installation>, Rc<Config>),
 }
 
@@ -170,7 +170,7 @@ pub(super) fn claim(
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     });
     if !alone && (paused_meanwhile || claims.is_err()) {
-        // What it has seen itself claim is pending again.
+        // The requests that it has seen itself claim are pending again.
         claim_floors::forget();
     }
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
@@ -320,7 +320,7 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
 /// How far a look around goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// It walks through the queue.
+    /// The look walks through the queue.
     Thorough,
     /// Requests in flight are known from a sweep, by their ids.
     Swept(Vec<i64>),

@@ -269,12 +269,12 @@ fn json_grammar(schema: Value) -> TopLevelGrammar {
         key_separator: ": ".to_owned(),
         whitespace_flexible: false,
         coerce_one_of: true,
-        // What it does not know is left to the check.
+        // Keywords that llguidance does not know are left to the check.
         lenient: true,
         ..JsonCompileOptions::default()
     };
     let mut schema = if schema.is_object() { schema } else { json!({ "allOf": [schema] }) };
-    // In the place of what the user may have written there.
+    // These options take the place of what the user may have written into the schema.
     options.apply_to(&mut schema);
     TopLevelGrammar::from_json_schema(schema)
 }

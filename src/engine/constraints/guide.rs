@@ -75,7 +75,7 @@ fn without_irregular(keywords: &mut Map<String, Value>) {
         let before = members.len();
         members.retain(|pattern, _| is_regular(pattern));
         if members.len() < before {
-            // What they allow is not forbidden to others.
+            // Members that the patterns which are left out allow must not be forbidden as additional ones.
             keywords.shift_remove("additionalProperties");
         }
     }

@@ -328,7 +328,7 @@ impl Matcher {
         if let Some(chart) = &mut self.chart
             && !tokens.iter().all(|id| chart.push(self.tokenizer.token_bytes(*id)))
         {
-            // It is too much.
+            // The chart has grown too large, so the way to the end is not known any more.
             self.chart = None;
         }
         if let Some(regular) = &mut self.regular {

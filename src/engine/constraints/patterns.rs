@@ -33,7 +33,7 @@ const UNREAD: u64 = 64;
 #[derive(Default)]
 struct Budget {
     steps: u64,
-    /// It would have taken more than there was, or nobody wants it any more.
+    /// The work would have taken more than there was, or nobody wants the answer any more.
     is_over: bool,
     /// Those who want the answer.
     tickets: Vec<Ticket>,
@@ -116,7 +116,8 @@ impl Pattern {
                         Err(_) => return false,
                     }
                 }
-                // What follows from a match or from none would be guessed.
+                // Whether it matches is not known, and what would follow from a match or from none would be
+                // guessed.
                 spend(u64::MAX)
             }
         }

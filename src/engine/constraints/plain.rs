@@ -75,7 +75,7 @@ pub(super) fn plain(mut schema: Value) -> Result<Value, Error> {
             && !is_draft(reference)
         {
             let found = survey.target(&schema, &base, reference)?;
-            // Where no keyword leads there are schemas as well, if something refers to them.
+            // A part that no keyword leads to is a schema as well, if something refers to it.
             if !survey.seen.contains(&found) {
                 let part = schema.pointer(&found).unwrap_or(&Value::Null);
                 survey.walk(part, found.clone(), &base);
@@ -185,7 +185,7 @@ impl Survey {
             Some(root.clone())
         } else if fragment.starts_with('/') {
             let whole = format!("{root}{fragment}");
-            // From the root of all, where somebody has put a part into a place of its own.
+            // A pointer may lead from the root of all, where somebody has put a part into a place of its own.
             [whole, fragment].into_iter().find(|pointer| schema.pointer(pointer).is_some())
         } else {
             self.names.get(&format!("{address}#{fragment}")).cloned()

@@ -33,15 +33,15 @@ const MEMBERS: [&str; 3] = ["additionalProperties", "propertyNames", "unevaluate
 /// Where schemas inside a schema apply.
 #[derive(Debug, Default)]
 struct Node {
-    /// To the same part of a document: indexes of their nodes.
+    /// Schemas that apply to the same part of a document: indexes of their nodes.
     same: Vec<usize>,
-    /// To each item of an array.
+    /// Schemas that apply to each item of an array.
     items: Vec<usize>,
-    /// To each item of an array by its place, as far as there are such.
+    /// Schemas that apply to an item of an array by its place, as far as there are such.
     item: Vec<Vec<usize>>,
-    /// To each member of an object.
+    /// Schemas that apply to each member of an object.
     members: Vec<usize>,
-    /// To one member of an object.
+    /// Schemas that apply to one member of an object.
     member: HashMap<String, usize>,
     /// What names of members are matched with.
     names: Vec<NamePattern>,

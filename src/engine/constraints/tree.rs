@@ -132,7 +132,7 @@ fn character(word: &[u8]) -> (usize, Groups) {
     let text = word.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
     match text.and_then(|text| text.chars().next()) {
         Some(character) => (length, group(character)),
-        // Not one, or not all of it.
+        // The bytes are no character, or not all of it is there.
         None => (1, NONE),
     }
 }

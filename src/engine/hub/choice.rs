@@ -155,7 +155,7 @@ fn encoder(listing: &Listing) -> Result<Choice, HubError> {
     }
     let is_whole = has(&|path| path == WEIGHTS);
     if is_whole {
-        // What is there as a whole is not fetched in parts too.
+        // A model that is there as a whole is not fetched in parts too.
         files.retain(|file| part_of(&file.path).is_none() && file.path != INDEX);
     }
     if files.len() > MAX_FILES {

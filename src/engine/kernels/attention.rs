@@ -81,7 +81,7 @@ pub(crate) struct Rows<'a> {
 
 /// Values of keys of a share of the pool's work: about two microseconds.
 const VALUES_WORTH: usize = 32_768;
-/// To make a row ready takes as long as to attend to so many positions.
+/// Positions that can be attended to in the time that it takes to make a row ready.
 const READY_POSITIONS: usize = 8;
 
 impl Rows<'_> {

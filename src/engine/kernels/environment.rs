@@ -63,7 +63,7 @@ pub(crate) struct Standard {
     /// What is put back.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     before: Option<Word>,
-    /// It belongs to this thread.
+    /// The environment belongs to this thread, so the guard must not leave it.
     thread: std::marker::PhantomData<*const ()>,
 }
 
@@ -189,7 +189,8 @@ mod tests {
         bytes
     }
 
-    /// The engine's threads inherit the environment of who starts it, and a probe computes on its caller's thread.
+    /// The engine's threads inherit the environment of the thread that starts it, and a probe computes on its
+    /// caller's thread.
     #[test]
     fn no_byte_depends_on_the_environment_of_who_calls_the_engine() {
         let expected = computed();

@@ -26,7 +26,7 @@ pub(crate) struct Held {
 }
 
 impl Default for Ledger {
-    /// Without a limit.
+    /// A ledger without a limit.
     fn default() -> Ledger {
         Ledger {
             limit_bytes: u64::MAX,

@@ -74,7 +74,7 @@ struct Membership<'a> {
 }
 
 impl<'a> Membership<'a> {
-    /// None for groups that have nothing to do with memory.
+    /// Reads a line of the process's groups; None for groups that have nothing to do with memory.
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.splitn(3, ':');
         let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
@@ -100,7 +100,8 @@ impl<'a> Membership<'a> {
     }
 }
 
-/// Which part of a hierarchy is mounted where, if the line of mountinfo is about one of this version with memory.
+/// The part of a hierarchy and the place where it is mounted, if the line of mountinfo is about one of this
+/// version with memory.
 fn mounted(line: &str, version: Version) -> Option<(PathBuf, PathBuf)> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');

@@ -89,13 +89,14 @@ impl Decoder {
         kind: KvCacheType,
         whole: bool,
     ) -> Result<Decoder, Error> {
-        // Without packed weights first: nothing is made or stored for a file that is refused.
+        // The model is put together without packed weights first, so that nothing is made or stored for a
+        // file that is refused.
         Decoder::assemble(gguf, None, kind, whole)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;
         let mut decoder = Decoder::assemble(gguf, Some(&packed), kind, whole)?;
         decoder.packed = Some(packed.mapping());
-        // What is looked up later comes back page by page.
+        // The pages that are looked up later come back one by one.
         gguf.release_all();
         decoder.check_lost()?;
         Ok(decoder)

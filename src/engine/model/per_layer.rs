@@ -41,7 +41,7 @@ pub(super) struct PerLayerInput {
 }
 
 impl PerLayerEmbedding {
-    /// That of the file, if its family has one.
+    /// Loads the embeddings of each layer that the file has, if its family has any.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].
@@ -88,7 +88,7 @@ impl PerLayerEmbedding {
 }
 
 impl PerLayerInput {
-    /// That of block `index`, whose tensors `name` names.
+    /// Loads what block `index` has of it, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].

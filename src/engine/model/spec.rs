@@ -81,7 +81,7 @@ pub(crate) enum HeadActivation {
 pub(crate) struct LogitsSpec {
     /// They are multiplied with it.
     pub(crate) scale: f32,
-    /// Then they become `cap · tanh(x / cap)`.
+    /// Behind the scale, they become `cap · tanh(x / cap)`.
     pub(crate) cap: Option<f32>,
 }
 
@@ -213,7 +213,7 @@ pub(crate) struct StateSpaceSpec {
     pub(crate) heads: usize,
     /// Elements of a head.
     pub(crate) dim: usize,
-    /// So many groups of heads, one after the other, are read and written alike.
+    /// Groups of as many heads each, one after the other, of which each is read and written alike.
     pub(crate) groups: usize,
     /// What is kept of each element of a head.
     pub(crate) state: usize,

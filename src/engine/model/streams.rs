@@ -118,7 +118,7 @@ impl Streams {
 }
 
 impl Update {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the weights of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`floats`].
@@ -172,7 +172,7 @@ impl Update {
 }
 
 impl Laurel {
-    /// That of a block, whose tensors `name` names.
+    /// Loads what is added to the result of attention in a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].

@@ -109,7 +109,7 @@ impl Plan {
         let length = tokens.len().max(second.as_ref().map_or(0, Vec::len));
         let room = match work {
             Work::Generate(_) => context_length.saturating_sub(length),
-            // What generates nothing may fill the context.
+            // Work that generates nothing may fill the context.
             _ => (context_length + 1).saturating_sub(length),
         };
         let behind = answers.as_ref().map_or(0, Answers::positions);
@@ -147,7 +147,7 @@ impl Plan {
         })
     }
 
-    /// That of an encoder, which keeps no state.
+    /// The plan of an encoder, which keeps no state.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
@@ -165,7 +165,7 @@ impl Plan {
         }
     }
 
-    /// That of work which is done already.
+    /// The plan of work which is done already.
     pub(super) fn answered(output: Output) -> Plan {
         let none = Encoded { tokens: Vec::new(), second: 0 };
         Plan { output: Some(output), ..Plan::encoded(none, None) }

@@ -556,7 +556,7 @@ mod tests {
             assert_eq!(prefixes.attach(&mut chain, &mut state, &one[..blocks * BLOCK]), 0, "{blocks}");
             assert_eq!((state.blocks(), state.window_blocks(), chain.blocks()), (0, 0, 0));
         }
-        // Who computes it again gives it to all.
+        // A request that computes it again gives it to all.
         let (_, again, gained) = windowed(&mut prefixes, &one[..6 * BLOCK]);
         assert_eq!(gained, 0);
         assert!(again.block(0).is(&state.block(0)), "the blocks are the same ones");

@@ -53,7 +53,7 @@ pub enum Origin {
     Named(String),
     /// The file has none; its vocabulary has the tokens of this family's turns.
     Family(&'static str),
-    /// There is none: texts go to the model as they are.
+    /// The file has no template: texts go to the model as they are.
     None,
 }
 

@@ -138,7 +138,7 @@ impl ApartLink {
         if silence < patience {
             return true;
         }
-        // It may have ended a moment ago.
+        // The program may have ended a moment ago.
         let ended = self.program.as_mut().and_then(|program| program.wait(Duration::ZERO));
         self.end = Some(ended.map_or(End::Hung(silence), End::of));
         self.kill();
@@ -255,7 +255,7 @@ impl EngineLink for ApartLink {
 
 impl Drop for ApartLink {
     fn drop(&mut self) {
-        // Who loses the connection looks for the next engine, and not for this one.
+        // A worker that loses the connection looks for the next engine, and not for this one.
         engine_leader::close();
         self.link = None;
         self.program = None;

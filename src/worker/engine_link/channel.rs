@@ -38,7 +38,7 @@ pub(super) struct ChannelLink {
     /// The engine's end was reported.
     end_reported: bool,
     watchdog: Watchdog,
-    /// That it hangs was reported.
+    /// Whether it was reported that the engine hangs.
     hang_reported: bool,
     _offered: Option<Offered>,
 }
@@ -130,7 +130,7 @@ impl EngineLink for ChannelLink {
 
     fn exchange(&mut self) -> bool {
         self.notifier.reset();
-        // What came before it went is still taken.
+        // The events that came before it went are still taken.
         !self.engine.is_gone() || !self.events.is_empty()
     }
 

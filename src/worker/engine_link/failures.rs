@@ -46,12 +46,12 @@ impl Reported {
     }
 }
 
-/// That it has come to its end by itself.
+/// The error that the engine has come to its end by itself.
 pub(super) fn failed() -> PgError {
     PgError::internal("pg_steadytext's engine failed whatever it did, and is started anew").hint(BUG)
 }
 
-/// That it does not get on, in a process that it cannot be taken out of.
+/// The error that the engine does not get on, in a process that it cannot be taken out of.
 pub(super) fn hangs(silence: Duration) -> PgError {
     PgError::internal(format!("pg_steadytext's engine has not got on for {} s", silence.as_secs()))
         .hint("An immediate shutdown ends it. With pg_steadytext.engine_process = separate one that hangs is killed, and its requests go on in the next one.")
@@ -60,21 +60,21 @@ pub(super) fn hangs(silence: Duration) -> PgError {
 /// How a program that ran the engine has ended.
 #[derive(Debug, Clone)]
 pub(super) enum End {
-    /// It never took connections; what it has said of that.
+    /// The program never took connections; this is what it has said of that.
     Refused(Option<String>),
     /// Its engine has failed whatever it did, and has said so to everybody.
     Failed,
     /// Somebody has told it to end.
     Told(i32),
-    /// It had no memory for something small.
+    /// The program had no memory for something small.
     WithoutMemory,
     /// By a signal that nobody sends to end it in order,
     Signal(i32),
     /// or by itself.
     Exit(i32),
-    /// It was not to be reached any more, and was killed.
+    /// The program was not to be reached any more, and was killed.
     Unknown,
-    /// It gave no sign of life for so long, and was killed.
+    /// The program gave no sign of life for so long, and was killed.
     Hung(Duration),
 }
 

@@ -159,7 +159,7 @@ pub(super) struct PerLayerEmbedding {
 }
 
 impl PerLayerEmbedding {
-    /// That of the file, if its family has one.
+    /// The embeddings of each layer that the file has, if its family has any.
     ///
     /// # Errors
     /// Those of [`Matrix::load`].

@@ -214,7 +214,7 @@ impl Experts {
 
     /// What one expert makes of some rows.
     fn expert(&self, expert: usize, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
-        // Which of the parts of so many rows it is.
+        // The rows of `matrix` that are its part `index`, of so many outputs.
         let part = |matrix: &Matrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {
             let y = matrix.part(index * outputs..(index + 1) * outputs).forward(x, pool)?;
             match &self.biases {
@@ -239,7 +239,8 @@ impl Experts {
         let mut users = vec![Vec::new(); self.spec.count];
         for (row, (logits, shares)) in logits.to_vec2::<f32>()?.into_iter().zip(shares).enumerate() {
             let mut order: Vec<usize> = (0..logits.len()).collect();
-            // What is no number comes last, and both zeros are one. Stable, so that equal ones stay in the order of their indexes.
+            // Logits that are no numbers come last, and both zeros are one. The sort is stable, so that equal
+            // ones stay in the order of their indexes.
             let height = |expert: usize| match logits[expert] {
                 logit if logit.is_nan() => f32::NEG_INFINITY,
                 logit => logit + 0.0,

@@ -98,7 +98,7 @@ pub(super) struct ShortConv {
 }
 
 impl ShortConv {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the short convolution of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Dense::load`].
@@ -154,7 +154,7 @@ pub(super) struct DeltaNet {
 }
 
 impl DeltaNet {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the delta net of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Dense::load`] and [`Norm::load`].

@@ -322,7 +322,7 @@ impl State for CandleState {
     }
 
     fn wipe(&mut self, len: usize) {
-        // What is behind the last position is never looked at.
+        // The rows behind the last position are never looked at.
         self.truncate(len);
     }
 

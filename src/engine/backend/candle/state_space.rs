@@ -33,7 +33,7 @@ pub(super) struct StateSpace {
 }
 
 impl StateSpace {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the state space of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Dense::load`].

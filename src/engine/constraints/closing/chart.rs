@@ -284,7 +284,7 @@ impl Chart {
     /// The end of the next lexeme by which the whole is shortest.
     fn next_end(&mut self) -> Option<End> {
         let row = &self.rows[self.rows.len() - 1];
-        // By lexeme, that of several symbols.
+        // The cheapest of several symbols that have the same lexeme, by lexeme.
         let mut behind: HashMap<LexemeIdx, (Cost, u32)> = HashMap::new();
         for (symbol, (cost, item)) in &row.behind {
             let (Some(lexeme), Some(item)) = (self.shape.symbols[*symbol as usize].lexeme, item) else {

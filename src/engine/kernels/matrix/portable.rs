@@ -19,7 +19,7 @@ pub(super) trait Dot {
     }
 }
 
-/// Without vector instructions of our own.
+/// Kernels without vector instructions of our own.
 pub(super) struct Portable;
 
 impl Dot for Portable {

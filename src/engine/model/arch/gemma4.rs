@@ -59,7 +59,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
         let dim = if windowed[index] { window_dim } else { dim };
         let heads = metadata.checked_heads(Heads { query: query[index], kv: kv[index], dim })?;
         let has = |part: &str| gguf.opt_tensor(&format!("blk.{index}.{part}")).map(|tensor| tensor.is_some());
-        // What other blocks have is the expert that all rows use, in those with experts.
+        // In blocks with experts, the feed-forward that other blocks have is the expert that all rows use.
         let feed_forward = match experts {
             Some((width, experts)) if has("ffn_gate_inp.weight")? || has("ffn_down_exps.weight")? => {
                 let shared = SharedExpert { width: inner[index], weighting: SharedWeighting::Norms };

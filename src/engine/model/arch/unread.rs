@@ -24,9 +24,9 @@ const HARMLESS: &[&str] = &[
     // Whether the model was trained with stretched positions; and what llama.cpp computes anew.
     "rope.scaling.finetuned",
     "rope.scaling.yarn_attn_factor",
-    // Of the sizes with recurrent layers, in files of those without.
+    // Sizes without recurrent layers may have the keys of those with some.
     "ssm.*",
-    // Of images and sounds.
+    // These keys are about images and sounds.
     "deepstack_mapping",
     "vision.*",
     "audio.*",

@@ -63,7 +63,8 @@ impl Encoder {
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
     pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Encoder, Error> {
-        // Without packed weights first: nothing is made or stored for a file that is refused.
+        // The model is put together without packed weights first, so that nothing is made or stored for a
+        // file that is refused.
         Encoder::assemble(gguf, None)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;

@@ -55,7 +55,8 @@ impl EncoderWorkspace {
     pub(super) fn fit(&mut self, spec: &ModelSpec, rows: usize, threads: usize) -> Result<(), Error> {
         let wanted = rows.max(usual_rows(spec));
         if self.blocks.rows != wanted {
-            // Not both at a time.
+            // The old workspace is given back before the new one is made, so that there is never memory for
+            // both.
             self.blocks = Workspace::new(spec, size(0, threads))?;
             self.states.clear();
             self.blocks = Workspace::new(spec, size(wanted, threads))?;

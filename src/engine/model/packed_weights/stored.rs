@@ -104,7 +104,7 @@ fn reserve(file: &File, size: usize) -> io::Result<()> {
     file.set_len(0)?;
     #[cfg(target_os = "linux")]
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
-        // Where the file system can't promise room, writing tells.
+        // If the file system cannot promise room, writing tells.
         Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
         Err(error) => return Err(error.into()),
     }

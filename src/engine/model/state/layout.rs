@@ -22,7 +22,7 @@ pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
         0
     }
 
-    /// So many positions, its own and those before it, are all that a position sees of the layer.
+    /// How many positions, its own and those before it, a position sees of the layer; None where it sees all.
     fn window(&self) -> Option<usize> {
         None
     }
@@ -202,7 +202,7 @@ impl StateLayout {
         StateLayout(Arc::new(parts))
     }
 
-    /// That of a small layer.
+    /// The layout of a small layer.
     #[cfg(test)]
     pub(crate) fn of_one_layer() -> StateLayout {
         let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
@@ -210,7 +210,7 @@ impl StateLayout {
         StateLayout::new(std::iter::once(layer), kind)
     }
 
-    /// That of a small layer and one whose copies are large.
+    /// The layout of a small layer and one whose copies are large.
     #[cfg(test)]
     pub(crate) fn with_copies_in_every_fourth_block() -> StateLayout {
         let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
@@ -225,7 +225,7 @@ impl StateLayout {
         self.0.kind
     }
 
-    /// That of a layer with a window and one without.
+    /// The layout of a layer with a window and one without.
     #[cfg(test)]
     pub(crate) fn with_a_window(window: usize) -> StateLayout {
         let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);

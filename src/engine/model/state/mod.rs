@@ -60,7 +60,7 @@ pub(crate) struct SequenceState {
     blocks: Vec<SharedBlock>,
     /// What windows see of each of them, empty where it is gone; nothing in models without windows.
     windows: Vec<SharedBlock>,
-    /// So many of those at the beginning are gone.
+    /// How many of `windows`, from the beginning, are gone.
     gone: usize,
     /// Most rows of a pass.
     rows: usize,

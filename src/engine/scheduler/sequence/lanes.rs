@@ -73,7 +73,7 @@ impl Sequence {
         {
             self.tokens.truncate(self.given);
             self.tokens.extend(answers.tokens(0));
-            // Where a state cannot be cut just there, some tokens are computed once more.
+            // If a state cannot be cut just there, some tokens are computed once more.
             self.state.truncate(self.given + shared);
         }
     }
