@@ -28,11 +28,11 @@ const MAX_PART_BYTES: usize = 256 << 10;
 /// Most bytes of a value, and of a report, whose vectors are the longest part.
 const MAX_VALUE_BYTES: usize = 512 << 20;
 const MAX_REPORT_BYTES: usize = 256 << 20;
-/// Of what a worker says about an error.
+/// Most characters of what a worker says about an error.
 const MAX_MESSAGE_CHARACTERS: usize = 10_000;
-/// Of a text for each token that an answer may have.
+/// Most bytes of a text for each token that an answer may have.
 const MAX_BYTES_PER_TOKEN: usize = 1024;
-/// Of the address of another engine.
+/// Most characters of the address of another engine.
 const MAX_ADDRESS_CHARACTERS: usize = 255;
 /// Tokens of a piece of work that nobody doubts: what templates and instructions of models put around a text.
 const TOKENS_AROUND: u64 = 16_384;

@@ -26,7 +26,7 @@ pub struct Watchdog {
 }
 
 impl Default for Watchdog {
-    /// Of an engine that is being started, and owes a sign of life.
+    /// The watchdog of an engine that is being started, and owes a sign of life.
     fn default() -> Watchdog {
         Watchdog { pulse: Pulse::default(), asked: true, counted_at: Instant::now(), silence: Duration::ZERO }
     }

@@ -41,9 +41,9 @@ pub(super) static TABLE: Part<PendingTable> = Part::new();
 /// Counts of a database at one moment.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Count {
-    /// Of all roles.
+    /// The requests of all roles.
     pub(crate) all: i64,
-    /// Of the role that was asked for.
+    /// The requests of the role that was asked for.
     pub(crate) own: i64,
 }
 

@@ -234,7 +234,8 @@ pub(crate) fn room(role: pg_sys::Oid, allowed: &Allowed) -> Option<u64> {
     left.flatten().unwrap_or_else(|| allowed.requests.into_iter().flatten().min())
 }
 
-/// Of what is exceeded, that which has to be waited for longest. A role without an entry has used nothing, and may be allowed nothing.
+/// The limit that is exceeded and has to be waited for longest. A role without an entry has used nothing, and
+/// may be allowed nothing.
 fn exceeded(entry: Option<&Entry>, key: u64, second: i64, count: u64, allowed: &Allowed) -> Option<Exceeded> {
     let mut worst: Option<Exceeded> = None;
     let mut note = |found: Exceeded| {

@@ -139,7 +139,7 @@ pub(crate) struct StatisticsTable {
     hashes: [AtomicU64; ENTRIES],
     keys: UnsafeCell<[Key; ENTRIES]>,
     numbers: [Numbers; ENTRIES],
-    /// Of what found no room.
+    /// The numbers of requests for which there was no entry.
     beyond: Numbers,
 }
 

@@ -42,7 +42,7 @@ pub(crate) enum PromptSource {
     Kept {
         /// The prompt of the library that it stands for.
         slug: &'static str,
-        /// Of its text, in hexadecimal digits.
+        /// The SHA-256 of its text, in hexadecimal digits.
         sha256: String,
         #[serde(skip)]
         /// The template.

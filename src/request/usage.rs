@@ -9,7 +9,7 @@ use steadytext_engine::Finish;
 pub(crate) struct Usage {
     /// Length of the prompt, template included; of many texts, all of them together.
     pub(crate) prompt_tokens: Option<i32>,
-    /// Of the prompt of a text, those that did not have to be computed.
+    /// The tokens of a text's prompt that did not have to be computed.
     pub(crate) cached_tokens: Option<i32>,
     /// Tokens of the text.
     pub(crate) generated_tokens: Option<i32>,

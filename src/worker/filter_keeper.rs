@@ -22,7 +22,7 @@ const MORE_KEYS: u64 = 100_000;
 pub(super) struct FilterKeeper {
     filter: Option<Filter>,
     walk: Option<Walk>,
-    /// Of the catalog cache when the last walk began.
+    /// The generation of the catalog cache when the last walk began.
     generation: u64,
     /// When it is looked at next.
     next: Instant,

@@ -49,7 +49,8 @@ fn count(value: &Value) -> Option<u32> {
 }
 
 impl Usage {
-    /// Of texts that were sent together, what each has, by its length: all of them together have what the endpoint says.
+    /// The share of each of the texts that were sent together, by its length: all of them together have what
+    /// the endpoint says.
     pub(super) fn shares(self, lengths: &[usize]) -> Vec<Usage> {
         let whole: u64 = lengths.iter().map(|length| *length as u64 + 1).sum();
         let (mut before, mut counted) = (0_u64, 0_u32);

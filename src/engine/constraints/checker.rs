@@ -38,7 +38,7 @@ pub(crate) enum Checker {
 }
 
 impl Checker {
-    /// Of a constraint that is within the limits.
+    /// The checker of a constraint that is within the limits.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] where it makes no sense.

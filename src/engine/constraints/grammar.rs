@@ -57,7 +57,7 @@ fn own_bytes(constraint: &Constraint) -> u64 {
 pub(crate) struct Grammar {
     /// At its beginning. Never moved on, only copied.
     parser: Mutex<TokenParser>,
-    /// Of a pattern.
+    /// The automaton of a pattern.
     language: Option<Arc<Language>>,
     /// At its beginning, of what has no language.
     chart: Option<Mutex<Chart>>,

@@ -76,7 +76,7 @@ enum Matcher {
 }
 
 impl Pattern {
-    /// Of the value of the keyword `pattern`.
+    /// The pattern that is the value of the keyword `pattern`.
     ///
     /// # Errors
     /// That of the crate.

@@ -116,11 +116,11 @@ struct Survey {
     /// Their pointers, with the addresses that references in them begin from.
     found: Vec<(String, String)>,
     seen: HashSet<String>,
-    /// Of what was found.
+    /// Bytes of what was found.
     bytes: usize,
     /// Pointers by address, with an anchor where there is one.
     names: HashMap<String, String>,
-    /// Of the schema that an address names: where pointers in references begin.
+    /// The pointer to the schema that an address names, from which pointers in references begin.
     roots: HashMap<String, String>,
 }
 

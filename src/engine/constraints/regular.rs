@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn dead_ends_are_not_entered() {
-        // Of what begins with x nothing ends.
+        // A text that begins with x never ends.
         let language = language("ab|x(y|z)*[a&&b]").unwrap();
         let next = |bytes: &str| bytes.bytes().fold(language.start, |state, byte| language.next(state, byte));
         assert_eq!((next("x"), next("b")), (0, 0));

@@ -76,7 +76,7 @@ pub(super) struct Partial<'a> {
     unsynced: u64,
     unmeasured: u64,
     hash: Sha256,
-    /// Of several files one after the other, up to here and up to the beginning of this one.
+    /// The hash of several files one after the other, up to here and up to the beginning of this one.
     whole: Sha256,
     whole_before: Sha256,
     /// Bytes of the files before it.

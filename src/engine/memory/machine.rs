@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Limits from here on are none: version 1 writes "no limit" as the greatest number of pages.
 const UNLIMITED: u64 = 1 << 60;
-/// Of what is available, this share is left to others.
+/// One part in so many of what is available is left to others.
 const SHARE: u64 = 5;
 /// The least limit that is ever computed: less would not hold the builtin model.
 const LEAST_BYTES: u64 = 64 << 20;

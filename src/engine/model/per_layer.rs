@@ -1,5 +1,6 @@
 //! Embeddings of each token for each block (Gemma 3n, Gemma 4): looked up and projected once a pass, and mixed into the residual
-//! stream behind each block.
+//! stream behind each block. [An issue of transformers](https://github.com/huggingface/transformers/issues/45206) lists all
+//! steps.
 
 use std::sync::atomic::Ordering;
 
@@ -18,11 +19,11 @@ use crate::kernels::swiglu::{add, add_scaled, scale};
 
 /// What makes the embeddings of all blocks.
 pub(super) struct PerLayerEmbedding {
-    /// Of a token, for all blocks: `[vocabulary, blocks * length]`.
+    /// The embeddings of a token for all blocks: `[vocabulary, blocks * length]`.
     tokens: Matrix,
-    /// Of the embedding of the model: `[blocks * length, width]`.
+    /// The projection of the embedding of the model: `[blocks * length, width]`.
     projection: Matrix,
-    /// Of each block's part of the projection, `[length]`.
+    /// The norm of each block's part of the projection, `[length]`.
     norm: Norm,
     /// Length of the embedding of one block.
     length: usize,

@@ -22,9 +22,11 @@ pub(crate) struct ModelSpec {
     pub(crate) ropes: Vec<Rope>,
     /// Its blocks, in the order in which they are computed.
     pub(crate) blocks: Vec<BlockSpec>,
-    /// Length of the embedding that each block gets of each token, beside that of the model.
+    /// Length of the embedding that each block gets of each token, beside that of the model: `[blocks,
+    /// length]` for a row ([`super::per_layer`]).
     pub(crate) per_layer: Option<usize>,
-    /// Whether it has several residual streams, of which blocks compute one ([`super::streams`]).
+    /// Whether each row has several residual streams, `[STREAMS, width]`, of which blocks compute the first
+    /// ([`super::streams`]); otherwise it has one, `[width]`.
     pub(crate) streams: bool,
     /// The tensors that it is made of.
     pub(crate) tensors: TensorNames,
@@ -38,7 +40,7 @@ pub(crate) enum Kind {
     Decoder {
         /// What embeddings of tokens are multiplied with.
         embedding_scale: f32,
-        /// Of the final hidden states.
+        /// The norm of the final hidden states.
         output_norm: NormSpec,
         logits: LogitsSpec,
     },
@@ -47,11 +49,11 @@ pub(crate) enum Kind {
     Encoder {
         /// What embeddings of tokens are multiplied with.
         embedding_scale: f32,
-        /// Of the sums.
+        /// The norm of the sums.
         embedding_norm: Option<NormSpec>,
         /// Whether positions have embeddings; otherwise blocks rotate them in.
         positions: bool,
-        /// Of the hidden states behind the last block.
+        /// The norm of the hidden states behind the last block.
         output_norm: Option<NormSpec>,
         /// The length between the two linear layers that a text's vector goes through, where there are some.
         projections: Option<usize>,
@@ -101,7 +103,8 @@ pub(crate) struct BlockSpec {
     /// The name of the norm before feed-forward.
     pub(crate) feed_forward_norm: &'static str,
     pub(crate) feed_forward: FeedForwardSpec,
-    /// Length of the inner rows of what is added to attention's result beside its input, where there is something.
+    /// The rank of what is added to attention's result beside its input, `x + norm(right(left(x)))` with
+    /// `left` `[rank, width]` and `right` `[width, rank]`; None where nothing is.
     pub(crate) laurel: Option<usize>,
     /// Whether what the block gives is multiplied with a number of the file.
     pub(crate) output_scale: bool,
@@ -224,9 +227,9 @@ pub(crate) struct StateSpaceSpec {
 /// Norms of queries and keys, before they are rotated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum QueryKeyNorm {
-    /// Of each head by itself ([Dehghani et al. 2023](https://arxiv.org/abs/2302.05442)).
+    /// A norm of each head by itself ([Dehghani et al. 2023](https://arxiv.org/abs/2302.05442)).
     Head(NormSpec),
-    /// Of all query heads together, and of all key heads together.
+    /// A norm of all query heads together, and one of all key heads together.
     Row(NormSpec),
 }
 

@@ -22,9 +22,9 @@ const LEAST_SQUARE: f32 = 1e-5;
 
 /// What makes the streams of an embedding, and a final hidden state of them.
 pub(super) struct Streams {
-    /// Of the embedding, for each stream but the first: `[width, width]`.
+    /// The projections of the embedding to each stream but the first: `[width, width]`.
     split: Vec<Matrix>,
-    /// Of each stream but the first.
+    /// The projections of each stream but the first, back to a hidden state: `[width, width]`.
     merge: Vec<Matrix>,
 }
 

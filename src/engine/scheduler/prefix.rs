@@ -60,7 +60,7 @@ struct Entry {
     parent_hash: u64,
     tokens: Box<[u32]>,
     block: Block,
-    /// Of the block, without what windows see of it; and of that, whether it is there or not.
+    /// Bytes of the block, without what windows see of it; and of that, whether it is there or not.
     bytes: u64,
     window_bytes: u64,
     used: u64,

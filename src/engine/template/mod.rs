@@ -93,7 +93,7 @@ pub struct ChatTemplate {
 struct Template {
     path: std::path::PathBuf,
     source: Source,
-    /// Of a prompt and nothing else.
+    /// The frame of a prompt and nothing else.
     prompt: Frame,
     marks: Option<&'static Marks>,
     /// Those of other shapes, the last used one first.

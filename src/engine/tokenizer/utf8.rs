@@ -17,8 +17,8 @@ enum State {
     One,
     Two,
     Three,
-    /// Of the bytes that are missing the first one is limited, so that nothing is written longer than it must be, no half of
-    /// a surrogate pair is, and nothing beyond U+10FFFF.
+    /// The first one of the bytes that are missing is limited, so that nothing is written longer than it must
+    /// be, no half of a surrogate pair is, and nothing beyond U+10FFFF.
     AfterE0,
     AfterED,
     AfterF0,

@@ -79,7 +79,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// Of one that had taken connections.
+    /// The end of a program that had taken connections.
     pub(super) fn of(status: ExitStatus) -> End {
         match (status.signal(), status.code()) {
             (Some(signal @ (libc::SIGTERM | libc::SIGINT)), _) => End::Told(signal),

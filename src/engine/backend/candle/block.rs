@@ -148,9 +148,9 @@ impl Mixer {
 
 /// What makes the embeddings of tokens that each block gets of its own.
 pub(super) struct PerLayerEmbedding {
-    /// Of a token, for all blocks: `[vocabulary, blocks · length]`.
+    /// The embeddings of a token for all blocks: `[vocabulary, blocks · length]`.
     tokens: Matrix,
-    /// Of the embedding of the model: `[blocks · length, width]`.
+    /// The projection of the embedding of the model: `[blocks · length, width]`.
     projection: Matrix,
     norm: Norm,
     blocks: usize,
@@ -182,7 +182,8 @@ impl PerLayerEmbedding {
         }))
     }
 
-    /// Of tokens whose embeddings are `x` `[rows, width]`: `[rows, blocks, length]`.
+    /// The embeddings of tokens, whose embeddings for the model are `x` `[rows, width]`, for each block:
+    /// `[rows, blocks, length]`.
     pub(super) fn forward(&self, tokens: &[u32], x: &Tensor, pass: &Pass<'_>) -> candle_core::Result<Tensor> {
         let shape = (tokens.len(), self.blocks, self.length);
         let root = |size: usize| (size as f64).sqrt();

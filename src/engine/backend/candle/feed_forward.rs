@@ -30,7 +30,7 @@ pub(super) struct Experts {
     /// Gate and up, or the rows of both for each expert, those of the gate first.
     inputs: Inputs,
     down: Matrix,
-    /// Of gate, up and down: `[experts, outputs]`.
+    /// The biases of gate, up and down: `[experts, outputs]`.
     biases: Option<[Tensor; 3]>,
     /// One that all rows use.
     shared: Option<Shared>,
@@ -89,7 +89,7 @@ impl FeedForward {
         }
     }
 
-    /// Of rows `[rows, width]`: the same shape.
+    /// The result for the rows `[rows, width]`, of the same shape.
     pub(super) fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         match self {
             FeedForward::Gated { kind, gate, up, down } => {
@@ -260,7 +260,7 @@ impl Experts {
 }
 
 impl Shared {
-    /// Of rows `[rows, width]`: the same shape.
+    /// The result for the rows `[rows, width]`, of the same shape.
     fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         let y = self.expert.forward(x, pool)?;
         let Some(gate) = &self.gate else { return Ok(y) };

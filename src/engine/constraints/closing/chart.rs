@@ -28,7 +28,7 @@ pub(in crate::constraints) struct Chart {
     lexer: RegexVec,
     lexemes: usize,
     rows: Vec<Row>,
-    /// Of the lexer.
+    /// The state of the lexer.
     state: StateID,
     /// Whether a lexeme has begun.
     begun: bool,

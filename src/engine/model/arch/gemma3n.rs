@@ -3,7 +3,8 @@
 //! only.
 //!
 //! Reference: [`modeling_gemma3n.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3n/modeling_gemma3n.py)
-//! of transformers.
+//! of transformers; [the model's page](https://huggingface.co/google/gemma-3n-E4B). Its small size is cut out of the large one, so that blocks may
+//! have feed-forwards of different widths ([Devvrit et al. 2023](https://arxiv.org/abs/2310.07707)).
 
 use super::{
     ATTENTION, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, decoder_of, gemma, gemma4,

@@ -2,7 +2,7 @@
 //! and in the small sizes an embedding of each token for each block. Text only.
 //!
 //! Reference: [`modeling_gemma4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma4/modeling_gemma4.py)
-//! of transformers.
+//! of transformers; [the models' page](https://ai.google.dev/gemma/docs/core).
 
 use super::{
     ATTENTION, EXPERTS, FUSED_EXPERTS, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS,

@@ -20,11 +20,13 @@ pub(super) const KIND: KvCacheType = KvCacheType::F16;
 /// Memory for a pass, and the pass.
 pub(crate) struct EncoderWorkspace {
     pub(super) blocks: Workspace,
-    /// Rows of each text of the pass.
+    /// The rows of each text of the pass, among the rows `[rows, width]` of `blocks`: texts lie one after the
+    /// other.
     pub(super) texts: Vec<Range<usize>>,
     /// The next block to be computed.
     pub(super) next: usize,
-    /// Keys and values of one block of each text.
+    /// The keys and values of the model's block that is computed, one state for each text: `[kv heads, tile]`
+    /// for each 64 of its positions.
     pub(super) states: Vec<SequenceState>,
 }
 

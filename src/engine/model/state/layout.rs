@@ -1,4 +1,19 @@
-//! Which part of a block each layer of a model has, and what lies beside the blocks.
+//! The part of a block that each layer of a model has, and what lies beside the blocks.
+//!
+//! A block holds [`TILE`] (64) positions in 16-bit values. Of a model whose layers 0 and 2 are attention and whose layers 1 and 3 are
+//! recurrent it is
+//!
+//! ```text
+//! layer 0 [kv heads, tile] | layer 2 [kv heads, tile] | copy of layer 1 [running, 2] | copy of layer 3 [running, 2]
+//! '------------------ rows_len ----------------------' '------- copies_len, in one block of `interval` ---------'
+//! ```
+//!
+//! - A tile has the keys of one head, `[head_dim, 64]`, and then its values, `[64, head_dim]`; how these are stored is up to
+//!   [`KvCacheType`].
+//! - A layer that sees a window of positions only has its part, `[kv heads, tile]`, not there but in an allocation of its own for each
+//!   block, which all such layers share: `window_len` values.
+//! - What a recurrent layer keeps is overwritten by each position, and lies beside the blocks as f32: `[running]`, one layer after the
+//!   other. A copy of it has each f32 as two 16-bit values.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -125,11 +140,12 @@ pub(crate) struct StateLayout(pub(super) Arc<Parts>);
 
 #[derive(Debug)]
 pub(super) struct Parts {
-    /// For each layer.
+    /// The part of each layer, in the order of the model's blocks.
     pub(super) layers: Vec<Part>,
-    /// Values of a block without copies of what is kept beside the blocks, which are behind them.
+    /// Values of a block without copies of what is kept beside the blocks, which are behind them: the parts
+    /// `[kv heads, tile]` of all layers of attention without a window.
     pub(super) rows_len: usize,
-    /// Values of the copies.
+    /// Values of the copies: two for each f32 that is kept beside the blocks.
     pub(super) copies_len: usize,
     /// Values of what windows see of a block, and the longest window; 0 without any.
     pub(super) window_len: usize,
@@ -153,7 +169,7 @@ pub(super) struct Part {
     pub(super) range: Range<usize>,
     /// Whether that is a range of what windows see.
     pub(super) windowed: bool,
-    /// Of what is kept beside the blocks.
+    /// The layer's part of what is kept beside the blocks, in f32 values.
     pub(super) running: Range<usize>,
     pub(super) layer: Box<dyn LayerState>,
 }
