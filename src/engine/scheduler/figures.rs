@@ -44,7 +44,7 @@ pub struct Figures {
 /// Takes them. It must not block or panic.
 pub type FiguresSink = Arc<dyn Fn(&Figures) + Send + Sync>;
 
-/// The receiver of the figures, and when it got them last.
+/// Who gets the figures, and when that was last.
 pub(super) struct Watch {
     publish: Option<FiguresSink>,
     published_at: Option<Instant>,
