@@ -481,7 +481,7 @@ fn delete(path: &Path) -> io::Result<bool> {
     Ok(any)
 }
 
-/// Whether the caller may see everybody's: members of steadytext_admin, superusers, and those who monitor the server.
+/// Whether the caller may see everybody's: members of steadytext_admin, superusers, and who monitors the server.
 pub(super) fn may_diagnose() -> bool {
     let caller = current_user();
     is_administrator(caller) || privilege::is_monitor(caller)

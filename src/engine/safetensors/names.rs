@@ -12,9 +12,9 @@ use crate::gguf::{GgmlType, Translation};
 /// What becomes of a tensor.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
-    /// The tensor has this name in a GGUF file.
+    /// It is this one.
     Tensor(String),
-    /// The tensor is not needed: numbers of positions, heads for training.
+    /// It is not needed: numbers of positions, heads for training.
     Nothing,
     /// Leaving it out could change the result.
     Unknown,

@@ -147,7 +147,7 @@ impl Plan {
         })
     }
 
-    /// The plan of an encoder, which keeps no state.
+    /// That of an encoder, which keeps no state.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
