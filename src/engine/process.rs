@@ -23,7 +23,7 @@ pub const FAILED_STATUS: i32 = 70;
 pub const NO_MEMORY_STATUS: i32 = 71;
 /// The line by which the program says that its socket takes connections.
 pub const READY: &str = "ready";
-/// What the line begins with by which it says why it cannot.
+/// The beginning of the line by which it says why it cannot.
 pub const REFUSED: &str = "refused: ";
 
 /// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a thread's

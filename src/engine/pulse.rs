@@ -19,7 +19,7 @@ pub struct Pulse {
     pub at_rest: bool,
 }
 
-/// What the engine's thread says of itself.
+/// The counts that the engine's thread and its pool keep.
 #[derive(Debug, Default)]
 pub(crate) struct Heart {
     beats: Arc<AtomicU64>,

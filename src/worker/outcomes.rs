@@ -86,7 +86,8 @@ impl Outcomes {
         self.give_back_as(held, owner, false);
     }
 
-    /// Adds a row that is to be given back, and to be tried alone.
+    /// Adds a row that is to be given back, and to be tried alone. It is claimed again at once, unlike one
+    /// that is set aside ([`set_aside`]), which nobody claims for a while.
     pub(super) fn set_apart(&mut self, held: Held, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, true);
     }

@@ -34,8 +34,8 @@ pub struct Chunking {
     pub overlap: usize,
     /// Where it is cut.
     pub strategy: Strategy,
-    /// What each chunk will stand beside in the context of the model, which then is one that generates; `size` is what it may
-    /// have at most.
+    /// The prompt that shares the context of the model with each chunk; the model is one that generates then,
+    /// and `size` is what a chunk may have at most.
     pub beside: Option<Beside>,
 }
 

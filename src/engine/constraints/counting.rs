@@ -36,7 +36,7 @@ pub(super) struct Counted {
     pub(super) tokens: usize,
 }
 
-/// What a walk goes by.
+/// The inputs of a walk.
 pub(super) struct Walk<'a> {
     /// At the beginning of the text.
     pub(super) grammar: llguidance::Matcher,

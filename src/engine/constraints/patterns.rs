@@ -29,7 +29,7 @@ const WIDE_CLASS: u64 = 8;
 /// Steps for each byte of a pattern that only the crate can read.
 const UNREAD: u64 = 64;
 
-/// What a check may still spend.
+/// The steps that a check may still take.
 #[derive(Default)]
 struct Budget {
     steps: u64,
@@ -177,7 +177,7 @@ impl NamePattern {
         NamePattern { weight, is_regular }
     }
 
-    /// What it takes at most to match a name.
+    /// Most steps that it takes to match a name.
     pub(super) fn steps(&self, name: &str) -> u64 {
         let length = name.len() as u64;
         if self.is_regular {

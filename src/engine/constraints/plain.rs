@@ -1,6 +1,6 @@
-//! A schema as it is written in the wild, made plain: what its references mean by identifiers, anchors and relative addresses is
-//! written as pointers from its root, and identifiers are left out. Whatever reads the schema afterwards finds the
-//! same parts by the same way.
+//! A schema in plain form, whoever wrote it and however: what its references mean by identifiers, anchors and
+//! relative addresses is written as pointers from its root, and identifiers are left out. Whatever reads the
+//! schema afterwards finds the same parts by the same way.
 
 use std::collections::{HashMap, HashSet};
 

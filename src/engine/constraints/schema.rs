@@ -43,11 +43,11 @@ struct Node {
     members: Vec<usize>,
     /// Schemas that apply to one member of an object.
     member: HashMap<String, usize>,
-    /// What names of members are matched with.
+    /// The patterns that names of members are matched with.
     names: Vec<NamePattern>,
     /// How many values it enumerates.
     values: u64,
-    /// What it wants the document to be, as far as it is checked before all else.
+    /// The types that it allows for the document, as far as they are checked before all else.
     types: Option<Vec<String>>,
 }
 
@@ -255,7 +255,7 @@ impl<'a> Builder<'a> {
         Ok(node)
     }
 
-    /// What `#` and `#/…` refer to.
+    /// The part that `#` or `#/…` refers to.
     fn target(&self, reference: &str) -> Result<&'a Value, Error> {
         let pointer = reference.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/'));
         let Some(pointer) = pointer else {

@@ -150,7 +150,7 @@ fn groups_behind(word: &[u8]) -> Vec<Groups> {
     behind
 }
 
-/// What kinds of words are kept apart: letters, a space and letters, beyond ASCII, and all others.
+/// The kind of a word. Kept apart are letters, a space and letters, words beyond ASCII, and all others.
 fn kind(word: &[u8]) -> u8 {
     let letters = |word: &[u8]| word.iter().all(u8::is_ascii_alphabetic);
     match word {

@@ -12,7 +12,7 @@ const STANDARD: Word = 0x1f80;
 #[cfg(target_arch = "aarch64")]
 const STANDARD: Word = 0;
 
-/// What of the register is no setting: flags of exceptions that there were.
+/// The bits of the register that are no settings: flags of exceptions that there were.
 #[cfg(target_arch = "x86_64")]
 const FLAGS: Word = 0x3f;
 #[cfg(target_arch = "aarch64")]
@@ -60,7 +60,7 @@ unsafe fn write(word: Word) {
 /// The standard environment, as long as it lives; then that of before.
 #[must_use]
 pub(crate) struct Standard {
-    /// What is put back.
+    /// The environment that is put back.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     before: Option<Word>,
     /// The environment belongs to this thread, so the guard must not leave it.

@@ -43,7 +43,7 @@ pub(crate) struct Pool {
     busy: Cell<bool>,
 }
 
-/// What the threads of a pool share.
+/// The part of a pool that its threads share.
 struct Shared {
     /// A [`Gate`].
     gate: CachePadded<AtomicU64>,
@@ -310,7 +310,7 @@ impl Pool {
         self.threads.len() + 1
     }
 
-    /// What the kernels that run here may use; the processor has it.
+    /// The instructions that the kernels which run here may use; the processor has them.
     pub(crate) fn instructions(&self) -> Instructions {
         self.instructions
     }

@@ -20,7 +20,7 @@ pub(crate) struct Rope {
     pairs: Pairs,
     /// Radians per position, one for each pair.
     frequencies: Vec<f64>,
-    /// What rotated elements are multiplied with besides.
+    /// The factor of rotated elements.
     magnitude: f64,
 }
 

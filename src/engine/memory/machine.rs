@@ -10,7 +10,7 @@ const SHARE: u64 = 5;
 /// The least limit that is ever computed: less would not hold the builtin model.
 const LEAST_BYTES: u64 = 64 << 20;
 
-/// What there is.
+/// The memory that the machine has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Machine {
     /// Memory of the machine in bytes, where it can be told.

@@ -17,7 +17,7 @@ use crate::kernels::matrix::each_row;
 use crate::kernels::streams::STREAMS;
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
-/// What makes the embeddings of all blocks.
+/// The weights that make the embeddings of all blocks.
 pub(super) struct PerLayerEmbedding {
     /// The embeddings of a token for all blocks: `[vocabulary, blocks * length]`.
     tokens: Matrix,
@@ -29,7 +29,7 @@ pub(super) struct PerLayerEmbedding {
     length: usize,
 }
 
-/// What a block makes of its embedding.
+/// The weights with which a block mixes its embedding in.
 pub(super) struct PerLayerInput {
     /// Index of the block.
     index: usize,

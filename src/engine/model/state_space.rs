@@ -31,7 +31,7 @@ pub(super) struct StateSpace {
     step_bias: Vec<f32>,
     /// `[heads]`, below 0.
     rates: Vec<f32>,
-    /// What of each head's input is in its result, `[heads]`.
+    /// The factor with which each head's input is added to its result, `[heads]`.
     skips: Vec<f32>,
     /// The norms of the results of each group of heads.
     norms: Vec<Norm>,

@@ -345,7 +345,8 @@ impl Models {
         while bytes > self.room(reserved) {
             let idle = self.loaded.iter().enumerate().filter(|(_, loaded)| !in_use(&loaded.source));
             let Some((oldest, _)) = idle.min_by_key(|(_, loaded)| loaded.used) else {
-                // Where nothing else is there that could end, waiting would be for ever: what waits is what is in the way.
+                // If there is nothing else that could end, a request would wait for ever: nothing is in its
+                // way but itself.
                 if self.bytes() == 0 && reserved == 0 {
                     return Err(Missing::Failed(Error::OutOfMemory {
                         what: "the model beside all requests that wait".to_owned(),

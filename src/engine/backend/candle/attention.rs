@@ -155,7 +155,8 @@ impl Attention {
         rotate(&pass.ropes[index], &x, &pass.angles[index])
     }
 
-    /// What each row sees, weighted: `[rows, query heads · dim]` of queries `[query heads, rows, dim]`.
+    /// The weighted sums of what each row sees: `[rows, query heads · dim]` of queries `[query heads, rows,
+    /// dim]`.
     fn attend(
         &self,
         queries: &Tensor,

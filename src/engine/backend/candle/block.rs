@@ -21,11 +21,11 @@ pub(super) struct Block {
     feed_forward: FeedForward,
     feed_forward_norms: Norms,
     per_layer: Option<PerLayerInput>,
-    /// What the result is multiplied with, `[1]`.
+    /// The factor of the result, `[1]`.
     output_scale: Option<Tensor>,
 }
 
-/// What brings the positions together.
+/// The part of a block that brings the positions together.
 enum Mixer {
     Attention(Box<Attention>),
     ShortConv(Box<ShortConv>),
@@ -146,7 +146,7 @@ impl Mixer {
     }
 }
 
-/// What makes the embeddings of tokens that each block gets of its own.
+/// The weights that make the embeddings of tokens which each block gets of its own.
 pub(super) struct PerLayerEmbedding {
     /// The embeddings of a token for all blocks: `[vocabulary, blocks · length]`.
     tokens: Matrix,
@@ -198,7 +198,7 @@ impl PerLayerEmbedding {
     }
 }
 
-/// What a block makes of its embedding of each token.
+/// The weights with which a block mixes its embedding of each token in.
 struct PerLayerInput {
     index: usize,
     gate: Matrix,

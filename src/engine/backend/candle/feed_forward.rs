@@ -36,7 +36,7 @@ pub(super) struct Experts {
     shared: Option<Shared>,
 }
 
-/// What the inner rows of experts are made with.
+/// The matrices that make the inner rows of experts.
 enum Inputs {
     Apart([Matrix; 2]),
     Fused(Matrix),
@@ -109,7 +109,7 @@ impl FeedForward {
     }
 }
 
-/// What becomes of a gate and what it gates.
+/// The activation of a gate, times what it gates.
 pub(super) fn activate(kind: FeedForwardKind, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
     match kind {
         FeedForwardKind::SwiGlu => gate.silu()? * up,
@@ -212,7 +212,7 @@ impl Experts {
         Ok(sum)
     }
 
-    /// What one expert makes of some rows.
+    /// The result of one expert for some rows.
     fn expert(&self, expert: usize, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         // The rows of `matrix` that are its part `index`, of so many outputs.
         let part = |matrix: &Matrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {

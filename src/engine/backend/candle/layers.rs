@@ -13,7 +13,7 @@ use crate::kernels::ggml::{self, Weights};
 use crate::model::spec::{NormKind, NormSpec};
 use crate::model::{expect_shape, floats, format_of, opt_vector, vector};
 
-/// What takes the memory.
+/// The use of the memory, as errors say it.
 pub(super) const WEIGHTS: &str = "the weights of a model";
 
 /// Where weights come from, and where they go.

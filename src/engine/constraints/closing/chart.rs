@@ -19,7 +19,7 @@ const MAX_ITEMS: usize = 400_000;
 /// Longest way to the end, in bytes.
 const MAX_TEXT: usize = 16 << 10;
 
-/// What is known of a text so far.
+/// The parse of a text so far.
 #[derive(Clone)]
 pub(in crate::constraints) struct Chart {
     shape: Arc<Shape>,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use llguidance::earley::lexerspec::LexemeIdx;
 use llguidance::earley::regexvec::{NextByte, RegexVec, StateID};
 
-/// What such a search needs to know, and has found.
+/// The inputs of such a search, and its results.
 #[derive(Clone)]
 pub(super) struct Ends {
     /// One byte of each class that the lexer tells apart: printable ones first, where there are such.

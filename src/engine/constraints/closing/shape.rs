@@ -35,7 +35,7 @@ pub(super) struct Symbol {
     /// Where its productions begin, but for the empty one.
     pub(super) rules: Vec<u32>,
     pub(super) nullable: bool,
-    /// What it is in a text, if it is terminal.
+    /// The lexeme that it is in a text, if it is terminal.
     pub(super) lexeme: Option<LexemeIdx>,
     /// The cost of its shortest text.
     cost: Cost,

@@ -2,7 +2,7 @@
 
 use toktrie::TokTrie;
 
-/// What a text costs: tokens first, then bytes.
+/// The cost of a text: tokens first, then bytes.
 pub(super) type Cost = u64;
 
 /// The cost of a symbol that has no text.

@@ -15,7 +15,7 @@ use crate::kernels::half::widen_one;
 /// A query head of one row.
 pub(super) struct Head<'a> {
     pub(super) query: &'a [f32],
-    /// What it sees of the tile.
+    /// The positions of the tile that it sees.
     pub(super) seen: Seen,
     /// The weighted sum of values so far.
     pub(super) out: &'a mut [f32],

@@ -83,7 +83,7 @@ pub(crate) struct Packed {
     lines: Lines,
 }
 
-/// What weights are multiplied with.
+/// The input that weights are multiplied with.
 #[derive(Clone, Copy)]
 enum Input<'a> {
     /// Rows of values.

@@ -22,7 +22,8 @@ pub(super) const FAMILY: Family = Family { name: "gemma3n", spec };
 const WINDOW_BASE: f32 = 10_000.0;
 /// Bound of the logits, unless the file says otherwise.
 const LOGITS: f32 = 30.0;
-/// What files that do not say it mean: blocks with keys and values of their own, and those with few gates; these keep one in twenty.
+/// The values that files mean which do not say them: blocks with keys and values of their own, and blocks
+/// with few gates, which keep one in twenty.
 const OWN_KEYS: usize = 20;
 const SPARSE: usize = 10;
 const ONE_IN_20: f32 = 1.644_853_5;

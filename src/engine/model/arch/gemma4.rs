@@ -24,7 +24,7 @@ pub(super) const FAMILY: Family = Family { name: "gemma4", spec };
 /// Base of the rotation where a window is in force, unless the file says otherwise.
 const WINDOW_BASE: f32 = 10_000.0;
 
-/// What blocks with experts have beside them.
+/// Tensors that blocks with experts have beside those of the experts.
 const EXPERTS_BESIDE: &[&str] = &[
     "ffn_gate_inp.scale",
     "ffn_down_exps.scale",

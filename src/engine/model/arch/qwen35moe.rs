@@ -13,7 +13,7 @@ use crate::model::spec::{ModelSpec, SharedExpert, SharedWeighting};
 
 pub(super) const FAMILY: Family = Family { name: "qwen35moe", spec };
 
-/// What the shared expert's gate is a product with.
+/// The weights of the shared expert's gate.
 const GATE: &[&str] = &["ffn_gate_inp_shexp.weight"];
 
 fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {

@@ -72,7 +72,7 @@ const SAME: &[(&str, &str)] = &[
     ("rope.freq_base_swa", "rope.freq_base"),
 ];
 
-/// What a key changes, by the beginning of its name.
+/// The effects of keys, by the beginnings of their names.
 const EFFECTS: &[(&str, &str)] = &[
     ("attn_logit_softcapping", "it bounds the scores of attention"),
     ("final_logit_softcapping", "it bounds the logits"),

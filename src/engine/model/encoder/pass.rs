@@ -71,7 +71,7 @@ impl EncoderWorkspace {
         bytes(spec, usual_rows(spec), threads)
     }
 
-    /// What a pass of so many rows takes beyond that.
+    /// Bytes that a pass of so many rows takes beyond those.
     pub(super) fn more_bytes(spec: &ModelSpec, rows: usize, threads: usize) -> u64 {
         bytes(spec, rows, threads).saturating_sub(EncoderWorkspace::bytes(spec, threads))
     }

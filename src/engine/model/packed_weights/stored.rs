@@ -19,7 +19,7 @@ use crate::sidecar::{lock, open_finished, same_file, with_suffix};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What becomes of a model's panels.
+/// The outcome of a look for a model's panels.
 pub(super) enum Claim {
     /// They are there.
     Stored(Mapping),

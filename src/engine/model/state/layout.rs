@@ -26,7 +26,7 @@ use crate::kernels::attention::{Heads, KvCacheType, TILE};
 use crate::kernels::convolution::Taps;
 use crate::kernels::recurrence::StatePlace;
 
-/// What the layers of one kind keep.
+/// The state of the layers of one kind.
 pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
     /// Values of the layer in a block, of 16 bits.
     fn len(&self) -> usize;
@@ -82,7 +82,7 @@ impl LayerState for KeysAndValues {
     }
 }
 
-/// What a layer keeps that is not attention: so many values.
+/// The state of a layer that is not attention: so many f32 values.
 #[derive(Debug)]
 pub(super) struct Recurrent {
     pub(super) values: usize,
@@ -103,7 +103,8 @@ impl LayerState for Recurrent {
     }
 }
 
-/// What a block of a model keeps, with keys and values of this kind, of which no position sees more than a window.
+/// The state of one block of a model, with keys and values of this kind, of which no position sees more than
+/// a window.
 fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<dyn LayerState> {
     match block.mixer {
         Mixer::Attention if block.attention.shares.is_some() => Box::new(Nothing),
@@ -150,7 +151,7 @@ pub(super) struct Parts {
     /// Values of what windows see of a block, and the longest window; 0 without any.
     pub(super) window_len: usize,
     pub(super) window: usize,
-    /// What is in the place of that where it is gone.
+    /// The empty block that stands in the place of that where it is gone.
     pub(super) gone: SharedBlock,
     /// One block in so many has copies.
     pub(super) interval: usize,
@@ -163,7 +164,7 @@ const MOST_COPIES: usize = 8;
 /// At least one block in so many has copies.
 pub(super) const LONGEST_INTERVAL: usize = 8;
 
-/// What one layer has of each block.
+/// The part of one layer in each block.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) range: Range<usize>,
