@@ -43,7 +43,7 @@ struct Cell {
     last: AtomicI64,
 }
 
-/// What was counted of an entry.
+/// The counts of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Accesses {
     /// steadytext_cache.id.

@@ -26,7 +26,7 @@ use super::shmem;
 use super::slots;
 use super::waiters::{self, BucketSet};
 
-/// What to do after the commit.
+/// The work to be done after the commit.
 #[derive(Clone, Copy, Default)]
 struct Armed {
     /// Rows became pending: the worker should claim.
@@ -147,8 +147,8 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
     }
 }
 
-/// What was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. What is
-/// counted does not.
+/// Work that was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. Counts
+/// do not stay.
 #[pg_guard]
 unsafe extern "C-unwind" fn after_subtransaction(
     event: pg_sys::SubXactEvent::Type,

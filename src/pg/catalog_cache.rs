@@ -478,7 +478,7 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_s
     }
 }
 
-/// What a download must know of a row of steadytext_models.
+/// The columns of a row of steadytext_models that a download must know.
 #[derive(Debug, Clone)]
 pub(crate) struct Pullable {
     /// `generate`, `embed` or `rerank`.

@@ -12,7 +12,7 @@ use super::key_text;
 use super::noted_keys::Place;
 use super::slots;
 
-/// What has changed.
+/// The change that a trigger has seen.
 pub(crate) enum Changed {
     /// Nothing of interest.
     Nothing,
@@ -75,7 +75,7 @@ impl<'a> Firing<'a> {
         Some(Place { definition, table, owner, is_clone: self.trigger().tgisclone })
     }
 
-    /// What has changed.
+    /// The change that a trigger has seen.
     ///
     /// # Errors
     ///

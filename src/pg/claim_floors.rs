@@ -89,7 +89,7 @@ struct Memory {
 /// How far a sweep has got.
 #[derive(Default)]
 struct Sweep {
-    /// What the next portion begins with; `None`: a new sweep.
+    /// The place where the next portion begins; `None`: a new sweep.
     at: Option<(Index, Option<Key>)>,
     /// The earliest moment for the next portion.
     due: Option<Instant>,
@@ -224,7 +224,7 @@ pub(crate) fn pass_deleted(installation: &Installation, after: i64) -> Result<i6
 }
 
 impl Memory {
-    /// What is to be swept now.
+    /// The portion that is to be swept now.
     fn begin(&mut self, inserted: Option<i64>, changes: u64, now: Instant) -> Option<Portion> {
         let mut has_changed = std::mem::take(&mut self.is_stale) | (changes != self.changes);
         self.changes = changes;

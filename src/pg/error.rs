@@ -25,9 +25,9 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
 pub(crate) struct PgError {
     /// Its SQLSTATE.
     pub(crate) code: PgSqlErrorCode,
-    /// What is wrong. Never contains a prompt.
+    /// The message. Never contains a prompt.
     pub(crate) message: String,
-    /// What to do about it.
+    /// The hint, which says what to do about it.
     pub(crate) hint: Option<String>,
     /// The one of many texts that it is about. Never contains a word of it.
     pub(crate) detail: Option<String>,
@@ -199,7 +199,7 @@ impl From<CaughtError> for PgError {
     }
 }
 
-/// What SQL sees of a download that has failed.
+/// The error that SQL sees of a download that has failed.
 #[cfg(feature = "hub")]
 pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
     use PgSqlErrorCode as Code;
@@ -236,7 +236,7 @@ pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
     if hint.is_empty() { said } else { said.hint(hint.join(" ")) }
 }
 
-/// What a request that met an engine error becomes.
+/// The failure of a request that met an engine error.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     /// The error that its row keeps.

@@ -91,7 +91,7 @@ pub(super) enum Step {
     Stop,
 }
 
-/// What a walk came to.
+/// The result of a walk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walked {
     /// Where the next one begins; `None`: the index has ended.

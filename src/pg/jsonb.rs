@@ -323,7 +323,7 @@ impl<'a> Number<'a> {
     }
 }
 
-/// What [`tree`] has not made.
+/// The reason why [`tree`] has made none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TreeError {
     /// The document is nested too deeply.

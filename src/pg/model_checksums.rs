@@ -52,7 +52,7 @@ struct Inner {
     paths: [PathContent; FILES],
 }
 
-/// What a path held when a model was last loaded from it. A path without a number is none.
+/// The content that a path held when a model was last loaded from it. A path without a number is none.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct PathContent {
@@ -81,7 +81,7 @@ struct Known {
 }
 
 thread_local! {
-    /// What this process has looked up before.
+    /// The contents that this process has looked up before.
     static SEEN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -78,9 +78,9 @@ struct Entry {
     /// An SQLSTATE, packed.
     code: i32,
     waiters: [i32; WAITERS],
-    /// What is the same download.
+    /// The text that tells whether two downloads are the same one.
     key: Text<1024>,
-    /// What people call it.
+    /// The name by which people know it.
     label: Text<256>,
     note: Text<256>,
     choice: Text<256>,
@@ -168,7 +168,7 @@ pub(crate) struct Done {
     pub(crate) choice: String,
 }
 
-/// What has become of a download.
+/// The state of a download, for those who wait for it.
 pub(crate) enum Look {
     /// The download is going on.
     Running(Running),
@@ -303,7 +303,7 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
     Ok((ticket, is_new))
 }
 
-/// What has become of a download.
+/// The state of a download, for those who wait for it.
 pub(crate) fn look(ticket: Ticket) -> Look {
     let look = locked(true, |entries, _| {
         let entry = &mut entries[ticket.index];

@@ -42,7 +42,7 @@ unsafe impl Content for RateTable {}
 
 pub(super) static TABLE: Part<RateTable> = Part::new();
 
-/// What is counted of a role.
+/// The counts of a role.
 #[repr(C)]
 struct Entry {
     /// Database and role; 0: free.
@@ -74,7 +74,7 @@ impl Entry {
     }
 }
 
-/// What a role may use in each period; `None`: as much as it likes.
+/// The limits of a role in each period; `None`: as much as it likes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowed {
     /// Requests.
@@ -100,7 +100,7 @@ pub(crate) struct Exceeded {
     pub(crate) wait_s: Option<i64>,
 }
 
-/// What a role has used.
+/// The use of a role.
 #[derive(Debug, Clone)]
 pub(crate) struct Used {
     /// The role that was counted.
@@ -215,7 +215,7 @@ pub(crate) fn charge(
     Ok(())
 }
 
-/// What a role would exceed with as many more requests, if it would.
+/// The limit that a role would exceed with as many more requests, if there is one.
 pub(crate) fn check(role: pg_sys::Oid, count: u64, allowed: &Allowed) -> Option<Exceeded> {
     let (key, second) = (key_of(role), now());
     TABLE.with_lock(true, |table| exceeded(table.find(key), key, second, count, allowed)).flatten()
@@ -300,7 +300,7 @@ fn wake_worker() {
     }
 }
 
-/// What was counted of the roles of this database; of one of them, if it is given.
+/// The use of the roles of this database; of one of them, if it is given.
 pub(crate) fn used(role: Option<pg_sys::Oid>) -> Vec<Used> {
     let (database, second) = (catalog::my_database().to_u32(), now());
     let of = |windows: &[SlidingWindow; 3]| {

@@ -31,7 +31,7 @@ struct Rule {
     limits: Limits,
 }
 
-/// What a role may do.
+/// The limits of a role.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// In which time.
@@ -158,7 +158,7 @@ pub(crate) fn room_of(role: pg_sys::Oid, now: bool) -> Result<Option<u64>, PgErr
     Ok(allowed.requests.into_iter().flatten().min())
 }
 
-/// What a role may do. Inside a transaction.
+/// The limits of a role. Inside a transaction.
 ///
 /// # Errors
 ///

@@ -43,7 +43,7 @@ pub(crate) const BUCKETS: usize = BOUNDS.len() + 1;
 const COUNTERS: usize = 10;
 pub(super) const NUMBERS: usize = COUNTERS + 3 * (1 + BUCKETS);
 
-/// What is added to an entry.
+/// The numbers that are added to an entry.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counted {
     /// Requests that have begun.
@@ -95,7 +95,7 @@ impl Counted {
     }
 }
 
-/// What was counted of an entry.
+/// The numbers of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     /// 0: of all databases.

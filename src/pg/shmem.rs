@@ -26,7 +26,7 @@ pub(crate) const CALLS: usize = 64;
 /// Statements that keep workers away from a database, at most.
 pub(crate) const EVICTIONS: usize = 64;
 
-/// What a module keeps in shared memory.
+/// The part of shared memory that a module keeps.
 ///
 /// # Safety
 ///
@@ -53,7 +53,7 @@ impl<T: Content> Part<T> {
         Part { content: AtomicPtr::new(std::ptr::null_mut()), lock: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
-    /// What it holds, or `None` where the library was not preloaded.
+    /// The content, or `None` where the library was not preloaded.
     pub(super) fn get(&self) -> Option<&'static T> {
         // SAFETY: the pointer is null or set once, before the first fork, to memory that lives as long as the
         // server and was initialised by `startup_hook`.

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 
 use super::shmem::{self, Pace, Process, Shared, Slot};
 
-/// What a worker does, as its slot says.
+/// The state of a worker, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum State {

@@ -166,7 +166,7 @@ impl Value {
     }
 }
 
-/// What snapshot a query sees.
+/// The snapshot that a query sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// The active snapshot; the query must not write.

@@ -34,7 +34,7 @@ const COUNTS_AT_ONCE: usize = 1000;
 /// Entries that wait to be written, at most; more are forgotten.
 const MAX_ENTRIES: usize = 1024;
 
-/// What waits to be written.
+/// The answers and uses that wait to be written.
 pub(super) struct CacheWriter {
     slot: &'static Slot,
     entries: Vec<NewEntry>,

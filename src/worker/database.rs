@@ -51,7 +51,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What a worker knows.
+/// The worker of a database.
 pub(super) struct Worker {
     slot: &'static Slot,
     /// `local:<uuid>`, as rows carry it.
@@ -477,7 +477,8 @@ impl Worker {
         }
     }
 
-    /// What can wait: the heartbeat, the removal of old requests, and the eviction from the cache.
+    /// Does the work that can wait: the heartbeat, the removal of old requests, and the eviction from the
+    /// cache.
     fn maintain(&mut self) {
         let now = Instant::now();
         if now >= self.due.heartbeat && self.due.is_awake(!self.is_idle()) {

@@ -69,7 +69,7 @@ trait EngineLink {
     fn models(&mut self) -> Vec<(String, u64)>;
     /// For how long other processes have asked nothing.
     fn idle_for(&self) -> Duration;
-    /// What has gone wrong since the last look and is to be in the log.
+    /// The failure since the last look that is to be in the log.
     fn failure(&mut self) -> Option<PgError> {
         None
     }
@@ -81,7 +81,7 @@ trait EngineLink {
     fn is_over(&self) -> bool {
         false
     }
-    /// What has become of it, once it has gone.
+    /// The fate of the engine, once it has gone.
     fn fate(&self) -> Fate {
         Fate::Left
     }
@@ -89,7 +89,7 @@ trait EngineLink {
     fn leave(self: Box<Self>) -> Vec<Submission>;
 }
 
-/// What has become of an engine.
+/// The fate of an engine.
 enum Fate {
     /// The engine goes in order, or is another process's.
     Left,

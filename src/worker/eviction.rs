@@ -11,7 +11,7 @@ use crate::pg::error::PgError;
 /// Entries chosen in one look at the cache.
 const MAX_VICTIMS: i32 = 10_000;
 
-/// What is to be evicted, and when the worker looks again.
+/// The entries that are to be evicted, and when the worker looks again.
 pub(super) struct Eviction {
     victims: VecDeque<(i64, i32)>,
     /// The choice was cut off by its limit.

@@ -18,7 +18,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Keys that may be added to those with which it was complete, and their double, before it is filled anew.
 const MORE_KEYS: u64 = 100_000;
 
-/// What has been filled, and when.
+/// The filter that has been filled, and when.
 pub(super) struct FilterKeeper {
     filter: Option<Filter>,
     walk: Option<Walk>,

@@ -59,7 +59,7 @@ struct Running {
 }
 
 impl Running {
-    /// What the cache is to keep of it.
+    /// The cache's entry for its answer.
     fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
         question.entry(self.stages.whole(), by, answer, self.since.elapsed())
@@ -110,7 +110,7 @@ pub(super) struct InFlight {
     pub(super) ended: i64,
     pub(super) failed: i64,
     pub(super) spent_ms: f64,
-    /// What the cache is to keep of those that have ended.
+    /// The cache's entries for those that have ended.
     pub(super) entries: Vec<NewEntry>,
     /// The registry as it was at the last claim.
     pub(super) registry: Rc<Models>,
@@ -393,7 +393,7 @@ impl InFlight {
     }
 }
 
-/// What [`InFlight::suspect`] has taken out.
+/// The requests that [`InFlight::suspect`] has taken out.
 #[derive(Default)]
 pub(super) struct Suspects {
     /// Those that were alone, and those whose end was certain already.

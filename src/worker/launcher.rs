@@ -34,7 +34,7 @@ const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 /// started again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
-/// What the launcher knows of a database.
+/// The launcher's knowledge of a database.
 #[derive(Default)]
 struct Known {
     /// A worker looked and found no extension.

@@ -62,7 +62,7 @@ impl Pauses {
     }
 }
 
-/// What a role has waiting.
+/// The outcomes of a role that wait.
 #[derive(Default)]
 struct Share {
     rows: usize,

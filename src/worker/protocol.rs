@@ -36,7 +36,7 @@ const RETENTION_BATCH: i32 = 1000;
 /// A request that says of itself that it has waited for longer, ten years, has not.
 const MOST_WAITED_MS: f64 = 10.0 * 366.0 * 86_400_000.0;
 
-/// What became of a result that was to be stored.
+/// The outcome of storing a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
     /// The row has ended as it was said.
@@ -53,7 +53,7 @@ pub(super) enum Stored {
     Refused,
 }
 
-/// What the queue looks like.
+/// The state of the queue that a look around finds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Outlook {
     /// Requests that are pending.
@@ -361,7 +361,7 @@ pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
     })
 }
 
-/// What some requests in flight are.
+/// Facts about some requests in flight.
 #[derive(Default)]
 struct InFlight {
     /// Some belong to workers that are gone.

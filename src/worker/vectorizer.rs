@@ -48,7 +48,7 @@ const START_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the worker knows about the processes.
+/// The worker's knowledge of the processes.
 pub(super) struct Supervision {
     notes_seen: u64,
     /// By pace.
@@ -389,7 +389,7 @@ impl Process {
     }
 }
 
-/// What there is to be done next.
+/// The work that there is to be done next.
 struct Outlook {
     /// Something was done: there may be more.
     progressed: bool,

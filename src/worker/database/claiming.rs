@@ -26,7 +26,7 @@ const PACED_CLAIM: usize = 8;
 /// No commit need wake the worker: above the highest priority.
 const DEAF: u32 = 11;
 
-/// What there is room for.
+/// The numbers of requests that there is room for.
 struct Appetite {
     /// Requests of any priority.
     room: usize,

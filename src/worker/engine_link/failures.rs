@@ -12,10 +12,10 @@ use crate::pg::error::PgError;
 
 /// How often it is written to the server log that connections are refused.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
-/// What to do about a bug.
+/// The hint of an error that is a bug.
 const BUG: &str = "This is a bug in pg_steadytext; please report it with the error of the request.";
 
-/// What was reported of an engine that goes on.
+/// The numbers that were reported of an engine that goes on.
 #[derive(Default)]
 pub(super) struct Reported {
     panics: u64,
@@ -24,7 +24,7 @@ pub(super) struct Reported {
 }
 
 impl Reported {
-    /// What is to be said of so many panics, and connections that were refused.
+    /// The message for the log about so many panics, and connections that were refused.
     pub(super) fn news(&mut self, panics: u64, refused: u64) -> Option<PgError> {
         let new = panics.saturating_sub(std::mem::replace(&mut self.panics, panics));
         engine_leader::count_panics(new);
@@ -95,7 +95,7 @@ impl End {
         !matches!(self, End::Refused(_) | End::Failed | End::Told(_))
     }
 
-    /// What the log says of it; the process had this number.
+    /// The message for the log about the end; the process had this number.
     pub(super) fn report(&self, program: &str, pid: i32) -> PgError {
         let ended = |how: String| {
             PgError::internal(format!("pg_steadytext's engine (process {pid}) {how}, and is started anew"))

@@ -22,7 +22,7 @@ pub(super) struct SocketLink {
     unfinished: BTreeMap<u64, Submitted>,
     events: VecDeque<Event>,
     models: Vec<(String, u64)>,
-    /// What the engine has said of itself since this was asked for.
+    /// The state that the engine has sent since it was asked for.
     state: Option<State>,
     gone: bool,
 }
