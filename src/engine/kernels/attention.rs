@@ -45,7 +45,7 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// The factor of scores unless a model says otherwise: `1 / sqrt(dim)`.
+    /// What scores are multiplied with unless a model says otherwise: `1 / sqrt(dim)`.
     pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
     }
@@ -73,7 +73,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) rows: usize,
     /// Index of the first row in queries and output.
     pub(crate) first_row: usize,
-    /// The states of layers other than attention; None where the model has none.
+    /// What layers other than attention keep; None where the model has none.
     pub(crate) running: Option<Running<'a>>,
     /// Each row attends to positions behind its own, too, and `position` is 0: encoders.
     pub(crate) both_ways: bool,
@@ -121,7 +121,7 @@ impl Rows<'_> {
 /// How scores are made, and which positions have one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scoring<'a> {
-    /// The factor of products of queries and keys.
+    /// What products of queries and keys are multiplied with.
     pub(crate) scale: f32,
     /// Scores `s` become `cap · tanh(s / cap)`.
     pub(crate) cap: Option<f32>,
@@ -129,12 +129,12 @@ pub(crate) struct Scoring<'a> {
     pub(crate) window: Option<usize>,
     /// A score for each query head that takes part in the softmax and has no value, `[query]`.
     pub(crate) sinks: Option<&'a [f32]>,
-    /// The slopes of the query heads, `[query]`: what their scores lose for each position between a row and
-    /// what it sees, on both sides alike. Not together with `cap`.
+    /// What the scores of each query head lose for each position between a row and what it sees, on both sides alike, `[query]`.
+    /// Not together with `cap`.
     pub(crate) slopes: Option<&'a [f32]>,
 }
 
-/// The positions of a tile that a row sees.
+/// What a row sees of a tile.
 #[derive(Debug, Clone)]
 struct Seen {
     /// Positions, counted from the tile's start.
@@ -157,7 +157,7 @@ impl Scoring<'_> {
     }
 }
 
-/// The queries, keys and values of the rows of a layer.
+/// What is computed from the rows of a layer.
 pub(crate) struct Projections<'a> {
     /// `query · dim` values a row.
     pub(crate) queries: &'a mut [f32],

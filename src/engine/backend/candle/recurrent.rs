@@ -10,8 +10,7 @@ use super::state::CandleState;
 use crate::Error;
 use crate::model::spec::{DeltaNetSpec, Mixer, NormSpec, ShortConvSpec};
 
-/// The state of a layer behind some position. Tensors are never written, so that clones of it, as of another
-/// position, cost nothing.
+/// What a layer keeps behind some position. Tensors are never written, so that clones are of another position's for nothing.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
@@ -33,7 +32,7 @@ impl Memory {
         }
     }
 
-    /// The state of a mixer before a text; `None` for attention.
+    /// What a mixer keeps before a text; `None` for attention.
     pub(super) fn empty(mixer: &Mixer, device: &candle_core::Device) -> candle_core::Result<Option<Memory>> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device);
         Ok(match mixer {

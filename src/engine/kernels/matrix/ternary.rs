@@ -31,7 +31,7 @@ pub(super) fn as_q3_k(format: Format, source: &[u8]) -> [u8; Q3_K_BYTES] {
     block
 }
 
-/// The digit of weight `k` of a block: its value plus 1.
+/// What weight `k` of a block is stored as: its value plus 1.
 fn digit(format: Format, source: &[u8], k: usize) -> u8 {
     if format == Format::TQ2_0 {
         return source[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3;
