@@ -280,6 +280,21 @@ broken_links() {
     done
 }
 
+# Links to a place within a page, by the heading's or the anchor's name as GitHub makes it, where there is none of that name.
+broken_anchors() {
+    python3 -c '
+import os, re, sys
+def name(heading):
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+pages = {os.path.normpath(path): open(path).read() for path in sys.argv[1:]}
+for page, text in pages.items():
+    for file, anchor in re.findall(r"\]\(([^):#\s]*)#([^)\s]+)\)", text):
+        target = pages.get(os.path.normpath(os.path.join(os.path.dirname(page), file)) if file else page, "")
+        names = {name(heading) for heading in re.findall(r"^#+ (.*)$", target, re.M)}
+        if anchor not in names | set(re.findall(r"<a id=\"([^\"]+)\">", target)):
+            print(f"{page}: {file}#{anchor} is not there")' README.md CHANGELOG.md docs/*.md
+}
+
 # Code that README.md and docs/ name, or quote in Rust: a file that is not there, a block that no source file has as it is.
 outdated_quotes() {
     local page path sources
@@ -338,6 +353,7 @@ none 'names in scripts are looked up in pg_catalog only' open_scripts
 none 'twins are made, not written' written_twins
 none 'text files end with a line feed' unfinished_files
 none 'links in the documentation lead somewhere' broken_links
+none 'links to a place within a page find it' broken_anchors
 none 'the documentation names and quotes code that is there' outdated_quotes
 none 'each line of the threat model has its test' untested_promises
 check 'one version everywhere' same_version

@@ -42,7 +42,7 @@ fn enqueue_query(
     let request_type = request_type.unwrap_or("generate");
     // A query without rows has no request that would be refused.
     check_columns(request_type, false, false).or_raise();
-    // As PostgreSQL reads it: numbers of any size.
+    // PostgreSQL reads the parameters, because it knows numbers of any size.
     let params = params.unwrap_or("{}");
     let kind = "select pg_catalog.jsonb_typeof($1::pg_catalog.jsonb)";
     let kind = spi::query_one(kind, vec![params.into()], Mode::ReadOnly, |row| row.get::<String>(1));

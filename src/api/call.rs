@@ -242,7 +242,7 @@ impl Call {
         if let (EventKind::Progress { .. }, true, Some(client)) =
             (&kind, self.standing.paced, &mut self.client)
         {
-            // Where the connection has ended that is found by the next look.
+            // If the connection has ended, the next look finds it.
             let _ = client.read(key);
         }
         if let EventKind::Started { model, .. } = &kind {

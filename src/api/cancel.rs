@@ -70,7 +70,7 @@ fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
             vec![ids.into()],
             Mode::ReadWrite,
             |row| {
-                // Of one that is being worked on, the server's own worker knows more.
+                // The server's own worker knows more of a request that is being worked on.
                 if row.get::<bool>(4) == Some(true) {
                     // A row may name anything, and each name takes a place.
                     let (request_type, model) = (row.get::<String>(2), row.get::<String>(5));

@@ -60,7 +60,7 @@ impl DerefMut for Connection {
 }
 
 impl Connection {
-    /// That of the last call, if it is still there.
+    /// The connection of the last call, if it is still there.
     pub(super) fn kept() -> Option<Connection> {
         KEPT.take()
     }
@@ -167,7 +167,7 @@ fn connect() -> io::Result<Client> {
     Client::connect_as(Path::new(engine_leader::SOCKET), caller)
 }
 
-/// That this session has no memory for what goes to the engine and comes from it.
+/// The error that this session has no memory for what goes to the engine and comes from it.
 pub(super) fn no_memory() -> PgError {
     PgError::new(
         PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
@@ -198,7 +198,7 @@ impl Refusals {
         if matches!(refusal, Refusal::Process { .. }) || since.elapsed() >= REFUSAL_PATIENCE {
             return Err(refused(refusal));
         }
-        // Not all at the same moment.
+        // Sessions that were refused together must not all try again at the same moment.
         let jitter = i64::from(std::process::id() % 16);
         interrupts::sleep_ms((REFUSAL_PAUSE_MS << self.count.min(5)) + jitter);
         self.count += 1;
@@ -212,7 +212,7 @@ pub(super) struct Crashes {
 }
 
 impl Crashes {
-    /// None yet.
+    /// A count that begins now: crashes before it are none of this call's.
     pub(super) fn new() -> Crashes {
         Crashes { before: engine_leader::crashes() }
     }

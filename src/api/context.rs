@@ -61,7 +61,8 @@ pub(super) fn width_of(source: &ModelSource) -> Option<usize> {
     }
     let state = match source {
         ModelSource::Builtin => None,
-        // What a folder's modules make of the width is known to who loads them.
+        // The width of a folder's vectors follows from its modules, which are known only when they are
+        // loaded.
         ModelSource::File(path) => {
             let file = path.is_absolute().then(|| path.metadata().ok()).flatten()?;
             Some((file.is_file().then_some(file.len())?, file.modified().ok()?))

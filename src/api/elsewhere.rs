@@ -28,11 +28,11 @@ const MAX_PART_BYTES: usize = 256 << 10;
 /// Most bytes of a value, and of a report, whose vectors are the longest part.
 const MAX_VALUE_BYTES: usize = 512 << 20;
 const MAX_REPORT_BYTES: usize = 256 << 20;
-/// Of what a worker says about an error.
+/// Most characters of what a worker says about an error.
 const MAX_MESSAGE_CHARACTERS: usize = 10_000;
-/// Of a text for each token that an answer may have.
+/// Most bytes of a text for each token that an answer may have.
 const MAX_BYTES_PER_TOKEN: usize = 1024;
-/// Of the address of another engine.
+/// Most characters of the address of another engine.
 const MAX_ADDRESS_CHARACTERS: usize = 255;
 /// Tokens of a piece of work that nobody doubts: what templates and instructions of models put around a text.
 const TOKENS_AROUND: u64 = 16_384;
@@ -457,7 +457,7 @@ fn outcome(
     let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, most.prompt);
     let first_token_ms = usage.first_token_ms;
     usage.ended(text, std::time::Instant::now());
-    // It was not this process that has waited for it.
+    // The time to the first token is the endpoint's, as this process has not waited for it.
     usage.first_token_ms = first_token_ms;
     // An endpoint may have another model of that name, and vectors that were asked for in another length have been compared with that.
     let is_whole = endpoint.is_none() && stages.whole().dimensions().is_none();

@@ -17,8 +17,8 @@ use crate::request::options::with_options;
 
 thread_local! {
     static INSERT: SavedPlan = const { SavedPlan::new() };
-    /// Of a request that leaves params and priority to their columns' defaults. PostgreSQL checks the rights
-    /// to each column that an INSERT names, so that naming fewer is cheaper.
+    /// The INSERT of a request that leaves params and priority to their columns' defaults. PostgreSQL checks
+    /// the rights to each column that an INSERT names, so that naming fewer is cheaper.
     static INSERT_PLAIN: SavedPlan = const { SavedPlan::new() };
 }
 

@@ -204,7 +204,7 @@ fn model_inspect(
         let compute = || checksum(source, gguf, opened);
         wrong = registry::check_content(name, path, &models, compute).err();
     }
-    // What is wrong with the file comes before who computes it: it is wrong there, too.
+    // A fault of the file is told first, because workers elsewhere would find it as well.
     let (reason, hint) = match (refusal, wrong) {
         (Some(refusal), _) => (Some(refusal.reason.clone()), refusal.hint.clone()),
         (None, Some(error)) => (Some(error.message), error.hint),
@@ -397,7 +397,7 @@ fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
             )
             .hint("Remove that file first, or remove the model without its files."));
         }
-        // What lies in its folder as well.
+        // Another model whose file lies in this one's folder would lose it as well.
         let is_other = |model: &&Model| {
             model.name != name
                 && registry::registered_path(&model.file).is_ok_and(|other| real(&other).starts_with(&path))
@@ -411,7 +411,7 @@ fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
         }
     }
     if row.is_some() {
-        // With the rights of the caller.
+        // The statement runs with the rights of the caller.
         let sql = format!(
             "delete from {}.steadytext_models where name operator(pg_catalog.=) $1",
             installation.schema
@@ -445,7 +445,7 @@ fn model_inside(folder: &Path) -> Option<std::path::PathBuf> {
             }
         }
     }
-    // What is so large is no encoder's folder.
+    // A folder that is so large is none of an encoder's.
     folders.pop()
 }
 

@@ -103,7 +103,7 @@ fn notice(message: String) {
     PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).report(PgLogLevel::NOTICE);
 }
 
-/// That a download has ended, in words.
+/// The notice that a download has ended.
 fn arrived(label: &str, done: &Done) -> String {
     let name = &done.name;
     if done.was_there {

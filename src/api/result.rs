@@ -15,7 +15,7 @@ use crate::pg::{catalog, catalog_cache, interrupts};
 /// How often a waiting caller looks by itself, should a wake be missed.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long callers wait who do not say it.
+/// How long callers wait that do not say for how long.
 pub(super) const TIMEOUT_SECONDS: i64 = 30;
 /// Nobody waits longer: a century.
 const LONGEST_SECONDS: u64 = 3_155_760_000;

@@ -56,7 +56,7 @@ fn request_statistics() -> TableIterator<
             count(4),
             count(5),
             count(6),
-            // Of embeddings and most endpoints nobody says it.
+            // Nobody says it for embeddings, nor do most endpoints.
             Some(count(7)).filter(|_| count(9) > 0 || count(6) == 0),
             count(8),
             queue,

@@ -38,7 +38,7 @@ impl Target {
         let mut config = complete(&rest)?;
         let is_local = !config.get_hosts().is_empty()
             && config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
-        // As with libpq, it is no matter of sockets on this machine.
+        // TLS is not used on sockets of this machine, as libpq has it.
         let tls = if is_local { Tls::Without } else { tls::of(&said)? };
         config.ssl_mode(match &tls {
             Tls::Without => SslMode::Disable,
@@ -120,7 +120,7 @@ fn kept_password(config: &Config) -> Option<String> {
         let home = std::env::var_os("HOME")?;
         Some(Path::new(&home).join(".pgpass"))
     })?;
-    // As libpq does: one that others can read is no secret.
+    // A file that others can read holds no secret, and is passed over as libpq does it.
     if fs::metadata(&path).ok()?.permissions().mode() & 0o077 != 0 {
         return None;
     }

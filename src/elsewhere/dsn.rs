@@ -52,7 +52,7 @@ fn split_uri(url: &str) -> Result<(String, Said), Error> {
             others.push(pair.to_owned());
         }
     }
-    // As libpq has it: what stands behind the question mark is taken instead of what stands before it.
+    // What stands behind the question mark takes the place of what stands before it, as libpq has it.
     let names = |wanted: &[&str]| {
         others.iter().any(|pair| {
             let key = decoded(pair.split_once('=').map_or(pair.as_str(), |(key, _)| key));

@@ -28,7 +28,7 @@ pub(crate) enum EngineError {
     Engine(#[from] steadytext_engine::Error),
 }
 
-/// It starts when the first server has said its terms.
+/// The one engine of the program. It starts when the first server has said its terms.
 #[derive(Debug, Default)]
 pub(crate) struct SharedEngine {
     started: Mutex<Option<Started>>,

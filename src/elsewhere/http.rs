@@ -28,7 +28,7 @@ pub(crate) fn serve(address: &str, shared: Arc<Shared>) -> Result<(), Error> {
     let work = move || {
         for stream in listener.incoming() {
             match stream {
-                // Who goes away has no answer.
+                // A client that goes away before its answer is not told anything.
                 Ok(stream) => drop(answer(stream, &shared)),
                 // No more files can be opened just now.
                 Err(_) => std::thread::sleep(PATIENCE),

@@ -21,7 +21,7 @@ use crate::protocol::Held;
 /// Subtasks that the engine has, of a database, and those that endpoints have.
 const MAX_SUBTASKS: usize = 512;
 
-/// Who does the work of a row.
+/// What computes a row: the engine or an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) enum By {
     /// The engine, with this model.
@@ -85,7 +85,7 @@ pub(crate) struct Ended {
 pub(crate) enum Came {
     /// What an engine made of it.
     Report(Report),
-    /// There is no answer, and this is why.
+    /// The request has no answer, and this is why.
     Refused(Refusal),
     /// Nothing: it is given back.
     NotNow,

@@ -115,7 +115,7 @@ fn end_in_time(patience: Duration) {
         log::say(Level::Warning, None, "what is still held is given back by its leases");
         std::process::exit(1);
     };
-    // Without it, the second signal and the server's answer remain.
+    // Where there is no thread for it, the second signal and the server's answer still end the program.
     drop(std::thread::Builder::new().name("end".to_owned()).spawn(end));
 }
 
@@ -130,7 +130,7 @@ fn heed_signals(shared: Arc<Shared>, wakers: Vec<Sender<()>>) -> Result<(), Erro
             }
             shared.stop();
             for waker in &wakers {
-                // Who has ended need not be told.
+                // A thread that has ended need not be told.
                 let _ = waker.send(());
             }
         }

@@ -81,7 +81,7 @@ pub(crate) enum Asked {
     Version,
     /// Whether the worker at an address is ready.
     Healthcheck(String),
-    /// To work.
+    /// The program works for its databases.
     Serve(Box<Options>),
 }
 

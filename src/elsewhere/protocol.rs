@@ -64,11 +64,11 @@ pub(crate) enum Stored {
     Done,
     /// There is another stage, as [`steadytext_engine::remote_job::Prepared`].
     More(Vec<u8>),
-    /// It is no longer ours.
+    /// The row is no longer ours.
     Lost,
-    /// Somebody has it locked.
+    /// Somebody has the row locked.
     Locked,
-    /// The table refuses every change of it.
+    /// The table refuses every change of the row.
     Refused,
 }
 
@@ -178,7 +178,8 @@ pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, TurnError> 
 /// Claims requests, and has the server make work of them.
 pub(crate) fn claim(client: &mut Client, wanted: Wanted<'_>) -> Result<Vec<Claimed>, TurnError> {
     match claim_by(client, wanted, "make_work") {
-        // That of one row undoes the claim of all. Once more, each row for itself, which takes half as long again.
+        // An error about one row undoes the claim of all. They are claimed once more, each row for itself,
+        // which takes half as long again.
         Err(TurnError::Database(error)) if may_be_of_a_row(&error) => {
             claim_by(client, wanted, "prepared_work")
         }
@@ -355,7 +356,8 @@ pub(crate) fn outlook(
 pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(), TurnError> {
     let models = serde_json::Value::from(said.models).to_string();
     let claims = serde_json::json!(said.claims).to_string();
-    // Who claims more than can be said may claim anything.
+    // A worker that claims more names than can be reported says nothing, which means that it may claim
+    // anything.
     let is_short = said.claims.len() <= MAX_CLAIMS && claims.len() <= MAX_CLAIMS_BYTES;
     let claims = is_short.then_some(claims);
     only_row(

@@ -270,11 +270,11 @@ impl Server<'_> {
             let now = Instant::now();
             let stop_at = *self.stop_at.get_or_insert(now + self.shared.options.grace);
             let is_late = signals > 1 || now >= stop_at;
-            // Without a connection, leases give back what is left.
+            // Where there is no connection, leases give back what is left.
             return is_idle || (is_late && !is_connected);
         }
         let options = &self.shared.options;
-        // What an endpoint that rests cannot take now is left to the next run.
+        // Requests that an endpoint which rests cannot take now are left to the next run.
         let is_out = |set: &Set| {
             set.is_claimed_out || set.endpoint.as_ref().is_some_and(|endpoint| endpoint.is_resting())
         };

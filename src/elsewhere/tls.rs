@@ -42,7 +42,7 @@ enum Demand {
     Encrypted,
     /// The certificate is one of a known authority.
     Verified,
-    /// And for this host.
+    /// The certificate is one of a known authority, and is for this host.
     VerifiedHost,
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn of(said: &Said) -> Result<Tls, Error> {
         let file = Path::new(&std::env::var_os("HOME")?).join(ROOT_FILE);
         file.is_file().then_some(file)
     });
-    // As libpq does: who has roots wants them to be looked at.
+    // A file of roots means that certificates are to be checked against them, as libpq has it.
     let demand = if demand == Demand::Encrypted && file.is_some() { Demand::Verified } else { demand };
     let verifier = match demand {
         Demand::Nothing => return Ok(Tls::Without),
@@ -127,7 +127,7 @@ fn system_roots() -> Result<Vec<CertificateDer<'static>>, Error> {
     Ok(found.certs)
 }
 
-/// Who looks at a server's certificate.
+/// The check of a server's certificate.
 #[derive(Debug)]
 struct Verifier {
     provider: CryptoProvider,

@@ -11,7 +11,7 @@ pub(crate) enum TurnError {
     /// The server has answered what it was not asked. The connection is made anew.
     #[error("the server's answer is not what was asked for: {0}")]
     Unexpected(&'static str),
-    /// There is no going on.
+    /// The worker cannot go on.
     #[error("{0}")]
     Fatal(String),
 }

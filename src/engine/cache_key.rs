@@ -374,7 +374,7 @@ mod tests {
             assert!(!seen.contains_key(&key("embed", embed(text)).text), "{text}");
         }
         assert!(seen.len() > 10_000, "{}", seen.len());
-        // And what such a key is made of is no prompt that shares it.
+        // The text that such a key is made of is no prompt that shares the key.
         let long = text(Generate { max_tokens: 1, ..generate("x", &[]) });
         assert_ne!(text(generate(&long, &[])), long);
         let vector = key("embed", embed("x")).text;

@@ -124,7 +124,7 @@ pub struct Card {
 /// What is wrong with a card.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CardError {
-    /// It cannot be read or written.
+    /// The card cannot be read or written.
     #[error("could not access model card \"{}\"", path.display())]
     File {
         /// The card.
@@ -133,7 +133,7 @@ pub enum CardError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// It is no card.
+    /// The file is no card.
     #[error("model card \"{}\" is not valid: {reason}", path.display())]
     Invalid {
         /// The card.

@@ -53,7 +53,7 @@ impl BackendChoice {
     pub fn expected(self, kv_cache_type: KvCacheType) -> BackendKind {
         match self {
             BackendChoice::Auto | BackendChoice::Native => BackendKind::Native(kv_cache_type),
-            // Which keeps keys and values in one way only.
+            // Candle keeps keys and values in one way only.
             BackendChoice::Candle => BackendKind::Candle,
         }
     }

@@ -1,4 +1,4 @@
-//! What a model is, for who keeps its results: the content of its file, by checksum.
+//! What a model is, for those who keep its results: the content of its file, by checksum.
 //!
 //! The checksum is computed when a model is loaded, beside the engine thread, and kept in a file beside the model's, so that
 //! it is known at once the next time and to processes that never load the model. Where that file cannot be written,
@@ -69,7 +69,7 @@ impl ModelIdentity {
             state = Some(state.map_or(file, |state: FileId| state.and(&file)));
         }
         let mut state = state.ok_or(io::ErrorKind::NotFound)?;
-        // Which files there are, and which ones they are.
+        // The identity of a folder depends on which files there are, and on which ones they are.
         files.try_for_each(|name| -> io::Result<()> {
             state.inode = state.inode.wrapping_mul(0x100_0000_01b3);
             match FileId::of_path(&path.join(name)) {
@@ -88,7 +88,8 @@ impl ModelIdentity {
         Ok(state)
     }
 
-    /// That of a model's file, as far as it is on record: nothing is computed, and the backend is the native one. Costs the opening of a small file.
+    /// The identity of a model's file, as far as it is on record: nothing is computed, and the backend is the
+    /// native one. Costs the opening of a small file.
     pub fn recorded(path: &Path) -> Option<ModelIdentity> {
         let file = ModelIdentity::file_of(path).ok()?;
         let mut record = [0; RECORD_BYTES];
@@ -100,8 +101,8 @@ impl ModelIdentity {
         (record == make_record(&file, &hash)).then_some(identity)
     }
 
-    /// That of an open model, whose file was `file` before it was opened. What is not on record is computed, which takes as long as reading the
-    /// file, and recorded. The backend is the native one.
+    /// The identity of an open model, whose file was `file` before it was opened. What is not on record is
+    /// computed, which takes as long as reading the file, and recorded. The backend is the native one.
     ///
     /// # Errors
     /// [`Error::Stopped`].

@@ -44,7 +44,7 @@ impl Notifier {
     pub fn reset(&self) {
         let mut bytes = [0; 16];
         while matches!((&self.receiver).read(&mut bytes), Ok(count) if count > 0) {}
-        // Not a store, which may become visible only after what the caller reads next.
+        // A store would not do, because it may become visible only after what the caller reads next.
         self.notified.swap(false, Ordering::AcqRel);
     }
 }

@@ -10,7 +10,7 @@ use crate::Error;
 thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
-    /// What the panic says that this thread is unwinding from, if it is.
+    /// The message of the panic that this thread is unwinding from, if it is.
     static CURRENT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -77,8 +77,8 @@ pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Error::Panicked(describe(&*payload, PLACE.take())))
 }
 
-/// What the panic says that the calling thread is unwinding from: for destructors, which have to tell why something
-/// has come to nothing.
+/// The message of the panic that the calling thread is unwinding from: for destructors, which have to tell
+/// why something has come to nothing.
 pub(crate) fn current() -> Option<String> {
     if std::thread::panicking() { CURRENT.with_borrow(Clone::clone) } else { None }
 }

@@ -23,7 +23,7 @@ pub const FAILED_STATUS: i32 = 70;
 pub const NO_MEMORY_STATUS: i32 = 71;
 /// The line by which the program says that its socket takes connections.
 pub const READY: &str = "ready";
-/// What the line begins with by which it says why it cannot.
+/// The beginning of the line by which it says why it cannot.
 pub const REFUSED: &str = "refused: ";
 
 /// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a thread's
@@ -39,7 +39,7 @@ pub fn give_way(nice: i32) {
         match fs::write("/proc/self/autogroup", nice.min(19).to_string()) {
             // The kernel lets one process in a tenth of a second do this.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
-            // Without such groups the file is not there, and niceness counts everywhere.
+            // Where the system has no such groups the file is not there, and niceness counts everywhere.
             Ok(()) | Err(_) => return,
         }
     }

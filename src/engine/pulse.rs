@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 pub struct Pulse {
     /// Counts up while it does anything.
     pub beats: u64,
-    /// It waits for something to do, and there is nothing.
+    /// Whether the thread waits for something to do, and there is nothing.
     pub at_rest: bool,
 }
 
-/// What the engine's thread says of itself.
+/// The counts that the engine's thread and its pool keep.
 #[derive(Debug, Default)]
 pub(crate) struct Heart {
     beats: Arc<AtomicU64>,

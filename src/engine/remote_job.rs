@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::memory::watched;
 use crate::{Error, Output, Work};
 
-/// What the form of the bytes depends on.
+/// The version that the form of the bytes depends on.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What takes the memory.
+/// The use of the memory, as errors say it.
 const WHAT: &str = "a request on its way";
 
 /// The model that is wanted, in words that hold on any machine.
@@ -45,7 +45,7 @@ pub struct RemoteJob {
 /// Why something is not even tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What is wrong. Never contains a prompt.
+    /// The error. Never contains a prompt.
     pub message: String,
     /// The five characters of the SQLSTATE.
     pub code: String,
@@ -53,7 +53,7 @@ pub struct Refusal {
     pub retry: bool,
 }
 
-/// What became of a row of the queue.
+/// The outcome of preparing a row of the queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Prepared {
     /// Work.

@@ -29,7 +29,7 @@ pub struct Request {
     /// somebody could guess at the prompts of others.
     pub salt: u64,
     /// Requests of the same deduplication key and model ask for the same: they are computed once while they are in the engine
-    /// together, and all get the result. A digest of everything that the result depends on, and of who may share it.
+    /// together, and all get the result. A digest of everything that the result depends on, and of those who may share it.
     pub dedup_key: Option<[u8; 32]>,
     /// What is to be done.
     pub work: Work,

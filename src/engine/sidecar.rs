@@ -27,7 +27,7 @@ pub(crate) fn open_ours(options: &mut OpenOptions, path: &Path) -> io::Result<Fi
     let file = options.custom_flags(flags.bits() as i32).open(path)?;
     let metadata = file.metadata()?;
     let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-    // None where it was removed meanwhile.
+    // The number of links is 0 where the file was removed meanwhile.
     if ours && metadata.is_file() && metadata.nlink() <= 1 && metadata.mode() & 0o022 == 0 {
         Ok(file)
     } else {
@@ -58,7 +58,7 @@ pub(crate) fn lock(temporary: &Path) -> io::Result<Option<File>> {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
         Err(error) => return Err(error.into()),
     }
-    // It was renamed or removed before the lock was ours: then it is no longer the temporary file.
+    // Where the file was renamed or removed before the lock was ours, it is no longer the temporary file.
     let same = std::fs::symlink_metadata(temporary).is_ok_and(|there| same_file(&there, &file));
     Ok(same.then_some(file))
 }

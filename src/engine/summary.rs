@@ -206,7 +206,7 @@ impl Summary {
             gguf_version: (!gguf.is_translated()).then(|| gguf.version()),
             name: text("general.name").or_else(|| text("general.basename")),
             license: match text("general.license") {
-                // As the hub has it: the name of what is none of the usual ones stands beside.
+                // A licence that is none of the usual ones has its name in another key, as the hub has it.
                 Some(other) if other == "other" => text("general.license.name").or(Some(other)),
                 licence => licence,
             },

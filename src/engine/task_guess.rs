@@ -47,14 +47,15 @@ fn of_head(head: &[u8]) -> Option<Task> {
             (b"general.architecture", Value::Text(name)) => {
                 family = std::str::from_utf8(name).ok().map(str::to_owned);
             }
-            // What is to be added to another model is for nothing by itself.
+            // An adapter, which is to be added to another model, is for nothing by itself.
             (b"general.type", Value::Text(b"adapter")) => return None,
             (key, Value::Number(number)) if key.ends_with(b".pooling_type") => pooling = Some(number),
             _ => {}
         }
     }
     let family = family?;
-    // By llama.cpp's numbers: 0 says that vectors of tokens are wanted, 4 that there is a head for scores.
+    // The numbers are llama.cpp's: 0 says that vectors of tokens are wanted, 4 that there is a head for
+    // scores.
     match pooling {
         Some(4) => Some(Task::Rerank),
         Some(1..) => Some(Task::Embed),

@@ -18,15 +18,15 @@ const LONGEST_PIECE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Watchdog {
     pulse: Pulse,
-    /// It was asked for a sign of life.
+    /// Whether the engine was asked for a sign of life and has not answered.
     asked: bool,
-    /// Until when `silence` was counted.
+    /// The moment up to which `silence` was counted.
     counted_at: Instant,
     silence: Duration,
 }
 
 impl Default for Watchdog {
-    /// Of an engine that is being started, and owes a sign of life.
+    /// The watchdog of an engine that is being started, and owes a sign of life.
     fn default() -> Watchdog {
         Watchdog { pulse: Pulse::default(), asked: true, counted_at: Instant::now(), silence: Duration::ZERO }
     }
@@ -38,7 +38,7 @@ impl Watchdog {
         (patience / PIECES).clamp(SHORTEST_PIECE, LONGEST_PIECE)
     }
 
-    /// It is asked for a sign of life.
+    /// Notes that the engine is asked for a sign of life.
     pub fn ask(&mut self) {
         // At rest it has owed nothing until now.
         if !self.asked && self.pulse.at_rest {
@@ -52,7 +52,7 @@ impl Watchdog {
         self.asked
     }
 
-    /// It has answered.
+    /// Notes what the engine has answered.
     pub fn hear(&mut self, pulse: Pulse) {
         let lives = pulse.at_rest || pulse.beats != self.pulse.beats;
         (self.pulse, self.asked) = (pulse, false);
@@ -95,7 +95,7 @@ mod tests {
         assert!(wait(&mut watchdog, 3) >= PIECE * 3, "it owes the first sign");
         watchdog.hear(Pulse { beats: 1, at_rest: false });
         assert_eq!(watchdog.count(PIECE * 1000, || Duration::ZERO), Duration::ZERO);
-        // It answers, but does nothing else.
+        // The engine answers, but does nothing else.
         for _ in 0..3 {
             std::thread::sleep(PIECE);
             watchdog.ask();

@@ -65,7 +65,7 @@ pub enum Error {
     /// More than one `::EOS::`.
     #[error("the key does not tell where the prompt ends")]
     Ambiguous,
-    /// It looks like a key of another kind.
+    /// The key looks like one of another kind.
     #[error("the key is a checksum, but the value is a text")]
     Checksum,
     /// Neither a SHA-256 nor the tuple of one text.

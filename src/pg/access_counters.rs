@@ -16,7 +16,7 @@ use super::{activity, catalog, slots};
 /// Entries that can be counted between two writings, over all databases, and of one.
 const CELLS: usize = 16_384;
 const CELLS_OF_ONE: u32 = 4096;
-/// Of one whose worker is not there; it may come, or not.
+/// Most cells of a database whose worker is not there; it may come, or not.
 const CELLS_WITHOUT_WORKER: u32 = 256;
 /// Cells that are looked at for one entry.
 const PROBES: usize = 64;
@@ -43,7 +43,7 @@ struct Cell {
     last: AtomicI64,
 }
 
-/// What was counted of an entry.
+/// The counts of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Accesses {
     /// steadytext_cache.id.

@@ -41,7 +41,7 @@ const REQUEST_TYPES: [&str; 22] = [
     "summarize",
 ];
 
-/// What a running request is doing.
+/// The phase of a running request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Phase {
@@ -104,11 +104,11 @@ pub(super) static TABLE: Part<ActivityTable> = Part::new();
 pub(crate) struct Activity {
     /// The request.
     pub(crate) request_id: Uuid,
-    /// Whom it belongs to.
+    /// The role that the request belongs to.
     pub(crate) owner: pg_sys::Oid,
     /// `generate`, `embed`, …
     pub(crate) request_type: &'static str,
-    /// What it is doing.
+    /// The phase that it is in.
     pub(crate) phase: Phase,
     /// Length of its prompt, 0 while not known.
     pub(crate) prompt_tokens: i32,

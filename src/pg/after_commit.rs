@@ -26,7 +26,7 @@ use super::shmem;
 use super::slots;
 use super::waiters::{self, BucketSet};
 
-/// What to do after the commit.
+/// The work to be done after the commit.
 #[derive(Clone, Copy, Default)]
 struct Armed {
     /// Rows became pending: the worker should claim.
@@ -44,7 +44,7 @@ struct Armed {
     call: bool,
     /// Requests of these buckets ended.
     ended: BucketSet,
-    /// There is something to do for a vectorizer.
+    /// Whether there is something to do for a vectorizer.
     noted: bool,
 }
 
@@ -121,7 +121,7 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
             noted_keys::ended();
             match ARMED.take() {
                 Some(armed) => fire(armed),
-                // It has only said that it would put requests back.
+                // The transaction has only said that it would put requests back.
                 None => pending::forget(),
             }
             pending::ended();
@@ -131,7 +131,7 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
             noted_keys::ended();
-            // What is put aside by PREPARE TRANSACTION counts.
+            // The requests of a transaction that PREPARE TRANSACTION puts aside count.
             if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
                 rate_counters::rolled_back();
             } else {
@@ -147,8 +147,8 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
     }
 }
 
-/// What was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. What is
-/// counted does not.
+/// Work that was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. Counts
+/// do not stay.
 #[pg_guard]
 unsafe extern "C-unwind" fn after_subtransaction(
     event: pg_sys::SubXactEvent::Type,
@@ -197,7 +197,7 @@ fn fire(armed: Armed) {
             slot.reviews.fetch_add(1, Release);
         }
         if armed.review || armed.noted {
-            // Where no such process runs, the worker starts one.
+            // If no such process runs, the worker starts one.
             wanted |= !slot.note_for_vectorizers();
         }
         if wanted {

@@ -44,9 +44,9 @@ pub(super) static TABLE: Part<Filters> = Part::new();
 
 #[repr(C)]
 struct Head {
-    /// Whose it is; 0: nobody's.
+    /// The database whose filter it is; 0 where it is nobody's.
     database: AtomicU32,
-    /// The index of which it has all keys; 0: not yet.
+    /// The index all of whose keys it has; 0 as long as it does not.
     index: AtomicU32,
     /// Keys that were added since it was emptied.
     keys: AtomicU64,
@@ -93,7 +93,7 @@ impl Filter {
     /// Empties it: until [`Filter::complete`] it excludes nothing.
     pub(crate) fn empty(self) {
         self.head.index.store(0, Release);
-        // What was added before this is met by the walk that follows.
+        // The walk that follows meets the keys that were added before this.
         for word in self.blocks.iter().flat_map(|block| &block.0) {
             word.store(0, Relaxed);
         }
@@ -101,7 +101,7 @@ impl Filter {
         fence(SeqCst);
     }
 
-    /// It has all keys of this index.
+    /// Notes that the filter has all keys of this index.
     pub(crate) fn complete(self, index: pg_sys::Oid) {
         self.head.index.store(index.to_u32(), Release);
     }

@@ -128,7 +128,7 @@ impl Inner {
             return false;
         }
         let mut first = 0;
-        // From the back, so that each knows the next.
+        // The parts are linked from the last one to the first, so that each knows the next.
         for part in message.chunks(CHUNK_BYTES).rev() {
             let number = self.take_free();
             let chunk = self.chunk(number);

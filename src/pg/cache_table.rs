@@ -22,9 +22,9 @@ use super::transaction::in_parallel_query;
 pub(crate) struct Provenance {
     /// `generate`, `embed`, …
     pub(crate) request_type: String,
-    /// Of the model that answered, in hexadecimal digits.
+    /// The checksum of the model that answered, in hexadecimal digits.
     pub(crate) model_hash: Option<String>,
-    /// Of the engine that answered.
+    /// The kernel version of the engine that answered.
     pub(crate) kernel_version: Option<i32>,
     /// An administrator brought it.
     pub(crate) imported: bool,
@@ -49,7 +49,8 @@ impl Found {
 
     /// The vector's elements.
     pub(crate) fn vector(&self) -> Option<Vec<f32>> {
-        /// Of pgvector's values on disk: two bytes of dimension, two that are not used, then the elements.
+        /// Bytes before the elements of pgvector's values on disk: two bytes of dimension, and two that are
+        /// not used.
         const HEADER_BYTES: usize = 4;
         // SAFETY: a value of variable length that was copied out of its row, uncompressed.
         let bytes = unsafe {
@@ -211,7 +212,7 @@ pub(crate) fn find(
 pub(crate) enum Walked {
     /// The last key that it met.
     UpTo([u8; 32]),
-    /// There are no more.
+    /// The index has no more entries.
     ToTheEnd,
     /// Nowhere: somebody has locked the table or its index.
     Nowhere,

@@ -50,7 +50,7 @@ pub(crate) struct Installation {
 pub(crate) struct CacheTable {
     /// Its OID.
     pub(crate) table: pg_sys::Oid,
-    /// That of the index on key_hash.
+    /// The index on key_hash.
     pub(crate) key_index: pg_sys::Oid,
 }
 
@@ -135,9 +135,9 @@ pub(crate) struct Model {
     pub(crate) repository: Option<String>,
     /// `auto` takes it first.
     pub(crate) is_preferred: bool,
-    /// It stands in where the usual model cannot be used.
+    /// Whether it stands in where the usual model cannot be used.
     pub(crate) is_fallback: bool,
-    /// It came with the extension, and says nothing of what is wanted here.
+    /// Whether the row came with the extension, and says nothing of what is wanted here.
     pub(crate) is_default: bool,
     /// What stands before queries.
     pub(crate) query_prompt: Option<String>,
@@ -145,7 +145,7 @@ pub(crate) struct Model {
     pub(crate) passage_prompt: Option<String>,
     /// Lengths that vectors may be cut to.
     pub(crate) dimensions: Vec<u32>,
-    /// Which workers compute it: `server`, `elsewhere` or `any`.
+    /// The workers that compute it: `server`, `elsewhere` or `any`.
     pub(crate) placement: String,
 }
 
@@ -200,7 +200,7 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
     if let Some(known) = CACHED.with_borrow(|cached| cached.installation.clone()) {
         return Ok(known);
     }
-    // What changes while it is read is noticed, whatever it is about: nobody knows yet what to watch.
+    // A change while it is read is noticed whatever it is about, because nobody knows yet what to watch.
     register();
     LOADING.set(true);
     let found = with_new_snapshot(read_installation);
@@ -478,7 +478,7 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_s
     }
 }
 
-/// What a download must know of a row of steadytext_models.
+/// The columns of a row of steadytext_models that a download must know.
 #[derive(Debug, Clone)]
 pub(crate) struct Pullable {
     /// `generate`, `embed` or `rerank`.

@@ -12,7 +12,7 @@ use super::key_text;
 use super::noted_keys::Place;
 use super::slots;
 
-/// What has changed.
+/// The change that a trigger has seen.
 pub(crate) enum Changed {
     /// Nothing of interest.
     Nothing,
@@ -29,7 +29,8 @@ pub(crate) struct Firing<'a> {
     data: &'a pg_sys::TriggerData,
 }
 
-/// Which columns a trigger is about: those of the key, then those that are embedded, then those that vectorizers write themselves.
+/// The columns that a trigger is about: those of the key, then those that are embedded, then those that
+/// vectorizers write themselves.
 struct Columns<'a> {
     key: &'a [i16],
     embedded: &'a [i16],
@@ -74,7 +75,7 @@ impl<'a> Firing<'a> {
         Some(Place { definition, table, owner, is_clone: self.trigger().tgisclone })
     }
 
-    /// What has changed.
+    /// The change that a trigger has seen.
     ///
     /// # Errors
     ///
@@ -92,12 +93,13 @@ impl<'a> Firing<'a> {
         }
         let lists_columns = self.trigger().tgnattr > 0;
         let is_update = operation == pg_sys::TRIGGER_EVENT_UPDATE;
-        // Of the two, the one without columns sees all updates.
+        // Of the two triggers, the one that lists no columns sees all updates.
         if lists_columns == is_update {
             return if is_update { Ok(Changed::Nothing) } else { Err(misused()) };
         }
         let Some(link) = self.link() else {
-            // It goes with any column that it lists. The definition is broken then, and its table is searched when it is mended.
+            // The trigger goes with any column that it lists. The definition is broken then, and its table is
+            // searched when it is mended.
             return if is_update { Ok(Changed::Nothing) } else { Err(misused()) };
         };
         let columns = Columns::of(link).ok_or_else(misused)?;

@@ -15,7 +15,8 @@
 //! Looking through what is before the floors is a sweep. It would hold up the claims for as long as it takes, some hundred milliseconds for
 //! a million of requests that are done. So it goes in portions of a millisecond, each at the beginning of a claim, with a rest of several
 //! times what it took after each of them ([`index_walk`]). A request that it meets lowers the floor of its priority and role. A sweep also goes along the
-//! requests in flight, which have an index with the same trouble, for who looks whether some of them must be rescued ([`take_in_flight`]).
+//! requests in flight, which have an index with the same trouble. It leaves their ids to the worker, which looks whether some of them must be
+//! rescued ([`take_in_flight`]).
 //!
 //! Invariant: floors are advice about where to begin. A request that they hide is found by the next sweep, and none is claimed twice because
 //! of them: rows are locked before they are claimed.
@@ -88,13 +89,13 @@ struct Memory {
 /// How far a sweep has got.
 #[derive(Default)]
 struct Sweep {
-    /// What the next portion begins with; `None`: a new sweep.
+    /// The place where the next portion begins; `None`: a new sweep.
     at: Option<(Index, Option<Key>)>,
-    /// Not before this.
+    /// The earliest moment for the next portion.
     due: Option<Instant>,
-    /// The floors are new: everything is looked through at once, so that all are known.
+    /// Whether the floors are new: then everything is looked through at once, so that all are known.
     is_first: bool,
-    /// Ends of sweeps that are to come soon, as requests were changed.
+    /// How many sweeps must come to their end soon, because requests were changed.
     owed: u32,
     /// A priority and a role of whom nothing was known; everything of them before this id, their floor, is dead.
     learning: Option<(Group, i64)>,
@@ -102,7 +103,7 @@ struct Sweep {
     dead: u64,
     /// Requests in flight that it has met.
     in_flight: Vec<i64>,
-    /// Those of the last one.
+    /// The requests in flight that the last sweep has met.
     ended: Option<Vec<i64>>,
 }
 
@@ -223,7 +224,7 @@ pub(crate) fn pass_deleted(installation: &Installation, after: i64) -> Result<i6
 }
 
 impl Memory {
-    /// What is to be swept now.
+    /// The portion that is to be swept now.
     fn begin(&mut self, inserted: Option<i64>, changes: u64, now: Instant) -> Option<Portion> {
         let mut has_changed = std::mem::take(&mut self.is_stale) | (changes != self.changes);
         self.changes = changes;
@@ -242,7 +243,8 @@ impl Memory {
         }
         let sweep = &mut self.sweep;
         if has_changed {
-            // What is behind the place where a sweep is now may have been changed before it.
+            // The requests behind the place where a sweep is now may have been changed after it had passed
+            // them.
             sweep.owed = if sweep.at.is_some() { 2 } else { 1 };
             if sweep.at.is_none() {
                 sweep.due = Some(now);
@@ -319,7 +321,7 @@ impl Memory {
         let is_long = pages.saturating_sub(before) > FEW_PAGES + PAGES_OF_USER * users as u64;
         if self.is_used {
             if is_long && self.sweep.at.is_none() {
-                // There is something of which no floor is known.
+                // A sweep begins at once, because no floor is known of some of the requests.
                 self.sweep.due = Some(now);
             }
             return;
@@ -356,7 +358,8 @@ impl Memory {
         }
     }
 
-    /// There are too many floors, or none can be found: each claim looks at everything, for a while.
+    /// Gives up the floors for a while, so that each claim looks at everything: there are too many of them,
+    /// or none can be found.
     fn crowd(&mut self, now: Instant) {
         self.floors.clear();
         self.is_used = false;
@@ -392,7 +395,7 @@ impl Portion {
     /// An entry of the index of claims. What is behind a floor the claims find themselves.
     fn meet(&mut self, group: Group, id: i64, is_pending: bool) -> Step {
         let floor = self.floors.get(&group).copied();
-        // What is learnt is of no use once somebody else has moved the floor.
+        // The id that is learnt is of no use once somebody else has moved the floor.
         let learns = floor.is_none()
             || self.learning.is_some_and(|learnt| floor == Some(learnt.1) && group == learnt.0);
         if !learns && floor.is_some_and(|floor| id >= floor) {

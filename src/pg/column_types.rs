@@ -19,7 +19,7 @@ pub(super) unsafe fn is_kept(error: *const pg_sys::ErrorData) -> bool {
         if (*error).funcname.is_null() || (*error).detail.is_null() || !(*error).hint.is_null() {
             return false;
         }
-        // In which function it is raised depends on the version of PostgreSQL.
+        // The function in which it is raised depends on the version of PostgreSQL.
         let from = CStr::from_ptr((*error).funcname);
         [c"ATExecAlterColumnType", c"RememberAllDependentForRebuilding"].contains(&from)
             && names_own_trigger(&CStr::from_ptr((*error).detail).to_string_lossy())

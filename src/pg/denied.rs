@@ -45,8 +45,8 @@ pub(super) fn install() {
     }
 }
 
-/// What sees the errors that are raised while it is there. Errors jump over its frame, and whoever catches them puts the stack of callbacks back: it
-/// holds nothing to drop.
+/// A watch, which sees the errors that are raised while it is there. Errors jump over its frame, and whoever
+/// catches them puts the stack of callbacks back: it holds nothing to drop.
 pub(super) struct Watch {
     callback: pg_sys::ErrorContextCallback,
     is_there: bool,
@@ -251,7 +251,7 @@ unsafe fn note(error: *mut pg_sys::ErrorData, is_logged: bool) {
         {
             return;
         }
-        // What others raise in functions of their own may have any text in it.
+        // Errors that functions of others raise may have any text in them.
         let from = CStr::from_ptr((*error).funcname);
         if !DENIERS.contains(&from) && from != c"ExecWithCheckOptions" {
             return;
@@ -264,7 +264,7 @@ unsafe fn note(error: *mut pg_sys::ErrorData, is_logged: bool) {
     let mut hasher = DefaultHasher::new();
     message.hash(&mut hasher);
     let this = (transaction::statement_started_at(), hasher.finish());
-    // In the log come those for the second time that nobody has caught.
+    // An error that nobody has caught comes a second time, when it is written to the log.
     if is_logged && LAST.get() == this {
         return;
     }

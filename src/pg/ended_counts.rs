@@ -15,7 +15,7 @@ use super::{rate_counters, transaction};
 /// Elements of one subtransaction among which an equal one is looked for.
 const SEARCHED: usize = 32;
 
-/// What a subtransaction has ended.
+/// A request that a subtransaction has ended.
 #[derive(Debug, Clone, Copy)]
 struct Ended {
     /// The depth of the subtransaction; 1 is the transaction itself.
@@ -24,7 +24,7 @@ struct Ended {
     counted: Counted,
 }
 
-/// What that has taken.
+/// The tokens that such requests have taken.
 #[derive(Debug, Clone, Copy)]
 struct Spent {
     level: i32,
@@ -50,7 +50,7 @@ pub(crate) fn count(model: &str, request_type: &str, counted: Counted) {
     ENDED.with_borrow_mut(|ended| add_to(ended, new));
 }
 
-/// What it has ended has taken tokens of a role.
+/// Notes that the requests which this transaction has ended have taken tokens of a role.
 pub(crate) fn spend(role: pg_sys::Oid, tokens: u64) {
     if tokens > 0 {
         let new = Spent { level: transaction::nest_level(), role, tokens };
@@ -77,7 +77,8 @@ fn spend_in(spent: &mut Vec<Spent>, new: Spent) {
     }
 }
 
-/// A subtransaction has ended. Nothing here can raise.
+/// Puts the counts of a subtransaction that has ended to those of its parent, or drops them. Nothing here can
+/// raise.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     ENDED.with_borrow_mut(|ended| {
@@ -102,7 +103,7 @@ pub(super) fn committing() {
     spent.into_iter().for_each(|Spent { role, tokens, .. }| rate_counters::spend(role, tokens));
 }
 
-/// The transaction has committed. Nothing here can raise.
+/// Adds the figures of a transaction that has committed. Nothing here can raise.
 pub(super) fn committed() {
     ENDED.with_borrow_mut(|ended| {
         ended
@@ -111,7 +112,8 @@ pub(super) fn committed() {
     });
 }
 
-/// It has not, or others will commit it. Nothing here can raise.
+/// Drops the figures of a transaction that has not committed, or that others will commit. Nothing here can
+/// raise.
 pub(super) fn forget() {
     ENDED.with_borrow_mut(Vec::clear);
     SPENT.with_borrow_mut(Vec::clear);

@@ -65,8 +65,8 @@ pub(super) fn clear() {
     }
 }
 
-/// What the engine has written last, and when, in microseconds since 1970. `None` where there is none, or none has done
-/// anything.
+/// The figures that the engine has written last, and when, in microseconds since 1970. `None` where there is
+/// none, or none has done anything.
 pub(crate) fn read() -> Option<(Figures, u64)> {
     let page = PAGE.get()?;
     let written_at = page.written_at.load(Relaxed);

@@ -25,13 +25,13 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
 pub(crate) struct PgError {
     /// Its SQLSTATE.
     pub(crate) code: PgSqlErrorCode,
-    /// What is wrong. Never contains a prompt.
+    /// The message. Never contains a prompt.
     pub(crate) message: String,
-    /// What to do about it.
+    /// The hint, which says what to do about it.
     pub(crate) hint: Option<String>,
-    /// Which of many texts it is about. Never contains a word of it.
+    /// The one of many texts that it is about. Never contains a word of it.
     pub(crate) detail: Option<String>,
-    /// It is about what was asked, and will be so again: the row cannot be answered.
+    /// Whether it is about what was asked, and will be so again: then the row cannot be answered.
     pub(crate) lasting: bool,
     /// The registered model whose file is not there: it may be on the way, or be fetched.
     pub(crate) missing_model: Option<String>,
@@ -199,7 +199,7 @@ impl From<CaughtError> for PgError {
     }
 }
 
-/// What SQL sees of a download that has failed.
+/// The error that SQL sees of a download that has failed.
 #[cfg(feature = "hub")]
 pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
     use PgSqlErrorCode as Code;
@@ -236,7 +236,7 @@ pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
     if hint.is_empty() { said } else { said.hint(hint.join(" ")) }
 }
 
-/// What a request that met an engine error becomes.
+/// The failure of a request that met an engine error.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     /// The error that its row keeps.
@@ -359,7 +359,7 @@ unsafe extern "C-unwind" {
 pub(crate) struct HiddenRow(*mut pg_sys::ErrorContextCallback);
 
 /// From now on, errors do not say what COPY was reading, if this was called by it. An error ends that by
-/// itself, as it restores the contexts of who catches it; where there is none, [`show_copied_row`] must end
+/// itself, as it restores the contexts of whoever catches it; where there is none, [`show_copied_row`] must end
 /// it: hence this is nothing that is done on dropping a value, which errors do too early.
 pub(crate) fn hide_copied_row() -> HiddenRow {
     // SAFETY: a global of this process; its first entry belongs to a function that has called this one and is

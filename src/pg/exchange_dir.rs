@@ -23,7 +23,7 @@ use super::{guc, interrupts};
 const PIECE_BYTES: usize = 1 << 20;
 /// Bytes of a file at most.
 const MAX_FILE_BYTES: u64 = 16 << 30;
-/// What a file begins with that may be replaced.
+/// The beginning of a file that may be replaced.
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The path of a file in the exchange directory, whether or not the file is there.
@@ -158,7 +158,7 @@ impl ExchangePath {
 /// was killed has left is removed by the next one that writes to the same place.
 struct Draft<'p> {
     target: &'p ExchangePath,
-    /// What it is called, or will be in the moment before it takes another's place.
+    /// Its name, or the name that it will have in the moment before it takes another's place.
     name: CString,
     file: File,
     is_named: Cell<bool>,
@@ -170,7 +170,8 @@ impl<'p> Draft<'p> {
         remove_abandoned(target);
         let (file, is_named) = match open_at(&target.directory, c".", libc::O_WRONLY | libc::O_TMPFILE) {
             Ok(file) => (File::from(file), false),
-            // What file systems say that have no such files, and kernels that do not know the flag.
+            // These are the errors of file systems that have no such files, and of kernels that do not know
+            // the flag.
             Err(error)
                 if matches!(
                     error.raw_os_error(),

@@ -24,7 +24,7 @@ pub(crate) fn check(text: &str) -> Result<(), PgError> {
     // SAFETY: the parser takes any text, and its nodes are as their tags say. It holds nothing that an error would leave behind but memory of
     // the statement.
     let parsed = PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
-        // What may follow SELECT, which is how PL/pgSQL reads expressions.
+        // The parser takes what may follow SELECT, which is how PL/pgSQL reads expressions.
         let parsed = pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR);
         Ok(only(parsed).is_some_and(|raw: &pg_sys::RawStmt| {
             !raw.stmt.is_null()

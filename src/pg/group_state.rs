@@ -38,7 +38,7 @@ pub(crate) struct GroupState {
 }
 
 impl GroupState {
-    /// That of a function whose first argument it is.
+    /// The state that is a function's first argument.
     ///
     /// # Errors
     ///

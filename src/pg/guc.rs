@@ -105,7 +105,7 @@ pub(crate) fn engine() -> EngineSettings {
         context_length: positive(&CONTEXT_LENGTH) as usize,
         kv_cache_mb: positive(&KV_CACHE_MB),
         kv_cache_type: kv_cache_type(),
-        // What is less than 1 is refused where it is set, so that 0 is said and never rounded to.
+        // A value of less than 1 is refused where it is set, so that 0 is said and never rounded to.
         memory_limit_mb: MEMORY_LIMIT_MB.get().round() as u64,
         model_idle_timeout: duration(&MODEL_IDLE_TIMEOUT),
         backend: backend_choice(),

@@ -83,15 +83,15 @@ impl Key {
 /// How a walk goes on behind an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// With the next one.
+    /// The walk goes on with the next entry.
     On,
-    /// With the next role or priority.
+    /// The walk goes on with the next role or priority.
     NextGroup,
-    /// It ends here.
+    /// The walk ends here.
     Stop,
 }
 
-/// What a walk came to.
+/// The result of a walk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walked {
     /// Where the next one begins; `None`: the index has ended.
@@ -209,11 +209,11 @@ struct Walk {
 
 /// How a scan ended.
 enum End {
-    /// It has met everything.
+    /// The scan has met everything.
     All,
-    /// It goes on with the group behind this key.
+    /// The scan goes on with the group behind this key.
     Group(Key),
-    /// The next walk begins here.
+    /// The next walk begins at this key.
     Here(Key),
 }
 

@@ -28,9 +28,10 @@ unsafe extern "C-unwind" {
 /// What SIGTERM does to a process of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Termination {
-    /// It ends at the next look for interrupts, as PostgreSQL's own processes do.
+    /// The process ends at the next look for interrupts, as PostgreSQL's own processes do.
     AtOnce,
-    /// It ends between two transactions ([`check_between_transactions`]), unless a statement takes too long ([`super::termination`]).
+    /// The process ends between two transactions ([`check_between_transactions`]), unless a statement takes
+    /// too long ([`super::termination`]).
     AfterStatement,
 }
 
@@ -138,9 +139,9 @@ pub(crate) fn my_latch() -> *mut pg_sys::Latch {
 /// A descriptor to wait for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WaitFd {
-    /// Until it can be read,
+    /// The descriptor, which is waited for until it can be read.
     pub(crate) fd: RawFd,
-    /// or also until it can be written.
+    /// Whether it is also waited for until it can be written.
     pub(crate) writing: bool,
 }
 

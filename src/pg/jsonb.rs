@@ -323,14 +323,14 @@ impl<'a> Number<'a> {
     }
 }
 
-/// What [`tree`] has not made.
+/// The reason why [`tree`] has made none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TreeError {
-    /// It is nested too deeply.
+    /// The document is nested too deeply.
     Depth,
-    /// It has too many elements.
+    /// The document has too many elements.
     Elements,
-    /// It has a number out of range.
+    /// The document has a number out of range.
     Unreadable,
 }
 

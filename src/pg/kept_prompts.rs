@@ -34,7 +34,7 @@ pub(crate) fn all() -> Result<Templates, PgError> {
         return Ok(known);
     }
     let templates = Rc::new(read(&installation)?);
-    // What changed while it was read is of another generation.
+    // If something changed while they were read, they are of another generation.
     if may_keep() && catalog_cache::generation() == generation {
         KNOWN.with_borrow_mut(|known| *known = Some((generation, Rc::clone(&templates))));
     }

@@ -107,14 +107,14 @@ unsafe fn push_other(json: &mut String, kind: pg_sys::Oid, value: pg_sys::Datum)
             | pg_sys::VARCHAROID
             | pg_sys::UUIDOID => push(json, base, Some(value)),
             pg_sys::DATEOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID => {
-                // As long as PostgreSQL's own buffers for these.
+                // The buffer is as long as PostgreSQL's own for these types.
                 let mut text: [c_char; 256] = [0; 256];
                 with_fixed_styles(|| {
                     pg_sys::JsonEncodeDateTime(text.as_mut_ptr(), value, base, std::ptr::null())
                 });
                 push_string(json, &CStr::from_ptr(text.as_ptr()).to_string_lossy());
             }
-            // By their numbers: which names they have depends on the search path.
+            // These types are written as numbers, because which names they have depends on the search path.
             pg_sys::REGCLASSOID
             | pg_sys::REGTYPEOID
             | pg_sys::REGPROCOID

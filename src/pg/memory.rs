@@ -46,7 +46,8 @@ pub(crate) struct Offered {
 }
 
 impl Offered {
-    /// None where the system has nothing of the kind, or would not have it.
+    /// Offers the process to the system for that; None where the system has nothing of the kind, or would not
+    /// have it.
     pub(crate) fn new() -> Option<Offered> {
         let before = std::fs::read_to_string(Self::FILE).ok()?;
         let score = before.trim().parse::<i32>().ok()?.max(OOM_SCORE_ADJ);
@@ -60,12 +61,12 @@ impl Offered {
 
 impl Drop for Offered {
     fn drop(&mut self) {
-        // Where that is not allowed, it stays as it is.
+        // Where the system does not allow it, the value stays as it is.
         let _ = std::fs::write(Self::FILE, self.before.trim());
     }
 }
 
-/// Which thread of this process, and of those that are forked from it, is PostgreSQL's.
+/// The thread of this process, and of those that are forked from it, that is PostgreSQL's.
 static MAIN: OnceLock<libc::pthread_t> = OnceLock::new();
 
 /// Sees to it that a process which has no memory left ends, in order. Called by the main thread.

@@ -63,7 +63,7 @@ pub(crate) mod tuple;
 mod varlena;
 pub(crate) mod waiters;
 
-/// What is in shared memory.
+/// The parts of shared memory.
 static PARTS: [&dyn shmem::AnyPart; 14] = [
     &shmem::SHARED,
     &engine_leader::LEADER,

@@ -52,7 +52,7 @@ struct Inner {
     paths: [PathContent; FILES],
 }
 
-/// What a path held when a model was last loaded from it. A path without a number is none.
+/// The content that a path held when a model was last loaded from it. A path without a number is none.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct PathContent {
@@ -66,7 +66,7 @@ struct PathContent {
 struct Bad {
     file: FileId,
     purpose: u8,
-    /// Until when that is believed, as TimestampTz.
+    /// The moment until which that is believed, as TimestampTz.
     until: i64,
     length: u16,
     reason: [u8; REASON_BYTES],
@@ -81,7 +81,7 @@ struct Known {
 }
 
 thread_local! {
-    /// What this process has looked up before.
+    /// The contents that this process has looked up before.
     static SEEN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Place<'a> {
     pub(crate) table: pg_sys::Oid,
     /// Its owner.
     pub(crate) owner: pg_sys::Oid,
-    /// It has its trigger as a partition.
+    /// Whether it has its trigger as a partition.
     pub(crate) is_clone: bool,
 }
 
@@ -177,8 +177,8 @@ fn write_gathered(gathered: &Gathered) -> Result<(), PgError> {
     write(gathered.place(), None, Some((&keys, gathered.count)))
 }
 
-/// Adds a row to the work. Only the table of the definition's owner counts: who may put triggers on a table of theirs may name any
-/// definition in it.
+/// Adds a row to the work. Only the table of the definition's owner counts: others may put triggers on tables of their own,
+/// and name any definition in these.
 fn write(place: Place<'_>, key: Option<&str>, keys: Option<(&str, usize)>) -> Result<(), PgError> {
     let extension = catalog_cache::installation()?;
     let plan = PLANS.with(|plans| Rc::clone(&plans[usize::from(place.is_clone)]));

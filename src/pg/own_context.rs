@@ -1,7 +1,7 @@
 //! What PostgreSQL adds to an error about where it was raised, where that is a function of the extension's.
 //!
-//! PL/pgSQL names each function and each statement between the caller and the error. Those of the extension say nothing to who has made a mistake
-//! in an argument, and hide what does: they are left out, up to the first function that is somebody else's. Everything stays with
+//! PL/pgSQL names each function and each statement between the caller and the error. Those of the extension say nothing to a caller who has made a
+//! mistake in an argument, and hide what does: they are left out, up to the first function that is somebody else's. Everything stays with
 //! log_error_verbosity = verbose, of internal errors, which are bugs, and in the processes of the extension.
 //!
 //! Where an error is raised nothing can be looked up in the catalogs. What belongs to the extension is known by its name, from the install script
@@ -50,7 +50,7 @@ pub(super) unsafe fn hide(error: *mut pg_sys::ErrorData) {
 fn length_of_own(context: &[u8]) -> usize {
     let begins = |line: &[u8], with: &[&[u8]]| with.iter().any(|with| line.starts_with(with));
     if !begins(context, &FUNCTIONS) && !begins(context, &STATEMENTS) {
-        // What was read there, say.
+        // The context begins with something else, such as what COPY was reading.
         return 0;
     }
     let (mut position, mut own) = (0, 0);

@@ -41,9 +41,9 @@ pub(super) static TABLE: Part<PendingTable> = Part::new();
 /// Counts of a database at one moment.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Count {
-    /// Of all roles.
+    /// The requests of all roles.
     pub(crate) all: i64,
-    /// Of the role that was asked for.
+    /// The requests of the role that was asked for.
     pub(crate) own: i64,
 }
 
@@ -149,7 +149,7 @@ fn add_to(inserted: &mut Vec<Inserted>, new: Inserted) {
     }
 }
 
-/// What is pending in the database of `slot`, with what this transaction has inserted.
+/// The requests that are pending in the database of `slot`, with those that this transaction has inserted.
 pub(crate) fn count(slot: &Slot, role: pg_sys::Oid) -> Count {
     let role = role.to_u32();
     let mut count = Count { all: slot.pending.load(Relaxed), own: 0 };
@@ -240,7 +240,7 @@ pub(crate) fn doubt_here() {
     }
 }
 
-/// What the counters say, before the rows are counted.
+/// The counters as they are before the rows are counted.
 pub(crate) struct Before {
     committed: u64,
     all: i64,

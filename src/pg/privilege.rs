@@ -96,7 +96,8 @@ pub(crate) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
             false,
         );
         let value = work();
-        // What code of the owner's has set is taken back as well: what follows is not the owner's.
+        // The settings that code of the owner's has made are taken back as well, because what follows is not
+        // the owner's.
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(saved_user, saved_context);
         value

@@ -175,7 +175,7 @@ fn become_own(parent: u32) -> io::Result<()> {
     unsafe {
         libc::setsid();
         for signal in 1..=LAST_SIGNAL {
-            // It refuses the two that nobody can handle, and those of the C library.
+            // The C library refuses the two signals that nobody can handle, and its own.
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -185,7 +185,7 @@ fn become_own(parent: u32) -> io::Result<()> {
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
             return Err(io::Error::last_os_error());
         }
-        // It may have died before that.
+        // The parent may have died before that.
         if u32::try_from(libc::getppid()) != Ok(parent) {
             return Err(ErrorKind::NotFound.into());
         }

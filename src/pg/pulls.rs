@@ -1,8 +1,8 @@
 //! Downloads of models, in shared memory: who wants what, how far it is, how it ended. A download runs in a process of its own, one for
 //! each model however many ask for it, from whichever database.
 //!
-//! It goes on as long as somebody waits for it, or for good where somebody has asked for it without waiting. Who waits is known
-//! by their processes, so that one that was killed does not wait for ever.
+//! It goes on as long as somebody waits for it, or for good where somebody has asked for it without waiting. The table knows the
+//! processes of those who wait, so that one that was killed does not wait for ever.
 //!
 //! Invariant: entries are read and written under the part's lock only. An entry is taken again only after its download has ended, with
 //! another number, so that whoever comes late finds out.
@@ -60,11 +60,11 @@ enum State {
 #[repr(C)]
 struct Entry {
     state: State,
-    /// It goes on although nobody waits.
+    /// Whether it goes on although nobody waits.
     for_good: bool,
-    /// Somebody has stopped it.
+    /// Whether somebody has stopped it.
     stopped: bool,
-    /// Nothing had to be fetched.
+    /// Whether the model was there, so that nothing had to be fetched.
     was_there: bool,
     number: u64,
     pid: i32,
@@ -78,9 +78,9 @@ struct Entry {
     /// An SQLSTATE, packed.
     code: i32,
     waiters: [i32; WAITERS],
-    /// What is the same download.
+    /// The text that tells whether two downloads are the same one.
     key: Text<1024>,
-    /// What people call it.
+    /// The name by which people know it.
     label: Text<256>,
     note: Text<256>,
     choice: Text<256>,
@@ -107,15 +107,15 @@ pub(super) static TABLE: Part<PullTable> = Part::new();
 
 /// A download that somebody wants.
 pub(crate) struct Wanted<'a> {
-    /// What is the same download.
+    /// The text that tells whether two downloads are the same one.
     pub(crate) key: &'a str,
-    /// What people call it.
+    /// The name by which people know it.
     pub(crate) label: &'a str,
-    /// What its process must know.
+    /// The request that is handed to its process.
     pub(crate) request: &'a str,
-    /// Who wants it.
+    /// The role that wants it.
     pub(crate) owner: pg_sys::Oid,
-    /// This process waits for it; otherwise it goes on for good.
+    /// Whether this process waits for it; otherwise it goes on for good.
     pub(crate) wait: bool,
 }
 
@@ -129,13 +129,13 @@ pub(crate) struct Ticket {
 /// How far a download is.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
-    /// What people call it.
+    /// The name by which people know it.
     pub(crate) label: String,
-    /// Who asked first.
+    /// The role that asked first.
     pub(crate) owner: pg_sys::Oid,
-    /// Its process; 0 before there is one.
+    /// The id of its process; 0 before there is one.
     pub(crate) pid: i32,
-    /// As TimestampTz.
+    /// The beginning, as TimestampTz.
     pub(crate) started_at: i64,
     /// Bytes that are there.
     pub(crate) done: u64,
@@ -143,7 +143,7 @@ pub(crate) struct Running {
     pub(crate) total: u64,
     /// Bytes in a second.
     pub(crate) rate: Option<f64>,
-    /// What it waits for.
+    /// What the download waits for, in words.
     pub(crate) note: String,
 }
 
@@ -162,19 +162,19 @@ pub(crate) struct Done {
     pub(crate) name: String,
     /// Its bytes.
     pub(crate) size: u64,
-    /// It was there before.
+    /// Whether the model was there before.
     pub(crate) was_there: bool,
-    /// What was chosen and why; empty where there was no choice.
+    /// The file that was chosen, and the reason; empty where there was no choice.
     pub(crate) choice: String,
 }
 
-/// What has become of a download.
+/// The state of a download, for those who wait for it.
 pub(crate) enum Look {
-    /// It is going on.
+    /// The download is going on.
     Running(Running),
     /// The model is there.
     Done(Done),
-    /// It is not.
+    /// The download has failed, so the model is not there.
     Failed(PgError),
 }
 
@@ -303,7 +303,7 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
     Ok((ticket, is_new))
 }
 
-/// What has become of a download.
+/// The state of a download, for those who wait for it.
 pub(crate) fn look(ticket: Ticket) -> Look {
     let look = locked(true, |entries, _| {
         let entry = &mut entries[ticket.index];

@@ -42,14 +42,14 @@ unsafe impl Content for RateTable {}
 
 pub(super) static TABLE: Part<RateTable> = Part::new();
 
-/// What is counted of a role.
+/// The counts of a role.
 #[repr(C)]
 struct Entry {
     /// Database and role; 0: free.
     key: AtomicU64,
     /// The second of the last use.
     used_at: AtomicI64,
-    /// It is not written down yet.
+    /// Whether it has changed since it was written down.
     changed: AtomicBool,
     requests: [SlidingWindow; 3],
     tokens: [SlidingWindow; 3],
@@ -74,7 +74,7 @@ impl Entry {
     }
 }
 
-/// What a role may use in each period; `None`: as much as it likes.
+/// The limits of a role in each period; `None`: as much as it likes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowed {
     /// Requests.
@@ -100,10 +100,10 @@ pub(crate) struct Exceeded {
     pub(crate) wait_s: Option<i64>,
 }
 
-/// What a role has used.
+/// The use of a role.
 #[derive(Debug, Clone)]
 pub(crate) struct Used {
-    /// Whose it is.
+    /// The role that was counted.
     pub(crate) role: pg_sys::Oid,
     /// Requests in each period, and seconds until the first of them no longer counts.
     pub(crate) requests: [(u64, Option<i64>); 3],
@@ -114,7 +114,7 @@ pub(crate) struct Used {
 /// The counts of a role, to be written down.
 #[derive(Debug, Clone)]
 pub(crate) struct Saved {
-    /// Whose they are.
+    /// The role that was counted.
     pub(crate) role: pg_sys::Oid,
     /// The second at which they were taken.
     pub(crate) second: i64,
@@ -215,7 +215,7 @@ pub(crate) fn charge(
     Ok(())
 }
 
-/// What a role would exceed with as many more requests, if it would.
+/// The limit that a role would exceed with as many more requests, if there is one.
 pub(crate) fn check(role: pg_sys::Oid, count: u64, allowed: &Allowed) -> Option<Exceeded> {
     let (key, second) = (key_of(role), now());
     TABLE.with_lock(true, |table| exceeded(table.find(key), key, second, count, allowed)).flatten()
@@ -234,7 +234,8 @@ pub(crate) fn room(role: pg_sys::Oid, allowed: &Allowed) -> Option<u64> {
     left.flatten().unwrap_or_else(|| allowed.requests.into_iter().flatten().min())
 }
 
-/// Of what is exceeded, that which has to be waited for longest. A role without an entry has used nothing, and may be allowed nothing.
+/// The limit that is exceeded and has to be waited for longest. A role without an entry has used nothing, and
+/// may be allowed nothing.
 fn exceeded(entry: Option<&Entry>, key: u64, second: i64, count: u64, allowed: &Allowed) -> Option<Exceeded> {
     let mut worst: Option<Exceeded> = None;
     let mut note = |found: Exceeded| {
@@ -299,7 +300,7 @@ fn wake_worker() {
     }
 }
 
-/// What was counted of the roles of this database; of one of them, if it is given.
+/// The use of the roles of this database; of one of them, if it is given.
 pub(crate) fn used(role: Option<pg_sys::Oid>) -> Vec<Used> {
     let (database, second) = (catalog::my_database().to_u32(), now());
     let of = |windows: &[SlidingWindow; 3]| {

@@ -31,7 +31,7 @@ struct Rule {
     limits: Limits,
 }
 
-/// What a role may do.
+/// The limits of a role.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// In which time.
@@ -89,7 +89,7 @@ impl Drop for StatementOfOthers {
     }
 }
 
-/// Who asks, and for what is it counted.
+/// The way in which a role asks, which says what is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asking {
     /// A row of the queue: it no longer counts when it is rolled back.
@@ -158,7 +158,7 @@ pub(crate) fn room_of(role: pg_sys::Oid, now: bool) -> Result<Option<u64>, PgErr
     Ok(allowed.requests.into_iter().flatten().min())
 }
 
-/// What a role may do. Inside a transaction.
+/// The limits of a role. Inside a transaction.
 ///
 /// # Errors
 ///
@@ -203,7 +203,7 @@ fn rules() -> Result<Rc<Vec<Rule>>, PgError> {
         return Ok(known);
     }
     let rules = Rc::new(read(&installation)?);
-    // What changed while it was read is of another generation.
+    // If something changed while they were read, they are of another generation.
     if may_keep() && catalog_cache::generation() == generation {
         KNOWN.set(Known { generation: Some(generation), rules: Rc::clone(&rules), resolved: HashMap::new() });
     }
@@ -262,7 +262,8 @@ unsafe extern "C-unwind" fn roles_changed(_arg: pg_sys::Datum, _cache: i32, _has
 fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
     let Exceeded { what, period, allowed, used, own, wait_s } = *exceeded;
     let name = catalog::role_name(role);
-    // What a transaction has asked for itself will be asked for again: there is no time after which it fits.
+    // The requests of the transaction itself will be asked for again, so that there is no time after which
+    // they fit.
     let is_own = wait_s.is_some() && own.saturating_add(count) > allowed;
     let wait_s = wait_s.filter(|_| !is_own);
     let message = match wait_s {

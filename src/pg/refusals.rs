@@ -22,11 +22,11 @@ use super::{activity, catalog, privilege, slots};
 const ENTRIES: usize = 256;
 const ENTRIES_OF_DATABASE: usize = 128;
 const ENTRIES_OF_ROLE: usize = 8;
-/// What has this number of bytes in them, at most.
+/// Most bytes of the name of a limit, and of a message.
 const WHAT_BYTES: usize = 64;
 const MESSAGE_BYTES: usize = 256;
 
-/// What was refused where it is no limit.
+/// The name under which rights are refused, which are no limit.
 pub(super) const RIGHTS: &str = "rights";
 
 /// The entries.
@@ -105,12 +105,12 @@ impl Entry {
     }
 }
 
-/// What was refused.
+/// A refusal.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
-    /// To whom.
+    /// The role that was refused something.
     pub(crate) role: pg_sys::Oid,
-    /// Who had logged in.
+    /// The role that had logged in.
     pub(crate) session: pg_sys::Oid,
     /// The limit, or `rights`.
     pub(crate) what: String,
@@ -206,8 +206,8 @@ pub(crate) fn look(slot: &Slot) {
     slot.refusals_new.store(false, SeqCst);
 }
 
-/// What was refused in the database of this process and is not written down, and how much found no place. It stays until
-/// [`forget_written`]: the worker may be ended while it writes.
+/// The refusals in the database of this process that are not written down, and how many found no place. They
+/// stay until [`forget_written`]: the worker may be ended while it writes.
 pub(crate) fn unwritten(slot: &Slot) -> (Vec<Refusal>, u64) {
     let database = catalog::my_database().to_u32();
     let dropped = slot.refusals_dropped.load(Relaxed);
@@ -253,7 +253,7 @@ pub(crate) fn note_other_owner(kind: Kind) {
     note(privilege::outer_user(), &what, PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message);
 }
 
-/// What belongs to somebody else.
+/// The kind of an object that belongs to somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Vectorizer,

@@ -43,7 +43,7 @@ pub(crate) const BUCKETS: usize = BOUNDS.len() + 1;
 const COUNTERS: usize = 10;
 pub(super) const NUMBERS: usize = COUNTERS + 3 * (1 + BUCKETS);
 
-/// What is added to an entry.
+/// The numbers that are added to an entry.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counted {
     /// Requests that have begun.
@@ -95,7 +95,7 @@ impl Counted {
     }
 }
 
-/// What was counted of an entry.
+/// The numbers of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     /// 0: of all databases.
@@ -139,7 +139,7 @@ pub(crate) struct StatisticsTable {
     hashes: [AtomicU64; ENTRIES],
     keys: UnsafeCell<[Key; ENTRIES]>,
     numbers: [Numbers; ENTRIES],
-    /// Of what found no room.
+    /// The numbers of requests for which there was no entry.
     beyond: Numbers,
 }
 

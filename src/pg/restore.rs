@@ -38,7 +38,7 @@ pub(crate) fn see_changes(table: pg_sys::Oid) -> Result<Option<&'static str>, Pg
     Ok(catalog_cache::installation()?.registry(table).map(|registry| registry.name))
 }
 
-/// What is to be done when the statement has run.
+/// The work to be done when the statement has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub(super) enum Afterwards {
@@ -107,7 +107,7 @@ pub(super) extern "C-unwind" fn after(afterwards: Afterwards) {
             table
         }
     };
-    // What the triggers would have done.
+    // The triggers, which do not fire here, would have done this.
     catalog_cache::invalidate(table);
     after_commit::arm_change();
     after_commit::arm_review();

@@ -53,7 +53,7 @@ fn warn_of(name: &CStr) {
         is_new
     });
     if is_new {
-        // What is longer than a name can be is no name, and anybody may send it.
+        // Anybody may send a text that is longer than a name can be, so only its beginning is shown.
         let shown: String = name.to_string_lossy().chars().take(pg_sys::NAMEDATALEN as usize - 1).collect();
         PgError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,

@@ -108,7 +108,8 @@ pub(crate) fn rows(extension: pg_sys::Oid) -> Vec<i64> {
 pub(crate) fn set_aside(extension: pg_sys::Oid, id: i64, owner: pg_sys::Oid) {
     with(extension, |memory, now| {
         if memory.aside.len() >= MAX_ASIDE && !memory.aside.contains_key(&id) {
-            // It comes back, and costs a step that fails; that its role is left alone bounds how often.
+            // The row that gives its place away comes back, and costs a step that fails. As its role is left
+            // alone then, that does not happen often.
             memory.aside.pop_first();
         }
         let aside = memory.aside.entry(id).or_insert(Aside { owner, tries: 0, until: now });

@@ -26,7 +26,7 @@ pub(crate) const CALLS: usize = 64;
 /// Statements that keep workers away from a database, at most.
 pub(crate) const EVICTIONS: usize = 64;
 
-/// What a module keeps in shared memory.
+/// The part of shared memory that a module keeps.
 ///
 /// # Safety
 ///
@@ -53,7 +53,7 @@ impl<T: Content> Part<T> {
         Part { content: AtomicPtr::new(std::ptr::null_mut()), lock: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
-    /// What it holds, or `None` where the library was not preloaded.
+    /// The content, or `None` where the library was not preloaded.
     pub(super) fn get(&self) -> Option<&'static T> {
         // SAFETY: the pointer is null or set once, before the first fork, to memory that lives as long as the
         // server and was initialised by `startup_hook`.
@@ -106,7 +106,7 @@ impl<T: Content> AnyPart for Part<T> {
     }
 }
 
-/// Which processes run, and for which database.
+/// The processes that run, and their databases.
 #[repr(C)]
 pub(crate) struct Shared {
     /// The launcher's latch, null while none runs.
@@ -206,7 +206,7 @@ pub(crate) struct Slot {
     pub(crate) cache_dropped: AtomicU64,
     /// Since when they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
-    /// There are hits that the worker has not written down.
+    /// Whether there are hits that the worker has not written down.
     pub(crate) accesses_wait: AtomicBool,
     /// Cells of [`super::access_counters`] that count them.
     pub(crate) access_cells: AtomicU32,
@@ -242,7 +242,7 @@ pub(crate) enum Process {
 /// How many processes work for the vectorizers of a database.
 pub(crate) const PACES: usize = 2;
 
-/// Which of them.
+/// The two processes that work for the vectorizers of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// The one whose steps are short.
@@ -271,11 +271,11 @@ pub(crate) struct Vectorizing {
     pub(crate) pid: AtomicI32,
     /// Its latch, null while none runs.
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
-    /// It waits for requests of its own to end.
+    /// Whether it waits for requests of its own to end.
     pub(crate) waits: AtomicBool,
     /// The definition for which it takes a step (UUID, big-endian halves); 0: none.
     pub(crate) step: [AtomicU64; 2],
-    /// That step has not ended when its time was over for good, and the process ended for this.
+    /// Whether that step had not ended when its time was over for good, and the process ended for this.
     pub(crate) overran: AtomicBool,
 }
 

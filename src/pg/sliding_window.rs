@@ -80,7 +80,7 @@ impl SlidingWindow {
         now
     }
 
-    /// What was used in the period that ends at this second.
+    /// The use in the period that ends at this second.
     pub(crate) fn used(&self, period: Period, second: i64) -> u64 {
         self.advance(period, second);
         self.total.load(Relaxed)

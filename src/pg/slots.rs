@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 
 use super::shmem::{self, Pace, Process, Shared, Slot};
 
-/// What a worker does, as its slot says.
+/// The state of a worker, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum State {
@@ -19,7 +19,7 @@ pub(crate) enum State {
     Stopped = 0,
     /// The worker is being started, or connects.
     Starting = 1,
-    /// It claims and runs requests.
+    /// The worker claims and runs requests.
     Working = 2,
     /// steadytext_daemon_stop() was called.
     Paused = 3,
@@ -31,7 +31,7 @@ pub(crate) enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Ended {
-    /// It did not say: it failed, was terminated, or is still running.
+    /// The worker did not say how: it failed, was terminated, or is still running.
     Unexpectedly = 0,
     /// The database does not have the extension.
     NoExtension = 1,
@@ -91,7 +91,8 @@ impl Slot {
         !latches[Pace::Fast as usize].is_null()
     }
 
-    /// There may be something to do for vectorizers: a process that is about to wait looks once more. False if the first process does not run.
+    /// Notes that there may be something to do for vectorizers, so that a process that is about to wait looks
+    /// once more. False if the first process does not run.
     pub(crate) fn note_for_vectorizers(&self) -> bool {
         self.vectorizer_notes.fetch_add(1, SeqCst);
         self.wake_vectorizers()
@@ -125,7 +126,7 @@ impl Slot {
         self.wake();
     }
 
-    /// There is something to do for that process: where it is missing, the worker starts it.
+    /// Tells that process that there is something to do; where it is missing, the worker starts it.
     pub(crate) fn call_vectorizer(&self, pace: Pace) {
         let latch = self.vectorizers[pace as usize].latch.load(Acquire);
         set_latch(latch);
@@ -135,7 +136,7 @@ impl Slot {
         }
     }
 
-    /// Which of the processes that work for vectorizers this one is.
+    /// The pace of this process, if it is one of the two of this slot that work for vectorizers.
     pub(crate) fn pace_of_me(&self) -> Option<Pace> {
         let me = std::process::id() as i32;
         Pace::ALL.into_iter().find(|pace| self.vectorizers[*pace as usize].pid.load(Relaxed) == me)
@@ -209,7 +210,7 @@ pub(crate) fn mine() -> Option<&'static Slot> {
     find(shmem::get()?, database)
 }
 
-/// Which of the processes that work for vectorizers this one is, if it is one.
+/// The pace of this process, if it works for vectorizers.
 pub(crate) fn my_pace() -> Option<Pace> {
     mine()?.pace_of_me()
 }

@@ -166,7 +166,7 @@ impl Value {
     }
 }
 
-/// What snapshot a query sees.
+/// The snapshot that a query sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// The active snapshot; the query must not write.
@@ -308,7 +308,7 @@ impl KeptPlans {
     /// How many there are at most; then all are made anew.
     const MOST: usize = 200;
 
-    /// None yet.
+    /// A list without plans.
     pub(crate) fn new() -> Self {
         KeptPlans(RefCell::new(HashMap::new()))
     }

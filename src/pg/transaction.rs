@@ -82,7 +82,8 @@ fn report_running(activity: &str) {
     unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr().cast()) };
 }
 
-/// Without this, autovacuum would not see the rows that a worker leaves dead.
+/// Reports what was counted to PostgreSQL's statistics. Without this, autovacuum would not see the rows that
+/// a worker leaves dead.
 fn report_statistics() {
     // SAFETY: called outside of transactions.
     unsafe {

@@ -93,7 +93,7 @@ impl Waiter {
     pub(crate) fn sleep(&self, seen: Endings, timeout: Duration) {
         let milliseconds = |left: Duration| i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
         let Some(table) = self.table else {
-            // Not preloaded: nobody will wake us, a worker elsewhere may still answer.
+            // The library is not preloaded, so nobody will wake us, and a worker elsewhere may still answer.
             return super::interrupts::sleep_ms(milliseconds(timeout).min(100));
         };
         let one = self.buckets.is_power_of_two().then(|| self.buckets.trailing_zeros() as usize);

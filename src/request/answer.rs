@@ -91,10 +91,10 @@ pub(crate) fn unexpected() -> PgError {
 /// that answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
-    /// It ends with the error.
+    /// The call ends with the error.
     Raise,
-    /// It goes on, and the row has NULL, or no rows. Not after an error that may pass, or that every row
-    /// would meet.
+    /// The call goes on, and the row has NULL, or no rows. An error that may pass, or that every row would
+    /// meet, is raised all the same.
     Null,
 }
 

@@ -29,7 +29,7 @@ const OF_LISTS: &str = "has a list, and none was asked for";
 pub(crate) struct ForeignAnswer<'a> {
     /// The text.
     pub(crate) text: &'a str,
-    /// The list beside it.
+    /// The list that comes with it.
     pub(crate) list: Option<&'a [String]>,
     /// The numbers of all vectors, one vector after the other.
     pub(crate) numbers: &'a [f32],
@@ -120,7 +120,7 @@ impl Verb {
             Verb::Deduplicate(facts) => {
                 let is_list = serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_array());
                 let mut left = facts.given().iter();
-                // In their order, and each of them as often as it was given at most.
+                // The facts must be in their order, and each of them at most as often as it was given.
                 is_list && elements(text).into_iter().all(|fact| left.any(|given| given == fact))
             }
         }

@@ -27,7 +27,7 @@ pub(crate) struct Facts {
     given: Vec<String>,
     /// The different texts.
     texts: Vec<String>,
-    /// Which of the texts is that of each fact.
+    /// The index of the text of each fact.
     text_of: Vec<usize>,
     /// From which cosine on two texts are the same.
     threshold: f64,

@@ -97,7 +97,7 @@ impl Masking {
         TOKENS + TOKENS_OF_LABEL * self.labels.len() + self.piece(index).len()
     }
 
-    /// Of the answers.
+    /// The schema of the answers.
     pub(super) fn schema(&self) -> Value {
         let named = json!({
             "type": "array",

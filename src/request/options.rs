@@ -86,7 +86,7 @@ fn check_value(name: &str, value: &Value) -> Result<bool, PgError> {
         )?,
         "top_p" | "min_p" => require(in_range(value, 0.0, 1.0), name, "a number between 0 and 1")?,
         "repeat_penalty" => require(
-            // As the engine has it: the smallest numbers are 0 there.
+            // The engine computes with f32, in which the smallest numbers are 0.
             value.as_f64().is_some_and(|penalty| penalty as f32 > 0.0 && penalty <= MOST),
             name,
             "a number greater than 0 and at most 100",

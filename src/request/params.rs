@@ -167,9 +167,9 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
 /// What becomes of a parameter that the type does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unused {
-    /// It is an error.
+    /// The request is refused with an error.
     Refused,
-    /// It is passed over: the row was let in when that was allowed.
+    /// The parameter is passed over, because the row was let in when that was allowed.
     Skipped,
 }
 
@@ -255,7 +255,7 @@ fn scalar(item: Item<'_>) -> Result<Value, PgError> {
             let float = || number.float().and_then(serde_json::Number::from_f64).map(Value::Number);
             number.integer().map(Value::from).or_else(float).ok_or_else(unreadable)
         }
-        // What they hold is not asked for: it is refused.
+        // What the arrays and objects hold is not read, because a request with them is refused.
         Item::Array(_) => Ok(Value::Array(Vec::new())),
         Item::Object(_) => Ok(Value::Object(Map::new())),
     }
@@ -285,7 +285,7 @@ fn too_many(name: &str) -> PgError {
     .hint("Give fewer, or send several requests.")
 }
 
-/// That params are something else than an object.
+/// The error that params are something else than an object.
 pub(crate) fn no_object() -> PgError {
     invalid("params must be a JSON object").hint("As {\"max_tokens\": 64}.")
 }

@@ -40,9 +40,9 @@ pub(crate) enum PromptSource {
     },
     /// One that a database keeps.
     Kept {
-        /// Which one of the library's it stands for.
+        /// The prompt of the library that it stands for.
         slug: &'static str,
-        /// Of its text, in hexadecimal digits.
+        /// The SHA-256 of its text, in hexadecimal digits.
         sha256: String,
         #[serde(skip)]
         /// The template.
@@ -51,7 +51,7 @@ pub(crate) enum PromptSource {
 }
 
 impl PromptSource {
-    /// That of a request with these parameters.
+    /// The prompt of a request with these parameters.
     pub(super) fn of(prompt: Prompt, params: &Value) -> PromptSource {
         let Prompt { slug, version, template, .. } = prompt;
         match params.get(TEMPLATE).and_then(Value::as_str) {

@@ -61,7 +61,7 @@ impl RequestMetrics {
         self.is_cached = true;
     }
 
-    /// It is over; what follows takes no time of its own.
+    /// Stops the clock, as what follows takes no time of its own.
     pub(crate) fn stop(&mut self) {
         self.took.get_or_insert_with(|| self.since.elapsed());
     }

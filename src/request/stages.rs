@@ -27,7 +27,7 @@ pub(crate) struct Ended {
     pub(crate) answer: Answer,
     /// Whether another setting would not have made more of it.
     pub(crate) is_whole: bool,
-    /// Of an answer that is a text, all tokens that it took, and why it ended.
+    /// Where the answer is a text, all tokens that it took, and why it ended.
     pub(crate) text: Option<(usize, Finish)>,
 }
 
@@ -111,7 +111,7 @@ impl Stages {
     }
 }
 
-/// Which subtasks of a stage were handed over, and what has come back.
+/// The subtasks of a stage that were handed over, and what has come back.
 #[derive(Debug)]
 struct Progress {
     outputs: Vec<Option<Output>>,

@@ -75,7 +75,7 @@ fn as_text<S: Serializer>(text: &Rc<str>, serializer: S) -> Result<S::Ok, S::Err
 }
 
 impl Summary {
-    /// That of a text.
+    /// The summary of a text.
     ///
     /// # Errors
     ///
@@ -100,7 +100,8 @@ impl Summary {
         })
     }
 
-    /// That of the values of a group, in this order; `max_words` may be enough for several of them to be kept.
+    /// The summary of the values of a group, in this order; `max_words` may be enough for several of them to
+    /// be kept.
     pub(crate) fn of_rows(rows: &[Row<'_>], max_words: i64, context_length: usize) -> Summary {
         let common = rows.first().map_or("", |row| row.note);
         let is_common = rows.iter().all(|row| row.note == common);
@@ -191,7 +192,7 @@ pub(crate) fn in_words(metadata: &Map<String, Value>) -> Result<String, PgError>
     Ok(words)
 }
 
-/// That metadata are something else.
+/// The error that metadata are something else than an object.
 pub(crate) fn not_an_object() -> PgError {
     PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "metadata must be a JSON object")
         .hint("As {\"topic\": \"databases\"}.")

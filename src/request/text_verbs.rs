@@ -106,7 +106,7 @@ impl TextVerb {
     }
 }
 
-/// Of a list of facts.
+/// The schema of a list of facts.
 fn facts_schema(max_facts: i64) -> Value {
     json!({
         "type": "object",

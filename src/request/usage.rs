@@ -9,7 +9,7 @@ use steadytext_engine::Finish;
 pub(crate) struct Usage {
     /// Length of the prompt, template included; of many texts, all of them together.
     pub(crate) prompt_tokens: Option<i32>,
-    /// Of the prompt of a text, those that did not have to be computed.
+    /// The tokens of a text's prompt that did not have to be computed.
     pub(crate) cached_tokens: Option<i32>,
     /// Tokens of the text.
     pub(crate) generated_tokens: Option<i32>,
@@ -19,7 +19,7 @@ pub(crate) struct Usage {
     pub(crate) first_token_ms: Option<i32>,
     /// The same, to more digits.
     pub(crate) first_token: Option<Duration>,
-    /// Until the engine began.
+    /// The time until the engine began.
     pub(crate) begun: Option<Duration>,
 }
 
@@ -30,7 +30,7 @@ impl Usage {
         known.map(|tokens| u64::try_from(tokens).unwrap_or(0)).sum()
     }
 
-    /// So many tokens of a text are there.
+    /// Notes how many tokens of a text are there.
     pub(crate) fn grown(&mut self, generated_tokens: usize) {
         self.generated_tokens = Some(number(generated_tokens));
     }

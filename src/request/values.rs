@@ -21,7 +21,7 @@ pub(crate) fn check_length(bytes: usize, config: &Config) -> Result<(), PgError>
     Ok(())
 }
 
-/// That there is no text to compute anything of.
+/// The error that there is no text to compute anything of.
 pub(crate) fn empty_text(message: impl Into<String>) -> PgError {
     PgError::raised(message)
         .hint("Leave out rows without text (WHERE … is not null); with on_error => 'null' functions that answer at once give NULL for them.")

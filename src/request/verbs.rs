@@ -1,5 +1,5 @@
 //! Verbs: what the engine is to do for each, and the answer that comes of it. Judgements (yes or no, a grade, a category, a
-//! similarity) are here; what a model writes is [`super::writing`], and lists of facts are [`super::facts`].
+//! similarity) are here; what a model writes is [`super::text_verbs`], and lists of facts are [`super::facts`].
 //!
 //! A model that generates is not asked to write its answer: it says how likely each possible one is, and from that come an answer and a
 //! probability ([`Likelihoods`]). A category's probability is measured against what the model says of it for an empty text: how
@@ -60,7 +60,7 @@ pub(crate) struct Classification {
     pub(crate) by_vectors: bool,
     /// What is wanted of it.
     pub(crate) wanted: Wanted,
-    /// Which prompt asks for it.
+    /// The prompt that asks for it.
     pub(crate) prompt: PromptSource,
 }
 
@@ -205,7 +205,7 @@ impl Classification {
         // Against an empty text, which is the same for all rows.
         let (prompt, repeated) = if index == 0 { (self.input.clone(), false) } else { (String::new(), true) };
         let answers = self.categories.iter().map(|category| category.name.clone()).collect();
-        // It was rendered when the request was checked, and it is the same now.
+        // The system message was rendered when the request was checked, and it is the same now.
         let system = self.rendered("", None).ok();
         Work::Likelihoods(Likelihoods { prompt, system, answers, repeated, ..Likelihoods::default() })
     }

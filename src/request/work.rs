@@ -78,7 +78,7 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         "generate_json" | "generate_regex" | "generate_choice" => {
             let constraint = constraint(request_type, params)?;
             let mut how = generate(text, params, config)?;
-            // There is no reason to fail on a long choice.
+            // A long choice must not fail for a limit that nobody has set.
             if params.get("max_tokens").is_none()
                 && let Some(enough) = constraint.as_ref().and_then(enough_tokens)
             {
@@ -161,7 +161,8 @@ fn task_of_verb(request_type: &str, params: &Value) -> Task {
 fn generate(prompt: &str, params: &Value, config: &Config) -> Result<Generate, PgError> {
     let integer = |name: &str| params.get(name).and_then(Value::as_i64);
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
-    // What was asked for has no upper limit here: the row was let in under the limit of its time.
+    // The number that was asked for has no upper limit here, because the row was let in under the limit of
+    // its time.
     let default = || config.default_max_tokens.unwrap_or(defaults::MAX_TOKENS).min(config.max_tokens_limit);
     let max_tokens = integer("max_tokens").unwrap_or_else(default).max(1);
     let eos_string =

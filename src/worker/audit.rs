@@ -90,7 +90,7 @@ impl AuditKeeper {
         }
         self.written.extend(refused.iter().map(|refusal| (refusal.role, now)));
         let due = gathering.iter().filter_map(|refusal| Some(*self.written.get(&refusal.role)? + INTERVAL));
-        // What was noted since was new, or joined what has been looked at here.
+        // The refusals that were noted since were new, or joined those that have been looked at here.
         self.writes = due.chain(dropped_wait).min().unwrap_or(now + INTERVAL);
         Ok(())
     }

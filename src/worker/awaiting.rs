@@ -69,7 +69,7 @@ impl Awaiting {
         self.waiting.push(Waiting { held, owner, ticket, metrics });
     }
 
-    /// What need not be waited for any more.
+    /// The downloads that need not be waited for any more.
     pub(super) fn take(&mut self) -> Vec<EndedDownload> {
         let mut ended = Vec::new();
         let tickets: Vec<(String, Ticket)> =

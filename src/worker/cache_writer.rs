@@ -34,7 +34,7 @@ const COUNTS_AT_ONCE: usize = 1000;
 /// Entries that wait to be written, at most; more are forgotten.
 const MAX_ENTRIES: usize = 1024;
 
-/// What waits to be written.
+/// The answers and uses that wait to be written.
 pub(super) struct CacheWriter {
     slot: &'static Slot,
     entries: Vec<NewEntry>,
@@ -47,9 +47,9 @@ pub(super) struct CacheWriter {
 
 /// A claimed request as the cache sees it.
 pub(super) struct Asking<'a> {
-    /// None if it must not be looked up.
+    /// The key under which it is looked up; None if it must not be.
     question: Option<&'a Question>,
-    /// It was not tried before.
+    /// Whether this is its first attempt.
     is_new: bool,
 }
 

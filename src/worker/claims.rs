@@ -30,11 +30,11 @@ pub(super) struct Claimed {
     pub(super) request_id: Uuid,
     /// `generate`, `embed`, …
     pub(super) request_type: String,
-    /// What is asked; an error where that cannot be read, or is too much.
+    /// The content of the request; an error where that cannot be read, or is too much.
     pub(super) content: Result<Content, PgError>,
-    /// Whom it belongs to.
+    /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
-    /// From 1 to 10, which goes first.
+    /// The priority, from 1 to 10; the highest goes first.
     pub(super) priority: u8,
     /// Length of its texts and parameters.
     pub(super) bytes: usize,
@@ -43,7 +43,7 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
-    /// What is counted of it. The time in the queue is that of its first attempt.
+    /// The figures of the request. The time in the queue is that of its first attempt.
     pub(super) fn metrics(&self, model: Option<&str>) -> RequestMetrics {
         let is_new = self.held.attempt <= 1;
         let waited = if is_new { self.waited } else { Duration::ZERO };
@@ -51,7 +51,7 @@ impl Claimed {
     }
 }
 
-/// What a request asks.
+/// The content of a request.
 pub(super) struct Content {
     /// The text.
     pub(super) prompt: Option<String>,
@@ -61,7 +61,7 @@ pub(super) struct Content {
     pub(super) params: Json,
 }
 
-/// What a claim came back with.
+/// The result of a claim.
 pub(super) struct Claims {
     /// The requests; none while paused.
     pub(super) requests: Vec<Claimed>,
@@ -72,9 +72,9 @@ pub(super) struct Claims {
 }
 
 impl Content {
-    /// What a claimed row asks, with the columns in the order of [`super::protocol::claim`]. Lengths and
-    /// counts are looked at before anything is fetched or copied: owners of the table can store anything, and
-    /// rows come from dumps.
+    /// Reads the content of a claimed row, with the columns in the order of [`super::protocol::claim`].
+    /// Lengths and counts are looked at before anything is fetched or copied: owners of the table can store
+    /// anything, and rows come from dumps.
     pub(super) fn read(row: &spi::Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
         const PROMPT: i32 = 5;
         const PARAMS: i32 = 6;
@@ -97,9 +97,9 @@ impl Content {
 /// How a request ended.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
-    /// With an answer, and what it took.
+    /// The request has an answer, which took so much.
     Answered(Answer, Usage),
-    /// Without a result.
+    /// The request has failed, and has no result.
     Failed(Failure),
 }
 
@@ -118,11 +118,11 @@ impl Verdict {
 pub(super) struct Outcome {
     /// The row.
     pub(super) held: Held,
-    /// Whose it is.
+    /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
     /// How it ended.
     pub(super) verdict: Verdict,
-    /// What is counted of it when that is stored.
+    /// The figures that are counted when that is stored.
     pub(super) metrics: Option<RequestMetrics>,
 }
 

@@ -51,7 +51,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What a worker knows.
+/// The worker of a database.
 pub(super) struct Worker {
     slot: &'static Slot,
     /// `local:<uuid>`, as rows carry it.
@@ -65,7 +65,7 @@ pub(super) struct Worker {
     config: Option<Rc<Config>>,
     wakes_seen: u64,
     urgent_seen: u64,
-    /// There may be requests that are more urgent than what is there.
+    /// Whether there may be requests that are more urgent than what is there.
     maybe_urgent: bool,
     reviews_seen: u64,
     /// The last claim was cut off by its limit: there may be more.
@@ -327,7 +327,8 @@ impl Worker {
             self.complain(error);
         }
         let begun = Instant::now();
-        // Where walks take long, the sweep that goes on with the claims takes them. While it is paused it claims nothing.
+        // If walks take long, the sweep that goes on with the claims takes them. While it is paused it claims
+        // nothing.
         let depth = match (claim_floors::are_used() && !self.paused, self.due.is_thorough()) {
             (true, _) => match claim_floors::take_in_flight() {
                 Some(ids) if ids.len() < claim_floors::MAX_IN_FLIGHT => Depth::Swept(ids),
@@ -377,12 +378,12 @@ impl Worker {
 
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool, bytes: usize) -> bool {
         let Claims { requests, config, models } = claims;
-        // It ended with the request that exceeded them.
+        // The claim ended with the request that exceeded them.
         let cut = requests.iter().map(|claimed| claimed.bytes).sum::<usize>() >= bytes;
         self.obey(config.clone());
         self.in_flight.registry = Rc::clone(&models);
         let claimed = requests.len();
-        // Without one that must run alone, go on with the others at once.
+        // Where a claim for a row that must run alone has found none, the others are claimed at once.
         self.maybe_more = alone || cut || claimed == limit;
         self.alone_due = alone && claimed > 0;
         self.maybe_more &= !self.paused;
@@ -454,7 +455,7 @@ impl Worker {
         }
         let registry = Rc::clone(&self.in_flight.registry);
         for EndedDownload { model, rows, outcome } in ended {
-            // What has arrived and cannot be found is not downloaded again and again.
+            // A model that has arrived and cannot be found is not downloaded again and again.
             let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
             for (held, owner, metrics) in rows {
                 match &outcome {
@@ -476,7 +477,8 @@ impl Worker {
         }
     }
 
-    /// What can wait: the heartbeat, the removal of old requests, and the eviction from the cache.
+    /// Does the work that can wait: the heartbeat, the removal of old requests, and the eviction from the
+    /// cache.
     fn maintain(&mut self) {
         let now = Instant::now();
         if now >= self.due.heartbeat && self.due.is_awake(!self.is_idle()) {
@@ -548,7 +550,8 @@ impl Worker {
         if self.maybe_more && self.due.claim > Instant::now() {
             until = until.min(self.due.claim);
         }
-        // Not compared with the time: it may be over by now, and no commit wakes the worker before it claims again.
+        // The pace is not compared with the time: it may be over by now, and no commit wakes the worker
+        // before it claims again.
         if self.due.paced {
             until = until.min(self.due.pace);
         }

@@ -131,7 +131,7 @@ mod fetch {
     use super::{DownloadRequest, PgError, PgSqlErrorCode};
     use crate::pg::pulls::Done;
 
-    /// There are none in this build.
+    /// A build without downloads refuses them.
     pub(super) fn download(_index: usize, _request: &DownloadRequest) -> Result<Done, PgError> {
         Err(PgError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

@@ -40,11 +40,11 @@ pub(super) struct Due {
     begun: Instant,
     /// When it looked around last.
     looked: Option<Instant>,
-    /// Before this, it does not walk through the queue for that.
+    /// The earliest moment at which it walks through the queue for that.
     thorough: Instant,
-    /// Something waits, as far as it knows.
+    /// Whether something waits, as far as it knows.
     waits: bool,
-    /// It has looked around since its last heartbeat, or has worked.
+    /// Whether it has looked around since its last heartbeat, or has worked.
     awake: bool,
     /// When the next retry is due.
     retry: Option<Instant>,
@@ -115,7 +115,7 @@ impl Due {
         look
     }
 
-    /// It begins to look around.
+    /// Notes that the worker begins to look around.
     pub(super) fn looks(&mut self) {
         self.changes_seen = self.slot.changes.load(Acquire);
     }
@@ -125,7 +125,8 @@ impl Due {
         Instant::now() >= self.thorough
     }
 
-    /// It has looked around, and seen this; `busy`: it holds requests itself. `took`: how long that took where it was thorough.
+    /// Notes what the worker has seen; `busy`: it holds requests itself. `took`: how long the look took where
+    /// it was thorough.
     pub(super) fn looked(&mut self, outlook: &Outlook, busy: bool, took: Option<Duration>) {
         let now = Instant::now();
         self.looked = Some(now);
@@ -134,7 +135,7 @@ impl Due {
                 self.waits = busy || outlook.pending > 0 || outlook.elsewhere;
                 self.thorough = if took > LONG_LOOK { now + took * THOROUGH_REST } else { now };
             }
-            // It waits if it did before.
+            // A short look cannot tell that nothing waits.
             None => self.waits |= busy,
         }
         self.awake = true;
@@ -145,20 +146,21 @@ impl Due {
             .and_then(|seconds| now.checked_add(Duration::try_from_secs_f64(pause(seconds)).ok()?));
     }
 
-    /// It tried to, and will again.
+    /// Notes that the worker has tried to look, and will again.
     pub(super) fn looked_in_vain(&mut self) {
         self.looked = Some(Instant::now());
         self.waits = true;
         self.retry = None;
     }
 
-    /// It claims: what it does not get now may come later.
+    /// Notes that the worker claims: what it does not get now may come later.
     pub(super) fn busy(&mut self) {
         self.waits = true;
         self.awake = true;
     }
 
-    /// It has stored results; `retried`: some requests are tried again, and it must look when.
+    /// Notes that the worker has stored results; `retried`: some requests are tried again, and it must look
+    /// when.
     pub(super) fn retried(&mut self, retried: bool) {
         if retried {
             self.retry = Some(Instant::now());

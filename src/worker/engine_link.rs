@@ -69,7 +69,7 @@ trait EngineLink {
     fn models(&mut self) -> Vec<(String, u64)>;
     /// For how long other processes have asked nothing.
     fn idle_for(&self) -> Duration;
-    /// What has gone wrong since the last look and is to be in the log.
+    /// The failure since the last look that is to be in the log.
     fn failure(&mut self) -> Option<PgError> {
         None
     }
@@ -81,7 +81,7 @@ trait EngineLink {
     fn is_over(&self) -> bool {
         false
     }
-    /// What has become of it, once it has gone.
+    /// The fate of the engine, once it has gone.
     fn fate(&self) -> Fate {
         Fate::Left
     }
@@ -89,11 +89,11 @@ trait EngineLink {
     fn leave(self: Box<Self>) -> Vec<Submission>;
 }
 
-/// What has become of an engine.
+/// The fate of an engine.
 enum Fate {
-    /// It goes in order, or is another process's.
+    /// The engine goes in order, or is another process's.
     Left,
-    /// It was the program of this process, and has ended. `crashed`: perhaps by what it was doing.
+    /// The engine was the program of this process, and has ended. `crashed`: perhaps by what it was doing.
     Fallen { crashed: bool },
 }
 
@@ -142,7 +142,7 @@ pub(super) fn ensure_engine() -> Result<(), PgError> {
 
 /// Takes in what has come from the engine, and tells it what was cancelled.
 pub(super) fn exchange() {
-    // That it has gone is found anew by `ensure_engine`.
+    // `ensure_engine` finds by itself that the engine has gone.
     with(|link| link.exchange());
 }
 
@@ -296,7 +296,7 @@ impl Connector {
             self.settings = Some(settings);
             return started.map(Some);
         }
-        // There may be none between two leaders.
+        // There may be no leader just now, between the last one and the next.
         let connected = socket::SocketLink::connect().ok();
         Ok(connected.map(|link| Box::new(link) as Box<dyn EngineLink>))
     }
@@ -317,7 +317,7 @@ fn start(settings: &EngineSettings) -> Result<Box<dyn EngineLink>, PgError> {
             engine_leader::open(None);
             Ok(Box::new(link))
         }
-        // It is open when the program says so.
+        // The connection is open when the program says that it takes some.
         guc::EngineProcess::Separate => Ok(Box::new(apart::ApartLink::start(settings))),
     }
 }

@@ -11,7 +11,7 @@ use crate::pg::error::PgError;
 /// Entries chosen in one look at the cache.
 const MAX_VICTIMS: i32 = 10_000;
 
-/// What is to be evicted, and when the worker looks again.
+/// The entries that are to be evicted, and when the worker looks again.
 pub(super) struct Eviction {
     victims: VecDeque<(i64, i32)>,
     /// The choice was cut off by its limit.
@@ -66,7 +66,7 @@ impl Eviction {
         let count = self.victims.len().min(config.cache_eviction_batch_size);
         let batch: Vec<(i64, i32)> = self.victims.drain(..count).collect();
         let gone = protocol::evict(&batch)?;
-        // What stays because it is locked, or was used meanwhile, must not keep the worker busy.
+        // Entries that stay because they are locked, or were used meanwhile, must not keep the worker busy.
         self.more &= gone > 0;
         Ok(())
     }

@@ -18,11 +18,11 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Keys that may be added to those with which it was complete, and their double, before it is filled anew.
 const MORE_KEYS: u64 = 100_000;
 
-/// What has been filled, and when.
+/// The filter that has been filled, and when.
 pub(super) struct FilterKeeper {
     filter: Option<Filter>,
     walk: Option<Walk>,
-    /// Of the catalog cache when the last walk began.
+    /// The generation of the catalog cache when the last walk began.
     generation: u64,
     /// When it is looked at next.
     next: Instant,
@@ -37,7 +37,7 @@ struct Walk {
 }
 
 impl FilterKeeper {
-    /// It begins with the first step.
+    /// A keeper that begins with the first step.
     pub(super) fn new() -> FilterKeeper {
         FilterKeeper { filter: None, walk: None, generation: 0, next: Instant::now(), most_keys: 0 }
     }

@@ -59,7 +59,7 @@ struct Running {
 }
 
 impl Running {
-    /// What the cache is to keep of it.
+    /// The cache's entry for its answer.
     fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
         question.entry(self.stages.whole(), by, answer, self.since.elapsed())
@@ -110,7 +110,7 @@ pub(super) struct InFlight {
     pub(super) ended: i64,
     pub(super) failed: i64,
     pub(super) spent_ms: f64,
-    /// What the cache is to keep of those that have ended.
+    /// The cache's entries for those that have ended.
     pub(super) entries: Vec<NewEntry>,
     /// The registry as it was at the last claim.
     pub(super) registry: Rc<Models>,
@@ -261,7 +261,7 @@ impl InFlight {
                     }
                     return None;
                 }
-                // For the second time, where the engine that had begun it has gone.
+                // The request begins for the second time where the engine that had begun it has gone.
                 running.text.clear();
                 if running.stages.whole().is_text() {
                     running.usage = Usage::default();
@@ -275,7 +275,7 @@ impl InFlight {
                 running.usage.first_token(cached_tokens, running.since);
                 return None;
             }
-            // Of many texts, none is shown as it grows.
+            // A request of many texts shows none of them as it grows.
             EventKind::Progress { .. } if !running.stages.whole().is_text() => return None,
             EventKind::Progress { generated_tokens, text } => {
                 running.usage.grown(generated_tokens);
@@ -299,7 +299,7 @@ impl InFlight {
                     activity::set_progress(line, tokens, event.turns, &text);
                 }
             }
-            // That is the engine's end, not the request's.
+            // The engine has ended, and not the request.
             EventKind::Failed(EngineError::Stopped) => running.again.push(index),
             // The first one tells why; the others are cancelled, and that is no reason.
             EventKind::Failed(error) => {
@@ -393,7 +393,7 @@ impl InFlight {
     }
 }
 
-/// What [`InFlight::suspect`] has taken out.
+/// The requests that [`InFlight::suspect`] has taken out.
 #[derive(Default)]
 pub(super) struct Suspects {
     /// Those that were alone, and those whose end was certain already.

@@ -34,7 +34,7 @@ const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 /// started again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
-/// What the launcher knows of a database.
+/// The launcher's knowledge of a database.
 #[derive(Default)]
 struct Known {
     /// A worker looked and found no extension.
@@ -52,14 +52,14 @@ struct Known {
 struct Launcher {
     shared: &'static Shared,
     known: HashMap<Oid, Known>,
-    /// Of the workers that this process started, by slot.
+    /// The handles of the workers that this process started, by slot.
     handles: HashMap<usize, Handle>,
     databases: Vec<Database>,
     scanned_at: Option<Instant>,
     /// After a start that failed for want of worker processes.
     full: Option<(Duration, Instant)>,
     slots_warned: bool,
-    /// Of the process that only runs the engine.
+    /// The handle of the process that only runs the engine.
     engine: Option<Handle>,
 }
 

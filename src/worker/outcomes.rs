@@ -46,7 +46,7 @@ struct Waiting {
     /// `None`: the row is to be given back.
     verdict: Option<Verdict>,
     metrics: Option<RequestMetrics>,
-    /// It is to be given back as one that must run alone.
+    /// Whether the row is to be given back as one that must run alone.
     alone: bool,
     tries: u32,
     at: Instant,
@@ -62,7 +62,7 @@ impl Pauses {
     }
 }
 
-/// What a role has waiting.
+/// The outcomes of a role that wait.
 #[derive(Default)]
 struct Share {
     rows: usize,
@@ -71,7 +71,7 @@ struct Share {
 }
 
 impl Outcomes {
-    /// None.
+    /// An empty list.
     pub(super) fn new() -> Outcomes {
         Outcomes { ready: Vec::new(), waiting: Vec::new(), not_before: Instant::now() }
     }
@@ -86,7 +86,8 @@ impl Outcomes {
         self.give_back_as(held, owner, false);
     }
 
-    /// Adds a row that is to be given back, and to be tried alone.
+    /// Adds a row that is to be given back, and to be tried alone. It is claimed again at once, unlike one
+    /// that is set aside ([`set_aside`]), which nobody claims for a while.
     pub(super) fn set_apart(&mut self, held: Held, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, true);
     }
@@ -165,7 +166,7 @@ impl Outcomes {
                     self.ready.extend(part);
                     failure.get_or_insert(error);
                 }
-                // What the commit raises, no function of the protocol can catch.
+                // No function of the protocol can catch what the commit raises.
                 Err(error) if part.len() > 1 => {
                     let rest = part.split_off(part.len() / 2);
                     parts.extend([rest, part]);

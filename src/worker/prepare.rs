@@ -11,7 +11,7 @@ use crate::request::{self, Asked, Subtasks};
 pub(super) struct Prepared {
     /// The model that does it.
     pub(super) resolved: Resolved,
-    /// Whose keys and values it may share.
+    /// The salt of those whose keys and values it may share.
     pub(super) salt: u64,
     /// For the engine.
     pub(super) subtasks: Subtasks,

@@ -36,24 +36,24 @@ const RETENTION_BATCH: i32 = 1000;
 /// A request that says of itself that it has waited for longer, ten years, has not.
 const MOST_WAITED_MS: f64 = 10.0 * 366.0 * 86_400_000.0;
 
-/// What became of a result that was to be stored.
+/// The outcome of storing a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// The row has ended as it was said,
+    /// The row has ended as it was said.
     Done,
-    /// or as failed, as the table refused what was said.
+    /// The row has ended as failed, because the table refused what was said.
     Failed,
-    /// It is no longer ours.
+    /// The row is no longer ours.
     Lost,
-    /// It is tried again later.
+    /// The request is tried again later.
     Retried,
-    /// Somebody has it locked.
+    /// Somebody has the row locked.
     Locked,
     /// The table refuses every change of the row.
     Refused,
 }
 
-/// What the queue looks like.
+/// The state of the queue that a look around finds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Outlook {
     /// Requests that are pending.
@@ -69,9 +69,9 @@ pub(super) struct Outlook {
 /// The extension in this database.
 #[derive(Debug, Clone)]
 pub(super) enum Presence {
-    /// It is not installed.
+    /// The extension is not installed.
     Absent,
-    /// It is, with this configuration.
+    /// The extension is installed, with this configuration.
     Present(Rc<Installation>, Rc<Config>),
 }
 
@@ -170,7 +170,7 @@ pub(super) fn claim(
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     });
     if !alone && (paused_meanwhile || claims.is_err()) {
-        // What it has seen itself claim is pending again.
+        // The requests that it has seen itself claim are pending again.
         claim_floors::forget();
     }
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
@@ -320,7 +320,7 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
 /// How far a look around goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// It walks through the queue.
+    /// The look walks through the queue.
     Thorough,
     /// Requests in flight are known from a sweep, by their ids.
     Swept(Vec<i64>),
@@ -361,7 +361,7 @@ pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
     })
 }
 
-/// What some requests in flight are.
+/// Facts about some requests in flight.
 #[derive(Default)]
 struct InFlight {
     /// Some belong to workers that are gone.

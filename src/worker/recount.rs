@@ -95,7 +95,7 @@ impl Recount {
             return Ok(());
         }
         let wakes = slot.wakes.load(Acquire);
-        // Where commits come all the time there is never a better moment.
+        // If commits come all the time, there is never a better moment.
         let counted = count(slot, self.in_vain >= PATIENCE);
         let ended = Instant::now();
         self.last = Some(Last { ended, took: ended - begun, wakes });

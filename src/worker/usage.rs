@@ -20,7 +20,7 @@ pub(super) struct UsageKeeper {
 }
 
 impl UsageKeeper {
-    /// Not yet.
+    /// A keeper that has written nothing down yet.
     pub(super) fn new() -> UsageKeeper {
         UsageKeeper { due: Instant::now() }
     }

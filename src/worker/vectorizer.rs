@@ -48,7 +48,7 @@ const START_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the worker knows about the processes.
+/// The worker's knowledge of the processes.
 pub(super) struct Supervision {
     notes_seen: u64,
     /// By pace.
@@ -169,7 +169,7 @@ impl Process {
         }
         let mut look = Instant::now();
         let mut reviews_seen = None;
-        // When a round began that found nothing to do, and what had been noted then.
+        // The beginning of the last round that found nothing to do, and what had been noted then.
         let mut idle: Option<(Instant, u64)> = None;
         let mut gather = GATHER_INTERVAL;
         loop {
@@ -216,7 +216,7 @@ impl Process {
                 interrupts::wait(look.saturating_duration_since(Instant::now()), None);
                 continue;
             }
-            // In this order, and the other way round where requests end: then no end is missed.
+            // This order is the other way round where requests end, so that no end is missed.
             own.waits.store(true, SeqCst);
             let outlook = match self.round(looks) {
                 Ok(Some(outlook)) => outlook,
@@ -319,7 +319,7 @@ impl Process {
             )
         })?;
         let mut due: Vec<(pgrx::Uuid, pg_sys::Oid)> = due.into_iter().flatten().collect();
-        // Who has nothing to do saves up no time.
+        // An owner with nothing to do saves up no time.
         self.turns.retain(|owner, _| due.iter().any(|(_, of)| of == owner));
         for (_, owner) in &due {
             self.turns.entry(*owner).or_insert(0.0);
@@ -343,7 +343,7 @@ impl Process {
                 Err(error) => {
                     self.note_error(id, &error.message, Some(error.sqlstate()))?;
                     if !is_slow && error.sqlstate() == CANCELED {
-                        // It is the other process's now.
+                        // The definition is the other process's now.
                         self.slot.call_vectorizer(self.pace.other());
                     }
                     self.complain(error);
@@ -389,7 +389,7 @@ impl Process {
     }
 }
 
-/// What there is to be done next.
+/// The work that there is to be done next.
 struct Outlook {
     /// Something was done: there may be more.
     progressed: bool,

@@ -73,7 +73,8 @@ pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
         "# Logits of llama.cpp for the tests that run without it: family, position, every 32nd logit. Written to bench/out by\n\
          # `make check-peer`.\n",
     );
-    // `--only perplexity` leaves all of them out, `--only agreement.qwen3` the other families.
+    // `--only perplexity` leaves all of them out, and `--only agreement.qwen3.` the other families: names are compared by their
+    // beginnings, so that without the last dot qwen3moe would be measured as well.
     for (architecture, quant, experts) in models() {
         let all_used = if experts[0] == experts[1] { ".all_experts" } else { "" };
         let name = format!("{}.{quant}{all_used}", architecture.variant());

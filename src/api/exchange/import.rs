@@ -130,7 +130,7 @@ impl Batch {
         let key = entry.key.cache_key();
         let (kind, prompt, stop) = match entry.key {
             Key::Generation { prompt, eos_string } => ("generate", prompt, eos_string),
-            // Where the file gives the checksum only, nobody knows the text.
+            // A file that gives the checksum only does not tell the text.
             Key::Embedding { text, .. } => ("embed", text.unwrap_or_default(), None),
         };
         self.bytes += key.len() + prompt.len();
@@ -186,7 +186,7 @@ impl Batch {
     }
 }
 
-/// Two imports wait for each other here; who writes single answers sorts them as a batch does, and waits for
+/// Two imports wait for each other here; the worker that writes single answers sorts them as a batch does, and waits for
 /// no lock long. Vacuum waits, too, and autovacuum gives way.
 fn lock(installation: &Installation) -> Result<(), PgError> {
     let sql = format!("lock table {}.steadytext_cache in share update exclusive mode", installation.schema);

@@ -27,7 +27,7 @@ impl From<Value> for Usage {
         let number = |path: &str| count(usage.pointer(path)?);
         let prompt_tokens = number("/prompt_tokens").or_else(|| number("/input_tokens"));
         let completion_tokens = number("/completion_tokens").or_else(|| number("/output_tokens"));
-        // Of an endpoint that knows nothing of answers, the rest.
+        // An endpoint that does not count the tokens of answers tells them by the rest.
         let rest = || number("/total_tokens")?.checked_sub(prompt_tokens?);
         Usage {
             prompt_tokens,
@@ -49,7 +49,8 @@ fn count(value: &Value) -> Option<u32> {
 }
 
 impl Usage {
-    /// Of texts that were sent together, what each has, by its length: all of them together have what the endpoint says.
+    /// The share of each of the texts that were sent together, by its length: all of them together have what
+    /// the endpoint says.
     pub(super) fn shares(self, lengths: &[usize]) -> Vec<Usage> {
         let whole: u64 = lengths.iter().map(|length| *length as u64 + 1).sum();
         let (mut before, mut counted) = (0_u64, 0_u32);
@@ -78,9 +79,9 @@ pub(super) struct Answer {
 /// Why an endpoint is not asked.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It has no words for something.
+    /// The endpoint's protocol has no words for something that is asked.
     Unsupported(String),
-    /// The engine would not do it either.
+    /// The engine would refuse it as well.
     Engine(Error),
 }
 

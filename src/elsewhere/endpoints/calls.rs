@@ -143,7 +143,7 @@ impl Endpoint {
                 std::thread::sleep(RESTS.1);
                 continue;
             };
-            // Until a call was cut off, after which an agent makes none any more.
+            // An agent is used until one of its calls is cut off, after which it makes none any more.
             let mut is_cut = false;
             while !is_cut {
                 let jobs = self.next(number, &agent);

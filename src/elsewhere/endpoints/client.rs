@@ -35,11 +35,11 @@ const BUNDLES: [&str; 5] = [
 pub(super) enum Failed {
     /// The endpoint refuses what is asked, and would again.
     Request(String),
-    /// It takes nothing now, whatever is asked, or is not there; it may say for how long.
+    /// The endpoint takes nothing now, whatever is asked, or is not there; it may say for how long.
     Busy(String, Option<Duration>),
-    /// It takes nothing from this worker: the settings are wrong, or the key.
+    /// The endpoint takes nothing from this worker: the settings are wrong, or the key.
     Denied(String),
-    /// It broke off, or answered what cannot be read.
+    /// The connection broke off, or the answer cannot be read.
     Broken(String),
 }
 
@@ -135,7 +135,7 @@ fn read(response: Response<Body>, most: u64, settings: &Settings) -> Result<Vec<
     let mut bytes = Vec::new();
     let body = response.into_body().into_reader();
     body.take(most + 1).read_to_end(&mut bytes).map_err(|error| match error.downcast::<ureq::Error>() {
-        // What the body's reader has wrapped.
+        // The body's reader wraps the error of the connection.
         Ok(error) => failed(&error, settings),
         Err(error) => Failed::Broken(format!("the endpoint's answer broke off: {error}")),
     })?;
@@ -192,7 +192,7 @@ fn refused(response: Response<Body>, settings: &Settings, key: Option<&Key>) -> 
     match code {
         429 | 503 | 529 => return Failed::Busy(format!("the endpoint takes nothing now ({code})"), after),
         401 | 407 => return Failed::Denied(format!("the endpoint does not know the key ({code})")),
-        // Of the account, or of the address: every other request would fail in the same way.
+        // The endpoint refuses the account or the address, so every other request would fail in the same way.
         402 | 403 => return Failed::Denied(format!("the endpoint refuses the account ({code})")),
         404 | 405 | 410 => {
             return Failed::Denied(format!("the endpoint has nothing at this address ({code})"));
@@ -208,7 +208,7 @@ fn refused(response: Response<Body>, settings: &Settings, key: Option<&Key>) -> 
     })
 }
 
-/// Only a number of seconds: dates are those of another clock.
+/// The header as a number of seconds. A date is not read, because it is that of another clock.
 fn seconds(text: &str) -> Option<Duration> {
     let seconds: f64 = text.trim().parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok()

@@ -42,7 +42,7 @@ pub(crate) enum Api {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Guided {
-    /// It is not: requests with a schema, a pattern or choices are left to others.
+    /// The endpoint follows no constraint: requests with a schema, a pattern or choices are left to others.
     #[default]
     None,
     /// `response_format` with `json_schema`.
@@ -62,7 +62,7 @@ pub(crate) enum Guided {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SamplingFields {
-    /// None.
+    /// The endpoint has the fields of OpenAI and no others.
     #[default]
     Openai,
     /// `top_k`, `min_p` and `repetition_penalty`.
@@ -184,7 +184,7 @@ pub(crate) struct Settings {
     /// As requests name it.
     pub(crate) name: String,
     pub(crate) api: Api,
-    /// Without a slash at its end.
+    /// The address before the paths, without a slash at its end.
     pub(crate) base_url: String,
     /// As the endpoint names it.
     pub(crate) model: String,
@@ -243,7 +243,7 @@ impl Key {
         if !metadata.is_file() {
             return Err(wrong("it is no file"));
         }
-        // As with a file of passwords: one that others can read holds no secret.
+        // A file that others can read holds no secret, which is also the rule for files of passwords.
         if metadata.permissions().mode() & 0o077 != 0 {
             return Err(wrong("others can read or write it; chmod 600 it"));
         }

@@ -84,7 +84,7 @@ pub(super) fn question(settings: &Settings, how: &Generate) -> Result<Question, 
     };
     let max_tokens = match form {
         Form::Plain => how.max_tokens,
-        // What is in the document is escaped.
+        // The document's text is escaped, and takes up to twice as many tokens.
         Form::Wrapped => how.max_tokens.saturating_mul(2).saturating_add(TOKENS_AROUND_CHOICE),
     };
     body.insert(settings.max_tokens_field.clone(), max_tokens.into());
@@ -107,7 +107,7 @@ fn add_sampling(
 ) -> Result<(), Refused> {
     let Sampling { temperature, top_k, top_p, min_p, seed, penalties, logit_bias } = sampling;
     let mut add = |field: &str, value: Value| drop(body.insert(field.to_owned(), value));
-    // As f32 has it, and not the many digits that the same number has as f64.
+    // The number is written with the digits of f32, and not with the many that it has as f64.
     let number = |value: f32| value.to_string().parse::<f64>().unwrap_or(f64::from(value));
     let is_greedy = sampling.is_greedy();
     add("temperature", if is_greedy { 0.0 } else { number(*temperature) }.into());
@@ -162,7 +162,7 @@ pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Resul
         Some(Message { content, refusal }) => (content, refusal),
         None => (text, None),
     };
-    // As some say it that translate other protocols to this one.
+    // Some endpoints that translate other protocols to this one give the words of those.
     let reason = finish_reason.as_deref().map(|reason| match reason {
         "max_tokens" | "MAX_TOKENS" | "max_output_tokens" => "length",
         reason => reason,
@@ -253,7 +253,7 @@ fn without_thoughts(text: String) -> String {
         None => text,
         Some(rest) => match rest.split_once(end) {
             Some((_, answer)) => answer.trim_start().to_owned(),
-            // It is still thinking.
+            // An answer that ended in the middle of its thoughts has no text.
             None => String::new(),
         },
     }

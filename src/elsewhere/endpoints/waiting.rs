@@ -37,9 +37,9 @@ pub(crate) enum EndpointEventKind {
     Began,
     /// The result; last word.
     Done { output: Output, prompt_tokens: Option<u32>, cached_tokens: Option<u32> },
-    /// There is none, for a reason that the engine has as well; last word.
+    /// There is no result, for a reason that the engine has as well; last word.
     Failed(Error),
-    /// There is none, and the endpoint is why; last word.
+    /// There is no result, and the endpoint is why; last word.
     Refused(Refusal),
     /// The endpoint takes nothing now; last word.
     NotNow,
@@ -59,9 +59,9 @@ pub(super) struct State {
     /// By the number of the thread.
     pub(super) under_way: HashMap<usize, Call>,
     pub(super) key: Option<Key>,
-    /// Until then it is left alone.
+    /// The endpoint is left alone until then.
     pub(super) rest_until: Option<Instant>,
-    /// For how long it will be the next time.
+    /// For how long the endpoint will be left alone the next time.
     pub(super) next_rest: Duration,
     /// Whether it has taken nothing the last time: then there is one call at a time.
     pub(super) is_doubtful: bool,

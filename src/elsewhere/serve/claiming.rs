@@ -23,7 +23,7 @@ impl Server<'_> {
         let options = &self.shared.options;
         let is_empty = self.in_flight.len() == 0 && self.outcomes.is_empty();
         if self.alone == Alone::Runs && is_empty {
-            // There may be another one.
+            // The row that ran alone has ended, and there may be another one.
             self.alone = Alone::Wanted;
         }
         let is_alone = self.alone == Alone::Wanted;
@@ -38,7 +38,7 @@ impl Server<'_> {
         let (mut is_more, mut is_crowded) = (false, false);
         // One after the other, so that none takes all the room for ever.
         for _ in 0..self.sets.len() {
-            // What is claimed may show that a model is no good.
+            // What is claimed may show that a model is no good, and the last set may have gone with it.
             if self.sets.is_empty() {
                 break;
             }
@@ -59,7 +59,7 @@ impl Server<'_> {
             if is_alone && count > 0 {
                 self.alone = Alone::Runs;
             }
-            // Until something is heard, or it is time to look again.
+            // Such a set rests until something is heard of new rows, or until it is time to look again.
             self.sets[number].is_claimed_out = count < limit && !is_alone;
             is_more |= count == limit && !is_alone;
             self.last_role = claimed.last().map(|claimed| claimed.owner).or(self.last_role);

@@ -35,7 +35,7 @@ impl Server<'_> {
         let held = if is_late { self.in_flight.held() } else { self.in_flight.not_begun() };
         self.give_back(client, &held)?;
         if is_late {
-            // What could not be stored up to now is given back by its lease.
+            // Results that could not be stored up to now are given back by their leases.
             self.shared.free(self.outcomes.len());
             self.outcomes.clear();
         }

@@ -36,7 +36,8 @@ impl Default for BackendKind {
 const Q8_0_VERSION: i32 = 1 << 12;
 
 impl BackendKind {
-    /// What computes with it; with `whole` native kernels keep what no window sees any more, as candle always does.
+    /// The backend of this kind; with `whole` native kernels keep what no window sees any more, as candle
+    /// always does.
     pub(crate) fn open(self, whole: bool) -> Arc<dyn Backend> {
         match self {
             BackendKind::Native(kv_cache_type) => Arc::new(Native { kv_cache_type, whole }),

@@ -34,8 +34,8 @@ pub struct Chunking {
     pub overlap: usize,
     /// Where it is cut.
     pub strategy: Strategy,
-    /// What each chunk will stand beside in the context of the model, which then is one that generates; `size` is what it may
-    /// have at most.
+    /// The prompt that shares the context of the model with each chunk; the model is one that generates then,
+    /// and `size` is what a chunk may have at most.
     pub beside: Option<Beside>,
 }
 
@@ -140,12 +140,12 @@ impl Cutter<'_> {
     fn chunks(&self) -> Result<Vec<Chunk>, Error> {
         let text = self.how.text.as_str();
         let mut chunks: Vec<Chunk> = Vec::new();
-        // Where characters were counted up to, and how many there are.
+        // The place up to which characters were counted, and how many there are.
         let (mut counted, mut characters) = (0, 0);
         let (mut from, mut cut) = (self.begin(0), 0);
         while from < text.len() {
             let Some((start, end, next_cut, tokens)) = self.chunk_at_best(from, cut)? else {
-                // What overlaps leaves no room for anything new.
+                // The overlap would leave no room for anything new.
                 from = self.begin(cut);
                 continue;
             };
@@ -215,8 +215,8 @@ impl Cutter<'_> {
             if tokens <= self.size || cut <= shortest {
                 return Ok(Some((start, end, self.begin(cut), tokens)));
             }
-            // By what it is too long, from where it ends rather than from where it was to end; by more each time, so that
-            // there are few.
+            // The end moves back by what the chunk is too long, from where it ends rather than from where it
+            // was to end, and by more each time, so that there are few tries.
             let excess = (tokens - self.size).saturating_mul(1 << tries.min(20));
             tries += 1;
             let now = self.tokens_before(cut).saturating_sub(first).min(room);

@@ -189,7 +189,7 @@ pub(super) fn knows(command: &str) -> bool {
     COMMANDS.iter().any(|known| known.name == command)
 }
 
-/// That there is no such option or command, and which one may have been meant.
+/// The error that there is no such option or command, with the one that may have been meant.
 pub(super) fn unknown(name: &str) -> String {
     let (what, near) = if name.starts_with('-') {
         ("option", nearest::one(name, OPTIONS.iter().map(|option| option.0)))

@@ -50,7 +50,7 @@ enum Error {
 /// Runs the command line.
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let outcome = match Arguments::parse(arguments) {
-        // What it has to say goes to the server that has started it.
+        // The program's messages go to the server that has started it.
         Ok(Asked::Run(arguments)) if arguments.command == "serve" => return serve::run(&arguments),
         Ok(Asked::Run(arguments)) => run_command(&arguments),
         Ok(Asked::Help(command)) => print(&help::text(command.as_deref())),
@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => Err(error),
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };
-    // Who reads has seen enough, as `head` has.
+    // Whoever reads the output has seen enough of it, as `head` has.
     if matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }

@@ -112,7 +112,7 @@ fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
     if !engine.is_gone() {
         exit_at_once(0);
     }
-    // What it had begun has failed, and who had asked is told so before the connection ends.
+    // What it had begun has failed, and those who had asked are told so before the connection ends.
     let begun = Instant::now();
     while server.unfinished() > 0 && begun.elapsed() < LAST_WORDS {
         std::thread::sleep(Duration::from_millis(1));
@@ -120,7 +120,7 @@ fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
     exit_at_once(FAILED_STATUS)
 }
 
-/// Until standard input ends, or the engine does.
+/// Waits until standard input ends, or the engine does.
 fn wait(notifier: &Notifier, engine: &Engine) -> Result<(), Error> {
     let mut input = std::io::stdin().lock();
     let mut bytes = [0; 64];

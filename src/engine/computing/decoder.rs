@@ -4,7 +4,7 @@ use super::{Pooling, State};
 use crate::Error;
 use crate::kernels::Pool;
 
-/// What there is to know of a decoder.
+/// The facts about a decoder that the scheduler needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DecoderFacts {
     /// Number of token ids, which is the number of logits of a row.
@@ -53,7 +53,7 @@ pub(crate) trait Decoder: Send {
     /// What keeps them from being computed.
     fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Result<Vec<[f32; 2]>, Error>;
 
-    /// What the model's head for ranking says of one of those rows; nothing without one.
+    /// The outputs of the model's head for ranking for one of those rows; nothing without a head.
     fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32>;
 
     /// Whether everything that was computed up to now came from weights that were there.

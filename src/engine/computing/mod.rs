@@ -21,7 +21,7 @@ pub(crate) use decoder::{Decoder, DecoderFacts, Segment, WantedRows};
 pub(crate) use encoder::{Encoder, EncoderFacts, MAX_TEXTS, Text};
 pub(crate) use state::{BLOCK, Block, State};
 
-/// What computes models.
+/// A backend, which computes models.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     /// Bytes that the model of a file takes while it is loaded, without what belongs to sequences.
     ///
@@ -53,7 +53,7 @@ pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     ) -> Result<Box<dyn Encoder>, Error>;
 }
 
-/// What loading a model needs from its caller.
+/// The parameters of loading a model.
 pub(crate) struct Loading<'a> {
     /// Threads that repack weights.
     pub(crate) pool: &'a Pool,
@@ -61,7 +61,7 @@ pub(crate) struct Loading<'a> {
     pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// What passes a model is loaded for.
+/// The limits of the passes that a model is loaded for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ModelLimits {
     /// Most rows of a pass of a decoder.

@@ -9,7 +9,7 @@ use crate::kernels::attention;
 /// Positions of a block of state.
 pub(crate) const BLOCK: usize = attention::TILE;
 
-/// What a decoder keeps of the tokens of one sequence, in blocks of [`BLOCK`] positions.
+/// The state of one sequence: what a decoder keeps of its tokens, in blocks of [`BLOCK`] positions.
 pub(crate) trait State: Send {
     /// Number of positions that are there. The tokens behind them are computed, or computed again, by the next passes.
     fn len(&self) -> usize;
@@ -81,16 +81,16 @@ pub(crate) trait State: Send {
     /// Takes another block of the same contents for block `index`, as far as both are there.
     fn replace(&mut self, index: usize, block: Block);
 
-    /// What the backend has made it of.
+    /// The backend's own type of it.
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
 /// [`BLOCK`] positions of a state. What they look like is their backend's affair. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Block {
-    /// What all positions behind it see.
+    /// The part that all positions behind it see.
     content: Arc<dyn Any + Send + Sync>,
-    /// What windows see of it, as long as somebody keeps that.
+    /// The part that windows see, as long as somebody keeps it.
     window: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -105,12 +105,12 @@ impl Block {
         Block { window, ..self }
     }
 
-    /// What it is made of; None where that is something else.
+    /// Its content; None where that is of another type.
     pub(crate) fn into_content<T: Any + Send + Sync>(self) -> Option<Arc<T>> {
         self.content.downcast().ok()
     }
 
-    /// What windows see of it, if that is there.
+    /// The part that windows see, if it is there.
     pub(crate) fn window<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.window.clone()?.downcast().ok()
     }

@@ -38,7 +38,7 @@ pub(crate) enum Checker {
 }
 
 impl Checker {
-    /// Of a constraint that is within the limits.
+    /// The checker of a constraint that is within the limits.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] where it makes no sense.
@@ -107,7 +107,8 @@ impl Checker {
                 if !graph.is_checked_soon(&document) {
                     return mismatch("the schema applies to it in too many ways".to_owned());
                 }
-                // Not `validate`, which would say where: it takes longer than what was counted.
+                // `validate` would also say where the document is wrong, and take longer than what was
+                // counted.
                 match within(MAX_STEPS, tickets, || validator.is_valid(&document)) {
                     Some(true) => Ok(()),
                     Some(false) => mismatch("the document does not conform to the schema".to_owned()),
@@ -131,8 +132,8 @@ pub(super) fn parse(schema: &str) -> Result<Value, Error> {
     }
 }
 
-/// Without anything that fetches what the schema refers to: it has to be complete. Formats are checked. A schema that does not say
-/// of which draft it is may be of an older one.
+/// A validator that fetches nothing: what the schema refers to has to be in it. Formats are checked. A schema
+/// that does not say of which draft it is may be of an older one.
 fn validator(schema: &Value) -> Result<Validator, Error> {
     let newest = build(schema, None);
     let older =
@@ -173,7 +174,8 @@ fn full_match(pattern: &str) -> Result<Regex, Error> {
             .nest_limit(MAX_REGEX_DEPTH)
             .build()
     };
-    // By itself first: its errors are of the pattern as it was written, and its brackets close what they open.
+    // The pattern is compiled by itself first, so that errors are about what was written and its brackets
+    // close what they open.
     let whole = compile(pattern).and_then(|_| compile(&format!("\\A(?:{pattern})\\z")));
     whole.or_else(|error| invalid(format!("the pattern is invalid: {}", regex_reason(&error))))
 }

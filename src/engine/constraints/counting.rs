@@ -36,7 +36,7 @@ pub(super) struct Counted {
     pub(super) tokens: usize,
 }
 
-/// What a walk goes by.
+/// The inputs of a walk.
 pub(super) struct Walk<'a> {
     /// At the beginning of the text.
     pub(super) grammar: llguidance::Matcher,
@@ -55,7 +55,7 @@ impl Walk<'_> {
         let fewest = fewest(self.trie, text);
         let shared = self.known.map_or(0, |known| common_end(&known.text, text));
         let (mut at, mut tokens, mut alike) = (0, 0, 0);
-        // From the beginning: bytes before each place, tokens before it, bytes forced there.
+        // The places from the beginning on: bytes before each place, tokens before it, bytes forced there.
         let mut places: Vec<Stop> = Vec::new();
         loop {
             let before = Stop { bytes: text.len() - at, tokens, forced: 0 };

@@ -39,14 +39,14 @@ const MAX_LEXER_STATES: usize = 20_000;
 /// Symbols in the productions of a grammar.
 const MAX_GRAMMAR_SIZE: usize = 200_000;
 
-/// What llguidance says of a schema to which nothing conforms.
+/// The message of llguidance about a schema to which nothing conforms.
 const UNSATISFIABLE: &str = "Unsatisfiable schema";
 
-/// What a copy of a grammar takes that a request goes on with, apart from what its text makes of it.
+/// Bytes of a copy of a grammar that a request goes on with, apart from those that its text adds.
 const MATCHER_BYTES: u64 = 1 << 20;
-/// What each byte of a constraint's text takes once it is compiled: productions, states, symbols.
+/// Bytes that each byte of a constraint's text takes once it is compiled: productions, states, symbols.
 const BYTES_PER_BYTE: u64 = 64;
-/// What the trie and the tree of a vocabulary take for each token, and llguidance's slices.
+/// Bytes that the trie and the tree of a vocabulary take for each token, and llguidance's slices.
 const BYTES_PER_TOKEN: u64 = 400;
 
 fn own_bytes(constraint: &Constraint) -> u64 {
@@ -57,7 +57,7 @@ fn own_bytes(constraint: &Constraint) -> u64 {
 pub(crate) struct Grammar {
     /// At its beginning. Never moved on, only copied.
     parser: Mutex<TokenParser>,
-    /// Of a pattern.
+    /// The automaton of a pattern.
     language: Option<Arc<Language>>,
     /// At its beginning, of what has no language.
     chart: Option<Mutex<Chart>>,
@@ -209,7 +209,7 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
     Ok(Vocabulary { _held: held, factory, tree: Arc::new(tree) })
 }
 
-/// What guides an answer: of a schema, as much as llguidance takes.
+/// The parser that guides an answer: of a schema, it takes as much as llguidance takes.
 fn parser(constraint: &Constraint, factory: &ParserFactory) -> Result<TokenParser, Error> {
     let told = |error: &dyn std::fmt::Display, what| {
         let reason = reason(&format!("{error:#}"));
@@ -269,12 +269,12 @@ fn json_grammar(schema: Value) -> TopLevelGrammar {
         key_separator: ": ".to_owned(),
         whitespace_flexible: false,
         coerce_one_of: true,
-        // What it does not know is left to the check.
+        // Keywords that llguidance does not know are left to the check.
         lenient: true,
         ..JsonCompileOptions::default()
     };
     let mut schema = if schema.is_object() { schema } else { json!({ "allOf": [schema] }) };
-    // In the place of what the user may have written there.
+    // These options take the place of what the user may have written into the schema.
     options.apply_to(&mut schema);
     TopLevelGrammar::from_json_schema(schema)
 }

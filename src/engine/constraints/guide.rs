@@ -14,13 +14,13 @@ const FEW: usize = 24;
 /// How much is left out of a schema, from little to nearly all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// What has no meaning for a grammar.
+    /// Keywords that have no meaning for a grammar.
     Whole,
     /// Patterns that are not regular.
     Regular,
     /// All patterns, formats and multiples.
     Shape,
-    /// What is deep inside.
+    /// Schemas deep inside.
     Top,
     /// All but types and required members of the outermost.
     Outline,
@@ -75,7 +75,7 @@ fn without_irregular(keywords: &mut Map<String, Value>) {
         let before = members.len();
         members.retain(|pattern, _| is_regular(pattern));
         if members.len() < before {
-            // What they allow is not forbidden to others.
+            // Members that the patterns which are left out allow must not be forbidden as additional ones.
             keywords.shift_remove("additionalProperties");
         }
     }

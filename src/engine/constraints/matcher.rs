@@ -47,7 +47,7 @@ pub(crate) struct GrammarPlace {
 /// which no way was found.
 const AMPLE: (usize, usize) = (4, 100);
 
-/// What follows from a token.
+/// The consequences of a token.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
     /// Tokens that must follow it; they are taken as well.
@@ -136,7 +136,7 @@ impl Matcher {
         self.way.as_ref().map(|way| way.tokens)
     }
 
-    /// What every answer begins with. Before anything else.
+    /// The tokens that every answer begins with. To be called before anything else.
     ///
     /// # Errors
     /// [`Error::Constraint`].
@@ -268,7 +268,7 @@ impl Matcher {
         self.grammar.is_accepting().unwrap_or(false)
     }
 
-    /// What checks the answer when it is finished.
+    /// The checker of the finished answer.
     pub(crate) fn checker(&self) -> Arc<Checker> {
         Arc::clone(&self.checker)
     }
@@ -328,7 +328,7 @@ impl Matcher {
         if let Some(chart) = &mut self.chart
             && !tokens.iter().all(|id| chart.push(self.tokenizer.token_bytes(*id)))
         {
-            // It is too much.
+            // The chart has grown too large, so the way to the end is not known any more.
             self.chart = None;
         }
         if let Some(regular) = &mut self.regular {
@@ -346,7 +346,7 @@ impl Matcher {
     }
 }
 
-/// What llguidance says, without states, backtraces and the pattern.
+/// The message of llguidance, without states, backtraces and the pattern.
 pub(super) fn reason(text: &str) -> String {
     let text = text.rsplit_once("(in regex): ").map_or(text, |(_, reason)| reason);
     let marks = ["<state>", "<non-verbose/>", "<backtrace>", " in regex /"];

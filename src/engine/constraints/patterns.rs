@@ -29,11 +29,11 @@ const WIDE_CLASS: u64 = 8;
 /// Steps for each byte of a pattern that only the crate can read.
 const UNREAD: u64 = 64;
 
-/// What a check may still spend.
+/// The steps that a check may still take.
 #[derive(Default)]
 struct Budget {
     steps: u64,
-    /// It would have taken more than there was, or nobody wants it any more.
+    /// The work would have taken more than there was, or nobody wants the answer any more.
     is_over: bool,
     /// Those who want the answer.
     tickets: Vec<Ticket>,
@@ -76,7 +76,7 @@ enum Matcher {
 }
 
 impl Pattern {
-    /// Of the value of the keyword `pattern`.
+    /// The pattern that is the value of the keyword `pattern`.
     ///
     /// # Errors
     /// That of the crate.
@@ -116,7 +116,8 @@ impl Pattern {
                         Err(_) => return false,
                     }
                 }
-                // What follows from a match or from none would be guessed.
+                // Whether it matches is not known, and what would follow from a match or from none would be
+                // guessed.
                 spend(u64::MAX)
             }
         }
@@ -176,7 +177,7 @@ impl NamePattern {
         NamePattern { weight, is_regular }
     }
 
-    /// What it takes at most to match a name.
+    /// Most steps that it takes to match a name.
     pub(super) fn steps(&self, name: &str) -> u64 {
         let length = name.len() as u64;
         if self.is_regular {

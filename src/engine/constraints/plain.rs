@@ -1,6 +1,6 @@
-//! A schema as it is written in the wild, made plain: what its references mean by identifiers, anchors and relative addresses is
-//! written as pointers from its root, and identifiers are left out. Whatever reads the schema afterwards finds the
-//! same parts by the same way.
+//! A schema in plain form, whoever wrote it and however: what its references mean by identifiers, anchors and
+//! relative addresses is written as pointers from its root, and identifiers are left out. Whatever reads the
+//! schema afterwards finds the same parts by the same way.
 
 use std::collections::{HashMap, HashSet};
 
@@ -75,7 +75,7 @@ pub(super) fn plain(mut schema: Value) -> Result<Value, Error> {
             && !is_draft(reference)
         {
             let found = survey.target(&schema, &base, reference)?;
-            // Where no keyword leads there are schemas as well, if something refers to them.
+            // A part that no keyword leads to is a schema as well, if something refers to it.
             if !survey.seen.contains(&found) {
                 let part = schema.pointer(&found).unwrap_or(&Value::Null);
                 survey.walk(part, found.clone(), &base);
@@ -116,11 +116,11 @@ struct Survey {
     /// Their pointers, with the addresses that references in them begin from.
     found: Vec<(String, String)>,
     seen: HashSet<String>,
-    /// Of what was found.
+    /// Bytes of what was found.
     bytes: usize,
     /// Pointers by address, with an anchor where there is one.
     names: HashMap<String, String>,
-    /// Of the schema that an address names: where pointers in references begin.
+    /// The pointer to the schema that an address names, from which pointers in references begin.
     roots: HashMap<String, String>,
 }
 
@@ -185,7 +185,7 @@ impl Survey {
             Some(root.clone())
         } else if fragment.starts_with('/') {
             let whole = format!("{root}{fragment}");
-            // From the root of all, where somebody has put a part into a place of its own.
+            // A pointer may lead from the root of all, where somebody has put a part into a place of its own.
             [whole, fragment].into_iter().find(|pointer| schema.pointer(pointer).is_some())
         } else {
             self.names.get(&format!("{address}#{fragment}")).cloned()

@@ -103,7 +103,7 @@ impl Language {
 
     /// How many bytes lead from a state to the end of a word, at least.
     fn distance(&self, state: u32) -> u32 {
-        // As many columns in each row.
+        // The number of a state is that of its row times the columns of a row.
         self.distances[state as usize / (self.rows.len() / self.distances.len())]
     }
 
@@ -205,7 +205,7 @@ impl Language {
         let run = |state: u32| runs[state as usize / width - 1];
         let mut lengths: HashMap<u32, u32> = HashMap::new();
         for state in states() {
-            // From one state to the next, as long as the groups do not become fewer.
+            // The way goes from one state to the next as long as the groups do not become fewer.
             let mut way = vec![state];
             let mut length = loop {
                 let state = way[way.len() - 1];
@@ -238,7 +238,7 @@ impl Language {
     /// Groups of characters all of which lead from a state to one other, and that: itself if there are such, or the one
     /// that the first such group leads to.
     fn groups_alike(&self, state: u32) -> (Groups, u32) {
-        // By number of the group, as far as its bytes are alike.
+        // The targets stand by the number of the group, as far as its bytes are alike.
         let mut targets = [None; Groups::BITS as usize];
         for byte in 0..=0x7f {
             let (target, next) =
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn dead_ends_are_not_entered() {
-        // Of what begins with x nothing ends.
+        // A text that begins with x never ends.
         let language = language("ab|x(y|z)*[a&&b]").unwrap();
         let next = |bytes: &str| bytes.bytes().fold(language.start, |state, byte| language.next(state, byte));
         assert_eq!((next("x"), next("b")), (0, 0));

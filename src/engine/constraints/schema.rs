@@ -33,21 +33,21 @@ const MEMBERS: [&str; 3] = ["additionalProperties", "propertyNames", "unevaluate
 /// Where schemas inside a schema apply.
 #[derive(Debug, Default)]
 struct Node {
-    /// To the same part of a document: indexes of their nodes.
+    /// Schemas that apply to the same part of a document: indexes of their nodes.
     same: Vec<usize>,
-    /// To each item of an array.
+    /// Schemas that apply to each item of an array.
     items: Vec<usize>,
-    /// To each item of an array by its place, as far as there are such.
+    /// Schemas that apply to an item of an array by its place, as far as there are such.
     item: Vec<Vec<usize>>,
-    /// To each member of an object.
+    /// Schemas that apply to each member of an object.
     members: Vec<usize>,
-    /// To one member of an object.
+    /// Schemas that apply to one member of an object.
     member: HashMap<String, usize>,
-    /// What names of members are matched with.
+    /// The patterns that names of members are matched with.
     names: Vec<NamePattern>,
     /// How many values it enumerates.
     values: u64,
-    /// What it wants the document to be, as far as it is checked before all else.
+    /// The types that it allows for the document, as far as they are checked before all else.
     types: Option<Vec<String>>,
 }
 
@@ -255,7 +255,7 @@ impl<'a> Builder<'a> {
         Ok(node)
     }
 
-    /// What `#` and `#/…` refer to.
+    /// The part that `#` or `#/…` refers to.
     fn target(&self, reference: &str) -> Result<&'a Value, Error> {
         let pointer = reference.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/'));
         let Some(pointer) = pointer else {

@@ -132,7 +132,7 @@ fn character(word: &[u8]) -> (usize, Groups) {
     let text = word.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
     match text.and_then(|text| text.chars().next()) {
         Some(character) => (length, group(character)),
-        // Not one, or not all of it.
+        // The bytes are no character, or not all of it is there.
         None => (1, NONE),
     }
 }
@@ -150,7 +150,7 @@ fn groups_behind(word: &[u8]) -> Vec<Groups> {
     behind
 }
 
-/// What kinds of words are kept apart: letters, a space and letters, beyond ASCII, and all others.
+/// The kind of a word. Kept apart are letters, a space and letters, words beyond ASCII, and all others.
 fn kind(word: &[u8]) -> u8 {
     let letters = |word: &[u8]| word.iter().all(u8::is_ascii_alphabetic);
     match word {

@@ -42,7 +42,7 @@ pub(super) fn environment(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<(To
     Ok((Arc::new(Environment { tokenizer: Arc::clone(tokenizer), trie }), tree))
 }
 
-/// What the token is in the trie: control tokens begin with a byte that no text has.
+/// The word of a token in the trie: control tokens begin with a byte that no text has.
 fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     let word = if tokenizer.is_control(id) {
         let name = tokenizer.special_text(id).unwrap_or_default();

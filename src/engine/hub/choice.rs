@@ -13,7 +13,7 @@ const OF_LARGE: [&str; 12] = [
     "Q4_K_M", "Q4_K_S", "Q4_K", "Q4_1", "Q4_0", "IQ4_NL", "MXFP4", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0",
     "Q3_K_M",
 ];
-/// Of small ones.
+/// The same for small models.
 const OF_SMALL: [&str; 12] = [
     "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "MXFP4", "F16", "BF16",
 ];
@@ -155,7 +155,7 @@ fn encoder(listing: &Listing) -> Result<Choice, HubError> {
     }
     let is_whole = has(&|path| path == WEIGHTS);
     if is_whole {
-        // What is there as a whole is not fetched in parts too.
+        // A model that is there as a whole is not fetched in parts too.
         files.retain(|file| part_of(&file.path).is_none() && file.path != INDEX);
     }
     if files.len() > MAX_FILES {

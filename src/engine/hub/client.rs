@@ -42,9 +42,9 @@ pub(super) struct Client<'a> {
 
 /// Why an attempt came to nothing.
 pub(super) enum Failed {
-    /// It would again.
+    /// The next attempt would fail in the same way.
     Forever(HubError),
-    /// It may go better next time, which should not be before so long.
+    /// The next attempt may go better, and should not be made before so long.
     ThisTime(HubError, Option<Duration>),
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Answer {
     pub(super) etag: Option<String>,
     /// Its bytes.
     pub(super) body: Box<dyn Read>,
-    /// Whose they are.
+    /// The host that the bytes come from.
     pub(super) host: String,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Answer {
 pub(super) enum Answered {
     /// Bytes of it.
     With(Answer),
-    /// There is nothing behind the place that was asked for.
+    /// The file has nothing behind the place that was asked for.
     NothingBehind,
 }
 

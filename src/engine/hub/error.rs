@@ -109,7 +109,7 @@ pub enum HubError {
         /// Where it came from, in words.
         from: String,
     },
-    /// There is not enough room.
+    /// The disk has not enough room.
     #[error("\"{file}\" needs {needed_mb} MB of room in \"{}\", and {available_mb} MB are free", directory.display())]
     DiskFull {
         /// The file, or the model.

@@ -61,7 +61,7 @@ pub struct Pulled {
     pub name: String,
     /// Bytes of all its files.
     pub size: u64,
-    /// It was there before.
+    /// Whether the model was there before, so that nothing was fetched.
     pub was_there: bool,
     /// What was chosen and why, if there was a choice.
     pub said: Option<String>,

@@ -76,7 +76,7 @@ pub(super) struct Partial<'a> {
     unsynced: u64,
     unmeasured: u64,
     hash: Sha256,
-    /// Of several files one after the other, up to here and up to the beginning of this one.
+    /// The hash of several files one after the other, up to here and up to the beginning of this one.
     whole: Sha256,
     whole_before: Sha256,
     /// Bytes of the files before it.
@@ -277,7 +277,7 @@ impl<'a> Partial<'a> {
         self.unmeasured += bytes.len() as u64;
         if self.unmeasured >= MEASURED_BYTES {
             self.unmeasured = 0;
-            // Not all hubs say how long a file is, and others write, too.
+            // The size of the file may be unknown, and other programs write to the disk as well.
             place::check_room(self.directory, &self.remote.path, 1)?;
         }
         if self.unsynced >= SYNC_BYTES {

@@ -17,7 +17,7 @@ const MAX_TOKEN: u64 = 4096;
 pub struct Hub {
     /// `https://huggingface.co`, or that of a mirror.
     pub endpoint: String,
-    /// Who asks; `None`: anybody.
+    /// The token of the account that asks; `None` asks as anybody.
     pub token: Option<Token>,
     /// Nothing is fetched.
     pub offline: bool,

@@ -1,7 +1,7 @@
 //! Grouped-query attention over the key-value cache, to what precedes a row or, in encoders, both ways.
 //!
-//! The cache is read in tiles of 64 absolute positions in ascending order, with a running maximum and sum
-//! (online softmax). Each score is one ascending chain over the elements of a head, each output one ascending
+//! The cache is read in tiles of 64 absolute positions in ascending order, with a running maximum and sum (online softmax,
+//! [Milakov and Gimelshein 2018](https://arxiv.org/abs/1805.02867)). Each score is one ascending chain over the elements of a head, each output one ascending
 //! chain over positions. So a row's result depends on its absolute position and on what precedes it, and not
 //! on how the prompt was cut into slices.
 //!
@@ -81,7 +81,7 @@ pub(crate) struct Rows<'a> {
 
 /// Values of keys of a share of the pool's work: about two microseconds.
 const VALUES_WORTH: usize = 32_768;
-/// To make a row ready takes as long as to attend to so many positions.
+/// Positions that can be attended to in the time that it takes to make a row ready.
 const READY_POSITIONS: usize = 8;
 
 impl Rows<'_> {
@@ -209,7 +209,7 @@ pub(crate) fn attend(
 struct KvHead<'a> {
     heads: Heads,
     index: usize,
-    /// Of the layer in each block.
+    /// The place of the layer's part in each block.
     offset: usize,
     rows: &'a Rows<'a>,
     scoring: Scoring<'a>,

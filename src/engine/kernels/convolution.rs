@@ -25,7 +25,7 @@ pub(crate) struct Taps {
 }
 
 impl Taps {
-    /// Of weights `[channels, taps]`.
+    /// The taps whose weights are `[channels, taps]`.
     pub(crate) fn new(taps: usize, by_channel: &[f32]) -> Taps {
         let mut weights = Vec::with_capacity(by_channel.len());
         for group in by_channel.chunks(GROUP * taps) {

@@ -38,7 +38,7 @@ pub(crate) struct Matrices {
     pub(crate) dim: usize,
 }
 
-/// What a layer's matrices learn from, row by row.
+/// The inputs of a layer's matrices, row by row.
 pub(crate) struct Lessons<'a> {
     /// `[rows, (2 · key_heads + value_heads) · dim]`: queries, keys and values.
     pub(crate) inputs: &'a [f32],
@@ -104,7 +104,7 @@ multiversion! {
     pub(crate) fn unit_length(x: &mut [f32], length: usize, epsilon: f32, scale: f32) = unit_length_body
 }
 
-/// What a matrix is multiplied with: `exp(rate · softplus(x))`.
+/// The factor of a matrix for one position: `exp(rate · softplus(x))`.
 pub(crate) fn decay(x: f32, rate: f32) -> f32 {
     libm::exp(f64::from(rate) * softplus(x)) as f32
 }

@@ -12,7 +12,7 @@ const STANDARD: Word = 0x1f80;
 #[cfg(target_arch = "aarch64")]
 const STANDARD: Word = 0;
 
-/// What of the register is no setting: flags of exceptions that there were.
+/// The bits of the register that are no settings: flags of exceptions that there were.
 #[cfg(target_arch = "x86_64")]
 const FLAGS: Word = 0x3f;
 #[cfg(target_arch = "aarch64")]
@@ -60,10 +60,10 @@ unsafe fn write(word: Word) {
 /// The standard environment, as long as it lives; then that of before.
 #[must_use]
 pub(crate) struct Standard {
-    /// What is put back.
+    /// The environment that is put back.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     before: Option<Word>,
-    /// It belongs to this thread.
+    /// The environment belongs to this thread, so the guard must not leave it.
     thread: std::marker::PhantomData<*const ()>,
 }
 
@@ -189,7 +189,8 @@ mod tests {
         bytes
     }
 
-    /// The engine's threads inherit the environment of who starts it, and a probe computes on its caller's thread.
+    /// The engine's threads inherit the environment of the thread that starts it, and a probe computes on its
+    /// caller's thread.
     #[test]
     fn no_byte_depends_on_the_environment_of_who_calls_the_engine() {
         let expected = computed();

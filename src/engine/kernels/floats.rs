@@ -18,7 +18,7 @@ pub(crate) struct Floats {
 }
 
 impl Floats {
-    /// So many zeros; None where the system has no memory for them.
+    /// A buffer of so many zeros; None where the system has no memory for it.
     pub(crate) fn zeros(length: usize) -> Option<Floats> {
         let mut lines = Vec::new();
         fallible(|| lines.try_reserve_exact(length.div_ceil(16))).ok()?;

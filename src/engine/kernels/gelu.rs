@@ -106,7 +106,8 @@ fn tanh_body(x: &mut [f32]) {
 /// The hyperbolic tangent of one value.
 #[inline(always)]
 pub(super) fn tanh_of(x: f32) -> f32 {
-    // Of the absolute value, so that nothing overflows; the sign comes back at the end.
+    // The exponential is that of the absolute value, so that nothing overflows; the sign comes back at the
+    // end.
     let power = exp(-2.0 * x.abs());
     ((1.0 - power) / (1.0 + power)).copysign(x)
 }

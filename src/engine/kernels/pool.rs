@@ -39,11 +39,11 @@ pub(crate) struct Pool {
     instructions: Instructions,
     /// Counts its jobs.
     beats: Option<Arc<AtomicU64>>,
-    /// There is a job; also keeps the pool from being shared by threads.
+    /// Whether there is a job. As a [`Cell`] it also keeps the pool from being shared by threads.
     busy: Cell<bool>,
 }
 
-/// What the threads of a pool share.
+/// The part of a pool that its threads share.
 struct Shared {
     /// A [`Gate`].
     gate: CachePadded<AtomicU64>,
@@ -54,14 +54,15 @@ struct Shared {
     helpers: Vec<Helper>,
     /// How many of them are asleep.
     sleepers: CachePadded<AtomicU64>,
-    /// Who waits for the last helper to leave.
+    /// The thread of the caller, which waits for the last helper to leave.
     caller: Mutex<Option<Thread>>,
     caller_sleeps: AtomicBool,
     panic: Mutex<Option<Panic>>,
     stop: AtomicBool,
 }
 
-// SAFETY: `job` is written by the pool's one caller while the gate is shut and empty, and read by who has entered.
+// SAFETY: `job` is written by the pool's one caller while the gate is shut and empty, and read by threads
+// that have entered the gate.
 unsafe impl Sync for Shared {}
 // SAFETY: a job's function is Sync.
 unsafe impl Send for Shared {}
@@ -80,7 +81,8 @@ struct Job {
     items: usize,
 }
 
-/// Who may work on the job, in one word: its number, the places that are free for helpers, and the helpers inside.
+/// The admission of helpers to the job, in one word: the job's number, the places that are free for helpers,
+/// and the number of helpers inside.
 #[derive(Clone, Copy)]
 struct Gate(u64);
 
@@ -143,7 +145,8 @@ impl Shared {
     }
 
     fn leave(&self) {
-        // In one order with what a caller does that goes to sleep: one of the two sees the other.
+        // This is in one order with what a caller does that goes to sleep, so that one of the two sees the
+        // other.
         let was = Gate(self.gate.fetch_sub(Gate::INSIDE, SeqCst));
         if was.inside() == 1
             && self.caller_sleeps.load(SeqCst)
@@ -307,7 +310,7 @@ impl Pool {
         self.threads.len() + 1
     }
 
-    /// What the kernels that run here may use; the processor has it.
+    /// The instructions that the kernels which run here may use; the processor has them.
     pub(crate) fn instructions(&self) -> Instructions {
         self.instructions
     }

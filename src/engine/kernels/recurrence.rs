@@ -33,7 +33,7 @@ pub(crate) struct StatePlace {
 }
 
 impl StatePlace {
-    /// What begins so many values behind it.
+    /// The place of the state that begins so many values behind this one.
     pub(crate) fn behind(self, values: usize) -> StatePlace {
         StatePlace { running: self.running + values, block: self.block + 2 * values }
     }

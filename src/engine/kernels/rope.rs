@@ -1,16 +1,16 @@
-//! Rotary position embedding.
+//! Rotary position embedding ([Su et al. 2021](https://arxiv.org/abs/2104.09864)).
 //!
 //! Angles are computed in f64 with exact range reduction for the position at hand, so they are as right at
 //! position 30,000 as at 3, and there is no table that grows with the context.
 
 use super::matrix::Instructions;
 
-/// Which two elements of a head turn together.
+/// The two elements of a head that turn together. llama.cpp's function `llama_model_rope_type` says it for each architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairs {
-    /// 2i and 2i + 1: GGUF files of the llama architecture ("norm").
+    /// Elements 2i and 2i + 1 turn together: `NORM` in llama.cpp, such as files of the llama architecture.
     Interleaved,
-    /// i and i + n/2: the qwen family ("neox").
+    /// Elements i and i + n/2 turn together: `NEOX` in llama.cpp, such as the qwen family.
     Halves,
 }
 
@@ -20,7 +20,7 @@ pub(crate) struct Rope {
     pairs: Pairs,
     /// Radians per position, one for each pair.
     frequencies: Vec<f64>,
-    /// What rotated elements are multiplied with besides.
+    /// The factor of rotated elements.
     magnitude: f64,
 }
 
@@ -81,7 +81,7 @@ impl Rope {
         Rope { magnitude, ..self }
     }
 
-    /// Which two elements turn together.
+    /// The two elements of a head that turn together.
     pub(crate) fn kind(&self) -> Pairs {
         self.pairs
     }

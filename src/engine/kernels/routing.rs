@@ -10,7 +10,7 @@ use super::disjoint::Disjoint;
 use super::exp::exp;
 use super::pool::Pool;
 
-/// What the experts that a row uses are weighted with.
+/// The weights of the experts that a row uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weighting {
     /// The softmax over the logits of all experts.

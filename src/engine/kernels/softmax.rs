@@ -13,7 +13,7 @@ multiversion! {
 #[inline(always)]
 fn sum_of_exps_body(values: &[f32], highest: f32) -> f64 {
     let (chunks, rest) = values.as_chunks::<LANES>();
-    // As many sums as there are lanes, in one order whatever the instructions are.
+    // There are as many sums as lanes, which are added in one order whatever the instructions are.
     let mut sums = [0.0_f64; LANES];
     for chunk in chunks {
         let mut weights = [0.0; LANES];

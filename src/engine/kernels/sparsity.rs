@@ -11,7 +11,7 @@ multiversion! {
 #[inline(always)]
 fn keep_largest_body(x: &mut [f32], deviations: f32) {
     let mean = sum(x, |value| value) / x.len() as f32;
-    // That of a sample; in rows as long as those of models it makes no difference.
+    // The variance is that of a sample; in rows as long as those of models it makes no difference.
     let variance = sum(x, |value| (value - mean) * (value - mean)) / (x.len() as f32 - 1.0);
     let cutoff = deviations.mul_add(variance.sqrt(), mean);
     for x in x {

@@ -33,7 +33,7 @@ pub(crate) struct Heads {
     pub(crate) state: usize,
 }
 
-/// What a layer goes through, row by row.
+/// The inputs of a layer, row by row.
 pub(crate) struct Signals<'a> {
     /// `[rows, heads · dim + 2 · groups · state]`: `x` of each head, `b` of each group, `c` of each group.
     pub(crate) inputs: &'a [f32],

@@ -10,8 +10,9 @@ use super::norm::{dot_body, sum_of_squares_body};
 pub(crate) const STREAMS: usize = 4;
 
 multiversion! {
-    /// What the router says of `x`: the hyperbolic tangents of its products with the rows of `router` `[STREAMS, x.len()]`, divided by
-    /// the root mean square of `x` and by its length. The weights of the norm of `x` are among those of the router.
+    /// The outputs of the router for `x`: the hyperbolic tangents of its products with the rows of `router`
+    /// `[STREAMS, x.len()]`, divided by the root mean square of `x` and by its length. The weights of the norm of
+    /// `x` are among those of the router.
     pub(crate) fn route(x: &[f32], router: &[f32], epsilon: f32) -> [f32; STREAMS] = route_body
 }
 

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use sigbus::Watch;
 pub(crate) use sigbus::unblock as unblock_sigbus;
 
-/// Which file it is, and in which state: two files of the same identity have the same content, unless somebody
-/// set the clock or the file's time back on purpose.
+/// The identity and the state of a file: two files of the same identity have the same content, unless
+/// somebody set the clock or the file's time back on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileId {
     /// The device that it is on.
@@ -44,7 +44,7 @@ impl FileId {
         Ok(FileId::of(&std::fs::metadata(path)?))
     }
 
-    /// That of two files together, of which the order matters.
+    /// The identity of two files together, of which the order matters.
     #[must_use]
     pub(crate) fn and(&self, other: &FileId) -> FileId {
         let modified = [other.modified_s as u64, other.modified_ns as u64];

@@ -38,7 +38,7 @@ static WATCHED: [Slot; SLOTS] = [const {
     }
 }; SLOTS];
 
-/// What was done on SIGBUS before; null until the handler is installed.
+/// The handler of SIGBUS before this one; null until this one is installed.
 static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 
 impl Slot {

@@ -12,7 +12,7 @@ pub(crate) struct Ledger {
     limit_bytes: u64,
     /// Reserved here.
     held: AtomicU64,
-    /// What is on its way through the socket, as its thread last counted it.
+    /// Bytes on their way through the socket, as its thread last counted them.
     buffers: AtomicU64,
     /// Models, keys and values, as the engine thread last counted them.
     others: AtomicU64,
@@ -26,7 +26,7 @@ pub(crate) struct Held {
 }
 
 impl Default for Ledger {
-    /// Without a limit.
+    /// A ledger without a limit.
     fn default() -> Ledger {
         Ledger {
             limit_bytes: u64::MAX,
@@ -57,7 +57,7 @@ impl Ledger {
         self.limit_bytes
     }
 
-    /// What is reserved here, and what is on its way.
+    /// Bytes that are reserved here, and those on their way.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.held.load(Ordering::Relaxed).saturating_add(self.buffers.load(Ordering::Relaxed))
     }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// Limits from here on are none: version 1 writes "no limit" as the greatest number of pages.
 const UNLIMITED: u64 = 1 << 60;
-/// Of what is available, this share is left to others.
+/// One part in so many of what is available is left to others.
 const SHARE: u64 = 5;
 /// The least limit that is ever computed: less would not hold the builtin model.
 const LEAST_BYTES: u64 = 64 << 20;
 
-/// What there is.
+/// The memory that the machine has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Machine {
     /// Memory of the machine in bytes, where it can be told.
@@ -74,7 +74,7 @@ struct Membership<'a> {
 }
 
 impl<'a> Membership<'a> {
-    /// None for groups that have nothing to do with memory.
+    /// Reads a line of the process's groups; None for groups that have nothing to do with memory.
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.splitn(3, ':');
         let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
@@ -100,7 +100,8 @@ impl<'a> Membership<'a> {
     }
 }
 
-/// Which part of a hierarchy is mounted where, if the line of mountinfo is about one of this version with memory.
+/// The part of a hierarchy and the place where it is mounted, if the line of mountinfo is about one of this
+/// version with memory.
 fn mounted(line: &str, version: Version) -> Option<(PathBuf, PathBuf)> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');

@@ -29,13 +29,13 @@ use crate::kernels::swiglu::scale;
 use crate::mapping::Mapping;
 use crate::memory::{try_grow, try_vec};
 
-/// What takes the memory.
+/// The use of the memory, as errors say it.
 const WORKSPACE: &str = "the workspace of a model";
 
 /// A loaded decoder.
 pub(crate) struct Decoder {
     gguf: Gguf,
-    /// What holds the packed weights, once there are some.
+    /// The mapping of the packed weights, once there are some.
     packed: Option<Arc<Mapping>>,
     spec: ModelSpec,
     layout: StateLayout,
@@ -89,13 +89,14 @@ impl Decoder {
         kind: KvCacheType,
         whole: bool,
     ) -> Result<Decoder, Error> {
-        // Without packed weights first: nothing is made or stored for a file that is refused.
+        // The model is put together without packed weights first, so that nothing is made or stored for a
+        // file that is refused.
         Decoder::assemble(gguf, None, kind, whole)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;
         let mut decoder = Decoder::assemble(gguf, Some(&packed), kind, whole)?;
         decoder.packed = Some(packed.mapping());
-        // What is looked up later comes back page by page.
+        // The pages that are looked up later come back one by one.
         gguf.release_all();
         decoder.check_lost()?;
         Ok(decoder)
@@ -314,7 +315,7 @@ impl Decoder {
         }
     }
 
-    /// What the head for ranking says of one of those rows; nothing without one.
+    /// The outputs of the head for ranking for one of those rows; nothing without a head.
     pub(crate) fn ranks(&self, workspace: &DecoderWorkspace, row: usize, pool: &Pool) -> Vec<f32> {
         let width = self.spec.width;
         let hidden = &workspace.hidden[row * width..(row + 1) * width];

@@ -23,14 +23,14 @@ use crate::kernels::swiglu::silu_times;
 /// The weights of a delta net.
 pub(super) struct DeltaNet {
     spec: DeltaNetSpec,
-    /// Of queries, keys and values; of the result's gate; of decays; of shares.
+    /// The projections to queries, keys and values, to the result's gate, to decays and to shares.
     projections: Box<[Matrix; 4]>,
     taps: Taps,
     /// Added to what the decays are made of, `[value heads]`.
     decay_bias: Vec<f32>,
     /// `[value heads]`, below 0.
     rates: Vec<f32>,
-    /// Of each head's result.
+    /// The norm of each head's result.
     norm: Norm,
     /// Added to squared lengths of queries and keys.
     epsilon: f32,

@@ -207,7 +207,8 @@ impl Experts {
         };
         multiply_groups([&self.down], groups, gate, Some(&activate), [&mut *values], quantized, pool);
 
-        // What all rows use is made in `h`, and stays there but with norms, where it waits beside.
+        // The result of the expert that all rows use is made in `h` and stays there; where it has norms, it
+        // waits in `beside`.
         match &self.shared {
             Some(shared) => {
                 let gates = &mut logits[..rows];

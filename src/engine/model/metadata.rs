@@ -319,7 +319,7 @@ impl Metadata<'_> {
         let base = self.rope_base()?;
         let dimensions = self.rope_dimensions(head_dim)?;
         let scaling = self.key("rope.scaling.type");
-        // What only some kinds of scaling look at means nothing with the others.
+        // The keys that only some kinds of scaling look at mean nothing with the others, and count as read.
         for name in ["original_context_length", "yarn_beta_fast", "yarn_beta_slow", "yarn_log_multiplier"] {
             self.key(&format!("rope.scaling.{name}"));
         }
@@ -344,7 +344,7 @@ impl Metadata<'_> {
                     fast: self.opt_positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                     slow: self.opt_positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
                 };
-                // What the lower entropy of slower rotations is made up for with.
+                // Slower rotations lower the entropy of attention, which a factor makes up for.
                 let entropy =
                     |multiplier: f64| 0.1 * multiplier * libm::log(f64::from(factor.max(1.0))) + 1.0;
                 let made_up = match gguf.opt_f32(&self.key("rope.scaling.yarn_log_multiplier"))? {

@@ -1,5 +1,6 @@
 //! Embeddings of each token for each block (Gemma 3n, Gemma 4): looked up and projected once a pass, and mixed into the residual
-//! stream behind each block.
+//! stream behind each block. [An issue of transformers](https://github.com/huggingface/transformers/issues/45206) lists all
+//! steps.
 
 use std::sync::atomic::Ordering;
 
@@ -16,19 +17,19 @@ use crate::kernels::matrix::each_row;
 use crate::kernels::streams::STREAMS;
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
-/// What makes the embeddings of all blocks.
+/// The weights that make the embeddings of all blocks.
 pub(super) struct PerLayerEmbedding {
-    /// Of a token, for all blocks: `[vocabulary, blocks * length]`.
+    /// The embeddings of a token for all blocks: `[vocabulary, blocks * length]`.
     tokens: Matrix,
-    /// Of the embedding of the model: `[blocks * length, width]`.
+    /// The projection of the embedding of the model: `[blocks * length, width]`.
     projection: Matrix,
-    /// Of each block's part of the projection, `[length]`.
+    /// The norm of each block's part of the projection, `[length]`.
     norm: Norm,
     /// Length of the embedding of one block.
     length: usize,
 }
 
-/// What a block makes of its embedding.
+/// The weights with which a block mixes its embedding in.
 pub(super) struct PerLayerInput {
     /// Index of the block.
     index: usize,
@@ -41,7 +42,7 @@ pub(super) struct PerLayerInput {
 }
 
 impl PerLayerEmbedding {
-    /// That of the file, if its family has one.
+    /// Loads the embeddings of each layer that the file has, if its family has any.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].
@@ -88,7 +89,7 @@ impl PerLayerEmbedding {
 }
 
 impl PerLayerInput {
-    /// That of block `index`, whose tensors `name` names.
+    /// Loads what block `index` has of it, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].

@@ -18,7 +18,7 @@ use crate::kernels::recurrence::StatePlace;
 /// The weights of a short convolution.
 pub(super) struct ShortConv {
     channels: usize,
-    /// Of both gates and the input.
+    /// The projection to both gates and the input.
     input: Dense,
     taps: Taps,
     pub(super) output: Dense,

@@ -22,9 +22,11 @@ pub(crate) struct ModelSpec {
     pub(crate) ropes: Vec<Rope>,
     /// Its blocks, in the order in which they are computed.
     pub(crate) blocks: Vec<BlockSpec>,
-    /// Length of the embedding that each block gets of each token, beside that of the model.
+    /// Length of the embedding that each block gets of each token, beside that of the model: `[blocks,
+    /// length]` for a row ([`super::per_layer`]).
     pub(crate) per_layer: Option<usize>,
-    /// Whether it has several residual streams, of which blocks compute one ([`super::streams`]).
+    /// Whether each row has several residual streams, `[STREAMS, width]`, of which blocks compute the first
+    /// ([`super::streams`]); otherwise it has one, `[width]`.
     pub(crate) streams: bool,
     /// The tensors that it is made of.
     pub(crate) tensors: TensorNames,
@@ -36,22 +38,22 @@ pub(crate) enum Kind {
     /// A model that predicts the next token: an embedding of tokens before, a norm and a head over the vocabulary
     /// behind. The head is the embedding's matrix where the file has none of its own.
     Decoder {
-        /// What embeddings of tokens are multiplied with.
+        /// The factor of embeddings of tokens.
         embedding_scale: f32,
-        /// Of the final hidden states.
+        /// The norm of the final hidden states.
         output_norm: NormSpec,
         logits: LogitsSpec,
     },
     /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type, normalised in most,
     /// before; a pool or the head of a cross-encoder behind.
     Encoder {
-        /// What embeddings of tokens are multiplied with.
+        /// The factor of embeddings of tokens.
         embedding_scale: f32,
-        /// Of the sums.
+        /// The norm of the sums.
         embedding_norm: Option<NormSpec>,
         /// Whether positions have embeddings; otherwise blocks rotate them in.
         positions: bool,
-        /// Of the hidden states behind the last block.
+        /// The norm of the hidden states behind the last block.
         output_norm: Option<NormSpec>,
         /// The length between the two linear layers that a text's vector goes through, where there are some.
         projections: Option<usize>,
@@ -62,12 +64,12 @@ pub(crate) enum Kind {
 /// How the head of a cross-encoder sees a text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct HeadSpec {
-    /// What goes into it.
+    /// The hidden state that goes into it.
     pub(crate) pooling: Pooling,
     pub(crate) activation: HeadActivation,
 }
 
-/// What stands between the two layers of a head.
+/// The activation between the two layers of a head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum HeadActivation {
     /// The hyperbolic tangent, as BERT's pooler has it.
@@ -76,12 +78,12 @@ pub(crate) enum HeadActivation {
     GeluNorm(NormSpec),
 }
 
-/// What becomes of the head's outputs.
+/// The computation behind the head's outputs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LogitsSpec {
-    /// They are multiplied with it.
+    /// The factor of the outputs.
     pub(crate) scale: f32,
-    /// Then they become `cap · tanh(x / cap)`.
+    /// Behind the scale, they become `cap · tanh(x / cap)`.
     pub(crate) cap: Option<f32>,
 }
 
@@ -89,19 +91,20 @@ pub(crate) struct LogitsSpec {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockSpec {
     pub(crate) residual: Residual,
-    /// What the halves' results are multiplied with before they are added; 1 with [`Residual::PostNorm`].
+    /// The factor of the halves' results before they are added; 1 with [`Residual::PostNorm`].
     pub(crate) residual_scale: f32,
     /// All norms of the block.
     pub(crate) norm: NormSpec,
     pub(crate) mixer: Mixer,
     /// Whether what goes into it is not normalised, although the block's other half begins with a norm.
     pub(crate) bare_mixer: bool,
-    /// What attention computes, where it is the block's mixer.
+    /// The attention of the block, where it is the block's mixer.
     pub(crate) attention: AttentionSpec,
     /// The name of the norm before feed-forward.
     pub(crate) feed_forward_norm: &'static str,
     pub(crate) feed_forward: FeedForwardSpec,
-    /// Length of the inner rows of what is added to attention's result beside its input, where there is something.
+    /// The rank of what is added to attention's result beside its input, `x + norm(right(left(x)))` with
+    /// `left` `[rank, width]` and `right` `[width, rank]`; None where nothing is.
     pub(crate) laurel: Option<usize>,
     /// Whether what the block gives is multiplied with a number of the file.
     pub(crate) output_scale: bool,
@@ -128,7 +131,7 @@ pub(crate) struct NormSpec {
     pub(crate) epsilon: f32,
 }
 
-/// What a norm divides by.
+/// The divisor of a norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NormKind {
     /// The root of the mean square ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)).
@@ -143,7 +146,7 @@ pub(crate) enum NormKind {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionSpec {
     pub(crate) heads: Heads,
-    /// What scores are multiplied with.
+    /// The factor of scores.
     pub(crate) scale: f32,
     /// Scores become `cap · tanh(score / cap)`.
     pub(crate) cap: Option<f32>,
@@ -174,7 +177,7 @@ pub(crate) struct Alibi {
     pub(crate) max_bias: f32,
 }
 
-/// What brings the positions of a sequence together.
+/// The part of a block that brings the positions of a sequence together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mixer {
     Attention,
@@ -213,9 +216,9 @@ pub(crate) struct StateSpaceSpec {
     pub(crate) heads: usize,
     /// Elements of a head.
     pub(crate) dim: usize,
-    /// So many groups of heads, one after the other, are read and written alike.
+    /// Groups of as many heads each, one after the other, of which each is read and written alike.
     pub(crate) groups: usize,
-    /// What is kept of each element of a head.
+    /// Numbers that are kept of each element of a head.
     pub(crate) state: usize,
     /// Positions that the convolution sees, the own included.
     pub(crate) taps: usize,
@@ -224,9 +227,9 @@ pub(crate) struct StateSpaceSpec {
 /// Norms of queries and keys, before they are rotated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum QueryKeyNorm {
-    /// Of each head by itself ([Dehghani et al. 2023](https://arxiv.org/abs/2302.05442)).
+    /// A norm of each head by itself ([Dehghani et al. 2023](https://arxiv.org/abs/2302.05442)).
     Head(NormSpec),
-    /// Of all query heads together, and of all key heads together.
+    /// A norm of all query heads together, and one of all key heads together.
     Row(NormSpec),
 }
 
@@ -294,7 +297,7 @@ pub(crate) enum SharedWeighting {
     Norms,
 }
 
-/// What feed-forward computes of its input `x`.
+/// The formula of feed-forward for its input `x`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FeedForwardKind {
     /// `down(silu(gate(x)) · up(x))` ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
@@ -392,7 +395,7 @@ impl Alibi {
 }
 
 impl Temperature {
-    /// What queries at `position` are multiplied with.
+    /// The factor of queries at `position`.
     pub(crate) fn at(self, position: usize) -> f32 {
         let intervals = (position / self.interval) as f64;
         libm::log1p(intervals).mul_add(f64::from(self.scale), 1.0) as f32

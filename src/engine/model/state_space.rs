@@ -22,7 +22,7 @@ use crate::kernels::swiglu::silu_times;
 /// The weights of a state space.
 pub(super) struct StateSpace {
     spec: StateSpaceSpec,
-    /// Of the result's gate; of what the convolution takes; of steps.
+    /// The projections to the result's gate, to what the convolution takes, and to steps.
     projections: Box<[Matrix; 3]>,
     taps: Taps,
     /// Added to what the convolution gives, `[channels]`, or empty.
@@ -31,9 +31,9 @@ pub(super) struct StateSpace {
     step_bias: Vec<f32>,
     /// `[heads]`, below 0.
     rates: Vec<f32>,
-    /// What of each head's input is in its result, `[heads]`.
+    /// The factor with which each head's input is added to its result, `[heads]`.
     skips: Vec<f32>,
-    /// Of the results of each group of heads.
+    /// The norms of the results of each group of heads.
     norms: Vec<Norm>,
     pub(super) output: Dense,
 }

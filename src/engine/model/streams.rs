@@ -20,15 +20,15 @@ use crate::kernels::swiglu::{add, add_scaled, scale};
 /// The least mean square that a projected stream is divided by the root of.
 const LEAST_SQUARE: f32 = 1e-5;
 
-/// What makes the streams of an embedding, and a final hidden state of them.
+/// The weights that make the streams of an embedding, and a final hidden state of them.
 pub(super) struct Streams {
-    /// Of the embedding, for each stream but the first: `[width, width]`.
+    /// The projections of the embedding to each stream but the first: `[width, width]`.
     split: Vec<Matrix>,
-    /// Of each stream but the first.
+    /// The projections of each stream but the first, back to a hidden state: `[width, width]`.
     merge: Vec<Matrix>,
 }
 
-/// What a block makes of the streams that it does not compute.
+/// The weights with which a block predicts and corrects the streams that it does not compute.
 pub(super) struct Update {
     /// `[STREAMS, width]`, times the weights of its norm.
     router: Vec<f32>,
@@ -37,7 +37,7 @@ pub(super) struct Update {
     predict: Vec<f32>,
     /// `[STREAMS, STREAMS]`.
     correct: Vec<f32>,
-    /// What the corrected first stream is multiplied with where the embedding of the block is mixed in, `[width]`.
+    /// The factors of the corrected first stream where the embedding of the block is mixed in, `[width]`.
     pub(super) scale: Vec<f32>,
 }
 
@@ -118,7 +118,7 @@ impl Streams {
 }
 
 impl Update {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the weights of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`floats`].
@@ -172,7 +172,7 @@ impl Update {
 }
 
 impl Laurel {
-    /// That of a block, whose tensors `name` names.
+    /// Loads what is added to the result of attention in a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].
@@ -222,7 +222,7 @@ impl Laurel {
     }
 }
 
-/// What makes `y` as large as `x`: the ratio of their root mean squares.
+/// The factor that makes `y` as large as `x`: the ratio of their root mean squares.
 fn same_size(instructions: Instructions, x: &[f32], y: &[f32]) -> f32 {
     let [x, y] = [x, y].map(|values| sum_of_squares(instructions, values) / values.len() as f32);
     // A comparison, so that what is not a number stays so.

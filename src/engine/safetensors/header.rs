@@ -23,7 +23,7 @@ pub(super) struct Entry {
     pub(super) name: String,
     /// As in the file, the length of a row last.
     pub(super) shape: Vec<usize>,
-    /// None for types that no weight has, such as integers.
+    /// The type of its elements; None for types that no weight has, such as integers.
     pub(super) kind: Option<GgmlType>,
     /// Its bytes in the file.
     pub(super) data: Range<usize>,

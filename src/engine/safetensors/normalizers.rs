@@ -15,7 +15,7 @@ use crate::tokenizer::normalizer::{KEY, Step};
 #[derive(Debug, Default)]
 pub(super) struct Normalizers {
     steps: Vec<Step>,
-    /// That of BERT.
+    /// The normalizer of BERT.
     pub(super) bert: Option<BertNormalizer>,
     /// SentencePiece's map of characters.
     pub(super) charsmap: Option<Vec<u8>>,

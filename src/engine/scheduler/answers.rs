@@ -153,8 +153,8 @@ impl Answers {
         })
     }
 
-    /// Of rows of a path that were computed, counted from that of the prompt's last token, those whose logits are wanted: by their place among
-    /// the rows.
+    /// The rows of a path whose logits are wanted, among those that were computed, which are counted from
+    /// that of the prompt's last token: by their place among the rows.
     pub(super) fn wanted(&self, path: usize, rows: Range<usize>) -> Vec<(usize, Wanted)> {
         let first = rows.start;
         let nodes = rows.filter_map(|row| Some((row - first, *self.paths[path].get(row)?)));

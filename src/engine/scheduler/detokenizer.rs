@@ -72,7 +72,7 @@ impl Detokenizer {
         &self.bytes[self.valid..]
     }
 
-    /// That it is not text as it is.
+    /// The error that the bytes are no text.
     pub(crate) fn invalid(&self) -> Error {
         Error::InvalidText { position: self.valid }
     }
@@ -144,7 +144,7 @@ impl Detokenizer {
     /// [`Error::InvalidText`] where the model itself ended the answer inside a character.
     pub(crate) fn finish(mut self, cut: bool) -> Result<String, Error> {
         if let Some(thoughts) = self.thoughts.take() {
-            // What only began like thoughts.
+            // The bytes that only began like a mark of thoughts are text.
             self.push(&thoughts.held())?;
         }
         if cut {

@@ -176,7 +176,7 @@ impl EncodeBatches {
         }
     }
 
-    /// Who cancels is told at once, also where the pass goes on for others.
+    /// Tells requests that were cancelled at once, also where the pass goes on for others.
     fn look_for_cancels(&mut self) {
         let cancelled = |encoding: &EncodeRequest| encoding.submission.fail_if_cancelled();
         if self.pass.iter().chain(&self.queue).filter(|encoding| cancelled(encoding)).count() > 0 {
@@ -268,7 +268,7 @@ fn outcome(
     Ok(match (work, texts.len()) {
         (Work::Rerank(_), 1) => {
             let labels = encoder.scores(&[texts.start], pool);
-            // Of two labels, transformers' second one is the one that says yes.
+            // The second one of two labels is the one that says yes, as transformers has it.
             Output::Score(score_of_labels(&labels, labels.len() - 1))
         }
         (Work::Rerank(_), _) => {
@@ -278,7 +278,7 @@ fn outcome(
         // Nothing else comes here.
         _ => {
             let vector = encoder.vector(texts.start, pool);
-            // What stands behind the last norm may leave the range of numbers.
+            // The layers behind the last norm may leave the range of numbers.
             if vector.iter().any(|value| !value.is_finite()) {
                 return Err(Error::NonFinite { position: 0 });
             }

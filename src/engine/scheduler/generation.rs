@@ -158,7 +158,7 @@ impl Trials {
                 digits += 1;
             }
         }
-        // In a string there may be as many as there are: what comes before a number is no part of one.
+        // A string may have as many digits as it likes: what comes before them is no beginning of a number.
         if matches!(before, b' ' | b'[' | b'-' | b'.') && digits >= MAX_DIGITS && !self.in_string(tokenizer) {
             digits
         } else {
@@ -263,7 +263,7 @@ impl Generation {
             trials.begin_choice(matcher.place(), allowed, tokenizer);
         }
         let first = match &allowed {
-            // What was drawn before is not among them.
+            // The token that was drawn before is not among those that are allowed.
             Some(allowed) if spent && !allowed.is_zero() => {
                 sampler.choose_again(logits, &self.how.sampling, position, allowed, &self.seen)
             }
@@ -459,7 +459,7 @@ impl Generation {
 
     fn finish(&mut self, finish: Finish) -> Result<Output, Error> {
         let detokenizer = std::mem::replace(&mut self.detokenizer, Detokenizer::new(Vec::new()));
-        // Where there is a constraint the last character is whole: it matches.
+        // An answer under a constraint matches it, so its last character is whole.
         let text = detokenizer.finish(finish == Finish::Length)?;
         Ok(Output::Text { text, generated_tokens: self.generated, finish })
     }
@@ -470,7 +470,7 @@ impl Generation {
         if is_due && self.reported_tokens < self.generated {
             self.reported = Instant::now();
             self.reported_tokens = self.generated;
-            // What may be taken back is sent when it is whole.
+            // A text of which something may be taken back is sent when it is whole.
             let text = if self.trials.is_some() { String::new() } else { self.detokenizer.take_partial() };
             submission.send(EventKind::Progress { generated_tokens: self.generated, text });
         }

@@ -33,7 +33,7 @@ impl<'a> JobQueue<'a> {
 /// What users wait for.
 struct Turns<T> {
     lanes: BTreeMap<u32, VecDeque<T>>,
-    /// Whose turn it was.
+    /// The user whose job was the last one.
     last: u32,
 }
 
@@ -52,7 +52,7 @@ impl<T> Turns<T> {
         self.lanes.entry(owner).or_default().push_back(job);
     }
 
-    /// That of the user whose number is the next one behind the last, and around.
+    /// The next job of the user whose number is the next one behind the last, and around.
     fn next(&mut self) -> Option<T> {
         let behind = self.last.checked_add(1).and_then(|next| self.lanes.range(next..).next());
         let (owner, _) = behind.or_else(|| self.lanes.first_key_value())?;

@@ -125,9 +125,9 @@ const CONSTRAINT_BYTES_PER_BYTE: usize = 64;
 
 /// A model of any kind.
 pub(super) enum AnyModel {
-    /// It generates, and embeds or ranks as decoders do.
+    /// The model generates, and embeds or ranks as decoders do.
     Decoder(Box<LoadedDecoder>),
-    /// It embeds or ranks.
+    /// The model embeds or ranks.
     Encoder(Box<LoadedEncoder>),
 }
 
@@ -267,7 +267,7 @@ impl LoadedDecoder {
                 let outputs = rows.iter().map(|row| self.decoder.ranks(*row, pool));
                 outputs.map(|outputs| score_of_labels(&outputs, label)).collect()
             }
-            // Whose scores come of vectors.
+            // Such a model ranks by vectors, and has no scores of its own.
             Reranker::Cosine => Vec::new(),
         })
     }

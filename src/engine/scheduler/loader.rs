@@ -112,7 +112,7 @@ impl Drop for Worker {
             std::thread::sleep(Duration::from_millis(2));
         }
         if thread.is_finished() {
-            // It catches every panic, so there is no error to pass on.
+            // The thread catches every panic, so there is no error to pass on.
             let _ = thread.join();
         }
     }
@@ -190,18 +190,18 @@ fn work(
                 let checked = checked.and_then(|checked| checked);
                 submission.send(match checked {
                     Ok(()) => EventKind::Done(output),
-                    // It may have ended early.
+                    // The request may have been cancelled in the middle.
                     Err(_) if submission.fail_if_cancelled() => continue,
                     Err(error) => EventKind::Failed(error),
                 });
                 continue;
             }
         };
-        // Without a receiver nobody waits for it.
+        // Where there is no receiver, nobody waits for it.
         let _ = reports.send(Message::Report(report));
     }
     for thread in loads {
-        // It catches every panic, so there is no error to pass on.
+        // The thread catches every panic, so there is no error to pass on.
         let _ = thread.join();
     }
 }

@@ -109,7 +109,7 @@ struct Queued {
 struct QueueSlot(Arc<Shared>);
 
 impl QueueSlot {
-    /// None where all of them are taken.
+    /// Takes a place in the queue; None where all of them are taken.
     fn take(shared: &Arc<Shared>, capacity: usize) -> Option<QueueSlot> {
         let slot = QueueSlot(Arc::clone(shared));
         (shared.waiting.fetch_add(1, Ordering::AcqRel) < capacity).then_some(slot)
@@ -177,7 +177,7 @@ impl Engine {
 
     /// Makes it look at its requests: one that was paused may go on.
     pub fn wake(&self) {
-        // Without a receiver the thread has ended.
+        // Where there is no receiver, the thread has ended.
         let _ = self.queue.send(Message::Wake);
     }
 
@@ -216,7 +216,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        // Without a receiver the thread has ended already.
+        // Where there is no receiver, the thread has ended already.
         let _ = self.queue.send(Message::Wake);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -61,7 +61,7 @@ struct Entry {
 /// A model on its way.
 enum Stage {
     Opening,
-    /// It waits for room.
+    /// The model is open and waits for room.
     Opened(Box<Opened>),
     Loading {
         bytes: u64,
@@ -72,7 +72,7 @@ enum Stage {
 pub(super) enum Missing {
     /// Its memory is taken by models that are in use; later, perhaps.
     NoRoom,
-    /// It is being loaded, or the request is being tokenized.
+    /// The model is being loaded, or the request is being tokenized.
     Coming,
     Failed(Error),
 }
@@ -192,13 +192,13 @@ impl Models {
         true
     }
 
-    /// Which model it is; that of none where it is not there.
+    /// The identity of a loaded model; the default one, which is that of none, where it is not there.
     pub(super) fn identity(&self, source: &ModelSource) -> ModelIdentity {
         let entry = self.loaded.iter().find(|entry| entry.source == *source);
         entry.map(|entry| entry.identity).unwrap_or_default()
     }
 
-    /// Which load of the model it is: what was kept with another one is gone.
+    /// The number of this load of the model: what was kept with another load is gone.
     pub(super) fn load_number(&self, source: &ModelSource) -> Option<u64> {
         self.loaded.iter().find(|entry| entry.source == *source).map(|entry| entry.number)
     }
@@ -345,7 +345,8 @@ impl Models {
         while bytes > self.room(reserved) {
             let idle = self.loaded.iter().enumerate().filter(|(_, loaded)| !in_use(&loaded.source));
             let Some((oldest, _)) = idle.min_by_key(|(_, loaded)| loaded.used) else {
-                // Where nothing else is there that could end, waiting would be for ever: what waits is what is in the way.
+                // If there is nothing else that could end, a request would wait for ever: nothing is in its
+                // way but itself.
                 if self.bytes() == 0 && reserved == 0 {
                     return Err(Missing::Failed(Error::OutOfMemory {
                         what: "the model beside all requests that wait".to_owned(),

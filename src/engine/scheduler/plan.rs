@@ -109,7 +109,7 @@ impl Plan {
         let length = tokens.len().max(second.as_ref().map_or(0, Vec::len));
         let room = match work {
             Work::Generate(_) => context_length.saturating_sub(length),
-            // What generates nothing may fill the context.
+            // Work that generates nothing may fill the context.
             _ => (context_length + 1).saturating_sub(length),
         };
         let behind = answers.as_ref().map_or(0, Answers::positions);
@@ -165,7 +165,7 @@ impl Plan {
         }
     }
 
-    /// That of work which is done already.
+    /// The plan of work which is done already.
     pub(super) fn answered(output: Output) -> Plan {
         let none = Encoded { tokens: Vec::new(), second: 0 };
         Plan { output: Some(output), ..Plan::encoded(none, None) }

@@ -60,7 +60,7 @@ struct Entry {
     parent_hash: u64,
     tokens: Box<[u32]>,
     block: Block,
-    /// Of the block, without what windows see of it; and of that, whether it is there or not.
+    /// Bytes of the block, without what windows see of it; and of that, whether it is there or not.
     bytes: u64,
     window_bytes: u64,
     used: u64,
@@ -556,7 +556,7 @@ mod tests {
             assert_eq!(prefixes.attach(&mut chain, &mut state, &one[..blocks * BLOCK]), 0, "{blocks}");
             assert_eq!((state.blocks(), state.window_blocks(), chain.blocks()), (0, 0, 0));
         }
-        // Who computes it again gives it to all.
+        // A request that computes it again gives it to all.
         let (_, again, gained) = windowed(&mut prefixes, &one[..6 * BLOCK]);
         assert_eq!(gained, 0);
         assert!(again.block(0).is(&state.block(0)), "the blocks are the same ones");

@@ -80,7 +80,7 @@ pub(super) fn plan(
         if request.decodes() {
             let forced = request.left().saturating_sub(request.sampled_rows());
             rows = forced.min(most);
-            // With the last of them comes what is chosen from.
+            // The last of the forced rows also gives the logits that a token is chosen from.
             let all = if rows == forced { request.left() } else { rows + 1 };
             parts.iter_mut().filter(|part| part.index == index).for_each(|part| part.rows = all);
         } else {

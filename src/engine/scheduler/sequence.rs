@@ -56,14 +56,14 @@ pub(super) struct Suspended {
     pub(super) sequence: Sequence,
     /// The model that computed it.
     pub(super) identity: ModelIdentity,
-    /// Which load of the model that was.
+    /// The number of the load of the model that computed it.
     pub(super) load: Option<u64>,
 }
 
 /// What a pass computes of a request.
 pub(super) struct Slice<'a> {
     pub(super) submission: &'a Submission,
-    /// Which path through answers it belongs to; 0 where there are none.
+    /// The number of the path through answers that it belongs to; 0 where there are none.
     pub(super) path: usize,
     pub(super) state: &'a mut dyn State,
     pub(super) tokens: &'a [u32],
@@ -173,7 +173,8 @@ impl Sequence {
         let kept = self.chain.as_ref().map_or(0, Chain::blocks);
         let fixed = if self.has_state() { self.state.fixed_bytes() } else { 0 };
         let [all, kept] = [self.state.blocks(), kept].map(|blocks| self.state.block_bytes(blocks));
-        // What windows see is counted with each of those who share it, as they let go of it one by one.
+        // The blocks that windows see are counted with each of those who share them, as these let go of them
+        // one by one.
         let seen = self.state.window_bytes(self.state.window_blocks());
         all.saturating_sub(kept) + seen + fixed
     }
@@ -291,7 +292,8 @@ impl Sequence {
         self.guessed = 0;
         if let Goal::Text(generation) = &self.goal
             && self.tokens.len() > self.given
-            // What a constraint forces needs no guess, and the rest of it is not much like the prompt.
+            // Tokens that a constraint forces need no guess, and the rest of such an answer is not much like
+            // the prompt.
             && generation.matcher().is_none()
         {
             // The last token needs no guess: nothing follows it.
@@ -368,7 +370,7 @@ impl Sequence {
             return Err(Error::NonFinite { position });
         }
         self.state.wipe(position);
-        // Where a state cannot be cut just there, more guesses are dropped.
+        // If a state cannot be cut just there, more guesses are dropped.
         self.tokens.truncate(self.state.len().max(known));
         self.guessed = self.tokens.len() - known;
         Ok(())
@@ -436,7 +438,7 @@ impl Sequence {
             right += 1;
         }
         self.drafter.learn(draft.len(), right);
-        // What followed a wrong guess.
+        // The state gives back everything behind the last right guess.
         self.state.truncate(known + right);
         Ok((output, right))
     }

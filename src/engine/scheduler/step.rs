@@ -25,7 +25,8 @@ type Ended = (usize, Result<Output, Error>);
 
 /// A step should not take longer than this while requests generate, so that they get a token now and then.
 const SHARED_STEP_SECONDS: f64 = 0.1;
-/// Nor than this while there are only prompts; long slices cost less, as they share the reading of the weights.
+/// A step should not take longer than this while there are only prompts. Long slices cost less, as they share
+/// the reading of the weights.
 const PREFILL_STEP_SECONDS: f64 = 0.4;
 /// Fewest prompt rows of a step, if there are any.
 const MIN_PREFILL_ROWS: usize = 8;
@@ -56,7 +57,7 @@ pub(super) struct Stepper {
     pool: Pool,
     /// One for each thread.
     samplers: Vec<Sampler>,
-    /// Whose turn it is.
+    /// The model whose turn was the last one.
     last: Option<ModelSource>,
     /// Most rows whose logits are computed together.
     most_logits: usize,
@@ -121,7 +122,7 @@ impl Stepper {
         let prefill = self.prefill_rows(running, loaded.row_seconds).min(MAX_PREFILL_ROWS - guesses);
         let is_fair = self.steps.is_multiple_of(FAIR_STEPS);
         let parts = plan(running, &source, prefill, is_fair, &mut self.served);
-        // What is not there before, as workspaces and keys and values are: logits, masks, texts.
+        // The step allocates what workspaces, keys and values do not hold: logits, masks, texts.
         let outcome = memory::watched("the next token", STEP_BYTES, || {
             catch(|| self.compute(running, models, &source, &parts, stop))
         });
@@ -133,9 +134,9 @@ impl Stepper {
             // Whatever came of it was computed from zeros.
             ended = parts.iter().map(|part| (part.index, Err(error.clone()))).collect();
         }
-        // From the back, so that indexes stay right.
+        // Requests are taken out from the back, so that indexes stay right.
         ended.sort_by_key(|(index, _)| *index);
-        // Of several rows or paths the first error is told.
+        // If several rows or paths fail, the first error is told.
         ended.dedup_by_key(|(index, _)| *index);
         for (index, result) in ended.into_iter().rev() {
             checks.extend(running.remove(index).end(result));
@@ -242,7 +243,7 @@ impl Stepper {
                 computing.push((index, path));
             }
         }
-        // Who cancels is told at once, also where the pass goes on for others.
+        // A request that was cancelled is told at once, also where the pass goes on for others.
         let interrupted = || {
             let cancelled = submissions.iter().filter(|submission| submission.fail_if_cancelled()).count();
             stop() || cancelled == submissions.len()
@@ -251,7 +252,7 @@ impl Stepper {
         if segments.is_empty() || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted)? {
             return Ok(ended);
         }
-        // Without masks and checks, which more rows do not make longer.
+        // The time is measured without masks and checks, which more rows do not make longer.
         let time = started.elapsed();
         let seconds = time.as_secs_f64();
         let faults: Vec<Option<usize>> = segments.iter().map(|segment| segment.fault).collect();

@@ -90,7 +90,7 @@ impl Submission {
             && !self.ended.get()
     }
 
-    /// Whom it is for.
+    /// The user whom the request is for.
     pub(super) fn owner(&self) -> u32 {
         self.owner
     }

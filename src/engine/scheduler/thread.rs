@@ -86,7 +86,7 @@ pub(super) fn start(
             let _ = catch(|| marked());
             let gone = Arc::clone(&shared);
             let ran = catch(|| EngineThread::new(&config, shared, messages, pool, models, helpers).run());
-            // Only an orderly end is no reason to start another engine.
+            // An orderly end is the only one that is no reason to start another engine.
             if !matches!(ran, Ok(true)) {
                 gone.gone.store(true, Ordering::Release);
                 if let Some(ended) = &config.ended {
@@ -215,11 +215,12 @@ impl EngineThread {
             if let Ok(false) = received {
                 break;
             }
-            // What was taken in when it panicked is told; the rest may go on.
+            // The request that was being taken in when it panicked is told; the rest may go on.
             let mut went_well = self.note(&received).is_none();
             let turned = catch(|| self.turn());
             if let Some(error) = self.note(&turned) {
-                // Not in a place that belongs to one request: all that were in it may be half done.
+                // The panic was not in a place that belongs to one request, so all that were in it may be
+                // half done.
                 self.fail_begun(&error);
                 went_well = false;
             }
@@ -292,7 +293,7 @@ impl EngineThread {
             }
             Message::Report(report) => {
                 let about = About::of(&report);
-                // Who waits for a report that is lost would wait for ever.
+                // A request that waits for a report which is lost would wait for ever.
                 let learnt = catch(|| self.learn(report));
                 if let Some(error) = self.note(&learnt) {
                     self.give_up(&about, &error);
@@ -314,7 +315,7 @@ impl EngineThread {
     fn queue(&mut self, Queued { submission, slot }: Queued) {
         let suspended = self.suspended.iter().map(|suspended| &suspended.sequence);
         let running = self.running.iter().chain(suspended).map(|running| &running.submission);
-        // What has begun goes on with the file that the model had then.
+        // Requests that have begun go on with the file that the model had then.
         let begun = running
             .chain(self.encode_batches.submissions())
             .find(|other| other.is_duplicate_of(&submission))
@@ -353,7 +354,7 @@ impl EngineThread {
             }
             Report::Planned { number, plan } => {
                 let found = self.waiting.iter_mut().find(|waiting| waiting.planning == Some(number));
-                // It may have been cancelled, or its model unloaded.
+                // The request may have been cancelled, or its model unloaded.
                 let Some(waiting) = found else { return };
                 match plan {
                     Ok(plan) => {
@@ -432,7 +433,7 @@ impl EngineThread {
         }
     }
 
-    /// Tells who watches what is going on.
+    /// Tells those who watch what is going on.
     fn publish_figures(&mut self) {
         let (held, limit) = (self.models.held_bytes(), self.shared.memory.limit_bytes());
         let figures = Figures {
@@ -455,7 +456,8 @@ impl EngineThread {
     fn note_memory(&mut self) {
         let own = self.own_bytes();
         self.shared.memory.note_others(self.models.bytes() + self.models.held_bytes() + own);
-        // What windows of running requests have left behind is kept as well, as long as there is room for it.
+        // The keys and values that the windows of running requests have left behind are kept as well, as long
+        // as there is room for them.
         self.models.trim_prefixes(self.models.room(own).min(self.kv_budget.saturating_sub(own)));
     }
 

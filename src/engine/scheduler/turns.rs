@@ -132,7 +132,7 @@ impl WaitingRequests {
         if let Some((lane, index)) = found
             && let Some(waiting) = self.take(lane, index)
         {
-            // Who joins may be in a greater hurry.
+            // A request that joins may be more urgent than the one that waits.
             waiting.submission.take_in(other);
             self.add(waiting);
         }

@@ -95,11 +95,11 @@ fn run(
 }
 
 impl Drop for Verifier {
-    /// It looks at the stop flag of the engine between two blocks.
+    /// Waits for the thread, which looks at the stop flag of the engine between two blocks.
     fn drop(&mut self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // It catches every panic, so there is no error to pass on.
+            // The thread catches every panic, so there is no error to pass on.
             let _ = thread.join();
         }
     }

@@ -63,7 +63,7 @@ impl Acceptor {
             Ok(Some(stream)) => Came::Someone(stream),
             Ok(None) => Came::Nobody,
             Err(error) if is_lack_of_files(&error) => self.refuse(full),
-            // Of the one who wanted to connect.
+            // The error is that of the client that wanted to connect.
             Err(_) => self.shut(),
         }
     }

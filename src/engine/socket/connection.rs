@@ -57,11 +57,11 @@ pub(super) struct Connection {
     pub(super) outgoing: Outgoing,
     /// By the client's keys.
     pub(super) requests: HashMap<u64, Submitted>,
-    /// Who it is, once it has said so.
+    /// The role and process of the client, once it has said them.
     pub(super) caller: Option<Caller>,
-    /// It is told the state of the engine.
+    /// Whether the client is told the state of the engine.
     pub(super) watches: bool,
-    /// The state has changed since it was told.
+    /// Whether the state has changed since it was told.
     pub(super) is_behind: bool,
     /// Since when it has nothing to do.
     since: Instant,

@@ -17,14 +17,15 @@ const FEWEST_CONNECTIONS: u64 = 8;
 /// How many open files are worth having.
 const WANTED_FILES: u64 = OTHER_FILES + 2 * MOST_CONNECTIONS;
 
-/// Who connects. The other end is of the same build and of the same user of the system, so it is believed.
+/// The client at the other end. It is of the same build and of the same user of the system, so what it says
+/// of itself is believed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// The role on whose behalf it connects.
     pub role: u32,
     /// Its process.
     pub process: u32,
-    /// It stays connected, whether or not it has something to ask.
+    /// Whether it stays connected when it has nothing to ask.
     pub lasting: bool,
 }
 

@@ -64,6 +64,6 @@ pub enum FromEngine {
     Models(Vec<LoadedModel>),
     /// What the engine is doing, for those who watch it.
     State(State),
-    /// There is no connection left for this client. The last message.
+    /// There is no connection left for this client. This is the last message.
     Refused(Refusal),
 }

@@ -85,7 +85,7 @@ impl Server {
         Server::start_with(path, engine, Limits::of_this_process())
     }
 
-    /// As [`Server::start`], for an engine whose figures go to `board`: who watches is told of them.
+    /// As [`Server::start`], for an engine whose figures go to `board`: clients that watch are told of them.
     ///
     /// # Errors
     /// The system's.
@@ -155,7 +155,7 @@ impl Drop for Server {
         self.stop.store(true, Ordering::Release);
         (self.notify.0)();
         if let Some(thread) = self.thread.take() {
-            // It catches every panic, so there is no error to pass on.
+            // The thread catches every panic, so there is no error to pass on.
             let _ = thread.join();
         }
         // Somebody may have cleaned up.
@@ -224,7 +224,7 @@ impl Serving {
             }
         }
         self.send_all(&mut broken);
-        // What is sent by now is in nobody's way.
+        // Bytes that are sent by now are in nobody's way.
         self.notify_watchers(&mut broken);
         self.send_all(&mut broken);
         let overdue = |(number, connection): (&u64, &Connection)| {
@@ -276,11 +276,11 @@ impl Serving {
         self.connections.values().filter(|connection| connection.caller.is_none()).count()
     }
 
-    /// Until when there is something to do although nothing has happened.
+    /// The time until there is something to do although nothing has happened.
     fn patience(&self) -> Option<Timespec> {
         let waits = self.connections.values().filter_map(|connection| connection.patience(&self.limits));
         let left = waits.chain(self.acceptor.shut_for()).min()?;
-        // What is left over of a nanosecond's rounding is no reason to look twice.
+        // The rest of a nanosecond's rounding is no reason to look twice.
         Timespec::try_from(left + Duration::from_millis(1)).ok()
     }
 
@@ -308,7 +308,7 @@ impl Serving {
             .collect()
     }
 
-    /// Takes in who wants to connect. Who it is it says in its first message.
+    /// Accepts clients that want to connect. Each says in its first message who it is.
     fn accept(&mut self) {
         let mut newcomers = self.newcomers();
         while newcomers < self.limits.newcomers && self.acceptor.fd().is_some() {
@@ -449,7 +449,7 @@ impl Serving {
         let stopped = matches!(event.kind, EventKind::Failed(Error::Stopped));
         let origin =
             if last { self.origins.remove(&event.key) } else { self.origins.get(&event.key).copied() };
-        // None: the client has gone.
+        // Where the origin is not known, the client has gone.
         let Some((number, key)) = origin else { return Ok(()) };
         if last {
             self.load.note(self.origins.len());
@@ -493,7 +493,7 @@ impl Serving {
             self.origins.remove(&submitted.key);
             submitted.ticket.cancel();
         }
-        // It may have paused all of them.
+        // All requests may have been paused for this client's sake, and the engine must look at them again.
         if had_requests {
             self.engine.wake();
         }

@@ -93,14 +93,14 @@ impl Source {
     pub(super) fn frame_without_system(&self, shape: &Shape) -> Result<Frame, String> {
         let plain = self.frame(shape);
         if shape.thinking && self.marks().is_some() {
-            // What it says of its own may be how the model is to think.
+            // The system message that the template writes by itself may say how the model is to think.
             return plain;
         }
         let mut messages = vec![(Role::System, true)];
         messages.extend(&shape.messages);
         let mut empty = match self.frame(&Shape { messages, thinking: shape.thinking }) {
             Ok(empty) => empty,
-            // It knows no system messages.
+            // The template knows no system messages.
             Err(_) => return plain,
         };
         empty.slots.iter_mut().for_each(|slot| slot.message -= 1);

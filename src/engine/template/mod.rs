@@ -53,7 +53,7 @@ pub enum Origin {
     Named(String),
     /// The file has none; its vocabulary has the tokens of this family's turns.
     Family(&'static str),
-    /// There is none: texts go to the model as they are.
+    /// The file has no template: texts go to the model as they are.
     None,
 }
 
@@ -93,7 +93,7 @@ pub struct ChatTemplate {
 struct Template {
     path: std::path::PathBuf,
     source: Source,
-    /// Of a prompt and nothing else.
+    /// The frame of a prompt and nothing else.
     prompt: Frame,
     marks: Option<&'static Marks>,
     /// Those of other shapes, the last used one first.

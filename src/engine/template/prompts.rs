@@ -13,13 +13,13 @@ pub const MAX_BYTES: usize = sandbox::MAX_SOURCE_BYTES;
 /// Why a template cannot be used, or makes no text of these values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
-    /// It is no template.
+    /// The text is no template.
     #[error("{0}")]
     Syntax(String),
-    /// It uses what has no value.
+    /// The template uses a variable that has no value.
     #[error("{0}")]
     Undefined(String),
-    /// It fails with these values, or asks for more time or memory than it may have.
+    /// The template fails with these values, or asks for more time or memory than it may have.
     #[error("{0}")]
     Rendering(String),
 }

@@ -105,9 +105,9 @@ impl Dialect {
 pub(super) enum Failure {
     /// The template cannot be compiled.
     Compiling(String),
-    /// It uses a variable that has no value.
+    /// The template uses a variable that has no value.
     Undefined(String),
-    /// It does what it may not, or says so itself.
+    /// The template does what it may not, or says itself that it fails.
     Running(String),
 }
 
@@ -349,7 +349,7 @@ fn rewrite<'source>(
     let instructions: Vec<&Instruction<'source>> =
         (0..program.len() as u32).filter_map(|index| program.get(index)).collect();
     let mut rewritten: Vec<Instruction<'source>> = Vec::with_capacity(instructions.len() * 2);
-    // Where each old instruction begins in the new program, for jumps.
+    // The place in the new program at which each old instruction begins, for jumps.
     let mut positions: Vec<u32> = Vec::with_capacity(instructions.len() + 1);
     for instruction in instructions {
         positions.push(rewritten.len() as u32);

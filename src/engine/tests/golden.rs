@@ -447,7 +447,8 @@ fn the_bytes_are_those_of_the_kernel_version() {
         assert!(
             computed.iter().map(|(name, digest)| (*name, digest.as_str())).eq(GOLDEN),
             "with {set:?} the engine computes other bytes than those of kernel version {VERSION}: if they are right, raise \
-             KERNEL_VERSION, and write here\n{list}"
+             KERNEL_VERSION and write here all of what follows, or append the new line where only the line of a new family was \
+             added\n{list}"
         );
     }
 }

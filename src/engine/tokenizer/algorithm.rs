@@ -66,7 +66,7 @@ pub(super) struct Scratch {
 }
 
 impl Algorithm {
-    /// That of the file, with its vocabulary.
+    /// The algorithm that the file names, with its vocabulary.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where the metadata contradict themselves, [`Error::UnsupportedModel`] for

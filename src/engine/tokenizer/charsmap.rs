@@ -24,7 +24,7 @@ pub(super) struct Charsmap {
 }
 
 impl Charsmap {
-    /// That of the file; it replaces nothing where there is none.
+    /// The map of the file; it replaces nothing where there is none.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where it points outside itself or its replacements are no text.

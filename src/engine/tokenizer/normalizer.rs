@@ -80,7 +80,7 @@ impl Step {
 pub(super) struct Normalizer(Vec<Step>);
 
 impl Normalizer {
-    /// That of the file, which does nothing where it names no steps.
+    /// The normalizer of the file, which does nothing where it names no steps.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where the key is no list of strings, [`Error::UnsupportedModel`] for a step that is not known.
@@ -90,7 +90,7 @@ impl Normalizer {
             let Some(step) = Step::ALL.into_iter().find(|step| step.name() == name) else {
                 return Err(gguf.unsupported(format!("key \"{KEY}\" has a step that is not known")));
             };
-            // What was just done changes nothing; so that a list of any length costs no more than the pairs that there are.
+            // The number of steps is bounded, so that no file can make a normalizer of any length.
             if steps.len() == Step::ALL.len() * 2 {
                 return Err(gguf.unsupported(format!("key \"{KEY}\" has too many steps")));
             }

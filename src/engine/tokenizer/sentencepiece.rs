@@ -72,7 +72,7 @@ impl PartialEq for Candidate {
 impl Eq for Candidate {}
 
 impl SentencePiece {
-    /// That of the file, with its vocabulary.
+    /// The model of the file, with its vocabulary.
     pub(super) fn of(gguf: &Gguf) -> Result<(Vocabulary, SentencePiece), Error> {
         let ids = vocabulary::ids(gguf)?;
         let vocabulary = vocabulary::read(gguf, &ids, Spelling::Plain, &HashSet::new())?;

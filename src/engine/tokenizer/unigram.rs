@@ -59,7 +59,7 @@ pub(super) struct Scratch {
 const CONTROL_TYPE: i32 = 3;
 
 impl Unigram {
-    /// That of the file, with its vocabulary.
+    /// The model of the file, with its vocabulary.
     pub(super) fn of(gguf: &Gguf) -> Result<(Vocabulary, Unigram), Error> {
         let ids = vocabulary::ids(gguf)?;
         let vocabulary = vocabulary::read(gguf, &ids, Spelling::Plain, &HashSet::new())?;
@@ -71,7 +71,8 @@ impl Unigram {
         if unknown as usize >= count {
             return Err(gguf.corrupt("key \"tokenizer.ggml.unknown_token_id\" is missing"));
         }
-        // It stands for what a user's text has and the vocabulary has not.
+        // The unknown token stands for what a user's text has and the vocabulary has not, so it must not be a
+        // control token.
         if vocabulary::token_type(gguf, unknown)? == Some(CONTROL_TYPE) {
             return Err(gguf.unsupported("key \"tokenizer.ggml.unknown_token_id\" names a control token"));
         }
@@ -93,7 +94,7 @@ impl Unigram {
                 id: *id,
                 start: text.len() as u32,
                 length: piece.len() as u32,
-                // What is always a token is preferred to all others.
+                // Text that is always a token is preferred to all others.
                 score: if vocabulary.is_ordinary(*id) { f64::from(score(*id)) } else { 0.0 },
             });
             text.extend_from_slice(piece.as_bytes());

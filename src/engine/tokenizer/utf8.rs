@@ -17,8 +17,8 @@ enum State {
     One,
     Two,
     Three,
-    /// Of the bytes that are missing the first one is limited, so that nothing is written longer than it must be, no half of
-    /// a surrogate pair is, and nothing beyond U+10FFFF.
+    /// The first one of the bytes that are missing is limited, so that nothing is written longer than it must
+    /// be, no half of a surrogate pair is, and nothing beyond U+10FFFF.
     AfterE0,
     AfterED,
     AfterF0,
@@ -107,7 +107,7 @@ impl Continuations {
 impl Table {
     fn new(tokens: &impl Tokens) -> Table {
         let ids = || 0..tokens.count() as u32;
-        // From each state, which others a token leads to.
+        // For each state, the states that a token leads to.
         let mut leads = [[false; 8]; 8];
         for id in ids() {
             let bytes = tokens.bytes(id);
@@ -119,7 +119,7 @@ impl Table {
         }
         let mut completes = [false; 8];
         completes[State::Whole as usize] = true;
-        // As many rounds as the longest way has steps.
+        // There are as many rounds as the longest way has steps.
         for _ in STATES {
             for (state, leads) in leads.iter().enumerate() {
                 completes[state] |= leads.iter().zip(completes).any(|(leads, completes)| *leads && completes);
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(continuations.following(&tokens, b"\xe2", false).unwrap().to_list(), [1, 3]);
         assert!(!continuations.completes(&tokens, b"\xf4"));
         assert!(continuations.completes(&tokens, b"\xe2"));
-        // Where nothing adds to the text, nothing is left.
+        // If nothing adds to the text, nothing is left.
         let mute = made(&[b"\x80", b"\xff"]);
         let continuations = Continuations::default();
         assert!(STATES.len() == 8 && continuations.following(&mute, b"", true).unwrap().is_zero());

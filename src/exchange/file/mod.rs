@@ -63,10 +63,10 @@ pub enum Reason {
 /// Why a file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It does not have the table.
+    /// The file does not have the table.
     #[error("the file has no table cache with columns key, value, frequency and last_access")]
     NoTable,
-    /// It has more rows than fit into it.
+    /// The file has more rows than fit into it.
     #[error("the file has more rows than fit into it")]
     Endless,
     /// The caller wanted to stop.
@@ -88,7 +88,7 @@ impl From<rusqlite::Error> for Error {
             rusqlite::Error::SqliteFailure(failure, message) => {
                 said(message.unwrap_or_else(|| failure.to_string()))
             }
-            // Without the statement that comes with it.
+            // The message is taken without the statement that comes with it.
             rusqlite::Error::SqlInputError { msg, .. } => said(msg),
             other => said(other.to_string()),
         }

@@ -109,7 +109,7 @@ fn entry(
     };
     let last_access_us = match last_access {
         ValueRef::Integer(time) => microseconds(time),
-        // As time.time() says it.
+        // The number is one of seconds, as Python's `time.time()` gives it.
         ValueRef::Real(time) => (time * 1e6) as i64,
         _ => return Err(Reason::Type("last_access")),
     };

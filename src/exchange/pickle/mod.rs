@@ -34,7 +34,7 @@ pub enum Value {
 /// Why a pickle was refused. The texts in it are not shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It ends in the middle.
+    /// The pickle ends in the middle of an instruction.
     #[error("the pickle ends in the middle of instruction {opcode} at byte {at}")]
     Truncated {
         /// The instruction that needs more bytes.
@@ -42,10 +42,10 @@ pub enum Error {
         /// Where it begins.
         at: usize,
     },
-    /// It ends without STOP.
+    /// The pickle ends without STOP.
     #[error("the pickle ends without STOP")]
     Unfinished,
-    /// There is something after STOP.
+    /// The pickle goes on after STOP.
     #[error("the pickle goes on after STOP at byte {at}")]
     Trailing {
         /// Where.

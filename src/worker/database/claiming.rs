@@ -26,7 +26,7 @@ const PACED_CLAIM: usize = 8;
 /// No commit need wake the worker: above the highest priority.
 const DEAF: u32 = 11;
 
-/// What there is room for.
+/// The numbers of requests that there is room for.
 struct Appetite {
     /// Requests of any priority.
     room: usize,
@@ -67,12 +67,12 @@ impl Worker {
             least = DEAF;
         }
         self.due.paced = paced;
-        // In this order, and the other way round in the commit: then no wake is missed.
+        // This order is the other way round in the commit, so that no wake is missed.
         let before = self.slot.deaf_below.swap(least, SeqCst);
         let wakes = self.slot.wakes.load(SeqCst);
         let urgent = self.slot.urgent.load(SeqCst);
-        // What was committed before the threshold was this low did not count. A claim takes the most urgent,
-        // so that nothing which was there then is more urgent than what it has taken.
+        // Commits before the threshold was this low did not count. A claim takes the most urgent, so that
+        // nothing which was there then is more urgent than what it has taken.
         self.maybe_urgent |= least != before && wakes != self.wakes_seen;
         if paced {
             return false;
@@ -80,7 +80,7 @@ impl Worker {
         let notified = self.due.notified.is_some_and(|at| now >= at);
         if least > 0 {
             if notified {
-                // It is not said what for, so both are due.
+                // A notification does not say what it is for, so both are due.
                 self.due.notified = None;
                 (self.maybe_more, self.maybe_urgent) = (!self.paused, true);
             }

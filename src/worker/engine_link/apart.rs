@@ -39,7 +39,7 @@ pub(super) struct ApartLink {
     program: Option<Program>,
     path: PathBuf,
     link: Option<SocketLink>,
-    /// What was handed over before there was a connection.
+    /// Requests that were handed over before there was a connection.
     early: Vec<Submission>,
     reconnections: u32,
     state: State,
@@ -105,7 +105,7 @@ impl ApartLink {
         Ok(())
     }
 
-    /// What the engine has said of itself, for everybody who reads it in shared memory.
+    /// Writes what the engine has said of itself into shared memory, for everybody who reads it there.
     fn publish(&mut self) {
         let Some(link) = &mut self.link else { return };
         if let Some(state) = link.take_state() {
@@ -138,7 +138,7 @@ impl ApartLink {
         if silence < patience {
             return true;
         }
-        // It may have ended a moment ago.
+        // The program may have ended a moment ago.
         let ended = self.program.as_mut().and_then(|program| program.wait(Duration::ZERO));
         self.end = Some(ended.map_or(End::Hung(silence), End::of));
         self.kill();
@@ -255,7 +255,7 @@ impl EngineLink for ApartLink {
 
 impl Drop for ApartLink {
     fn drop(&mut self) {
-        // Who loses the connection looks for the next engine, and not for this one.
+        // A worker that loses the connection looks for the next engine, and not for this one.
         engine_leader::close();
         self.link = None;
         self.program = None;
@@ -264,7 +264,7 @@ impl Drop for ApartLink {
     }
 }
 
-/// What the program is told.
+/// The arguments of the program.
 fn arguments(settings: &EngineSettings, allowance: &Allowance) -> Vec<String> {
     let backend = match settings.backend {
         BackendChoice::Auto => "auto",

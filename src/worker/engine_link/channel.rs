@@ -32,13 +32,13 @@ pub(super) struct ChannelLink {
     reply: Reply,
     notifier: Notifier,
     capacity: usize,
-    /// What was handed over when the engine had gone.
+    /// Requests that were handed over when the engine had gone.
     unassigned: Vec<Submission>,
     reported: Reported,
     /// The engine's end was reported.
     end_reported: bool,
     watchdog: Watchdog,
-    /// That it hangs was reported.
+    /// Whether it was reported that the engine hangs.
     hang_reported: bool,
     _offered: Option<Offered>,
 }
@@ -130,7 +130,7 @@ impl EngineLink for ChannelLink {
 
     fn exchange(&mut self) -> bool {
         self.notifier.reset();
-        // What came before it went is still taken.
+        // The events that came before it went are still taken.
         !self.engine.is_gone() || !self.events.is_empty()
     }
 
@@ -173,7 +173,7 @@ impl EngineLink for ChannelLink {
     }
 }
 
-/// What every engine thread runs first, and the first of them does: the process gives way to others.
+/// The function that every engine thread runs first. The first of them makes the process give way to others.
 fn once(nice: i32) -> Arc<dyn Fn() + Send + Sync> {
     let once = Once::new();
     Arc::new(move || once.call_once(|| give_way(nice)))

@@ -12,10 +12,10 @@ use crate::pg::error::PgError;
 
 /// How often it is written to the server log that connections are refused.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
-/// What to do about a bug.
+/// The hint of an error that is a bug.
 const BUG: &str = "This is a bug in pg_steadytext; please report it with the error of the request.";
 
-/// What was reported of an engine that goes on.
+/// The numbers that were reported of an engine that goes on.
 #[derive(Default)]
 pub(super) struct Reported {
     panics: u64,
@@ -24,7 +24,7 @@ pub(super) struct Reported {
 }
 
 impl Reported {
-    /// What is to be said of so many panics, and connections that were refused.
+    /// The message for the log about so many panics, and connections that were refused.
     pub(super) fn news(&mut self, panics: u64, refused: u64) -> Option<PgError> {
         let new = panics.saturating_sub(std::mem::replace(&mut self.panics, panics));
         engine_leader::count_panics(new);
@@ -46,12 +46,12 @@ impl Reported {
     }
 }
 
-/// That it has come to its end by itself.
+/// The error that the engine has come to its end by itself.
 pub(super) fn failed() -> PgError {
     PgError::internal("pg_steadytext's engine failed whatever it did, and is started anew").hint(BUG)
 }
 
-/// That it does not get on, in a process that it cannot be taken out of.
+/// The error that the engine does not get on, in a process that it cannot be taken out of.
 pub(super) fn hangs(silence: Duration) -> PgError {
     PgError::internal(format!("pg_steadytext's engine has not got on for {} s", silence.as_secs()))
         .hint("An immediate shutdown ends it. With pg_steadytext.engine_process = separate one that hangs is killed, and its requests go on in the next one.")
@@ -60,26 +60,26 @@ pub(super) fn hangs(silence: Duration) -> PgError {
 /// How a program that ran the engine has ended.
 #[derive(Debug, Clone)]
 pub(super) enum End {
-    /// It never took connections; what it has said of that.
+    /// The program never took connections; this is what it has said of that.
     Refused(Option<String>),
     /// Its engine has failed whatever it did, and has said so to everybody.
     Failed,
     /// Somebody has told it to end.
     Told(i32),
-    /// It had no memory for something small.
+    /// The program had no memory for something small.
     WithoutMemory,
     /// By a signal that nobody sends to end it in order,
     Signal(i32),
     /// or by itself.
     Exit(i32),
-    /// It was not to be reached any more, and was killed.
+    /// The program was not to be reached any more, and was killed.
     Unknown,
-    /// It gave no sign of life for so long, and was killed.
+    /// The program gave no sign of life for so long, and was killed.
     Hung(Duration),
 }
 
 impl End {
-    /// Of one that had taken connections.
+    /// The end of a program that had taken connections.
     pub(super) fn of(status: ExitStatus) -> End {
         match (status.signal(), status.code()) {
             (Some(signal @ (libc::SIGTERM | libc::SIGINT)), _) => End::Told(signal),
@@ -95,7 +95,7 @@ impl End {
         !matches!(self, End::Refused(_) | End::Failed | End::Told(_))
     }
 
-    /// What the log says of it; the process had this number.
+    /// The message for the log about the end; the process had this number.
     pub(super) fn report(&self, program: &str, pid: i32) -> PgError {
         let ended = |how: String| {
             PgError::internal(format!("pg_steadytext's engine (process {pid}) {how}, and is started anew"))

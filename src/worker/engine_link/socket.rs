@@ -22,7 +22,7 @@ pub(super) struct SocketLink {
     unfinished: BTreeMap<u64, Submitted>,
     events: VecDeque<Event>,
     models: Vec<(String, u64)>,
-    /// What the engine has said of itself since this was asked for.
+    /// The state that the engine has sent since it was asked for.
     state: Option<State>,
     gone: bool,
 }
@@ -85,7 +85,7 @@ impl SocketLink {
         self.client.flush()?;
         while let Some(message) = self.client.receive()? {
             match message {
-                // Of the engine, not of the request: the next one will do it.
+                // The error is one of the engine and not of the request, which the next engine will compute.
                 FromEngine::Event(Event { kind: EventKind::Failed(Error::Stopped), .. }) => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -99,7 +99,7 @@ impl SocketLink {
                     self.models = models.into_iter().map(|model| (model.name, model.memory_mb)).collect();
                 }
                 FromEngine::State(state) => self.state = Some(state),
-                // It has no open file left; the next try may find one.
+                // The engine has no open file left; the next try may find one.
                 FromEngine::Refused(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
             }
         }
@@ -133,7 +133,7 @@ impl EngineLink for SocketLink {
             let exchanged = self.try_exchange();
             self.note(exchanged);
         }
-        // What came before it went is still taken.
+        // The events that came before it went are still taken.
         !self.gone || !self.events.is_empty()
     }
 

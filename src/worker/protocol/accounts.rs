@@ -32,7 +32,7 @@ pub(in crate::worker) fn save_usage(changed: &[Saved]) -> Result<(), PgError> {
     })
 }
 
-/// What roles had used when it was written down.
+/// The use of roles when it was written down.
 pub(in crate::worker) fn saved_usage() -> Result<Vec<Saved>, PgError> {
     let counts = |column: Option<Vec<Option<i64>>>| -> Vec<u32> {
         let column = column.unwrap_or_default().into_iter();
@@ -95,7 +95,7 @@ pub(in crate::worker) fn sweep_audit_log() -> Result<bool, PgError> {
     })
 }
 
-/// What a worker reports of itself.
+/// The report of a worker about itself.
 pub(in crate::worker) struct Heartbeat<'a> {
     /// The worker's id.
     pub(in crate::worker) worker: &'a str,
@@ -107,7 +107,7 @@ pub(in crate::worker) struct Heartbeat<'a> {
     pub(in crate::worker) active: usize,
     /// Requests ended since the worker started.
     pub(in crate::worker) total: i64,
-    /// Of these, failed ones.
+    /// How many of these have failed.
     pub(in crate::worker) errors: i64,
     /// Average time from claim to end.
     pub(in crate::worker) average_ms: f64,

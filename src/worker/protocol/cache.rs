@@ -113,7 +113,7 @@ pub(in crate::worker) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
         if !cache_is_free()? {
             return Ok(0);
         }
-        // What is raised at the commit would be out of the function's reach.
+        // An error at the commit would be out of the function's reach.
         spi::query("set constraints all immediate", vec![], Mode::ReadWrite, |_| ())?;
         let gone = spi::query_one(
             "select cardinality(steadytext.evict_entries($1, $2))",

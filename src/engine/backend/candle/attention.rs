@@ -17,7 +17,7 @@ pub(super) struct Attention {
     spec: AttentionSpec,
     /// Behind each head its gate where there are gates.
     queries: Dense,
-    /// Of a block that has its own.
+    /// The keys of a block that has its own.
     keys: Option<Dense>,
     values: Option<Dense>,
     /// Norms of queries and keys, of each head or of all heads of a row.
@@ -86,8 +86,8 @@ impl Attention {
         Ok(Attention { spec, queries, keys, values, norms, value_norm, sinks, output })
     }
 
-    /// Of rows `[rows, width]` of one sequence: `[rows, width]`. Keys and values go to layer `index` of its state, or come
-    /// from the layer that the block shares them with.
+    /// Attention for the rows `[rows, width]` of one sequence, `[rows, width]`. Keys and values go to layer
+    /// `index` of its state, or come from the layer that the block shares them with.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -155,7 +155,8 @@ impl Attention {
         rotate(&pass.ropes[index], &x, &pass.angles[index])
     }
 
-    /// What each row sees, weighted: `[rows, query heads · dim]` of queries `[query heads, rows, dim]`.
+    /// The weighted sums of what each row sees: `[rows, query heads · dim]` of queries `[query heads, rows,
+    /// dim]`.
     fn attend(
         &self,
         queries: &Tensor,

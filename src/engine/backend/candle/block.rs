@@ -21,11 +21,11 @@ pub(super) struct Block {
     feed_forward: FeedForward,
     feed_forward_norms: Norms,
     per_layer: Option<PerLayerInput>,
-    /// What the result is multiplied with, `[1]`.
+    /// The factor of the result, `[1]`.
     output_scale: Option<Tensor>,
 }
 
-/// What brings the positions together.
+/// The part of a block that brings the positions together.
 enum Mixer {
     Attention(Box<Attention>),
     ShortConv(Box<ShortConv>),
@@ -146,11 +146,11 @@ impl Mixer {
     }
 }
 
-/// What makes the embeddings of tokens that each block gets of its own.
+/// The weights that make the embeddings of tokens which each block gets of its own.
 pub(super) struct PerLayerEmbedding {
-    /// Of a token, for all blocks: `[vocabulary, blocks · length]`.
+    /// The embeddings of a token for all blocks: `[vocabulary, blocks · length]`.
     tokens: Matrix,
-    /// Of the embedding of the model: `[blocks · length, width]`.
+    /// The projection of the embedding of the model: `[blocks · length, width]`.
     projection: Matrix,
     norm: Norm,
     blocks: usize,
@@ -159,7 +159,7 @@ pub(super) struct PerLayerEmbedding {
 }
 
 impl PerLayerEmbedding {
-    /// That of the file, if its family has one.
+    /// The embeddings of each layer that the file has, if its family has any.
     ///
     /// # Errors
     /// Those of [`Matrix::load`].
@@ -182,7 +182,8 @@ impl PerLayerEmbedding {
         }))
     }
 
-    /// Of tokens whose embeddings are `x` `[rows, width]`: `[rows, blocks, length]`.
+    /// The embeddings of tokens, whose embeddings for the model are `x` `[rows, width]`, for each block:
+    /// `[rows, blocks, length]`.
     pub(super) fn forward(&self, tokens: &[u32], x: &Tensor, pass: &Pass<'_>) -> candle_core::Result<Tensor> {
         let shape = (tokens.len(), self.blocks, self.length);
         let root = |size: usize| (size as f64).sqrt();
@@ -197,7 +198,7 @@ impl PerLayerEmbedding {
     }
 }
 
-/// What a block makes of its embedding of each token.
+/// The weights with which a block mixes its embedding of each token in.
 struct PerLayerInput {
     index: usize,
     gate: Matrix,

@@ -30,13 +30,13 @@ pub(super) struct Experts {
     /// Gate and up, or the rows of both for each expert, those of the gate first.
     inputs: Inputs,
     down: Matrix,
-    /// Of gate, up and down: `[experts, outputs]`.
+    /// The biases of gate, up and down: `[experts, outputs]`.
     biases: Option<[Tensor; 3]>,
     /// One that all rows use.
     shared: Option<Shared>,
 }
 
-/// What the inner rows of experts are made with.
+/// The matrices that make the inner rows of experts.
 enum Inputs {
     Apart([Matrix; 2]),
     Fused(Matrix),
@@ -89,7 +89,7 @@ impl FeedForward {
         }
     }
 
-    /// Of rows `[rows, width]`: the same shape.
+    /// The result for the rows `[rows, width]`, of the same shape.
     pub(super) fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         match self {
             FeedForward::Gated { kind, gate, up, down } => {
@@ -109,7 +109,7 @@ impl FeedForward {
     }
 }
 
-/// What becomes of a gate and what it gates.
+/// The activation of a gate, times what it gates.
 pub(super) fn activate(kind: FeedForwardKind, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
     match kind {
         FeedForwardKind::SwiGlu => gate.silu()? * up,
@@ -212,9 +212,9 @@ impl Experts {
         Ok(sum)
     }
 
-    /// What one expert makes of some rows.
+    /// The result of one expert for some rows.
     fn expert(&self, expert: usize, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
-        // Which of the parts of so many rows it is.
+        // The rows of `matrix` that are its part `index`, of so many outputs.
         let part = |matrix: &Matrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {
             let y = matrix.part(index * outputs..(index + 1) * outputs).forward(x, pool)?;
             match &self.biases {
@@ -239,7 +239,8 @@ impl Experts {
         let mut users = vec![Vec::new(); self.spec.count];
         for (row, (logits, shares)) in logits.to_vec2::<f32>()?.into_iter().zip(shares).enumerate() {
             let mut order: Vec<usize> = (0..logits.len()).collect();
-            // What is no number comes last, and both zeros are one. Stable, so that equal ones stay in the order of their indexes.
+            // Logits that are no numbers come last, and both zeros are one. The sort is stable, so that equal
+            // ones stay in the order of their indexes.
             let height = |expert: usize| match logits[expert] {
                 logit if logit.is_nan() => f32::NEG_INFINITY,
                 logit => logit + 0.0,
@@ -259,7 +260,7 @@ impl Experts {
 }
 
 impl Shared {
-    /// Of rows `[rows, width]`: the same shape.
+    /// The result for the rows `[rows, width]`, of the same shape.
     fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         let y = self.expert.forward(x, pool)?;
         let Some(gate) = &self.gate else { return Ok(y) };

@@ -13,7 +13,7 @@ use crate::kernels::ggml::{self, Weights};
 use crate::model::spec::{NormKind, NormSpec};
 use crate::model::{expect_shape, floats, format_of, opt_vector, vector};
 
-/// What takes the memory.
+/// The use of the memory, as errors say it.
 pub(super) const WEIGHTS: &str = "the weights of a model";
 
 /// Where weights come from, and where they go.
@@ -167,7 +167,7 @@ impl Dense {
         Ok(Dense { matrix: self.matrix.part(outputs), bias: bias.transpose().map_err(raised)? })
     }
 
-    /// Of rows `[rows, inputs]`: `[rows, outputs]`.
+    /// The products with the rows `[rows, inputs]`: `[rows, outputs]`.
     pub(super) fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         let y = self.matrix.forward(x, pool)?;
         match &self.bias {
@@ -180,7 +180,7 @@ impl Dense {
 /// A norm of rows as long as its weight.
 pub(super) struct Norm {
     weight: Tensor,
-    /// Of a norm that subtracts the mean.
+    /// The bias of a norm that subtracts the mean.
     bias: Option<Tensor>,
     epsilon: f32,
 }
@@ -212,7 +212,7 @@ impl Norm {
         Ok(Norm { weight: source.filled(1.0, width)?, bias, epsilon: spec.epsilon })
     }
 
-    /// Of each row along the last dimension.
+    /// The norm of each row along the last dimension.
     pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let x = x.contiguous()?;
         match &self.bias {

@@ -48,7 +48,7 @@ impl Candle {
     }
 }
 
-/// What takes the memory.
+/// The use of the memory, as errors say it.
 const WORKSPACE: &str = "the tensors of a pass";
 
 /// An error of candle's, which is a bug here: shapes were checked when the model was loaded.
@@ -89,7 +89,7 @@ impl Backend for Candle {
     }
 }
 
-/// What the file describes, if it can be computed here.
+/// The model that the file describes, if it can be computed here.
 fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     if is_encoder(gguf)? {
         return Err(refused_encoder(gguf));
@@ -124,7 +124,7 @@ fn refused(gguf: &Gguf, reason: String) -> Error {
     gguf.unsupported_but(reason, "Use the native backend for it.".to_owned())
 }
 
-/// What tensors of a pass take at most, those of one block together, keys and values apart.
+/// Most bytes of a pass's tensors, those of one block together, keys and values apart.
 fn workspace_bytes(gguf: &Gguf, spec: &ModelSpec, limits: ModelLimits) -> u64 {
     let of_block = |block: &BlockSpec| {
         let heads = block.attention.heads;
@@ -171,7 +171,7 @@ struct CandleDecoder {
     logits: Vec<f32>,
 }
 
-/// What is the same for all blocks of a pass over one sequence.
+/// The values that are the same for all blocks of a pass over one sequence.
 struct Pass<'a> {
     /// The position of the first row.
     start: usize,

@@ -71,7 +71,8 @@ impl Convolution {
         Ok(Convolution { taps })
     }
 
-    /// Of rows `[rows, channels]` behind a window: the sums, and all inputs, the window before the rows.
+    /// The convolution of the rows `[rows, channels]` behind a window: the sums, and all inputs, the window
+    /// before the rows.
     pub(super) fn forward(&self, window: &Tensor, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let (inputs, rows) = (Tensor::cat(&[window, x], 0)?, x.dim(0)?);
         let mut sum = x.zeros_like()?;
@@ -91,14 +92,14 @@ impl Convolution {
 /// A short convolution between two gates.
 pub(super) struct ShortConv {
     channels: usize,
-    /// Of both gates and the input.
+    /// The projection to both gates and the input.
     input: Dense,
     convolution: Convolution,
     output: Dense,
 }
 
 impl ShortConv {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the short convolution of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Dense::load`].
@@ -117,7 +118,8 @@ impl ShortConv {
         })
     }
 
-    /// Of rows `[rows, channels]` of one sequence, as [`super::attention::Attention::forward`].
+    /// The result for the rows `[rows, channels]` of one sequence, as
+    /// [`super::attention::Attention::forward`].
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -140,7 +142,7 @@ impl ShortConv {
 /// A gated delta net.
 pub(super) struct DeltaNet {
     spec: DeltaNetSpec,
-    /// Of queries, keys and values; of the result's gate; of decays; of shares.
+    /// The projections to queries, keys and values, to the result's gate, to decays and to shares.
     projections: [Matrix; 4],
     convolution: Convolution,
     decay_bias: Vec<f32>,
@@ -154,7 +156,7 @@ pub(super) struct DeltaNet {
 }
 
 impl DeltaNet {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the delta net of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Dense::load`] and [`Norm::load`].
@@ -186,7 +188,7 @@ impl DeltaNet {
         })
     }
 
-    /// Of rows `[rows, width]` of one sequence, as [`super::attention::Attention::forward`].
+    /// The result for the rows `[rows, width]` of one sequence, as [`super::attention::Attention::forward`].
     pub(super) fn forward(
         &self,
         x: &Tensor,

@@ -19,7 +19,7 @@ use crate::computing::{BLOCK, Block, State};
 use crate::memory::watched;
 use crate::model::spec::{Mixer, ModelSpec};
 
-/// What the layers of a model keep. Clones share it.
+/// The kinds of state that the layers of a model have. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Layers(Arc<Inner>);
 
@@ -27,7 +27,7 @@ pub(super) struct Layers(Arc<Inner>);
 struct Inner {
     /// Key-value heads and their length, of the layers that keep any.
     layers: Vec<Option<[usize; 2]>>,
-    /// What layers keep before a text, of those that are no attention.
+    /// The states before a text of the layers that are no attention.
     empty: Vec<Option<Memory>>,
     /// Values of that.
     memory_values: u64,
@@ -100,16 +100,16 @@ impl Inner {
     }
 }
 
-/// What a block holds.
+/// The content of a block.
 #[derive(Debug)]
 struct Content {
     /// Keys and values `[heads, BLOCK, dim]` of each layer that keeps any.
     layers: Vec<Option<[Tensor; 2]>>,
-    /// What the other layers keep behind its last position, in some blocks.
+    /// The states of the other layers behind its last position, in some blocks.
     behind: Option<Memories>,
 }
 
-/// What each layer keeps that is no attention.
+/// The state of each layer that is no attention.
 type Memories = Vec<Option<Memory>>;
 
 impl Content {
@@ -129,11 +129,12 @@ pub(super) struct CandleState {
     layers: Layers,
     blocks: Vec<Arc<Content>>,
     len: usize,
-    /// What layers that are no attention keep, behind some positions in ascending order, the last one included unless a block has it.
+    /// The states of layers that are no attention, behind some positions in ascending order, the last one
+    /// included unless a block has it.
     kept: Vec<(usize, Memories)>,
     /// The same for the pass that is under way: behind so many of its rows.
     made: Vec<(usize, Memories)>,
-    /// What they kept before the pass.
+    /// Their states before the pass.
     before: Memories,
 }
 
@@ -166,7 +167,7 @@ impl CandleState {
         Ok(())
     }
 
-    /// What layers keep behind the last position.
+    /// The states of layers behind the last position.
     fn behind_last(&self) -> candle_core::Result<Memories> {
         if let Some((_, kept)) = self.kept.iter().find(|(positions, _)| *positions == self.len) {
             return Ok(kept.clone());
@@ -180,7 +181,7 @@ impl CandleState {
         }
     }
 
-    /// What a layer kept before the pass.
+    /// The state of a layer before the pass.
     pub(super) fn memory(&self, layer: usize) -> candle_core::Result<Memory> {
         let memory = self.before.get(layer).cloned().flatten();
         memory.ok_or_else(|| candle_core::Error::Msg("a layer that keeps nothing is asked for it".to_owned()))
@@ -191,7 +192,8 @@ impl CandleState {
         self.made.iter().map(|(rows, _)| *rows).collect()
     }
 
-    /// What a layer keeps behind so many rows of the pass, which is one of the [marks](CandleState::marks).
+    /// Keeps the state of a layer behind so many rows of the pass, which is one of the
+    /// [marks](CandleState::marks).
     pub(super) fn remember(&mut self, layer: usize, rows: usize, memory: Memory) {
         if let Some((_, made)) = self.made.iter_mut().find(|(mark, _)| *mark == rows) {
             made[layer] = Some(memory);
@@ -322,7 +324,7 @@ impl State for CandleState {
     }
 
     fn wipe(&mut self, len: usize) {
-        // What is behind the last position is never looked at.
+        // The rows behind the last position are never looked at.
         self.truncate(len);
     }
 

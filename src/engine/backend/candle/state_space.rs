@@ -14,7 +14,7 @@ use crate::model::spec::{NormSpec, StateSpaceSpec};
 /// The weights of a state space.
 pub(super) struct StateSpace {
     spec: StateSpaceSpec,
-    /// Of gates, of what the convolution takes, of steps, one after the other.
+    /// The projection to gates, to what the convolution takes, and to steps, one after the other.
     input: Matrix,
     convolution: Convolution,
     convolution_bias: Option<Tensor>,
@@ -33,7 +33,7 @@ pub(super) struct StateSpace {
 }
 
 impl StateSpace {
-    /// That of a block, whose tensors `name` names.
+    /// Loads the state space of a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Dense::load`].
@@ -71,7 +71,7 @@ impl StateSpace {
         })
     }
 
-    /// Of rows `[rows, width]` of one sequence, as [`super::attention::Attention::forward`].
+    /// The result for the rows `[rows, width]` of one sequence, as [`super::attention::Attention::forward`].
     pub(super) fn forward(
         &self,
         x: &Tensor,

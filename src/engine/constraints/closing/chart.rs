@@ -19,7 +19,7 @@ const MAX_ITEMS: usize = 400_000;
 /// Longest way to the end, in bytes.
 const MAX_TEXT: usize = 16 << 10;
 
-/// What is known of a text so far.
+/// The parse of a text so far.
 #[derive(Clone)]
 pub(in crate::constraints) struct Chart {
     shape: Arc<Shape>,
@@ -28,7 +28,7 @@ pub(in crate::constraints) struct Chart {
     lexer: RegexVec,
     lexemes: usize,
     rows: Vec<Row>,
-    /// Of the lexer.
+    /// The state of the lexer.
     state: StateID,
     /// Whether a lexeme has begun.
     begun: bool,
@@ -284,7 +284,7 @@ impl Chart {
     /// The end of the next lexeme by which the whole is shortest.
     fn next_end(&mut self) -> Option<End> {
         let row = &self.rows[self.rows.len() - 1];
-        // By lexeme, that of several symbols.
+        // The cheapest of several symbols that have the same lexeme, by lexeme.
         let mut behind: HashMap<LexemeIdx, (Cost, u32)> = HashMap::new();
         for (symbol, (cost, item)) in &row.behind {
             let (Some(lexeme), Some(item)) = (self.shape.symbols[*symbol as usize].lexeme, item) else {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use llguidance::earley::lexerspec::LexemeIdx;
 use llguidance::earley::regexvec::{NextByte, RegexVec, StateID};
 
-/// What such a search needs to know, and has found.
+/// The inputs of such a search, and its results.
 #[derive(Clone)]
 pub(super) struct Ends {
     /// One byte of each class that the lexer tells apart: printable ones first, where there are such.
@@ -75,7 +75,7 @@ impl Ends {
         // States in the order in which they are reached: how many bytes from the first, which is before, and the byte between.
         let mut reached = vec![(from, 0u64, 0, 0)];
         let mut seen = HashSet::from([from]);
-        // Where they leave what was searched, and the bytes from there on.
+        // The states in which lexemes leave what was searched, and the bytes from there on.
         let mut ends: Vec<(LexemeIdx, usize, Vec<u8>)> = Vec::new();
         let possible: Vec<(LexemeIdx, u64)> =
             lexer.state_desc(from).possible.iter().map(|lexeme| (lexeme, behind(lexeme))).collect();

@@ -35,9 +35,9 @@ pub(super) struct Symbol {
     /// Where its productions begin, but for the empty one.
     pub(super) rules: Vec<u32>,
     pub(super) nullable: bool,
-    /// What it is in a text, if it is terminal.
+    /// The lexeme that it is in a text, if it is terminal.
     pub(super) lexeme: Option<LexemeIdx>,
-    /// That of its shortest text.
+    /// The cost of its shortest text.
     cost: Cost,
     /// The production of its shortest text; None where that is empty, or the symbol terminal.
     best: Option<u32>,
@@ -54,7 +54,8 @@ pub(super) struct ShapePlace {
 }
 
 impl Shape {
-    /// That of a grammar; None where it has more than places, or its lexemes take too many steps.
+    /// The shape of a grammar; None where it has more places than there may be, or its lexemes take too many
+    /// steps.
     pub(super) fn new(grammar: &CGrammar, lexer: &RegexVec, ends: &Ends, trie: &TokTrie) -> Option<Shape> {
         let spec = grammar.lexer_spec();
         if grammar.parametric() || spec.has_stop || spec.has_max_tokens {

@@ -2,10 +2,10 @@
 
 use toktrie::TokTrie;
 
-/// What a text costs: tokens first, then bytes.
+/// The cost of a text: tokens first, then bytes.
 pub(super) type Cost = u64;
 
-/// That of what has no text.
+/// The cost of a symbol that has no text.
 pub(super) const NEVER: Cost = Cost::MAX;
 
 /// The cost of a text by itself.

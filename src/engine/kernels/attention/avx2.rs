@@ -15,7 +15,7 @@ use crate::kernels::half::widen_one;
 /// A query head of one row.
 pub(super) struct Head<'a> {
     pub(super) query: &'a [f32],
-    /// What it sees of the tile.
+    /// The positions of the tile that it sees.
     pub(super) seen: Seen,
     /// The weighted sum of values so far.
     pub(super) out: &'a mut [f32],
@@ -295,7 +295,7 @@ unsafe fn add_values<const N: usize, S: Stored>(
                 sums[i][1] = _mm256_mul_ps(_mm256_loadu_ps(out.add(8)), correction);
             }
             for i in 0..N {
-                // What earlier rows see before the later ones' windows.
+                // The earlier rows also see these positions, before the later ones' windows.
                 for position in heads[i].seen.visible.start..begin {
                     let [low, high] = tile.values(position, first, &scales);
                     let weight = _mm256_broadcast_ss(&weights[i][position]);
@@ -312,7 +312,7 @@ unsafe fn add_values<const N: usize, S: Stored>(
                 }
             }
             for i in 0..N {
-                // What later rows see beyond the earlier ones.
+                // The later rows also see these positions, beyond the earlier ones.
                 for position in heads[i].seen.visible.start.max(end)..heads[i].seen.visible.end {
                     let [low, high] = tile.values(position, first, &scales);
                     let weight = _mm256_broadcast_ss(&weights[i][position]);

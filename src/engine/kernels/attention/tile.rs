@@ -208,10 +208,11 @@ multiversion! {
 fn quantize_body(x: &[f32], quants: &mut [i8], slot: usize, scales: &mut [u16]) {
     let blocks = x.chunks(BLOCK).zip(quants.chunks_mut(BLOCK)).zip(scales.chunks_exact_mut(TILE));
     for ((x, quants), scales) in blocks {
-        // As integers, so that a NaN counts as larger than everything and is not lost.
+        // The bits are compared as integers, so that a NaN counts as larger than everything and is not lost.
         let largest = x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
         let stored = narrow_one(f32::from_bits(largest) / 127.0);
-        // That of the scale as it is stored: what is not finite stays so, whatever the quants are.
+        // The inverse is that of the scale as it is stored: what is not finite stays so, whatever the quants
+        // are.
         let scale = widen_one(stored);
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         for (quant, x) in quants.iter_mut().zip(x) {

@@ -126,7 +126,7 @@ fn widen_body(quants: &[i8], out: &mut [i16]) {
 #[inline(always)]
 #[allow(clippy::manual_clamp, reason = "unlike clamp this makes a NaN a number; the scale keeps it")]
 fn quantize_block<const N: usize>(x: &[f32; N], quants: &mut [i8; N]) -> f32 {
-    // As integers, so that a NaN counts as larger than everything and is not lost.
+    // The bits are compared as integers, so that a NaN counts as larger than everything and is not lost.
     let largest = x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(largest);
     let inverse = if largest < TINY { 0.0 } else { 127.0 / largest };

@@ -89,7 +89,7 @@ fn run(
     let products =
         |share: &Share<'_>| share.matrix.inputs * share.matrix.outputs * share.rows.len().max(FETCH_WORTH);
     let worth = shares.iter().map(products).sum::<usize>().div_ceil(PRODUCTS_WORTH);
-    // As many claims as the products of dense matrices have.
+    // There are as many claims of shares as with the products of dense matrices.
     let grain = (items / (worth.min(pool.threads()).max(1) * 8)).clamp(1, 8);
     pool.ranges(items, grain, worth, &|worker, range| {
         // SAFETY: each thread has a worker number of its own.

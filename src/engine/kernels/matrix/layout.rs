@@ -11,7 +11,7 @@ use super::ternary;
 /// Outputs in a panel.
 pub(crate) const PANEL: usize = 16;
 
-/// What the 4-bit quants of IQ4_NL and IQ4_XS stand for.
+/// The values of the 4-bit quants of IQ4_NL and IQ4_XS.
 pub(super) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// What the 4-bit quants of MXFP4 stand for, doubled: a sign, two bits of exponent and one of mantissa

@@ -53,7 +53,7 @@ const WORK: usize = STRETCH * 64 + ROW_BLOCK;
 
 /// Multiply-adds of a share of the pool's work: about two microseconds.
 const PRODUCTS_WORTH: usize = 200_000;
-/// To fetch a weight takes as long as to multiply it with so many rows.
+/// Rows that a weight can be multiplied with in the time that it takes to fetch it.
 const FETCH_WORTH: usize = 4;
 /// Values of rows of a share: they are made and quantized.
 const VALUES_WORTH: usize = 4096;
@@ -76,14 +76,14 @@ fn sums_mut(lines: &mut [Line]) -> &mut [[f32; PANEL]] {
 /// A matrix in panels. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Packed {
-    /// That of its panels, which is not that of the file for some.
+    /// The format of the panels, which differs from that of the file for some.
     format: Format,
     inputs: usize,
     outputs: usize,
     lines: Lines,
 }
 
-/// What weights are multiplied with.
+/// The input that weights are multiplied with.
 #[derive(Clone, Copy)]
 enum Input<'a> {
     /// Rows of values.
@@ -215,8 +215,9 @@ impl Packed {
                 instructions.unpack(format, quants, count, unpacked);
                 (quants, quant_stride) = (unpacked, unpacked_block);
             }
-            // What is unpacked next comes from memory meanwhile, and where the outputs go, a few lines at a time:
-            // the processor itself looks no further than the end of a page.
+            // Meanwhile the weights that are unpacked next come from memory, and so does the place where the
+            // outputs go, a few lines at a time: the processor itself looks no further than the end of a
+            // page.
             let group = if unpack { FETCH_ROWS } else { 2 * FETCH_ROWS };
             let lines = (step * block_bytes).div_ceil(64).div_ceil(rows.len().div_ceil(group).max(1));
             let mut next = panel.as_ptr().wrapping_add(count * block_bytes);

@@ -19,7 +19,7 @@ pub(super) trait Dot {
     }
 }
 
-/// Without vector instructions of our own.
+/// Kernels without vector instructions of our own.
 pub(super) struct Portable;
 
 impl Dot for Portable {
@@ -72,8 +72,8 @@ pub(super) fn multiply_with(format: Format, tile: &mut Tile<'_>, dot: &impl Dot)
     }
 }
 
-/// What a block's scale is multiplied with for each output, and if it has minima, their sign and what their scale
-/// is multiplied with.
+/// For each output the sum that a block's scale is multiplied with, and if the block has minima, their sign
+/// and the sum that their scale is multiplied with.
 #[inline(always)]
 fn sum_block(
     format: Format,

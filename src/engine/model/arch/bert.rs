@@ -102,7 +102,8 @@ pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
         },
         width,
         context_length: metadata.context_length()?,
-        // What sentence-transformers do where nothing is said; the head of a cross-encoder looks at the first token.
+        // The mean is what sentence-transformers take where nothing is said; the head of a cross-encoder
+        // looks at the first token.
         pooling: metadata.pooling(Pooling::Mean, Pooling::First)?,
         ropes: Vec::new(),
         blocks: vec![block; blocks],

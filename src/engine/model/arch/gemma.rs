@@ -16,7 +16,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     common(metadata)
 }
 
-/// What all Gemma models have in common.
+/// The parts that all Gemma models have in common.
 ///
 /// # Errors
 /// As [`Family::spec`].

@@ -11,7 +11,7 @@ use crate::model::spec::{Kind, ModelSpec, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gemma2", spec };
 
-/// What files from before these keys were written down mean.
+/// The values that files mean which are older than these keys.
 const WINDOW: usize = 4096;
 const SCORE_CAP: f32 = 50.0;
 const LOGIT_CAP: f32 = 30.0;
@@ -39,8 +39,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// What scores are multiplied with: heads are as long as `width / heads` in all sizes for which this matters, but for the one
-/// that has `blocks_27b` blocks.
+/// The factor of scores. It follows from heads of `width / heads` elements in all sizes for which this
+/// matters, but for the one that has `blocks_27b` blocks.
 pub(super) fn scale(spec: &ModelSpec, blocks_27b: usize) -> f32 {
     let heads = spec.blocks.first().map(|block| block.attention.heads);
     heads.map_or(1.0, |heads| match spec.blocks.len() == blocks_27b {

@@ -25,7 +25,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// What the encoder that is made of it has, too.
+/// The parts that the encoder which is made of Gemma 3 has as well.
 ///
 /// # Errors
 /// As [`Family::spec`].

@@ -3,7 +3,8 @@
 //! only.
 //!
 //! Reference: [`modeling_gemma3n.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3n/modeling_gemma3n.py)
-//! of transformers.
+//! of transformers; [the model's page](https://huggingface.co/google/gemma-3n-E4B). Its small size is cut out of the large one, so that blocks may
+//! have feed-forwards of different widths ([Devvrit et al. 2023](https://arxiv.org/abs/2310.07707)).
 
 use super::{
     ATTENTION, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, decoder_of, gemma, gemma4,
@@ -21,7 +22,8 @@ pub(super) const FAMILY: Family = Family { name: "gemma3n", spec };
 const WINDOW_BASE: f32 = 10_000.0;
 /// Bound of the logits, unless the file says otherwise.
 const LOGITS: f32 = 30.0;
-/// What files that do not say it mean: blocks with keys and values of their own, and those with few gates; these keep one in twenty.
+/// The values that files mean which do not say them: blocks with keys and values of their own, and blocks
+/// with few gates, which keep one in twenty.
 const OWN_KEYS: usize = 20;
 const SPARSE: usize = 10;
 const ONE_IN_20: f32 = 1.644_853_5;

@@ -2,7 +2,7 @@
 //! and in the small sizes an embedding of each token for each block. Text only.
 //!
 //! Reference: [`modeling_gemma4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma4/modeling_gemma4.py)
-//! of transformers.
+//! of transformers; [the models' page](https://ai.google.dev/gemma/docs/core).
 
 use super::{
     ATTENTION, EXPERTS, FUSED_EXPERTS, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS,
@@ -24,7 +24,7 @@ pub(super) const FAMILY: Family = Family { name: "gemma4", spec };
 /// Base of the rotation where a window is in force, unless the file says otherwise.
 const WINDOW_BASE: f32 = 10_000.0;
 
-/// What blocks with experts have beside them.
+/// Tensors that blocks with experts have beside those of the experts.
 const EXPERTS_BESIDE: &[&str] = &[
     "ffn_gate_inp.scale",
     "ffn_down_exps.scale",
@@ -59,7 +59,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
         let dim = if windowed[index] { window_dim } else { dim };
         let heads = metadata.checked_heads(Heads { query: query[index], kv: kv[index], dim })?;
         let has = |part: &str| gguf.opt_tensor(&format!("blk.{index}.{part}")).map(|tensor| tensor.is_some());
-        // What other blocks have is the expert that all rows use, in those with experts.
+        // In blocks with experts, the feed-forward that other blocks have is the expert that all rows use.
         let feed_forward = match experts {
             Some((width, experts)) if has("ffn_gate_inp.weight")? || has("ffn_down_exps.weight")? => {
                 let shared = SharedExpert { width: inner[index], weighting: SharedWeighting::Norms };

@@ -17,7 +17,7 @@ pub(super) const FAMILY: Family = Family { name: "gpt-oss", spec };
 const NORMS: &[&str] = &["attn_norm.weight", "post_attention_norm.weight"];
 /// Scores of the sinks.
 const SINKS: &[&str] = &["attn_sinks.weight"];
-/// What is added to the outputs of the router and of the experts' matrices.
+/// Biases of the router and of the experts' matrices.
 const BIASES: &[&str] =
     &["ffn_gate_inp.bias", "ffn_gate_exps.bias", "ffn_up_exps.bias", "ffn_down_exps.bias"];
 

@@ -1,7 +1,7 @@
 //! The mixtures of experts of Qwen 3.5: its layers, with experts beside one that all rows use, which has a gate.
 //!
 //! Reference: [`modeling_qwen3_5_moe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_5_moe/modeling_qwen3_5_moe.py)
-//! of transformers.
+//! of transformers; [a model's page](https://huggingface.co/Qwen/Qwen3.5-35B-A3B).
 
 use super::qwen35::{AHEAD, DELTA_NET, NORMS, hybrid};
 use super::{ATTENTION, EXPERTS, FUSED_EXPERTS, Family, QUERY_KEY_NORMS, SHARED_EXPERT, mixture};
@@ -13,7 +13,7 @@ use crate::model::spec::{ModelSpec, SharedExpert, SharedWeighting};
 
 pub(super) const FAMILY: Family = Family { name: "qwen35moe", spec };
 
-/// What the shared expert's gate is a product with.
+/// The weights of the shared expert's gate.
 const GATE: &[&str] = &["ffn_gate_inp_shexp.weight"];
 
 fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {

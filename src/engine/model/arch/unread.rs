@@ -24,9 +24,9 @@ const HARMLESS: &[&str] = &[
     // Whether the model was trained with stretched positions; and what llama.cpp computes anew.
     "rope.scaling.finetuned",
     "rope.scaling.yarn_attn_factor",
-    // Of the sizes with recurrent layers, in files of those without.
+    // Sizes without recurrent layers may have the keys of those with some.
     "ssm.*",
-    // Of images and sounds.
+    // These keys are about images and sounds.
     "deepstack_mapping",
     "vision.*",
     "audio.*",
@@ -72,7 +72,7 @@ const SAME: &[(&str, &str)] = &[
     ("rope.freq_base_swa", "rope.freq_base"),
 ];
 
-/// What a key changes, by the beginning of its name.
+/// The effects of keys, by the beginnings of their names.
 const EFFECTS: &[(&str, &str)] = &[
     ("attn_logit_softcapping", "it bounds the scores of attention"),
     ("final_logit_softcapping", "it bounds the logits"),

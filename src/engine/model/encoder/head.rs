@@ -17,9 +17,11 @@ const MAX_OUTPUTS: usize = 1024;
 
 /// Pooler and classifier.
 pub(super) struct Head {
+    /// `[width, width]`; `[outputs, width]` where there is no classifier behind it.
     pooler: Option<Dense>,
     /// Behind the pooler: a norm where its activation is GELU, otherwise that is the hyperbolic tangent.
     norm: Option<Norm>,
+    /// `[outputs, width]`.
     classifier: Option<Dense>,
 }
 

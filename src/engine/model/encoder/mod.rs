@@ -1,4 +1,5 @@
-//! Encoders: every token of a text sees all others, and what comes of it is a vector, or the scores of a head.
+//! Encoders: every token of a text sees all others, and what comes of it is a vector, pooled from the hidden states as in Sentence-BERT
+//! ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)), or the scores of a head.
 //!
 //! A pass takes several texts at once ([`Encoder::begin`]) and is computed block by block ([`Encoder::advance`]), so that
 //! whoever drives it can do something else in between.
@@ -63,7 +64,8 @@ impl Encoder {
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
     pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Encoder, Error> {
-        // Without packed weights first: nothing is made or stored for a file that is refused.
+        // The model is put together without packed weights first, so that nothing is made or stored for a
+        // file that is refused.
         Encoder::assemble(gguf, None)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;

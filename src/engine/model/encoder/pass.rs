@@ -20,11 +20,13 @@ pub(super) const KIND: KvCacheType = KvCacheType::F16;
 /// Memory for a pass, and the pass.
 pub(crate) struct EncoderWorkspace {
     pub(super) blocks: Workspace,
-    /// Rows of each text of the pass.
+    /// The rows of each text of the pass, among the rows `[rows, width]` of `blocks`: texts lie one after the
+    /// other.
     pub(super) texts: Vec<Range<usize>>,
     /// The next block to be computed.
     pub(super) next: usize,
-    /// Keys and values of one block of each text.
+    /// The keys and values of the model's block that is computed, one state for each text: `[kv heads, tile]`
+    /// for each 64 of its positions.
     pub(super) states: Vec<SequenceState>,
 }
 
@@ -55,7 +57,8 @@ impl EncoderWorkspace {
     pub(super) fn fit(&mut self, spec: &ModelSpec, rows: usize, threads: usize) -> Result<(), Error> {
         let wanted = rows.max(usual_rows(spec));
         if self.blocks.rows != wanted {
-            // Not both at a time.
+            // The old workspace is given back before the new one is made, so that there is never memory for
+            // both.
             self.blocks = Workspace::new(spec, size(0, threads))?;
             self.states.clear();
             self.blocks = Workspace::new(spec, size(wanted, threads))?;
@@ -68,7 +71,7 @@ impl EncoderWorkspace {
         bytes(spec, usual_rows(spec), threads)
     }
 
-    /// What a pass of so many rows takes beyond that.
+    /// Bytes that a pass of so many rows takes beyond those.
     pub(super) fn more_bytes(spec: &ModelSpec, rows: usize, threads: usize) -> u64 {
         bytes(spec, rows, threads).saturating_sub(EncoderWorkspace::bytes(spec, threads))
     }

@@ -112,7 +112,7 @@ impl Manifest {
         head_len(key, self.entries.len()).saturating_add(self.bytes)
     }
 
-    /// What a file of these panels begins with.
+    /// The head of a file of these panels.
     pub(super) fn key(&self, id: &FileId) -> Vec<u8> {
         let mut fingerprints: Vec<(Format, u32)> = Vec::new();
         let mut key = MAGIC.to_vec();

@@ -174,9 +174,10 @@ pub(super) fn check_lost(gguf: &Gguf, panels: Option<&Mapping>) -> Result<(), Er
 /// What is known of the file of panels beside a model's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackedState {
-    /// There is none.
+    /// The model has no file of packed weights.
     Absent,
-    /// It belongs to another file or layout, or somebody else could have written it: loading replaces it.
+    /// The file belongs to another model or layout, or somebody else could have written it: loading replaces
+    /// it.
     Stale,
     /// Its content is not what the model's weights are in panels.
     Corrupt,

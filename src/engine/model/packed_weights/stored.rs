@@ -19,7 +19,7 @@ use crate::sidecar::{lock, open_finished, same_file, with_suffix};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What becomes of a model's panels.
+/// The outcome of a look for a model's panels.
 pub(super) enum Claim {
     /// They are there.
     Stored(Mapping),
@@ -104,7 +104,7 @@ fn reserve(file: &File, size: usize) -> io::Result<()> {
     file.set_len(0)?;
     #[cfg(target_os = "linux")]
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
-        // Where the file system can't promise room, writing tells.
+        // If the file system cannot promise room, writing tells.
         Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
         Err(error) => return Err(error.into()),
     }

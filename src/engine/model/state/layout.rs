@@ -1,4 +1,19 @@
-//! Which part of a block each layer of a model has, and what lies beside the blocks.
+//! The part of a block that each layer of a model has, and what lies beside the blocks.
+//!
+//! A block holds [`TILE`] (64) positions in 16-bit values. Of a model whose layers 0 and 2 are attention and whose layers 1 and 3 are
+//! recurrent it is
+//!
+//! ```text
+//! layer 0 [kv heads, tile] | layer 2 [kv heads, tile] | copy of layer 1 [running, 2] | copy of layer 3 [running, 2]
+//! '------------------ rows_len ----------------------' '------- copies_len, in one block of `interval` ---------'
+//! ```
+//!
+//! - A tile has the keys of one head, `[head_dim, 64]`, and then its values, `[64, head_dim]`; how these are stored is up to
+//!   [`KvCacheType`].
+//! - A layer that sees a window of positions only has its part, `[kv heads, tile]`, not there but in an allocation of its own for each
+//!   block, which all such layers share: `window_len` values.
+//! - What a recurrent layer keeps is overwritten by each position, and lies beside the blocks as f32: `[running]`, one layer after the
+//!   other. A copy of it has each f32 as two 16-bit values.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +26,7 @@ use crate::kernels::attention::{Heads, KvCacheType, TILE};
 use crate::kernels::convolution::Taps;
 use crate::kernels::recurrence::StatePlace;
 
-/// What the layers of one kind keep.
+/// The state of the layers of one kind.
 pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
     /// Values of the layer in a block, of 16 bits.
     fn len(&self) -> usize;
@@ -22,7 +37,7 @@ pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
         0
     }
 
-    /// So many positions, its own and those before it, are all that a position sees of the layer.
+    /// How many positions, its own and those before it, a position sees of the layer; None where it sees all.
     fn window(&self) -> Option<usize> {
         None
     }
@@ -67,7 +82,7 @@ impl LayerState for KeysAndValues {
     }
 }
 
-/// What a layer keeps that is not attention: so many values.
+/// The state of a layer that is not attention: so many f32 values.
 #[derive(Debug)]
 pub(super) struct Recurrent {
     pub(super) values: usize,
@@ -88,7 +103,8 @@ impl LayerState for Recurrent {
     }
 }
 
-/// What a block of a model keeps, with keys and values of this kind, of which no position sees more than a window.
+/// The state of one block of a model, with keys and values of this kind, of which no position sees more than
+/// a window.
 fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<dyn LayerState> {
     match block.mixer {
         Mixer::Attention if block.attention.shares.is_some() => Box::new(Nothing),
@@ -125,16 +141,17 @@ pub(crate) struct StateLayout(pub(super) Arc<Parts>);
 
 #[derive(Debug)]
 pub(super) struct Parts {
-    /// For each layer.
+    /// The part of each layer, in the order of the model's blocks.
     pub(super) layers: Vec<Part>,
-    /// Values of a block without copies of what is kept beside the blocks, which are behind them.
+    /// Values of a block without copies of what is kept beside the blocks, which are behind them: the parts
+    /// `[kv heads, tile]` of all layers of attention without a window.
     pub(super) rows_len: usize,
-    /// Values of the copies.
+    /// Values of the copies: two for each f32 that is kept beside the blocks.
     pub(super) copies_len: usize,
     /// Values of what windows see of a block, and the longest window; 0 without any.
     pub(super) window_len: usize,
     pub(super) window: usize,
-    /// What is in the place of that where it is gone.
+    /// The empty block that stands in the place of that where it is gone.
     pub(super) gone: SharedBlock,
     /// One block in so many has copies.
     pub(super) interval: usize,
@@ -147,13 +164,13 @@ const MOST_COPIES: usize = 8;
 /// At least one block in so many has copies.
 pub(super) const LONGEST_INTERVAL: usize = 8;
 
-/// What one layer has of each block.
+/// The part of one layer in each block.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) range: Range<usize>,
     /// Whether that is a range of what windows see.
     pub(super) windowed: bool,
-    /// Of what is kept beside the blocks.
+    /// The layer's part of what is kept beside the blocks, in f32 values.
     pub(super) running: Range<usize>,
     pub(super) layer: Box<dyn LayerState>,
 }
@@ -202,7 +219,7 @@ impl StateLayout {
         StateLayout(Arc::new(parts))
     }
 
-    /// That of a small layer.
+    /// The layout of a small layer.
     #[cfg(test)]
     pub(crate) fn of_one_layer() -> StateLayout {
         let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
@@ -210,7 +227,7 @@ impl StateLayout {
         StateLayout::new(std::iter::once(layer), kind)
     }
 
-    /// That of a small layer and one whose copies are large.
+    /// The layout of a small layer and one whose copies are large.
     #[cfg(test)]
     pub(crate) fn with_copies_in_every_fourth_block() -> StateLayout {
         let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
@@ -225,7 +242,7 @@ impl StateLayout {
         self.0.kind
     }
 
-    /// That of a layer with a window and one without.
+    /// The layout of a layer with a window and one without.
     #[cfg(test)]
     pub(crate) fn with_a_window(window: usize) -> StateLayout {
         let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);

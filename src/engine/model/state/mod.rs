@@ -1,7 +1,7 @@
 //! What a sequence keeps of the tokens that were computed: its state.
 //!
 //! It grows by blocks of [`TILE`] positions. A block is one allocation, made when its first position is reached, of which
-//! each layer has a part; how the part is laid out is up to the kind of the layer ([`LayerState`]). Sequences that begin with the
+//! each layer has a part; how the part is laid out is up to the kind of the layer ([`LayerState`]), and `layout.rs` shows a block. Sequences that begin with the
 //! same tokens may share blocks.
 //!
 //! What a layer keeps of attention is a row for each position, so it can be cut anywhere. What other layers keep is overwritten by each
@@ -32,7 +32,7 @@ pub(crate) use layout::StateLayout;
 pub(super) use layout::{KeysAndValues, LayerState};
 use layout::{LONGEST_INTERVAL, Part};
 
-/// What layers keep that each position overwrites, behind some position.
+/// The values of layers that each position overwrites, behind some position.
 #[derive(Default)]
 struct Kept {
     values: Floats,
@@ -58,14 +58,16 @@ impl Kept {
 pub(crate) struct SequenceState {
     layout: StateLayout,
     blocks: Vec<SharedBlock>,
-    /// What windows see of each of them, empty where it is gone; nothing in models without windows.
+    /// The allocation of each block that windows see, `[layers with a window, kv heads, tile]`; empty where
+    /// it is gone; nothing in models without windows.
     windows: Vec<SharedBlock>,
-    /// So many of those at the beginning are gone.
+    /// How many of `windows`, from the beginning, are gone.
     gone: usize,
     /// Most rows of a pass.
     rows: usize,
     len: usize,
-    /// What is kept beside the blocks: behind the last position that is no guess, and behind guesses.
+    /// The f32 values beside the blocks, of the layers that keep something of the kind, one layer after the
+    /// other: behind the last position that is no guess, and behind guesses.
     now: Kept,
     ahead: Kept,
     /// Guesses among the rows of the pass that is under way.

@@ -73,7 +73,7 @@ impl Sequence {
         {
             self.tokens.truncate(self.given);
             self.tokens.extend(answers.tokens(0));
-            // Where a state cannot be cut just there, some tokens are computed once more.
+            // If a state cannot be cut just there, some tokens are computed once more.
             self.state.truncate(self.given + shared);
         }
     }
@@ -100,7 +100,8 @@ impl Sequence {
         }
     }
 
-    /// Of the last `rows` rows of a path that a pass has computed, those that say how likely answers are, by their place among them.
+    /// The rows that say how likely answers are, among the last `rows` rows of a path that a pass has
+    /// computed, by their place among them.
     pub(in crate::scheduler) fn weighing(&self, path: usize, rows: usize) -> Vec<(usize, answers::Wanted)> {
         let Goal::Likelihoods(answers, _) = &self.goal else { return Vec::new() };
         let state = path.checked_sub(1).map_or(&self.state, |lane| &self.lanes[lane].state);

@@ -16,7 +16,7 @@ use crate::scheduler::sequence::{Sequence, Suspended};
 use crate::scheduler::turns::{AGEING, Age, HIGHEST, Lane, QUANTUM, Rank, Turn, Waiting};
 use crate::{Error, EventKind, ModelSource, Output};
 
-/// Who may get a place next.
+/// A request that may get a place next.
 #[derive(Debug, Clone, Copy)]
 enum Candidate {
     /// The request at this place of a lane.
@@ -34,7 +34,8 @@ struct Round {
     passed_suspended: Vec<u64>,
     /// Models whose requests have to wait; those of the others go on.
     coming: Vec<ModelSource>,
-    /// There is no room for the keys and values of a request of this priority, so nothing less urgent gets any.
+    /// The priority of a request for whose keys and values there is no room, so that nothing less urgent gets
+    /// any.
     blocked: Option<u8>,
     /// Lanes for which nobody gives way.
     closed: Vec<Lane>,
@@ -42,7 +43,7 @@ struct Round {
     planning: usize,
 }
 
-/// Who asks for a place.
+/// The rank of a request that asks for a place.
 #[derive(Clone, Copy)]
 struct Claim {
     priority: u8,
@@ -70,7 +71,7 @@ impl EngineThread {
         while let Some(index) = self.running.iter().position(|running| running.submission.is_held()) {
             self.suspend(index);
         }
-        // That time is no waiting for a turn.
+        // The time for which a reader does not read is no waiting for a turn.
         let now = self.now;
         let held = self.suspended.iter_mut().filter(|suspended| suspended.sequence.submission.is_held());
         held.for_each(|suspended| suspended.sequence.turn.age.since = now);
@@ -226,7 +227,8 @@ impl EngineThread {
     fn suspend(&mut self, index: usize) {
         let mut sequence = self.running.remove(index);
         sequence.pause();
-        // What it has waited before counts, but for one priority: those who have waited long come back soon.
+        // The time that it has waited before counts, but for one priority: those who have waited long come
+        // back soon.
         let waited = sequence.turn.begun.saturating_sub(sequence.turn.age.since).saturating_sub(AGEING);
         sequence.turn.age.since = self.now - waited.min(self.now);
         let source = sequence.source();
@@ -324,7 +326,7 @@ impl EngineThread {
             return Some(waiting);
         }
         if !self.models.has(&source) {
-            // What was tokenized for it belongs to a model that is gone.
+            // The tokens of the request belong to a model that is gone.
             let same = self.waiting.iter_mut().filter(|other| other.submission.request.model == source);
             for waiting in same.chain([&mut waiting]) {
                 (waiting.plan, waiting.planning) = (None, None);
@@ -369,7 +371,7 @@ impl EngineThread {
         // Kept blocks that nobody holds make room; those that the request itself has found are held now.
         let most = self.kv_budget.min(self.models.room(0));
         if !self.make_room(new, most, claim) {
-            // What does not fit beside nothing never will.
+            // A request that does not fit where nothing else is never will.
             if whole <= most && reserved > 0 {
                 waiting.plan = Some(plan);
                 return Some(waiting);
@@ -492,7 +494,7 @@ impl EngineThread {
     }
 }
 
-/// There is not enough memory for a request's keys and values, and never will be.
+/// The error that there is not enough memory for a request's keys and values, and never will be.
 fn no_room(positions: usize, bytes: u64, most: u64) -> Error {
     Error::OutOfMemory {
         what: format!("the key-value cache for {positions} tokens"),

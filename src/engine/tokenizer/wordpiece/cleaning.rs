@@ -22,8 +22,8 @@ pub(super) struct Cleaning {
 }
 
 impl Cleaning {
-    /// That of the file. Newer converters write what its normalizer does; what a folder of safetensors says comes under
-    /// keys of ours.
+    /// What the file says of it. Newer converters write what its normalizer does; what a folder of
+    /// safetensors says comes under keys of ours.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where such a key is no truth value.

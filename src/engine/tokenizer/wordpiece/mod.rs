@@ -34,7 +34,7 @@ pub(super) struct WordPiece {
 }
 
 impl WordPiece {
-    /// That of the file, with its vocabulary.
+    /// The WordPiece of the file, with its vocabulary.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where the metadata contradict themselves.

@@ -133,7 +133,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
             }
             let bits = if five { _mm512_loadu_si512(quants.add(256).cast()) } else { low };
             let mut sum = [_mm512_setzero_si512(); R];
-            // What the weights' offset makes of the activations.
+            // The sums begin with what the offset of the weights makes of the activations.
             let offset = match F {
                 Q5_0 => Some(2),
                 IQ4_NL | MXFP4 => Some(0),

@@ -161,7 +161,7 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
     unsafe {
         let low = _mm512_set1_epi8(15);
         let sums = tile.sums.as_mut_ptr().add(first).cast::<__m512>();
-        // There are registers for these only where rows are few; many rows have their sums in memory.
+        // These sums have registers only where rows are few; many rows have their sums in memory.
         let mut acc = [_mm512_setzero_ps(); R];
         for r in 0..R {
             acc[r] = sums.add(r).read();
