@@ -63,33 +63,6 @@ stray_unsafe() {
         xargs -r grep -nHwE 'unsafe' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
 }
 
-# The folders of the engine that must not use some above them: what computes knows nothing of who decides what is computed, and the
-# traits between them nothing of what implements them.
-engine_folders='kernels: computing model backend scheduler
-computing: model backend scheduler
-model: backend scheduler
-backend: scheduler'
-
-# used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
-used() {
-    sed -E 's|//.*||' "$2" | tr '\n' ' ' | grep -oE "(^|[^A-Za-z0-9_:])$1::([a-z_0-9]+|\{[^}]*)" | sed -E "s/.*$1:://" |
-        tr '{,' '\n\n' | sed -nE 's/^ *([a-z_0-9]+).*/\1/p' | grep -vx self | sort -u
-}
-
-# Files of the engine that use a folder above their own.
-misplaced_engine_uses() {
-    local folder above file name
-    while IFS=: read -r folder above; do
-        for file in $(files "^src/engine/$folder/.*\.rs$"); do
-            for name in $(used crate "$file"); do
-                case " $above " in
-                    *" $name "*) echo "$file uses crate::$name, which is above it" ;;
-                esac
-            done
-        done
-    done <<<"$engine_folders"
-}
-
 # Standard output and error of a library belong to whoever loads it: the server.
 stray_prints() {
     files '^src/.*\.rs$' | grep -vE '^src/engine/(main\.rs$|cli/|tests/)' |
@@ -230,7 +203,6 @@ advise 'long fragments may have more than one subject' longer_than 400 '^sql/.*\
 none 'unsafe only in src/pg and in the kernels, the mapping and the allocator of the engine' stray_unsafe
 none 'libraries print nothing' stray_prints
 none 'modules use those only that their order grants them' python3 scripts/module_order.py
-none 'folders of the engine use none above them' misplaced_engine_uses
 none 'no paths of one machine' machine_paths
 none 'the server opens no connections but those to the hub' stray_connections
 none 'the library has no HTTP client besides that of downloads' http_client_in_library

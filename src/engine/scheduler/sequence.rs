@@ -16,10 +16,10 @@ use super::turns::Turn;
 use crate::computing::{BLOCK, Pooling, State, WantedRows};
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
-use crate::prompts::shortened;
 use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
+use crate::work::shortened;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// A request that is being worked on.
