@@ -36,7 +36,7 @@ class Rules:
                     rules.append((kind, rest, names))
                 else:
                     raise SystemExit(f"no rule of orders is: {line}")
-            elif ":" in line:
+            elif rules[-1][0] == "grants":
                 name, _, may = line.partition(":")
                 names.append((name.strip(), may.split()))
             else:
@@ -96,17 +96,27 @@ def forbidden_by_order(root, uses, place, names):
             yield f"{said(mention)}: {other} does not stand before {own}"
 
 
-def circles(uses, place, left_out):
-    """The uses that are a part of some circle."""
-    folder, edges, where = folder_of(place), {}, {}
+def circles(uses, folder, own_file_counts=True):
+    """The uses among the modules of a folder that are a part of some circle."""
+    edges, where = {}, {}
     for own, other, mention in within(uses, folder):
-        if not mention.test and not {own, other} & left_out:
+        if not mention.test and (own_file_counts or "mod" not in (own, other)):
             edges.setdefault(own, set()).add(other)
             where.setdefault((own, other), mention)
     reached = {name: reachable(edges, name) for name in edges}
-    for (own, other), mention in sorted(where.items()):
+    for (own, other), mention in sorted(where.items(), key=lambda use: use[0]):
         if own in reached.get(other, ()):
-            yield f"{said(mention)}: {own} and {other} of {place} are in a circle"
+            yield f"{said(mention)}: {own} and {other} of {'::'.join(folder) or 'the crate'} are in a circle"
+
+
+def all_circles(root_modules, uses, exempt):
+    """Those of all folders; in exempt ones the folder's own file does not count."""
+    for module in root_modules:
+        if not module.test:
+            place = "::".join(module.path) or "."
+            yield from circles(uses, module.path, place not in exempt)
+            if place in exempt and not list(circles(uses, module.path)):
+                yield f"the own file of {place} is in no circle, and need not be left out"
 
 
 def reachable(edges, start):
@@ -130,7 +140,7 @@ def complaints(file, rules, overlay=None):
         elif kind == "order":
             yield from forbidden_by_order(crate.root, uses, place, names)
         elif kind == "acyclic":
-            yield from circles(uses, place, set(names))
+            yield from all_circles(crate.modules(), uses, names)
 
 
 class Forms:

@@ -65,11 +65,11 @@ pub use constraints::ordering::keep_written_order;
 pub use error::Error;
 pub use figures::{Figures, FiguresSink, Statistics};
 pub use identity::{ModelIdentity, model_files};
-pub use kernels::attention::KvCacheType;
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;
 #[doc(hidden)]
-pub use kernels::matrix::Instructions;
+pub use kernels::instructions::Instructions;
+pub use kernels::tile::KvCacheType;
 pub use mapping::FileId;
 pub use message::{Message, Role};
 pub use model::{PackedState, verify_packed_weights};

@@ -6,7 +6,7 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::chunks::Chunking;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::kernels::norm::normalise;
 use crate::verify::Verify;
 use crate::{Constraint, DEFAULT_TASK, Error, Message, Prompts, Purpose, Sampling};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::computing::Backend;
-use crate::kernels::attention::KvCacheType;
+use crate::kernels::tile::KvCacheType;
 
 pub(crate) use candle::Candle;
 pub(crate) use native::Native;

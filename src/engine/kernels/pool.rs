@@ -22,7 +22,7 @@ use crossbeam_utils::CachePadded;
 
 use super::disjoint::Disjoint;
 use super::environment::{self, Standard};
-use super::matrix::Instructions;
+use super::instructions::Instructions;
 use crate::panic::{Panic, hold};
 use crate::stack::COMPUTING_STACK_BYTES;
 

@@ -15,7 +15,7 @@ use llguidance::toktrie::SimpleVob;
 
 use crate::Error;
 use crate::kernels::highest;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 pub(crate) use adjusted::Seen;
 pub use parameters::{Penalties, Sampling};
 use uniform::uniform;

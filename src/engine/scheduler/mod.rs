@@ -7,11 +7,13 @@
 //! computed in passes of their own, some layers between two steps.
 
 mod answers;
+mod beginning;
 mod detokenizer;
 mod encode_batches;
 mod generation;
 mod job_queue;
 mod likelihood_memo;
+mod load_settings;
 mod loaded;
 mod loaded_encoder;
 mod loader;
@@ -41,7 +43,7 @@ use crate::memory::Ledger;
 use crate::pulse::{Heart, Pulse};
 use crate::{Error, Reply, Request, Role, Standing, Statistics, Ticket, Work, verify};
 
-pub(crate) use loaded::limits;
+pub(crate) use load_settings::limits;
 pub use models::LoadedModel;
 use statistics::Counters;
 use submission::Submission;

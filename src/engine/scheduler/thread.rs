@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::encode_batches::EncodeBatches;
-use super::loaded::{Settings, Texts};
-use super::loader::{Hook, Job, Report, Worker};
+use super::job_queue::Job;
+use super::load_settings::Settings;
+use super::loaded::Texts;
+use super::loader::{Hook, Report, Worker};
 use super::models::Models;
 use super::sequence::{Sequence, Suspended};
 use super::step::Stepper;

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use super::loader::Hook;
 use super::{Shared, Submission};
 use crate::kernels::Pool;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::panic::catch;
 use crate::stack::COMPUTING_STACK_BYTES;
 use crate::verify::{Means, Verification, Verify, verify_with};

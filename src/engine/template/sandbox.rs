@@ -17,7 +17,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::budget::{self, Budget, NODE_BYTES, refuse};
+use super::budget::{Budget, NODE_BYTES, refuse};
+use super::environment;
 use super::python;
 
 /// Templates of real models have up to about 20,000 bytes.
@@ -293,7 +294,7 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
 }
 
 fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
-    let mut environment = budget::environment(budget);
+    let mut environment = environment::environment(budget);
     environment.set_undefined_behavior(dialect.undefined);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_CALL_DEPTH);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::kernels::Pool;
 use crate::kernels::disjoint::Disjoint;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 
 /// Fills tiles for `positions` positions from f(kind, head, position, element).
 fn tiles(
