@@ -81,6 +81,21 @@ stray_connections() {
         xargs -r grep -nHwE 'ureq|hyper|reqwest|TcpStream|TcpListener|UdpSocket|ToSocketAddrs' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
 }
 
+# Parts of shared memory that src/pg/mod.rs does not list: they would never get their memory.
+unlisted_parts() {
+    local file name module
+    while IFS=: read -r file name; do
+        module=${file#src/pg/} module=${module%.rs} module=${module%/mod}
+        grep -qxF "    &${module//\//::}::$name," src/pg/mod.rs || echo "$file: $name is not among the PARTS of src/pg/mod.rs"
+    done < <(files '^src/pg/.*\.rs$' | xargs -r grep -HE '\bstatic [A-Z_]+: (shmem::)?Part<' | sed -E 's/^([^:]+):.*static ([A-Z_]+):.*/\1:\2/')
+}
+
+# The processes of the worker send the SQL of their protocol and no other: what else of them names SPI reads a row.
+stray_worker_sql() {
+    files '^src/worker/.*\.rs$' | grep -vE '^src/worker/protocol(/|\.rs$)' | xargs -r grep -nHwiE 'spi' |
+        grep -vE '^[^:]+:[0-9]+:([[:space:]]*//|use crate::pg::spi::Row;$)'
+}
+
 # Without downloads the library has no HTTP client in it at all.
 http_client_in_library() {
     "$cargo" tree --offline --prefix none -p pg_steadytext --no-default-features --features "pg$major" -e normal |
@@ -203,6 +218,8 @@ advise 'long fragments may have more than one subject' longer_than 400 '^sql/.*\
 none 'unsafe only in src/pg and in the kernels, the mapping and the allocator of the engine' stray_unsafe
 none 'libraries print nothing' stray_prints
 none 'modules use those only that their order grants them' python3 scripts/module_order.py
+none 'all parts of shared memory are listed' unlisted_parts
+none 'SQL of the worker stands in its protocol' stray_worker_sql
 none 'no paths of one machine' machine_paths
 none 'the server opens no connections but those to the hub' stray_connections
 none 'the library has no HTTP client besides that of downloads' http_client_in_library
