@@ -79,7 +79,7 @@ pub use probe::Probe;
 pub use prompts::Prompts;
 pub use purpose::{DEFAULT_TASK, Purpose};
 pub use request::{Event, EventKind, Finish, Output, Reply, Request, Standing};
-pub use sampling::{Penalties, Sampling};
+pub use sampling::{DEFAULT_SEED, Penalties, Sampling};
 pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS};
 pub use scores::{cosine, softmax};
 pub use ticket::Ticket;

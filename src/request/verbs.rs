@@ -1,5 +1,5 @@
 //! Verbs: what the engine is to do for each, and the answer that comes of it. Judgements (yes or no, a grade, a category, a
-//! similarity) are here; what a model writes is [`super::writing`], and lists of facts are [`super::facts`].
+//! similarity) are here; what a model writes is [`super::text_verbs`], and lists of facts are [`super::facts`].
 //!
 //! A model that generates is not asked to write its answer: it says how likely each possible one is, and from that come an answer and a
 //! probability ([`Likelihoods`]). A category's probability is measured against what the model says of it for an empty text: how

@@ -2,7 +2,7 @@
 //!
 //! Templates come with model files and are programs. Bounded are: the length of the source, instructions
 //! (fuel), nesting of calls, the stack (compiling and dropping a deep expression recurses: it happens on a
-//! thread with a large stack), and memory (see `budget.rs`). For the last, the compiled program is rewritten
+//! thread with a large stack), and memory (see `budget.rs` and `environment.rs`). For the last, the compiled program is rewritten
 //! so that every operation that makes a value, or looks at all of one, goes through the budget; minijinja has no hook for that. The test
 //! `fuel_and_depth_alone_bound_no_memory` shows what happens without: two instructions double a value.
 
