@@ -26,7 +26,9 @@ use super::instructions::Instructions;
 use super::norm::fold;
 use super::pool::Pool;
 use super::rows::Rows;
-use super::tile::{KvCacheType, TILE};
+#[cfg(target_arch = "x86_64")]
+use super::tile::KvCacheType;
+use super::tile::TILE;
 
 /// The sizes that attention needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
