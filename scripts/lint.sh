@@ -63,129 +63,6 @@ stray_unsafe() {
         xargs -r grep -nHwE 'unsafe' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
 }
 
-# The folders of src/ that are modules of the extension, from below to above: what each may use of the others. src/lib.rs, which
-# only wires, may use all of them.
-folders='pg:
-registry: pg
-request: pg registry
-cache: pg registry request
-api: pg registry request cache
-worker: pg registry request cache'
-
-# The folders of the engine that must not use some above them: what computes knows nothing of who decides what is computed, and the
-# traits between them nothing of what implements them.
-engine_folders='kernels: computing model backend scheduler
-computing: model backend scheduler
-model: backend scheduler
-backend: scheduler'
-
-# The files of some of these folders, from below to above: each uses only those that stand before it.
-api_files='refuse audit lane poison_rows claim_floors connection pull checked call answers role_id protocol cancel result batch tables status statistics prompt models context elsewhere foreign_answers counted diagnose cache_admin cache_lookup
-    enqueue insert_trigger sync arrays chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange enrichments vectorizers rate_limits'
-request_files='defaults usage request_metrics arguments values ranking categories answer prompts prompt_source text_spans json_text fields masking facts text_verbs verbs summary subtasks answer_flaws
-    stages asked constraint batch_checks params options conversation verb_checks checks work'
-worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction filter_keeper recount usage audit vectorizer database lifecycle launcher'
-
-# used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
-used() {
-    sed -E 's|//.*||' "$2" | tr '\n' ' ' | grep -oE "(^|[^A-Za-z0-9_:])$1::([a-z_0-9]+|\{[^}]*)" | sed -E "s/.*$1:://" |
-        tr '{,' '\n\n' | sed -nE 's/^ *([a-z_0-9]+).*/\1/p' | grep -vx self | sort -u
-}
-
-# Modules that use one that they must not use.
-misplaced_uses() {
-    local folder allowed file name
-    while IFS=: read -r folder allowed; do
-        for file in $(files "^src/$folder/.*\.rs$"); do
-            for name in $(used crate "$file"); do
-                case " $folder $allowed " in
-                    *" $name "*) ;;
-                    *) echo "$file uses crate::$name: src/$folder may use${allowed:- nothing of the other folders}" ;;
-                esac
-            done
-        done
-        # Above these there is nothing but the crate, whose modules are named from its root.
-        for file in $(files "^src/$folder/[a-z_0-9]+\.rs$"); do
-            case $file in
-                */mod.rs) name=$(used super "$file") ;;
-                *) name=$(used super::super "$file") ;;
-            esac
-            [ -z "$name" ] || echo "$file leaves its folder by super"
-        done
-    done <<<"$folders"
-    for folder in src/*/mod.rs; do
-        folder=$(basename "$(dirname "$folder")")
-        grep -q "^$folder:" <<<"$folders" || echo "src/$folder has no place in the order of scripts/lint.sh"
-    done
-}
-
-# Files of the engine that use a folder above their own.
-misplaced_engine_uses() {
-    local folder above file name
-    while IFS=: read -r folder above; do
-        for file in $(files "^src/engine/$folder/.*\.rs$"); do
-            for name in $(used crate "$file"); do
-                case " $above " in
-                    *" $name "*) echo "$file uses crate::$name, which is above it" ;;
-                esac
-            done
-        done
-    done <<<"$engine_folders"
-}
-
-# uses_in_order FOLDER NAME…: files of a folder that use one that does not stand before them, and files that are not in the list.
-uses_in_order() {
-    local folder=$1 file own name path before
-    shift
-    for file in $(files "^src/$folder/.*\.rs$" | grep -v "^src/$folder/mod\.rs$"); do
-        own=${file#"src/$folder/"} path=super
-        case $own in */*) path=super::super ;; esac
-        own=${own%%/*} own=${own%.rs}
-        case " $* " in
-            *" $own "*) ;;
-            *) echo "$file has no place in the order of scripts/lint.sh" ;;
-        esac
-        before=" $* " before=${before%%" $own "*}
-        for name in $(used "$path" "$file") $(used "crate::$folder" "$file"); do
-            if [ "$name" != "$own" ] && [ -e "src/$folder/$name.rs" ]; then
-                case "$before " in
-                    *" $name "*) ;;
-                    *) echo "$file uses $folder::$name, which does not stand before it" ;;
-                esac
-            fi
-        done
-    done
-}
-
-# Circles among the modules of a folder that has no written order: files, and folders of files, that use each other.
-circles_in() {
-    local folder=$1 file own name path loops
-    loops=$(for file in $(files "^src/$folder/.*\.rs$" | grep -v "^src/$folder/mod\.rs$"); do
-        own=${file#"src/$folder/"} path=super
-        case $own in */*) path=super::super ;; esac
-        own=${own%%/*} own=${own%.rs}
-        for name in $(used "$path" "$file") $(used "crate::$folder" "$file"); do
-            if [ "$name" != "$own" ] && [ -e "src/$folder/$name.rs" ]; then
-                echo "$own $name"
-            fi
-        done
-    done | tsort 2>&1 >/dev/null)
-    [ -z "$loops" ] || printf 'src/%s has a circle:\n%s\n' "$folder" "$loops"
-}
-
-# The order of all files that have one, and no circles among the others.
-disordered_files() {
-    # shellcheck disable=SC2086 # lists of words
-    {
-        uses_in_order api $api_files
-        uses_in_order request $request_files
-        uses_in_order worker $worker_files
-        circles_in pg
-        circles_in registry
-        circles_in cache
-    }
-}
-
 # Standard output and error of a library belong to whoever loads it: the server.
 stray_prints() {
     files '^src/.*\.rs$' | grep -vE '^src/engine/(main\.rs$|cli/|tests/)' |
@@ -202,6 +79,21 @@ machine_paths() {
 stray_connections() {
     files '^src/.*\.rs$' | grep -vE '^src/engine/(hub|tests)/|^src/elsewhere/' |
         xargs -r grep -nHwE 'ureq|hyper|reqwest|TcpStream|TcpListener|UdpSocket|ToSocketAddrs' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
+}
+
+# Parts of shared memory that src/pg/mod.rs does not list: they would never get their memory.
+unlisted_parts() {
+    local file name module
+    while IFS=: read -r file name; do
+        module=${file#src/pg/} module=${module%.rs} module=${module%/mod}
+        grep -qxF "    &${module//\//::}::$name," src/pg/mod.rs || echo "$file: $name is not among the PARTS of src/pg/mod.rs"
+    done < <(files '^src/pg/.*\.rs$' | xargs -r grep -HE '\bstatic [A-Z_]+: (shmem::)?Part<' | sed -E 's/^([^:]+):.*static ([A-Z_]+):.*/\1:\2/')
+}
+
+# The processes of the worker send the SQL of their protocol and no other: what else of them names SPI reads a row.
+stray_worker_sql() {
+    files '^src/worker/.*\.rs$' | grep -vE '^src/worker/protocol(/|\.rs$)' | xargs -r grep -nHwiE 'spi' |
+        grep -vE '^[^:]+:[0-9]+:([[:space:]]*//|use crate::pg::spi::Row;$)'
 }
 
 # Without downloads the library has no HTTP client in it at all.
@@ -340,9 +232,9 @@ advise 'long files may have more than one subject' longer_than 500 '\.(rs|sh)$'
 advise 'long fragments may have more than one subject' longer_than 400 '^sql/.*\.sql$'
 none 'unsafe only in src/pg and in the kernels, the mapping and the allocator of the engine' stray_unsafe
 none 'libraries print nothing' stray_prints
-none 'folders use those below them only' misplaced_uses
-none 'folders of the engine use none above them' misplaced_engine_uses
-none 'files of a folder use those before them only' disordered_files
+none 'modules use those only that their order grants them' python3 scripts/module_order.py
+none 'all parts of shared memory are listed' unlisted_parts
+none 'SQL of the worker stands in its protocol' stray_worker_sql
 none 'no paths of one machine' machine_paths
 none 'the server opens no connections but those to the hub' stray_connections
 none 'the library has no HTTP client besides that of downloads' http_client_in_library

@@ -39,6 +39,6 @@ extern "C-unwind" fn _PG_init() {
         pg::guc::define();
         pg::install_shared_memory();
         pg::hooks::install();
-        pg::bgworker::register_launcher();
+        pg::bgworker::register_launcher(worker::ENTRY_POINTS);
     }
 }

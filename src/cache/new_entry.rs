@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use steadytext_engine::{
-    Embed, Generate, Likelihoods, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
+    BackendKind, Embed, Generate, Likelihoods, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
 };
 
-use super::Question;
+use super::keys::key_by;
+use super::question::Question;
+use crate::pg::guc;
 use crate::request::{Answer, Subtasks, defaults};
 
 /// A row of steadytext_cache in the making.
@@ -38,7 +40,27 @@ impl NewEntry {
     }
 }
 
-pub(super) fn make(
+impl Question {
+    /// What is kept of the answer that a model gave. `None` where that is too long, or computed by another backend than the key
+    /// says.
+    pub(crate) fn entry(
+        &self,
+        subtasks: &Subtasks,
+        by: &ModelIdentity,
+        answer: &Answer,
+        took: Duration,
+    ) -> Option<NewEntry> {
+        // What candle has computed because the kernels do not is never looked for: settings say what is expected.
+        if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
+            return None;
+        }
+        let prompts = &self.embedding.prompts;
+        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), prompts, by.backend)?;
+        make(self, subtasks, key.text, by, answer, took)
+    }
+}
+
+fn make(
     question: &Question,
     subtasks: &Subtasks,
     key: String,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::backend::{BackendKind, Candle};
 use crate::computing::ModelLimits;
 use crate::gguf::Gguf;
-use crate::kernels::attention::KvCacheType;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
+use crate::kernels::tile::KvCacheType;
 use crate::model::is_encoder;
 use crate::{Error, FiguresSink, model};
 

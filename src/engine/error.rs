@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stack::COMPUTING_STACK_BYTES;
+
 /// An error of the engine. It crosses the socket with everything that its message is made of.
 #[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
@@ -15,11 +17,11 @@ pub enum Error {
     #[error("could not read model file \"{}\"", path.display())]
     ModelFile {
         /// The file.
-        #[serde(with = "crate::socket::wire::path")]
+        #[serde(with = "crate::wire::path")]
         path: PathBuf,
         /// What the system said.
         #[source]
-        #[serde(with = "crate::socket::wire::io_error")]
+        #[serde(with = "crate::wire::io_error")]
         source: Arc<std::io::Error>,
     },
     /// The model file, or the file of panels beside it, lost pages while it was in use. The next request opens it
@@ -27,14 +29,14 @@ pub enum Error {
     #[error("file \"{}\" could no longer be read while its model was in use", path.display())]
     LostModel {
         /// The file.
-        #[serde(with = "crate::socket::wire::path")]
+        #[serde(with = "crate::wire::path")]
         path: PathBuf,
     },
     /// The file is not what it says it is: not GGUF, truncated, a key or tensor of the wrong type or shape.
     #[error("model file \"{}\" is corrupt: {reason}", path.display())]
     CorruptModel {
         /// The file.
-        #[serde(with = "crate::socket::wire::path")]
+        #[serde(with = "crate::wire::path")]
         path: PathBuf,
         /// What is wrong, naming the key or tensor.
         reason: String,
@@ -43,7 +45,7 @@ pub enum Error {
     #[error("model file \"{}\" is not supported: {reason}", path.display())]
     UnsupportedModel {
         /// The file.
-        #[serde(with = "crate::socket::wire::path")]
+        #[serde(with = "crate::wire::path")]
         path: PathBuf,
         /// What is missing, naming the architecture, key or tensor type.
         reason: String,
@@ -54,7 +56,7 @@ pub enum Error {
     #[error("the chat template of model file \"{}\" failed: {reason}", path.display())]
     Template {
         /// The file.
-        #[serde(with = "crate::socket::wire::path")]
+        #[serde(with = "crate::wire::path")]
         path: PathBuf,
         /// What the template engine said.
         reason: String,
@@ -175,7 +177,7 @@ impl Error {
         match source.kind() {
             io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Error::OutOfMemory {
                 what: "a thread of the engine".to_owned(),
-                needed_mb: (crate::kernels::pool::STACK_BYTES as u64).div_ceil(1 << 20),
+                needed_mb: (COMPUTING_STACK_BYTES as u64).div_ceil(1 << 20),
                 limit_mb: None,
             },
             _ => Error::Panicked(format!("could not start a thread: {source}")),

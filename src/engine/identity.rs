@@ -16,10 +16,6 @@ use crate::gguf::{self, Gguf};
 use crate::mapping::FileId;
 use crate::{BackendKind, Error, ModelSource, builtin, safetensors, sidecar};
 
-/// Changes whenever the native backend computes other bytes of the same model and request: what was computed before is
-/// then no longer what would be computed. [`crate::BackendKind::kernel_version`] is that of any backend.
-pub const KERNEL_VERSION: i32 = 2;
-
 const MAGIC: &[u8; 8] = b"STSHA256";
 /// Magic, identity of the file, its checksum, and the CRC-32 of all that.
 const RECORD_BYTES: usize = 8 + 5 * 8 + 32 + 4;

@@ -14,6 +14,7 @@ mod computing;
 mod config;
 mod constraints;
 mod error;
+mod figures;
 pub mod gguf;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -21,7 +22,9 @@ mod identity;
 mod kernels;
 mod mapping;
 pub mod memory;
+mod message;
 mod model;
+mod model_source;
 #[doc(hidden)]
 pub mod nearest;
 mod notifier;
@@ -30,6 +33,7 @@ mod probe;
 pub mod process;
 mod prompts;
 pub mod pulse;
+mod purpose;
 pub mod remote_job;
 mod request;
 mod rerank;
@@ -39,14 +43,18 @@ mod scheduler;
 mod scores;
 mod sidecar;
 pub mod socket;
+mod stack;
 pub mod summary;
 pub mod task_guess;
 pub mod template;
+mod ticket;
 pub mod tokenizer;
 mod verify;
 pub mod watchdog;
+mod wire;
+mod work;
 
-pub use backend::BackendKind;
+pub use backend::{BackendKind, KERNEL_VERSION};
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
 pub use chunks::{Beside, Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
 pub use config::{BackendChoice, Config, PromptLookup};
@@ -55,24 +63,25 @@ pub use constraints::Constraint;
 pub use constraints::bench as constraint_bench;
 pub use constraints::ordering::keep_written_order;
 pub use error::Error;
-pub use identity::{KERNEL_VERSION, ModelIdentity, model_files};
-pub use kernels::attention::KvCacheType;
+pub use figures::{Figures, FiguresSink, Statistics};
+pub use identity::{ModelIdentity, model_files};
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;
 #[doc(hidden)]
-pub use kernels::matrix::Instructions;
+pub use kernels::instructions::Instructions;
+pub use kernels::tile::KvCacheType;
 pub use mapping::FileId;
+pub use message::{Message, Role};
 pub use model::{PackedState, verify_packed_weights};
+pub use model_source::ModelSource;
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use prompts::Prompts;
-pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
-    Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,
-};
-pub use sampling::{Penalties, Sampling};
-pub use scheduler::{
-    Engine, Figures, FiguresSink, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics,
-};
+pub use purpose::{DEFAULT_TASK, Purpose};
+pub use request::{Event, EventKind, Finish, Output, Reply, Request, Standing};
+pub use sampling::{DEFAULT_SEED, Penalties, Sampling};
+pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS};
 pub use scores::{cosine, softmax};
+pub use ticket::Ticket;
 pub use verify::{Deviation, MAX_POSITIONS, Verification, Verify, verify};
+pub use work::{Embed, Generate, Likelihoods, Rerank, Work};

@@ -1,4 +1,4 @@
-//! What models want before the texts that they embed, as their cards say: "query: " and the like; and vectors that are shortened.
+//! What models want before the texts that they embed, as their cards say: "query: " and the like.
 //!
 //! A prompt may have a place for a task, `{task}`, or `{task=…}` with what stands there where a request names none.
 
@@ -6,9 +6,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::matrix::Instructions;
-use crate::kernels::norm::normalise;
-use crate::{DEFAULT_TASK, Embed, Error, Purpose, Work};
+use crate::{DEFAULT_TASK, Purpose};
 
 const PLACE: &str = "{task";
 
@@ -41,44 +39,6 @@ impl Prompts {
     }
 }
 
-impl Work {
-    /// The same, with what the model wants before its texts.
-    pub fn prompted(self, prompts: &Prompts) -> Work {
-        match self {
-            Work::Embed(mut how) => {
-                how.prompt = prompts.before(&how.purpose).map(Cow::into_owned);
-                Work::Embed(how)
-            }
-            Work::Rerank(mut how) => {
-                how.prompts = Prompts {
-                    query: prompts.before(&Purpose::Query { task: None }).map(Cow::into_owned),
-                    passage: prompts.passage.clone(),
-                };
-                Work::Rerank(how)
-            }
-            other => other,
-        }
-    }
-}
-
-/// The vector that is wanted of a text's, of length 1 as that is.
-///
-/// # Errors
-/// [`Error::InvalidRequest`] for more elements than it has, and for none.
-pub(crate) fn shortened(
-    work: &Work,
-    mut vector: Vec<f32>,
-    instructions: Instructions,
-) -> Result<Vec<f32>, Error> {
-    let Work::Embed(Embed { dimensions: Some(dimensions), .. }) = work else { return Ok(vector) };
-    if !(1..=vector.len()).contains(dimensions) {
-        let message = format!("{dimensions} dimensions are wanted of vectors that have {}", vector.len());
-        return Err(Error::InvalidRequest(message));
-    }
-    vector.truncate(*dimensions);
-    Ok(normalise(instructions, vector))
-}
-
 /// Where a prompt has a place for a task, and what stands there otherwise.
 fn place(prompt: &str) -> Option<(std::ops::Range<usize>, &str)> {
     let begin = prompt.find(PLACE)?;
@@ -106,7 +66,7 @@ fn filled<'a>(prompt: &'a str, task: Option<&str>) -> Cow<'a, str> {
 #[cfg(test)]
 mod tests {
     use super::Prompts;
-    use crate::{DEFAULT_TASK, Embed, Purpose, Work};
+    use crate::{DEFAULT_TASK, Purpose};
 
     fn prompts(query: &str) -> Prompts {
         Prompts { query: Some(query.to_owned()), passage: Some("passage: ".to_owned()) }
@@ -135,19 +95,5 @@ mod tests {
             assert_eq!(prompts(query).take_tasks(), takes, "{query}");
         }
         assert!(Prompts::default().take_tasks());
-    }
-
-    #[test]
-    fn each_text_gets_the_prompt_of_its_purpose() {
-        let of = |embed: Embed| match Work::Embed(embed).prompted(&prompts("query: ")) {
-            Work::Embed(how) => how.prompt,
-            _ => None,
-        };
-        assert_eq!(of(Embed::passage("x")).as_deref(), Some("passage: "));
-        assert_eq!(of(Embed::query("x", None)).as_deref(), Some("query: "));
-        let Work::Embed(plain) = Work::Embed(Embed::passage("x")).prompted(&Prompts::default()) else {
-            panic!()
-        };
-        assert_eq!(plain, Embed::passage("x"));
     }
 }

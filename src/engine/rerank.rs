@@ -15,7 +15,7 @@
 use crate::Rerank;
 use crate::gguf::Gguf;
 use crate::kernels::exp::exp;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::kernels::norm::dot;
 use crate::tokenizer::{Part, Tokenizer, truncate};
 use crate::{Error, model};

@@ -12,7 +12,7 @@ use crate::backend::{BackendKind, Candle};
 use crate::card::{Card, Task};
 use crate::computing::{ModelLimits, State as _};
 use crate::gguf::{GgmlType, Gguf};
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;

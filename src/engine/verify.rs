@@ -14,7 +14,7 @@ use crate::computing::{Loading, ModelLimits, Segment, WantedRows};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::memory::{Ledger, watched};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, ModelIdentity, ModelSource, model};

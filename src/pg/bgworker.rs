@@ -1,13 +1,18 @@
 //! Starting background workers and connecting them.
 
+use std::sync::OnceLock;
+
 use pgrx::pg_sys;
 
 use super::shmem::{PACES, Pace};
 
-/// Defines the function by which PostgreSQL enters a worker: it is found by its symbol and gets the worker's
-/// argument.
+/// Defines the function by which PostgreSQL enters a worker, and a constant with its name: it is found by its symbol and gets the
+/// worker's argument.
 macro_rules! entry_point {
-    ($(#[$doc:meta])* $name:ident => $run:expr) => {
+    ($(#[$doc:meta])* $constant:ident = $name:ident => $run:expr) => {
+        $(#[$doc])*
+        const $constant: &str = stringify!($name);
+
         $(#[$doc])*
         #[pgrx::pg_guard]
         #[unsafe(no_mangle)]
@@ -20,9 +25,28 @@ macro_rules! entry_point {
 }
 pub(crate) use entry_point;
 
-/// Registers the launcher. Only while shared_preload_libraries is processed.
-pub(crate) fn register_launcher() {
-    let mut worker = template("pg_steadytext launcher", "steadytext_launcher_main");
+/// The names of the functions by which PostgreSQL enters the workers.
+#[derive(Debug)]
+pub(crate) struct EntryPoints {
+    /// Of the launcher.
+    pub(crate) launcher: &'static str,
+    /// Of a database's worker.
+    pub(crate) worker: &'static str,
+    /// Of a process that only runs the engine.
+    pub(crate) engine: &'static str,
+    /// Of a process that downloads a model.
+    pub(crate) download: &'static str,
+    /// Of the processes for a database's vectorizers.
+    pub(crate) vectorizer: &'static str,
+}
+
+/// Those of this library. The postmaster's processes have them from it.
+static ENTRY_POINTS: OnceLock<EntryPoints> = OnceLock::new();
+
+/// Registers the launcher, and keeps the names for the workers that are started later. Only while shared_preload_libraries is processed.
+pub(crate) fn register_launcher(entry_points: EntryPoints) {
+    let entry_points = ENTRY_POINTS.get_or_init(|| entry_points);
+    let mut worker = template("pg_steadytext launcher", entry_points.launcher);
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
     worker.bgw_restart_time = 5;
     // SAFETY: a filled-in description, copied by the callee.
@@ -54,10 +78,9 @@ impl Drop for Handle {
 
 /// Starts the worker of a slot. `None` if all of max_worker_processes are in use.
 pub(crate) fn start_worker(slot: usize, database: pg_sys::Oid) -> Option<Handle> {
-    let mut worker = template(
-        &format!("pg_steadytext worker for database {}", database.to_u32()),
-        "steadytext_worker_main",
-    );
+    let name = format!("pg_steadytext worker for database {}", database.to_u32());
+    let mut worker = template(&name, ENTRY_POINTS.get()?.worker);
+    fill(&mut worker.bgw_type, "pg_steadytext worker");
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
     worker.bgw_main_arg = pg_sys::Datum::from(slot);
     worker.bgw_extra[..4]
@@ -81,14 +104,15 @@ fn start(mut worker: pg_sys::BackgroundWorker) -> Option<Handle> {
 /// Starts a process that only runs the engine, also while the server is a standby. `None` if all of
 /// max_worker_processes are in use.
 pub(crate) fn start_engine() -> Option<Handle> {
-    let mut worker = template("pg_steadytext engine", "steadytext_engine_main");
+    let mut worker = template("pg_steadytext engine", ENTRY_POINTS.get()?.engine);
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
     start(worker)
 }
 
 /// Starts the process of a download, also while the server is a standby. False if all of max_worker_processes are in use.
 pub(crate) fn start_download(index: usize) -> bool {
-    let mut worker = template("pg_steadytext download", "steadytext_download_main");
+    let Some(entry_points) = ENTRY_POINTS.get() else { return false };
+    let mut worker = template("pg_steadytext download", entry_points.download);
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
     worker.bgw_main_arg = pg_sys::Datum::from(index);
     start(worker).is_some()
@@ -100,7 +124,8 @@ pub(crate) fn start_vectorizer(slot: usize, pace: Pace, database: pg_sys::Oid) -
         Pace::Fast => "pg_steadytext vectorizer",
         Pace::Slow => "pg_steadytext slow vectorizer",
     };
-    let mut worker = template(name, "steadytext_vectorizer_main");
+    let Some(entry_points) = ENTRY_POINTS.get() else { return false };
+    let mut worker = template(name, entry_points.vectorizer);
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
     worker.bgw_main_arg = pg_sys::Datum::from(slot * PACES + pace as usize);
     worker.bgw_extra[..4]
@@ -216,8 +241,7 @@ fn template(name: &str, function: &str) -> pg_sys::BackgroundWorker {
         ..Default::default()
     };
     fill(&mut worker.bgw_name, name);
-    let kind = if function == "steadytext_worker_main" { "pg_steadytext worker" } else { name };
-    fill(&mut worker.bgw_type, kind);
+    fill(&mut worker.bgw_type, name);
     fill(&mut worker.bgw_library_name, "pg_steadytext");
     fill(&mut worker.bgw_function_name, function);
     worker
@@ -228,4 +252,5 @@ fn fill(field: &mut [std::ffi::c_char], text: &str) {
     for (target, byte) in field[..room].iter_mut().zip(text.bytes()) {
         *target = byte as std::ffi::c_char;
     }
+    field[text.len().min(room)..].fill(0);
 }

@@ -12,7 +12,11 @@ use std::time::Duration;
 use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
-use super::{self as registry, Embedding, Task, Wanted, directory};
+use super::directory;
+use super::embedding::Embedding;
+use super::model_files::{is_there, registered_path};
+use super::names::{path_of, seeded};
+use super::task::{BUILTIN, Task};
 use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::{activity, environment, model_checksums};
@@ -51,7 +55,7 @@ impl Resolved {
         Resolved {
             source: ModelSource::Builtin,
             is_fallback,
-            name: registry::BUILTIN.to_owned(),
+            name: BUILTIN.to_owned(),
             sha256: None,
             auto: None,
             passed_over: Vec::new(),
@@ -158,7 +162,7 @@ impl Resolved {
         }
         let file = match &self.source {
             ModelSource::File(path) => path.display().to_string(),
-            ModelSource::Builtin => registry::BUILTIN.to_owned(),
+            ModelSource::Builtin => BUILTIN.to_owned(),
         };
         Err(PgError::new(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
@@ -171,9 +175,13 @@ impl Resolved {
         .hint("Fetch the file again; or, if it is the right one, correct sha256 of the model in steadytext_models or in the card beside it."))
     }
 
-    /// The model that is taken in the place of this one, whose loading has failed. `None` where the failure
-    /// is not the file's, or where somebody chose the model.
-    pub(crate) fn pass_over(&self, error: &Error, models: &Models) -> Option<Resolved> {
+    /// What it is for, where `auto` has chosen it.
+    pub(super) fn auto(&self) -> Option<Task> {
+        self.auto
+    }
+
+    /// Notes that loading its file has failed. `None` where the failure is not the file's, or where somebody chose the model.
+    pub(super) fn note_failure(&self, error: &Error) -> Option<()> {
         let until = match error {
             Error::ModelFile { .. } => activity::now() + UNREADABLE.as_micros() as i64,
             Error::CorruptModel { .. } | Error::UnsupportedModel { .. } | Error::Template { .. } => i64::MAX,
@@ -181,15 +189,7 @@ impl Resolved {
         };
         let (purpose, ModelSource::File(path)) = (self.auto?, &self.source) else { return None };
         let reason = Failure::from(error.clone()).error.message;
-        note(path, purpose, &self.name, &reason, until)?;
-        self.next(models)
-    }
-
-    /// The model that is taken in the place of this one, whose content is known by now, and another one than
-    /// the registered.
-    pub(crate) fn next(&self, models: &Models) -> Option<Resolved> {
-        let next = registry::resolve(self.auto?, Wanted::Default, models).ok()?;
-        (next.source != self.source).then_some(next)
+        note(path, purpose, &self.name, &reason, until)
     }
 
     /// Warns the client of models that were passed over, once in a session of each.
@@ -267,7 +267,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
         if model.is_elsewhere() || !listing.may_have(&model.file) {
             continue;
         }
-        let there = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path));
+        let there = registered_path(&model.file).ok().filter(|path| is_there(path));
         if let Some(path) = there
             && search.consider(purpose, &path, &model.name, model.sha256, Some(model))
         {
@@ -277,13 +277,13 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
     search.is_claimed |= listing.misses(task.of_card());
     let mut others = Vec::new();
     for entry in listing.entries() {
-        let Some(path) = registry::path_of(entry) else { continue };
+        let Some(path) = path_of(entry) else { continue };
         let prefers = match directory::card(&path) {
             Ok(card) => card.is_some_and(|card| card.preferred.contains(&task.of_card())),
             Err(_) => false,
         };
-        if prefers && registry::is_there(&path) {
-            let row = registry::seeded(&entry.file, models);
+        if prefers && is_there(&path) {
+            let row = seeded(&entry.file, models);
             if search.consider(purpose, &path, &entry.name, None, row) {
                 return Ok(search);
             }
@@ -293,7 +293,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
             others.push((entry.clone(), path));
         }
     }
-    others.retain(|(_, path)| registry::is_there(path) && directory::tasks(path).contains(&task.of_card()));
+    others.retain(|(_, path)| is_there(path) && directory::tasks(path).contains(&task.of_card()));
     if let [_, _, ..] = others.as_slice() {
         let names: Vec<String> =
             others.iter().take(8).map(|(entry, _)| format!("\"{}\"", entry.name)).collect();

@@ -8,7 +8,9 @@ use std::cell::Cell;
 
 use pgrx::prelude::*;
 
-use super::{AUTO, Task, directory};
+use super::directory;
+use super::names::{entry, path_of};
+use super::task::{AUTO, Task};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::PgError;
 use crate::pg::guc::{Level, ModelSetting};
@@ -110,14 +112,14 @@ fn of_environment(task: Task, models: &Models) -> Result<Option<DefaultModel>, P
         let row = rows().find(|model| model.file == value).map(|model| model.name.clone());
         let found = match row {
             Some(name) => Some(name),
-            None => super::entry(&value)?.map(|entry| entry.file),
+            None => entry(&value)?.map(|entry| entry.file),
         };
         (file, value, found)
     } else if let Some(value) = environment::value(&repository) {
         let row = rows().find(|model| model.repository.as_deref() == Some(&value));
         let found = row.map(|model| model.name.clone()).or_else(|| {
             let is_of = |entry: &&directory::Entry| {
-                let card = super::path_of(entry).and_then(|path| directory::card(&path).ok()?);
+                let card = path_of(entry).and_then(|path| directory::card(&path).ok()?);
                 card.is_some_and(|card| card.repository.as_deref() == Some(&value))
             };
             directory::entries().iter().find(is_of).map(|entry| entry.file.clone())

@@ -20,7 +20,7 @@ use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
 use steadytext_engine::{FileId, task_guess};
 
-use super::{AUTO, BUILTIN};
+use super::task::{AUTO, BUILTIN};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 

@@ -6,12 +6,16 @@
 use std::fs::Metadata;
 use std::path::Path;
 
-use pgrx::prelude::*;
 use steadytext_engine::remote_job::WantedModel;
 use steadytext_engine::{ModelIdentity, ModelSource};
 
-use super::{Resolved, Task, Wanted, defaults, is_file_there, resolve, row};
-use crate::pg::catalog_cache::{Model, Models};
+use super::choice::Resolved;
+use super::defaults;
+use super::model_files::is_file_there;
+use super::names::row;
+use super::resolve::resolve;
+use super::task::{Task, Wanted};
+use crate::pg::catalog_cache::Models;
 use crate::pg::error::PgError;
 use crate::pg::guc;
 use crate::pg::model_checksums;
@@ -45,36 +49,6 @@ pub(crate) fn default_names(models: &Models) -> [Option<String>; 3] {
         let resolved = resolve_elsewhere(task, Wanted::Default, models).ok()?;
         Some(resolved.name().to_owned())
     })
-}
-
-/// Refuses a model that is only elsewhere.
-///
-/// # Errors
-///
-/// 0A000.
-pub(super) fn refuse_elsewhere(model: &Model) -> Result<(), PgError> {
-    if !model.is_elsewhere() {
-        return Ok(());
-    }
-    let asks = asks_through_the_queue(&model.task);
-    Err(PgError::new(
-        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("model \"{}\" is computed by workers elsewhere only", model.name),
-    )
-    .hint(format!(
-        "They answer requests of the queue, and {asks}(…, model => '{}'{}) makes one. Only models of this server count, cut and search at once: steadytext_model_list() shows the placement of each.",
-        model.name,
-        if model.task == "embed" { ", mode => 'query' for what is searched for" } else { "" },
-    )))
-}
-
-/// The function that asks a model through the queue which is for this task.
-pub(super) fn asks_through_the_queue(task: &str) -> &'static str {
-    match task {
-        "embed" => "steadytext_embed_async",
-        "rerank" => "steadytext_rerank_async",
-        _ => "steadytext_generate_async",
-    }
 }
 
 impl Resolved {

@@ -9,6 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use steadytext_engine::gguf::parts;
 
+use crate::pg::guc;
+
 /// Links on the way to a file at most, as the kernel has it.
 const MAX_LINKS: usize = 40;
 /// Levels of folders below a model's that are looked at for links.
@@ -17,6 +19,27 @@ const FOLDER_DEPTH: usize = 3;
 /// A name that leads out of the directory of the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeadsOut;
+
+/// Whether there is a model: a GGUF file, or a folder of an encoder.
+pub(crate) fn is_there(path: &Path) -> bool {
+    // Of a split model, all parts.
+    parts(path).iter().all(|part| part.is_file()) || path.join("config.json").is_file()
+}
+
+/// Whether there is a model at a path of the registry.
+pub(crate) fn is_file_there(file: &str) -> bool {
+    registered_path(file).is_ok_and(|path| is_there(&path))
+}
+
+/// A file of the registry, which administrators fill who are no superusers.
+pub(crate) fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
+    locate(Path::new(&guc::model_dir()), file)
+}
+
+/// A file that a setting names: relative names are under pg_steadytext.model_dir.
+pub(super) fn set_path(file: &str) -> PathBuf {
+    Path::new(&guc::model_dir()).join(file)
+}
 
 /// The path of a file or folder of the registry; whether there is something is another question.
 ///

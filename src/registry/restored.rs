@@ -4,32 +4,14 @@
 //! steadytext_models are as the extension makes them. A session that restores a dump remembers which models it took for
 //! calls that name none, and fails where the rows that come later would have chosen others.
 
-use std::cell::RefCell;
-
 use pgrx::prelude::*;
-use steadytext_engine::ModelSource;
 
-use super::{Task, Wanted, resolve};
+use super::resolve::resolve;
+use super::taken;
+use super::task::Wanted;
 use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
 use crate::pg::restore;
-
-thread_local! {
-    /// What this session took for calls that name no model.
-    static TAKEN: RefCell<Vec<(Task, ModelSource)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Notes what a call gets that names no model, if this session restores a dump.
-pub(super) fn note(task: Task, source: &ModelSource) {
-    if !restore::in_session() {
-        return;
-    }
-    TAKEN.with_borrow_mut(|taken| {
-        if !taken.iter().any(|(of, _)| *of == task) {
-            taken.push((task, source.clone()));
-        }
-    });
-}
 
 /// Compares what was taken with what the rows choose that have come now.
 ///
@@ -40,7 +22,7 @@ pub(crate) fn check(table: pg_sys::Oid) -> Result<(), PgError> {
     if !restore::in_session() {
         return Ok(());
     }
-    let taken = TAKEN.with_borrow(Clone::clone);
+    let taken = taken::so_far();
     if taken.is_empty() {
         return Ok(());
     }

@@ -4,8 +4,11 @@
 
 use strsim::levenshtein;
 
-use super::elsewhere::asks_through_the_queue;
-use super::{BUILTIN, Task, directory, is_file_there, is_there, path_of, shown};
+use super::directory;
+use super::elsewhere_only::asks_through_the_queue;
+use super::model_files::{is_file_there, is_there};
+use super::names::{path_of, shown};
+use super::task::{BUILTIN, Task};
 use crate::pg::catalog_cache::Models;
 
 /// Models of the directory that are looked at for a hint.

@@ -3,7 +3,7 @@
 //! What is constant over many rows comes before what differs, so that its keys and values are computed once. Whoever changes a
 //! byte of a template raises its version, which is part of the key of what is cached.
 //!
-//! A prompt is looked up by its slug in one place, [`find`]. What a database keeps under the same name takes its place: [`super::source`].
+//! A prompt is looked up by its slug in one place, [`find`]. What a database keeps under the same name takes its place: [`super::prompt_source`].
 
 /// A prompt with a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

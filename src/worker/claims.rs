@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::{Failure, PgError};
-use crate::pg::spi;
+use crate::pg::spi::Row;
 use crate::request::params::{self, Unused};
 use crate::request::{Answer, RequestMetrics, Usage, batch_checks};
 
@@ -75,7 +75,7 @@ impl Content {
     /// Reads the content of a claimed row, with the columns in the order of [`super::protocol::claim`].
     /// Lengths and counts are looked at before anything is fetched or copied: owners of the table can store
     /// anything, and rows come from dumps.
-    pub(super) fn read(row: &spi::Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
+    pub(super) fn read(row: &Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
         const PROMPT: i32 = 5;
         const PARAMS: i32 = 6;
         const PROMPTS: i32 = 8;

@@ -21,25 +21,34 @@ mod recount;
 mod usage;
 mod vectorizer;
 
-use crate::pg::bgworker::entry_point;
+use crate::pg::bgworker::{EntryPoints, entry_point};
+
+/// By which names PostgreSQL enters them.
+pub(crate) const ENTRY_POINTS: EntryPoints = EntryPoints {
+    launcher: LAUNCHER,
+    worker: WORKER,
+    engine: ENGINE,
+    download: DOWNLOAD,
+    vectorizer: VECTORIZER,
+};
 
 entry_point!(
     /// Entry point of the launcher.
-    steadytext_launcher_main => |_| launcher::run()
+    LAUNCHER = steadytext_launcher_main => |_| launcher::run()
 );
 entry_point!(
     /// Entry point of a process that only runs the engine.
-    steadytext_engine_main => |_| lifecycle::run_engine()
+    ENGINE = steadytext_engine_main => |_| lifecycle::run_engine()
 );
 entry_point!(
     /// Entry point of a process that downloads a model; the argument is the index of its entry.
-    steadytext_download_main => |index| download::run(index)
+    DOWNLOAD = steadytext_download_main => |index| download::run(index)
 );
 entry_point!(
     /// Entry point of the processes that work for a database's vectorizers; the argument is the index of its slot and its pace.
-    steadytext_vectorizer_main => |slot| vectorizer::run(slot)
+    VECTORIZER = steadytext_vectorizer_main => |slot| vectorizer::run(slot)
 );
 entry_point!(
     /// Entry point of a database's worker; the argument is the index of its slot.
-    steadytext_worker_main => |slot| lifecycle::run(slot)
+    WORKER = steadytext_worker_main => |slot| lifecycle::run(slot)
 );

@@ -1,12 +1,14 @@
 //! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction
 //! of its own.
 //!
-//! Invariant: all SQL that the worker sends is here and in the files of this folder, and all that it writes is written by these calls. Beside
-//! them it only reads the extension's entry, configuration and registry (`pg::catalog_cache`) and the cache
+//! Invariant: all SQL that the processes of `worker` send is here and in the files of this folder (`make lint` looks for it elsewhere), and all
+//! that they write is written by these calls. Beside
+//! them they only read the extension's entry, configuration and registry (`pg::catalog_cache`) and the cache
 //! (`pg::cache_table`).
 
 mod accounts;
 mod cache;
+mod vectorizers;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -19,6 +21,9 @@ pub(super) use self::accounts::{
     Heartbeat, heartbeat, note_refusals, save_usage, saved_usage, sweep_audit_log,
 };
 pub(super) use self::cache::{count_accesses, evict, fill_cache_filter, plan_eviction, store_answers};
+pub(super) use self::vectorizers::{
+    has_vectorizers, note_definition_error, vectorizer_step, vectorizers_due, vectorizers_outlook,
+};
 use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
@@ -432,7 +437,7 @@ pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
 }
 
 /// Runs `work` in a transaction of its own, as the owner of the queue.
-pub(super) fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
         let installation = catalog_cache::installation()?;
         // The owner of the queue can put triggers on it, and these would run with the rights of the protocol

@@ -8,8 +8,6 @@
 //! There are two of them, so that vectorizers do not hold up each other either. The fast one takes short steps. A vectorizer whose step was not
 //! short is the slow one's for a while, as is one whose index is to be built. A step that catches its cancel ends its process, and the next one
 //! passes over its vectorizer for a while.
-//!
-//! Invariant: this file has all SQL that the processes send.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -17,11 +15,10 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::protocol::{self, Presence, in_queue};
+use super::protocol::{self, Presence};
 use crate::pg::error::PgError;
 use crate::pg::interrupts::Termination;
 use crate::pg::shmem::{self, PACES, Pace, Slot};
-use crate::pg::spi::{self, Mode};
 use crate::pg::{bgworker, catalog_cache, interrupts};
 
 /// How long one step may take, users' triggers included, and after what time the process ends if that has not ended the step.
@@ -88,7 +85,7 @@ impl Supervision {
                 continue;
             }
             self.wanted[index] = false;
-            if !has_definitions(pace)? {
+            if !protocol::has_vectorizers(pace == Pace::Slow)? {
                 slot.note_place(shmem::Process::Vectorizer(pace), true);
                 continue;
             }
@@ -267,38 +264,20 @@ impl Process {
     /// `code`: the SQLSTATE; `None` where the process was ended.
     fn note_error(&self, id: pgrx::Uuid, message: &str, code: Option<String>) -> Result<(), PgError> {
         let is_slow = self.pace == Pace::Slow;
-        in_queue("note an error of a vectorizer", || {
-            spi::query(
-                "select steadytext.note_definition_error($1, $2, $3, $4)",
-                vec![id.into(), message.into(), code.into(), is_slow.into()],
-                Mode::ReadWrite,
-                |_| (),
-            )
-        })?;
-        Ok(())
+        protocol::note_definition_error(id, message, code, is_slow)
     }
 
     /// One step for a vectorizer; true if there may be more to do.
     fn step(&self, id: pgrx::Uuid, looks: bool) -> Result<bool, PgError> {
         let own = &self.slot.vectorizers[self.pace as usize];
         let is_slow = self.pace == Pace::Slow;
-        let (limit, end) = if is_slow { SLOW_LIMITS } else { FAST_LIMITS };
+        let limits = if is_slow { SLOW_LIMITS } else { FAST_LIMITS };
         let halves = uuid::Uuid::from_bytes(*id.as_bytes()).as_u64_pair();
         own.step[0].store(halves.0, SeqCst);
         own.step[1].store(halves.1, SeqCst);
-        let step = in_queue("work for a vectorizer", || {
-            let step = || {
-                spi::query_one(
-                    "select steadytext.vectorizer_step($1, $2, $3)",
-                    vec![id.into(), looks.into(), is_slow.into()],
-                    Mode::ReadWrite,
-                    |row| row.get::<bool>(1),
-                )
-            };
-            interrupts::with_time_limits(limit, end, step)
-        });
+        let step = protocol::vectorizer_step(id, looks, is_slow, limits);
         own.step.iter().for_each(|half| half.store(0, SeqCst));
-        Ok(step?.flatten() == Some(true))
+        step
     }
 
     fn had(&self, owner: pg_sys::Oid) -> f64 {
@@ -310,15 +289,7 @@ impl Process {
     fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
         let is_slow = self.pace == Pace::Slow;
         let round = Instant::now();
-        let due = in_queue("look for work of vectorizers", || {
-            spi::query(
-                "select id, owner from steadytext.vectorizers_due($1, $2)",
-                vec![looks.into(), is_slow.into()],
-                Mode::ReadWrite,
-                |row| row.get::<pgrx::Uuid>(1).zip(row.get::<pg_sys::Oid>(2)),
-            )
-        })?;
-        let mut due: Vec<(pgrx::Uuid, pg_sys::Oid)> = due.into_iter().flatten().collect();
+        let mut due = protocol::vectorizers_due(looks, is_slow)?;
         // An owner with nothing to do saves up no time.
         self.turns.retain(|owner, _| due.iter().any(|(_, of)| of == owner));
         for (_, owner) in &due {
@@ -354,26 +325,17 @@ impl Process {
             self.turns.clear();
             progressed = true;
         }
-        let outlook = in_queue("look for work of vectorizers", || {
-            spi::query_one(
-                "select any_left, waits, due_in, hands_over from steadytext.vectorizers_outlook($1, $2)",
-                vec![is_slow.into(), round.elapsed().as_secs_f64().into()],
-                Mode::ReadWrite,
-                |row| {
-                    let outlook =
-                        Outlook { progressed, waits: row.get(2).unwrap_or(false), due_in_s: row.get(3) };
-                    (row.get::<bool>(1).unwrap_or(false).then_some(outlook), row.get::<bool>(4))
-                },
-            )
-        })?;
-        let Some((outlook, hands_over)) = outlook else { return Ok(None) };
-        if hands_over == Some(true) {
+        let Some(found) = protocol::vectorizers_outlook(is_slow, round.elapsed().as_secs_f64())? else {
+            return Ok(None);
+        };
+        if found.hands_over {
             let other = self.pace.other();
             if progressed || self.slot.vectorizers[other as usize].pid.load(SeqCst) == 0 {
                 self.slot.call_vectorizer(other);
             }
         }
-        Ok(outlook)
+        let outlook = Outlook { progressed, waits: found.waits, due_in_s: found.due_in_s };
+        Ok(found.any_left.then_some(outlook))
     }
 
     /// Writes trouble to the server log, the same one not too often.
@@ -397,18 +359,6 @@ struct Outlook {
     waits: bool,
     /// When something comes due.
     due_in_s: Option<f64>,
-}
-
-fn has_definitions(pace: Pace) -> Result<bool, PgError> {
-    let outlook = in_queue("look for vectorizers", || {
-        spi::query_one(
-            "select any_left from steadytext.vectorizers_outlook($1, $2)",
-            vec![(pace == Pace::Slow).into(), 0.0_f64.into()],
-            Mode::ReadWrite,
-            |row| row.get::<bool>(1),
-        )
-    })?;
-    Ok(outlook.flatten() == Some(true))
 }
 
 /// Wakes the processes because requests have ended, if one of them waits for some.

@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::KERNEL_VERSION;
 use crate::computing::Backend;
-use crate::kernels::attention::KvCacheType;
+use crate::kernels::tile::KvCacheType;
 
 pub(crate) use candle::Candle;
 pub(crate) use native::Native;
+
+/// Changes whenever the native backend computes other bytes of the same model and request: what was computed before is
+/// then no longer what would be computed. [`BackendKind::kernel_version`] is that of any backend.
+pub const KERNEL_VERSION: i32 = 2;
 
 /// Changes whenever candle, or what is done with it, gives other bytes on the same machine.
 const CANDLE_VERSION: i32 = 1;

@@ -6,7 +6,7 @@ use crate::computing::{
 };
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::KvCacheType;
+use crate::kernels::tile::KvCacheType;
 use crate::model::encoder::{self, EncoderWorkspace};
 use crate::model::{self, DecoderWorkspace, SequenceState};
 

@@ -9,7 +9,7 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::{BackendChoice, Constraint, KvCacheType, ModelSource, Sampling};
 
-use super::serve::Serving;
+use super::serving::Serving;
 use super::{Error, help};
 
 /// What a command line asks for.

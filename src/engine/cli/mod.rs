@@ -11,6 +11,7 @@ mod logits;
 #[cfg(feature = "hub")]
 mod pull;
 mod serve;
+mod serving;
 mod tokenize;
 mod verify;
 

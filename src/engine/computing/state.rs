@@ -4,10 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::Error;
-use crate::kernels::attention;
+use crate::kernels::tile::TILE;
 
 /// Positions of a block of state.
-pub(crate) const BLOCK: usize = attention::TILE;
+pub(crate) const BLOCK: usize = TILE;
 
 /// The state of one sequence: what a decoder keeps of its tokens, in blocks of [`BLOCK`] positions.
 pub(crate) trait State: Send {

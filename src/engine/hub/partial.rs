@@ -10,7 +10,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -19,6 +19,7 @@ use super::error::HubError;
 use super::listing::Remote;
 use super::progress::Progress;
 use super::reference::Reference;
+use super::staged_file::{Arrived, Paths};
 use super::{Hub, place};
 use crate::cache_key::hex;
 use crate::sidecar;
@@ -31,41 +32,6 @@ const MEASURED_BYTES: u64 = 8 << 20;
 const MAX_ETAG: u64 = 256;
 /// How often a file is fetched anew from its beginning because it was not what it should be.
 const MAX_DAMAGED: u32 = 1;
-
-/// A file that has arrived.
-#[derive(Debug, Clone)]
-pub(super) struct Arrived {
-    pub(super) path: PathBuf,
-    pub(super) size: u64,
-    /// In hexadecimal digits.
-    pub(super) sha256: String,
-}
-
-/// The paths of a file while it is fetched.
-pub(super) struct Paths {
-    part: PathBuf,
-    done: PathBuf,
-    etag: PathBuf,
-}
-
-impl Paths {
-    pub(super) fn new(staging: &Path, remote: &Remote, commit: &str) -> Paths {
-        let content = remote.sha256.as_deref().or(remote.blob.as_deref()).unwrap_or(commit);
-        let key = hex(&Sha256::digest(format!("{}\0{content}", remote.path)));
-        let path = |end: &str| staging.join(format!("{}.{end}", &key[..32]));
-        Paths { part: path("part"), done: path("done"), etag: path("etag") }
-    }
-
-    /// Bytes that are there.
-    pub(super) fn length(&self) -> u64 {
-        let length = |path: &Path| std::fs::symlink_metadata(path).map(|metadata| metadata.len());
-        length(&self.done).or_else(|_| length(&self.part)).unwrap_or(0)
-    }
-
-    pub(super) fn has(&self, path: &Path) -> bool {
-        [&self.part, &self.done, &self.etag].into_iter().any(|ours| ours == path)
-    }
-}
 
 /// A file while it is fetched.
 pub(super) struct Partial<'a> {

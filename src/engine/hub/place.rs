@@ -12,8 +12,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::error::HubError;
-use super::partial::{Arrived, Paths};
 use super::progress::Progress;
+use super::staged_file::{Arrived, Paths};
 use crate::cache_key::hex;
 use crate::sidecar;
 

@@ -9,29 +9,26 @@
 //! and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as learned in gpt-oss). Where positions are
 //! neither embedded nor rotated in, scores fall with the distance ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
 //!
-//! A tile of one key-value head is stored as 16-bit floats or as 8-bit integers with scales ([`tile`]).
+//! A tile of one key-value head is stored as 16-bit floats or as 8-bit integers with scales ([`super::tile`]).
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(test)]
 mod tests;
-mod tile;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::disjoint::Disjoint;
 use super::exp::exp;
 use super::gelu::tanh_of;
-use super::matrix::Instructions;
+use super::instructions::Instructions;
 use super::norm::fold;
 use super::pool::Pool;
-use super::recurrence::Running;
-pub use tile::KvCacheType;
-
-/// Positions in a tile.
-pub(crate) const TILE: usize = 64;
+use super::rows::Rows;
+#[cfg(target_arch = "x86_64")]
+use super::tile::KvCacheType;
+use super::tile::TILE;
 
 /// The sizes that attention needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,29 +51,6 @@ impl Heads {
     pub(crate) fn scratch_len(&self, rows: usize) -> usize {
         2 * TILE * self.dim + rows * self.query / self.kv * 2
     }
-}
-
-/// Rows of one sequence that attend together.
-///
-/// There is one block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
-/// heads one after the other ([`KvCacheType::tile_len`] each).
-pub(crate) struct Rows<'a> {
-    /// How the blocks are stored.
-    pub(crate) kind: KvCacheType,
-    /// Blocks that are only read.
-    pub(crate) done: &'a [Arc<Box<[u16]>>],
-    /// The blocks after those, which the rows' own keys and values go to.
-    pub(crate) open: Vec<Disjoint<'a, u16>>,
-    /// Absolute position of the first row; row i attends to all positions up to `position + i`.
-    pub(crate) position: usize,
-    /// Number of rows.
-    pub(crate) rows: usize,
-    /// Index of the first row in queries and output.
-    pub(crate) first_row: usize,
-    /// What layers other than attention keep; None where the model has none.
-    pub(crate) running: Option<Running<'a>>,
-    /// Each row attends to positions behind its own, too, and `position` is 0: encoders.
-    pub(crate) both_ways: bool,
 }
 
 /// Values of keys of a share of the pool's work: about two microseconds.

@@ -4,10 +4,13 @@
 
 use std::sync::Arc;
 
-use super::attention::{self, Heads, KvCacheType, Projections, Rows};
-use super::matrix::{self, Activations, Format, Instructions, Packed, products};
+use super::attention::{self, Heads, Projections};
+use super::instructions::Instructions;
+use super::matrix::{self, Activations, Format, Packed, products};
 use super::pool::Pool;
 use super::rope::{Pairs, Rope};
+use super::rows::Rows;
+use super::tile::{KvCacheType, TILE};
 use super::{norm, swiglu};
 
 /// Formats by ggml's names.
@@ -86,7 +89,7 @@ pub fn attention(
     // f16 values of about 0.1, or bytes and such scales.
     let block = || (0..tile).map(|i| 0x2e00 + (i % 251) as u16).collect::<Box<[u16]>>();
     let blocks: Vec<Arc<Box<[u16]>>> =
-        (0..(positions + rows).div_ceil(attention::TILE)).map(|_| Arc::new(block())).collect();
+        (0..(positions + rows).div_ceil(TILE)).map(|_| Arc::new(block())).collect();
     let width = heads.query * heads.dim;
     let (mut queries, mut out) = (values(rows * width), vec![0.0; rows * width]);
     let (mut scratch, pool) =

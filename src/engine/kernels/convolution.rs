@@ -3,12 +3,12 @@
 
 use std::ops::Range;
 
-use super::attention::Rows;
 use super::disjoint::Disjoint;
 use super::exp::exp;
-use super::matrix::Instructions;
+use super::instructions::Instructions;
 use super::pool::Pool;
 use super::recurrence::{StatePlace, each_position};
+use super::rows::Rows;
 use super::swiglu::add;
 
 /// Channels that a thread computes together. Their last inputs lie together in a state, the oldest first.

@@ -14,11 +14,11 @@
 
 #![allow(unsafe_code, reason = "threads write disjoint columns")]
 
-use super::attention::Rows;
 use super::disjoint::Disjoint;
 use super::norm::sum_of_squares_body;
 use super::pool::Pool;
 use super::recurrence::{StatePlace, each_position};
+use super::rows::Rows;
 
 /// Columns of a strip: `S` is stored as strips `[keys, LANES]`.
 pub(crate) const LANES: usize = 16;
@@ -171,7 +171,7 @@ fn unit_length_body(x: &mut [f32], length: usize, epsilon: f32, scale: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     fn values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + seed) % 2003) as f32 / 2000.0 - 0.5).collect()

@@ -115,7 +115,7 @@ pub(super) fn tanh_of(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::{gelu, gelu_body, tanh, tanh_body, tanh_gelu, tanh_gelu_body};
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     fn values() -> Vec<f32> {
         let mut values: Vec<f32> = (-12_000..12_000).map(|i| i as f32 / 1000.0).collect();

@@ -3,7 +3,7 @@
 
 use ::half::f16;
 
-use super::matrix::Instructions;
+use super::instructions::Instructions;
 
 /// Rounds one value to nearest, ties to even; beyond 65,504 becomes infinite.
 pub(crate) fn narrow_one(value: f32) -> u16 {

@@ -45,7 +45,7 @@ fn highest_body(values: &[f32]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     #[test]
     fn the_highest_is_the_first_of_equals_wherever_it_is() {

@@ -14,7 +14,7 @@ macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
-        $vis fn $name(instructions: crate::kernels::matrix::Instructions, $($arg: $type),*) $(-> $result)? {
+        $vis fn $name(instructions: crate::kernels::instructions::Instructions, $($arg: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,f16c")]
@@ -47,17 +47,20 @@ pub(crate) mod gelu;
 pub(crate) mod ggml;
 pub(crate) mod half;
 mod highest;
+pub(crate) mod instructions;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod recurrence;
 pub(crate) mod rope;
 pub(crate) mod routing;
+pub(crate) mod rows;
 pub(crate) mod softmax;
 pub(crate) mod sparsity;
 pub(crate) mod state_space;
 pub(crate) mod streams;
 pub(crate) mod swiglu;
+pub(crate) mod tile;
 
 pub(crate) use floats::Floats;
 pub(crate) use highest::highest;

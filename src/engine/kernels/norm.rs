@@ -1,6 +1,6 @@
 //! Normalisation of rows: by their root mean square, or by mean and deviation.
 
-use super::matrix::Instructions;
+use super::instructions::Instructions;
 
 multiversion! {
     /// `out = x / sqrt(mean(x²) + epsilon) · weight`; false if the row holds a value that is not finite (or so

@@ -22,15 +22,14 @@ use crossbeam_utils::CachePadded;
 
 use super::disjoint::Disjoint;
 use super::environment::{self, Standard};
-use super::matrix::Instructions;
+use super::instructions::Instructions;
 use crate::panic::{Panic, hold};
+use crate::stack::COMPUTING_STACK_BYTES;
 
 /// How long a thread looks for the next job, or for the end of one, before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
 /// Helpers that one thread wakes; those wake others.
 const WAKES: u64 = 2;
-/// Stack of a helper; the masks of constraints are computed on it.
-pub(crate) const STACK_BYTES: usize = 16 << 20;
 
 /// A fixed number of threads that compute. One thread at a time may give it work.
 pub(crate) struct Pool {
@@ -288,7 +287,7 @@ impl Pool {
             let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
             let thread = std::thread::Builder::new()
                 .name(format!("st-compute-{worker}"))
-                .stack_size(STACK_BYTES)
+                .stack_size(COMPUTING_STACK_BYTES)
                 .spawn(move || {
                     let _ = hold(|| start());
                     environment::set();

@@ -10,23 +10,13 @@
 
 use std::ops::Range;
 
-use super::attention::{Rows, TILE};
-use super::disjoint::Disjoint;
-
-/// The states of one sequence, those of all its layers one after the other.
-pub(crate) struct Running<'a> {
-    /// Behind the last row that is no guess.
-    pub(crate) now: Disjoint<'a, f32>,
-    /// Behind the guesses; empty where there are none.
-    pub(crate) ahead: Disjoint<'a, f32>,
-    /// Rows that are no guesses.
-    pub(crate) certain: usize,
-}
+use super::rows::Rows;
+use super::tile::TILE;
 
 /// Where a layer's state is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StatePlace {
-    /// Its beginning in [`Running`], in f32 values.
+    /// Its beginning in [`super::rows::Running`], in f32 values.
     pub(crate) running: usize,
     /// Its beginning in each block, in f16 values, two of which hold the bits of an f32.
     pub(crate) block: usize,

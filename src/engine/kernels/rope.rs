@@ -3,7 +3,7 @@
 //! Angles are computed in f64 with exact range reduction for the position at hand, so they are as right at
 //! position 30,000 as at 3, and there is no table that grows with the context.
 
-use super::matrix::Instructions;
+use super::instructions::Instructions;
 
 /// The two elements of a head that turn together. llama.cpp's function `llama_model_rope_type` says it for each architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,7 @@ fn rotate_halves_body(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) 
 #[cfg(test)]
 mod tests {
     use super::{Pairs, Rope};
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     #[test]
     fn halves_and_neighbours_turn_the_same_pairs() {

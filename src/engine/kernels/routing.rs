@@ -101,7 +101,7 @@ fn choose_row_body(logits: &[f32], weighting: Weighting, chosen: &mut [u32], wei
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     fn chosen(logits: &[f32], used: usize, weighting: Weighting) -> (Vec<u32>, Vec<f32>) {
         let (mut chosen, mut weights) = (vec![9; used], vec![9.0; used]);

@@ -31,7 +31,7 @@ fn sum_of_exps_body(values: &[f32], highest: f32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     #[test]
     fn the_sum_is_that_of_doubles_and_the_same_with_all_instructions() {

@@ -36,7 +36,7 @@ fn sum(x: &[f32], of: impl Fn(f32) -> f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     #[test]
     fn what_is_kept_agrees_with_f64_and_is_the_same_everywhere() {

@@ -12,11 +12,11 @@
 
 #![allow(unsafe_code, reason = "threads write disjoint columns")]
 
-use super::attention::Rows;
 use super::delta_rule::{CHAINS, LANES, fold};
 use super::disjoint::Disjoint;
 use super::pool::Pool;
 use super::recurrence::{StatePlace, each_position};
+use super::rows::Rows;
 
 /// Elements of matrices of a share of the pool's work: about two microseconds.
 const ELEMENTS_WORTH: usize = 16_384;
@@ -121,7 +121,7 @@ fn step_body(strip: &mut [f32], b: &[f32], c: &[f32], x: &[f32], factors: [f32; 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     fn values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + seed) % 2003) as f32 / 2000.0 - 0.5).collect()

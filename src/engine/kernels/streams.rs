@@ -95,7 +95,7 @@ fn parts(streams: &mut [f32]) -> [&mut [f32]; STREAMS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     const WIDTH: usize = 37;
 

@@ -86,7 +86,7 @@ fn scale_body(x: &mut [f32], scale: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::matrix::Instructions;
+    use crate::kernels::instructions::Instructions;
 
     #[test]
     fn the_wide_version_gives_the_bytes_of_the_portable_one() {

@@ -6,15 +6,17 @@ use std::sync::atomic::Ordering;
 use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{AttentionSpec, BlockSpec, QueryKeyNorm, Residual};
-use super::weights::{multiply_all, vector};
+use super::tensors::vector;
+use super::weights::multiply_all;
 use super::workspace::{Angles, Workspace};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::{Projections, Rows, Scoring, attend};
+use crate::kernels::attention::{Projections, Scoring, attend};
 use crate::kernels::convolution::gate_logistic;
 use crate::kernels::matrix::{Activations, Make, each_row};
 use crate::kernels::rope::Rope;
+use crate::kernels::rows::Rows;
 use crate::kernels::swiglu::scale;
 
 /// The weights of attention.

@@ -17,15 +17,15 @@ use super::short_conv::ShortConv;
 use super::spec::{self, BlockSpec, ModelSpec, Residual};
 use super::state_space::StateSpace;
 use super::streams::{Laurel, Update};
-use super::weights::vector;
+use super::tensors::vector;
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::Rows;
 use crate::kernels::matrix::each_row;
 use crate::kernels::recurrence::StatePlace;
 use crate::kernels::rope::Rope;
+use crate::kernels::rows::Rows;
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
 /// The weights of one block, and what is computed with them.

@@ -21,11 +21,13 @@ use crate::Error;
 use crate::computing::{Loading, ModelLimits, Segment, State};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::{KvCacheType, Rows};
 use crate::kernels::gelu::soft_cap;
-use crate::kernels::matrix::{Instructions, each_row};
+use crate::kernels::instructions::Instructions;
+use crate::kernels::matrix::each_row;
 use crate::kernels::norm::sum_of_squares;
+use crate::kernels::rows::Rows;
 use crate::kernels::swiglu::scale;
+use crate::kernels::tile::KvCacheType;
 use crate::mapping::Mapping;
 use crate::memory::{try_grow, try_vec};
 

@@ -7,17 +7,18 @@ use std::sync::atomic::Ordering;
 use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{DeltaNetSpec, NormSpec};
-use super::weights::{Matrix, floats, multiply_all, vector};
+use super::tensors::{floats, vector};
+use super::weights::{Matrix, multiply_all};
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::Rows;
 use crate::kernels::convolution::Taps;
 use crate::kernels::delta_rule::{Lessons, Matrices, decay, unit_length};
 use crate::kernels::exp::exp;
 use crate::kernels::matrix::each_row;
 use crate::kernels::recurrence::StatePlace;
+use crate::kernels::rows::Rows;
 use crate::kernels::swiglu::silu_times;
 
 /// The weights of a delta net.

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::packed_weights::PackedWeights;
 use super::spec::{NormKind, NormSpec};
-use super::weights::{Matrix, opt_vector, vector};
+use super::tensors::{opt_vector, vector};
+use super::weights::Matrix;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Instructions, each_row};
+use crate::kernels::instructions::Instructions;
+use crate::kernels::matrix::each_row;
 use crate::kernels::norm::{layer_norm, rms_norm, rms_norm_heads};
 use crate::kernels::swiglu::add;
 

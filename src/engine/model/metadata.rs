@@ -12,6 +12,10 @@ use crate::kernels::rope::{Pairs, Rope, Yarn};
 use crate::kernels::routing::Weighting;
 
 use super::spec::{ExpertsSpec, Pooling};
+use super::tensors::vector;
+
+/// `<arch>.pooling_type` of models with a head for ranking.
+pub(crate) const POOLING_RANK: u32 = 4;
 
 /// Longest context of any request, whatever the model declares.
 const MAX_CONTEXT_LENGTH: usize = 32_768;
@@ -399,7 +403,7 @@ impl Metadata<'_> {
             if gguf.opt_tensor(name)?.is_none() {
                 return Ok(None);
             }
-            let factors = super::weights::vector(gguf, name, dimensions / 2)?;
+            let factors = vector(gguf, name, dimensions / 2)?;
             match factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
                 true => Ok(Some(factors)),
                 false => Err(gguf.corrupt(format!("tensor \"{name}\" holds a value that is not positive"))),
@@ -438,7 +442,7 @@ impl Metadata<'_> {
             Some(1) => Ok(Pooling::Mean),
             Some(2) => Ok(Pooling::First),
             Some(3) => Ok(Pooling::Last),
-            Some(super::rank::POOLING_RANK) => Ok(rank),
+            Some(POOLING_RANK) => Ok(rank),
             Some(other) => Err(self.gguf.unsupported(format!("key \"{key}\" is {other}"))),
         }
     }

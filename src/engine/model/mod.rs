@@ -1,7 +1,7 @@
 //! Models as this crate's own kernels compute them, on the CPU: decoders ([`decoder`]) and encoders ([`encoder`]) of the same
 //! blocks ([`block`]).
 //!
-//! What a model is comes from its file: the metadata become a [`ModelSpec`] in the file of its family ([`arch`]), which says which
+//! What a model is comes from its file: the metadata become a [`spec::ModelSpec`] in the file of its family ([`arch`]), which says which
 //! weights its blocks have and what they compute.
 //!
 //! Invariant: what a row computes depends on the tokens before it in its own sequence and on nothing else:
@@ -25,26 +25,29 @@ pub(crate) mod spec;
 mod state;
 mod state_space;
 mod streams;
+mod tensors;
 mod weights;
 mod workspace;
 
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf};
-use crate::kernels::attention::KvCacheType;
+use crate::kernels::tile::KvCacheType;
 
 pub(crate) use arch::{families, is_encoder, is_encoder_family, refuse_unknown_tensors, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
-pub(crate) use packed_weights::panel_format as format;
+pub(crate) use metadata::POOLING_RANK;
 pub use packed_weights::{PackedState, verify_packed_weights};
-pub(crate) use rank::{POOLING_RANK, RANK_HEAD, RankHead};
+pub(crate) use rank::{RANK_HEAD, RankHead};
 pub(crate) use state::SequenceState;
 #[cfg(test)]
 pub(crate) use state::StateLayout;
-pub(crate) use weights::{expect_shape, floats, format_of, opt_vector, vector};
+pub(crate) use tensors::panel_format as format;
+pub(crate) use tensors::{expect_shape, floats, opt_vector, vector};
+pub(crate) use weights::format_of;
 
 /// The element types that matrices may have.
 pub(crate) fn element_types() -> impl Iterator<Item = GgmlType> {
-    GgmlType::ALL.into_iter().filter(|kind| packed_weights::panel_format(*kind).is_some())
+    GgmlType::ALL.into_iter().filter(|kind| tensors::panel_format(*kind).is_some())
 }
 
 /// The hint of an error about an element type that has no kernels.

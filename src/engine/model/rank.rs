@@ -2,13 +2,11 @@
 
 use crate::Error;
 use crate::gguf::Gguf;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::kernels::norm::dot;
 
-use super::weights::{Matrix, opt_vector, vector};
-
-/// `<arch>.pooling_type` of models with a head for ranking.
-pub(crate) const POOLING_RANK: u32 = 4;
+use super::tensors::{opt_vector, vector};
+use super::weights::Matrix;
 
 /// Its tensor; a bias may come with it.
 pub(crate) const RANK_HEAD: &str = "cls.output.weight";

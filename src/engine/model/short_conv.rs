@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering;
 use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::ShortConvSpec;
-use super::weights::floats;
+use super::tensors::floats;
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::Rows;
 use crate::kernels::convolution::Taps;
 use crate::kernels::norm::sum_of_squares;
 use crate::kernels::recurrence::StatePlace;
+use crate::kernels::rows::Rows;
 
 /// The weights of a short convolution.
 pub(super) struct ShortConv {

@@ -7,15 +7,16 @@ use std::sync::atomic::Ordering;
 use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{NormSpec, StateSpaceSpec};
-use super::weights::{Matrix, floats, multiply_all, opt_vector, vector};
+use super::tensors::{floats, opt_vector, vector};
+use super::weights::{Matrix, multiply_all};
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::Rows;
 use crate::kernels::convolution::Taps;
 use crate::kernels::delta_rule::{decay, softplus};
 use crate::kernels::recurrence::StatePlace;
+use crate::kernels::rows::Rows;
 use crate::kernels::state_space::{Heads, Signals};
 use crate::kernels::swiglu::silu_times;
 

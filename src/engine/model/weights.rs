@@ -6,11 +6,12 @@
 use std::ops::Range;
 
 use crate::Error;
-use crate::gguf::{GgmlType, Gguf, Tensor};
+use crate::gguf::{Gguf, Tensor};
 use crate::kernels::Pool;
 use crate::kernels::matrix::{Activations, Format, Make, PANEL, Packed, grouped_products, products};
 
-use super::packed_weights::{PackedWeights, panel_format};
+use super::packed_weights::PackedWeights;
+use super::tensors::{expect_shape, panel_format};
 
 /// A matrix `[outputs, inputs]` of the model's file, in any format that can be multiplied.
 #[derive(Clone)]
@@ -249,60 +250,4 @@ pub(super) fn multiply_all<const N: usize>(
 ) {
     let packed = matrices.map(Matrix::packed);
     products(&packed, x, make, &mut ys, scratch, pool);
-}
-
-/// A floating-point vector of `length` values, widened to f32.
-///
-/// # Errors
-/// As [`Matrix::load`].
-pub(crate) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>, Error> {
-    floats(gguf, name, &[length])
-}
-
-/// A floating-point tensor of a shape, widened to f32.
-///
-/// # Errors
-/// As [`Matrix::load`].
-pub(crate) fn floats(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-    let tensor = gguf.tensor(name)?;
-    expect_shape(gguf, &tensor, shape)?;
-    let mut values = vec![0.0; shape.iter().product()];
-    match (tensor.kind, panel_format(tensor.kind)) {
-        (GgmlType::F32 | GgmlType::F16 | GgmlType::BF16, Some(format)) => {
-            format.dequantize_row(tensor.data, &mut values);
-        }
-        (other, _) => {
-            return Err(gguf.unsupported(format!("tensor \"{name}\" has the element type {other}")));
-        }
-    }
-    Ok(values)
-}
-
-/// [`vector`], if there is a tensor of this name.
-///
-/// # Errors
-/// As [`Matrix::load`].
-pub(crate) fn opt_vector(gguf: &Gguf, name: &str, length: usize) -> Result<Option<Vec<f32>>, Error> {
-    match gguf.opt_tensor(name)? {
-        Some(_) => vector(gguf, name, length).map(Some),
-        None => Ok(None),
-    }
-}
-
-/// Checks a shape; trailing dimensions of 1 mean nothing.
-///
-/// # Errors
-/// [`Error::CorruptModel`] where it is another one.
-pub(crate) fn expect_shape(gguf: &Gguf, tensor: &Tensor<'_>, expected: &[usize]) -> Result<(), Error> {
-    let mut shape = tensor.shape;
-    while let [rest @ .., 1] = shape
-        && rest.len() >= expected.len()
-    {
-        shape = rest;
-    }
-    if shape == expected {
-        return Ok(());
-    }
-    Err(gguf
-        .corrupt(format!("tensor \"{}\" has shape {:?} instead of {expected:?}", tensor.name, tensor.shape)))
 }

@@ -15,9 +15,9 @@ use llguidance::toktrie::SimpleVob;
 
 use crate::Error;
 use crate::kernels::highest;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 pub(crate) use adjusted::Seen;
-pub use parameters::{Penalties, Sampling};
+pub use parameters::{DEFAULT_SEED, Penalties, Sampling};
 use uniform::uniform;
 
 /// Makes of a position the number of its second draw: no context is so long.

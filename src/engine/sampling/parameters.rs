@@ -3,6 +3,9 @@
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
+/// What chance begins with where nothing else is said.
+pub const DEFAULT_SEED: u64 = 42;
+
 /// How the next token is chosen from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this order.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Sampling {
@@ -88,7 +91,7 @@ impl Default for Sampling {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
-            seed: 42,
+            seed: DEFAULT_SEED,
             penalties: Penalties::default(),
             logit_bias: Vec::new(),
         }

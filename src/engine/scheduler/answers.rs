@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use crate::Error;
 use crate::kernels::highest;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::kernels::softmax::sum_of_exps;
 use crate::tokenizer::Tokenizer;
 

@@ -19,8 +19,8 @@ use crate::computing::{Encoder, MAX_TEXTS, Text};
 use crate::kernels::Pool;
 use crate::memory::{self, Held};
 use crate::panic::catch;
-use crate::prompts::shortened;
 use crate::rerank::{score_of_labels, score_of_vectors};
+use crate::work::shortened;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they can be found

@@ -1,10 +1,37 @@
 //! Jobs that wait for one of the threads beside the engine thread: users in turn, and each user's in their order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::loader::Job;
+use super::Submission;
+use super::loaded::{Opened, Texts};
+use crate::constraints::Checker;
+use crate::{ModelSource, Output, Ticket, Work};
+
+/// Something to be done.
+pub(super) enum Job {
+    /// Look at a model's file.
+    Open(ModelSource),
+    /// Load a model, for which there is room now.
+    Load(ModelSource, Box<Opened>),
+    /// Tokenize a request, and compile its constraint.
+    Plan { number: u64, work: Box<Work>, texts: Texts, owner: u32, tickets: Vec<Ticket> },
+    /// Check a finished answer, and tell how its request has ended.
+    Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
+}
+
+impl Job {
+    /// The user for whom it is done; 0 for nobody in particular.
+    pub(super) fn owner(&self) -> u32 {
+        match self {
+            Job::Open(_) | Job::Load(..) => 0,
+            Job::Plan { owner, .. } => *owner,
+            Job::Check { submission, .. } => submission.owner(),
+        }
+    }
+}
 
 /// The jobs of a thread, as they come.
 pub(super) struct JobQueue<'a> {

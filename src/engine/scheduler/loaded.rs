@@ -3,26 +3,21 @@
 use std::sync::Arc;
 
 use super::likelihood_memo::LikelihoodMemo;
+use super::load_settings::Settings;
 use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
 use crate::backend::BackendKind;
-use crate::computing::{Backend, Decoder, Loading, ModelLimits};
-use crate::config::{BackendChoice, Config};
+use crate::computing::{Backend, Decoder, Loading};
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::KvCacheType;
-use crate::kernels::matrix::Instructions;
 use crate::memory::{self, Ledger};
 use crate::model::is_encoder;
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, FileId, Generate, ModelIdentity, ModelSource, Work};
-
-/// Most rows of one forward pass that belong to prompts.
-pub(super) const MAX_PREFILL_ROWS: usize = 256;
 
 /// A decoder with all that belongs to it.
 pub(super) struct LoadedDecoder {
@@ -38,49 +33,6 @@ pub(super) struct LoadedDecoder {
     pub(super) context_length: usize,
     /// Seconds that a row of a pass with a slice of prompts takes, a running average.
     pub(super) row_seconds: Option<f64>,
-}
-
-/// What models are loaded with.
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    /// The longest context of any model, 0 for none.
-    pub(super) context_length: usize,
-    max_running: usize,
-    pub(super) threads: usize,
-    /// Whether answers end at their limit only.
-    endless: bool,
-    pub(super) instructions: Instructions,
-    pub(super) memory: Arc<Ledger>,
-    /// What computes the models.
-    backend: BackendChoice,
-    kv_cache_type: KvCacheType,
-    whole_windows: bool,
-}
-
-impl Settings {
-    pub(super) fn of(config: &Config, memory: &Arc<Ledger>) -> Settings {
-        Settings {
-            context_length: config.context_length,
-            max_running: config.max_running.max(1),
-            threads: config.compute_threads(),
-            endless: config.endless,
-            instructions: config.instructions,
-            memory: Arc::clone(memory),
-            backend: config.backend,
-            kv_cache_type: config.kv_cache_type,
-            whole_windows: config.whole_windows,
-        }
-    }
-
-    /// What passes models are loaded for.
-    pub(super) fn limits(&self) -> ModelLimits {
-        limits(self.max_running, self.threads)
-    }
-}
-
-/// The passes of an engine that runs so many requests at a time.
-pub(crate) fn limits(max_running: usize, threads: usize) -> ModelLimits {
-    ModelLimits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
 }
 
 /// A model's file, looked at before it is loaded.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::loaded::Settings;
+use super::load_settings::Settings;
 use super::plan::{Plan, by_tokenizer};
 use crate::computing::{Backend, Encoder, Loading};
 use crate::gguf::Gguf;

@@ -14,16 +14,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::job_queue::JobQueue;
-use super::loaded::{AnyModel, Opened, Settings, Texts};
+use super::job_queue::{Job, JobQueue};
+use super::load_settings::Settings;
+use super::loaded::{AnyModel, Opened};
 use super::plan::Plan;
-use super::{Message, Shared, Submission};
+use super::{Message, Shared};
 use crate::computing::Loading;
 use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::memory;
 use crate::panic::catch;
-use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Ticket, Work};
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Ticket};
 
 /// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)
 /// is left to itself.
@@ -34,29 +35,6 @@ const OPENING_BYTES: usize = 1 << 20;
 
 /// Run first on every thread of the engine.
 pub(super) type Hook = Arc<dyn Fn() + Send + Sync>;
-
-/// Something to be done.
-pub(super) enum Job {
-    /// Look at a model's file.
-    Open(ModelSource),
-    /// Load a model, for which there is room now.
-    Load(ModelSource, Box<Opened>),
-    /// Tokenize a request, and compile its constraint.
-    Plan { number: u64, work: Box<Work>, texts: Texts, owner: u32, tickets: Vec<Ticket> },
-    /// Check a finished answer, and tell how its request has ended.
-    Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
-}
-
-impl Job {
-    /// The user for whom it is done; 0 for nobody in particular.
-    pub(super) fn owner(&self) -> u32 {
-        match self {
-            Job::Open(_) | Job::Load(..) => 0,
-            Job::Plan { owner, .. } => *owner,
-            Job::Check { submission, .. } => submission.owner(),
-        }
-    }
-}
 
 /// What came of a job.
 pub(super) enum Report {

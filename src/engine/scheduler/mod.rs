@@ -7,12 +7,13 @@
 //! computed in passes of their own, some layers between two steps.
 
 mod answers;
+mod beginning;
 mod detokenizer;
 mod encode_batches;
-mod figures;
 mod generation;
 mod job_queue;
 mod likelihood_memo;
+mod load_settings;
 mod loaded;
 mod loaded_encoder;
 mod loader;
@@ -29,6 +30,7 @@ mod thoughts;
 mod thread;
 mod turns;
 mod verifier;
+mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,13 +41,11 @@ use crossbeam_channel::Sender;
 use crate::config::Config;
 use crate::memory::Ledger;
 use crate::pulse::{Heart, Pulse};
-use crate::{Error, Reply, Request, Role, Standing, Ticket, Work, verify};
+use crate::{Error, Reply, Request, Role, Standing, Statistics, Ticket, Work, verify};
 
-pub use figures::{Figures, FiguresSink};
-pub(crate) use loaded::limits;
+pub(crate) use load_settings::limits;
 pub use models::LoadedModel;
 use statistics::Counters;
-pub use statistics::Statistics;
 use submission::Submission;
 use verifier::Verifier;
 

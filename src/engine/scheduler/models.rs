@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::job_queue::Job;
 use super::loaded::{AnyModel, LoadedDecoder, Opened, Texts};
 use super::loaded_encoder::LoadedEncoder;
-use super::loader::{Job, Worker};
+use super::loader::Worker;
 use crate::config::Config;
 use crate::memory::Ledger;
 use crate::{Error, ModelIdentity, ModelSource, builtin};

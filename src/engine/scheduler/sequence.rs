@@ -5,21 +5,22 @@ mod lanes;
 use self::lanes::{Lane, lane_bytes};
 use super::Submission;
 use super::answers::Answers;
+use super::beginning::{Beginning, own_bytes, reusable};
 use super::generation::{Chosen, Generation};
+use super::job_queue::Job;
 use super::likelihood_memo::{Key, key_of};
 use super::loaded::LoadedDecoder;
-use super::loader::Job;
-use super::plan::{Beginning, Plan, own_bytes, reusable};
+use super::plan::Plan;
 use super::prefix::{Chain, Prefixes};
 use super::prompt_lookup::Drafter;
 use super::turns::Turn;
 use crate::computing::{BLOCK, Pooling, State, WantedRows};
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::kernels::norm::normalise;
-use crate::prompts::shortened;
 use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
+use crate::work::shortened;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// A request that is being worked on.

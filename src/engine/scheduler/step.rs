@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::Shared;
 use super::answers;
-use super::loaded::MAX_PREFILL_ROWS;
-use super::loader::Job;
+use super::job_queue::Job;
+use super::load_settings::MAX_PREFILL_ROWS;
 use super::models::Models;
 use super::prefix::Prefixes;
 use super::prompt_lookup::MAX_DRAFT;

@@ -9,11 +9,12 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::Shared;
-use super::turns::HIGHEST;
 use crate::memory::{Held, Ledger};
 use crate::panic;
 use crate::{Error, EventKind, Reply, Request, Standing, Ticket};
 
+/// The highest priority.
+pub(super) const HIGHEST: u8 = 10;
 /// What a request takes beside its texts.
 const REQUEST_BYTES: u64 = 1024;
 /// What a byte of text takes: itself, and a token, as there are at most as many of them as bytes.

@@ -13,20 +13,23 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::encode_batches::EncodeBatches;
-use super::figures::{Figures, Watch};
-use super::loaded::{Settings, Texts};
-use super::loader::{Hook, Job, Report, Worker};
+use super::job_queue::Job;
+use super::load_settings::Settings;
+use super::loaded::Texts;
+use super::loader::{Hook, Report, Worker};
 use super::models::Models;
 use super::sequence::{Sequence, Suspended};
 use super::step::Stepper;
 use super::turns::{Age, Users, Waiting, WaitingRequests};
+use super::watch::Watch;
 use super::{Message, Queued, Shared, Submission};
 use crate::config::Config;
 use crate::constraints::Checker;
-use crate::kernels::{Pool, environment, pool};
+use crate::kernels::{Pool, environment};
 use crate::mapping::unblock_sigbus;
 use crate::panic::{catch, mark_thread};
-use crate::{Error, Generate, ModelSource, Output, Work};
+use crate::stack::COMPUTING_STACK_BYTES;
+use crate::{Error, Figures, Generate, ModelSource, Output, Work};
 
 /// How long the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
@@ -80,7 +83,7 @@ pub(super) fn start(
     let models = Models::new(&config, loader, Arc::clone(&shared.loaded), Arc::clone(&shared.memory));
     std::thread::Builder::new()
         .name("st-engine".to_owned())
-        .stack_size(pool::STACK_BYTES)
+        .stack_size(COMPUTING_STACK_BYTES)
         .spawn(move || {
             // A hook of the caller that panics has nobody to be told.
             let _ = catch(|| marked());

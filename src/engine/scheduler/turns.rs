@@ -12,10 +12,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::QueueSlot;
 use super::plan::Plan;
-use super::submission::Submission;
+use super::submission::{HIGHEST, Submission};
 
-/// The highest priority.
-pub(super) const HIGHEST: u8 = 10;
 /// Turns that a request waits for one more priority.
 pub(super) const AGEING: u64 = 256;
 /// Turns for which a place is not taken away again.

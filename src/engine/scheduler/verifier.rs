@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 
 use super::loader::Hook;
 use super::{Shared, Submission};
-use crate::kernels::matrix::Instructions;
-use crate::kernels::{Pool, pool};
+use crate::kernels::Pool;
+use crate::kernels::instructions::Instructions;
 use crate::panic::catch;
+use crate::stack::COMPUTING_STACK_BYTES;
 use crate::verify::{Means, Verification, Verify, verify_with};
 use crate::{Error, EventKind, Output, Ticket};
 
@@ -50,7 +51,8 @@ impl Verifier {
         let busy = Busy(Arc::clone(&self.busy));
         let (threads, instructions) = (self.threads, self.instructions);
         let (hook, shared) = (Arc::clone(&self.hook), Arc::clone(shared));
-        let thread = std::thread::Builder::new().name("st-verify".to_owned()).stack_size(pool::STACK_BYTES);
+        let thread =
+            std::thread::Builder::new().name("st-verify".to_owned()).stack_size(COMPUTING_STACK_BYTES);
         let thread = thread.spawn(move || {
             let _ = catch(|| hook());
             let verified = catch(|| {

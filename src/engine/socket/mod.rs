@@ -21,7 +21,6 @@ mod server;
 mod state;
 #[cfg(test)]
 mod tests;
-pub(crate) mod wire;
 
 use std::borrow::Cow;
 

@@ -12,6 +12,7 @@
 //! Invariant: nothing that anybody says becomes a control token.
 
 mod budget;
+mod environment;
 mod families;
 mod frame;
 pub mod prompts;

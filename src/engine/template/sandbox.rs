@@ -2,7 +2,7 @@
 //!
 //! Templates come with model files and are programs. Bounded are: the length of the source, instructions
 //! (fuel), nesting of calls, the stack (compiling and dropping a deep expression recurses: it happens on a
-//! thread with a large stack), and memory (see `budget.rs`). For the last, the compiled program is rewritten
+//! thread with a large stack), and memory (see `budget.rs` and `environment.rs`). For the last, the compiled program is rewritten
 //! so that every operation that makes a value, or looks at all of one, goes through the budget; minijinja has no hook for that. The test
 //! `fuel_and_depth_alone_bound_no_memory` shows what happens without: two instructions double a value.
 
@@ -17,7 +17,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::budget::{self, Budget, NODE_BYTES, refuse};
+use super::budget::{Budget, NODE_BYTES, refuse};
+use super::environment;
 use super::python;
 
 /// Templates of real models have up to about 20,000 bytes.
@@ -293,7 +294,7 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
 }
 
 fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
-    let mut environment = budget::environment(budget);
+    let mut environment = environment::environment(budget);
     environment.set_undefined_behavior(dialect.undefined);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_CALL_DEPTH);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value as Json;
+use steadytext_engine::DEFAULT_SEED;
 use steadytext_test_models::gguf::{File, Value};
 use steadytext_test_models::{Architecture, Bert, Spec, file};
 use tempfile::TempDir;
@@ -48,6 +49,8 @@ fn every_command_has_help_with_its_own_options_and_a_version() {
         let (help, errors, status) = said(&[command, "--help"]);
         assert!(help.starts_with(&format!("usage: steadytext-engine {command} MODEL")), "{help}");
         assert_eq!(help.contains("--schema"), command == "generate", "{help}");
+        let seed = format!("what chance begins with ({DEFAULT_SEED})");
+        assert_eq!(help.contains(&seed), command == "generate", "{help}");
         assert_eq!(help.contains("--model-dir"), command == "pull", "{help}");
         assert_eq!(help.contains("--threads"), command != "pull", "{help}");
         assert!(errors.is_empty() && status == 0, "{help}{errors}");

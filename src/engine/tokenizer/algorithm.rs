@@ -9,6 +9,7 @@ use super::byte_level::ByteLevelBpe;
 use super::plain::PlainBpe;
 use super::pre::{self, Pre};
 use super::sentencepiece::SentencePiece;
+use super::text_place::TextPlace;
 use super::unigram::{self, Unigram};
 use super::vocabulary::{self, Spelling, Vocabulary};
 use super::wordpiece::WordPiece;
@@ -44,15 +45,6 @@ pub(super) struct Defaults {
     pub(super) add_eos: Option<bool>,
     /// What is given above holds whatever the file says.
     pub(super) fixed: bool,
-}
-
-/// Where a stretch of text stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TextPlace {
-    /// At the beginning, or behind a special token.
-    First,
-    /// Behind other text.
-    Later,
 }
 
 /// Memory that is kept from stretch to stretch.
@@ -159,10 +151,12 @@ impl Algorithm {
         }
         match self {
             Algorithm::ByteLevelBpe(bpe) => bpe.encode(vocabulary, text, &mut scratch.bpe, ids),
-            Algorithm::PlainBpe(bpe) => bpe.encode(text, scratch, ids),
-            Algorithm::SentencePiece(sentencepiece) => sentencepiece.encode(text, place, scratch, ids),
+            Algorithm::PlainBpe(bpe) => bpe.encode(text, &mut scratch.bpe, ids),
+            Algorithm::SentencePiece(sentencepiece) => {
+                sentencepiece.encode(text, place, &mut scratch.text, &mut scratch.sentencepiece, ids)
+            }
             Algorithm::Unigram(unigram) => {
-                unigram.encode(text, place, scratch, ids);
+                unigram.encode(text, place, &mut scratch.text, &mut scratch.unigram, ids);
                 Ok(())
             }
             Algorithm::WordPiece(wordpiece) => {

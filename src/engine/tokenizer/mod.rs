@@ -27,6 +27,7 @@ mod sentencepiece;
 mod split;
 #[cfg(test)]
 mod tests;
+mod text_place;
 mod unigram;
 mod utf8;
 mod vocabulary;
@@ -37,9 +38,10 @@ use llguidance::toktrie::SimpleVob;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::memory::{fallible, try_vec};
-use algorithm::{Algorithm, Scratch, TextPlace};
+use algorithm::{Algorithm, Scratch};
 use marks::{Mark, Marks, Strips};
 use normalizer::Normalizer;
+use text_place::TextPlace;
 use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
 

@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::algorithm::Scratch;
-use super::bpe::{Bpe, Merges};
+use super::bpe::{Bpe, Merges, Scratch};
 use super::pieces::{ByteTokens, Pieces};
 use super::pre::Pre;
 use super::vocabulary::{Ids, SPACE, Vocabulary};
@@ -65,14 +64,14 @@ impl PlainBpe {
     }
 
     fn encode_line(&self, line: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), u8> {
-        scratch.bpe.clear();
+        scratch.clear();
         for character in line.chars() {
             let character = if character == ' ' { SPACE } else { character };
             let token = self.characters.get(&character).copied();
-            scratch.bpe.push(token.unwrap_or(UNKNOWN | u32::from(character)));
+            scratch.push(token.unwrap_or(UNKNOWN | u32::from(character)));
         }
-        self.bpe.merge_all(&mut scratch.bpe);
-        for token in scratch.bpe.tokens() {
+        self.bpe.merge_all(scratch);
+        for token in scratch.tokens() {
             match char::from_u32(token & !UNKNOWN) {
                 Some(character) if token >= UNKNOWN => {
                     self.bytes.encode(character.encode_utf8(&mut [0; 4]).as_bytes(), ids)?;

@@ -7,8 +7,8 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 
-use super::algorithm::{self, TextPlace};
 use super::pieces::{ByteTokens, Pieces};
+use super::text_place::TextPlace;
 use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -95,15 +95,15 @@ impl SentencePiece {
         self.adds_space
     }
 
-    /// Appends the tokens of a text; the error is a byte that has no token.
+    /// Appends the tokens of a text, which is put into `written` as the vocabulary writes it; the error is a byte that has no token.
     pub(super) fn encode(
         &self,
         text: &str,
         place: TextPlace,
-        scratch: &mut algorithm::Scratch,
+        written: &mut String,
+        scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
-        let algorithm::Scratch { text: written, sentencepiece: scratch, .. } = scratch;
         written.clear();
         if self.adds_space && place == TextPlace::First {
             written.push(SPACE);

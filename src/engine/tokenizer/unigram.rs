@@ -6,9 +6,9 @@
 
 use std::collections::HashSet;
 
-use super::algorithm::{self, TextPlace};
 use super::charsmap::Charsmap;
 use super::pieces::MAX_PIECE_BYTES;
+use super::text_place::TextPlace;
 use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -124,15 +124,16 @@ impl Unigram {
         self.adds_space || self.merges_spaces
     }
 
-    /// Appends the tokens of a text.
+    /// Appends the tokens of a text, which is put into `normal` as the vocabulary writes it.
     pub(super) fn encode(
         &self,
         text: &str,
         place: TextPlace,
-        scratch: &mut algorithm::Scratch,
+        normal: &mut String,
+        scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) {
-        let algorithm::Scratch { text: normal, unigram: Scratch { best }, .. } = scratch;
+        let Scratch { best } = scratch;
         self.normalize(text, place, normal);
         best.clear();
         best.resize(normal.len() + 1, Best { token: self.unknown, start: 0, score: f64::NEG_INFINITY });

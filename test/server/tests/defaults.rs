@@ -112,4 +112,10 @@ fn sql_leaves_defaults_out_of_params_as_the_request_model_does() {
     for call in calls {
         assert_eq!(session.one::<String>(&format!("select steadytext.{call}::text")), "{}", "{call}");
     }
+    // It makes its parameters by itself.
+    let call = format!("steadytext_similarity_async('a', 'b', {USE_CACHE}, {SEED}, null, {PRIORITY})");
+    let id: String = session.one(&format!("select {call}::text"));
+    let params: String =
+        session.one(&format!("select params::text from steadytext_queue where request_id = '{id}'"));
+    assert_eq!(params, "{}", "{call}");
 }

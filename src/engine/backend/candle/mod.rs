@@ -9,6 +9,7 @@
 mod attention;
 mod block;
 mod feed_forward;
+mod layer_memory;
 mod layers;
 mod recurrent;
 mod state;

@@ -1,56 +1,15 @@
 //! Layers that are not attention, as tensors: short convolutions and delta nets. What they keep of a text is as large behind its
 //! last position as behind its first one ([`Memory`]).
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::Pass;
+use super::layer_memory::Memory;
 use super::layers::{Dense, Matrix, Norm, Source};
 use super::raised;
 use super::state::CandleState;
 use crate::Error;
-use crate::model::spec::{DeltaNetSpec, Mixer, NormSpec, ShortConvSpec};
-
-/// What a layer keeps behind some position. Tensors are never written, so that clones are of another position's for nothing.
-#[derive(Debug, Clone)]
-pub(super) struct Memory {
-    /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
-    pub(super) window: Tensor,
-    /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`; those of a state space: `[heads, state, dim]`.
-    pub(super) matrices: Option<Tensor>,
-}
-
-impl Memory {
-    /// Values of what a mixer keeps; 0 for attention.
-    pub(super) fn values(mixer: &Mixer) -> usize {
-        match mixer {
-            Mixer::Attention => 0,
-            Mixer::ShortConv(spec) => spec.channels * (spec.taps - 1),
-            Mixer::DeltaNet(spec) => {
-                spec.channels() * (spec.taps - 1) + spec.value_heads * spec.dim * spec.dim
-            }
-            Mixer::StateSpace(spec) => spec.channels() * (spec.taps - 1) + spec.width() * spec.state,
-        }
-    }
-
-    /// What a mixer keeps before a text; `None` for attention.
-    pub(super) fn empty(mixer: &Mixer, device: &candle_core::Device) -> candle_core::Result<Option<Memory>> {
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device);
-        Ok(match mixer {
-            Mixer::Attention => None,
-            Mixer::ShortConv(spec) => {
-                Some(Memory { window: zeros(&[spec.taps - 1, spec.channels])?, matrices: None })
-            }
-            Mixer::DeltaNet(spec) => Some(Memory {
-                window: zeros(&[spec.taps - 1, spec.channels()])?,
-                matrices: Some(zeros(&[spec.value_heads, spec.dim, spec.dim])?),
-            }),
-            Mixer::StateSpace(spec) => Some(Memory {
-                window: zeros(&[spec.taps - 1, spec.channels()])?,
-                matrices: Some(zeros(&[spec.heads, spec.state, spec.dim])?),
-            }),
-        })
-    }
-}
+use crate::model::spec::{DeltaNetSpec, NormSpec, ShortConvSpec};
 
 /// A causal convolution of each channel by itself.
 pub(super) struct Convolution {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::layer_memory::Memory;
 use super::raised;
-use super::recurrent::Memory;
 use crate::Error;
 use crate::computing::{BLOCK, Block, State};
 use crate::memory::watched;

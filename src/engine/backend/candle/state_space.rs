@@ -3,9 +3,10 @@
 use candle_core::Tensor;
 
 use super::Pass;
+use super::layer_memory::Memory;
 use super::layers::{Dense, Matrix, Source};
 use super::raised;
-use super::recurrent::{Convolution, Memory, softplus};
+use super::recurrent::{Convolution, softplus};
 use super::state::CandleState;
 use crate::Error;
 use crate::model::floats;

@@ -8,9 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{BLOCK, Quantized};
-use super::{Scoring, Seen, TILE, weigh};
+use super::{Scoring, Seen, weigh};
 use crate::kernels::half::widen_one;
+use crate::kernels::tile::{BLOCK, Quantized, TILE};
 
 /// A query head of one row.
 pub(super) struct Head<'a> {

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{
-    Distance, Heads, KvCacheType, Projections, Rows, Scoring, Seen, TILE, attend, attend_tile,
-    attend_tile_body,
-};
+use super::{Distance, Heads, Projections, Rows, Scoring, Seen, TILE, attend, attend_tile, attend_tile_body};
 use crate::kernels::Pool;
 use crate::kernels::disjoint::Disjoint;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
+use crate::kernels::tile::KvCacheType;
 
 /// Fills tiles for `positions` positions from f(kind, head, position, element).
 fn tiles(

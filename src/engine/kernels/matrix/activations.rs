@@ -4,8 +4,8 @@
 //! same on every instruction set: multiplications, a clamp and a rounding to even that are exact or fixed by
 //! IEEE 754.
 
-use super::Instructions;
 use crate::Error;
+use crate::kernels::instructions::Instructions;
 use crate::memory::try_grow;
 
 /// Adding 1.5 · 2^23 rounds to an integer, ties to even, and leaves it in the low bits.

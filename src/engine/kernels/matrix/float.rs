@@ -5,9 +5,9 @@
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked, run-time detection")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
-use super::Instructions;
 use super::layout::{Format, PANEL};
 use crate::kernels::half::widen_one;
+use crate::kernels::instructions::Instructions;
 
 /// Inputs that all rows are multiplied with before the next ones: their weights stay in the first cache.
 const STRETCH: usize = 256;

@@ -6,7 +6,7 @@
 //! rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml packs into odd bits get a
 //! byte each. Floating-point weights are 16 values, one of each output, for each input.
 
-use super::ternary;
+use super::ternary::{Ternary, as_q3_k};
 
 /// Outputs in a panel.
 pub(crate) const PANEL: usize = 16;
@@ -172,8 +172,11 @@ impl Format {
                     meta[32 + part * PANEL + lane] = (low | high << 4).wrapping_sub(32);
                 }
             }
-            Format::TQ1_0 | Format::TQ2_0 => {
-                Format::Q3_K.pack(&ternary::as_q3_k(self, source), lane, quants, meta);
+            Format::TQ1_0 => {
+                Format::Q3_K.pack(&as_q3_k(Ternary::FiveToAByte, source), lane, quants, meta);
+            }
+            Format::TQ2_0 => {
+                Format::Q3_K.pack(&as_q3_k(Ternary::TwoBits, source), lane, quants, meta);
             }
             Format::Q4_K | Format::Q5_K => {
                 half(0, 0);

@@ -12,9 +12,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dequantize;
+mod dispatch;
 mod float;
 mod grouped;
-mod instructions;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -30,11 +30,11 @@ use std::ops::Range;
 
 pub(crate) use activations::Activations;
 pub(crate) use grouped::grouped_products;
-pub use instructions::Instructions;
 pub(crate) use layout::{Format, PANEL};
 pub(crate) use storage::{fingerprint, pack, panel_size};
 
 use super::disjoint::Disjoint;
+use super::instructions::Instructions;
 use super::pool::Pool;
 use storage::{Line, Lines};
 

@@ -5,22 +5,29 @@
 //! them, with the sums that ggml's own products have. Both hold more than three values a weight (TQ2_0 a fourth one), and give
 //! what ggml gives.
 
-use super::layout::Format;
-
 /// Powers of three, by which the digits of a byte of TQ1_0 come to its top.
 const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 /// Bytes of a block of Q3_K: high bits, low bits, sub-scales, scale.
 const Q3_K_BYTES: usize = 110;
 
-/// The block of Q3_K that has the weights of a block of TQ1_0 or TQ2_0.
-pub(super) fn as_q3_k(format: Format, source: &[u8]) -> [u8; Q3_K_BYTES] {
+/// The two types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ternary {
+    /// TQ1_0: five digits of three to a byte.
+    FiveToAByte,
+    /// TQ2_0: two bits each.
+    TwoBits,
+}
+
+/// The block of Q3_K that has the weights of a block.
+pub(super) fn as_q3_k(kind: Ternary, source: &[u8]) -> [u8; Q3_K_BYTES] {
     let mut block = [0; Q3_K_BYTES];
     let (high, rest) = block.split_at_mut(32);
     let (low, rest) = rest.split_at_mut(64);
     let (scales, d) = rest.split_at_mut(12);
     for k in 0..256 {
         // Weights are stored plus 4, and their digits plus 1.
-        let value = digit(format, source, k) + 3;
+        let value = digit(kind, source, k) + 3;
         low[k / 128 * 32 + k % 32] |= (value & 3) << (k % 128 / 32 * 2);
         high[k % 32] |= (value >> 2) << (k / 32);
     }
@@ -32,8 +39,8 @@ pub(super) fn as_q3_k(format: Format, source: &[u8]) -> [u8; Q3_K_BYTES] {
 }
 
 /// What weight `k` of a block is stored as: its value plus 1.
-fn digit(format: Format, source: &[u8], k: usize) -> u8 {
-    if format == Format::TQ2_0 {
+fn digit(kind: Ternary, source: &[u8], k: usize) -> u8 {
+    if kind == Ternary::TwoBits {
         return source[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3;
     }
     // Five digits to a byte, then four.

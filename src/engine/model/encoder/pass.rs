@@ -9,7 +9,7 @@ use super::super::state::{KeysAndValues, LayerState, SequenceState, StateLayout}
 use super::super::workspace::{Size, Workspace};
 use crate::Error;
 use crate::computing::MAX_TEXTS;
-use crate::kernels::attention::{KvCacheType, TILE};
+use crate::kernels::tile::{KvCacheType, TILE};
 
 /// Rows of a usual pass: at least, and at most.
 const PASS_ROWS: [usize; 2] = [512, 1024];

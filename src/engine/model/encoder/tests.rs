@@ -15,7 +15,7 @@ use super::{Encoder, EncoderWorkspace, Text};
 use crate::computing::Loading;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::safetensors;
 
 fn pool(threads: usize) -> Pool {

@@ -15,38 +15,16 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::computing::Loading;
-use crate::gguf::{GgmlType, Gguf};
+use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Format, Instructions, Packed};
+use crate::kernels::instructions::Instructions;
+use crate::kernels::matrix::Packed;
 use crate::mapping::Mapping;
 use build::{Failure, Target, build};
 use manifest::Manifest;
 use stored::Claim;
 
-/// The format of an element type that can be multiplied.
-pub(crate) fn panel_format(kind: GgmlType) -> Option<Format> {
-    Some(match kind {
-        GgmlType::F32 => Format::F32,
-        GgmlType::F16 => Format::F16,
-        GgmlType::BF16 => Format::BF16,
-        GgmlType::Q8_0 => Format::Q8_0,
-        GgmlType::Q4_0 => Format::Q4_0,
-        GgmlType::Q4_1 => Format::Q4_1,
-        GgmlType::Q5_0 => Format::Q5_0,
-        GgmlType::Q5_1 => Format::Q5_1,
-        GgmlType::IQ4_NL => Format::IQ4_NL,
-        GgmlType::Q2_K => Format::Q2_K,
-        GgmlType::Q3_K => Format::Q3_K,
-        GgmlType::Q4_K => Format::Q4_K,
-        GgmlType::Q5_K => Format::Q5_K,
-        GgmlType::Q6_K => Format::Q6_K,
-        GgmlType::IQ4_XS => Format::IQ4_XS,
-        GgmlType::MXFP4 => Format::MXFP4,
-        GgmlType::TQ1_0 => Format::TQ1_0,
-        GgmlType::TQ2_0 => Format::TQ2_0,
-        _ => return None,
-    })
-}
+pub(crate) use super::tensors::panel_format;
 
 /// All panels of a model.
 pub(super) struct PackedWeights {

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::computing::Loading;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 
 /// A directory with a model.
 struct World {

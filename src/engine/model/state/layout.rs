@@ -22,9 +22,10 @@ use super::super::delta_net::matrices;
 use super::super::spec::{BlockSpec, Mixer, ModelSpec};
 use super::super::state_space::heads_of;
 use super::SharedBlock;
-use crate::kernels::attention::{Heads, KvCacheType, TILE};
+use crate::kernels::attention::Heads;
 use crate::kernels::convolution::Taps;
 use crate::kernels::recurrence::StatePlace;
+use crate::kernels::tile::{KvCacheType, TILE};
 
 /// The state of the layers of one kind.
 pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {

@@ -21,9 +21,10 @@ use std::sync::Arc;
 use crate::Error;
 use crate::computing::{Block, State};
 use crate::kernels::Floats;
-use crate::kernels::attention::{KvCacheType, TILE};
 use crate::kernels::disjoint::Disjoint;
-use crate::kernels::recurrence::{Running, load};
+use crate::kernels::recurrence::load;
+use crate::kernels::rows::Running;
+use crate::kernels::tile::{KvCacheType, TILE};
 use crate::memory::fallible;
 
 mod layout;

@@ -9,11 +9,13 @@ use std::collections::HashMap;
 
 use super::{EngineThread, in_use, takes_long};
 use crate::panic::catch;
+use crate::scheduler::beginning::Beginning;
 use crate::scheduler::likelihood_memo::key_of;
 use crate::scheduler::models::Missing;
 use crate::scheduler::plan::Plan;
 use crate::scheduler::sequence::{Sequence, Suspended};
-use crate::scheduler::turns::{AGEING, Age, HIGHEST, Lane, QUANTUM, Rank, Turn, Waiting};
+use crate::scheduler::submission::HIGHEST;
+use crate::scheduler::turns::{AGEING, Age, Lane, QUANTUM, Rank, Turn, Waiting};
 use crate::{Error, EventKind, ModelSource, Output};
 
 /// A request that may get a place next.
@@ -366,7 +368,7 @@ impl EngineThread {
             return None;
         }
         let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
-        let beginning = plan.begin(&waiting.submission.request, loaded, self.prefix_reuse);
+        let beginning = Beginning::of(&plan, &waiting.submission.request, loaded, self.prefix_reuse);
         let (new, whole) = (beginning.own_bytes(), beginning.whole_bytes());
         // Kept blocks that nobody holds make room; those that the request itself has found are held now.
         let most = self.kv_budget.min(self.models.room(0));

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{Encoder, Text};
 use super::{cosine, load, mixed, one, pool, scores, tokens, vectors, vectors_on};
 use crate::kernels::Pool;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 
 /// Enough blocks that each kind of them comes twice.
 fn spec(family: EncoderFamily) -> Bert {

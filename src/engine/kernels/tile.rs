@@ -14,9 +14,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::TILE;
-use crate::kernels::half::{narrow, narrow_one, widen, widen_one};
-use crate::kernels::matrix::Instructions;
+use super::half::{narrow, narrow_one, widen, widen_one};
+use super::instructions::Instructions;
+
+/// Positions in a tile.
+pub(crate) const TILE: usize = 64;
 
 /// Elements that share a scale.
 pub(super) const BLOCK: usize = 32;

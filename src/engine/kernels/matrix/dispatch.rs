@@ -1,8 +1,9 @@
-//! Which instructions multiply: found at run time.
+//! Which kernel multiplies a format of weights, by the instructions that there are.
 #![allow(unsafe_code, reason = "calling code compiled for detected features")]
 
 use super::layout::Format;
 use super::{Tile, portable};
+use crate::kernels::instructions::Instructions;
 
 /// Formats of weights of [`super::avx2`] and [`super::avx512`].
 #[cfg(target_arch = "x86_64")]
@@ -20,67 +21,7 @@ macro_rules! small {
     };
 }
 
-/// Sets of instructions that there are kernels for, in ascending order. Results do not depend on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instructions {
-    /// Any processor; the definition of the results.
-    Portable,
-    /// NEON with the dot product (64-bit ARM).
-    Neon,
-    /// AVX2, FMA and F16C.
-    Avx2,
-    /// AVX-512 F, BW and VNNI.
-    Avx512,
-}
-
 impl Instructions {
-    /// Whether the processor has them.
-    pub fn present(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = || {
-                std::arch::is_x86_feature_detected!("avx2")
-                    && std::arch::is_x86_feature_detected!("fma")
-                    && std::arch::is_x86_feature_detected!("f16c")
-            };
-            match self {
-                Instructions::Portable => true,
-                Instructions::Neon => false,
-                Instructions::Avx2 => avx2(),
-                Instructions::Avx512 => {
-                    avx2()
-                        && std::arch::is_x86_feature_detected!("avx512f")
-                        && std::arch::is_x86_feature_detected!("avx512bw")
-                        && std::arch::is_x86_feature_detected!("avx512vnni")
-                }
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        match self {
-            Instructions::Portable => true,
-            Instructions::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
-            Instructions::Avx2 | Instructions::Avx512 => false,
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        {
-            self == Instructions::Portable
-        }
-    }
-
-    /// Whether the versions of the kernels that are compiled for AVX2, FMA and F16C may run, and can.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn wide(self) -> bool {
-        matches!(self, Instructions::Avx2 | Instructions::Avx512) && Instructions::Avx2.present()
-    }
-
-    /// The best that the processor has.
-    pub fn best() -> Instructions {
-        let best = [Instructions::Avx512, Instructions::Avx2, Instructions::Neon]
-            .into_iter()
-            .find(|set| set.present());
-        best.unwrap_or(Instructions::Portable)
-    }
-
     /// Adds the blocks of a tile to its sums. Instructions that the processor does not have are replaced.
     pub(super) fn multiply(self, format: Format, tile: &mut Tile<'_>) {
         #[cfg(target_arch = "x86_64")]

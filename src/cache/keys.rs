@@ -1,0 +1,76 @@
+//! The keys of requests: what the cache and the engine know equal requests by.
+
+use serde::Serialize;
+use serde_json::Value;
+use steadytext_engine::{BackendKind, CacheKey, Prompts, Work, cache_key, cache_key_of_many, dedup_key};
+
+use crate::pg::{catalog, guc, model_checksums};
+use crate::registry::Resolved;
+use crate::request::Subtasks;
+
+/// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for
+/// kinds that are not kept.
+pub(crate) fn key_of(
+    request_type: &str,
+    params: &Value,
+    subtasks: &Subtasks,
+    model: &Resolved,
+) -> Option<CacheKey> {
+    let prompts = &model.embedding().prompts;
+    // A short key does not need the checksum, which costs a look at the file.
+    key_with(request_type, params, subtasks, None, prompts).or_else(|| {
+        key_with(request_type, params, subtasks, model_checksums::of(&model.source).as_ref(), prompts)
+    })
+}
+
+/// That of what would compute it now.
+pub(super) fn key_with(
+    request_type: &str,
+    params: &Value,
+    subtasks: &Subtasks,
+    model: Option<&[u8; 32]>,
+    prompts: &Prompts,
+) -> Option<CacheKey> {
+    key_by(request_type, params, subtasks, model, prompts, guc::backend())
+}
+
+/// That of what a backend computes.
+pub(super) fn key_by(
+    request_type: &str,
+    params: &Value,
+    subtasks: &Subtasks,
+    model: Option<&[u8; 32]>,
+    prompts: &Prompts,
+    backend: BackendKind,
+) -> Option<CacheKey> {
+    match subtasks {
+        Subtasks::One(work) => {
+            let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
+            let work = work.clone().prompted(prompts);
+            cache_key(request_type, &work, names_model, model, backend)
+        }
+        Subtasks::Rerank(reranking) => key_of_many(request_type, reranking, model?, prompts, backend),
+        Subtasks::Verb(verb) => key_of_many(request_type, verb, model?, prompts, backend),
+        Subtasks::Summary(level) => key_of_many(request_type, level.summary(), model?, prompts, backend),
+        // Each of the texts by itself would be one more way to the same entries.
+        Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_) => None,
+    }
+}
+
+fn key_of_many<T: Serialize>(
+    request_type: &str,
+    content: &T,
+    model: &[u8; 32],
+    prompts: &Prompts,
+    backend: BackendKind,
+) -> Option<CacheKey> {
+    if prompts.is_empty() {
+        return cache_key_of_many(request_type, content, model, backend);
+    }
+    cache_key_of_many(request_type, &(content, prompts), model, backend)
+}
+
+/// By which the engine knows equal work of this database, so that it is done once.
+pub(crate) fn dedup_key_of(work: &Work) -> Option<[u8; 32]> {
+    dedup_key(catalog::my_database().to_u32(), work, guc::backend())
+}

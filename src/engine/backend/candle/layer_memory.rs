@@ -1,0 +1,47 @@
+//! What layers other than attention keep of a sequence.
+
+use candle_core::{DType, Tensor};
+
+use crate::model::spec::Mixer;
+
+/// What a layer keeps behind some position. Tensors are never written, so that clones are of another position's for nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Memory {
+    /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
+    pub(super) window: Tensor,
+    /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`; those of a state space: `[heads, state, dim]`.
+    pub(super) matrices: Option<Tensor>,
+}
+
+impl Memory {
+    /// Values of what a mixer keeps; 0 for attention.
+    pub(super) fn values(mixer: &Mixer) -> usize {
+        match mixer {
+            Mixer::Attention => 0,
+            Mixer::ShortConv(spec) => spec.channels * (spec.taps - 1),
+            Mixer::DeltaNet(spec) => {
+                spec.channels() * (spec.taps - 1) + spec.value_heads * spec.dim * spec.dim
+            }
+            Mixer::StateSpace(spec) => spec.channels() * (spec.taps - 1) + spec.width() * spec.state,
+        }
+    }
+
+    /// What a mixer keeps before a text; `None` for attention.
+    pub(super) fn empty(mixer: &Mixer, device: &candle_core::Device) -> candle_core::Result<Option<Memory>> {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device);
+        Ok(match mixer {
+            Mixer::Attention => None,
+            Mixer::ShortConv(spec) => {
+                Some(Memory { window: zeros(&[spec.taps - 1, spec.channels])?, matrices: None })
+            }
+            Mixer::DeltaNet(spec) => Some(Memory {
+                window: zeros(&[spec.taps - 1, spec.channels()])?,
+                matrices: Some(zeros(&[spec.value_heads, spec.dim, spec.dim])?),
+            }),
+            Mixer::StateSpace(spec) => Some(Memory {
+                window: zeros(&[spec.taps - 1, spec.channels()])?,
+                matrices: Some(zeros(&[spec.heads, spec.state, spec.dim])?),
+            }),
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! The rows of a pass that belong to one sequence, with what layers keep of the sequence.
+
+use std::sync::Arc;
+
+use super::disjoint::Disjoint;
+use super::tile::KvCacheType;
+
+/// Rows of one sequence that attend together.
+///
+/// There is one block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
+/// heads one after the other ([`KvCacheType::tile_len`] each).
+pub(crate) struct Rows<'a> {
+    /// How the blocks are stored.
+    pub(crate) kind: KvCacheType,
+    /// Blocks that are only read.
+    pub(crate) done: &'a [Arc<Box<[u16]>>],
+    /// The blocks after those, which the rows' own keys and values go to.
+    pub(crate) open: Vec<Disjoint<'a, u16>>,
+    /// Absolute position of the first row; row i attends to all positions up to `position + i`.
+    pub(crate) position: usize,
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// Index of the first row in queries and output.
+    pub(crate) first_row: usize,
+    /// What layers other than attention keep; None where the model has none.
+    pub(crate) running: Option<Running<'a>>,
+    /// Each row attends to positions behind its own, too, and `position` is 0: encoders.
+    pub(crate) both_ways: bool,
+}
+
+/// The states of one sequence, those of all its layers one after the other.
+pub(crate) struct Running<'a> {
+    /// Behind the last row that is no guess.
+    pub(crate) now: Disjoint<'a, f32>,
+    /// Behind the guesses; empty where there are none.
+    pub(crate) ahead: Disjoint<'a, f32>,
+    /// Rows that are no guesses.
+    pub(crate) certain: usize,
+}

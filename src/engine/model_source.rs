@@ -1,0 +1,31 @@
+//! Where models come from.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gguf::Gguf;
+use crate::{Error, builtin, safetensors};
+
+/// Where a model comes from. Names are resolved by the caller: the engine only opens files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ModelSource {
+    /// The small model compiled into the library.
+    Builtin,
+    /// A GGUF file, or the folder of an encoder with `model.safetensors`.
+    File(#[serde(with = "crate::wire::path")] PathBuf),
+}
+
+impl ModelSource {
+    /// Opens and checks what describes the model; no weight is read.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`], [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the file.
+    pub fn open(&self) -> Result<Gguf, Error> {
+        match self {
+            ModelSource::Builtin => builtin::gguf(),
+            ModelSource::File(path) if path.is_dir() => safetensors::open(path),
+            ModelSource::File(path) => Gguf::open(path),
+        }
+    }
+}

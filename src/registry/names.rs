@@ -1,0 +1,77 @@
+//! What names of models stand for: a row of steadytext_models, or a file or folder of the directory of the models.
+
+use std::path::PathBuf;
+
+use super::directory::{self, Entry};
+use super::model_files::{is_file_there, is_there, registered_path, set_path};
+use super::task::BUILTIN;
+use crate::pg::catalog_cache::{Model, Models};
+use crate::pg::error::PgError;
+
+/// The row of a name.
+pub(super) fn row<'a>(name: &str, models: &'a Models) -> Option<&'a Model> {
+    models.iter().find(|model| model.name == name).filter(|model| !gives_way(model))
+}
+
+/// Whether a file or folder of the row's name is meant by it: the row came with the extension, nobody has changed it, and its own
+/// file is not there.
+pub(crate) fn gives_way(row: &Model) -> bool {
+    row.is_default && !is_file_there(&row.file) && !matches!(entry(&row.name), Ok(None))
+}
+
+/// The row of a file that came with the extension: what others say is said of their names.
+pub(super) fn seeded<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
+    models.iter().find(|model| model.is_default && model.file == file)
+}
+
+/// The first row of a file.
+pub(super) fn of_file<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
+    models.iter().find(|model| model.file == file)
+}
+
+/// The model of this name in the directory of the models.
+///
+/// # Errors
+///
+/// 42710 where several have it.
+pub(super) fn entry(name: &str) -> Result<Option<Entry>, PgError> {
+    directory::find(name, |entry| path_of(entry).is_some_and(|path| is_there(&path)))
+}
+
+/// The file or folder of this name directly in the directory of the models, whatever it is for; `None` where a row has the name,
+/// and where there is none.
+///
+/// # Errors
+///
+/// 42710 where several have it.
+pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>, PgError> {
+    if row(name, models).is_some() {
+        return Ok(None);
+    }
+    Ok(entry(name)?.and_then(|entry| path_of(&entry)))
+}
+
+/// The first part of a split model of this name directly in the directory of the models, of which another part is missing.
+///
+/// # Errors
+///
+/// 42710 where several have the name.
+pub(crate) fn incomplete_file(name: &str) -> Result<Option<PathBuf>, PgError> {
+    let of = |entry: &Entry| path_of(entry).filter(|path| path.is_file() && !is_there(path));
+    Ok(directory::find(name, |entry| of(entry).is_some())?.and_then(|entry| of(&entry)))
+}
+
+/// Whether a model is called so: the builtin one, a registered one, or one in the directory of the models.
+pub(crate) fn is_known(name: &str, models: &Models) -> bool {
+    name == BUILTIN || models.iter().any(|model| model.name == name) || matches!(entry(name), Ok(Some(_)))
+}
+
+/// The path of an entry of the directory; `None` for links that lead out of it.
+pub(crate) fn path_of(entry: &Entry) -> Option<PathBuf> {
+    if entry.is_plain { Some(set_path(&entry.file)) } else { registered_path(&entry.file).ok() }
+}
+
+/// The beginning of what a user sent, fit for an error message.
+pub(super) fn shown(name: &str) -> String {
+    name.chars().take(64).collect()
+}

@@ -1,0 +1,303 @@
+//! From what a request says of its model, or the settings, to the file that answers.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use pgrx::prelude::*;
+use steadytext_engine::Error;
+use steadytext_engine::gguf::parts;
+
+use super::choice::{self, Resolved, Search};
+use super::defaults::{self, DefaultModel};
+use super::directory::{self, Entry};
+use super::elsewhere_only::refuse_elsewhere;
+use super::model_files::{LeadsOut, is_there, registered_path, set_path};
+use super::names::{entry, gives_way, incomplete_file, of_file, path_of, row, seeded, shown};
+use super::suggestions::known;
+use super::taken;
+use super::task::{BUILTIN, Task, Wanted};
+use crate::pg::catalog_cache::{Model, Models};
+use crate::pg::error::PgError;
+use crate::pg::guc;
+
+/// What was resolved: for what, by which name, to which model.
+type Known = Vec<(Task, Option<String>, Resolved)>;
+
+thread_local! {
+    /// What was resolved since [`looking_once`] began.
+    static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, in which files are looked at once, however many requests ask for the same model.
+pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
+    /// Forgets them however `work` ends.
+    struct Forget;
+    impl Drop for Forget {
+        fn drop(&mut self) {
+            KNOWN.set(None);
+        }
+    }
+    let _forget = Forget;
+    KNOWN.set(Some(Vec::new()));
+    work()
+}
+
+/// The model of a request that names one, by name or size, or the one that is the default.
+///
+/// # Errors
+///
+/// 42704 for a name that nothing has, 42710 for one that several have, 42809 for a model that is for another task, 58030
+/// for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is known to be another than the
+/// registered, or whose card cannot be read.
+pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result<Resolved, PgError> {
+    let asked = match wanted {
+        Wanted::Named(name) | Wanted::Remembered(name) => Some(name),
+        Wanted::Default => None,
+    };
+    let known = KNOWN.with_borrow(|known| {
+        let mut known = known.iter().flatten();
+        known.find(|known| known.0 == task && known.1.as_deref() == asked).map(|known| known.2.clone())
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let resolved = look_for(task, asked, models)?;
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(known) = known {
+            known.push((task, asked.map(str::to_owned), resolved.clone()));
+        }
+    });
+    Ok(resolved)
+}
+
+/// The model of a name, whatever it is registered for; without one, that which generates. No other one takes its place.
+///
+/// # Errors
+///
+/// Those of [`resolve`].
+pub(crate) fn of_any_task(asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+    let row = asked.and_then(|name| row(name, models));
+    let task = row.and_then(|row| Task::ALL.into_iter().find(|task| task.name() == row.task));
+    Ok(look_for(task.unwrap_or(Task::Generate), asked, models)?.alone())
+}
+
+fn look_for(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+    match asked {
+        Some(BUILTIN) => Ok(Resolved::builtin(false)),
+        Some(name) => named(task, name, models),
+        None => {
+            let found = configured(task, task, models)?;
+            taken::note(task, &found.source);
+            Ok(found)
+        }
+    }
+}
+
+/// The model that is the default of a task, to be used for a purpose.
+fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
+    let Some(DefaultModel { name, setting }) = defaults::of(task, models)? else {
+        return automatic(purpose, task, models);
+    };
+    if name == BUILTIN {
+        return Ok(Resolved::builtin(false));
+    }
+    if models.iter().any(|model| model.name == name) || (!guc::is_path(&name) && entry(&name)?.is_some()) {
+        return named(task, &name, models);
+    }
+    // Only settings that a superuser has made have paths.
+    let path = set_path(&name);
+    if !guc::is_path(&name) || !is_there(&path) {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("{setting} is \"{name}\", which is neither a registered model nor a file"),
+        )
+        .hint("Register the model in steadytext_models, or put its file into pg_steadytext.model_dir."));
+    }
+    // What is registered of the file holds for every name of it.
+    let row = of_file(&name, models);
+    let found = Resolved::file(&path, &name, row.and_then(|row| row.sha256), row)?;
+    found.check_known().map(|()| found)
+}
+
+/// What is taken where nobody has set a default.
+fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
+    let Search { found, passed_over, is_claimed } = choice::search(purpose, models, task)?;
+    let found = match found {
+        Some(found) => found,
+        // Vectors rank documents, too, and those of the model that was chosen for vectors do so best.
+        None if task == Task::Rerank => configured(purpose, Task::Embed, models)?,
+        // What was computed by another model, or is to be, is not the builtin one's.
+        None if is_claimed => return Err(choice::none_usable(task, &passed_over)),
+        None => Resolved::builtin(true),
+    };
+    Ok(choice::after(found, passed_over))
+}
+
+/// What a request has to remember that is enqueued now and names no model: the default of this session, its role or its
+/// database. The worker knows what is set for the server and in steadytext_config.
+///
+/// # Errors
+///
+/// Those of [`check`]; 0A000 for a path, which the queue must not carry.
+pub(crate) fn to_remember(task: Task, models: &Models) -> Result<Option<String>, PgError> {
+    let Some(DefaultModel { name, setting }) = defaults::of_session(task) else { return Ok(None) };
+    if guc::is_path(&name) {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("{setting} is a path in this session, which requests of the queue cannot name"),
+        )
+        .hint("Register the file in steadytext_models, and set its name."));
+    }
+    check(task, &name, models)?;
+    Ok(Some(name))
+}
+
+/// Refuses names that [`resolve`] would not find.
+///
+/// # Errors
+///
+/// 42704, 42710 and 42809, as [`resolve`].
+pub(crate) fn check(task: Task, name: &str, models: &Models) -> Result<(), PgError> {
+    if name == BUILTIN {
+        return Ok(());
+    }
+    find(task, name, models).map(|_| ())
+}
+
+/// What a name stands for.
+enum Found<'a> {
+    Row(&'a Model),
+    Entry(Entry),
+}
+
+/// A row of this name, or else a model in the directory.
+fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgError> {
+    let shown = shown(name);
+    let of_other_task = |verb: &str, tasks: &str| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("model \"{shown}\" is {verb} for task {tasks}, not {}", task.name()),
+        )
+        .hint(known(task, name, models))
+    };
+    if let Some(model) = row(name, models) {
+        return if model.task == task.name() {
+            Ok(Found::Row(model))
+        } else {
+            Err(of_other_task("registered", &model.task))
+        };
+    }
+    let Some(entry) = entry(name)? else {
+        if let Some(path) = incomplete_file(name)? {
+            return Err(not_whole(&shown, &path));
+        }
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("model \"{shown}\" is not registered"),
+        )
+        .hint(known(task, name, models)));
+    };
+    if let Some(path) = path_of(&entry)
+        && let Some(card) = directory::card(&path)?
+        && !card.tasks.is_empty()
+        && !card.tasks.contains(&task.of_card())
+    {
+        let tasks: Vec<&str> = card.tasks.iter().map(|task| task.name()).collect();
+        return Err(of_other_task("meant", &tasks.join(", ")));
+    }
+    Ok(Found::Entry(entry))
+}
+
+/// That a part of a split model is missing.
+fn not_whole(shown: &str, path: &Path) -> PgError {
+    let parts = parts(path);
+    let (there, missing): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part.is_file());
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_IO_ERROR,
+        format!(
+            "model \"{shown}\" has {} of its {} files: \"{}\" is not there",
+            there.len(),
+            parts.len(),
+            missing.first().map_or(path, |part| part.as_path()).display()
+        ),
+    )
+    .hint("Put all parts into the directory of the first one, under the names that they were published with.")
+}
+
+/// The model of a name that is not `builtin`.
+fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
+    let (found, shown) = (find(task, name, models)?, shown(name));
+    if let Found::Row(model) = &found {
+        refuse_elsewhere(model)?;
+    }
+    let (file, sha256, row) = match &found {
+        Found::Row(model) => (&model.file, model.sha256, Some(*model)),
+        Found::Entry(entry) => (&entry.file, None, seeded(&entry.file, models)),
+    };
+    // Said in the same words whether or not there is something.
+    let path = registered_path(file).map_err(|LeadsOut| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("the file of model \"{shown}\" leads out of pg_steadytext.model_dir"),
+        )
+        .hint("Put the file itself into that directory, or let a superuser register its absolute path.")
+    })?;
+    if path.is_file() && !is_there(&path) {
+        return Err(not_whole(&shown, &path).missing(name));
+    }
+    if !is_there(&path) {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("the file of model \"{shown}\" is not there: \"{}\"", path.display()),
+        )
+        .hint(
+            "Let an administrator download it with steadytext_model_pull(), put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models.",
+        )
+        .missing(name));
+    }
+    let found = Resolved::file(&path, name, sha256, row)?;
+    found.check_known().map(|()| found)
+}
+
+/// Compares the file that a name stands for with the checksum in its row or in its card, where one of them has one. `compute` is asked for that of
+/// the file where nobody has computed it before.
+///
+/// # Errors
+///
+/// XX001 where they differ, or where the card cannot be read.
+pub(crate) fn check_content(
+    name: &str,
+    path: &Path,
+    models: &Models,
+    compute: impl FnOnce() -> Option<[u8; 32]>,
+) -> Result<(), PgError> {
+    let is_of_path = |model: &&Model| registered_path(&model.file).is_ok_and(|of| of == path);
+    let named = models.iter().find(|model| model.name == name && !gives_way(model));
+    let row = named.or_else(|| models.iter().filter(|model| model.is_default).find(is_of_path));
+    Resolved::file(path, name, row.and_then(|row| row.sha256), row)?.check_content(compute)
+}
+
+/// What to say where [`Resolved::is_fallback`] is set.
+pub(crate) fn builtin_warning() -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
+    )
+    .hint("Put a GGUF file into pg_steadytext.model_dir; set pg_steadytext.generation_model, pg_steadytext.embedding_model and pg_steadytext.reranker_model to \"builtin\" to silence this.")
+}
+
+impl Resolved {
+    /// The model that is taken in the place of this one, whose loading has failed. `None` where the failure
+    /// is not the file's, or where somebody chose the model.
+    pub(crate) fn pass_over(&self, error: &Error, models: &Models) -> Option<Resolved> {
+        self.note_failure(error)?;
+        self.next(models)
+    }
+
+    /// The model that is taken in the place of this one, whose content is known by now, and another one than
+    /// the registered.
+    pub(crate) fn next(&self, models: &Models) -> Option<Resolved> {
+        let next = resolve(self.auto()?, Wanted::Default, models).ok()?;
+        (next.source != self.source).then_some(next)
+    }
+}

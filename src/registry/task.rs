@@ -1,0 +1,58 @@
+//! What models are for, and how a request says which one it wants.
+
+use steadytext_engine::card;
+
+/// The name of the model inside the library.
+pub(crate) const BUILTIN: &str = "builtin";
+/// The setting that leaves the choice to the next level.
+pub(super) const AUTO: &str = "auto";
+
+/// What the model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Text generation.
+    Generate,
+    /// Embeddings.
+    Embed,
+    /// Scores of documents.
+    Rerank,
+}
+
+impl Task {
+    /// All of them, by their numbers.
+    pub(crate) const ALL: [Task; 3] = [Task::Generate, Task::Embed, Task::Rerank];
+
+    /// The word for it in steadytext_models.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Task::Generate => "generate",
+            Task::Embed => "embed",
+            Task::Rerank => "rerank",
+        }
+    }
+
+    /// Its number in shared memory.
+    pub(super) fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The same in cards.
+    pub(super) fn of_card(self) -> card::Task {
+        match self {
+            Task::Generate => card::Task::Generate,
+            Task::Embed => card::Task::Embed,
+            Task::Rerank => card::Task::Rerank,
+        }
+    }
+}
+
+/// Which model a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted<'a> {
+    /// The one of this name.
+    Named(&'a str),
+    /// The one that was the default of the session which enqueued it.
+    Remembered(&'a str),
+    /// Any: the default of this session.
+    Default,
+}
