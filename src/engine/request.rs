@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::chunks::{Chunk, Chunking};
 use crate::gguf::Gguf;
 use crate::verify::{Verification, Verify};
-use crate::{Constraint, Error, ModelIdentity, Prompts, Sampling, builtin, safetensors};
+use crate::{Constraint, Error, ModelIdentity, Prompts, Sampling, adapters, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl ModelSource {
         match self {
             ModelSource::Builtin => builtin::gguf(),
             ModelSource::File(path) if path.is_dir() => safetensors::open(path),
-            ModelSource::File(path) => Gguf::open(path),
+            ModelSource::File(path) => adapters::attach(path, Gguf::open(path)?),
         }
     }
 }
@@ -141,7 +141,7 @@ impl Request {
             Work::Embed(how) => {
                 let task = match &how.purpose {
                     Purpose::Query { task: Some(task) } => task.len(),
-                    Purpose::Query { task: None } | Purpose::Passage => 0,
+                    Purpose::Query { task: None } | Purpose::Passage | Purpose::Document => 0,
                 };
                 task.saturating_add(how.prompt.as_ref().map_or(0, String::len))
             }
@@ -287,7 +287,7 @@ impl Serialize for Embed {
 /// were trained with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Purpose {
-    /// To be found. For most models, this is the text as it is.
+    /// Nothing was said of it. It gets what stands before a text that is to be found; for most models, this is the text as it is.
     #[default]
     Passage,
     /// To find others with.
@@ -295,6 +295,8 @@ pub enum Purpose {
         /// What is looked for, as a sentence; None for the model's usual task.
         task: Option<String>,
     },
+    /// To be found, as somebody has said: models with adapters have one for such texts, and all others take it for a passage.
+    Document,
 }
 
 /// What is looked for where nothing else is said.
@@ -321,7 +323,7 @@ impl Embed {
     /// task, a passage is as it is.
     pub(crate) fn instructed(&self) -> Cow<'_, str> {
         match (&self.prompt, &self.purpose) {
-            (None, Purpose::Passage) => Cow::Borrowed(&self.text),
+            (None, Purpose::Passage | Purpose::Document) => Cow::Borrowed(&self.text),
             (Some(_), _) | (None, Purpose::Query { .. }) => Cow::Owned(self.instruction() + &self.text),
         }
     }
@@ -330,7 +332,7 @@ impl Embed {
     pub(crate) fn instruction(&self) -> String {
         match (&self.prompt, &self.purpose) {
             (Some(prompt), _) => prompt.clone(),
-            (None, Purpose::Passage) => String::new(),
+            (None, Purpose::Passage | Purpose::Document) => String::new(),
             (None, Purpose::Query { task }) => {
                 format!("Instruct: {}\nQuery:", task.as_deref().unwrap_or(DEFAULT_TASK))
             }
@@ -357,7 +359,12 @@ impl Rerank {
     /// The document where its vector is compared.
     pub(crate) fn document_by_itself(&self) -> Embed {
         let prompt = self.prompts.passage.clone();
-        Embed { truncate: self.truncate, prompt, ..Embed::passage(&self.document) }
+        Embed {
+            truncate: self.truncate,
+            prompt,
+            purpose: Purpose::Document,
+            ..Embed::passage(&self.document)
+        }
     }
 }
 
