@@ -86,8 +86,8 @@ impl Question {
         if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
             return None;
         }
-        let prompts = &self.embedding.prompts;
-        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), prompts, by.backend)?;
+        let embedding = &self.embedding;
+        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), embedding, by.backend)?;
         new_entry::make(self, subtasks, key.text, by, answer, took)
     }
 }
@@ -133,7 +133,7 @@ pub(crate) fn find(asked: Asked<'_>, config: &Config, effort: Effort) -> Result<
     }
     let model = || request::model(task, params, &*catalog_cache::models()?);
     // A short key does not name the model.
-    let Some(short) = key_with(request_type, params, &subtasks, None, &Prompts::default()) else {
+    let Some(short) = key_with(request_type, params, &subtasks, None, &Embedding::default()) else {
         return Ok(find_of(request_type, params, &subtasks, model()?));
     };
     let (mut failure, mut name) = (None, None);
@@ -214,10 +214,10 @@ pub(crate) fn key_of(
     subtasks: &Subtasks,
     model: &Resolved,
 ) -> Option<CacheKey> {
-    let prompts = &model.embedding().prompts;
+    let embedding = model.embedding();
     // A short key does not need the checksum, which costs a look at the file.
-    key_with(request_type, params, subtasks, None, prompts).or_else(|| {
-        key_with(request_type, params, subtasks, model_checksums::of(&model.source).as_ref(), prompts)
+    key_with(request_type, params, subtasks, None, embedding).or_else(|| {
+        key_with(request_type, params, subtasks, model_checksums::of(&model.source).as_ref(), embedding)
     })
 }
 
@@ -227,9 +227,9 @@ fn key_with(
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
-    prompts: &Prompts,
+    embedding: &Embedding,
 ) -> Option<CacheKey> {
-    key_by(request_type, params, subtasks, model, prompts, guc::backend())
+    key_by(request_type, params, subtasks, model, embedding, guc::backend())
 }
 
 fn key_by(
@@ -237,13 +237,14 @@ fn key_by(
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
-    prompts: &Prompts,
+    embedding: &Embedding,
     backend: BackendKind,
 ) -> Option<CacheKey> {
+    let prompts = &embedding.prompts;
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            let work = work.clone().prompted(prompts);
+            let work = embedding.applied_to(work.clone());
             cache_key(request_type, &work, names_model, model, backend)
         }
         Subtasks::Rerank(reranking) => key_of_many(request_type, reranking, model?, prompts, backend),
