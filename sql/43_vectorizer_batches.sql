@@ -129,7 +129,7 @@ begin
     loop
         begin
             insert into @extschema@.steadytext_queue (request_type, prompts, params, priority, session_id, owner_role)
-            values ('batch_embed', v_request.prompts, jsonb_strip_nulls(jsonb_build_object('model', v_definition.model, 'use_cache', false,
+            values ('batch_embed', v_request.prompts, jsonb_strip_nulls(jsonb_build_object('model', v_definition.model, 'use_cache', false, 'mode', 'passage',
                 'truncate', case when v_definition.truncate then true end)), v_definition.priority,
                 'vectorizer ' || v_definition.name, v_definition.owner_role)
             returning request_id into v_id;

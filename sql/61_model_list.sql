@@ -29,6 +29,7 @@ returns table (
     quantization text,
     context_length bigint,
     dimensions bigint,
+    adapters text[],
     size_bytes bigint,
     memory_mb bigint,
     memory_limit_mb bigint,
@@ -46,7 +47,7 @@ returns table (
 language c volatile parallel unsafe rows 1
 as 'MODULE_PATHNAME', 'model_inspect_wrapper';
 comment on function @extschema@.steadytext_model_inspect(text, text) is
-    'What a model is, the memory that it needs with max_running requests, what the text sample looks like to it, and whether it loads or why not, also where its file is missing or it is computed elsewhere. Nothing is loaded. For members of steadytext_admin';
+    'What a model is, the memory that it needs with max_running requests, what the text sample looks like to it, and the tasks that it has adapters for, whether it loads or why not, also where its file is missing or it is computed elsewhere. Nothing is loaded. For members of steadytext_admin';
 
 create function @extschema@.steadytext_model_remove(name text, delete_file boolean default false)
 returns boolean

@@ -9,7 +9,7 @@ use steadytext_engine::card::{self, Card};
 use steadytext_engine::gguf::{self, Gguf};
 use steadytext_engine::memory::Machine;
 use steadytext_engine::summary::{self, Load, Summary};
-use steadytext_engine::{Error, FileId, LoadedModel, ModelIdentity, ModelSource, model_files};
+use steadytext_engine::{Error, FileId, LoadedModel, ModelIdentity, ModelSource, adapters, model_files};
 
 use super::connection;
 use crate::pg::catalog_cache::{self, Model, Models};
@@ -137,6 +137,7 @@ fn model_inspect(
         name!(quantization, Option<String>),
         name!(context_length, Option<i64>),
         name!(dimensions, Option<i64>),
+        name!(adapters, Vec<String>),
         name!(size_bytes, Option<i64>),
         name!(memory_mb, Option<i64>),
         name!(memory_limit_mb, Option<i64>),
@@ -234,6 +235,7 @@ fn model_inspect(
         summary.and_then(|summary| summary.quantization).map(str::to_owned),
         summary.and_then(|summary| summary.context_length).map(|length| number(length as u64)),
         summary.and_then(|summary| summary.dimensions).map(i64::from),
+        summary.map(|summary| summary.adapters.clone()).unwrap_or_default(),
         size,
         memory_mb.map(number),
         limit_mb.map(number),
@@ -472,6 +474,7 @@ fn delete(path: &Path) -> io::Result<bool> {
         for part in gguf::parts(path) {
             any |= fs::remove_file(part).map(|()| true).or_else(missing)?;
         }
+        delete_adapters(path)?;
     }
     for suffix in [".panels", ".checksum", card::SUFFIX] {
         let mut beside = path.as_os_str().to_owned();
@@ -479,6 +482,24 @@ fn delete(path: &Path) -> io::Result<bool> {
         fs::remove_file(beside).map(|()| true).or_else(missing)?;
     }
     Ok(any)
+}
+
+/// Deletes the adapters beside a model's file, and their folder where nothing else is in it.
+fn delete_adapters(path: &Path) -> io::Result<()> {
+    let folder = adapters::described_in(path);
+    if !folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(());
+    }
+    for entry in folder.read_dir()? {
+        let path = entry?.path();
+        if is_gguf(&path) {
+            fs::remove_file(path)?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the caller may see everybody's: members of steadytext_admin, superusers, and who monitors the server.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use steadytext_engine::{BackendKind, CacheKey, Prompts, Work, cache_key, cache_key_of_many, dedup_key};
 
 use crate::pg::{catalog, guc, model_checksums};
-use crate::registry::Resolved;
+use crate::registry::{Embedding, Resolved};
 use crate::request::Subtasks;
 
 /// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for
@@ -16,10 +16,10 @@ pub(crate) fn key_of(
     subtasks: &Subtasks,
     model: &Resolved,
 ) -> Option<CacheKey> {
-    let prompts = &model.embedding().prompts;
+    let embedding = model.embedding();
     // A short key does not need the checksum, which costs a look at the file.
-    key_with(request_type, params, subtasks, None, prompts).or_else(|| {
-        key_with(request_type, params, subtasks, model_checksums::of(&model.source).as_ref(), prompts)
+    key_with(request_type, params, subtasks, None, embedding).or_else(|| {
+        key_with(request_type, params, subtasks, model_checksums::of(&model.source).as_ref(), embedding)
     })
 }
 
@@ -29,9 +29,9 @@ pub(super) fn key_with(
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
-    prompts: &Prompts,
+    embedding: &Embedding,
 ) -> Option<CacheKey> {
-    key_by(request_type, params, subtasks, model, prompts, guc::backend())
+    key_by(request_type, params, subtasks, model, embedding, guc::backend())
 }
 
 /// That of what a backend computes.
@@ -40,13 +40,14 @@ pub(super) fn key_by(
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
-    prompts: &Prompts,
+    embedding: &Embedding,
     backend: BackendKind,
 ) -> Option<CacheKey> {
+    let prompts = &embedding.prompts;
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            let work = work.clone().prompted(prompts);
+            let work = embedding.applied_to(work.clone());
             cache_key(request_type, &work, names_model, model, backend)
         }
         Subtasks::Rerank(reranking) => key_of_many(request_type, reranking, model?, prompts, backend),

@@ -54,8 +54,8 @@ impl Question {
         if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
             return None;
         }
-        let prompts = &self.embedding.prompts;
-        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), prompts, by.backend)?;
+        let embedding = &self.embedding;
+        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), embedding, by.backend)?;
         make(self, subtasks, key.text, by, answer, took)
     }
 }

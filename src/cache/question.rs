@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use steadytext_engine::{CacheKey, ModelSource, Prompts, hex};
+use steadytext_engine::{CacheKey, ModelSource, hex};
 
 use super::keys::{key_of, key_with};
 use crate::pg::cache_table::{self, Found, Provenance};
@@ -99,7 +99,7 @@ pub(crate) fn find(asked: Asked<'_>, config: &Config, effort: Effort) -> Result<
     }
     let model = || request::model(task, params, &*catalog_cache::models()?);
     // A short key does not name the model.
-    let Some(short) = key_with(request_type, params, &subtasks, None, &Prompts::default()) else {
+    let Some(short) = key_with(request_type, params, &subtasks, None, &Embedding::default()) else {
         return Ok(find_of(request_type, params, &subtasks, model()?));
     };
     let (mut failure, mut name) = (None, None);

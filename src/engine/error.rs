@@ -77,6 +77,12 @@ pub enum Error {
         /// What it has no token for.
         reason: String,
     },
+    /// The model has adapters, and none for the task.
+    #[error("the model has no such task")]
+    UnknownTask {
+        /// Which ones it has, in a sentence.
+        hint: String,
+    },
     /// A parameter is out of range; a caller that validates never sees this.
     #[error("invalid request: {0}")]
     InvalidRequest(String),
@@ -154,6 +160,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::UnsupportedModel { hint, .. } => hint.as_deref(),
+            Error::UnknownTask { hint } => Some(hint),
             _ => None,
         }
     }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::gguf::{self, Gguf};
 use crate::mapping::FileId;
-use crate::{BackendKind, Error, ModelSource, builtin, safetensors, sidecar};
+use crate::{BackendKind, Error, ModelSource, adapters, builtin, safetensors, sidecar};
 
 const MAGIC: &[u8; 8] = b"STSHA256";
 /// Magic, identity of the file, its checksum, and the CRC-32 of all that.
@@ -25,7 +25,7 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Which model it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ModelIdentity {
-    /// SHA-256 of its file; of its parts, one after the other, where there are several.
+    /// SHA-256 of its file; of its parts, one after the other, where there are several, and of its adapters behind them.
     pub hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
@@ -40,7 +40,7 @@ impl ModelIdentity {
     }
 
     /// The state of a model's file; of the first part of a split one, that of all parts which are there; of a folder, that of
-    /// all files in it that a model is made of.
+    /// all files in it that a model is made of. That of the adapters beside a file is part of it.
     ///
     /// # Errors
     /// The system's.
@@ -55,7 +55,7 @@ impl ModelIdentity {
                     Err(error) => return Err(error),
                 }
             }
-            return Ok(state);
+            return adapters::state(path, state);
         }
         let mut files = safetensors::FILES.iter();
         let weights = safetensors::weights(path).map_err(io::Error::other)?;
@@ -131,15 +131,15 @@ impl ModelIdentity {
     }
 }
 
-/// The files that a model is made of, as far as they are there: the parts of a split one; of a folder the weights and what is read
-/// beside them. Downloads may have left others in it.
+/// The files that a model is made of, as far as they are there: the parts of a split one, and the adapters beside them; of a folder the weights
+/// and what is read beside them. Downloads may have left others in it.
 pub fn model_files(path: &Path) -> Vec<PathBuf> {
-    let mut files = if path.is_dir() {
+    let mut files: Vec<PathBuf> = if path.is_dir() {
         // An index that cannot be read names no file.
         let weights = safetensors::weights(path).unwrap_or_default();
         weights.into_iter().chain(safetensors::FILES.map(|name| path.join(name))).collect()
     } else {
-        gguf::parts(path)
+        gguf::parts(path).into_iter().chain(adapters::paths(path)).collect()
     };
     files.retain(|file| file.is_file());
     files

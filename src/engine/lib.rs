@@ -5,6 +5,7 @@
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 
+pub mod adapters;
 mod backend;
 pub mod builtin;
 mod cache_key;

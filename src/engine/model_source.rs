@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::Gguf;
-use crate::{Error, builtin, safetensors};
+use crate::{Error, adapters, builtin, safetensors};
 
 /// Where a model comes from. Names are resolved by the caller: the engine only opens files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ impl ModelSource {
         match self {
             ModelSource::Builtin => builtin::gguf(),
             ModelSource::File(path) if path.is_dir() => safetensors::open(path),
-            ModelSource::File(path) => Gguf::open(path),
+            ModelSource::File(path) => adapters::attach(path, Gguf::open(path)?),
         }
     }
 }

@@ -33,7 +33,7 @@ impl Prompts {
     /// What stands before a text of a purpose.
     pub fn before(&self, purpose: &Purpose) -> Option<Cow<'_, str>> {
         match purpose {
-            Purpose::Passage => self.passage.as_deref().map(Cow::Borrowed),
+            Purpose::Passage | Purpose::Document => self.passage.as_deref().map(Cow::Borrowed),
             Purpose::Query { task } => self.query.as_deref().map(|query| filled(query, task.as_deref())),
         }
     }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// were trained with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Purpose {
-    /// To be found. For most models, this is the text as it is.
+    /// Nothing was said of it. It gets what stands before a text that is to be found; for most models, this is the
+    /// text as it is.
     #[default]
     Passage,
     /// To find others with.
@@ -14,6 +15,9 @@ pub enum Purpose {
         /// What is looked for, as a sentence; None for the model's usual task.
         task: Option<String>,
     },
+    /// To be found, as somebody has said: models with adapters have one for such texts, and all others take it for a
+    /// passage.
+    Document,
 }
 
 /// What is looked for where nothing else is said.

@@ -16,7 +16,7 @@ use crate::kernels::instructions::Instructions;
 use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Embed, Error, KvCacheType, ModelSource, model, model_files, safetensors};
+use crate::{Embed, Error, KvCacheType, ModelSource, adapters, model, model_files, safetensors};
 
 /// Requests and tokens of each of them that memory is estimated for.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +64,8 @@ pub struct Summary {
     pub declared_context_length: Option<u32>,
     /// Numbers of a vector.
     pub dimensions: Option<u32>,
+    /// The tasks that it has adapters for.
+    pub adapters: Vec<String>,
     /// Tokens that a request may have.
     pub context_length: Option<usize>,
     /// The kind of tokenizer, by `tokenizer.ggml.model` and `tokenizer.ggml.pre`.
@@ -218,6 +220,9 @@ impl Summary {
             importance_matrix: gguf.keys().any(|(key, _)| key.starts_with("quantize.imatrix.")),
             declared_context_length: number("context_length"),
             dimensions: number("embedding_length"),
+            adapters: adapters::list(gguf)
+                .map(|all| all.iter().map(|adapter| adapter.task.to_owned()).collect())
+                .unwrap_or_default(),
             context_length: None,
             architecture,
             tokenizer,

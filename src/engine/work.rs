@@ -170,7 +170,7 @@ impl Embed {
     /// task, a passage is as it is.
     pub(crate) fn instructed(&self) -> Cow<'_, str> {
         match (&self.prompt, &self.purpose) {
-            (None, Purpose::Passage) => Cow::Borrowed(&self.text),
+            (None, Purpose::Passage | Purpose::Document) => Cow::Borrowed(&self.text),
             (Some(_), _) | (None, Purpose::Query { .. }) => Cow::Owned(self.instruction() + &self.text),
         }
     }
@@ -179,7 +179,7 @@ impl Embed {
     pub(crate) fn instruction(&self) -> String {
         match (&self.prompt, &self.purpose) {
             (Some(prompt), _) => prompt.clone(),
-            (None, Purpose::Passage) => String::new(),
+            (None, Purpose::Passage | Purpose::Document) => String::new(),
             (None, Purpose::Query { task }) => {
                 format!("Instruct: {}\nQuery:", task.as_deref().unwrap_or(DEFAULT_TASK))
             }
@@ -206,7 +206,12 @@ impl Rerank {
     /// The document where its vector is compared.
     pub(crate) fn document_by_itself(&self) -> Embed {
         let prompt = self.prompts.passage.clone();
-        Embed { truncate: self.truncate, prompt, ..Embed::passage(&self.document) }
+        Embed {
+            truncate: self.truncate,
+            prompt,
+            purpose: Purpose::Document,
+            ..Embed::passage(&self.document)
+        }
     }
 }
 

@@ -296,6 +296,7 @@ impl From<EngineError> for Failure {
                 false,
                 Some("Use another model, or leave out the characters that it does not know."),
             ),
+            EngineError::UnknownTask { hint } => (Code::ERRCODE_INVALID_PARAMETER_VALUE, false, Some(&**hint)),
             EngineError::InvalidRequest(_) => (Code::ERRCODE_INVALID_PARAMETER_VALUE, false, None),
             EngineError::OutOfMemory { .. } => (
                 Code::ERRCODE_OUT_OF_MEMORY,
@@ -337,6 +338,7 @@ impl From<EngineError> for Failure {
         let lasting = matches!(
             error,
             EngineError::PromptTooLong { .. }
+                | EngineError::UnknownTask { .. }
                 | EngineError::UnreadableText { .. }
                 | EngineError::InvalidText { .. }
                 | EngineError::Unfinished { .. }

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
 use super::directory;
-use super::embedding::Embedding;
+use super::embedding::{Embedding, Tasks};
 use super::model_files::{is_there, registered_path};
 use super::names::{path_of, seeded};
 use super::task::{BUILTIN, Task};
@@ -76,7 +76,7 @@ impl Resolved {
     ) -> Result<Resolved, PgError> {
         let card = directory::card(path)?;
         let sha256 = sha256.or_else(|| card.as_ref().and_then(|card| card.checksum()));
-        let embedding = Arc::new(Embedding::of(row, card.as_deref()));
+        let embedding = Arc::new(Embedding::of(row, card.as_deref(), directory::adapted_tasks(path)));
         let source = ModelSource::File(path.to_owned());
         Ok(Resolved { source, name: name.to_owned(), sha256, embedding, ..Resolved::builtin(false) })
     }
@@ -87,7 +87,7 @@ impl Resolved {
             source: ModelSource::File(row.file.clone().into()),
             name: row.name.clone(),
             sha256: row.sha256,
-            embedding: Arc::new(Embedding::of(Some(row), None)),
+            embedding: Arc::new(Embedding::of(Some(row), None, Tasks::Unknown)),
             ..Resolved::builtin(false)
         }
     }

@@ -14,12 +14,14 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
-use steadytext_engine::{FileId, task_guess};
+use steadytext_engine::{FileId, adapters, task_guess};
 
+use super::embedding::Tasks;
 use super::task::{AUTO, BUILTIN};
 use crate::pg::error::PgError;
 use crate::pg::guc;
@@ -73,6 +75,7 @@ type Kept<T> = HashMap<PathBuf, (Option<FileId>, T)>;
 thread_local! {
     static LISTING: RefCell<Option<Known>> = const { RefCell::new(None) };
     static CARDS: RefCell<Kept<Result<Option<Rc<Card>>, PgError>>> = RefCell::default();
+    static ADAPTED: RefCell<Kept<Option<Arc<Vec<String>>>>> = RefCell::default();
     static TASKS: RefCell<Kept<Rc<Vec<card::Task>>>> = RefCell::default();
 }
 
@@ -254,6 +257,13 @@ pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
     }
     let head = if model.is_dir() { model.join("config.json") } else { model.to_owned() };
     remembered(&TASKS, model, FileId::of_path(&head).ok(), || Rc::new(task_guess::tasks(model)))
+}
+
+/// The tasks that a model has adapters for, read anew when what says so has changed.
+pub(super) fn adapted_tasks(model: &Path) -> Tasks {
+    let state = FileId::of_path(&adapters::described_in(model)).ok();
+    let tasks = remembered(&ADAPTED, model, state, || adapters::tasks(model).ok().map(Arc::new));
+    tasks.map_or(Tasks::Unknown, Tasks::Known)
 }
 
 fn remembered<T: Clone>(

@@ -1,25 +1,43 @@
-//! What a model's row and its card say of embeddings: prompts, and the lengths that vectors may have.
+//! What a model's row, its card and its adapters say of embeddings: prompts, the lengths that vectors may have, and tasks.
 //!
 //! A row that somebody has written comes first, then the card, then a row that came with the extension.
 
+use std::sync::Arc;
+
 use pgrx::prelude::*;
-use steadytext_engine::Prompts;
 use steadytext_engine::card::Card;
+use steadytext_engine::{Embed, Prompts, Purpose, Work, adapters};
 
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::PgError;
 
-/// Both of them.
+/// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Embedding {
     /// What stands before texts.
     pub(crate) prompts: Prompts,
     dimensions: Vec<u32>,
+    tasks: Tasks,
+}
+
+/// The tasks that a model has adapters for.
+#[derive(Debug)]
+pub(super) enum Tasks {
+    /// As its file says; none where it has no adapters.
+    Known(Arc<Vec<String>>),
+    /// It is on another machine, or what says so cannot be read: who computes it knows.
+    Unknown,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Tasks::Known(Arc::default())
+    }
 }
 
 impl Embedding {
-    /// As row and card say.
-    pub(super) fn of(row: Option<&Model>, card: Option<&Card>) -> Embedding {
+    /// As row and card say, for a model with these tasks.
+    pub(super) fn of(row: Option<&Model>, card: Option<&Card>, tasks: Tasks) -> Embedding {
         let prompt = |row: Option<&Model>, query: bool| {
             row.and_then(|row| if query { row.query_prompt.clone() } else { row.passage_prompt.clone() })
         };
@@ -37,17 +55,48 @@ impl Embedding {
         Embedding {
             prompts: Prompts { query: first(true), passage: first(false) },
             dimensions: dimensions.cloned().unwrap_or_default(),
+            tasks,
         }
     }
 
-    /// Refuses a task that no prompt has a place for, and lengths that the model was not trained for.
+    /// The work, with what the model wants before its texts. For a model without adapters a text that is said to be a passage is one of which
+    /// nothing is said, in the cache too.
+    pub(crate) fn applied_to(&self, work: Work) -> Work {
+        let mut work = work.prompted(&self.prompts);
+        if let (Tasks::Known(tasks), Work::Embed(Embed { purpose, .. })) = (&self.tasks, &mut work)
+            && tasks.is_empty()
+            && *purpose == Purpose::Document
+        {
+            *purpose = Purpose::Passage;
+        }
+        work
+    }
+
+    /// Refuses a task that no adapter is for and no prompt has a place for, and lengths that the model was not trained for.
     ///
     /// # Errors
     ///
     /// 22023.
-    pub(crate) fn check(&self, name: &str, has_task: bool, dimensions: Option<usize>) -> Result<(), PgError> {
+    pub(crate) fn check(
+        &self,
+        name: &str,
+        task: Option<&str>,
+        dimensions: Option<usize>,
+    ) -> Result<(), PgError> {
         let invalid = |message| PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
-        if has_task && !self.prompts.take_tasks() {
+        let tasks = match &self.tasks {
+            Tasks::Known(tasks) => &tasks[..],
+            Tasks::Unknown => &[],
+        };
+        if let Some(task) = task
+            && !tasks.is_empty()
+        {
+            if !tasks.iter().any(|known| known == task) {
+                let error = adapters::unknown_task(tasks.iter().map(|known| &**known));
+                let hint = error.hint().unwrap_or_default().to_owned();
+                return Err(invalid(format!("model \"{name}\" has no such task")).hint(hint));
+            }
+        } else if task.is_some() && !self.prompts.take_tasks() {
             return Err(invalid(format!("model \"{name}\" takes no task: its prompt for queries has no place for one"))
                 .hint("Leave task out, or write {task} into query_prompt of its card or of its row in steadytext_models."));
         }

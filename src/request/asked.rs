@@ -44,11 +44,12 @@ pub(super) fn dimensions(params: &Value) -> Option<usize> {
     params.get("dimensions").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
 }
 
-/// What an embedding is for: a task is a query's.
+/// What an embedding is for: a task is a query's, or that of an adapter.
 pub(super) fn purpose(params: &Value) -> Purpose {
     let text = |name: &str| params.get(name).and_then(Value::as_str);
     match (text("mode"), text("task")) {
         (Some("query"), task) | (None, task @ Some(_)) => Purpose::Query { task: task.map(str::to_owned) },
+        (Some("passage"), _) => Purpose::Document,
         _ => Purpose::Passage,
     }
 }

@@ -100,13 +100,16 @@ impl Subtasks {
             | Subtasks::Summary(_)
             | Subtasks::Settled(_) => return Ok(()),
         };
-        let has_task = matches!(purpose, Purpose::Query { task: Some(_) });
-        model.embedding().check(model.name(), has_task, dimensions)
+        let task = match purpose {
+            Purpose::Query { task } => task.as_deref(),
+            Purpose::Passage | Purpose::Document => None,
+        };
+        model.embedding().check(model.name(), task, dimensions)
     }
 
     /// What the engine is to do for subtask `index` with a model.
     pub(crate) fn work_for(&self, index: usize, model: &Resolved) -> Work {
-        self.work(index).prompted(&model.embedding().prompts)
+        model.embedding().applied_to(self.work(index))
     }
 
     /// What is to be done for subtask `index`, whichever model does it.

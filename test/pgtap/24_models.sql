@@ -51,8 +51,8 @@ select is(
 
 -- A look at one.
 select results_eq(
-    $$ select model, file, tasks, family is not null, parameters > 1000000, memory_mb > 0, loads, reason from steadytext_model_inspect('builtin') $$,
-    $$ values ('builtin', null, array['generate', 'embed', 'rerank'], true, true, true, true, null) $$,
+    $$ select model, file, tasks, family is not null, parameters > 1000000, adapters, memory_mb > 0, loads, reason from steadytext_model_inspect('builtin') $$,
+    $$ values ('builtin', null, array['generate', 'embed', 'rerank'], true, true, array[]::text[], true, true, null) $$,
     'the builtin model');
 select is(
     (select strpos(prompt, 'What is a tuple?') > 0 from steadytext_model_inspect('builtin', sample => 'What is a tuple?')), true,

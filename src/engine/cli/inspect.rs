@@ -71,6 +71,9 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
     if !summary.named_templates.is_empty() {
         line("named templates", &shown(&summary.named_templates.join(", ")))?;
     }
+    if !summary.adapters.is_empty() {
+        line("adapters", &shown(&summary.adapters.join(", ")))?;
+    }
     if !summary.end_tokens.is_empty() {
         line("end tokens", &shown(&summary.end_tokens.join(" ")))?;
     }

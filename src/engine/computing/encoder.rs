@@ -26,6 +26,8 @@ pub(crate) struct Text<'a> {
     pub(crate) tokens: &'a [u32],
     /// Tokens from here on belong to the second text of a pair.
     pub(crate) second: usize,
+    /// The number of the adapter that it is computed with, in the order of the model's tasks.
+    pub(crate) adapter: Option<u16>,
 }
 
 /// A model that makes a vector or scores of a text, loaded, with the memory that its passes work in.

@@ -35,6 +35,8 @@ pub use value::{Numbers, Strings};
 #[derive(Debug, Clone)]
 pub struct Gguf {
     inner: Arc<Inner>,
+    /// Other files that belong to it, each with the name by which it does.
+    attached: Arc<[(String, Gguf)]>,
 }
 
 #[derive(Debug)]
@@ -141,7 +143,17 @@ impl Gguf {
     }
 
     fn assemble(parts: Vec<Part>, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
-        Gguf { inner: Arc::new(Inner { parts, metadata, contents }) }
+        Gguf { inner: Arc::new(Inner { parts, metadata, contents }), attached: Arc::new([]) }
+    }
+
+    /// The same with other files that belong to it: whoever identifies it, or looks whether it is lost, looks at them as well.
+    pub(crate) fn with_attached(self, attached: Vec<(String, Gguf)>) -> Gguf {
+        Gguf { attached: attached.into(), ..self }
+    }
+
+    /// The files that belong to it, each with the name by which it does.
+    pub(crate) fn attached(&self) -> impl ExactSizeIterator<Item = (&str, &Gguf)> {
+        self.attached.iter().map(|(name, gguf)| (&**name, gguf))
     }
 
     /// The first of its files, by which it is opened.
@@ -171,10 +183,16 @@ impl Gguf {
         self.file_size().saturating_sub(tensors).saturating_add(apart)
     }
 
-    /// All bytes of its files, one after the other, and what was made of files beside them.
+    /// All bytes of its files, one after the other, and what was made of files beside them; then those of the files that belong to it, with
+    /// their names.
     pub(crate) fn content(&self) -> Vec<&[u8]> {
         let files = self.inner.parts.iter().map(|part| &*part.bytes);
-        files.chain(self.inner.metadata.as_deref()).collect()
+        let mut content: Vec<&[u8]> = files.chain(self.inner.metadata.as_deref()).collect();
+        for (name, gguf) in self.attached.iter() {
+            content.push(name.as_bytes());
+            content.extend(gguf.content());
+        }
+        content
     }
 
     /// Which files they are; None for bytes of the program.
@@ -186,7 +204,8 @@ impl Gguf {
 
     /// [`Error::LostModel`] if a page of a file could not be read since it was opened.
     pub fn check_lost(&self) -> Result<(), Error> {
-        self.inner.parts.iter().try_for_each(Part::check_lost)
+        self.inner.parts.iter().try_for_each(Part::check_lost)?;
+        self.attached.iter().try_for_each(|(_, gguf)| gguf.check_lost())
     }
 
     /// Whether the files at their paths are those that were opened, and nobody has written to them since.
@@ -205,11 +224,13 @@ impl Gguf {
             .iter()
             .filter_map(|part| part.bytes.mapping())
             .for_each(|mapping| mapping.release(bytes));
+        self.attached.iter().for_each(|(_, gguf)| gguf.release(bytes));
     }
 
     /// [`Gguf::release`] of all of it.
     pub(crate) fn release_all(&self) {
         self.inner.parts.iter().for_each(|part| self.release(&part.bytes));
+        self.attached.iter().for_each(|(_, gguf)| gguf.release_all());
     }
 
     /// The version of the format, 2 or 3.

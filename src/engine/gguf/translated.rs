@@ -45,6 +45,11 @@ impl Translation {
         Ok(Gguf::assemble(parts, Some(metadata), contents))
     }
 
+    /// Tensors that were added up to now.
+    pub(crate) fn tensors(&self) -> usize {
+        self.tensors.len()
+    }
+
     /// Sets a key to an integer.
     pub(crate) fn integer(&mut self, key: &str, value: u32) {
         self.note(key, &value.to_le_bytes());

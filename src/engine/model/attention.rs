@@ -122,6 +122,7 @@ impl Attention {
             h,
             finite,
             positions,
+            adapters,
             query,
             key,
             value,
@@ -132,7 +133,7 @@ impl Attention {
             quantized,
             ..
         } = workspace;
-        let (finite, positions) = (&finite[..], &positions[..]);
+        let (finite, positions, adapters) = (&finite[..], &positions[..], &adapters[..]);
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
         let query = &mut query[..rows * query_width];
         let key = &mut key[..rows * kv_width];
@@ -145,9 +146,9 @@ impl Attention {
         match norm {
             Some(norm) => {
                 let make = normalised(norm, x, width, finite, instructions);
-                self.project(h, Some(&make), ys, quantized, pool);
+                self.project(h, Some(&make), ys, adapters, quantized, pool);
             }
-            None => self.project(x, None, ys, quantized, pool),
+            None => self.project(x, None, ys, adapters, quantized, pool),
         }
         let mixed = &*mixed;
         if self.spec.gated {
@@ -219,18 +220,20 @@ impl Attention {
         };
         let make: Option<Make<'_>> = if self.spec.gated { Some(&gate) } else { None };
         self.output.weight.multiply(attention, make, h, quantized, pool);
+        self.output.adapt(adapters, attention, h, pool);
     }
 }
 
 impl Attention {
     /// Queries `[rows, query heads * head_dim]`, twice as long where gates are among them, and keys and values
     /// `[rows, kv heads * head_dim]` as far as the block has its own, of rows `x` `[rows, width]`, which `make` makes first where it
-    /// is given.
+    /// is given. `adapters` are those of the rows.
     fn project(
         &self,
         x: &mut [f32],
         make: Option<Make<'_>>,
         [query, key, value]: [&mut [f32]; 3],
+        adapters: &[u16],
         quantized: &mut Activations,
         pool: &Pool,
     ) {
@@ -247,6 +250,7 @@ impl Attention {
             other => unreachable!("{} projections", other.len()),
         }
         for (dense, y) in self.projections.iter().zip([&mut *query, &mut *key, &mut *value]) {
+            dense.adapt(adapters, x, y, pool);
             dense.add_bias_to(y, pool);
         }
         if self.spec.keys_are_values {

@@ -181,16 +181,16 @@ impl Block {
         let before = self.feed_forward_norms.before.as_ref();
         let down = match &self.feed_forward {
             Half::Dense(feed_forward) => {
-                let Workspace { x, h, finite, inner, quantized, .. } = &mut *workspace;
+                let Workspace { x, h, finite, adapters, inner, quantized, .. } = &mut *workspace;
                 let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
                 match before {
                     Some(norm) => {
                         let make = normalised(norm, x, width, finite, instructions);
-                        feed_forward.expand(h, Some(&make), inner, quantized, pool);
+                        feed_forward.expand(h, Some(&make), adapters, inner, quantized, pool);
                     }
-                    None => feed_forward.expand(x, None, inner, quantized, pool),
+                    None => feed_forward.expand(x, None, adapters, inner, quantized, pool),
                 }
-                feed_forward.contract(h, inner, quantized, pool);
+                feed_forward.contract(h, adapters, inner, quantized, pool);
                 Some(&feed_forward.down)
             }
             Half::Experts(experts) => {
@@ -270,14 +270,14 @@ impl Block {
         };
         let down = match &self.feed_forward {
             Half::Dense(feed_forward) => {
-                let Workspace { x, h, finite, inner, quantized, .. } = &mut *workspace;
+                let Workspace { x, h, finite, adapters, inner, quantized, .. } = &mut *workspace;
                 let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
                 {
                     let h = &*h;
                     let make = |row: usize, x: &mut [f32]| of_mixer(h, finite, row, x);
-                    feed_forward.expand(x, Some(&make), inner, quantized, pool);
+                    feed_forward.expand(x, Some(&make), adapters, inner, quantized, pool);
                 }
-                feed_forward.contract(h, inner, quantized, pool);
+                feed_forward.contract(h, adapters, inner, quantized, pool);
                 Some(&feed_forward.down)
             }
             Half::Experts(experts) => {

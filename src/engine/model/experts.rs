@@ -220,11 +220,11 @@ impl Experts {
                 match norms {
                     Some(_) => {
                         let make = |row: usize, h: &mut [f32]| normalise(norm, row, h);
-                        shared.expert.expand(h, Some(&make), inner, quantized, pool);
+                        shared.expert.expand(h, Some(&make), &[], inner, quantized, pool);
                     }
-                    None => shared.expert.expand(h, None, inner, quantized, pool),
+                    None => shared.expert.expand(h, None, &[], inner, quantized, pool),
                 }
-                shared.expert.contract(h, inner, quantized, pool);
+                shared.expert.contract(h, &[], inner, quantized, pool);
                 if shared.gate.is_some() {
                     let gates = &*gates;
                     each_row(h, width, pool, &|row, h| {

@@ -69,11 +69,13 @@ impl FeedForward {
         })
     }
 
-    /// The inner rows before their activation, of rows `x` `[rows, width]`, which `make` makes first where it is given.
+    /// The inner rows before their activation, of rows `x` `[rows, width]`, which `make` makes first where it is given. `adapters` are those of
+    /// the rows; only a feed-forward without gates has any.
     pub(super) fn expand(
         &self,
         x: &mut [f32],
         make: Option<Make<'_>>,
+        adapters: &[u16],
         inner: &mut InnerRows,
         quantized: &mut Activations,
         pool: &Pool,
@@ -87,6 +89,7 @@ impl FeedForward {
             Inner::Plain { up } => {
                 let values = x.len() / up.weight.inputs() * self.spec.width;
                 up.weight.multiply(x, make, &mut inner.gate[..values], quantized, pool);
+                up.adapt(adapters, x, &mut inner.gate[..values], pool);
             }
         }
     }
@@ -95,6 +98,7 @@ impl FeedForward {
     pub(super) fn contract(
         &self,
         y: &mut [f32],
+        adapters: &[u16],
         inner: &mut InnerRows,
         quantized: &mut Activations,
         pool: &Pool,
@@ -126,5 +130,6 @@ impl FeedForward {
             FeedForwardKind::TanhGelu => &plain_tanh_gelu,
         };
         self.down.weight.multiply(&mut gate[..values], Some(activate), y, quantized, pool);
+        self.down.adapt(adapters, &gate[..values], y, pool);
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::adapters::Loras;
 use super::packed_weights::PackedWeights;
 use super::spec::{NormKind, NormSpec};
 use super::tensors::{opt_vector, vector};
@@ -19,6 +20,7 @@ use crate::kernels::swiglu::add;
 pub(super) struct Dense {
     pub(super) weight: Matrix,
     pub(super) bias: Option<Vec<f32>>,
+    loras: Loras,
 }
 
 /// A norm of rows as long as its weight.
@@ -28,10 +30,10 @@ pub(super) enum Norm {
 }
 
 impl Dense {
-    /// `{name}.weight`, and `{name}.bias` if the file has it.
+    /// `{name}.weight`, `{name}.bias` if the file has it, and what adapters have for the matrix.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    /// Those of [`Matrix::load`], [`Matrix::pack`] and [`Loras::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
@@ -40,7 +42,8 @@ impl Dense {
         outputs: usize,
     ) -> Result<Dense, Error> {
         let weight = Matrix::load(gguf, &format!("{name}.weight"), inputs, outputs)?.pack(packed)?;
-        Ok(Dense { weight, bias: opt_vector(gguf, &format!("{name}.bias"), outputs)? })
+        let bias = opt_vector(gguf, &format!("{name}.bias"), outputs)?;
+        Ok(Dense { weight, bias, loras: Loras::load(gguf, &format!("{name}.weight"), inputs, outputs)? })
     }
 
     /// Rows of another matrix, with their part of its bias.
@@ -49,7 +52,7 @@ impl Dense {
     /// Those of [`Matrix::part`].
     pub(super) fn part(&self, outputs: Range<usize>) -> Result<Dense, Error> {
         let bias = self.bias.as_ref().map(|bias| bias[outputs.clone()].to_vec());
-        Ok(Dense { weight: self.weight.part(outputs)?, bias })
+        Ok(Dense { weight: self.weight.part(outputs.clone())?, bias, loras: self.loras.part(outputs) })
     }
 
     /// The same with a bias in any case, of zeros where the file has none.
@@ -57,6 +60,12 @@ impl Dense {
         let outputs = self.weight.outputs();
         self.bias.get_or_insert_with(|| vec![0.0; outputs]);
         self
+    }
+
+    /// Adds to each row of `y` `[rows, outputs]`, which was made of `x` `[rows, inputs]`, what the row's adapter adds. `of_rows` has the adapter
+    /// of each row, or nothing where no row has one.
+    pub(super) fn adapt(&self, of_rows: &[u16], x: &[f32], y: &mut [f32], pool: &Pool) {
+        self.loras.add(of_rows, x, y, pool);
     }
 
     /// Adds the bias to a row `[outputs]`.

@@ -7,6 +7,7 @@
 //! Invariant: what a row computes depends on the tokens before it in its own sequence and on nothing else:
 //! not on how they were cut into passes, nor on the other segments, nor on threads.
 
+mod adapters;
 mod arch;
 mod attention;
 mod block;
@@ -69,9 +70,9 @@ pub(crate) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<Optio
     }
 }
 
-/// Bytes of memory that the weights of a file take: packed ones, and the tensors that stay as they are.
+/// Bytes of memory that the weights of a file take: packed ones, the tensors that stay as they are, and its adapters.
 pub(crate) fn weight_bytes(gguf: &Gguf) -> u64 {
     let (packed, replaced) = packed_weights::sizes(gguf);
     let tensors: u64 = gguf.tensors().map(|tensor| tensor.data.len() as u64).sum();
-    packed.saturating_add(tensors.saturating_sub(replaced))
+    packed.saturating_add(tensors.saturating_sub(replaced)).saturating_add(adapters::bytes(gguf))
 }

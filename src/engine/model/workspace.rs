@@ -46,6 +46,8 @@ pub(crate) struct Workspace {
     pub(super) experts: ExpertRows,
     /// The position of each row in its sequence.
     pub(super) positions: Vec<usize>,
+    /// The adapter of each row, [`NO_ADAPTER`](super::adapters::NO_ADAPTER) for one without; nothing where no row has one.
+    pub(super) adapters: Vec<u16>,
     /// The angles of each row's position, for each rotation of the model.
     pub(super) angles: Vec<Angles>,
     /// Attention's scratch for all threads.
@@ -141,6 +143,7 @@ impl Workspace {
                 values: row(widths.used * spec.width)?,
             },
             positions: try_vec(size.what, size.rows)?,
+            adapters: try_vec(size.what, size.rows)?,
             angles: spec.ropes.iter().map(angles).collect::<Result<_, _>>()?,
             tiles: zeros(scratch_len(spec, size.rows) * size.threads)?,
             quantized: Activations::default(),
@@ -176,6 +179,7 @@ impl Workspace {
     pub(super) fn begin(&mut self, rows: usize) {
         self.finite[..rows].iter().for_each(|finite| finite.store(true, Ordering::Relaxed));
         self.positions.clear();
+        self.adapters.clear();
     }
 
     /// Makes the angles of the rows' positions.

@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::json::{corrupt, optional, required, unsupported};
-use crate::Error;
 use crate::gguf::Translation;
+use crate::{Error, adapters};
 
 /// A family of encoders that folders hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(super) enum Family {
     /// BERT with another vocabulary, whose positions are counted from behind the padding token's.
     XlmRoberta,
     NomicBert,
+    /// XLM-RoBERTa with rotated positions, and an adapter for each of its tasks.
+    JinaBertV3,
     ModernBert,
 }
 
@@ -26,6 +28,9 @@ pub(super) struct Shape {
     pub(super) layers: usize,
     /// Embeddings of positions that no token ever has.
     pub(super) spare_positions: usize,
+    /// How many adapters there are, and their rank.
+    pub(super) adapters: usize,
+    pub(super) rank: usize,
 }
 
 /// `config.json`, as far as all families have it.
@@ -48,6 +53,20 @@ struct Bert {
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
     pad_token_id: Option<u32>,
+    rotary_emb_base: Option<f64>,
+}
+
+/// What that of XLM-RoBERTa says of adapters, where there are some.
+#[derive(Deserialize)]
+struct Adapters {
+    #[serde(default)]
+    lora_adaptations: Option<Vec<String>>,
+    #[serde(default)]
+    lora_rank: u32,
+    #[serde(default)]
+    lora_alpha: f64,
+    #[serde(default)]
+    task_instructions: Option<BTreeMap<String, String>>,
 }
 
 /// That of Nomic's BERT.
@@ -134,6 +153,7 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape
     }
     let shape = match &*model_type {
         "bert" => bert(&path, Family::Bert, translation)?,
+        "xlm-roberta" if is_rotated(&path)? => jina_bert_v3(&path, translation)?,
         "xlm-roberta" => bert(&path, Family::XlmRoberta, translation)?,
         "nomic_bert" => nomic_bert(&path, translation)?,
         "modernbert" => modern_bert(&path, translation)?,
@@ -166,6 +186,7 @@ impl Family {
         match self {
             Family::Bert | Family::XlmRoberta => "bert",
             Family::NomicBert => "nomic-bert",
+            Family::JinaBertV3 => "jina-bert-v3",
             Family::ModernBert => "modern-bert",
         }
     }
@@ -229,7 +250,85 @@ fn bert(path: &Path, family: Family, translation: &mut Translation) -> Result<Sh
         epsilon: config.layer_norm_eps.unwrap_or(1e-12),
     };
     sizes(path, "bert", &of, translation)?;
-    Ok(Shape { family, layers: config.num_hidden_layers as usize, spare_positions: spare as usize })
+    let spare_positions = spare as usize;
+    Ok(Shape { spare_positions, ..plain(family, config.num_hidden_layers) })
+}
+
+/// A model of so many layers, with positions for all tokens and without adapters.
+fn plain(family: Family, layers: u32) -> Shape {
+    Shape { family, layers: layers as usize, spare_positions: 0, adapters: 0, rank: 0 }
+}
+
+/// Whether the positions of XLM-RoBERTa are rotated in, as those of jina-embeddings-v3 are.
+fn is_rotated(path: &Path) -> Result<bool, Error> {
+    let config: Bert = required(path)?;
+    Ok(config.position_embedding_type.as_deref() == Some("rotary"))
+}
+
+fn jina_bert_v3(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
+    let config: Bert = required(path)?;
+    only(path, "hidden_act", config.hidden_act.as_deref(), &["gelu"])?;
+    let of = Sizes {
+        width: config.hidden_size,
+        heads: config.num_attention_heads,
+        inner: config.intermediate_size,
+        // Those of the padding token and before it are no token's, as in XLM-RoBERTa.
+        context: config
+            .max_position_embeddings
+            .saturating_sub(config.pad_token_id.unwrap_or(1).saturating_add(1)),
+        epsilon: config.layer_norm_eps.unwrap_or(1e-12),
+    };
+    let family = Family::JinaBertV3;
+    sizes(path, family.architecture(), &of, translation)?;
+    translation.float("jina-bert-v3.rope.freq_base", config.rotary_emb_base.unwrap_or(10_000.0));
+    let shape = plain(family, config.num_hidden_layers);
+    let adapters: Adapters = required(path)?;
+    let Some(tasks) = &adapters.lora_adaptations else { return Ok(shape) };
+    check_tasks(path, tasks)?;
+    let (rank, alpha) = (adapters.lora_rank, adapters.lora_alpha);
+    if rank == 0 || !(alpha > 0.0 && (alpha as f32).is_finite()) {
+        return Err(corrupt(path, format!("lora_rank is {rank} and lora_alpha is {alpha}")));
+    }
+    let before = |task: &String| adapters.task_instructions.as_ref().and_then(|prompts| prompts.get(task));
+    let prompts: Vec<&str> = tasks.iter().map(|task| before(task).map_or("", |prompt| prompt)).collect();
+    if !prompts.iter().all(|prompt| adapters::is_prompt(prompt)) {
+        return Err(corrupt(path, "task_instructions has a zero character, or is too long"));
+    }
+    translation.strings(adapters::TASKS_KEY, tasks.iter().map(|task| &**task));
+    translation.strings(adapters::PROMPTS_KEY, prompts.into_iter());
+    translation.float(adapters::ALPHA_KEY, alpha);
+    Ok(Shape { adapters: tasks.len(), rank: rank as usize, ..shape })
+}
+
+/// Refuses what cannot be the tasks of a model.
+fn check_tasks(path: &Path, tasks: &[String]) -> Result<(), Error> {
+    if tasks.is_empty() || tasks.len() > adapters::MAX_ADAPTERS {
+        let (count, most) = (tasks.len(), adapters::MAX_ADAPTERS);
+        return Err(corrupt(path, format!("lora_adaptations has {count} elements, 1 to {most} are read")));
+    }
+    for (index, task) in tasks.iter().enumerate() {
+        if !adapters::is_task(task) || tasks[..index].contains(task) {
+            let reason = format!("lora_adaptations has \"{}\" twice, or it is no task", shown(task));
+            return Err(corrupt(path, reason));
+        }
+    }
+    Ok(())
+}
+
+/// The tasks of a folder, without a look at anything else in it.
+///
+/// # Errors
+/// Those of reading `config.json`.
+pub(super) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
+    let path = folder.join("config.json");
+    let Config { model_type, .. } = required(&path)?;
+    if model_type != "xlm-roberta" || !is_rotated(&path)? {
+        return Ok(Vec::new());
+    }
+    let adapters: Adapters = required(&path)?;
+    let Some(tasks) = adapters.lora_adaptations else { return Ok(Vec::new()) };
+    check_tasks(&path, &tasks)?;
+    Ok(tasks)
 }
 
 fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
@@ -256,7 +355,7 @@ fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error
     };
     sizes(path, "nomic-bert", &of, translation)?;
     translation.float("nomic-bert.rope.freq_base", config.rotary_emb_base.unwrap_or(1000.0));
-    Ok(Shape { family: Family::NomicBert, layers: config.n_layer as usize, spare_positions: 0 })
+    Ok(plain(Family::NomicBert, config.n_layer))
 }
 
 fn modern_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
@@ -281,7 +380,7 @@ fn modern_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Erro
     only(path, "classifier_pooling", config.classifier_pooling.as_deref(), &["mean", "cls"])?;
     let pooling = if config.classifier_pooling.as_deref() == Some("mean") { 1 } else { 2 };
     translation.integer("modern-bert.classifier.pooling_type", pooling);
-    Ok(Shape { family: Family::ModernBert, layers: config.num_hidden_layers as usize, spare_positions: 0 })
+    Ok(plain(Family::ModernBert, config.num_hidden_layers))
 }
 
 /// The number of `pooling_type`: that of the pooling step, the mean where there is none.

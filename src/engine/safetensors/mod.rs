@@ -44,6 +44,14 @@ pub(crate) fn weights(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     shards::weights(folder).map(|weights| weights.files)
 }
 
+/// The tasks of a folder's adapters.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
+    config::tasks(folder)
+}
+
 /// Reads a folder. Errors name the file in it.
 ///
 /// # Errors
@@ -56,7 +64,7 @@ pub(crate) fn open(folder: &Path) -> Result<Gguf, Error> {
         let shape = config::read(folder, &mut translation)?;
         match shape.family {
             Family::Bert | Family::NomicBert => vocabulary::read(folder, &mut translation)?,
-            Family::XlmRoberta => tokenizer_json::unigram(folder, &mut translation)?,
+            Family::XlmRoberta | Family::JinaBertV3 => tokenizer_json::unigram(folder, &mut translation)?,
             Family::ModernBert => tokenizer_json::byte_pairs(folder, &mut translation)?,
         }
         names::add(&weights, files, &shape, &mut translation)?;

@@ -6,18 +6,27 @@ use super::config::{Family, Shape};
 use super::header::{self, Entry, MAX_TENSORS};
 use super::json::{corrupt, unsupported};
 use super::shards::Weights;
-use crate::Error;
 use crate::gguf::{GgmlType, Translation};
+use crate::{Error, adapters};
 
 /// What becomes of a tensor.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     /// It is this one.
     Tensor(String),
+    /// It is a half of what adapters have for this one.
+    Adapters { of: String, half: Half },
     /// It is not needed: numbers of positions, heads for training.
     Nothing,
     /// Leaving it out could change the result.
     Unknown,
+}
+
+/// A half of an adapter, as transformers name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    A,
+    B,
 }
 
 /// Adds the tensors of all files, whose bytes are given in the same order.
@@ -65,6 +74,9 @@ fn add_entry(
 ) -> Result<(), Error> {
     let name = match meaning(&entry.name, shape, classifies) {
         Meaning::Tensor(name) => name,
+        Meaning::Adapters { of, half } => {
+            return add_adapters(path, part, &entry, shape, &of, half, translation);
+        }
         Meaning::Nothing => return Ok(()),
         Meaning::Unknown => {
             let reason = format!("tensor \"{}\" has no place in the encoder", entry.name);
@@ -97,9 +109,59 @@ fn add_entry(
     }
 }
 
+/// Adds a half of what the adapters have for a tensor: those of all adapters, `[adapters, rows, columns]`, are one tensor of the file `path`.
+fn add_adapters(
+    path: &Path,
+    part: usize,
+    entry: &Entry,
+    shape: &Shape,
+    of: &str,
+    half: Half,
+    translation: &mut Translation,
+) -> Result<(), Error> {
+    let wrong = |reason: String| Err(corrupt(path, format!("tensor \"{}\" {reason}", entry.name)));
+    let Some(kind) = entry.kind else {
+        return wrong("does not hold floating-point values".to_owned());
+    };
+    let [count, rows, columns] = entry.shape[..] else {
+        return wrong(format!("has the shape {:?}, which is not that of adapters", entry.shape));
+    };
+    // An embedding is a row of its table, a product a sum over one: the halves change places.
+    let is_table = matches!(of, "token_embd.weight" | "token_types.weight");
+    let rank = if is_table == (half == Half::A) { columns } else { rows };
+    if count != shape.adapters || rank != shape.rank || count == 0 || rows == 0 || columns == 0 {
+        let (adapters, wanted) = (shape.adapters, shape.rank);
+        return wrong(format!(
+            "has the shape {:?}, and config.json speaks of {adapters} adapters of rank {wanted}",
+            entry.shape
+        ));
+    }
+    let end = match (of, half) {
+        ("token_embd.weight", Half::B) => "lora_b_rows",
+        ("token_types.weight", Half::A) => "lora_b",
+        ("token_types.weight", Half::B) | (_, Half::A) => "lora_a",
+        (_, Half::B) => "lora_b",
+    };
+    if translation.tensors() + count > MAX_TENSORS {
+        return wrong(format!("is one of adapters that have more than {MAX_TENSORS} tensors"));
+    }
+    let length = entry.data.len() / count;
+    for adapter in 0..count {
+        let name = format!("{}{of}.{end}", adapters::prefix(adapter));
+        let start = entry.data.start + adapter * length;
+        if !translation.tensor(name, vec![columns, rows], kind, part, start..start + length) {
+            return wrong("is there under two names".to_owned());
+        }
+    }
+    Ok(())
+}
+
 fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
     let prefixes = ["bert.", "roberta.", "nomic_bert.", "model."];
     let name = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    if shape.family == Family::JinaBertV3 {
+        return meaning_in_jina_bert_v3(name, shape);
+    }
     let (part, ending) = match name.rsplit_once('.') {
         Some((part, "weight" | "gamma")) => (part, "weight"),
         Some((part, "bias" | "beta")) => (part, "bias"),
@@ -109,13 +171,14 @@ fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
     let tensor = |part: &str| Meaning::Tensor(format!("{part}.{ending}"));
     let of_layers = match shape.family {
         Family::Bert | Family::XlmRoberta => "encoder.layer.",
-        Family::NomicBert => "encoder.layers.",
+        Family::NomicBert | Family::JinaBertV3 => "encoder.layers.",
         Family::ModernBert => "layers.",
     };
     if let Some((index, part)) = part.strip_prefix(of_layers).and_then(|rest| rest.split_once('.')) {
         let part = match shape.family {
             Family::Bert | Family::XlmRoberta => in_layer(part),
             Family::NomicBert => in_layer_of_nomic_bert(part),
+            Family::JinaBertV3 => in_layer_of_jina_bert_v3(part),
             Family::ModernBert => in_layer_of_modern_bert(part),
         };
         return match (index.parse::<usize>(), part) {
@@ -147,6 +210,49 @@ fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
         (Family::Bert, part) if part.starts_with("cls.") => Meaning::Nothing,
         _ => Meaning::Unknown,
     }
+}
+
+/// What a tensor of jina-embeddings-v3 is, whose weights are written as PyTorch's parametrizations where adapters change them.
+fn meaning_in_jina_bert_v3(name: &str, shape: &Shape) -> Meaning {
+    let (part, ending) = match name.split_once(".parametrizations.weight.") {
+        Some((part, "original")) => (part, "weight"),
+        Some((part, rest @ ("0.lora_A" | "0.lora_B"))) => (part, rest),
+        Some(_) => return Meaning::Unknown,
+        None => match name.rsplit_once('.') {
+            Some((part, ending @ ("weight" | "bias"))) => (part, ending),
+            _ => return Meaning::Unknown,
+        },
+    };
+    let layer = part.strip_prefix("encoder.layers.").and_then(|rest| rest.split_once('.'));
+    let part = match (part, layer) {
+        (_, Some((index, part))) => match (index.parse::<usize>(), in_layer_of_jina_bert_v3(part)) {
+            (Ok(layer), Some(part)) if layer < shape.layers => format!("blk.{layer}.{part}"),
+            _ => return Meaning::Unknown,
+        },
+        ("embeddings.word_embeddings", None) => "token_embd".to_owned(),
+        ("embeddings.token_type_embeddings", None) => "token_types".to_owned(),
+        ("emb_ln", None) => "token_embd_norm".to_owned(),
+        // Vectors are pooled without it.
+        ("pooler.dense", None) => return Meaning::Nothing,
+        _ => return Meaning::Unknown,
+    };
+    match ending {
+        "0.lora_A" => Meaning::Adapters { of: format!("{part}.weight"), half: Half::A },
+        "0.lora_B" => Meaning::Adapters { of: format!("{part}.weight"), half: Half::B },
+        ending => Meaning::Tensor(format!("{part}.{ending}")),
+    }
+}
+
+fn in_layer_of_jina_bert_v3(part: &str) -> Option<&'static str> {
+    Some(match part {
+        "mixer.Wqkv" => "attn_qkv",
+        "mixer.out_proj" => "attn_output",
+        "norm1" => "attn_output_norm",
+        "mlp.fc1" => "ffn_up",
+        "mlp.fc2" => "ffn_down",
+        "norm2" => "layer_output_norm",
+        _ => return None,
+    })
 }
 
 fn in_layer(part: &str) -> Option<&'static str> {

@@ -45,6 +45,8 @@ struct EncodeRequest {
     border: usize,
     /// A second text that is looked at by itself.
     other: Option<Vec<u32>>,
+    /// The adapters that both texts are computed with.
+    adapters: [Option<u16>; 2],
     /// How many texts of its owner were there before it: owners go in turn.
     round: usize,
 }
@@ -76,8 +78,9 @@ impl EncodeRequest {
 
     /// Its texts, as they go into a pass.
     fn texts(&self) -> impl Iterator<Item = Text<'_>> {
-        let other = self.other.as_ref().map(|tokens| Text { tokens, second: tokens.len() });
-        [Text { tokens: &self.tokens, second: self.border }].into_iter().chain(other)
+        let [first, second] = self.adapters;
+        let other = self.other.as_ref().map(|tokens| Text { tokens, second: tokens.len(), adapter: second });
+        [Text { tokens: &self.tokens, second: self.border, adapter: first }].into_iter().chain(other)
     }
 }
 
@@ -108,10 +111,10 @@ impl EncodeBatches {
 
     /// Takes in a text; tells that it is started.
     pub(super) fn add(&mut self, submission: Submission, plan: Plan, model: ModelIdentity) {
-        let Plan { tokens, border, second: other, .. } = plan;
+        let Plan { tokens, border, second: other, adapters, .. } = plan;
         let owner = submission.owner();
         let round = self.queue.iter().filter(|other| other.submission.owner() == owner).count();
-        let encoding = EncodeRequest { submission, tokens, border, other, round };
+        let encoding = EncodeRequest { submission, tokens, border, other, adapters, round };
         encoding.submission.send(EventKind::Started { prompt_tokens: encoding.len(), model });
         self.queued_tokens += encoding.len();
         let place = self.queue.iter().rposition(|other| other.order() <= encoding.order());

@@ -7,7 +7,7 @@ use super::plan::{Plan, by_tokenizer};
 use crate::computing::{Backend, Encoder, Loading};
 use crate::gguf::Gguf;
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
-use crate::{Embed, Error, Purpose, Rerank, Work};
+use crate::{Embed, Error, Purpose, Rerank, Work, adapters};
 
 /// An encoder, with the pass that it computes, and its tokenizer.
 pub(super) struct LoadedEncoder {
@@ -20,6 +20,8 @@ pub(super) struct LoadedEncoder {
 pub(super) struct EncoderReader {
     tokenizer: Arc<Tokenizer>,
     prompts: Arc<Prompts>,
+    /// In the order of their numbers.
+    adapters: Arc<[Adapter]>,
     /// Tokens that a text may have.
     context_length: usize,
     /// What to say of work that it cannot do.
@@ -34,6 +36,17 @@ struct Prompts {
     query: String,
     passage: String,
 }
+
+/// An adapter of the model, which computes texts of a task.
+#[derive(Debug)]
+struct Adapter {
+    task: String,
+    /// What stands before such a text, where the adapter says anything of it.
+    prompt: Option<String>,
+}
+
+/// A text as it is computed: its tokens, and the number of the adapter.
+type Prepared = (Encoded, Option<u16>);
 
 impl LoadedEncoder {
     /// Loads it.
@@ -56,10 +69,16 @@ impl LoadedEncoder {
         let prompt = |name: &str| -> Result<String, Error> {
             Ok(gguf.opt_str(&format!("steadytext.prompt.{name}"))?.unwrap_or_default().to_owned())
         };
+        let adapters = adapters::list(gguf)?.into_iter().map(|adapter| Adapter {
+            task: adapter.task.to_owned(),
+            prompt: adapter.prompt.map(str::to_owned),
+        });
+        let adapters = adapters.collect();
         let declared = facts.context_length;
         let reader = EncoderReader {
             tokenizer: Arc::new(tokenizer),
             prompts: Arc::new(Prompts { query: prompt("query")?, passage: prompt("passage")? }),
+            adapters,
             context_length: match settings.context_length {
                 0 => declared,
                 limit => declared.min(limit),
@@ -85,7 +104,7 @@ impl EncoderReader {
         if let Some(output) = by_tokenizer(work, &self.tokenizer)? {
             return Ok(Plan::answered(output));
         }
-        let (first, second) = match work {
+        let ((first, adapter), second) = match work {
             Work::Embed(how) => (self.text(how)?, None),
             Work::Rerank(how) => self.pair(how)?,
             Work::Generate(_)
@@ -96,15 +115,17 @@ impl EncoderReader {
                 return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
             }
         };
+        let (second, other_adapter) = second.unzip();
+        let adapters = [adapter, other_adapter.flatten()];
         let prompt_tokens = first.tokens.len().max(second.as_ref().map_or(0, |second| second.tokens.len()));
         if prompt_tokens > self.context_length {
             return Err(Error::PromptTooLong { prompt_tokens, context_length: self.context_length });
         }
-        Ok(Plan::encoded(first, second))
+        Ok(Plan::encoded(first, second, adapters))
     }
 
     /// A query and a document: together for the head of a cross-encoder, otherwise apart, for their vectors.
-    fn pair(&self, how: &Rerank) -> Result<(Encoded, Option<Encoded>), Error> {
+    fn pair(&self, how: &Rerank) -> Result<(Prepared, Option<Prepared>), Error> {
         match self.labels {
             0 => {
                 let query = Embed { prompt: how.prompts.query.clone(), ..Embed::query(&how.query, None) };
@@ -117,7 +138,7 @@ impl EncoderReader {
                 if how.truncate {
                     truncate(&mut pair.tokens, pair.second, 1, self.context_length);
                 }
-                Ok((pair, None))
+                Ok(((pair, None), None))
             }
             labels => {
                 Err(self.gguf.unsupported(format!("its head has {labels} labels, one or two rank documents")))
@@ -125,12 +146,34 @@ impl EncoderReader {
         }
     }
 
-    fn text(&self, how: &Embed) -> Result<Encoded, Error> {
-        let prompt = match (&how.prompt, &how.purpose) {
-            (Some(prompt), _) => prompt,
-            (None, Purpose::Passage) => &self.prompts.passage,
-            (None, Purpose::Query { task: None }) => &self.prompts.query,
-            (None, Purpose::Query { task: Some(_) }) => {
+    /// The number of the adapter that texts of a purpose are computed with.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTask`] for a task that no adapter has.
+    fn adapter(&self, purpose: &Purpose) -> Result<Option<u16>, Error> {
+        let place = |task: &str| self.adapters.iter().position(|adapter| adapter.task == task);
+        let found =
+            match purpose {
+                Purpose::Passage => None,
+                Purpose::Document => place(adapters::PASSAGE),
+                Purpose::Query { task: None } => place(adapters::QUERY),
+                Purpose::Query { task: Some(_) } if self.adapters.is_empty() => None,
+                Purpose::Query { task: Some(task) } => Some(place(task).ok_or_else(|| {
+                    adapters::unknown_task(self.adapters.iter().map(|adapter| &*adapter.task))
+                })?),
+            };
+        Ok(found.and_then(|number| u16::try_from(number).ok()))
+    }
+
+    fn text(&self, how: &Embed) -> Result<Prepared, Error> {
+        let adapter = self.adapter(&how.purpose)?;
+        let of_adapter = adapter.and_then(|number| self.adapters.get(usize::from(number))?.prompt.as_ref());
+        let prompt = match (&how.prompt, of_adapter, &how.purpose) {
+            (Some(prompt), ..) | (None, Some(prompt), _) => prompt,
+            (None, None, Purpose::Passage | Purpose::Document) => &self.prompts.passage,
+            (None, None, Purpose::Query { task: None }) => &self.prompts.query,
+            (None, None, Purpose::Query { task: Some(_) }) if adapter.is_some() => "",
+            (None, None, Purpose::Query { task: Some(_) }) => {
                 return Err(Error::InvalidRequest("the model takes no task".to_owned()));
             }
         };
@@ -143,6 +186,6 @@ impl EncoderReader {
             let before = 1 + self.tokenizer.encode(prompt)?.len();
             truncate(&mut tokens, before, 1, self.context_length);
         }
-        Ok(Encoded { second: tokens.len(), tokens })
+        Ok((Encoded { second: tokens.len(), tokens }, adapter))
     }
 }

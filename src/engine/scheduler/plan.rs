@@ -20,6 +20,8 @@ pub(super) struct Plan {
     pub(super) second: Option<Vec<u32>>,
     /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of tokens.
     pub(super) border: usize,
+    /// The adapters of an encoder that both texts are computed with.
+    pub(super) adapters: [Option<u16>; 2],
     /// How many of the tokens are the prompt.
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
@@ -134,6 +136,7 @@ impl Plan {
             tokens,
             second,
             border: prompt_tokens,
+            adapters: [None; 2],
             prompt_tokens,
             max_tokens,
             constrained,
@@ -145,13 +148,14 @@ impl Plan {
     }
 
     /// That of an encoder, which keeps no state.
-    pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
+    pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>, adapters: [Option<u16>; 2]) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
         Plan {
             tokens,
             second,
             border,
+            adapters,
             prompt_tokens,
             max_tokens: 1,
             constrained: None,
@@ -165,7 +169,7 @@ impl Plan {
     /// The plan of work which is done already.
     pub(super) fn answered(output: Output) -> Plan {
         let none = Encoded { tokens: Vec::new(), second: 0 };
-        Plan { output: Some(output), ..Plan::encoded(none, None) }
+        Plan { output: Some(output), ..Plan::encoded(none, None, [None; 2]) }
     }
 
     /// The whole answer, where it was known without a model, and what it has to be checked by.

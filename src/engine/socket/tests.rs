@@ -210,6 +210,7 @@ fn errors_cross_with_their_kind_and_every_word() {
         Error::UnsupportedModel { path: path.clone(), reason: "b".to_owned(), hint: Some("c".to_owned()) },
         Error::Template { path, reason: "c".to_owned() },
         Error::PromptTooLong { prompt_tokens: 9, context_length: 8 },
+        Error::UnknownTask { hint: "Name one of its tasks: g.".to_owned() },
         Error::InvalidRequest("d".to_owned()),
         Error::OutOfMemory { what: "e".to_owned(), needed_mb: 5, limit_mb: Some(4) },
         Error::OutOfMemory { what: "e".to_owned(), needed_mb: 5, limit_mb: None },

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::{
-    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Reply, Request, Rerank,
-    Sampling, Ticket, Work,
+    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Purpose, Reply, Request,
+    Rerank, Sampling, Ticket, Work,
 };
-use steadytext_test_models::{Bert, Kind};
+use steadytext_test_models::adapters::{TASKS, write_adapted, write_adapted_folder};
+use steadytext_test_models::{Bert, EncoderFamily, Kind};
 use tempfile::TempDir;
 
 use crate::PATIENCE;
@@ -202,6 +203,72 @@ fn queries_and_passages_get_the_prompts_of_the_folder() {
         vec![Work::Embed(Embed::query("find it", None)), Work::Embed(Embed::passage("find it"))],
     );
     assert!(results.into_iter().map(vector).collect::<Vec<_>>() == expected);
+}
+
+/// jina-embeddings-v3 as a file, as a folder, and as a file without adapters.
+fn adapted() -> (TempDir, [PathBuf; 3]) {
+    let spec = Bert { family: EncoderFamily::JinaBertV3, ..Bert::default() };
+    let directory = TempDir::new().unwrap();
+    let paths = ["file.gguf", "folder", "plain.gguf"].map(|name| directory.path().join(name));
+    write_adapted(&spec, &paths[0]).unwrap();
+    write_adapted_folder(&spec, &paths[1]).unwrap();
+    spec.write(&paths[2]).unwrap();
+    (directory, paths)
+}
+
+#[test]
+fn tasks_and_purposes_choose_the_adapter_and_what_stands_before_the_text() {
+    let (_directory, [file, folder, plain]) = adapted();
+    let task = |task: &str| Embed::query("find it", Some(task.to_owned()));
+    let document = Embed { purpose: Purpose::Document, ..Embed::passage("find it") };
+    let by_hand = |task: usize| {
+        let (name, prompt) = TASKS[task];
+        let prompt = Some(String::new()).filter(|_| prompt.is_empty()).unwrap_or(prompt.to_owned());
+        Embed { prompt: Some(prompt), ..Embed::query("find it", Some(name.to_owned())) }
+    };
+    let unsaid = Embed::passage("find it");
+    let hows = [
+        unsaid.clone(),
+        Embed::query("find it", None),
+        task("retrieval.query"),
+        by_hand(0),
+        document.clone(),
+        task("retrieval.passage"),
+        by_hand(1),
+        task("classification"),
+        by_hand(2),
+    ];
+    for model in [&file, &folder] {
+        let engine = engine(2);
+        // All of them side by side, and each by itself.
+        let works: Vec<Work> = hows.iter().cloned().map(Work::Embed).collect();
+        let got: Vec<_> = run(&engine, model, works.clone()).into_iter().map(vector).collect();
+        for (work, got) in works.into_iter().zip(&got) {
+            assert!(vector(run(&engine, model, vec![work]).remove(0)) == *got);
+        }
+        for [one, same] in [[1, 2], [1, 3], [4, 5], [4, 6], [7, 8]] {
+            assert!(got[one] == got[same], "{one} and {same}");
+        }
+        for [one, other] in [[0, 1], [0, 4], [0, 7], [1, 4], [1, 7], [4, 7]] {
+            assert!(got[one] != got[other], "{one} and {other}");
+        }
+        if model == &file {
+            let alone =
+                run(&engine, &plain, vec![Work::Embed(unsaid.clone()), Work::Embed(document.clone())]);
+            assert!(alone.into_iter().map(vector).all(|vector| vector == got[0]), "without adapters");
+        }
+        let (query, document) = ("find it".to_owned(), "find it".to_owned());
+        let rerank = Work::Rerank(Rerank { query, document, ..Rerank::default() });
+        let Ok(Output::Score(score)) = run(&engine, model, vec![rerank]).remove(0) else { panic!() };
+        let cosine: f32 = got[1].iter().zip(&got[4]).map(|(a, b)| a * b).sum();
+        assert!((score - f32::midpoint(1.0, cosine)).abs() < 1e-5, "{score} for {cosine}");
+    }
+    let unknown = run(&engine(1), &file, vec![Work::Embed(task("separation"))]).remove(0).unwrap_err();
+    assert!(matches!(unknown, Error::UnknownTask { .. }), "{unknown:?}");
+    assert_eq!(
+        unknown.hint(),
+        Some("Name one of its tasks: classification, retrieval.passage, retrieval.query.")
+    );
 }
 
 #[test]

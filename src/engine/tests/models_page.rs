@@ -241,7 +241,7 @@ const PUBLISHED: &[Published] = &[
     },
     Published {
         family: "jina-bert-v3",
-        models: "jina-embeddings-v3, without its adapters",
+        models: "jina-embeddings-v3, with its adapters",
         tokenizers: &[("t5", "")],
         templates: &[],
         real: &[],

@@ -340,7 +340,7 @@ impl Bert {
     }
 
     /// The bytes of a file with some of the tensors.
-    fn file_with(&self, tensors: &[Named]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn file_with(&self, tensors: &[Named]) -> Result<Vec<u8>, Error> {
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         for tensor in tensors {
             let Named { transformers: name, mut shape, mut values, kind, .. } = tensor.clone();

@@ -6,6 +6,7 @@
 //!
 //! The vocabulary is made so that any sequence of tokens is valid ASCII text, whatever the weights choose.
 
+pub mod adapters;
 mod bert;
 mod encoders;
 pub mod endpoint;

@@ -47,7 +47,7 @@ use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::{Pairs, Rope};
 use crate::kernels::routing::Weighting;
-use crate::{Error, nearest};
+use crate::{Error, adapters, nearest};
 
 /// A family of models.
 struct Family {
@@ -253,7 +253,7 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     if gguf.opt_str("general.type")? == Some("adapter") {
         return Err(gguf.unsupported_but(
             "it is an adapter (LoRA) of a model, and none by itself",
-            "Use the file of the model that it was made for; adapters are not applied.",
+            "Use the file of the model that it was made for, and put this one into the folder beside it that has its name and .adapters behind, called by its task: NAME.gguf.adapters/TASK.gguf.",
         ));
     }
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
@@ -267,6 +267,12 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
         && gguf.opt_bool(&metadata.key("attention.causal"))? == Some(false)
     {
         return Err(gguf.unsupported("its attention sees a text both ways, as no decoder does here"));
+    }
+    if gguf.attached().len() > 0 && !is_adapted_family(family.name) {
+        return Err(gguf.unsupported_but(
+            format!("there are adapters beside it, and models of the family {} take none", family.name),
+            "Remove the folder with the adapters, or fetch a model into which its adapter was merged.",
+        ));
     }
     let has_alibi = spec.blocks.iter().any(|block| block.attention.alibi.is_some());
     for name in ["attention.max_alibi_bias", "attention.clamp_kqv"] {
@@ -299,6 +305,11 @@ pub(crate) fn is_encoder(gguf: &Gguf) -> Result<bool, Error> {
     Ok(is_encoder_family(gguf.str("general.architecture")?))
 }
 
+/// Whether adapters are applied to a family's models.
+fn is_adapted_family(name: &str) -> bool {
+    name == jina_bert_v3::FAMILY.name
+}
+
 /// Whether a family's models are encoders.
 pub(crate) fn is_encoder_family(name: &str) -> bool {
     ENCODERS.iter().any(|family| family.name == name)
@@ -323,7 +334,9 @@ pub(crate) fn refuse_unknown_tensors(gguf: &Gguf, spec: &ModelSpec) -> Result<()
         });
         in_a_block && (spec.per_layer.is_some() || !name.starts_with("per_layer_"))
     };
-    let known = |name: &str| spec.tensors.include(name) && has_place(name);
+    // Those of a folder's adapters are looked at with them.
+    let of_adapter = |name: &str| gguf.is_translated() && adapters::has_prefix(name);
+    let known = |name: &str| of_adapter(name) || spec.tensors.include(name) && has_place(name);
     match gguf.tensors().find(|tensor| !known(tensor.name)) {
         Some(tensor) => {
             Err(gguf.unsupported(format!("tensor \"{}\" has no place in the {model}", tensor.name)))

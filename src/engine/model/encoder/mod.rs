@@ -14,6 +14,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::adapters::{self, AdaptedEmbeddings, NO_ADAPTER};
 use super::arch;
 use super::block::Block;
 use super::layers::{Dense, Norm};
@@ -47,6 +48,8 @@ pub(crate) struct Encoder {
     positions: Option<Matrix>,
     /// Embeddings `[width]` of the first and the second text of a pair; those of a model without are zeros.
     types: [Vec<f32>; 2],
+    /// What each adapter makes of these embeddings.
+    adapters: Vec<AdaptedEmbeddings>,
     /// What the embeddings of tokens are multiplied with.
     scale: f32,
     norm: Option<Norm>,
@@ -92,6 +95,7 @@ impl Encoder {
             return Err(gguf.unsupported("it is a decoder, which sees a text one way only"));
         };
         arch::refuse_unknown_tensors(gguf, &spec)?;
+        adapters::refuse_unknown_tensors(gguf)?;
         let width = spec.width;
         let rows = |name: &str| match gguf.tensor(name)?.shape {
             [_, rows] => Ok(*rows),
@@ -112,8 +116,10 @@ impl Encoder {
             }
         };
         let mut types = [vec![0.0; width], vec![0.0; width]];
+        let mut type_count = 0;
         if gguf.opt_tensor("token_types.weight")?.is_some() {
             let count = rows("token_types.weight")?;
+            type_count = count;
             let table = Matrix::load(gguf, "token_types.weight", width, count)?;
             for (index, target) in types.iter_mut().enumerate().take(count) {
                 table.row(index, target);
@@ -126,6 +132,7 @@ impl Encoder {
             vocabulary,
             tokens: Matrix::load(gguf, "token_embd.weight", width, vocabulary)?,
             positions,
+            adapters: AdaptedEmbeddings::load_all(gguf, vocabulary, &types, type_count)?,
             types,
             scale: embedding_scale,
             norm: embedding_norm.map(|norm| Norm::load(gguf, "token_embd_norm", norm, width)).transpose()?,
@@ -215,6 +222,7 @@ impl Encoder {
         workspace.texts.clear();
         workspace.fit(&self.spec, rows, pool.threads())?;
         workspace.blocks.begin(rows);
+        let has_adapters = texts.iter().any(|text| text.adapter.is_some());
         let width = self.spec.width;
         let mut first = 0;
         for (index, text) in texts.iter().enumerate() {
@@ -225,11 +233,20 @@ impl Encoder {
             state.shrink(text.tokens.len());
             state.reserve(text.tokens.len())?;
             workspace.texts.push(first..first + text.tokens.len());
+            let adapted = text.adapter.and_then(|adapter| self.adapters.get(usize::from(adapter)));
+            let types = adapted.map_or(&self.types, |adapted| &adapted.types);
+            if has_adapters {
+                let adapters = &mut workspace.blocks.adapters;
+                adapters.resize(adapters.len() + text.tokens.len(), text.adapter.unwrap_or(NO_ADAPTER));
+            }
             for (position, token) in text.tokens.iter().enumerate() {
                 let range = (first + position) * width..(first + position + 1) * width;
                 let (x, h) = (&mut workspace.blocks.x[range.clone()], &mut workspace.blocks.h[range]);
                 workspace.blocks.positions.push(position);
                 self.tokens.row(*token as usize, x);
+                if let Some(adapted) = adapted {
+                    adapted.add(instructions, *token as usize, x);
+                }
                 if self.scale != 1.0 {
                     scale(instructions, x, self.scale);
                 }
@@ -237,7 +254,7 @@ impl Encoder {
                     positions.row(position, h);
                     add(instructions, x, h);
                 }
-                add(instructions, x, &self.types[usize::from(position >= text.second)]);
+                add(instructions, x, &types[usize::from(position >= text.second)]);
                 let norm = self.norm.as_ref();
                 if norm.is_some_and(|norm| !norm.apply_in_place(instructions, x)) {
                     workspace.blocks.finite[first + position].store(false, Ordering::Relaxed);

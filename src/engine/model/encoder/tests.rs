@@ -1,5 +1,6 @@
 //! The encoder against candle-transformers' BERT, and against itself in other company.
 
+mod adapters;
 mod families;
 
 use std::path::Path;
@@ -12,11 +13,11 @@ use steadytext_test_models::{Bert, Kind, Pooling};
 use tempfile::TempDir;
 
 use super::{Encoder, EncoderWorkspace, Text};
+use crate::ModelSource;
 use crate::computing::Loading;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::instructions::Instructions;
-use crate::safetensors;
 
 fn pool(threads: usize) -> Pool {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
@@ -24,7 +25,7 @@ fn pool(threads: usize) -> Pool {
 }
 
 fn load(path: &Path) -> Encoder {
-    let gguf = if path.is_dir() { safetensors::open(path) } else { Gguf::open(path) }.unwrap();
+    let gguf = ModelSource::File(path.to_owned()).open().unwrap();
     Encoder::load(&gguf, &Loading { pool: &pool(2), stop: &|| false }).unwrap()
 }
 
@@ -68,7 +69,7 @@ fn scores(encoder: &Encoder, texts: &[Text<'_>]) -> Vec<f32> {
 
 /// A single text.
 fn one(tokens: &[u32]) -> Text<'_> {
-    Text { tokens, second: tokens.len() }
+    Text { tokens, second: tokens.len(), adapter: None }
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -157,8 +158,8 @@ fn a_pair_of_texts_gets_the_scores_that_candle_gives_it() {
     let (_directory, of_file, of_folder) = written(&spec);
     let oracle = Oracle::new(&spec);
     let (a, b) = (tokens(40, 1), tokens(70, 2));
-    let pairs =
-        [Text { tokens: &a, second: 9 }, Text { tokens: &b, second: 50 }, Text { tokens: &a, second: 10 }];
+    let pair = |tokens, second| Text { tokens, second, adapter: None };
+    let pairs = [pair(&a[..], 9), pair(&b[..], 50), pair(&a[..], 10)];
     let expected: Vec<f32> = pairs.iter().flat_map(|pair| oracle.scores(*pair, &spec)).collect();
     for encoder in [&of_file, &of_folder] {
         assert_eq!(encoder.scores_per_text(), 3);

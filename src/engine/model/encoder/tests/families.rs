@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 use candle_transformers::models::{jina_bert, modernbert, nomic_bert};
+use steadytext_test_models::adapters::{ALPHA, RANK, loras};
 use steadytext_test_models::{
     Bert, EncoderFamily, GEMMA_KV_HEADS, GEMMA_PERIOD, GEMMA_PROJECTION, NEIGHBOURHOOD,
 };
@@ -73,7 +74,7 @@ fn hidden(spec: &Bert, tokens: &[u32]) -> Tensor {
             model.forward(&ids).unwrap().squeeze(0).unwrap()
         }
         EncoderFamily::GemmaEmbedding => gemma(spec, tokens).unwrap(),
-        _ => by_hand(spec, tokens).unwrap(),
+        _ => by_hand(spec, tokens, None).unwrap(),
     }
 }
 
@@ -137,13 +138,23 @@ fn gemma(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
     linear(&inner, "dense_3", GEMMA_PROJECTION, width)
 }
 
-/// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other.
-fn by_hand(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
+/// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other; with a task, of weights to which its adapter
+/// was added.
+pub(super) fn by_hand(spec: &Bert, tokens: &[u32], task: Option<usize>) -> candle_core::Result<Tensor> {
     let (weights, width, inner) = (weights(spec), spec.width, spec.feed_forward);
     let dim = width / spec.heads;
     let norm = |name: &str| candle_nn::layer_norm(width, 1e-12, weights.pp(name));
+    let of_task = task.map(|task| loras(spec, task)).unwrap_or_default();
+    let adapted = |gguf: &str, weight: Tensor| -> candle_core::Result<Tensor> {
+        let Some(lora) = of_task.iter().find(|lora| lora.name == gguf) else { return Ok(weight) };
+        let b = Tensor::from_slice(&lora.b, (lora.outputs, RANK), &Device::Cpu)?;
+        let a = Tensor::from_slice(&lora.a, (RANK, lora.inputs), &Device::Cpu)?;
+        weight + (b.matmul(&a)? * f64::from(ALPHA / RANK as f32))?
+    };
     let words = weights.get((spec.vocabulary().len(), width), "embeddings.word_embeddings.weight")?;
+    let words = adapted("token_embd.weight", words)?;
     let types = weights.get((1, width), "embeddings.token_type_embeddings.weight")?;
+    let types = adapted("token_types.weight", types)?;
     let ids = Tensor::new(tokens, &Device::Cpu)?;
     let mut x = norm("emb_ln")?.forward(&words.index_select(&ids, 0)?.broadcast_add(&types)?)?;
     let frequencies: Vec<f32> = (0..dim / 2)
@@ -159,14 +170,19 @@ fn by_hand(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
     };
     for layer in 0..spec.layers {
         let name = |part: &str| format!("encoder.layers.{layer}.{part}");
-        let linear = |part: &str, from, to| candle_nn::linear(from, to, weights.pp(name(part)));
-        let all = linear("attn.Wqkv", width, 3 * width)?.forward(&x)?;
+        let linear = |part: &str, gguf: &str, from: usize, to: usize| -> candle_core::Result<_> {
+            let weight = weights.get((to, from), &name(&format!("{part}.weight")))?;
+            let weight = adapted(&format!("blk.{layer}.{gguf}.weight"), weight)?;
+            let bias = weights.get(to, &name(&format!("{part}.bias")))?;
+            Ok(candle_nn::Linear::new(weight, Some(bias)))
+        };
+        let all = linear("attn.Wqkv", "attn_qkv", width, 3 * width)?.forward(&x)?;
         let part = |index: usize| all.narrow(1, index * width, width)?.contiguous();
         let scores = (rotated(&part(0)?)?.matmul(&rotated(&part(1)?)?.t()?)? / (dim as f64).sqrt())?;
         let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&heads(&part(2)?)?)?;
         let mixed = mixed.transpose(0, 1)?.contiguous()?.reshape((tokens.len(), width))?;
         x = norm(&name("norm1"))?
-            .forward(&(&x + linear("attn.out_proj", width, width)?.forward(&mixed)?)?)?;
+            .forward(&(&x + linear("attn.out_proj", "attn_output", width, width)?.forward(&mixed)?)?)?;
         let fed = if spec.family.has_experts(layer) {
             let router = weights.get((4, width), &name("router.weight"))?;
             let up = weights.get((4, inner, width), &name("ffn_up_exps"))?;
@@ -187,8 +203,8 @@ fn by_hand(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
             }
             Tensor::cat(&rows, 0)?
         } else {
-            linear("mlp.fc2", inner, width)?
-                .forward(&linear("mlp.fc11", width, inner)?.forward(&x)?.gelu_erf()?)?
+            linear("mlp.fc2", "ffn_down", inner, width)?
+                .forward(&linear("mlp.fc11", "ffn_up", width, inner)?.forward(&x)?.gelu_erf()?)?
         };
         x = norm(&name("norm2"))?.forward(&(x + fed)?)?;
     }
@@ -279,7 +295,7 @@ fn the_head_of_modern_bert_gives_the_scores_of_candle() {
         let state = norm.forward(&dense.forward(&state).unwrap().gelu_erf().unwrap()).unwrap();
         let expected: Vec<f32> =
             classifier.forward(&state).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        let got = scores(&encoder, &[Text { tokens: &tokens, second: 1 }]);
+        let got = scores(&encoder, &[Text { tokens: &tokens, second: 1, adapter: None }]);
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(&expected) {
             assert!((got - expected).abs() < 2e-3, "{got} for {expected}, {length} tokens");

@@ -1,0 +1,215 @@
+//! Adapters (LoRA) of a model, one for each of its tasks: where they come from, and what their files say of them.
+//!
+//! A folder that transformers wrote has adapters among its weights. Beside a GGUF file they are files of their own, as llama.cpp's
+//! converter writes them: those of `NAME.gguf` lie in the folder `NAME.gguf.adapters`, and each is called by its task, `TASK.gguf`.
+//!
+//! Invariant: names alone decide which files are read. Neither a card nor a model says a path, and no link is followed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::mapping::FileId;
+use crate::{safetensors, sidecar};
+
+/// What the name of a model's file has behind it in the name of the folder with its adapters.
+pub const SUFFIX: &str = ".adapters";
+
+/// The tasks of queries, and of the texts that they find.
+pub(crate) const QUERY: &str = "retrieval.query";
+/// See [`QUERY`].
+pub(crate) const PASSAGE: &str = "retrieval.passage";
+
+/// Adapters of a model at most.
+pub(crate) const MAX_ADAPTERS: usize = 64;
+/// Characters of a task at most, and of what stands before a text.
+const MAX_TASK: usize = 128;
+const MAX_PROMPT: usize = 4096;
+
+/// The keys by which a folder's adapters are told: their tasks, what stands before a text of each, and the numerator of their scale.
+pub(crate) const TASKS_KEY: &str = "steadytext.adapter.tasks";
+/// See [`TASKS_KEY`].
+pub(crate) const PROMPTS_KEY: &str = "steadytext.adapter.prompts";
+/// See [`TASKS_KEY`].
+pub(crate) const ALPHA_KEY: &str = "steadytext.adapter.alpha";
+
+/// An adapter, as its file describes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Adapter<'a> {
+    /// The task that it is for.
+    pub(crate) task: &'a str,
+    /// What stands before a text of the task, if the file says anything of it.
+    pub(crate) prompt: Option<&'a str>,
+    /// What is added is scaled by this, divided by the rank.
+    pub(crate) alpha: f32,
+    /// The file with its tensors.
+    pub(crate) gguf: &'a Gguf,
+    /// What their names begin with, before that of the tensor that is adapted.
+    pub(crate) prefix: String,
+}
+
+/// The beginning of the names of the tensors of a folder's adapter.
+pub(crate) fn prefix(index: usize) -> String {
+    format!("adapter.{index}.")
+}
+
+/// Whether a tensor of a folder belongs to an adapter.
+pub(crate) fn has_prefix(name: &str) -> bool {
+    name.starts_with("adapter.")
+}
+
+/// The folder with the adapters of a model's file.
+fn folder(model: &Path) -> PathBuf {
+    sidecar::with_suffix(model, SUFFIX)
+}
+
+/// The tasks of the adapters beside a model's file, with their files, in the order of their names.
+///
+/// # Errors
+/// The system's; `InvalidData` for what is no regular file, for a task that is too long, and for too many of them.
+fn files(model: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let folder = folder(model);
+    let invalid = |reason: &str| Err(io::Error::new(io::ErrorKind::InvalidData, reason.to_owned()));
+    match folder.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return invalid("what should be the folder of its adapters is none"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    let mut files = Vec::new();
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(task) = name.to_str().and_then(|name| name.strip_suffix(".gguf")) else { continue };
+        if !is_task(task) {
+            return invalid("the name of a file of its adapters is no task");
+        }
+        if !entry.file_type()?.is_file() {
+            return invalid("a file of its adapters is no regular file");
+        }
+        if files.len() == MAX_ADAPTERS {
+            return invalid("it has too many adapters");
+        }
+        files.push((task.to_owned(), entry.path()));
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Whether a text can be a task's name.
+pub(crate) fn is_task(task: &str) -> bool {
+    !task.is_empty() && task.chars().count() <= MAX_TASK && !task.chars().any(char::is_control)
+}
+
+/// Whether a text can stand before others.
+pub(crate) fn is_prompt(prompt: &str) -> bool {
+    !prompt.contains('\0') && prompt.chars().count() <= MAX_PROMPT
+}
+
+/// The error of a task that is not among those of a model.
+pub fn unknown_task<'t>(tasks: impl Iterator<Item = &'t str>) -> Error {
+    Error::UnknownTask { hint: format!("Name one of its tasks: {}.", tasks.collect::<Vec<_>>().join(", ")) }
+}
+
+/// The files of the adapters beside a model's file, as far as they can be seen.
+pub(crate) fn paths(model: &Path) -> Vec<PathBuf> {
+    files(model).unwrap_or_default().into_iter().map(|(_, path)| path).collect()
+}
+
+/// The file or folder that says which tasks a model has; it changes when these do.
+pub fn described_in(model: &Path) -> PathBuf {
+    if model.is_dir() { model.join("config.json") } else { folder(model) }
+}
+
+/// The tasks of a model, in the order of their adapters; none for one that has no adapters. Of a model's file nothing is opened but the folder
+/// beside it.
+///
+/// # Errors
+/// [`Error::ModelFile`] where what says so cannot be read, [`Error::CorruptModel`] where it is not what it should be.
+pub fn tasks(model: &Path) -> Result<Vec<String>, Error> {
+    if model.is_dir() {
+        return safetensors::tasks(model);
+    }
+    let files = files(model).map_err(|source| Error::reading(&folder(model), source))?;
+    Ok(files.into_iter().map(|(task, _)| task).collect())
+}
+
+/// The state of a model's file together with that of its adapters: `state`, where there are none.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn state(model: &Path, mut state: FileId) -> io::Result<FileId> {
+    for (task, path) in files(model)? {
+        // Under another name it is another task's.
+        for byte in task.bytes() {
+            state.inode = (state.inode ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+        state = state.and(&FileId::of_path(&path)?);
+    }
+    Ok(state)
+}
+
+/// The model of a file with the adapters beside it.
+///
+/// # Errors
+/// [`Error::ModelFile`] where one cannot be read, [`Error::CorruptModel`] and [`Error::UnsupportedModel`] where it is none.
+pub(crate) fn attach(model: &Path, gguf: Gguf) -> Result<Gguf, Error> {
+    let files = files(model).map_err(|source| Error::reading(&folder(model), source))?;
+    if files.is_empty() {
+        return Ok(gguf);
+    }
+    let open = |(task, path): (String, PathBuf)| Ok((task, Gguf::open(&path)?));
+    let gguf = gguf.with_attached(files.into_iter().map(open).collect::<Result<_, Error>>()?);
+    list(&gguf)?;
+    Ok(gguf)
+}
+
+/// The adapters of a model.
+///
+/// # Errors
+/// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the file of the adapter.
+pub(crate) fn list(gguf: &Gguf) -> Result<Vec<Adapter<'_>>, Error> {
+    let mut adapters = Vec::new();
+    if gguf.is_translated()
+        && let Some(tasks) = gguf.opt_strings(TASKS_KEY)?
+    {
+        let (prompts, alpha) = (gguf.strings(PROMPTS_KEY)?, gguf.f32(ALPHA_KEY)?);
+        for (index, (task, prompt)) in tasks.zip(prompts).enumerate() {
+            adapters.push(Adapter { task, prompt: Some(prompt), alpha, gguf, prefix: prefix(index) });
+        }
+    }
+    for (task, file) in gguf.attached() {
+        let expect = |key: &str, wanted: &str| match file.opt_str(key)? {
+            Some(found) if found == wanted => Ok(()),
+            found => Err(file.unsupported_but(
+                format!(
+                    "it lies among adapters, and its key \"{key}\" is {}, not \"{wanted}\"",
+                    found.map_or("missing".to_owned(), |found| format!("\"{}\"", found.escape_debug()))
+                ),
+                "Put files there that llama.cpp's converter wrote beside the model, each called by its task.",
+            )),
+        };
+        expect("general.type", "adapter")?;
+        expect("adapter.type", "lora")?;
+        expect("general.architecture", gguf.str("general.architecture")?)?;
+        if file.keys().any(|(key, _)| key.starts_with("adapter.alora.")) {
+            return Err(file.unsupported("it is an adapter that begins in the middle of a text"));
+        }
+        if file.opt_str("adapter.lora.task_name")?.is_some_and(|name| name != task) {
+            expect("adapter.lora.task_name", task)?;
+        }
+        let prompt = file.opt_str("adapter.lora.prompt_prefix")?;
+        if prompt.is_some_and(|prompt| !is_prompt(prompt)) {
+            return Err(file.corrupt(format!(
+                "key \"adapter.lora.prompt_prefix\" has a zero character, or more than {MAX_PROMPT} characters"
+            )));
+        }
+        let alpha = file.f32("adapter.lora.alpha")?;
+        if alpha <= 0.0 {
+            return Err(file.corrupt(format!("key \"adapter.lora.alpha\" is {alpha}, not positive")));
+        }
+        adapters.push(Adapter { task, prompt, alpha, gguf: file, prefix: String::new() });
+    }
+    Ok(adapters)
+}

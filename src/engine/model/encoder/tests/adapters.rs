@@ -1,0 +1,263 @@
+//! Adapters of jina-embeddings-v3, against weights to which they were added, against themselves in other company, and files of them that contradict
+//! themselves.
+
+use std::path::Path;
+
+use steadytext_test_models::adapters::{
+    ALPHA, RANK, TASKS, adapter, adapter_path, write_adapted, write_adapted_folder,
+};
+use steadytext_test_models::gguf::{File, Value};
+use steadytext_test_models::{Architecture, Bert, EncoderFamily, Kind, Spec};
+use tempfile::TempDir;
+
+use super::families::by_hand;
+use super::{Encoder, Text, cosine, load, mixed, one, tokens, vectors, vectors_on};
+use crate::kernels::Pool;
+use crate::kernels::matrix::Instructions;
+use crate::{ModelIdentity, ModelSource};
+
+fn spec() -> Bert {
+    Bert { family: EncoderFamily::JinaBertV3, layers: 3, ..Bert::default() }
+}
+
+/// A text that is computed for a task.
+fn of_task(tokens: &[u32], task: Option<usize>) -> Text<'_> {
+    Text { adapter: task.map(|task| task as u16), ..one(tokens) }
+}
+
+/// Tasks in the order of the adapters of a model: that of a folder, and that of the names of files.
+fn orders() -> [Vec<usize>; 2] {
+    let mut by_name: Vec<usize> = (0..TASKS.len()).collect();
+    by_name.sort_by_key(|task| TASKS[*task].0);
+    [(0..TASKS.len()).collect(), by_name]
+}
+
+#[test]
+fn every_task_agrees_with_weights_to_which_its_adapter_was_added() {
+    let (spec, directory) = (spec(), TempDir::new().unwrap());
+    let (file, folder) = (directory.path().join("model.gguf"), directory.path().join("folder"));
+    write_adapted(&spec, &file).unwrap();
+    write_adapted_folder(&spec, &folder).unwrap();
+    for (path, order) in [&folder, &file].into_iter().zip(orders()) {
+        let encoder = load(path);
+        let gguf = ModelSource::File(path.clone()).open().unwrap();
+        let named: Vec<&str> =
+            crate::adapters::list(&gguf).unwrap().iter().map(|adapter| adapter.task).collect();
+        assert_eq!(named, order.iter().map(|task| TASKS[*task].0).collect::<Vec<_>>());
+        for length in [1, 2, 17, 65, 200] {
+            let tokens = tokens(length, 3);
+            for task in [None].into_iter().chain((0..TASKS.len()).map(Some)) {
+                let expected: Vec<f32> = by_hand(&spec, &tokens, task.map(|at| order[at]))
+                    .unwrap()
+                    .mean(0)
+                    .unwrap()
+                    .to_vec1()
+                    .unwrap();
+                let got = vectors(&encoder, &[of_task(&tokens, task)], 2).remove(0);
+                let alike = cosine(&got, &expected);
+                assert!(alike > 0.999_99, "task {task:?}, {length} tokens: {alike}");
+                let plain = vectors(&encoder, &[one(&tokens)], 2).remove(0);
+                assert_eq!(cosine(&got, &plain) < 0.99, task.is_some(), "task {task:?} changes something");
+            }
+        }
+    }
+}
+
+#[test]
+fn tasks_beside_each_other_change_no_byte_and_a_text_without_one_is_as_without_adapters() {
+    for kind in [Kind::F32, Kind::Q8_0] {
+        let spec = Bert { kind, width: 128, heads: 4, feed_forward: 256, ..spec() };
+        let directory = TempDir::new().unwrap();
+        let (path, plain) = (directory.path().join("model.gguf"), directory.path().join("plain.gguf"));
+        write_adapted(&spec, &path).unwrap();
+        spec.write(&plain).unwrap();
+        let (encoder, plain) = (load(&path), load(&plain));
+        let mixed = mixed();
+        let tasks = [None, Some(0), Some(1), Some(2), Some(1)];
+        let texts: Vec<Text<'_>> =
+            mixed.iter().zip(tasks.iter().cycle()).map(|(tokens, task)| of_task(tokens, *task)).collect();
+        let alone: Vec<Vec<f32>> =
+            texts.iter().map(|text| vectors(&encoder, &[*text], 1).remove(0)).collect();
+        for threads in [1, 2, 3] {
+            assert!(vectors(&encoder, &texts, threads) == alone, "{kind:?} on {threads} threads");
+        }
+        let backwards: Vec<Text<'_>> = texts.iter().rev().copied().collect();
+        let mut got = vectors(&encoder, &backwards, 2);
+        got.reverse();
+        assert!(got == alone, "{kind:?} backwards");
+        for set in [Instructions::Portable, Instructions::Avx2] {
+            let start: std::sync::Arc<dyn Fn() + Send + Sync> = std::sync::Arc::new(|| {});
+            let other = vectors_on(&encoder, &texts, &Pool::new(2, set, &start).unwrap());
+            assert!(other == alone, "{kind:?} with {set:?}");
+        }
+        for (text, vector) in texts.iter().zip(&alone).filter(|(text, _)| text.adapter.is_none()) {
+            assert!(vectors(&plain, &[*text], 2)[0] == *vector, "{kind:?} without a task");
+        }
+    }
+}
+
+#[test]
+fn a_model_is_another_one_when_an_adapter_changes_its_content_or_its_task() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("model.gguf");
+    let identity = || {
+        let (source, file) = (ModelSource::File(path.clone()), ModelIdentity::file_of(&path).unwrap());
+        let hash = ModelIdentity::of(&source, &source.open().unwrap(), Some(file), &|| false).unwrap().hash;
+        (file, hash)
+    };
+    let spec = spec();
+    spec.write(&path).unwrap();
+    let plain = identity();
+    std::fs::create_dir(adapter_path(&path, "x").parent().unwrap()).unwrap();
+    assert_eq!(identity(), plain, "a folder without adapters changes nothing");
+    write(&path, "classification", &adapter(&spec, 2).unwrap());
+    let first = identity();
+    let mut file = adapter(&spec, 2).unwrap();
+    file.tensors[0].data[0] ^= 1;
+    write(&path, "classification", &file);
+    let second = identity();
+    file.remove("adapter.lora.task_name");
+    write(&path, "classification", &file);
+    let third = identity();
+    std::fs::rename(adapter_path(&path, "classification"), adapter_path(&path, "sorting")).unwrap();
+    let all = [plain, first, second, third, identity()];
+    for (index, one) in all.iter().enumerate() {
+        for other in &all[..index] {
+            assert!(one.0 != other.0 && one.1 != other.1, "{index}");
+        }
+    }
+}
+
+fn write(model: &Path, task: &str, file: &File) {
+    // Another file each time, as a file system tells it.
+    let path = adapter_path(model, task);
+    let new = path.with_extension("new");
+    file.write(&mut std::fs::File::create(&new).unwrap()).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+/// Why a model is refused.
+fn refused(path: &Path) -> String {
+    let checked = ModelSource::File(path.to_owned()).open().and_then(|gguf| Encoder::check(&gguf));
+    let error = checked.unwrap_err();
+    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+#[test]
+fn an_adapter_that_contradicts_itself_or_its_model_is_refused() {
+    let (spec, directory) = (spec(), TempDir::new().unwrap());
+    let path = directory.path().join("model.gguf");
+    spec.write(&path).unwrap();
+    std::fs::create_dir(adapter_path(&path, "x").parent().unwrap()).unwrap();
+    let spoilt = |spoil: &dyn Fn(&mut File)| {
+        let mut file = adapter(&spec, 0).unwrap();
+        spoil(&mut file);
+        write(&path, TASKS[0].0, &file);
+        refused(&path)
+    };
+    let set = |key: &'static str, value: Value| spoilt(&move |file| file.set(key, value.clone()));
+    let text = |text: &str| Value::String(text.to_owned());
+    for alpha in [f32::NAN, f32::INFINITY, 0.0, -ALPHA] {
+        assert!(set("adapter.lora.alpha", Value::F32(alpha)).contains("adapter.lora.alpha"), "{alpha}");
+    }
+    assert!(set("adapter.lora.alpha", text("1")).contains("adapter.lora.alpha"));
+    assert!(set("general.type", text("model")).contains("general.type"));
+    assert!(set("adapter.type", text("control_vector")).contains("adapter.type"));
+    assert!(set("general.architecture", text("bert")).contains("general.architecture"));
+    assert!(set("adapter.lora.task_name", text("separation")).contains("adapter.lora.task_name"));
+    assert!(set("adapter.lora.prompt_prefix", text(&"x".repeat(5000))).contains("prompt_prefix"));
+    assert!(set("adapter.alora.invocation_tokens", Value::I32s(vec![1])).contains("in the middle of a text"));
+    assert!(spoilt(&|file| file.remove("adapter.lora.alpha")).contains("adapter.lora.alpha"));
+
+    let shape = |name: &'static str, shape: [usize; 2]| {
+        spoilt(&move |file| file.tensor_mut(name).unwrap().shape = shape.to_vec())
+    };
+    let (width, inner) = (spec.width, spec.feed_forward);
+    assert!(shape("blk.0.attn_qkv.weight.lora_a", [width / 2, 2 * RANK]).contains("attn_qkv.weight.lora_a"));
+    assert!(shape("blk.0.attn_qkv.weight.lora_b", [1, 3 * width * RANK]).contains("attn_qkv.weight.lora_b"));
+    assert!(shape("blk.1.ffn_down.weight.lora_a", [1, RANK * inner]).contains("the rank 384"));
+    assert!(shape("token_embd.weight.lora_b", [width, RANK]).contains("token_embd.weight.lora_b"));
+    assert!(shape("token_types.weight.lora_a", [RANK, width]).contains("token_types.weight.lora_"));
+    for name in ["blk.2.ffn_up.weight.lora_a", "blk.2.ffn_up.weight.lora_b", "token_embd.weight.lora_a"] {
+        let said = spoilt(&|file| file.tensors.retain(|tensor| tensor.name != name));
+        assert!(said.contains(&format!("\"{name}\" is missing")), "{said}");
+    }
+    let rename = |from: &'static str, to: &'static str| {
+        spoilt(&move |file| file.tensor_mut(from).unwrap().name = to.to_owned())
+    };
+    let twice = rename("blk.0.attn_output.weight.lora_a", "blk.0.attn_qkv.weight.lora_a");
+    assert!(twice.contains("occurs twice"), "{twice}");
+    for to in
+        ["blk.9.ffn_up.weight.lora_a", "blk.0.attn_output_norm.weight.lora_a", "blk.0.ffn_up.weight", "rank"]
+    {
+        let said = rename("blk.0.ffn_up.weight.lora_a", to);
+        assert!(said.contains(to) || said.contains("blk.0.ffn_up.weight.lora_a"), "{said}");
+    }
+    assert!(
+        spoilt(&|file| {
+            let tensor = file.tensor_mut("blk.0.ffn_up.weight.lora_a").unwrap();
+            tensor.kind = Kind::Q8_0.number();
+            tensor.data.truncate(width / 32 * 34 * RANK);
+        })
+        .contains("element type Q8_0")
+    );
+
+    // What is no adapter at all.
+    std::fs::write(adapter_path(&path, TASKS[0].0), "no file of weights").unwrap();
+    assert!(refused(&path).contains("retrieval.query.gguf"));
+    std::fs::remove_file(adapter_path(&path, TASKS[0].0)).unwrap();
+    let elsewhere = directory.path().join("elsewhere");
+    adapter(&spec, 0).unwrap().write(&mut std::fs::File::create(&elsewhere).unwrap()).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, adapter_path(&path, TASKS[0].0)).unwrap();
+    assert!(refused(&path).contains("no regular file"));
+    let folder = adapter_path(&path, "x").parent().unwrap().to_owned();
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(directory.path(), &folder).unwrap();
+    assert!(refused(&path).contains("is none"));
+}
+
+#[test]
+fn models_of_other_families_take_no_adapters() {
+    let directory = TempDir::new().unwrap();
+    let (bert, qwen) = (directory.path().join("bert.gguf"), directory.path().join("qwen.gguf"));
+    Bert::default().write(&bert).unwrap();
+    steadytext_test_models::write(&Spec::tiny(Architecture::Qwen3), &qwen).unwrap();
+    for (path, family) in [(bert, "bert"), (qwen, "qwen3")] {
+        std::fs::create_dir(adapter_path(&path, "x").parent().unwrap()).unwrap();
+        let mut file = adapter(&spec(), 0).unwrap();
+        file.set("general.architecture", Value::String(family.to_owned()));
+        write(&path, TASKS[0].0, &file);
+        let gguf = ModelSource::File(path).open().unwrap();
+        let error = crate::model::check(&gguf, crate::KvCacheType::default(), 1).unwrap_err();
+        assert!(error.to_string().contains("take none"), "{family}: {error}");
+    }
+}
+
+#[test]
+fn a_folder_whose_adapters_are_not_those_of_its_config_is_refused() {
+    let directory = TempDir::new().unwrap();
+    write_adapted_folder(&spec(), directory.path()).unwrap();
+    let path = directory.path().join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let tasks = crate::adapters::tasks(directory.path()).unwrap();
+    assert_eq!(tasks, TASKS.map(|(task, _)| task));
+    for (from, to, said) in [
+        ("\"lora_rank\": 3", "\"lora_rank\": 4", "of rank 4"),
+        ("\"lora_rank\": 3", "\"lora_rank\": 0", "lora_rank is 0"),
+        ("\"lora_rank\": 3", "\"lora_rank\": -1", "invalid value"),
+        ("\"lora_alpha\": 6.0", "\"lora_alpha\": 0.0", "lora_alpha is 0"),
+        ("\"lora_alpha\": 6.0", "\"lora_alpha\": 1e300", "lora_alpha"),
+        ("\"lora_alpha\": 6.0", "\"lora_alpha\": NaN", "expected value"),
+        ("[\"retrieval.query\", ", "[", "2 adapters"),
+        ("[\"retrieval.query\", ", "[\"classification\", ", "\"classification\" twice"),
+        ("[\"retrieval.query\", ", "[\"\", ", "no task"),
+        ("\"lora_adaptations\"", "\"others\"", "0 adapters"),
+        ("\"find this \"", "\"\\u0000\"", "task_instructions"),
+    ] {
+        assert!(config.contains(from), "{from}");
+        std::fs::write(&path, config.replace(from, to)).unwrap();
+        let found = refused(directory.path());
+        assert!(found.contains(said), "{to}: {found}");
+    }
+}
