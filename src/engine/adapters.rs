@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::mapping::FileId;
-use crate::{safetensors, sidecar};
+use crate::sidecar;
 
 /// What the name of a model's file has behind it in the name of the folder with its adapters.
 pub const SUFFIX: &str = ".adapters";
@@ -122,15 +122,11 @@ pub fn described_in(model: &Path) -> PathBuf {
     if model.is_dir() { model.join("config.json") } else { folder(model) }
 }
 
-/// The tasks of a model, in the order of their adapters; none for one that has no adapters. Of a model's file nothing is opened but the folder
-/// beside it.
+/// The tasks of the adapters beside a model's file, in their order; nothing is opened but the folder that they are in.
 ///
 /// # Errors
-/// [`Error::ModelFile`] where what says so cannot be read, [`Error::CorruptModel`] where it is not what it should be.
-pub fn tasks(model: &Path) -> Result<Vec<String>, Error> {
-    if model.is_dir() {
-        return safetensors::tasks(model);
-    }
+/// [`Error::ModelFile`] where the folder cannot be read, or holds what it should not.
+pub(crate) fn tasks_beside(model: &Path) -> Result<Vec<String>, Error> {
     let files = files(model).map_err(|source| Error::reading(&folder(model), source))?;
     Ok(files.into_iter().map(|(task, _)| task).collect())
 }

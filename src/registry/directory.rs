@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
-use steadytext_engine::{FileId, adapters, task_guess};
+use steadytext_engine::{FileId, adapter_tasks, adapters, task_guess};
 
 use super::embedding::Tasks;
 use super::task::{AUTO, BUILTIN};
@@ -262,7 +262,7 @@ pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
 /// The tasks that a model has adapters for, read anew when what says so has changed.
 pub(super) fn adapted_tasks(model: &Path) -> Tasks {
     let state = FileId::of_path(&adapters::described_in(model)).ok();
-    let tasks = remembered(&ADAPTED, model, state, || adapters::tasks(model).ok().map(Arc::new));
+    let tasks = remembered(&ADAPTED, model, state, || adapter_tasks(model).ok().map(Arc::new));
     tasks.map_or(Tasks::Unknown, Tasks::Known)
 }
 

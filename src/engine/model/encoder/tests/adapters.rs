@@ -240,7 +240,7 @@ fn a_folder_whose_adapters_are_not_those_of_its_config_is_refused() {
     write_adapted_folder(&spec(), directory.path()).unwrap();
     let path = directory.path().join("config.json");
     let config = std::fs::read_to_string(&path).unwrap();
-    let tasks = crate::adapters::tasks(directory.path()).unwrap();
+    let tasks = crate::adapter_tasks(directory.path()).unwrap();
     assert_eq!(tasks, TASKS.map(|(task, _)| task));
     for (from, to, said) in [
         ("\"lora_rank\": 3", "\"lora_rank\": 4", "of rank 4"),
