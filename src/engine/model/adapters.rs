@@ -11,12 +11,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::weights::{Matrix, expect_shape};
+use super::tensors::expect_shape;
+use super::weights::Matrix;
 use crate::Error;
 use crate::adapters::{self, Adapter};
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Instructions, each_row};
+use crate::kernels::instructions::Instructions;
+use crate::kernels::matrix::each_row;
 use crate::kernels::norm::dot;
 use crate::kernels::swiglu::add_scaled;
 use crate::memory::try_vec;

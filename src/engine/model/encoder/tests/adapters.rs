@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::families::by_hand;
 use super::{Encoder, Text, cosine, load, mixed, one, tokens, vectors, vectors_on};
 use crate::kernels::Pool;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::instructions::Instructions;
 use crate::{ModelIdentity, ModelSource};
 
 fn spec() -> Bert {
