@@ -1,5 +1,5 @@
-//! Gathers what the library must know of the install script: the names of its functions, by which `src/pg/own_context.rs` knows them in an
-//! error, where nobody may look anything up.
+//! Gathers what the library must know of the install script: the names of its functions, by which
+//! `src/pg/own_context.rs` knows them in an error, where nobody may look anything up.
 #![allow(clippy::print_stdout, reason = "what Cargo reads of a build script")]
 
 use std::collections::BTreeSet;

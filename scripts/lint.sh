@@ -162,6 +162,11 @@ unfinished_files() {
     done
 }
 
+# Lines of comments that are wider than the code, which rustfmt leaves as they are. Links and rows of tables cannot be broken.
+wide_comments() {
+    files '\.rs$' | LC_ALL=C.UTF-8 xargs grep -nP '^(?=\s*//).{111,}' | grep -vE 'https?://|//[/!] \|' || true
+}
+
 # Links in README.md and docs/ to files of this repository.
 broken_links() {
     local page target
@@ -244,6 +249,7 @@ none 'SQL fragments have an order' misnamed_fragments
 none 'names in scripts are looked up in pg_catalog only' open_scripts
 none 'twins are made, not written' written_twins
 none 'text files end with a line feed' unfinished_files
+none 'comments are no wider than the code' wide_comments
 none 'links in the documentation lead somewhere' broken_links
 none 'links to a place within a page find it' broken_anchors
 none 'the documentation names and quotes code that is there' outdated_quotes

@@ -1,4 +1,5 @@
-//! What a benchmark prints: `name<TAB>value<TAB>unit` lines, on standard output and in a file under `bench/out`.
+//! What a benchmark prints: `name<TAB>value<TAB>unit` lines, on standard output and in a file under
+//! `bench/out`.
 //!
 //! Names are stable, so that runs can be compared.
 #![allow(clippy::print_stdout, reason = "standard output is where a benchmark's numbers go")]

@@ -1,4 +1,5 @@
-//! Whole synchronous calls: the answer to one request, to the elements of an array, or to one with what it took.
+//! Whole synchronous calls: the answer to one request, to the elements of an array, or to one with what it
+//! took.
 
 use std::rc::Rc;
 
@@ -88,8 +89,8 @@ pub(super) struct Element<'a> {
     pub(super) texts: Option<[Option<&'a str>; 2]>,
 }
 
-/// The answers to the elements of an array, which the engine works on together; `None` for those that are `None`, and under
-/// [`OnError::Null`] for those that cannot be answered.
+/// The answers to the elements of an array, which the engine works on together; `None` for those that are
+/// `None`, and under [`OnError::Null`] for those that cannot be answered.
 ///
 /// # Errors
 ///

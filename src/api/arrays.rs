@@ -62,7 +62,8 @@ fn embed_batch(
     }))
 }
 
-/// The answer to each text of an array; `None` for NULL, and under `on_error => 'null'` for those that cannot be answered.
+/// The answer to each text of an array; `None` for NULL, and under `on_error => 'null'` for those that cannot
+/// be answered.
 ///
 /// # Errors
 ///

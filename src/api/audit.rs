@@ -16,8 +16,8 @@ fn outer_role() -> pg_sys::Oid {
     outer_user()
 }
 
-/// Notes that the caller was refused a change of what belongs to somebody else. For `steadytext.refuse_change()`, which runs as the extension's owner
-/// and knows whether that is so.
+/// Notes that the caller was refused a change of what belongs to somebody else. For
+/// `steadytext.refuse_change()`, which runs as the extension's owner and knows whether that is so.
 #[pg_extern(volatile, parallel_unsafe)]
 fn note_refusal(kind: Option<&str>) {
     let kind = match kind {

@@ -22,8 +22,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Columns of the query that say what is asked; all others are the row's key.
 const ASKED: [&str; 3] = ["prompt", "prompts", "params"];
 
-/// Enqueues a request for each row of a query, and returns the id of all of them together. The query runs as its caller
-/// and only reads; a bounded piece of its rows is in memory at a time.
+/// Enqueues a request for each row of a query, and returns the id of all of them together. The query runs as
+/// its caller and only reads; a bounded piece of its rows is in memory at a time.
 #[pg_extern(volatile, parallel_unsafe)]
 fn enqueue_query(
     query: Option<&str>,

@@ -110,7 +110,8 @@ impl Call {
         Call::start(request_type, checked, true)
     }
 
-    /// Begins a request that was checked. `paced`: the text is read piece by piece, and the work pauses while nobody reads.
+    /// Begins a request that was checked. `paced`: the text is read piece by piece, and the work pauses while
+    /// nobody reads.
     ///
     /// # Errors
     ///

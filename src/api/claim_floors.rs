@@ -5,8 +5,8 @@ use pgrx::prelude::*;
 use crate::pg::error::OrRaise;
 use crate::pg::{catalog_cache, claim_floors};
 
-/// The floors of this process: by priority and role, in the order of the index of claims, the id before which nothing is pending. NULLs where
-/// a claim begins with the first entry.
+/// The floors of this process: by priority and role, in the order of the index of claims, the id before which
+/// nothing is pending. NULLs where a claim begins with the first entry.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn claim_floors_now() -> TableIterator<
@@ -26,7 +26,8 @@ fn claim_floors_now() -> TableIterator<
     ))
 }
 
-/// Takes note of what a search from the first entry on has come to: users, and the group of the first request.
+/// Takes note of what a search from the first entry on has come to: users, and the group of the first
+/// request.
 #[pg_extern(volatile, parallel_unsafe)]
 fn note_search(users: i32, priority: Option<i32>, role: Option<pg_sys::Oid>) {
     claim_floors::searched(usize::try_from(users).unwrap_or(0), priority.zip(role));

@@ -1,4 +1,5 @@
-//! Classifications of the elements of an array, of which each has a list of its own: as rows, with the number of the element.
+//! Classifications of the elements of an array, of which each has a list of its own: as rows, with the number
+//! of the element.
 
 use pgrx::name;
 use pgrx::prelude::*;

@@ -116,8 +116,8 @@ impl Connection {
     }
 }
 
-/// The models that the engine has loaded; none where no engine runs, which this does not change. In vain, after a moment, where
-/// it has no time to say.
+/// The models that the engine has loaded; none where no engine runs, which this does not change. In vain,
+/// after a moment, where it has no time to say.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! What a search and an answer from what it has found must know beforehand: whether a filter is one condition, and how
-//! long a prompt may be.
+//! What a search and an answer from what it has found must know beforehand: whether a filter is one
+//! condition, and how long a prompt may be.
 
 use std::cell::RefCell;
 use std::time::SystemTime;
@@ -25,7 +25,8 @@ fn check_filter(filter: Option<&str>) -> bool {
     true
 }
 
-/// Tokens that prompt and answer may have together with a model that generates; those of a text with one that embeds.
+/// Tokens that prompt and answer may have together with a model that generates; those of a text with one that
+/// embeds.
 #[pg_extern(stable, parallel_safe)]
 fn context_tokens(model: Option<&str>, task: Option<&str>) -> i64 {
     let task = if task == Some(Task::Embed.name()) { Task::Embed } else { Task::Generate };

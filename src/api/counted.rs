@@ -1,7 +1,7 @@
 //! What workers elsewhere do, in the figures and limits of the server.
 //!
-//! The server's own worker counts what it does as it does it. Of the others, the protocol's functions know the rows that begin and end,
-//! and say so here; it counts when their transaction commits.
+//! The server's own worker counts what it does as it does it. Of the others, the protocol's functions know
+//! the rows that begin and end, and say so here; it counts when their transaction commits.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ fn count_begun(request_type: Option<&str>, model: Option<&str>, requests: i64) {
     ended_counts::count(&model, request_type, Counted { requests, ..Counted::default() });
 }
 
-/// A request that has ended, or is tried again: the tokens that it took, which its role is charged for, and its times in seconds.
+/// A request that has ended, or is tried again: the tokens that it took, which its role is charged for, and
+/// its times in seconds.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::too_many_arguments, reason = "the columns of a row")]
 fn count_ended(

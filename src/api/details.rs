@@ -10,7 +10,8 @@ use crate::request::OnError;
 use crate::request::arguments::generate_params;
 use crate::request::options::with_options;
 
-/// Generates a text and tells what that took: one row, or none where there is no prompt. It is computed whatever the cache has.
+/// Generates a text and tells what that took: one row, or none where there is no prompt. It is computed
+/// whatever the cache has.
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::too_many_arguments, reason = "those of generate")]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]

@@ -1,4 +1,5 @@
-//! What is in order and what is not, as far as the server can see it: the part of steadytext_diagnose() that is not SQL.
+//! What is in order and what is not, as far as the server can see it: the part of steadytext_diagnose() that
+//! is not SQL.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -189,7 +190,8 @@ fn unusable(models: &Models) -> Vec<Check> {
                 doubtful.extend(registry::registered_path(file).map(|path| (model.name.clone(), path)));
                 continue;
             }
-            // Rows that came with the extension are what may be downloaded, and files of models elsewhere are elsewhere.
+            // Rows that came with the extension are what may be downloaded, and files of models elsewhere are
+            // elsewhere.
             "missing" if model.is_default || model.is_elsewhere() => continue,
             "missing" => format!("its file \"{file}\" is not there"),
             _ => status.reason.unwrap_or_else(|| format!("its file \"{file}\" cannot be used")),
@@ -201,7 +203,8 @@ fn unusable(models: &Models) -> Vec<Check> {
         let path = registry::path_of(entry).filter(|path| registry::is_there(path));
         doubtful.extend(path.map(|path| (entry.name.clone(), path)));
     }
-    // A file whose header names what it is for is read in full when it is used, and its errors are reported then.
+    // A file whose header names what it is for is read in full when it is used, and its errors are reported
+    // then.
     doubtful.retain(|(_, path)| directory::tasks(path).is_empty());
     for (name, path) in doubtful.into_iter().take(MAX_LOOKED_AT) {
         let (detail, hint) = match Summary::of(&ModelSource::File(path), of_settings()) {

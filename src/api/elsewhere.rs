@@ -1,7 +1,8 @@
-//! The queue's protocol for engines on other machines: a row as work for an engine, and what became of that as an answer.
+//! The queue's protocol for engines on other machines: a row as work for an engine, and what became of that
+//! as an answer.
 //!
-//! Both are made here, with the code that serves the server's own worker. A worker elsewhere knows models and work and
-//! nothing of parameters, so there is one place that says what a row means.
+//! Both are made here, with the code that serves the server's own worker. A worker elsewhere knows models and
+//! work and nothing of parameters, so there is one place that says what a row means.
 //!
 //! Invariant: what comes back can be anything. It is read within bounds and compared with what was asked.
 
@@ -22,8 +23,8 @@ use crate::request::{
     unexpected,
 };
 
-/// Subtasks that travel together, in bytes: more come when they are asked for, so that what a claim brings is bounded by what
-/// rows hold, whatever becomes of it.
+/// Subtasks that travel together, in bytes: more come when they are asked for, so that what a claim brings is
+/// bounded by what rows hold, whatever becomes of it.
 const MAX_PART_BYTES: usize = 256 << 10;
 /// Most bytes of a value, and of a report, whose vectors are the longest part.
 const MAX_VALUE_BYTES: usize = 512 << 20;
@@ -78,8 +79,8 @@ fn refused_work(
     encoded(&Prepared::Refused(refusal)).or_raise()
 }
 
-/// More subtasks of a row, from the one with number `first` on: of its first stage, or, where there is a report of all stages
-/// before, of the one behind them.
+/// More subtasks of a row, from the one with number `first` on: of its first stage, or, where there is a
+/// report of all stages before, of the one behind them.
 #[pg_extern(volatile, parallel_unsafe)]
 fn further_work(
     request_type: Option<&str>,
@@ -97,7 +98,8 @@ fn further_work(
     encoded(&prepared).or_raise()
 }
 
-/// What a worker says of a row that it has computed, in the form in which the protocol's other functions take it.
+/// What a worker says of a row that it has computed, in the form in which the protocol's other functions take
+/// it.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn read_report(
@@ -293,7 +295,8 @@ fn further(
     Ok(part(stages.now(), &model, first))
 }
 
-/// Goes through the outputs of stages, each of which must be whole. What came of all of them, if that is the end.
+/// Goes through the outputs of stages, each of which must be whole. What came of all of them, if that is the
+/// end.
 ///
 /// # Errors
 ///
@@ -380,7 +383,8 @@ fn believed(
     Usage::reported(prompt_tokens, cached_tokens, first_token_ms)
 }
 
-/// Refuses a text that does not match the schema, the pattern or the choices of its work, as far as that is seen in little time.
+/// Refuses a text that does not match the schema, the pattern or the choices of its work, as far as that is
+/// seen in little time.
 fn check_constraint(work: &Work, text: &str) -> Result<(), PgError> {
     let Work::Generate(Generate { constraint: Some(constraint), .. }) = work else { return Ok(()) };
     if !constraint.refutes(text) {
@@ -390,7 +394,8 @@ fn check_constraint(work: &Work, text: &str) -> Result<(), PgError> {
     Err(Failure::from(Error::Mismatch { reason }).error)
 }
 
-/// Refuses texts that are longer than any answer: what is made of them takes time that grows with their lengths.
+/// Refuses texts that are longer than any answer: what is made of them takes time that grows with their
+/// lengths.
 fn check_texts(outputs: &[Output]) -> Result<(), PgError> {
     let tokens = usize::try_from(catalog_cache::config()?.max_tokens_limit).unwrap_or(0);
     let most = tokens.saturating_mul(MAX_BYTES_PER_TOKEN).max(MAX_PART_BYTES);
@@ -412,7 +417,8 @@ fn read(report: &[u8]) -> Result<Report, Failure> {
     remote_job::decode(report).map_err(Failure::from)
 }
 
-/// What becomes of a request that is reported. A report has the outputs of all stages up to now, so that nothing is kept here.
+/// What becomes of a request that is reported. A report has the outputs of all stages up to now, so that
+/// nothing is kept here.
 fn outcome(
     request_type: &str,
     prompt: Option<&str>,
@@ -459,7 +465,8 @@ fn outcome(
     usage.ended(text, std::time::Instant::now());
     // The time to the first token is the endpoint's, as this process has not waited for it.
     usage.first_token_ms = first_token_ms;
-    // An endpoint may have another model of that name, and vectors that were asked for in another length have been compared with that.
+    // An endpoint may have another model of that name, and vectors that were asked for in another length have
+    // been compared with that.
     let is_whole = endpoint.is_none() && stages.whole().dimensions().is_none();
     let width = if is_whole { width_of(&model.source) } else { None };
     let is_fit = match &answer {

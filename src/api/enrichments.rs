@@ -1,4 +1,5 @@
-//! What an enrichment asks about each row is checked when it is made, as the queue will check it, and so is who will answer.
+//! What an enrichment asks about each row is checked when it is made, as the queue will check it, and so is
+//! who will answer.
 
 use pgrx::prelude::*;
 
@@ -15,8 +16,8 @@ use crate::request::{Asked, check_model, prompt_source, task_of, wanted};
 /// Stands for the text of a row, which is checked when there is one.
 const ANY_TEXT: &str = "pg_steadytext";
 
-/// Refuses a type and parameters that no request about a text can have, with the errors of the queue; and, where the server's own worker
-/// answers, a model that it cannot load.
+/// Refuses a type and parameters that no request about a text can have, with the errors of the queue; and,
+/// where the server's own worker answers, a model that it cannot load.
 #[pg_extern(stable, parallel_safe)]
 fn check_enrichment_request(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> bool {
     check(request_type, params, is_answered_here).or_raise();
@@ -38,7 +39,8 @@ fn check(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> Resul
         check_model(request_type, &params, &models)?;
         let is_elsewhere =
             models.iter().any(|model| model.is_elsewhere() && model.name.eq_ignore_ascii_case(name));
-        // A request may name a model that is downloaded meanwhile. Of an enrichment each row's would fail, again and again.
+        // A request may name a model that is downloaded meanwhile. Of an enrichment each row's would fail,
+        // again and again.
         if is_answered_here && !is_elsewhere {
             registry::resolve(task, wanted(&params), &models)?;
         }

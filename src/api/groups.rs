@@ -1,8 +1,8 @@
-//! Aggregates over the values of a group: the functions that PostgreSQL calls for each value and in the end. The aggregates
-//! themselves are declared in `sql/54_summaries.sql`.
+//! Aggregates over the values of a group: the functions that PostgreSQL calls for each value and in the end.
+//! The aggregates themselves are declared in `sql/54_summaries.sql`.
 //!
-//! Invariant: without an ORDER BY in the aggregate, the answer depends on the values and on nothing else, such as the plan that
-//! has found them: they are sorted by their bytes.
+//! Invariant: without an ORDER BY in the aggregate, the answer depends on the values and on nothing else,
+//! such as the plan that has found them: they are sorted by their bytes.
 
 use pgrx::datum::Internal;
 use pgrx::prelude::*;

@@ -181,8 +181,9 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     })
 }
 
-/// The parameters of a request, where the server adds something to them: the model that is the default of this session alone, where
-/// the request names none, and the prompt that the database keeps in the place of the library's.
+/// The parameters of a request, where the server adds something to them: the model that is the default of
+/// this session alone, where the request names none, and the prompt that the database keeps in the place of
+/// the library's.
 fn params_to_store(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> {
     let mut params = given.params.clone();
     let mut is_changed = given.is_reworded;

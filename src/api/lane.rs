@@ -1,4 +1,5 @@
-//! The lanes of requests: rows of the queue that are the same to a worker which takes some models or types and leaves others.
+//! The lanes of requests: rows of the queue that are the same to a worker which takes some models or types
+//! and leaves others.
 
 use pgrx::prelude::*;
 
@@ -29,7 +30,8 @@ fn claim_lane(
     owner | priority | i64::from(kind(request_type.unwrap_or_default(), named))
 }
 
-/// What a request says about its model, and whether it is the method; of several parameters the first that is a text.
+/// What a request says about its model, and whether it is the method; of several parameters the first that is
+/// a text.
 fn named(params: Container<'_>) -> Option<(bool, &str)> {
     let mut found = [None; NAMES.len() + 1];
     for (key, value) in params.pairs().flatten() {

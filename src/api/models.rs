@@ -345,8 +345,8 @@ fn require_administrator() -> Result<(), PgError> {
     .hint("A superuser can GRANT steadytext_admin."))
 }
 
-/// Removes a model from the registry and, if that is wanted, its files from the directory of the models, which cannot be
-/// undone. Whether there was anything.
+/// Removes a model from the registry and, if that is wanted, its files from the directory of the models,
+/// which cannot be undone. Whether there was anything.
 #[pg_extern(volatile, parallel_unsafe)]
 fn model_remove(name: &str, delete_file: bool) -> bool {
     require_administrator().or_raise();
@@ -502,7 +502,8 @@ fn delete_adapters(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the caller may see everybody's: members of steadytext_admin, superusers, and who monitors the server.
+/// Whether the caller may see everybody's: members of steadytext_admin, superusers, and who monitors the
+/// server.
 pub(super) fn may_diagnose() -> bool {
     let caller = current_user();
     is_administrator(caller) || privilege::is_monitor(caller)

@@ -1,5 +1,5 @@
-//! Templates of prompts: checked when they are kept, filled in when they are used. The tables and functions around that are in
-//! `sql/48_prompts.sql`.
+//! Templates of prompts: checked when they are kept, filled in when they are used. The tables and functions
+//! around that are in `sql/48_prompts.sql`.
 
 use std::borrow::Cow;
 
@@ -67,8 +67,8 @@ fn check_replacement(slug: Option<&str>, template: Option<&str>) {
     }
 }
 
-/// The prompt of a call that generates: the text that is given, or, where variables are, what the prompt of that name makes of them. With
-/// the rights of the caller.
+/// The prompt of a call that generates: the text that is given, or, where variables are, what the prompt of
+/// that name makes of them. With the rights of the caller.
 ///
 /// # Errors
 ///

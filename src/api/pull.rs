@@ -16,7 +16,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often the client is told how far it is.
 const NOTICE: Duration = Duration::from_secs(5);
 
-/// Downloads a model; the name of its file or folder below pg_steadytext.model_dir, or, without waiting, what was asked for.
+/// Downloads a model; the name of its file or folder below pg_steadytext.model_dir, or, without waiting, what
+/// was asked for.
 #[pg_extern(volatile, parallel_unsafe)]
 fn model_pull(name: Option<&str>, wait: Option<bool>) -> Option<String> {
     let name = name?;

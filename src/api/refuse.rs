@@ -27,8 +27,9 @@ fn allowed(column: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether the columns of a row of steadytext_queue hold what they may: true, or an error that names one of them. This is its CHECK. PostgreSQL
-/// keeps a CHECK as text that it parses anew in each statement, so that one call is several times as fast as the same conditions in SQL.
+/// Whether the columns of a row of steadytext_queue hold what they may: true, or an error that names one of
+/// them. This is its CHECK. PostgreSQL keeps a CHECK as text that it parses anew in each statement, so that
+/// one call is several times as fast as the same conditions in SQL.
 #[expect(clippy::too_many_arguments, reason = "the columns of a row")]
 #[pg_extern(immutable, parallel_safe)]
 fn check_queue_row(
@@ -62,7 +63,8 @@ fn check_queue_row(
     refusal("steadytext_queue", column).raise()
 }
 
-/// Refuses a row because of one of its columns. The CHECK constraint of steadytext_cache calls it instead of being false.
+/// Refuses a row because of one of its columns. The CHECK constraint of steadytext_cache calls it instead of
+/// being false.
 #[pg_extern(volatile, parallel_safe)]
 fn refuse_row(table: Option<&str>, column: Option<&str>) -> bool {
     // Never shown again: this always ends in an error.

@@ -161,7 +161,8 @@ fn missing(slot: &Slot) -> Option<String> {
     })
 }
 
-/// Why the process does not run that one of them waits for: the fast one, without which there is no other, or the slow one.
+/// Why the process does not run that one of them waits for: the fast one, without which there is no other, or
+/// the slow one.
 #[pg_extern(volatile, parallel_restricted)]
 fn process_problem(slow: Option<bool>) -> Option<String> {
     let slot = slots::mine()?;

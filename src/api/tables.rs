@@ -16,8 +16,9 @@ use crate::registry::restored;
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
-/// AFTER UPDATE OF what decides when a request is claimed FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again.
-/// The worker's own updates need no wake. One that a trigger makes beside them is somebody else's.
+/// AFTER UPDATE OF what decides when a request is claimed FOR EACH STATEMENT on steadytext_queue: somebody
+/// may have made rows pending again. The worker's own updates need no wake. One that a trigger makes beside
+/// them is somebody else's.
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() || transaction::trigger_depth() > 1 {
@@ -26,8 +27,8 @@ fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// AFTER UPDATE OF status FOR EACH ROW on steadytext_queue, where a request is pending again. In the worker's own update a trigger of somebody
-/// else may have made it so, before the row was written.
+/// AFTER UPDATE OF status FOR EACH ROW on steadytext_queue, where a request is pending again. In the worker's
+/// own update a trigger of somebody else may have made it so, before the row was written.
 #[pg_trigger]
 fn count_retry<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     let before: Option<String> = trigger.old().and_then(|row| row.get_by_name("status").ok().flatten());
@@ -40,8 +41,8 @@ fn count_retry<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker and the process that
-/// works for vectorizers only delete others.
+/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker and
+/// the process that works for vectorizers only delete others.
 #[pg_trigger]
 fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() && !slots::is_vectorizing() {

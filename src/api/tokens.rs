@@ -1,4 +1,5 @@
-//! Texts as a model's tokenizer sees them: their tokens, and pieces of so many tokens. The engine does it, which has the model.
+//! Texts as a model's tokenizer sees them: their tokens, and pieces of so many tokens. The engine does it,
+//! which has the model.
 
 use pgrx::prelude::*;
 use steadytext_engine::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy, Work};

@@ -43,8 +43,8 @@ fn note_row<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// AFTER INSERT OR UPDATE OR DELETE FOR EACH STATEMENT on the tables of definitions and of work: somebody has asked for
-/// something.
+/// AFTER INSERT OR UPDATE OR DELETE FOR EACH STATEMENT on the tables of definitions and of work: somebody has
+/// asked for something.
 #[pg_trigger]
 fn wake_vectorizers<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !slots::is_vectorizing() {
@@ -58,8 +58,8 @@ thread_local! {
     static PLANS: KeptPlans = KeptPlans::new();
 }
 
-/// Runs a statement as another role, in the process that works for vectorizers and nowhere else. It gets `argument` as
-/// its only parameter, and returns one value, which is this function's.
+/// Runs a statement as another role, in the process that works for vectorizers and nowhere else. It gets
+/// `argument` as its only parameter, and returns one value, which is this function's.
 #[pg_extern(volatile, parallel_unsafe)]
 fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<AnyElement>) -> Option<AnyElement> {
     if !slots::is_vectorizing() {
@@ -84,8 +84,8 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<AnyElement>) -> O
     as_owner(role, run).or_raise().flatten()
 }
 
-/// Says so where texts are embedded by the builtin model for want of another, and whether that is so. A vectorizer keeps the name of its
-/// model, so that nothing says so later.
+/// Says so where texts are embedded by the builtin model for want of another, and whether that is so. A
+/// vectorizer keeps the name of its model, so that nothing says so later.
 #[pg_extern(volatile, parallel_unsafe)]
 fn warn_of_builtin_vectors() -> bool {
     let models = catalog_cache::models().or_raise();
@@ -105,7 +105,8 @@ fn is_vectorizing() -> bool {
     slots::is_vectorizing()
 }
 
-/// What follows in this step of a vectorizer, whose time was over, gets some more. False where it does not: another process begins it anew.
+/// What follows in this step of a vectorizer, whose time was over, gets some more. False where it does not:
+/// another process begins it anew.
 #[pg_extern(volatile, parallel_unsafe)]
 fn renew_step_limit() -> bool {
     let renews = slots::my_pace() == Some(Pace::Slow);

@@ -1,7 +1,7 @@
 //! Judgements: yes or no, a grade, a category, a similarity, of one text or of the elements of an array.
 //!
-//! As those of [`super::sync`] they are immutable. Arrays have the same functions: the engine works on their elements
-//! together.
+//! As those of [`super::sync`] they are immutable. Arrays have the same functions: the engine works on their
+//! elements together.
 
 use pgrx::name;
 use pgrx::prelude::*;
@@ -411,7 +411,8 @@ fn texts_of(
     Some(answers.into_iter().map(|answer| answer.map(|answer| answer.into_text().or_raise())).collect())
 }
 
-/// The parameters with the prompt that the database keeps in the place of the library's, as the queue's trigger adds it.
+/// The parameters with the prompt that the database keeps in the place of the library's, as the queue's
+/// trigger adds it.
 fn worded(request_type: &str, params: Map<String, Value>) -> Result<Map<String, Value>, PgError> {
     let mut params = Value::Object(params);
     prompt_source::keep(request_type, &mut params, &*kept_prompts::all()?)?;

@@ -1,4 +1,5 @@
-//! `steadytext_model_verify`: whether two independent implementations compute the same of a model, on its file and this machine.
+//! `steadytext_model_verify`: whether two independent implementations compute the same of a model, on its
+//! file and this machine.
 
 use pgrx::name;
 use pgrx::prelude::*;

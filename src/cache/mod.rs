@@ -1,12 +1,13 @@
 //! The result cache: the key of a request, whether an entry answers it, and what is kept of an answer.
 //!
 //! A look-up writes nothing, so that it works in read-only transactions. A process that gets an answer from
-//! the engine hands it to the worker of its database, which alone writes answers (`worker::cache_writer`). Administrators import, clear
-//! and evict entries besides.
+//! the engine hands it to the worker of its database, which alone writes answers (`worker::cache_writer`).
+//! Administrators import, clear and evict entries besides.
 //!
 //! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type
-//! and key, the same content of the model's file and the same kernel version, which says how keys and values are kept. An entry that an administrator
-//! imported answers default requests whatever the model, as that is what it was imported for.
+//! and key, the same content of the model's file and the same kernel version, which says how keys and values
+//! are kept. An entry that an administrator imported answers default requests whatever the model, as that is
+//! what it was imported for.
 
 mod author;
 mod keys;

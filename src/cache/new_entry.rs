@@ -41,8 +41,8 @@ impl NewEntry {
 }
 
 impl Question {
-    /// What is kept of the answer that a model gave. `None` where that is too long, or computed by another backend than the key
-    /// says.
+    /// What is kept of the answer that a model gave. `None` where that is too long, or computed by another
+    /// backend than the key says.
     pub(crate) fn entry(
         &self,
         subtasks: &Subtasks,
@@ -50,7 +50,8 @@ impl Question {
         answer: &Answer,
         took: Duration,
     ) -> Option<NewEntry> {
-        // What candle has computed because the kernels do not is never looked for: settings say what is expected.
+        // What candle has computed because the kernels do not is never looked for: settings say what is
+        // expected.
         if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
             return None;
         }

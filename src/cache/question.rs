@@ -68,8 +68,8 @@ fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
 /// How far a look-up goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want something before their texts,
-    /// and that no request names, are not found.
+    /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want
+    /// something before their texts, and that no request names, are not found.
     Little,
     /// Whatever there is, is found.
     Whole,
@@ -115,8 +115,8 @@ pub(crate) fn find(asked: Asked<'_>, config: &Config, effort: Effort) -> Result<
     if task != Task::Embed || (found.is_none() && effort == Effort::Little) {
         return Ok(found);
     }
-    // That of a vector is no short one where its model wants something before the text. What was imported answers where there is
-    // no model.
+    // That of a vector is no short one where its model wants something before the text. What was imported
+    // answers where there is no model.
     match model() {
         Ok(model) if key_of(request_type, params, &subtasks, &model).as_ref() != Some(&short) => {
             Ok(find_of(request_type, params, &subtasks, model))

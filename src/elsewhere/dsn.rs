@@ -1,5 +1,5 @@
-//! What a database URL says about TLS, apart from the rest: the driver reads only some of it. And a host that is named twice, which
-//! the driver takes for two.
+//! What a database URL says about TLS, apart from the rest: the driver reads only some of it. And a host that
+//! is named twice, which the driver takes for two.
 //!
 //! Both forms that libpq takes are known: `postgresql://…?key=value&…` and `key=value key='a value'`.
 

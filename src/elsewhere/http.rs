@@ -1,6 +1,7 @@
 //! Whether the worker lives and is ready, and its figures, over HTTP.
 //!
-//! Invariant: who asks gets one answer, has a second to ask and reads nothing but numbers and names of databases and models.
+//! Invariant: who asks gets one answer, has a second to ask and reads nothing but numbers and names of
+//! databases and models.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};

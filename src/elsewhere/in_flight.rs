@@ -1,7 +1,8 @@
 //! Requests in flight: what was claimed and handed to the engine.
 //!
-//! Every row has a subtask in the engine; what room is left goes to rows in the order in which they were claimed. Of a row with
-//! many subtasks a part comes with the claim; the next part is asked for when all of it was handed over.
+//! Every row has a subtask in the engine; what room is left goes to rows in the order in which they were
+//! claimed. Of a row with many subtasks a part comes with the claim; the next part is asked for when all of
+//! it was handed over.
 //!
 //! Invariant: what a server says of a row takes no more memory than the bytes in which it says it.
 

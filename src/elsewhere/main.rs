@@ -1,11 +1,13 @@
-//! `steadytext-worker`: serves the queues of databases with pg_steadytext from another machine, over PostgreSQL's protocol, with
-//! this machine's processors.
+//! `steadytext-worker`: serves the queues of databases with pg_steadytext from another machine, over
+//! PostgreSQL's protocol, with this machine's processors.
 //!
-//! Each database has a thread with a connection of its own ([`serve`]), and one that listens ([`listen`]). They share an engine,
-//! whose threads compute, and the engines of others that answer for some models ([`endpoints`]). What a request means is the server's business: a claim brings work for an engine, and a report of
-//! what became of it goes back.
+//! Each database has a thread with a connection of its own ([`serve`]), and one that listens ([`listen`]).
+//! They share an engine, whose threads compute, and the engines of others that answer for some models
+//! ([`endpoints`]). What a request means is the server's business: a claim brings work for an engine, and a
+//! report of what became of it goes back.
 //!
-//! Invariant: no transaction is open while anything is computed, and nothing is written but through the protocol's functions.
+//! Invariant: no transaction is open while anything is computed, and nothing is written but through the
+//! protocol's functions.
 #![cfg_attr(feature = "noop-engine", allow(unused_imports, unused_variables, reason = "nothing is computed"))]
 
 mod connect;

@@ -16,8 +16,8 @@ use crate::endpoints::Endpoint;
 const BUILTIN: &str = "builtin";
 /// Names that a claim takes along, at most.
 const MAX_NAMES: usize = 1000;
-/// How long a model is left alone whose file is no good and has not changed: it may have been unreadable for a moment, and what
-/// the server expects of it may be corrected.
+/// How long a model is left alone whose file is no good and has not changed: it may have been unreadable for
+/// a moment, and what the server expects of it may be corrected.
 const SPOILED: Duration = Duration::from_secs(60);
 /// Models that are remembered to be no good.
 const MAX_SPOILED: usize = 10_000;
@@ -66,8 +66,8 @@ impl Models {
         Models { directory: directory.to_owned(), chosen, spoiled: HashMap::new() }
     }
 
-    /// The names that a claim may bring for the engine: of the registered models whose files are here, of other files here, and the
-    /// builtin one, but for those that endpoints answer.
+    /// The names that a claim may bring for the engine: of the registered models whose files are here, of
+    /// other files here, and the builtin one, but for those that endpoints answer.
     pub(crate) fn names(&mut self, registered: &[Registered], endpoints: &[Arc<Endpoint>]) -> Vec<String> {
         self.spoiled
             .retain(|_, spoiled| spoiled.since.elapsed() < SPOILED && stamp(&spoiled.path) == spoiled.stamp);

@@ -1,4 +1,5 @@
-//! Answers at once and without a model, to measure the queue. Only in builds with feature `noop-engine`, and never in a release.
+//! Answers at once and without a model, to measure the queue. Only in builds with feature `noop-engine`, and
+//! never in a release.
 
 use crossbeam_channel::Sender;
 use steadytext_engine::{Event, EventKind, Finish, Output, Request, Work};

@@ -1,10 +1,10 @@
 //! The queue's protocol: functions of schema steadytext, each call a transaction of its own.
 //!
-//! Statements are sent with the types of their parameters, so that each is one round trip and no prepared statement is left in a
-//! session, which poolers give to others.
+//! Statements are sent with the types of their parameters, so that each is one round trip and no prepared
+//! statement is left in a session, which poolers give to others.
 //!
-//! Invariants: all SQL that the worker sends is here. What comes back can be anything: columns of other types and more rows than
-//! were asked for are errors.
+//! Invariants: all SQL that the worker sends is here. What comes back can be anything: columns of other types
+//! and more rows than were asked for are errors.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! One database: claims, hands over, stores, keeps leases; and goes on when the connection is lost.
 //!
-//! Invariant: what is held is held by a lease with an attempt. A lost connection changes nothing of that: when it is made again,
-//! the leases are extended, and what somebody else has taken meanwhile is let go.
+//! Invariant: what is held is held by a lease with an attempt. A lost connection changes nothing of that:
+//! when it is made again, the leases are extended, and what somebody else has taken meanwhile is let go.
 
 mod claiming;
 mod keeping;
@@ -92,7 +92,8 @@ enum Alone {
     Runs,
 }
 
-/// Serves a database until the program is told to stop, or nothing is left to do. False: it could not be served.
+/// Serves a database until the program is told to stop, or nothing is left to do. False: it could not be
+/// served.
 pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> bool {
     let database = &shared.databases[number];
     let target = match Target::read(&shared.options.database_urls[number]) {
@@ -312,7 +313,8 @@ impl Server<'_> {
                     poll_at = poll_at.min(now + due_in.max(Duration::from_millis(50)));
                 }
             }
-            // One that fails is due again, so that no turn succeeds in between: the worker is not ready, and what is wrong is said once.
+            // One that fails is due again, so that no turn succeeds in between: the worker is not ready, and
+            // what is wrong is said once.
             self.poll_at = poll_at;
             self.has_looked = true;
         }

@@ -1,7 +1,7 @@
 //! TLS to a server, as libpq has it: what `sslmode` and `sslrootcert` ask for.
 //!
-//! Invariant: a connection that was to be encrypted or verified and cannot be is an error, and never one without. Only `prefer` and
-//! `allow`, which promise nothing, go on without TLS where the server has none.
+//! Invariant: a connection that was to be encrypted or verified and cannot be is an error, and never one
+//! without. Only `prefer` and `allow`, which promise nothing, go on without TLS where the server has none.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -174,8 +174,9 @@ impl ServerCertVerifier for Verifier {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.with_name => Ok(ServerCertVerified::assertion()),
-            // A certificate that has signed itself, as `openssl req -x509` makes them, is an authority to the verifier, and no server.
-            // Where it is a root itself, nobody else need vouch for it. Its dates were looked at before that.
+            // A certificate that has signed itself, as `openssl req -x509` makes them, is an authority to the
+            // verifier, and no server. Where it is a root itself, nobody else need vouch for it. Its dates
+            // were looked at before that.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.roots.iter().any(|root| root == certificate) =>
             {

@@ -17,8 +17,8 @@ pub(crate) enum TurnError {
 }
 
 impl TurnError {
-    /// Whether trying again cannot help, as long as nobody changes something on the server: what is said to the one who started the
-    /// program for this one time.
+    /// Whether trying again cannot help, as long as nobody changes something on the server: what is said to
+    /// the one who started the program for this one time.
     pub(crate) fn lasts(&self) -> bool {
         let TurnError::Database(error) = self else { return false };
         // A password that is not there, say: nothing was sent to the server.

@@ -1,9 +1,12 @@
-//! Adapters (LoRA) of a model, one for each of its tasks: where they come from, and what their files say of them.
+//! Adapters (LoRA) of a model, one for each of its tasks: where they come from, and what their files say of
+//! them.
 //!
-//! A folder that transformers wrote has adapters among its weights. Beside a GGUF file they are files of their own, as llama.cpp's
-//! converter writes them: those of `NAME.gguf` lie in the folder `NAME.gguf.adapters`, and each is called by its task, `TASK.gguf`.
+//! A folder that transformers wrote has adapters among its weights. Beside a GGUF file they are files of
+//! their own, as llama.cpp's converter writes them: those of `NAME.gguf` lie in the folder
+//! `NAME.gguf.adapters`, and each is called by its task, `TASK.gguf`.
 //!
-//! Invariant: names alone decide which files are read. Neither a card nor a model says a path, and no link is followed.
+//! Invariant: names alone decide which files are read. Neither a card nor a model says a path, and no link is
+//! followed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +30,8 @@ pub(crate) const MAX_ADAPTERS: usize = 64;
 const MAX_TASK: usize = 128;
 const MAX_PROMPT: usize = 4096;
 
-/// The keys by which a folder's adapters are told: their tasks, what stands before a text of each, and the numerator of their scale.
+/// The keys by which a folder's adapters are told: their tasks, what stands before a text of each, and the
+/// numerator of their scale.
 pub(crate) const TASKS_KEY: &str = "steadytext.adapter.tasks";
 /// See [`TASKS_KEY`].
 pub(crate) const PROMPTS_KEY: &str = "steadytext.adapter.prompts";
@@ -67,7 +71,8 @@ fn folder(model: &Path) -> PathBuf {
 /// The tasks of the adapters beside a model's file, with their files, in the order of their names.
 ///
 /// # Errors
-/// The system's; `InvalidData` for what is no regular file, for a task that is too long, and for too many of them.
+/// The system's; `InvalidData` for what is no regular file, for a task that is too long, and for too many of
+/// them.
 fn files(model: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let folder = folder(model);
     let invalid = |reason: &str| Err(io::Error::new(io::ErrorKind::InvalidData, reason.to_owned()));
@@ -122,7 +127,8 @@ pub fn described_in(model: &Path) -> PathBuf {
     if model.is_dir() { model.join("config.json") } else { folder(model) }
 }
 
-/// The tasks of the adapters beside a model's file, in their order; nothing is opened but the folder that they are in.
+/// The tasks of the adapters beside a model's file, in their order; nothing is opened but the folder that
+/// they are in.
 ///
 /// # Errors
 /// [`Error::ModelFile`] where the folder cannot be read, or holds what it should not.
@@ -149,7 +155,8 @@ pub(crate) fn state(model: &Path, mut state: FileId) -> io::Result<FileId> {
 /// The model of a file with the adapters beside it.
 ///
 /// # Errors
-/// [`Error::ModelFile`] where one cannot be read, [`Error::CorruptModel`] and [`Error::UnsupportedModel`] where it is none.
+/// [`Error::ModelFile`] where one cannot be read, [`Error::CorruptModel`] and [`Error::UnsupportedModel`]
+/// where it is none.
 pub(crate) fn attach(model: &Path, gguf: Gguf) -> Result<Gguf, Error> {
     let files = files(model).map_err(|source| Error::reading(&folder(model), source))?;
     if files.is_empty() {

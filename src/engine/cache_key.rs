@@ -1,20 +1,21 @@
 //! Under which key the result of a request is kept.
 //!
-//! A request with default parameters has the key that SteadyText gives it: the prompt, or `{prompt}::EOS::{eos_string}`; for an
-//! embedding the SHA-256 of `embed:{text}` in hexadecimal digits. Every other one has
+//! A request with default parameters has the key that SteadyText gives it: the prompt, or
+//! `{prompt}::EOS::{eos_string}`; for an embedding the SHA-256 of `embed:{text}` in hexadecimal digits. Every
+//! other one has
 //!
 //! ```text
 //! steadytext/1:  followed by the SHA-256, in hexadecimal digits, of
 //!   request type | SHA-256 of the model's file | kernel version | the work as JSON
 //! ```
 //!
-//! each of the four preceded by its length in bytes (64 bits, little-endian), the [kernel version](BackendKind::kernel_version) of the
-//! backend as 32 bits, little-endian. The work
-//! is the request as the engine gets it, defaults filled in, without what cannot change a byte: at temperature 0, seed and
+//! each of the four preceded by its length in bytes (64 bits, little-endian), the [kernel
+//! version](BackendKind::kernel_version) of the backend as 32 bits, little-endian. The work is the request as
+//! the engine gets it, defaults filled in, without what cannot change a byte: at temperature 0, seed and
 //! filters.
 //!
-//! Invariant: two requests that can differ in one byte of their results have different keys, as long as the model is the same;
-//! a short key does not name the model, so who keeps results compares it on a hit.
+//! Invariant: two requests that can differ in one byte of their results have different keys, as long as the
+//! model is the same; a short key does not name the model, so who keeps results compares it on a hit.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -42,8 +43,9 @@ impl CacheKey {
     }
 }
 
-/// The key of a request. `names_model` says whether it chose its model by name or size; `model` is the checksum of the model that will
-/// answer, without which there are short keys only, and `backend` computes it.
+/// The key of a request. `names_model` says whether it chose its model by name or size; `model` is the
+/// checksum of the model that will answer, without which there are short keys only, and `backend` computes
+/// it.
 pub fn cache_key(
     request_type: &str,
     work: &Work,
@@ -57,7 +59,8 @@ pub fn cache_key(
     cache_key_of_many(request_type, &canonical(work), model?, backend)
 }
 
-/// The key of a request that is work for the engine many times over. `content` is all that its result depends on, besides the model.
+/// The key of a request that is work for the engine many times over. `content` is all that its result depends
+/// on, besides the model.
 pub fn cache_key_of_many<T: Serialize>(
     request_type: &str,
     content: &T,
@@ -70,8 +73,8 @@ pub fn cache_key_of_many<T: Serialize>(
     Some(CacheKey { text: format!("{PREFIX}{}", hex(&digest)), is_short: false })
 }
 
-/// What work has in common that is the same within a scope, such as a database, and computed by the same backend:
-/// [`crate::Request::dedup_key`].
+/// What work has in common that is the same within a scope, such as a database, and computed by the same
+/// backend: [`crate::Request::dedup_key`].
 pub fn dedup_key(scope: u32, work: &Work, backend: BackendKind) -> Option<[u8; 32]> {
     let work = serde_json::to_vec(&canonical(work)).ok()?;
     Some(digest(&[&scope.to_le_bytes(), &backend.kernel_version().to_le_bytes(), &work]))

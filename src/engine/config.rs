@@ -48,8 +48,8 @@ impl BackendChoice {
         })
     }
 
-    /// The backend that models are expected to be computed by, which keeps keys and values in this way if it can. Where another one has computed an answer, its
-    /// [identity](crate::ModelIdentity) says so.
+    /// The backend that models are expected to be computed by, which keeps keys and values in this way if it
+    /// can. Where another one has computed an answer, its [identity](crate::ModelIdentity) says so.
     pub fn expected(self, kv_cache_type: KvCacheType) -> BackendKind {
         match self {
             BackendChoice::Auto | BackendChoice::Native => BackendKind::Native(kv_cache_type),
@@ -106,8 +106,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// Whether tokens are guessed.
     pub prompt_lookup: PromptLookup,
-    /// Rows of prompts in one step after another, over and over; empty to let the engine choose, which depends
-    /// on time. For tests: results do not depend on it.
+    /// Rows of prompts in one step after another, over and over; empty to let the engine choose, which
+    /// depends on time. For tests: results do not depend on it.
     #[doc(hidden)]
     pub prefill_rows: Vec<usize>,
     /// What no window of a layer sees any more is kept all the same. For tests: results do not depend on it.
@@ -122,7 +122,8 @@ pub struct Config {
     pub thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Called when the engine's thread has ended without being told to. It must not block or panic.
     pub ended: Option<Arc<dyn Fn() + Send + Sync>>,
-    /// Called by the engine's thread some times a second while it works, and once more before it waits for work.
+    /// Called by the engine's thread some times a second while it works, and once more before it waits for
+    /// work.
     pub figures: Option<FiguresSink>,
     /// Called by the engine's thread at some places, with their names. For tests, which make it panic there.
     #[doc(hidden)]
@@ -187,8 +188,8 @@ impl Config {
         }
     }
 
-    /// What every thread of the engine runs first: the caller's hook, then its niceness, raised by `more` for one that gives
-    /// way to the others.
+    /// What every thread of the engine runs first: the caller's hook, then its niceness, raised by `more` for
+    /// one that gives way to the others.
     pub(crate) fn on_thread_start(&self, more: i32) -> Arc<dyn Fn() + Send + Sync> {
         let (hook, nice) = (self.thread_start.clone(), self.nice.saturating_add(more));
         Arc::new(move || {

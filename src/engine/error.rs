@@ -24,8 +24,8 @@ pub enum Error {
         #[serde(with = "crate::wire::io_error")]
         source: Arc<std::io::Error>,
     },
-    /// The model file, or the file of panels beside it, lost pages while it was in use. The next request opens it
-    /// anew.
+    /// The model file, or the file of panels beside it, lost pages while it was in use. The next request
+    /// opens it anew.
     #[error("file \"{}\" could no longer be read while its model was in use", path.display())]
     LostModel {
         /// The file.
@@ -120,7 +120,8 @@ pub enum Error {
         /// Tokens generated.
         generated_tokens: usize,
     },
-    /// `max_tokens`, or what is left of the context, is less than the shortest answer takes that matches the constraint.
+    /// `max_tokens`, or what is left of the context, is less than the shortest answer takes that matches the
+    /// constraint.
     #[error(
         "the shortest answer that matches the constraint takes {needed} tokens, and {max_tokens} are allowed"
     )]
@@ -130,7 +131,8 @@ pub enum Error {
         /// Tokens that the answer may have.
         max_tokens: usize,
     },
-    /// No token leads on to an answer that matches the constraint, or finding those that do would take too long.
+    /// No token leads on to an answer that matches the constraint, or finding those that do would take too
+    /// long.
     #[error("the constraint cannot be followed after {generated_tokens} tokens: {reason}")]
     Constraint {
         /// Tokens generated.
@@ -138,7 +140,8 @@ pub enum Error {
         /// Which limit was met.
         reason: String,
     },
-    /// The answer was checked once more, and something that could not be enforced token by token does not hold.
+    /// The answer was checked once more, and something that could not be enforced token by token does not
+    /// hold.
     #[error("the answer does not match its constraint: {reason}")]
     Mismatch {
         /// What does not hold, without the answer.
@@ -178,8 +181,8 @@ impl Error {
         Error::ModelFile { path: path.into(), source: Arc::new(source) }
     }
 
-    /// A thread that cannot be started: for want of memory for its stack, as a rule, which the system tells as if all threads were
-    /// in use.
+    /// A thread that cannot be started: for want of memory for its stack, as a rule, which the system tells
+    /// as if all threads were in use.
     pub(crate) fn no_thread(source: &io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Error::OutOfMemory {

@@ -1,8 +1,8 @@
 //! What a model is, for those who keep its results: the content of its file, by checksum.
 //!
-//! The checksum is computed when a model is loaded, beside the engine thread, and kept in a file beside the model's, so that
-//! it is known at once the next time and to processes that never load the model. Where that file cannot be written,
-//! each load computes it.
+//! The checksum is computed when a model is loaded, beside the engine thread, and kept in a file beside the
+//! model's, so that it is known at once the next time and to processes that never load the model. Where that
+//! file cannot be written, each load computes it.
 
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
@@ -25,7 +25,8 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Which model it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ModelIdentity {
-    /// SHA-256 of its file; of its parts, one after the other, where there are several, and of its adapters behind them.
+    /// SHA-256 of its file; of its parts, one after the other, where there are several, and of its adapters
+    /// behind them.
     pub hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
@@ -39,8 +40,9 @@ impl ModelIdentity {
         ModelIdentity { hash: builtin::SHA256, ..ModelIdentity::default() }
     }
 
-    /// The state of a model's file; of the first part of a split one, that of all parts which are there; of a folder, that of
-    /// all files in it that a model is made of. That of the adapters beside a file is part of it.
+    /// The state of a model's file; of the first part of a split one, that of all parts which are there; of a
+    /// folder, that of all files in it that a model is made of. That of the adapters beside a file is part of
+    /// it.
     ///
     /// # Errors
     /// The system's.
@@ -131,8 +133,8 @@ impl ModelIdentity {
     }
 }
 
-/// The files that a model is made of, as far as they are there: the parts of a split one, and the adapters beside them; of a folder the weights
-/// and what is read beside them. Downloads may have left others in it.
+/// The files that a model is made of, as far as they are there: the parts of a split one, and the adapters
+/// beside them; of a folder the weights and what is read beside them. Downloads may have left others in it.
 pub fn model_files(path: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = if path.is_dir() {
         // An index that cannot be read names no file.

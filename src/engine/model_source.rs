@@ -30,10 +30,12 @@ impl ModelSource {
     }
 }
 
-/// The tasks that a file or folder has adapters for, in the order of these; none for one that has no adapters.
+/// The tasks that a file or folder has adapters for, in the order of these; none for one that has no
+/// adapters.
 ///
 /// # Errors
-/// [`Error::ModelFile`] where what says so cannot be read, [`Error::CorruptModel`] where it is not what it should be.
+/// [`Error::ModelFile`] where what says so cannot be read, [`Error::CorruptModel`] where it is not what it
+/// should be.
 pub fn adapter_tasks(model: &Path) -> Result<Vec<String>, Error> {
     if model.is_dir() { safetensors::tasks(model) } else { adapters::tasks_beside(model) }
 }

@@ -3,7 +3,8 @@
 /// Longest word that is compared; nobody mistypes longer ones.
 const MAX_LETTERS: usize = 64;
 
-/// The candidates that are a few letters away from a word, the nearest first; those at the same distance in their order.
+/// The candidates that are a few letters away from a word, the nearest first; those at the same distance in
+/// their order.
 pub fn all<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
     let allowed = 1 + word.chars().count() / 4;
     let mut near: Vec<(usize, &str)> = candidates
@@ -19,8 +20,8 @@ pub fn one<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
     all(word, candidates).next()
 }
 
-/// Letters that have to be put in, left out or replaced to make one word of the other (Levenshtein's distance); letters in
-/// upper and lower case are the same. None for words that are too long.
+/// Letters that have to be put in, left out or replaced to make one word of the other (Levenshtein's
+/// distance); letters in upper and lower case are the same. None for words that are too long.
 fn distance(left: &str, right: &str) -> Option<usize> {
     let letters =
         |word: &str| word.chars().flat_map(char::to_lowercase).take(MAX_LETTERS + 1).collect::<Vec<_>>();

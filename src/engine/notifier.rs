@@ -1,7 +1,7 @@
 //! Wakes a thread that sleeps on file descriptors when something has been sent to it on a channel.
 //!
-//! It is the self-pipe of the [self-pipe trick](https://cr.yp.to/docs/selfpipe.html), with a flag that keeps a
-//! receiver that is behind from being written to more than once.
+//! It is the self-pipe of the [self-pipe trick](https://cr.yp.to/docs/selfpipe.html), with a flag that keeps
+//! a receiver that is behind from being written to more than once.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -40,7 +40,8 @@ impl Notifier {
         })
     }
 
-    /// Resets it, so that the next notification is seen. The caller resets it before it looks at what has come.
+    /// Resets it, so that the next notification is seen. The caller resets it before it looks at what has
+    /// come.
     pub fn reset(&self) {
         let mut bytes = [0; 16];
         while matches!((&self.receiver).read(&mut bytes), Ok(count) if count > 0) {}

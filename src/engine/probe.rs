@@ -60,7 +60,8 @@ impl Probe {
         Probe::open_as((backend, false), source, threads, instructions)
     }
 
-    /// As [`Probe::open_with`], with keys and values kept in this way, with `whole` also those that no window sees any more.
+    /// As [`Probe::open_with`], with keys and values kept in this way, with `whole` also those that no window
+    /// sees any more.
     ///
     /// # Errors
     /// Those of [`Probe::open`].
@@ -124,7 +125,8 @@ impl Probe {
         (blocks + state.fixed_bytes(), state.bytes(state.len()))
     }
 
-    /// Forgets the tokens from `len` on, and more where layers cannot go back to just that one: [`Probe::len`] says how many are left.
+    /// Forgets the tokens from `len` on, and more where layers cannot go back to just that one:
+    /// [`Probe::len`] says how many are left.
     pub fn truncate(&mut self, len: usize) {
         self.state.truncate(len);
     }

@@ -1,7 +1,8 @@
-//! What a process that runs an engine does for the others of its machine: it gives way to them, is the first to go where
-//! memory runs out, and takes no more of it than it may.
+//! What a process that runs an engine does for the others of its machine: it gives way to them, is the first
+//! to go where memory runs out, and takes no more of it than it may.
 //!
-//! And what a server and the program that it starts as its engine must agree about: [`BUILD`], and how that program ends.
+//! And what a server and the program that it starts as its engine must agree about: [`BUILD`], and how that
+//! program ends.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getpid, getrlimit, getsid, setrlimit};
 
-/// What both ends of a socket must be of, as they exchange messages that have no version: the version, and a number that is raised by whoever
-/// changes a message of [`crate::socket`], or the options of `steadytext-engine serve`, within it.
+/// What both ends of a socket must be of, as they exchange messages that have no version: the version, and a
+/// number that is raised by whoever changes a message of [`crate::socket`], or the options of
+/// `steadytext-engine serve`, within it.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// Requests that wait in a server's engine, from all databases and backends.
@@ -26,8 +28,9 @@ pub const READY: &str = "ready";
 /// The beginning of the line by which it says why it cannot.
 pub const REFUSED: &str = "refused: ";
 
-/// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a thread's
-/// niceness counts among the threads of its session only, so it must be a session of its own. It may wait for some tenths of a second.
+/// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a
+/// thread's niceness counts among the threads of its session only, so it must be a session of its own. It may
+/// wait for some tenths of a second.
 pub fn give_way(nice: i32) {
     const TRIES: usize = 5;
     const PAUSE: Duration = Duration::from_millis(110);
@@ -51,8 +54,8 @@ pub fn offer_first() {
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
 }
 
-/// Bounds what the process may have of memory that is its own and can be written: beyond that the system refuses it, as if it had none.
-/// Mapped files do not count. A limit that is lower already stays.
+/// Bounds what the process may have of memory that is its own and can be written: beyond that the system
+/// refuses it, as if it had none. Mapped files do not count. A limit that is lower already stays.
 pub fn limit_data(bytes: u64) {
     let Rlimit { current, maximum } = getrlimit(Resource::Data);
     let least = |limit: Option<u64>| Some(limit.map_or(bytes, |limit| limit.min(bytes)));
@@ -60,7 +63,8 @@ pub fn limit_data(bytes: u64) {
     let _ = setrlimit(Resource::Data, Rlimit { current: least(current), maximum: least(maximum) });
 }
 
-/// For [`Config::fault`](crate::Config::fault): a panic at this place as long as the file is there, or, where it says `hang`, no end.
+/// For [`Config::fault`](crate::Config::fault): a panic at this place as long as the file is there, or, where
+/// it says `hang`, no end.
 #[doc(hidden)]
 pub fn fault_while(place: String, file: PathBuf) -> Arc<dyn Fn(&'static str) + Send + Sync> {
     const PAUSE: Duration = Duration::from_millis(1);

@@ -1,6 +1,7 @@
 //! What models want before the texts that they embed, as their cards say: "query: " and the like.
 //!
-//! A prompt may have a place for a task, `{task}`, or `{task=…}` with what stands there where a request names none.
+//! A prompt may have a place for a task, `{task}`, or `{task=…}` with what stands there where a request names
+//! none.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,9 @@
 //! Signs of life of an engine, for those who watch whether it hangs.
 //!
-//! The engine's thread counts its turns, and its pool counts each job that it is given. A pass through a model is many jobs, so that
-//! a thread with something to do counts up many times a second, however long its prompts and however slow the machine. While it waits for
-//! a model that another thread loads it goes on taking turns.
+//! The engine's thread counts its turns, and its pool counts each job that it is given. A pass through a
+//! model is many jobs, so that a thread with something to do counts up many times a second, however long its
+//! prompts and however slow the machine. While it waits for a model that another thread loads it goes on
+//! taking turns.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};

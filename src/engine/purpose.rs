@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 /// were trained with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Purpose {
-    /// Nothing was said of it. It gets what stands before a text that is to be found; for most models, this is the
-    /// text as it is.
+    /// Nothing was said of it. It gets what stands before a text that is to be found; for most models, this
+    /// is the text as it is.
     #[default]
     Passage,
     /// To find others with.
@@ -15,8 +15,8 @@ pub enum Purpose {
         /// What is looked for, as a sentence; None for the model's usual task.
         task: Option<String>,
     },
-    /// To be found, as somebody has said: models with adapters have one for such texts, and all others take it for a
-    /// passage.
+    /// To be found, as somebody has said: models with adapters have one for such texts, and all others take
+    /// it for a passage.
     Document,
 }
 

@@ -1,10 +1,11 @@
 //! Work that travels to an engine on another machine, and what comes back from there, as bytes.
 //!
-//! Whoever sends a request away has made it work for an engine already: the other side needs to know nothing of parameters, only
-//! models. The form of the bytes is that of this version of the crate, whose name stands before them; another version refuses
-//! them.
+//! Whoever sends a request away has made it work for an engine already: the other side needs to know nothing
+//! of parameters, only models. The form of the bytes is that of this version of the crate, whose name stands
+//! before them; another version refuses them.
 //!
-//! Invariant: what arrives can be anything. What cannot be read is an error, and takes no more memory than its own length allows.
+//! Invariant: what arrives can be anything. What cannot be read is an error, and takes no more memory than
+//! its own length allows.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,8 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
 /// What the bytes say.
 ///
 /// # Errors
-/// [`Error::InvalidRequest`] for bytes of another version and for what cannot be read; [`Error::OutOfMemory`].
+/// [`Error::InvalidRequest`] for bytes of another version and for what cannot be read;
+/// [`Error::OutOfMemory`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let invalid = |message: String| Error::InvalidRequest(message);
     let (version, rest): (&str, &[u8]) = postcard::take_from_bytes(bytes)

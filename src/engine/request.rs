@@ -1,7 +1,7 @@
 //! What goes into the engine and what comes out of it: requests and events.
 //!
-//! These types are all that other crates and processes know of inference. They own their data, and travel over channels
-//! within a process and over a socket ([`crate::socket`]) between processes.
+//! These types are all that other crates and processes know of inference. They own their data, and travel
+//! over channels within a process and over a socket ([`crate::socket`]) between processes.
 
 use std::sync::Arc;
 
@@ -20,11 +20,12 @@ pub struct Request {
     /// The model that does the work.
     pub model: ModelSource,
     /// Who may share: requests of the same salt, and no others, reuse each other's keys and values where they
-    /// begin with the same tokens. Results do not depend on it, but the time to the first token does, from which
-    /// somebody could guess at the prompts of others.
+    /// begin with the same tokens. Results do not depend on it, but the time to the first token does, from
+    /// which somebody could guess at the prompts of others.
     pub salt: u64,
-    /// Requests of the same deduplication key and model ask for the same: they are computed once while they are in the engine
-    /// together, and all get the result. A digest of everything that the result depends on, and of those who may share it.
+    /// Requests of the same deduplication key and model ask for the same: they are computed once while they
+    /// are in the engine together, and all get the result. A digest of everything that the result depends on,
+    /// and of those who may share it.
     pub dedup_key: Option<[u8; 32]>,
     /// What is to be done.
     pub work: Work,
@@ -82,8 +83,8 @@ impl Request {
     }
 }
 
-/// What a byte of an answer adds to a request beside what a byte of its other texts does: a token at most, which has a place in
-/// the tree of all answers.
+/// What a byte of an answer adds to a request beside what a byte of its other texts does: a token at most,
+/// which has a place in the tree of all answers.
 const ANSWER_BYTES_PER_BYTE: usize = 16;
 
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
@@ -92,7 +93,8 @@ const ANSWER_BYTES_PER_BYTE: usize = 16;
 pub struct Event {
     /// [`Request::key`].
     pub key: u64,
-    /// How many turns the engine has computed since it took the request in: steps of models, and slices of texts on encoders.
+    /// How many turns the engine has computed since it took the request in: steps of models, and slices of
+    /// texts on encoders.
     pub turns: u64,
     /// What happened.
     pub kind: EventKind,
@@ -110,7 +112,8 @@ pub enum EventKind {
         /// The model that computes it.
         model: ModelIdentity,
     },
-    /// The prompt of a text is computed and its first token chosen. Not where the answer was known without a model.
+    /// The prompt of a text is computed and its first token chosen. Not where the answer was known without a
+    /// model.
     FirstToken {
         /// Tokens of the prompt that did not have to be computed, as others had begun with the same.
         cached_tokens: usize,
@@ -144,8 +147,8 @@ pub enum Output {
     Embedding(Vec<f32>),
     /// Of [`Work::Rerank`]: from 0 to 1.
     Score(f32),
-    /// Of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the probability that the model's answer
-    /// begins with that one, or, where another one goes on behind it, is just that one.
+    /// Of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the probability that
+    /// the model's answer begins with that one, or, where another one goes on behind it, is just that one.
     LogProbabilities(Vec<f64>),
     /// Of [`Work::Tokenize`].
     Tokens(Vec<u32>),

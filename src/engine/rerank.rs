@@ -2,12 +2,14 @@
 //!
 //! Three forms, in this order ([`Reranker::of`]):
 //!
-//! 1. A head of its own, `cls.output.weight`, over the last token of Qwen3-Reranker's prompt, as llama.cpp's converter
-//!    writes for `pooling_type` 4 (rank). Two labels: softmax, the first label or the one named "yes"; one label: sigmoid.
-//! 2. Qwen3-Reranker's published form: the prompt asks whether the document meets the requirements, and the score is the softmax over
-//!    the logits of the tokens "yes" and "no". Only these two rows of the head are computed. Any decoder of architecture
-//!    qwen3 that has the two tokens and those of the prompt is taken for one, unless its `pooling_type` says that it embeds: a
-//!    plain Qwen3 judges documents too, if less well.
+//! 1. A head of its own, `cls.output.weight`, over the last token of Qwen3-Reranker's prompt, as llama.cpp's
+//!    converter writes for `pooling_type` 4 (rank). Two labels: softmax, the first label or the one named
+//!    "yes"; one label: sigmoid.
+//! 2. Qwen3-Reranker's published form: the prompt asks whether the document meets the requirements, and the
+//!    score is the softmax over the logits of the tokens "yes" and "no". Only these two rows of the head are
+//!    computed. Any decoder of architecture qwen3 that has the two tokens and those of the prompt is taken
+//!    for one, unless its `pooling_type` says that it embeds: a plain Qwen3 judges documents too, if less
+//!    well.
 //! 3. Nothing of that: (1 + cosine of the embeddings of query and document) / 2.
 //!
 //! Invariant: nothing in a query, document or task becomes a control token.
@@ -49,7 +51,8 @@ impl Reranker {
     /// The form of the model in a file.
     ///
     /// # Errors
-    /// [`Error::UnsupportedModel`] for a head for ranking on another model than a Qwen3, and [`Error::CorruptModel`].
+    /// [`Error::UnsupportedModel`] for a head for ranking on another model than a Qwen3, and
+    /// [`Error::CorruptModel`].
     pub(crate) fn of(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Reranker, Error> {
         let architecture = gguf.str("general.architecture")?;
         let pooling = gguf.opt_u32(&format!("{architecture}.pooling_type"))?;
@@ -73,8 +76,8 @@ impl Reranker {
         }
     }
 
-    /// The tokens that the model is to read, of a document that is to be cut as many as there is room for in the context; None where
-    /// query and document are embedded one by one.
+    /// The tokens that the model is to read, of a document that is to be cut as many as there is room for in
+    /// the context; None where query and document are embedded one by one.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
@@ -99,7 +102,8 @@ impl Reranker {
         ];
         let mut tokens = tokenizer.encode_parts(&parts)?;
         if how.truncate && tokens.len() > context_length {
-            // What follows the document begins with a control token, so its tokens do not depend on the document.
+            // What follows the document begins with a control token, so its tokens do not depend on the
+            // document.
             let before = tokenizer.encode_parts(&parts[..5])?.len();
             let after = tokenizer.encode_parts(&parts[6..])?.len();
             truncate(&mut tokens, before, after, context_length);

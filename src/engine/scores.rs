@@ -1,6 +1,7 @@
 //! Shares and cosines: what is made of the numbers that models give, the same bytes on every machine.
 
-/// The shares of things whose logarithms these are, up to a constant; they add up to 1. Equal ones of no numbers at all.
+/// The shares of things whose logarithms these are, up to a constant; they add up to 1. Equal ones of no
+/// numbers at all.
 pub fn softmax(logarithms: &[f64]) -> Vec<f64> {
     let highest = logarithms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if !highest.is_finite() {

@@ -1,7 +1,7 @@
 //! Sidecar files, which the engine keeps beside the file of a model: whose they are, and who may write them.
 //!
-//! A file is written as `NAME.new` by whoever has the lock on that, and renamed when it is complete; one that a crash left
-//! there is taken over by the next who writes.
+//! A file is written as `NAME.new` by whoever has the lock on that, and renamed when it is complete; one that
+//! a crash left there is taken over by the next who writes.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};

@@ -1,5 +1,5 @@
-//! What a model file is, what it needs, and why it is refused if it is: for people who have a file and wonder whether it
-//! runs. Nothing is computed or written.
+//! What a model file is, what it needs, and why it is refused if it is: for people who have a file and wonder
+//! whether it runs. Nothing is computed or written.
 //!
 //! Invariant: a file that is refused is summed up as far as it can be read.
 
@@ -110,7 +110,8 @@ pub struct Share {
 /// What a sequence keeps of its last tokens.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Window {
-    /// How many they are; beside them there are those of the pass that is computed, and up to the ends of blocks.
+    /// How many they are; beside them there are those of the pass that is computed, and up to the ends of
+    /// blocks.
     pub tokens: usize,
     /// Bytes of each.
     pub bytes_per_token: u64,
@@ -240,8 +241,8 @@ impl Summary {
         }
     }
 
-    /// What the parts of the engine make of it. A file that was `refused` as a whole has given its reason, and most of what
-    /// it contradicts follows from that.
+    /// What the parts of the engine make of it. A file that was `refused` as a whole has given its reason,
+    /// and most of what it contradicts follows from that.
     fn add_parts(&mut self, gguf: &Gguf, load: Load, refused: bool) {
         let missing: Vec<&str> =
             self.element_types.iter().filter(|share| !share.supported).map(|share| &*share.name).collect();
@@ -315,7 +316,8 @@ impl Summary {
     }
 }
 
-/// What a text looks like to a model that is asked to go on from it, or to embed it as a query. `None` where that cannot be told.
+/// What a text looks like to a model that is asked to go on from it, or to embed it as a query. `None` where
+/// that cannot be told.
 pub fn prompt_of(gguf: &Gguf, task: Task, text: &str) -> Option<String> {
     let encoder = model::is_encoder(gguf).ok()?;
     Some(match task {

@@ -1,6 +1,7 @@
 //! What a model is for where nothing is written down about it: a look at the first bytes of its file.
 //!
-//! Invariant: a constant number of bytes is read, whatever the file says of itself; what cannot be read is for nothing.
+//! Invariant: a constant number of bytes is read, whatever the file says of itself; what cannot be read is
+//! for nothing.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,12 +10,14 @@ use std::path::Path;
 use crate::card::Task;
 use crate::model;
 
-/// Bytes of a file that are looked at. What tells a model's family and how its vectors are pooled stands before its vocabulary.
+/// Bytes of a file that are looked at. What tells a model's family and how its vectors are pooled stands
+/// before its vocabulary.
 const HEAD_BYTES: u64 = 64 << 10;
 /// Keys that are looked at.
 const MAX_KEYS: u64 = 512;
 
-/// What the model of a GGUF file, or of the folder of an encoder, can be used for, as far as that can be seen at once.
+/// What the model of a GGUF file, or of the folder of an encoder, can be used for, as far as that can be seen
+/// at once.
 pub fn tasks(path: &Path) -> Vec<Task> {
     let task = if path.is_dir() { of_folder(path) } else { head(path).and_then(|head| of_head(&head)) };
     task.into_iter().collect()

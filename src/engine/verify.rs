@@ -1,9 +1,11 @@
-//! Compares what the two backends compute of the same tokens on the same file: logits of a short text, row by row.
+//! Compares what the two backends compute of the same tokens on the same file: logits of a short text, row by
+//! row.
 //!
-//! They have little in common: the reading of the file and its specification, the widening of element types that candle does
-//! not know, the angles of rotations. Packed weights, products, norms, attention and feed-forward are each one's own. So a
-//! row that deviates by more than rounding says that one of the two is wrong on this file or on this machine: kernels, packed weights that
-//! are no longer those of the file, memory that loses bits.
+//! They have little in common: the reading of the file and its specification, the widening of element types
+//! that candle does not know, the angles of rotations. Packed weights, products, norms, attention and
+//! feed-forward are each one's own. So a row that deviates by more than rounding says that one of the two is
+//! wrong on this file or on this machine: kernels, packed weights that are no longer those of the file,
+//! memory that loses bits.
 
 use std::sync::Arc;
 
@@ -87,8 +89,8 @@ pub(crate) struct Means<'a> {
 /// Compares the backends on a model, with so many threads.
 ///
 /// # Errors
-/// Those of opening and loading the model, [`Error::UnsupportedModel`] for one that a backend does not compute,
-/// [`Error::InvalidRequest`] for a text that is too long or a number of positions out of range.
+/// Those of opening and loading the model, [`Error::UnsupportedModel`] for one that a backend does not
+/// compute, [`Error::InvalidRequest`] for a text that is too long or a number of positions out of range.
 pub fn verify(source: &ModelSource, what: &Verify, threads: usize) -> Result<Verification, Error> {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
     let pool =
@@ -234,10 +236,10 @@ fn compare(native: &[f32], candle: &[f32], bound: f32) -> Deviation {
     }
 }
 
-/// The coarsest element type of the matrices, and what deviations may be because of it. With floating-point weights both round
-/// sums, and one of them keys and values to 16 bits. With the others both round activations to 8 bits, each a little
-/// otherwise, so that they are as far from each other as from what is exact; the coarser the weights, the more of a model's
-/// small outputs is rounding.
+/// The coarsest element type of the matrices, and what deviations may be because of it. With floating-point
+/// weights both round sums, and one of them keys and values to 16 bits. With the others both round
+/// activations to 8 bits, each a little otherwise, so that they are as far from each other as from what is
+/// exact; the coarser the weights, the more of a model's small outputs is rounding.
 fn bound(gguf: &Gguf) -> (String, f32) {
     let of = |kind: GgmlType| match kind {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => FLOATS,
@@ -250,7 +252,8 @@ fn bound(gguf: &Gguf) -> (String, f32) {
     (coarsest.to_string(), of(coarsest))
 }
 
-/// Bounds of [`Verification::bound`]. Measured at most: 0.16 with Q4_1 and 0.11 with Q4_K, on real weights; 0.04 with Q8_0.
+/// Bounds of [`Verification::bound`]. Measured at most: 0.16 with Q4_1 and 0.11 with Q4_K, on real weights;
+/// 0.04 with Q8_0.
 const FLOATS: f32 = 0.005;
 const FINE: f32 = 0.15;
 const COARSE: f32 = 0.3;

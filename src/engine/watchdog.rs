@@ -1,9 +1,12 @@
-//! For how long an engine has had something to do and has not got on with it, or has not answered when it was asked.
+//! For how long an engine has had something to do and has not got on with it, or has not answered when it was
+//! asked.
 //!
-//! Time counts in pieces that this process was awake for: a machine that sleeps, or that gives this process no processor, adds two
-//! pieces at most however long that was. Nor does the time count for which a thread of the engine was kept waiting for a processor.
+//! Time counts in pieces that this process was awake for: a machine that sleeps, or that gives this process
+//! no processor, adds two pieces at most however long that was. Nor does the time count for which a thread of
+//! the engine was kept waiting for a processor.
 //!
-//! Invariant: nothing but [`Watchdog::hear`] decides that the engine lives, and it goes by what the engine has counted, not by time.
+//! Invariant: nothing but [`Watchdog::hear`] decides that the engine lives, and it goes by what the engine
+//! has counted, not by time.
 
 use std::time::{Duration, Instant};
 
@@ -61,8 +64,8 @@ impl Watchdog {
         }
     }
 
-    /// Counts what has passed, in pieces; `kept_waiting` says for how long it had no processor since this was called last. For how long
-    /// it has given no sign of life.
+    /// Counts what has passed, in pieces; `kept_waiting` says for how long it had no processor since this was
+    /// called last. For how long it has given no sign of life.
     pub fn count(&mut self, piece: Duration, kept_waiting: impl FnOnce() -> Duration) -> Duration {
         let passed = self.counted_at.elapsed();
         let owes = self.asked || !self.pulse.at_rest;

@@ -1,4 +1,5 @@
-//! How types of the standard library cross the socket that have no form of their own, or one that loses something.
+//! How types of the standard library cross the socket that have no form of their own, or one that loses
+//! something.
 
 /// A path, which need not be UTF-8.
 pub(crate) mod path {
@@ -17,7 +18,8 @@ pub(crate) mod path {
     }
 }
 
-/// An error of the system: its number where it has one, which makes the same message anew, otherwise its message.
+/// An error of the system: its number where it has one, which makes the same message anew, otherwise its
+/// message.
 pub(crate) mod io_error {
     use std::io;
     use std::sync::Arc;

@@ -76,18 +76,19 @@ pub struct Generate {
     pub stop: Vec<String>,
     /// What the answer must match, whole; not together with `stop`.
     pub constraint: Option<Constraint>,
-    /// What the model is told before everything else. An empty text keeps the chat template from saying something of its own.
+    /// What the model is told before everything else. An empty text keeps the chat template from saying
+    /// something of its own.
     pub system: Option<String>,
     /// What was said before the prompt, by user and assistant in turn.
     pub history: Vec<Message>,
-    /// Whether the model is to think before it answers, and its thoughts are part of the result. Without, it does not think
-    /// where its chat template has a switch for that, and thoughts are left out of the result. An answer that has to match a
-    /// constraint is given without thoughts.
+    /// Whether the model is to think before it answers, and its thoughts are part of the result. Without, it
+    /// does not think where its chat template has a switch for that, and thoughts are left out of the result.
+    /// An answer that has to match a constraint is given without thoughts.
     pub thinking: bool,
 }
 
-/// In text formats, which keys of results are made of, what was added later is left out where it is not used: such a request has
-/// the key that it has always had.
+/// In text formats, which keys of results are made of, what was added later is left out where it is not used:
+/// such a request has the key that it has always had.
 impl Serialize for Generate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = !serializer.is_human_readable();
@@ -166,8 +167,8 @@ impl Embed {
         Embed { purpose: Purpose::Query { task }, ..Embed::passage(text) }
     }
 
-    /// The text in the words of Qwen3-Embedding, which decoders that embed have in common: a query comes with its
-    /// task, a passage is as it is.
+    /// The text in the words of Qwen3-Embedding, which decoders that embed have in common: a query comes with
+    /// its task, a passage is as it is.
     pub(crate) fn instructed(&self) -> Cow<'_, str> {
         match (&self.prompt, &self.purpose) {
             (None, Purpose::Passage | Purpose::Document) => Cow::Borrowed(&self.text),
@@ -196,7 +197,8 @@ pub struct Rerank {
     pub document: String,
     /// What makes a document a good one, in the words of an instruction; encoders take no notice of it.
     pub task: String,
-    /// Whether a document that is longer than the context has room for is cut at its end; otherwise it is an error.
+    /// Whether a document that is longer than the context has room for is cut at its end; otherwise it is an
+    /// error.
     pub truncate: bool,
     /// What stands before query and document where their vectors are compared.
     pub prompts: Prompts,
@@ -215,12 +217,14 @@ impl Rerank {
     }
 }
 
-/// How likely some answers to a prompt are. The prompt is computed once, and so is each token that answers begin with in common.
+/// How likely some answers to a prompt are. The prompt is computed once, and so is each token that answers
+/// begin with in common.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Likelihoods {
     /// The user's prompt; the model's chat template is put around it.
     pub prompt: String,
-    /// What the model is told before everything else. An empty text keeps the chat template from saying something of its own.
+    /// What the model is told before everything else. An empty text keeps the chat template from saying
+    /// something of its own.
     pub system: Option<String>,
     /// What every answer begins with, as if the model had said it already.
     pub begin: String,

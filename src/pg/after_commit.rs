@@ -7,8 +7,8 @@
 //!
 //! Before the commit, it has the keys written that `noted_keys` has gathered.
 //!
-//! Invariant: after the commit, the callback only touches atomics, latches and condition variables. An error then
-//! would be a PANIC of the server.
+//! Invariant: after the commit, the callback only touches atomics, latches and condition variables. An error
+//! then would be a PANIC of the server.
 
 use std::cell::Cell;
 

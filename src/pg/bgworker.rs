@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::shmem::{PACES, Pace};
 
-/// Defines the function by which PostgreSQL enters a worker, and a constant with its name: it is found by its symbol and gets the
-/// worker's argument.
+/// Defines the function by which PostgreSQL enters a worker, and a constant with its name: it is found by its
+/// symbol and gets the worker's argument.
 macro_rules! entry_point {
     ($(#[$doc:meta])* $constant:ident = $name:ident => $run:expr) => {
         $(#[$doc])*
@@ -43,7 +43,8 @@ pub(crate) struct EntryPoints {
 /// Those of this library. The postmaster's processes have them from it.
 static ENTRY_POINTS: OnceLock<EntryPoints> = OnceLock::new();
 
-/// Registers the launcher, and keeps the names for the workers that are started later. Only while shared_preload_libraries is processed.
+/// Registers the launcher, and keeps the names for the workers that are started later. Only while
+/// shared_preload_libraries is processed.
 pub(crate) fn register_launcher(entry_points: EntryPoints) {
     let entry_points = ENTRY_POINTS.get_or_init(|| entry_points);
     let mut worker = template("pg_steadytext launcher", entry_points.launcher);
@@ -109,7 +110,8 @@ pub(crate) fn start_engine() -> Option<Handle> {
     start(worker)
 }
 
-/// Starts the process of a download, also while the server is a standby. False if all of max_worker_processes are in use.
+/// Starts the process of a download, also while the server is a standby. False if all of max_worker_processes
+/// are in use.
 pub(crate) fn start_download(index: usize) -> bool {
     let Some(entry_points) = ENTRY_POINTS.get() else { return false };
     let mut worker = template("pg_steadytext download", entry_points.download);
@@ -118,7 +120,8 @@ pub(crate) fn start_download(index: usize) -> bool {
     start(worker).is_some()
 }
 
-/// Starts a process that works for the vectorizers of a slot's database. False if all of max_worker_processes are in use.
+/// Starts a process that works for the vectorizers of a slot's database. False if all of max_worker_processes
+/// are in use.
 pub(crate) fn start_vectorizer(slot: usize, pace: Pace, database: pg_sys::Oid) -> bool {
     let name = match pace {
         Pace::Fast => "pg_steadytext vectorizer",
@@ -172,7 +175,8 @@ pub(crate) fn connect(database: Option<pg_sys::Oid>) {
             Some(oid) => pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0),
             None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
         }
-        // pg_stat_activity has the kind of a worker as backend_type; programs look at the name of the application.
+        // pg_stat_activity has the kind of a worker as backend_type; programs look at the name of the
+        // application.
         let kind = &(*pg_sys::MyBgworkerEntry).bgw_type;
         let kind = std::ffi::CStr::from_ptr(kind.as_ptr()).to_owned();
         set(c"application_name", &kind);

@@ -1,17 +1,20 @@
 //! Which keys steadytext_cache may have: a Bloom filter for a database, in shared memory.
 //!
-//! Most requests are new, and each of them is looked up twice: when it is enqueued, and when it is claimed. The filter answers for
-//! those that the cache cannot have, without a lock, a relation or an index. What it does not exclude is looked up as without it.
+//! Most requests are new, and each of them is looked up twice: when it is enqueued, and when it is claimed.
+//! The filter answers for those that the cache cannot have, without a lock, a relation or an index. What it
+//! does not exclude is looked up as without it.
 //!
-//! A trigger adds the key of each entry after its row and the index's tuple have been written, whatever becomes of the transaction. The
-//! worker fills a filter from the index ([`super::cache_table::walk_keys`]), with the tuples of transactions that are still open. So each key is
-//! added by one or the other after the filter was emptied, and none is missing when the walk through the index has ended.
+//! A trigger adds the key of each entry after its row and the index's tuple have been written, whatever
+//! becomes of the transaction. The worker fills a filter from the index ([`super::cache_table::walk_keys`]),
+//! with the tuples of transactions that are still open. So each key is added by one or the other after the
+//! filter was emptied, and none is missing when the walk through the index has ended.
 //!
-//! Invariant: a filter that is complete for an index has all keys of that index, unless somebody has switched the table's triggers off;
-//! that changes the table's definition, after which the worker fills the filter anew. What is missing costs one computation.
+//! Invariant: a filter that is complete for an index has all keys of that index, unless somebody has switched
+//! the table's triggers off; that changes the table's definition, after which the worker fills the filter
+//! anew. What is missing costs one computation.
 //!
-//! The filter is split into blocks of a processor's cache line, so that a look-up touches one line. See Putze, Sanders and Singler,
-//! "Cache-, hash- and space-efficient Bloom filters" (2007).
+//! The filter is split into blocks of a processor's cache line, so that a look-up touches one line. See
+//! Putze, Sanders and Singler, "Cache-, hash- and space-efficient Bloom filters" (2007).
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -24,7 +27,8 @@ use super::slots;
 
 /// Databases that have a filter at the same time. The caches of others are looked into each time.
 const FILTERS: usize = 8;
-/// Blocks of a filter. With 100,000 keys one look-up in 50,000 finds all bits set by chance, with a million one in ten.
+/// Blocks of a filter. With 100,000 keys one look-up in 50,000 finds all bits set by chance, with a million
+/// one in ten.
 const BLOCKS: usize = 8192;
 const WORDS: usize = 8;
 /// Bits of a block that a key sets: one for each nine bits of 64 of its hash.
@@ -132,8 +136,8 @@ pub(super) fn excludes(index: pg_sys::Oid, hash: &[u8; 32]) -> bool {
     mine().is_some_and(|filter| filter.is_complete(index) && !filter.has(hash))
 }
 
-/// The filter of this process's database; one that is nobody's, or that of a database without a worker's slot, if it has none yet. For the
-/// worker.
+/// The filter of this process's database; one that is nobody's, or that of a database without a worker's
+/// slot, if it has none yet. For the worker.
 pub(crate) fn take() -> Option<Filter> {
     let (shared, database) = (shmem::get()?, catalog::my_database().to_u32());
     TABLE.with_lock(true, |filters| {

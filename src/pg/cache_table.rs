@@ -189,8 +189,8 @@ pub(crate) fn find(
         if !index.has(&relation, &scan_key) {
             return None;
         }
-        // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
-        // parallel query the query's own must do.
+        // The latest one, whatever the caller's isolation level: an answer does not depend on when it was
+        // computed. Within a parallel query the query's own must do.
         let snapshot = match in_parallel_query() {
             true => pg_sys::GetActiveSnapshot(),
             false => pg_sys::GetLatestSnapshot(),
@@ -218,8 +218,8 @@ pub(crate) enum Walked {
     Nowhere,
 }
 
-/// Calls `take` with the keys of the index behind `after`, `most` of them at most: also those of rows that nobody sees yet, or any
-/// more. Inside a transaction.
+/// Calls `take` with the keys of the index behind `after`, `most` of them at most: also those of rows that
+/// nobody sees yet, or any more. Inside a transaction.
 pub(crate) fn walk_keys(
     table: CacheTable,
     after: Option<[u8; 32]>,
@@ -230,8 +230,9 @@ pub(crate) fn walk_keys(
     let Some(relation) = Open::relation(table.table) else { return Walked::Nowhere };
     let index = Open::relation(table.key_index).filter(|index| index.is_key_of(&relation, &columns));
     let Some(index) = index else { return Walked::Nowhere };
-    // SAFETY: both are open and locked; no row is fetched, so that it does not matter which ones the snapshot would show. The tuple is
-    // that of the index, which has no more columns than an index may have, beside its key those that it includes; it is valid until the next one.
+    // SAFETY: both are open and locked; no row is fetched, so that it does not matter which ones the snapshot
+    // would show. The tuple is that of the index, which has no more columns than an index may have, beside
+    // its key those that it includes; it is valid until the next one.
     unsafe {
         let mut scan_key: pg_sys::ScanKeyData = std::mem::zeroed();
         let count = i32::from(after.is_some());
@@ -319,13 +320,14 @@ impl Open {
 }
 
 impl Open {
-    /// Whether the index has an entry of this key, of whatever version of a row. Without a snapshot a page may be
-    /// recycled under the scan; what comes of that is a miss, and the engine computes the answer. The key names the table's column, which is the first
-    /// of the index.
+    /// Whether the index has an entry of this key, of whatever version of a row. Without a snapshot a page
+    /// may be recycled under the scan; what comes of that is a miss, and the engine computes the answer. The
+    /// key names the table's column, which is the first of the index.
     fn has(&self, table: &Open, key: &pg_sys::ScanKeyData) -> bool {
         let mut key = *key;
         key.sk_attno = 1;
-        // SAFETY: both are open and locked; no tuple is fetched, so that it does not matter which ones the snapshot would show.
+        // SAFETY: both are open and locked; no tuple is fetched, so that it does not matter which ones the
+        // snapshot would show.
         unsafe {
             let snapshot = &raw mut pg_sys::SnapshotAnyData;
             #[cfg(not(feature = "pg18"))]

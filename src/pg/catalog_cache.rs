@@ -156,8 +156,8 @@ impl Model {
     }
 }
 
-/// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults: generation, embedding,
-/// reranker.
+/// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults:
+/// generation, embedding, reranker.
 #[derive(Debug, Default)]
 pub(crate) struct Models {
     rows: Vec<Model>,
@@ -227,8 +227,9 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
     Ok(found)
 }
 
-/// Whether this is likely to be the schema of the extension's tables and functions, as it is written in SQL. Nothing is looked up: a process
-/// that does not know the extension takes it to be where CREATE EXTENSION puts it.
+/// Whether this is likely to be the schema of the extension's tables and functions, as it is written in SQL.
+/// Nothing is looked up: a process that does not know the extension takes it to be where CREATE EXTENSION
+/// puts it.
 pub(super) fn may_be_schema(schema: &[u8]) -> bool {
     CACHED.with(|cached| {
         let cached = cached.try_borrow().ok();
@@ -379,7 +380,8 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
             placement: row.get(12).unwrap_or_default(),
         })
     })?;
-    // The configuration may be read anew, and with that the news be taken in that the rows have changed since they were read.
+    // The configuration may be read anew, and with that the news be taken in that the rows have changed since
+    // they were read.
     let models = Rc::new(Models { rows, defaults: config()?.models.clone() });
     if may_keep() && self::generation() == generation {
         CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));

@@ -1,6 +1,7 @@
 //! What a trigger AFTER a change of a vectorized table says: keys of rows that came, changed or went.
 //!
-//! Invariant: no function that somebody else has written is called. Values are made texts by [`key_text`], and compared as bytes.
+//! Invariant: no function that somebody else has written is called. Values are made texts by [`key_text`],
+//! and compared as bytes.
 
 use std::ffi::CStr;
 
@@ -145,8 +146,9 @@ impl<'a> Firing<'a> {
         (!is_null).then_some(datum)
     }
 
-    /// Whether an update has left a column as it was. A value that lies apart from its row, and was not touched, has
-    /// the same pointer, so that nothing is fetched; the same text written anew may count as another one.
+    /// Whether an update has left a column as it was. A value that lies apart from its row, and was not
+    /// touched, has the same pointer, so that nothing is fetched; the same text written anew may count as
+    /// another one.
     fn is_same(&self, column: i16) -> bool {
         let (before, after) = (self.data.tg_trigtuple, self.data.tg_newtuple);
         let (Some(before), Some(after)) = (self.value(before, column), self.value(after, column)) else {

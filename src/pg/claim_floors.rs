@@ -1,25 +1,31 @@
-//! Where the server's own worker begins to look for requests in the index of claims, while somebody keeps an old snapshot.
+//! Where the server's own worker begins to look for requests in the index of claims, while somebody keeps an
+//! old snapshot.
 //!
-//! Whatever a request leaves behind in the index is stepped over by each claim until it can be marked as dead, and as long as a snapshot
-//! is kept that may still see it, it cannot. So the worker remembers, for each priority and role, an id before which nothing of theirs is
-//! pending: its floor. A claim begins there. As long as a search from the first entry takes next to nothing, nothing is remembered.
+//! Whatever a request leaves behind in the index is stepped over by each claim until it can be marked as
+//! dead, and as long as a snapshot is kept that may still see it, it cannot. So the worker remembers, for
+//! each priority and role, an id before which nothing of theirs is pending: its floor. A claim begins there.
+//! As long as a search from the first entry takes next to nothing, nothing is remembered.
 //!
 //! What comes to be pending before a floor:
 //!
-//! - A transaction that inserts requests leaves the lowest of their ids in the worker's slot when it has committed, and wakes the worker
-//!   after that ([`note_inserted`]). The worker takes it before its next claim takes a snapshot, and lowers all floors to it. One that commits
-//!   very late, with ids that others are long past, is a change like the next ones.
-//! - Whoever changes requests otherwise is counted in the slot, and what is before the floors is looked through soon.
-//! - Requests may come without anybody's word: restored or replicated without triggers. For these it is looked through from time to time.
+//! - A transaction that inserts requests leaves the lowest of their ids in the worker's slot when it has
+//!   committed, and wakes the worker after that ([`note_inserted`]). The worker takes it before its next
+//!   claim takes a snapshot, and lowers all floors to it. One that commits very late, with ids that others
+//!   are long past, is a change like the next ones.
+//! - Whoever changes requests otherwise is counted in the slot, and what is before the floors is looked
+//!   through soon.
+//! - Requests may come without anybody's word: restored or replicated without triggers. For these it is
+//!   looked through from time to time.
 //!
-//! Looking through what is before the floors is a sweep. It would hold up the claims for as long as it takes, some hundred milliseconds for
-//! a million of requests that are done. So it goes in portions of a millisecond, each at the beginning of a claim, with a rest of several
-//! times what it took after each of them ([`index_walk`]). A request that it meets lowers the floor of its priority and role. A sweep also goes along the
-//! requests in flight, which have an index with the same trouble. It leaves their ids to the worker, which looks whether some of them must be
-//! rescued ([`take_in_flight`]).
+//! Looking through what is before the floors is a sweep. It would hold up the claims for as long as it takes,
+//! some hundred milliseconds for a million of requests that are done. So it goes in portions of a
+//! millisecond, each at the beginning of a claim, with a rest of several times what it took after each of
+//! them ([`index_walk`]). A request that it meets lowers the floor of its priority and role. A sweep also
+//! goes along the requests in flight, which have an index with the same trouble. It leaves their ids to the
+//! worker, which looks whether some of them must be rescued ([`take_in_flight`]).
 //!
-//! Invariant: floors are advice about where to begin. A request that they hide is found by the next sweep, and none is claimed twice because
-//! of them: rows are locked before they are claimed.
+//! Invariant: floors are advice about where to begin. A request that they hide is found by the next sweep,
+//! and none is claimed twice because of them: rows are locked before they are claimed.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -42,10 +48,12 @@ const FEW_PAGES: u64 = 256;
 const PAGES_OF_USER: u64 = 8;
 /// How long a portion of a sweep takes.
 const PORTION: Duration = Duration::from_millis(1);
-/// The next portion begins after so many times what the last one took; where others have changed requests since, sooner.
+/// The next portion begins after so many times what the last one took; where others have changed requests
+/// since, sooner.
 const REST: u32 = 20;
 const REST_AFTER_CHANGE: u32 = 4;
-/// A floor is lowered by so many ids at once, for a request that was committed late; one that is further away is for the next sweep.
+/// A floor is lowered by so many ids at once, for a request that was committed late; one that is further away
+/// is for the next sweep.
 const NEAR: i64 = 4096;
 /// From the end of a sweep to the next one, where nobody has changed anything.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(30);
@@ -97,7 +105,8 @@ struct Sweep {
     is_first: bool,
     /// How many sweeps must come to their end soon, because requests were changed.
     owed: u32,
-    /// A priority and a role of whom nothing was known; everything of them before this id, their floor, is dead.
+    /// A priority and a role of whom nothing was known; everything of them before this id, their floor, is
+    /// dead.
     learning: Option<(Group, i64)>,
     /// Entries of dead requests before the floors that this sweep has met.
     dead: u64,
@@ -115,7 +124,8 @@ pub(crate) struct Floor {
     pub(crate) id: i64,
 }
 
-/// The lowest id of requests that were inserted since the worker looked, in a form in which the lower one is the larger number, and 0 is none.
+/// The lowest id of requests that were inserted since the worker looked, in a form in which the lower one is
+/// the larger number, and 0 is none.
 fn to_mark(id: i64) -> u64 {
     !(id.cast_unsigned() ^ (1 << 63))
 }
@@ -124,7 +134,8 @@ fn of_mark(mark: u64) -> Option<i64> {
     (mark != 0).then(|| (!mark ^ (1 << 63)).cast_signed())
 }
 
-/// A transaction has committed that has inserted requests, of which this is the lowest id. Before it wakes the worker. Nothing here can raise.
+/// A transaction has committed that has inserted requests, of which this is the lowest id. Before it wakes
+/// the worker. Nothing here can raise.
 pub(super) fn note_inserted(slot: &Slot, lowest: i64) {
     slot.lowest_inserted.fetch_max(to_mark(lowest), SeqCst);
 }
@@ -133,8 +144,8 @@ fn take_inserted(mark: &AtomicU64) -> Option<i64> {
     of_mark(mark.swap(0, SeqCst))
 }
 
-/// A claim begins; where a portion of a sweep is due, it is swept. The floors from which it looks, in the order of the index; `None`: it looks from the
-/// first entry on.
+/// A claim begins; where a portion of a sweep is due, it is swept. The floors from which it looks, in the
+/// order of the index; `None`: it looks from the first entry on.
 pub(crate) fn begin(installation: &Installation) -> Option<Vec<Floor>> {
     let slot = slots::mine().filter(|_| bgworker::is_worker())?;
     // Before the claim takes a snapshot, and the sweep, so that they see whatever is in these.
@@ -154,7 +165,8 @@ pub(crate) fn begin(installation: &Installation) -> Option<Vec<Floor>> {
     MEMORY.with_borrow_mut(|memory| memory.search(pages()))
 }
 
-/// The search of a claim has come across so many users, and the first request is of this group; `None`: there is none.
+/// The search of a claim has come across so many users, and the first request is of this group; `None`: there
+/// is none.
 pub(crate) fn searched(users: usize, first: Option<(i32, pg_sys::Oid)>) {
     MEMORY.with_borrow_mut(|memory| {
         let first = first.map(|(priority, role)| (Reverse(priority), role.to_u32()));
@@ -182,7 +194,8 @@ pub(crate) fn note_change() {
     MEMORY.with_borrow_mut(|memory| memory.is_stale = true);
 }
 
-/// Whether claims begin at floors, as what requests have left behind is much: whatever walks along the queue's indexes takes long.
+/// Whether claims begin at floors, as what requests have left behind is much: whatever walks along the
+/// queue's indexes takes long.
 pub(crate) fn are_used() -> bool {
     MEMORY.with_borrow(|memory| memory.is_used)
 }
@@ -192,14 +205,15 @@ pub(crate) fn sweep_due() -> Option<Instant> {
     MEMORY.with_borrow(|memory| memory.sweep.due.filter(|_| memory.is_used))
 }
 
-/// The requests that were in flight when a sweep went over them, if one has ended since this was asked last; of very many, none but these is
-/// known ([`MAX_IN_FLIGHT`]).
+/// The requests that were in flight when a sweep went over them, if one has ended since this was asked last;
+/// of very many, none but these is known ([`MAX_IN_FLIGHT`]).
 pub(crate) fn take_in_flight() -> Option<Vec<i64>> {
     MEMORY.with_borrow_mut(|memory| memory.sweep.ended.take())
 }
 
-/// Where the retention goes on behind an id: it passes over requests that are long deleted. `Ok`: there is a request behind this one, or none is
-/// left. `Err`: it has not found one yet, and is to be asked again with this id.
+/// Where the retention goes on behind an id: it passes over requests that are long deleted. `Ok`: there is a
+/// request behind this one, or none is left. `Err`: it has not found one yet, and is to be asked again with
+/// this id.
 pub(crate) fn pass_deleted(installation: &Installation, after: i64) -> Result<i64, i64> {
     let mut found = None;
     let walked = index_walk::walk(

@@ -1,5 +1,5 @@
-//! Columns whose types PostgreSQL keeps because a definition of a vectorizer or an enrichment lists them in its triggers. Its error names the trigger; what can be done
-//! about it is added here.
+//! Columns whose types PostgreSQL keeps because a definition of a vectorizer or an enrichment lists them in
+//! its triggers. Its error names the trigger; what can be done about it is added here.
 
 use std::ffi::CStr;
 
@@ -26,7 +26,8 @@ pub(super) unsafe fn is_kept(error: *const pg_sys::ErrorData) -> bool {
     }
 }
 
-/// As `steadytext.vectorizer_trigger()` calls them: `steadytext_`, eight characters of the definition's number, and what it is for.
+/// As `steadytext.vectorizer_trigger()` calls them: `steadytext_`, eight characters of the definition's
+/// number, and what it is for.
 fn names_own_trigger(detail: &str) -> bool {
     detail.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').any(|word| {
         word.strip_prefix("steadytext_").and_then(|rest| rest.split_once('_')).is_some_and(

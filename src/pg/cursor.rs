@@ -1,6 +1,7 @@
 //! A query that a user wrote, read piece by piece and unable to write.
 //!
-//! Invariant: while the user's query runs, the transaction is read-only, and while it does not, it is what it was.
+//! Invariant: while the user's query runs, the transaction is read-only, and while it does not, it is what it
+//! was.
 
 use std::ffi::{CStr, CString};
 use std::ptr;
@@ -16,8 +17,8 @@ const ROWS_OF_FETCH: std::ffi::c_long = 64;
 const ROWS_OF_PIECE: usize = 1024;
 const BYTES_OF_PIECE: usize = 8 << 20;
 
-/// The transaction is read-only as long as this lives. After an error that nobody catches it does not matter, and a
-/// subtransaction that is rolled back has its own copy of what was before.
+/// The transaction is read-only as long as this lives. After an error that nobody catches it does not matter,
+/// and a subtransaction that is rolled back has its own copy of what was before.
 struct ReadOnly(bool);
 
 impl ReadOnly {
@@ -38,21 +39,22 @@ impl Drop for ReadOnly {
     }
 }
 
-/// Runs one `query` with the rights and the search path of whoever called: `look` sees the names of its columns, and
-/// then `take` its rows, as JSON objects, piece by piece. A piece is bounded, whatever the query returns.
+/// Runs one `query` with the rights and the search path of whoever called: `look` sees the names of its
+/// columns, and then `take` its rows, as JSON objects, piece by piece. A piece is bounded, whatever the query
+/// returns.
 ///
 /// # Errors
 ///
-/// What `look` and `take` return. PostgreSQL's errors are raised: several statements (42P11), one that writes or locks
-/// rows (0A000), a function in it that writes (25006).
+/// What `look` and `take` return. PostgreSQL's errors are raised: several statements (42P11), one that writes
+/// or locks rows (0A000), a function in it that writes (25006).
 pub(crate) fn read(
     query: &str,
     look: impl FnOnce(&[String]) -> Result<(), PgError>,
     mut take: impl FnMut(Vec<String>) -> Result<(), PgError>,
 ) -> Result<(), PgError> {
     let query = CString::new(query).map_err(|_| PgError::internal("a query contains a zero byte"))?;
-    // SAFETY: SPI is connected and finished in pairs, and an error in between is cleaned up by the abort; the portal is
-    // used until it is closed here, and nothing else knows it.
+    // SAFETY: SPI is connected and finished in pairs, and an error in between is cleaned up by the abort; the
+    // portal is used until it is closed here, and nothing else knows it.
     unsafe {
         if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
             return Err(PgError::internal("SPI_connect failed"));
@@ -114,7 +116,8 @@ unsafe fn piece(portal: pg_sys::Portal) -> (Vec<String>, bool) {
     let _read_only = ReadOnly::begin();
     let (mut rows, mut bytes) = (Vec::new(), 0);
     while rows.len() < ROWS_OF_PIECE && bytes < BYTES_OF_PIECE {
-        // SAFETY: the caller's; the rows belong to SPI until they are freed, and each is as its descriptor says.
+        // SAFETY: the caller's; the rows belong to SPI until they are freed, and each is as its descriptor
+        // says.
         unsafe {
             pg_sys::SPI_cursor_fetch(portal, true, ROWS_OF_FETCH);
             let (table, count) = (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize);

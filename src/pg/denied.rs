@@ -1,8 +1,10 @@
-//! Rights that PostgreSQL denies on the extension's objects: it checks most of them itself, and what it says about that is noted.
+//! Rights that PostgreSQL denies on the extension's objects: it checks most of them itself, and what it says
+//! about that is noted.
 //!
-//! What goes into the server's log is seen there, and loses what [`own_context`] leaves out. An error that a block with an exception handler catches goes nowhere; but where an error is raised,
-//! its context is put together by callbacks, and one of them is ours as long as a statement runs. The same callback says what to do where a column keeps its type for a
-//! definition of ours ([`column_types`]).
+//! What goes into the server's log is seen there, and loses what [`own_context`] leaves out. An error that a
+//! block with an exception handler catches goes nowhere; but where an error is raised, its context is put
+//! together by callbacks, and one of them is ours as long as a statement runs. The same callback says what to
+//! do where a column keeps its type for a definition of ours ([`column_types`]).
 //!
 //! Invariant: the callback is in the stack at most once, and costs a statement some instructions.
 
@@ -21,7 +23,8 @@ const MOST_CALLBACKS: usize = 8;
 static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 
-/// What to do about a right on something of the extension's; without a character that a format would take for something else.
+/// What to do about a right on something of the extension's; without a character that a format would take for
+/// something else.
 const HINT: &CStr = c"Members of steadytext_user may use pg_steadytext, members of steadytext_admin configure it as well: GRANT steadytext_user TO the role. \"Roles\" in docs/sql.md says which role is for what.";
 /// Where PostgreSQL finds a right missing.
 const DENIERS: [&CStr; 2] = [c"aclcheck_error", c"aclcheck_error_col"];
@@ -104,7 +107,8 @@ fn mark() -> *mut core::ffi::c_void {
     (&raw const MARK).cast_mut().cast()
 }
 
-// Declared here because pgrx wraps the functions that it binds in a guard, which hooks must not have (see `hooks`).
+// Declared here because pgrx wraps the functions that it binds in a guard, which hooks must not have (see
+// `hooks`).
 unsafe extern "C-unwind" {
     #[cfg(not(feature = "pg18"))]
     fn standard_ExecutorRun(
@@ -164,8 +168,8 @@ unsafe extern "C-unwind" fn executor_run(
 
 /// Called for whatever is raised while a statement runs, caught or not, warnings as well.
 unsafe extern "C-unwind" fn see_context(_arg: *mut core::ffi::c_void) {
-    // SAFETY: called by PostgreSQL while it raises an error, which is the one that is copied; parallel workers' errors are raised once more by
-    // their leader.
+    // SAFETY: called by PostgreSQL while it raises an error, which is the one that is copied; parallel
+    // workers' errors are raised once more by their leader.
     unsafe {
         let is_denied = geterrcode() == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32;
         let is_unsupported = geterrcode() == PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED as i32;
@@ -195,22 +199,24 @@ unsafe extern "C-unwind" fn see_context(_arg: *mut core::ffi::c_void) {
 
 /// Called for whatever goes into the server's log.
 unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
-    // SAFETY: PostgreSQL passes an error that is alive during the call; the previous hook is a valid function of another library.
+    // SAFETY: PostgreSQL passes an error that is alive during the call; the previous hook is a valid function
+    // of another library.
     unsafe {
         if let Some(previous) = PREVIOUS_LOG {
             previous(error);
         }
         note(error, true);
         own_context::hide(error);
-        // Rights on tables and functions of a statement are looked at before it runs, when the callback is not there yet.
+        // Rights on tables and functions of a statement are looked at before it runs, when the callback is
+        // not there yet.
         if is_about_own_object(error) {
             (*error).hint = pg_sys::MemoryContextStrdup((*error).assoc_context, HINT.as_ptr());
         }
     }
 }
 
-/// Whether PostgreSQL has denied a right on a function, a table or a view that is called as the extension calls its own, and has said nothing
-/// more about it.
+/// Whether PostgreSQL has denied a right on a function, a table or a view that is called as the extension
+/// calls its own, and has said nothing more about it.
 ///
 /// # Safety
 ///
@@ -235,7 +241,8 @@ unsafe fn is_about_own_object(error: *const pg_sys::ErrorData) -> bool {
     }
 }
 
-/// Notes an error that is about rights on something of the extension's, unless it was noted when it was raised.
+/// Notes an error that is about rights on something of the extension's, unless it was noted when it was
+/// raised.
 ///
 /// # Safety
 ///

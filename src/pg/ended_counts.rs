@@ -1,7 +1,9 @@
-//! Requests that a transaction has ended, on their way into the figures: those that somebody has cancelled, and those of workers elsewhere. They
-//! count when the transaction has committed, and not at all when it has not.
+//! Requests that a transaction has ended, on their way into the figures: those that somebody has cancelled,
+//! and those of workers elsewhere. They count when the transaction has committed, and not at all when it has
+//! not.
 //!
-//! Their entries are found, or made, while the transaction runs; tokens are charged before it commits, when something may still fail.
+//! Their entries are found, or made, while the transaction runs; tokens are charged before it commits, when
+//! something may still fail.
 //!
 //! Invariant: what runs after a commit touches atomics and this process's memory only.
 

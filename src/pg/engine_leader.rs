@@ -21,7 +21,8 @@ pub(crate) const SOCKET: &str = "pg_stat_tmp/pg_steadytext.socket";
 pub(crate) struct EngineLeader {
     /// The process that runs the engine, or has started the program that does; 0: none.
     pid: AtomicI32,
-    /// The process in which the engine computes, once it takes connections: the leader itself, or that program; 0: none.
+    /// The process in which the engine computes, once it takes connections: the leader itself, or that
+    /// program; 0: none.
     engine: AtomicI32,
     /// Programs that have crashed since the server's start.
     crashes: AtomicU64,
@@ -69,8 +70,8 @@ pub(crate) fn close() {
     }
 }
 
-/// Says that the program of this process's engine has ended: another one follows, as this process remains the leader.
-/// `crashed`: perhaps by what it was doing. Whoever then finds the next one open knows of this crash.
+/// Says that the program of this process's engine has ended: another one follows, as this process remains the
+/// leader. `crashed`: perhaps by what it was doing. Whoever then finds the next one open knows of this crash.
 pub(crate) fn fall(crashed: bool) {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()).filter(|_| leads()) else { return };
     leader.open.store(false, SeqCst);
@@ -115,8 +116,8 @@ pub(crate) fn leads() -> bool {
     pid() == Some(me())
 }
 
-/// The process in which the engine computes: the leader's, or its program's. `None` while there is none, although a leader may be there that
-/// is going to start it.
+/// The process in which the engine computes: the leader's, or its program's. `None` while there is none,
+/// although a leader may be there that is going to start it.
 pub(crate) fn engine_pid() -> Option<i32> {
     LEADER.get().map(|leader| leader.engine.load(Acquire)).filter(|pid| *pid != 0)
 }

@@ -1,7 +1,7 @@
 //! What the server's engine is doing, on a page of shared memory that its thread writes and everybody reads.
 //!
-//! Each number is right by itself; those that are read together may be of two moments that follow each other. Nobody
-//! waits: neither the engine for its readers nor a scrape for an engine that is busy.
+//! Each number is right by itself; those that are read together may be of two moments that follow each other.
+//! Nobody waits: neither the engine for its readers nor a scrape for an engine that is busy.
 //!
 //! Invariant: the engine's thread calls nothing of PostgreSQL, it only stores numbers.
 
@@ -22,7 +22,8 @@ const NUMBERS: usize = 25;
 pub(crate) struct EnginePage {
     /// Microseconds since 1970 when it was written; 0: not by an engine that runs now.
     written_at: AtomicU64,
-    /// For how long the engine has had something to do and not got on with it, in milliseconds. By the leader.
+    /// For how long the engine has had something to do and not got on with it, in milliseconds. By the
+    /// leader.
     silent_ms: AtomicU64,
     numbers: [AtomicU64; NUMBERS],
 }

@@ -1,5 +1,5 @@
-//! The predecessor's variables of the server's environment. Those that have a meaning here are obeyed where no
-//! setting says otherwise; the others are listed by steadytext_diagnose().
+//! The predecessor's variables of the server's environment. Those that have a meaning here are obeyed where
+//! no setting says otherwise; the others are listed by steadytext_diagnose().
 
 /// The names of all of them begin so.
 pub(crate) const PREFIX: &str = "STEADYTEXT_";

@@ -361,8 +361,8 @@ unsafe extern "C-unwind" {
 pub(crate) struct HiddenRow(*mut pg_sys::ErrorContextCallback);
 
 /// From now on, errors do not say what COPY was reading, if this was called by it. An error ends that by
-/// itself, as it restores the contexts of whoever catches it; where there is none, [`show_copied_row`] must end
-/// it: hence this is nothing that is done on dropping a value, which errors do too early.
+/// itself, as it restores the contexts of whoever catches it; where there is none, [`show_copied_row`] must
+/// end it: hence this is nothing that is done on dropping a value, which errors do too early.
 pub(crate) fn hide_copied_row() -> HiddenRow {
     // SAFETY: a global of this process; its first entry belongs to a function that has called this one and is
     // alive.

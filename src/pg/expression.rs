@@ -1,7 +1,7 @@
 //! Conditions that users write, which become a part of a larger query.
 //!
-//! Invariant: what is accepted is one expression by PostgreSQL's own grammar. In parentheses, with the end of a line behind
-//! it for comments, it is one in every query, and nothing of it gets out of them.
+//! Invariant: what is accepted is one expression by PostgreSQL's own grammar. In parentheses, with the end of
+//! a line behind it for comments, it is one in every query, and nothing of it gets out of them.
 
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
@@ -12,17 +12,17 @@ use super::error::PgError;
 
 const HINT: &str = "Write the filter as it would stand behind WHERE, and nothing else: 'price < 10 and in_stock'. Texts in it have quotes of their own: 'kind = ''book'''.";
 
-/// Refuses a text that is not one expression. What it means, whether it is a condition, and what the caller may read is
-/// found when the query runs.
+/// Refuses a text that is not one expression. What it means, whether it is a condition, and what the caller
+/// may read is found when the query runs.
 ///
 /// # Errors
 ///
-/// 42601 for several expressions, names for them, and anything that follows one in a SELECT; PostgreSQL's own syntax errors
-/// are raised.
+/// 42601 for several expressions, names for them, and anything that follows one in a SELECT; PostgreSQL's own
+/// syntax errors are raised.
 pub(crate) fn check(text: &str) -> Result<(), PgError> {
     let text = CString::new(text).map_err(|_| PgError::internal("an expression contains a zero byte"))?;
-    // SAFETY: the parser takes any text, and its nodes are as their tags say. It holds nothing that an error would leave behind but memory of
-    // the statement.
+    // SAFETY: the parser takes any text, and its nodes are as their tags say. It holds nothing that an error
+    // would leave behind but memory of the statement.
     let parsed = PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         // The parser takes what may follow SELECT, which is how PL/pgSQL reads expressions.
         let parsed = pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR);

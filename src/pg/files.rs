@@ -20,8 +20,8 @@ pub(crate) fn may_write(directory: &Path) -> bool {
     unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) == 0 }
 }
 
-/// Makes the directory of the models where it is missing and the one above it is there, so that it belongs to the operating
-/// system user of the server and nobody else may write to it.
+/// Makes the directory of the models where it is missing and the one above it is there, so that it belongs to
+/// the operating system user of the server and nobody else may write to it.
 ///
 /// # Errors
 ///

@@ -1,11 +1,12 @@
 //! The state of an aggregate: the values of a group, in the order in which they came, each with a note.
 //!
-//! It lies in the memory of the aggregation, so that PostgreSQL counts it (a hash aggregation that has too much begins to spill), and
-//! that it goes with the aggregation however that ends. A value is a record: the lengths of value and note, 32 bits each, and
-//! both texts; a note that is the one of the record before is not written again.
+//! It lies in the memory of the aggregation, so that PostgreSQL counts it (a hash aggregation that has too
+//! much begins to spill), and that it goes with the aggregation however that ends. A value is a record: the
+//! lengths of value and note, 32 bits each, and both texts; a note that is the one of the record before is
+//! not written again.
 //!
-//! Invariant: a state is written by the transition of its aggregate, and only read by what comes after: final functions of moving
-//! windows see it more than once.
+//! Invariant: a state is written by the transition of its aggregate, and only read by what comes after: final
+//! functions of moving windows see it more than once.
 
 use std::ptr::NonNull;
 
@@ -175,9 +176,11 @@ pub(crate) fn records(state: Internal) -> Vec<u8> {
     GroupState { state: pointer(state), context: std::ptr::null_mut() }.records().to_vec()
 }
 
-/// Whether the aggregate that calls a final function has an ORDER BY of its own. Unknown in windows, which have none.
+/// Whether the aggregate that calls a final function has an ORDER BY of its own. Unknown in windows, which
+/// have none.
 pub(crate) fn is_ordered(call: pg_sys::FunctionCallInfo) -> bool {
-    // SAFETY: `call` is that of the function which runs; what comes back is null or lives as long as the plan.
+    // SAFETY: `call` is that of the function which runs; what comes back is null or lives as long as the
+    // plan.
     unsafe {
         let aggregate = pg_sys::AggGetAggref(call);
         !aggregate.is_null() && !(*aggregate).aggorder.is_null() && (*(*aggregate).aggorder).length > 0
@@ -205,7 +208,8 @@ fn reserve(
         return Err(too_much(most));
     }
     let more = wanted.max(capacity.saturating_mul(2)).min(most);
-    // SAFETY: it was allocated by PostgreSQL, stays in its context, and is as long afterwards, or an error is raised.
+    // SAFETY: it was allocated by PostgreSQL, stays in its context, and is as long afterwards, or an error is
+    // raised.
     *data = unsafe { pg_sys::repalloc((*data).cast(), more) }.cast();
     *capacity = more;
     Ok(())

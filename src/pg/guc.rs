@@ -1,8 +1,8 @@
 //! The server's settings, prefix `pg_steadytext.`: what belongs to the process and the machine. What belongs
 //! to one database is in its table steadytext_config.
 //!
-//! Which models answer is a setting that every session may have its own value of, as long as it names no path:
-//! files are for superusers to name.
+//! Which models answer is a setting that every session may have its own value of, as long as it names no
+//! path: files are for superusers to name.
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 use std::cell::Cell;
@@ -113,7 +113,8 @@ pub(crate) fn engine() -> EngineSettings {
     }
 }
 
-/// `pg_steadytext.engine_hang_timeout`: for how long an engine may have something to do and give no sign of life; `None`: for ever.
+/// `pg_steadytext.engine_hang_timeout`: for how long an engine may have something to do and give no sign of
+/// life; `None`: for ever.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn engine_hang_timeout() -> Option<Duration> {
     duration(&ENGINE_HANG_TIMEOUT)
@@ -214,8 +215,8 @@ fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
             const { [const { Cell::new(std::ptr::null_mut()) }; 3] };
     }
     let found = FOUND.with(|found| found[setting as usize].get());
-    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread. What a
-    // preloaded library defines stays.
+    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread. What
+    // a preloaded library defines stays.
     unsafe {
         if let Some(found) = found.as_ref() {
             return Some(found.source);
@@ -253,7 +254,8 @@ unsafe extern "C-unwind" fn check_model(
     source: pg_sys::GucSource::Type,
 ) -> bool {
     use pg_sys::GucSource;
-    // SAFETY: the value is a string, or null; the rest are globals of this process. PostgreSQL frees the texts.
+    // SAFETY: the value is a string, or null; the rest are globals of this process. PostgreSQL frees the
+    // texts.
     unsafe {
         if value.is_null() || (*value).is_null() || !is_path(&CStr::from_ptr(*value).to_string_lossy()) {
             return true;
@@ -537,7 +539,8 @@ fn int(
 
 /// A setting with a unit, of which 0 means something else than very little.
 ///
-/// It is no integer, because PostgreSQL would round `100ms` to 0 seconds, and what was meant to be short would be for ever.
+/// It is no integer, because PostgreSQL would round `100ms` to 0 seconds, and what was meant to be short
+/// would be for ever.
 fn zero_or_more(
     name: &'static CStr,
     setting: &'static GucSetting<f64>,

@@ -1,5 +1,6 @@
-//! Hooks into the server: object access, where the extension is dropped; utility statements, which need a database without sessions, lock
-//! tables of the extension, rename its schema or restore it; and the log, for refusals.
+//! Hooks into the server: object access, where the extension is dropped; utility statements, which need a
+//! database without sessions, lock tables of the extension, rename its schema or restore it; and the log, for
+//! refusals.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering::SeqCst;
@@ -120,9 +121,9 @@ unsafe extern "C-unwind" fn process_utility(
     }
 }
 
-/// Users delete rows of their own from some of the extension's tables, and PostgreSQL lets whoever may delete from a table lock all of
-/// it, for as long as a transaction is open. So LOCK TABLE is for superusers there, in modes that keep others out, and also
-/// where a view leads to it.
+/// Users delete rows of their own from some of the extension's tables, and PostgreSQL lets whoever may delete
+/// from a table lock all of it, for as long as a transaction is open. So LOCK TABLE is for superusers there,
+/// in modes that keep others out, and also where a view leads to it.
 #[pg_guard]
 unsafe extern "C-unwind" fn keep_tables_open(statement: *mut pg_sys::Node) {
     // SAFETY: the node's tag says what it is; its list is one of RangeVar nodes.

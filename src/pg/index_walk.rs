@@ -1,10 +1,12 @@
 //! Walks along an index of the queue entry by entry, those of dead rows included, for a bounded time.
 //!
-//! A statement stops at rows and not at entries: where it finds nothing, it steps over everything that requests have left behind, however much
-//! that is. While somebody keeps an old snapshot that may be a million of entries, for which a worker has no time at once. A walk stops after a
-//! time and says where it was, and the next one goes on from there.
+//! A statement stops at rows and not at entries: where it finds nothing, it steps over everything that
+//! requests have left behind, however much that is. While somebody keeps an old snapshot that may be a
+//! million of entries, for which a worker has no time at once. A walk stops after a time and says where it
+//! was, and the next one goes on from there.
 //!
-//! Invariant: a walk ends between two keys. So all entries of a key, of which an old one may be dead and a later one alive, are met in one walk.
+//! Invariant: a walk ends between two keys. So all entries of a key, of which an old one may be dead and a
+//! later one alive, are met in one walk.
 
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
@@ -100,8 +102,8 @@ pub(super) struct Walked {
     pub(super) entries: u64,
 }
 
-/// Walks from a key on, or from the first one, for about so long; `visit` is told of each entry, and whether there is a row of it. Inside a
-/// transaction. `None`: the queue has no such index that could be used now.
+/// Walks from a key on, or from the first one, for about so long; `visit` is told of each entry, and whether
+/// there is a row of it. Inside a transaction. `None`: the queue has no such index that could be used now.
 ///
 /// The rows are those that are committed when it begins, whatever snapshot the caller has.
 pub(super) fn walk(
@@ -111,7 +113,8 @@ pub(super) fn walk(
     budget: Duration,
     mut visit: impl FnMut(Key, bool) -> Step,
 ) -> Option<Walked> {
-    // SAFETY: as PostgreSQL's own scans of an index; everything is closed in reverse order, and by the abort after an error.
+    // SAFETY: as PostgreSQL's own scans of an index; everything is closed in reverse order, and by the abort
+    // after an error.
     unsafe {
         let table = pg_sys::try_relation_open(queue, LOCK);
         if table.is_null() {
@@ -149,7 +152,8 @@ pub(super) fn walk(
 ///
 /// The table is open, inside a transaction.
 unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::Relation> {
-    // SAFETY: the caller's promise; an index that is in the table's list is there as long as the table is locked.
+    // SAFETY: the caller's promise; an index that is in the table's list is there as long as the table is
+    // locked.
     unsafe {
         let oid = pg_sys::get_relname_relid(wanted.name().as_ptr(), (*(*table).rd_rel).relnamespace);
         let list = pg_sys::RelationGetIndexList(table);
@@ -167,7 +171,8 @@ unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::R
     }
 }
 
-/// Whether somebody who has made the index anew has given it the order in which it is walked through, and the rows.
+/// Whether somebody who has made the index anew has given it the order in which it is walked through, and the
+/// rows.
 ///
 /// # Safety
 ///
@@ -234,7 +239,8 @@ impl Walk {
                     End::Here(key) => return Some(key),
                     End::Group(key) => {
                         let behind = Key { id: i64::MAX, ..key };
-                        // Where each entry ends its group, there are few entries between two looks of the scan.
+                        // Where each entry ends its group, there are few entries between two looks of the
+                        // scan.
                         interrupts::check();
                         if self.is_over() {
                             return Some(behind);
@@ -249,8 +255,8 @@ impl Walk {
         }
     }
 
-    /// The scans whose entries, one after the other, are those from a key on: an index of three columns, of which one descends, has no single
-    /// condition for that.
+    /// The scans whose entries, one after the other, are those from a key on: an index of three columns, of
+    /// which one descends, has no single condition for that.
     fn stretches(&self, from: Option<Key>) -> Vec<Vec<pg_sys::ScanKeyData>> {
         const EQUAL: u32 = pg_sys::BTEqualStrategyNumber;
         let Some(from) = from else { return vec![Vec::new()] };

@@ -47,7 +47,8 @@ pub(crate) fn accept_signals(termination: Termination) {
             termination::ask
         }
     };
-    // SAFETY: PostgreSQL's own handlers and one of ours, for a process that has just been started with signals blocked.
+    // SAFETY: PostgreSQL's own handlers and one of ours, for a process that has just been started with
+    // signals blocked.
     unsafe {
         pqsignal(libc::SIGTERM, Some(terminate));
         pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
@@ -145,8 +146,8 @@ pub(crate) struct WaitFd {
     pub(crate) writing: bool,
 }
 
-/// Waits until the latch is set, `wait_fd` (if any) is ready, or the time is over; then resets the latch. Ends
-/// the process when the postmaster has died.
+/// Waits until the latch is set, `wait_fd` (if any) is ready, or the time is over; then resets the latch.
+/// Ends the process when the postmaster has died.
 pub(crate) fn wait(timeout: Duration, wait_fd: Option<WaitFd>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     if let Some(wait_fd) = wait_fd {
@@ -203,9 +204,11 @@ static END_TIMEOUT: OnceLock<i32> = OnceLock::new();
 /// What to note when it does; it points to shared memory.
 static OVERRAN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
-/// As SIGTERM does it: the process ends where it next looks for interrupts, which no exception handler of a user's keeps it from.
+/// As SIGTERM does it: the process ends where it next looks for interrupts, which no exception handler of a
+/// user's keeps it from.
 unsafe extern "C-unwind" fn end_by_timeout() {
-    // SAFETY: null, or memory of the server that is there as long as this process; PostgreSQL's own handler, which is one for signals.
+    // SAFETY: null, or memory of the server that is there as long as this process; PostgreSQL's own handler,
+    // which is one for signals.
     unsafe {
         if let Some(overran) = OVERRAN.load(SeqCst).as_ref() {
             overran.store(true, SeqCst);
@@ -214,15 +217,16 @@ unsafe extern "C-unwind" fn end_by_timeout() {
     }
 }
 
-/// Prepares [`with_time_limits`], which sets `overran` before the process ends. Once in a process, after it has connected.
+/// Prepares [`with_time_limits`], which sets `overran` before the process ends. Once in a process, after it
+/// has connected.
 pub(crate) fn prepare_time_limits(overran: &'static AtomicBool) {
     OVERRAN.store(std::ptr::from_ref(overran).cast_mut(), SeqCst);
     // SAFETY: the first number that is free is given out by PostgreSQL.
     END_TIMEOUT.get_or_init(|| unsafe { RegisterTimeout(USER_TIMEOUT, Some(end_by_timeout)) });
 }
 
-/// Runs `work`, which ends with an error (57014) if it takes longer than `limit`, as a statement with that statement_timeout would. If it has
-/// caught that error, and takes longer than `end`, the process ends.
+/// Runs `work`, which ends with an error (57014) if it takes longer than `limit`, as a statement with that
+/// statement_timeout would. If it has caught that error, and takes longer than `end`, the process ends.
 pub(crate) fn with_time_limits<T>(limit: Duration, end: Duration, work: impl FnOnce() -> T) -> T {
     struct Limits;
     impl Drop for Limits {
@@ -252,7 +256,8 @@ pub(crate) fn extend_time_limits(limit: Duration, end: Duration) {
 
 /// Begins the first limit of [`with_time_limits`] anew, also where it has ended something.
 pub(crate) fn renew_time_limit(limit: Duration) {
-    // SAFETY: every process that is connected to a database has a handler for it, which cancels its statement.
+    // SAFETY: every process that is connected to a database has a handler for it, which cancels its
+    // statement.
     unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds(limit)) };
 }
 

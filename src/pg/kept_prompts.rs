@@ -1,6 +1,7 @@
 //! What a database keeps under the names of the library's prompts, so that they are asked in its words.
 //!
-//! Every verb looks here, and hardly a database keeps any: what is known stays until the extension's tables change.
+//! Every verb looks here, and hardly a database keeps any: what is known stays until the extension's tables
+//! change.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
-//! Values of key columns as JSON, the same whatever the session's settings are: what is written here is read by another process, and must
-//! be the same value there.
+//! Values of key columns as JSON, the same whatever the session's settings are: what is written here is read
+//! by another process, and must be the same value there.
 //!
-//! Invariant: no function that somebody else has written is called. Values are made texts by the output functions of their types, which are
-//! not looked up by name.
+//! Invariant: no function that somebody else has written is called. Values are made texts by the output
+//! functions of their types, which are not looked up by name.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt::{Arguments, Write as _};
@@ -13,8 +13,8 @@ unsafe extern "C" {
     static mut bytea_output: c_int;
 }
 
-/// `USE_ISO_DATES`, `DATEORDER_YMD`, `INTSTYLE_POSTGRES`, `BYTEA_OUTPUT_HEX` and the digits that tell any two numbers apart: what
-/// `bgworker::pin_settings` sets in the process that reads.
+/// `USE_ISO_DATES`, `DATEORDER_YMD`, `INTSTYLE_POSTGRES`, `BYTEA_OUTPUT_HEX` and the digits that tell any two
+/// numbers apart: what `bgworker::pin_settings` sets in the process that reads.
 const STYLES: Styles = Styles { dates: 1, order: 0, intervals: 0, digits: 1, bytes: 1 };
 
 /// Settings that output functions follow, as they look them up.
@@ -65,7 +65,8 @@ fn with_fixed_styles<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Adds a value of this type to a JSON text: numbers and yes or no as what they are, times as JSON has them, everything else as a string.
+/// Adds a value of this type to a JSON text: numbers and yes or no as what they are, times as JSON has them,
+/// everything else as a string.
 ///
 /// # Safety
 ///

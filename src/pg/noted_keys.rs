@@ -1,11 +1,12 @@
 //! Keys of changed rows of vectorized tables, on their way into `steadytext_vectorizer_work`.
 //!
-//! The first few keys of a statement become a row each, at once. Later ones are gathered in this process's memory and become a row for
-//! [`GATHERED`] of them, so that a statement that inserts many rows pays for few: what is gathered is written when there is enough of it,
-//! and before the transaction commits or is prepared. What a subtransaction has gathered is forgotten when it is rolled back, as its rows are.
+//! The first few keys of a statement become a row each, at once. Later ones are gathered in this process's
+//! memory and become a row for [`GATHERED`] of them, so that a statement that inserts many rows pays for few:
+//! what is gathered is written when there is enough of it, and before the transaction commits or is prepared.
+//! What a subtransaction has gathered is forgotten when it is rolled back, as its rows are.
 //!
-//! Invariant: a key is written by the transaction that changed its row, at the level of its subtransaction or above: both are seen together or
-//! not at all.
+//! Invariant: a key is written by the transaction that changed its row, at the level of its subtransaction or
+//! above: both are seen together or not at all.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,7 +25,8 @@ const PROMPT: usize = 16;
 const GATHERED: usize = 250;
 /// Bytes of a row's keys from which on it is written: beyond two thousand PostgreSQL would compress them.
 const GATHERED_BYTES: usize = 1900;
-/// Bytes that may be gathered: beyond that, as in a transaction of very many subtransactions, keys are written at once.
+/// Bytes that may be gathered: beyond that, as in a transaction of very many subtransactions, keys are
+/// written at once.
 const MOST_BYTES: usize = 4 << 20;
 
 /// Where a key is noted: the definition, as its trigger names it, and the table.
@@ -177,8 +179,8 @@ fn write_gathered(gathered: &Gathered) -> Result<(), PgError> {
     write(gathered.place(), None, Some((&keys, gathered.count)))
 }
 
-/// Adds a row to the work. Only the table of the definition's owner counts: others may put triggers on tables of their own,
-/// and name any definition in these.
+/// Adds a row to the work. Only the table of the definition's owner counts: others may put triggers on tables
+/// of their own, and name any definition in these.
 fn write(place: Place<'_>, key: Option<&str>, keys: Option<(&str, usize)>) -> Result<(), PgError> {
     let extension = catalog_cache::installation()?;
     let plan = PLANS.with(|plans| Rc::clone(&plans[usize::from(place.is_clone)]));

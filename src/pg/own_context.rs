@@ -1,11 +1,12 @@
 //! What PostgreSQL adds to an error about where it was raised, where that is a function of the extension's.
 //!
-//! PL/pgSQL names each function and each statement between the caller and the error. Those of the extension say nothing to a caller who has made a
-//! mistake in an argument, and hide what does: they are left out, up to the first function that is somebody else's. Everything stays with
-//! log_error_verbosity = verbose, of internal errors, which are bugs, and in the processes of the extension.
+//! PL/pgSQL names each function and each statement between the caller and the error. Those of the extension
+//! say nothing to a caller who has made a mistake in an argument, and hide what does: they are left out, up
+//! to the first function that is somebody else's. Everything stays with log_error_verbosity = verbose, of
+//! internal errors, which are bugs, and in the processes of the extension.
 //!
-//! Where an error is raised nothing can be looked up in the catalogs. What belongs to the extension is known by its name, from the install script
-//! (`build.rs`), and by the schema that stands before it.
+//! Where an error is raised nothing can be looked up in the catalogs. What belongs to the extension is known
+//! by its name, from the install script (`build.rs`), and by the schema that stands before it.
 
 use std::ffi::CStr;
 
@@ -25,8 +26,9 @@ const STATEMENTS: [&[u8]; 3] = [b"SQL statement \"", b"SQL expression \"", b"PL/
 ///
 /// The error is alive, and goes to the log and the client next.
 pub(super) unsafe fn hide(error: *mut pg_sys::ErrorData) {
-    // SAFETY: the caller's promise; the context is a text of this error's own that ends with a zero, or NULL. PostgreSQL frees it by its address
-    // where the error ends the process, so that what is left is moved to its beginning.
+    // SAFETY: the caller's promise; the context is a text of this error's own that ends with a zero, or NULL.
+    // PostgreSQL frees it by its address where the error ends the process, so that what is left is moved to
+    // its beginning.
     unsafe {
         if (*error).elevel < PgLogLevel::ERROR as i32
             || (*error).sqlerrcode == PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32
@@ -67,9 +69,11 @@ fn length_of_own(context: &[u8]) -> usize {
     own
 }
 
-/// Whether an entry is about a function of the extension's. The twins' names, which others have as well, count behind others.
+/// Whether an entry is about a function of the extension's. The twins' names, which others have as well,
+/// count behind others.
 ///
-/// PL/pgSQL writes the schema before the name of a function that is not in the caller's search_path; SQL only writes the name.
+/// PL/pgSQL writes the schema before the name of a function that is not in the caller's search_path; SQL only
+/// writes the name.
 fn is_own(line: &[u8], takes_twins: bool) -> bool {
     let name = match line.strip_prefix(FUNCTIONS[0]) {
         Some(signature) => signature.split(|byte| *byte == b'(').next(),

@@ -102,8 +102,8 @@ pub(crate) fn inserting(role: pg_sys::Oid, id: Option<Uuid>) {
     INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
 }
 
-/// This transaction says that it puts a request of this role back to pending. Everybody may say so, whatever it does: for others only those rows
-/// count that were put back ([`retried`]).
+/// This transaction says that it puts a request of this role back to pending. Everybody may say so, whatever
+/// it does: for others only those rows count that were put back ([`retried`]).
 pub(crate) fn retrying(role: pg_sys::Oid) {
     let new = Inserted {
         level: transaction::nest_level(),
@@ -115,7 +115,8 @@ pub(crate) fn retrying(role: pg_sys::Oid) {
     INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
 }
 
-/// A row of this role was put back, of which [`retrying`] was told. Of others, which administrators put back, the worker learns by counting.
+/// A row of this role was put back, of which [`retrying`] was told. Of others, which administrators put back,
+/// the worker learns by counting.
 pub(crate) fn retried(role: pg_sys::Oid) {
     let new = Inserted {
         level: transaction::nest_level(),

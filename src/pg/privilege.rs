@@ -51,13 +51,15 @@ pub(crate) fn is_monitor(caller: pg_sys::Oid) -> bool {
     has_privileges_of(caller, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
 }
 
-/// Whether `caller` may read the statistics of all databases and roles: a member of pg_read_all_stats, as those of pg_monitor are.
+/// Whether `caller` may read the statistics of all databases and roles: a member of pg_read_all_stats, as
+/// those of pg_monitor are.
 pub(crate) fn reads_all_statistics(caller: pg_sys::Oid) -> bool {
     has_privileges_of(caller, pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_STATS))
 }
 
-/// Runs `work`, a statement that leaves no name open, as `owner`, restricted as [`as_owner`] does it, and with
-/// the search path as it is: setting it costs as much as writing a row. After an error, the abort restores the caller.
+/// Runs `work`, a statement that leaves no name open, as `owner`, restricted as [`as_owner`] does it, and
+/// with the search path as it is: setting it costs as much as writing a row. After an error, the abort
+/// restores the caller.
 pub(crate) fn with_rights_of<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let mut saved_user = pg_sys::InvalidOid;
     let mut saved_context = 0;

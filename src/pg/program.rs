@@ -1,8 +1,9 @@
 //! A program that a process of the server starts, watches and ends.
 //!
-//! Invariant: it has nothing of the server but its user, its working directory and where errors are written: no shared memory, no open file, no
-//! handled or blocked signal, no environment, and a session of its own, so that no signal for the process that has started it is one for it.
-//! It does not outlive that process, however that ends: the kernel kills it then, and its standard input ends.
+//! Invariant: it has nothing of the server but its user, its working directory and where errors are written:
+//! no shared memory, no open file, no handled or blocked signal, no environment, and a session of its own, so
+//! that no signal for the process that has started it is one for it. It does not outlive that process,
+//! however that ends: the kernel kills it then, and its standard input ends.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr, OsString, c_char};
@@ -19,9 +20,11 @@ use std::time::{Duration, Instant};
 
 use super::interrupts::WaitFd;
 
-/// Variables of the server's environment that the program gets: those by which crates choose their number of threads.
+/// Variables of the server's environment that the program gets: those by which crates choose their number of
+/// threads.
 const ENVIRONMENT: [&str; 2] = ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"];
-/// How long a process that was killed is waited for. It does nothing any more; the kernel may still be taking its memory back.
+/// How long a process that was killed is waited for. It does nothing any more; the kernel may still be taking
+/// its memory back.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a process has ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
@@ -111,8 +114,8 @@ impl Program {
         }
     }
 
-    /// For how long a thread of it was kept waiting for a processor since this was called last, the one that waited longest. Where the
-    /// system does not say, and the first time, nothing.
+    /// For how long a thread of it was kept waiting for a processor since this was called last, the one that
+    /// waited longest. Where the system does not say, and the first time, nothing.
     pub(crate) fn kept_waiting(&mut self) -> Duration {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return Duration::ZERO };
         let waits: HashMap<OsString, u64> = threads
@@ -158,7 +161,8 @@ impl Drop for Program {
     }
 }
 
-/// Processes that were killed and had not gone in time. They are forgotten by the kernel when this process has asked how they ended.
+/// Processes that were killed and had not gone in time. They are forgotten by the kernel when this process
+/// has asked how they ended.
 static STRAGGLERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
 fn forget_stragglers() {
@@ -167,11 +171,13 @@ fn forget_stragglers() {
     stragglers.retain(|pid| unsafe { libc::waitpid(*pid, std::ptr::null_mut(), libc::WNOHANG) } == 0);
 }
 
-/// Leaves everything of the process behind that this one was forked from. Between fork and exec, where nothing may be allocated.
+/// Leaves everything of the process behind that this one was forked from. Between fork and exec, where
+/// nothing may be allocated.
 fn become_own(parent: u32) -> io::Result<()> {
     const FIRST_OTHER: u32 = 3;
     const LAST_SIGNAL: i32 = 64;
-    // SAFETY: calls that are allowed in a process that was forked from one with several threads, about this process only.
+    // SAFETY: calls that are allowed in a process that was forked from one with several threads, about this
+    // process only.
     unsafe {
         libc::setsid();
         for signal in 1..=LAST_SIGNAL {

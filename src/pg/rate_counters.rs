@@ -1,13 +1,14 @@
 //! What roles have used in the last minute, hour and day: requests and tokens, in shared memory.
 //!
-//! Only roles that a limit binds are counted, each in each database by itself. A request counts from the moment in
-//! which it is asked for, and no longer when the subtransaction that has enqueued it is rolled back, as then nothing
-//! was asked of the engine. Tokens count when they are known.
+//! Only roles that a limit binds are counted, each in each database by itself. A request counts from the
+//! moment in which it is asked for, and no longer when the subtransaction that has enqueued it is rolled
+//! back, as then nothing was asked of the engine. Tokens count when they are known.
 //!
-//! There is room for [`ENTRIES`] roles. Where it is full the role goes that has not asked for the longest time among those
-//! whose place it could be.
+//! There is room for [`ENTRIES`] roles. Where it is full the role goes that has not asked for the longest
+//! time among those whose place it could be.
 //!
-//! Invariant: everything in the table is guarded by its lock. It is never taken after a commit, when nothing may fail.
+//! Invariant: everything in the table is guarded by its lock. It is never taken after a commit, when nothing
+//! may fail.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -166,7 +167,8 @@ impl RateTable {
         self.places(key).find(|entry| entry.key.load(Relaxed) == key)
     }
 
-    /// The role's place. One that has none gets a free one, or that of the role that has not asked for the longest time.
+    /// The role's place. One that has none gets a free one, or that of the role that has not asked for the
+    /// longest time.
     fn place(&self, key: u64) -> &Entry {
         if let Some(entry) = self.find(key) {
             return entry;
@@ -184,8 +186,8 @@ impl RateTable {
     }
 }
 
-/// Counts requests of a role, if all that it is allowed leaves room for them. With `lasting` they count whatever becomes of
-/// the transaction.
+/// Counts requests of a role, if all that it is allowed leaves room for them. With `lasting` they count
+/// whatever becomes of the transaction.
 ///
 /// # Errors
 ///
@@ -338,8 +340,8 @@ pub(crate) fn reset(role: pg_sys::Oid) -> bool {
     found.flatten().is_some()
 }
 
-/// Takes note that what changes from now on is to be written down again; the counts that have changed in the database of this
-/// process.
+/// Takes note that what changes from now on is to be written down again; the counts that have changed in the
+/// database of this process.
 pub(crate) fn take_changed(slot: &Slot) -> Vec<Saved> {
     slot.usage_waits.store(false, Release);
     let (database, second) = (catalog::my_database().to_u32(), now());

@@ -1,8 +1,8 @@
 //! The limits of steadytext_rate_limits: which of them bind a role, and whether it may ask for more.
 //!
-//! A limit binds the role that it names and each of its members, for whom it counts by itself: of all that bind a role the
-//! strictest one holds, for each kind. One without a name is everybody's. Superusers and members of steadytext_admin, who could
-//! change it, are bound by those only that name them.
+//! A limit binds the role that it names and each of its members, for whom it counts by itself: of all that
+//! bind a role the strictest one holds, for each kind. One without a name is everybody's. Superusers and
+//! members of steadytext_admin, who could change it, are bound by those only that name them.
 //!
 //! What binds whom is kept by each process until the extension's tables change, or roles do.
 
@@ -71,7 +71,8 @@ thread_local! {
     static STATEMENTS_OF_OTHERS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// As long as it lives, what is asked for is asked for by somebody's statement, and not by the process that runs it for them.
+/// As long as it lives, what is asked for is asked for by somebody's statement, and not by the process that
+/// runs it for them.
 #[derive(Debug)]
 pub(crate) struct StatementOfOthers(());
 
@@ -116,8 +117,8 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
             return Err(refusal);
         }
     }
-    // The first text of a vectorizer's request says which model it was, and is none of its owner's. What triggers and functions ask for that it meets is
-    // not its own.
+    // The first text of a vectorizer's request says which model it was, and is none of its owner's. What
+    // triggers and functions ask for that it meets is not its own.
     let is_own = STATEMENTS_OF_OTHERS.get() == 0 && slots::is_vectorizing();
     let count = if is_own && count > 1 { count - 1 } else { count };
     rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call).map_err(|exceeded| {
@@ -128,7 +129,8 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
     })
 }
 
-/// Seconds until a role may ask for as many requests at once; `None` where it may now. Where it never may, that is an hour.
+/// Seconds until a role may ask for as many requests at once; `None` where it may now. Where it never may,
+/// that is an hour.
 ///
 /// # Errors
 ///
@@ -145,7 +147,8 @@ pub(crate) fn wait_of(role: pg_sys::Oid, count: u64) -> Result<Option<f64>, PgEr
         .map(|exceeded| exceeded.wait_s.unwrap_or(NEVER) as f64))
 }
 
-/// How many requests a role may ask for at once, now, or when it has asked for none lately; `None`: as many as it likes.
+/// How many requests a role may ask for at once, now, or when it has asked for none lately; `None`: as many
+/// as it likes.
 ///
 /// # Errors
 ///

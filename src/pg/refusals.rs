@@ -1,13 +1,13 @@
 //! Requests and rights that were refused, on their way into the audit log.
 //!
-//! A refusal is an error, which rolls back whatever the same transaction could write about it. So it is noted here, in shared memory, and
-//! the worker writes it down.
+//! A refusal is an error, which rolls back whatever the same transaction could write about it. So it is noted
+//! here, in shared memory, and the worker writes it down.
 //!
-//! Refusals of the same role about the same thing are one entry with a count, until they are written; a role has a few entries at
-//! most, and a database some. What finds no place is counted.
+//! Refusals of the same role about the same thing are one entry with a count, until they are written; a role
+//! has a few entries at most, and a database some. What finds no place is counted.
 //!
-//! Invariant: everything here is guarded by the part's lock. No text of a request gets here: the messages that are noted have names and
-//! numbers only.
+//! Invariant: everything here is guarded by the part's lock. No text of a request gets here: the messages
+//! that are noted have names and numbers only.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
@@ -242,7 +242,8 @@ pub(crate) fn forget_written(slot: &Slot, written: &[Refusal], dropped: u64) {
     });
 }
 
-/// Notes that the caller was refused a change of something of the extension's that belongs to somebody else. Nothing here can raise.
+/// Notes that the caller was refused a change of something of the extension's that belongs to somebody else.
+/// Nothing here can raise.
 pub(crate) fn note_other_owner(kind: Kind) {
     let (what, message) = match kind {
         Kind::Vectorizer => ("vectorizer", "must be owner of vectorizer \"…\""),

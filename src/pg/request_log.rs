@@ -39,10 +39,12 @@ pub(crate) fn is_wanted(took: Duration) -> bool {
     least >= 0 && took.as_millis() >= least as u128
 }
 
-/// Writes a line. Statement and context are left out, which the log has beside other messages: they say what was asked.
+/// Writes a line. Statement and context are left out, which the log has beside other messages: they say what
+/// was asked.
 pub(crate) fn write(line: &str) {
     let Ok(line) = CString::new(line) else { return };
-    // SAFETY: what the macro ereport of PostgreSQL does; below ERROR it returns. The line is no format, and is copied.
+    // SAFETY: what the macro ereport of PostgreSQL does; below ERROR it returns. The line is no format, and
+    // is copied.
     unsafe {
         pg_sys::ffi::pg_guard_ffi_boundary(|| {
             if errstart(PgLogLevel::LOG as i32, std::ptr::null()) {

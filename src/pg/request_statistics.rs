@@ -1,13 +1,15 @@
 //! What became of requests, counted in shared memory: by database, model and type of request.
 //!
-//! A request is counted where it ends, by the worker or by the process of a synchronous call, also in transactions that are
-//! read-only or roll back, and on standbys. To count is to find an entry by its hash and to add to some atomic numbers under the
-//! shared lock, which takes some tenths of a microsecond.
+//! A request is counted where it ends, by the worker or by the process of a synchronous call, also in
+//! transactions that are read-only or roll back, and on standbys. To count is to find an entry by its hash
+//! and to add to some atomic numbers under the shared lock, which takes some tenths of a microsecond.
 //!
-//! The table has room for [`ENTRIES`], and a database for [`ENTRIES_OF_ONE`]. What finds no room is counted under the model
-//! [`OTHER`], and where there is no room for that either, in one entry for the whole server, whose database is 0.
+//! The table has room for [`ENTRIES`], and a database for [`ENTRIES_OF_ONE`]. What finds no room is counted
+//! under the model [`OTHER`], and where there is no room for that either, in one entry for the whole server,
+//! whose database is 0.
 //!
-//! Invariant: entries come and go under the exclusive lock only, so that their keys stand still under the shared one.
+//! Invariant: entries come and go under the exclusive lock only, so that their keys stand still under the
+//! shared one.
 
 mod file;
 
@@ -186,7 +188,8 @@ pub(crate) struct Place {
     hash: u64,
 }
 
-/// The entry of a model and a type of this process's database, to which [`count_at`] adds. `None` where there is no shared memory.
+/// The entry of a model and a type of this process's database, to which [`count_at`] adds. `None` where there
+/// is no shared memory.
 pub(crate) fn place_of(model: &str, request_type: &str) -> Option<Place> {
     let database = catalog::my_database().to_u32();
     let now = activity::now();
@@ -206,8 +209,8 @@ pub(crate) fn place_of(model: &str, request_type: &str) -> Option<Place> {
     })
 }
 
-/// Adds to an entry, unless it has been freed. Without a lock, and without anything that can raise: what is freed and taken by another one
-/// in this very moment counts there.
+/// Adds to an entry, unless it has been freed. Without a lock, and without anything that can raise: what is
+/// freed and taken by another one in this very moment counts there.
 pub(super) fn count_at(place: Place, counted: &Counted) {
     let Some(table) = TABLE.get() else { return };
     match place.index {
@@ -325,7 +328,8 @@ impl Numbers {
 
 impl StatisticsTable {
     fn key(&self, index: usize) -> &Key {
-        // SAFETY: either lock is held, or no other process is there; keys are written under the exclusive one.
+        // SAFETY: either lock is held, or no other process is there; keys are written under the exclusive
+        // one.
         unsafe { &(*self.keys.get())[index] }
     }
 
@@ -341,8 +345,8 @@ impl StatisticsTable {
         places.into_iter().find(|index| self.hashes[*index].load(Acquire) == hash && self.key(*index) == key)
     }
 
-    /// The entry of a key. Under the exclusive lock. `None`: it is not there, and there is no room for it, or its database has
-    /// as many as it may have.
+    /// The entry of a key. Under the exclusive lock. `None`: it is not there, and there is no room for it, or
+    /// its database has as many as it may have.
     fn find_or_make(&self, key: &Key, most: usize, now: i64) -> Option<usize> {
         if let Some(index) = self.find(key) {
             return Some(index);

@@ -18,15 +18,15 @@ use super::guc;
 use super::privilege::as_owner;
 use super::spi::{self, Mode};
 
-/// Whether this session restores a dump: pg_dump and pg_restore begin with these settings, which nothing else has
-/// together.
+/// Whether this session restores a dump: pg_dump and pg_restore begin with these settings, which nothing else
+/// has together.
 pub(crate) fn in_session() -> bool {
     let is = |name, value: &str| guc::server_setting(name).is_some_and(|set| set == value);
     is(c"check_function_bodies", "off") && is(c"search_path", "")
 }
 
-/// Makes what a statement has written visible to what reads the configuration and the registry next. The table's name, if it
-/// is one of these.
+/// Makes what a statement has written visible to what reads the configuration and the registry next. The
+/// table's name, if it is one of these.
 ///
 /// # Errors
 ///

@@ -247,7 +247,8 @@ pub(crate) const PACES: usize = 2;
 pub(crate) enum Pace {
     /// The one whose steps are short.
     Fast = 0,
-    /// The one that builds indexes, and that works for vectorizers whose tables have code that takes its time.
+    /// The one that builds indexes, and that works for vectorizers whose tables have code that takes its
+    /// time.
     Slow = 1,
 }
 

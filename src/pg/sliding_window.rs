@@ -64,8 +64,9 @@ impl Counts {
 }
 
 impl SlidingWindow {
-    /// Forgets what is too old at this second; the number of the bucket that is being filled. A clock that was put back a little stands
-    /// still until it has caught up; one that was put back by more than the window is long begins anew.
+    /// Forgets what is too old at this second; the number of the bucket that is being filled. A clock that
+    /// was put back a little stands still until it has caught up; one that was put back by more than the
+    /// window is long begins anew.
     fn advance(&self, period: Period, second: i64) -> i64 {
         let (now, latest) = (second.div_euclid(period.bucket_s), self.latest.load(Relaxed));
         if now <= latest && latest - now < BUCKETS as i64 {
@@ -113,7 +114,8 @@ impl SlidingWindow {
         self.total.fetch_sub(u64::from(taken), Relaxed);
     }
 
-    /// Seconds until so many of the uses no longer count; 0 where none have to go, `None` where there are not so many.
+    /// Seconds until so many of the uses no longer count; 0 where none have to go, `None` where there are not
+    /// so many.
     pub(crate) fn wait(&self, period: Period, second: i64, to_go: u64) -> Option<i64> {
         let latest = self.advance(period, second);
         if to_go == 0 {

@@ -83,8 +83,8 @@ impl Slot {
         set_latch(self.latch.load(Acquire));
     }
 
-    /// Sets the latches of the processes that work for vectorizers; false if the first of them does not run. Safe at any time, as
-    /// [`Slot::wake`] is.
+    /// Sets the latches of the processes that work for vectorizers; false if the first of them does not run.
+    /// Safe at any time, as [`Slot::wake`] is.
     pub(crate) fn wake_vectorizers(&self) -> bool {
         let latches = self.vectorizers.each_ref().map(|process| process.latch.load(Acquire));
         latches.into_iter().for_each(set_latch);
@@ -98,7 +98,8 @@ impl Slot {
         self.wake_vectorizers()
     }
 
-    /// Puts this process into the slot as one that works for vectorizers. False if the slot is another database's, or there is one.
+    /// Puts this process into the slot as one that works for vectorizers. False if the slot is another
+    /// database's, or there is one.
     pub(crate) fn begin_vectorizing(
         &self,
         pace: Pace,
@@ -116,7 +117,8 @@ impl Slot {
         true
     }
 
-    /// Says that this process has gone, and has the worker look whether another one is wanted. By the process itself, last of all.
+    /// Says that this process has gone, and has the worker look whether another one is wanted. By the process
+    /// itself, last of all.
     pub(crate) fn end_vectorizing(&self, pace: Pace) {
         let process = &self.vectorizers[pace as usize];
         process.latch.store(std::ptr::null_mut(), SeqCst);

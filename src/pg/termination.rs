@@ -1,9 +1,10 @@
 //! How a worker takes SIGTERM: it ends its statement, gives back what it has claimed, and goes.
 //!
-//! PostgreSQL's own handler ends a process in the middle of a statement. The requests that it has in flight would then look as if it had died of
-//! one of them: they would be tried one at a time, and one that was alone would have lost a try, and wait, or fail. So the first SIGTERM only asks
-//! for the end. A statement may wait for a lock or run somebody's trigger, and shutdown must not wait for that: PostgreSQL's handler runs when
-//! [`GRACE`] is over, and at the second SIGTERM.
+//! PostgreSQL's own handler ends a process in the middle of a statement. The requests that it has in flight
+//! would then look as if it had died of one of them: they would be tried one at a time, and one that was
+//! alone would have lost a try, and wait, or fail. So the first SIGTERM only asks for the end. A statement
+//! may wait for a lock or run somebody's trigger, and shutdown must not wait for that: PostgreSQL's handler
+//! runs when [`GRACE`] is over, and at the second SIGTERM.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +13,8 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-// Declared here because pgrx wraps the functions that it binds, and a signal handler may only call C functions.
+// Declared here because pgrx wraps the functions that it binds, and a signal handler may only call C
+// functions.
 unsafe extern "C-unwind" {
     fn die(signal: i32);
     fn SetLatch(latch: *mut pg_sys::Latch);
@@ -34,7 +36,8 @@ unsafe impl Sync for Timer {}
 impl Timer {
     /// Begins anew; zero stops it. False if there is none. May be called in a signal handler.
     fn set(&self, time: Duration) -> bool {
-        // SAFETY: nobody writes it any more; timer_settime is one of the functions that signal handlers may call.
+        // SAFETY: nobody writes it any more; timer_settime is one of the functions that signal handlers may
+        // call.
         unsafe {
             let Some(timer) = *self.0.get() else { return false };
             let mut spec: libc::itimerspec = std::mem::zeroed();
@@ -44,7 +47,8 @@ impl Timer {
     }
 }
 
-/// Makes what the handler needs. Once in a process, with signals blocked. Without a timer, SIGTERM ends the process as PostgreSQL has it.
+/// Makes what the handler needs. Once in a process, with signals blocked. Without a timer, SIGTERM ends the
+/// process as PostgreSQL has it.
 pub(super) fn prepare() {
     // SAFETY: zeros are a sigevent; the timer is this process's, and ends with it.
     unsafe {

@@ -1,5 +1,6 @@
-//! Callers that wait for requests to end sleep on a condition variable in shared memory, and are woken after the commit that
-//! ended one. There is a variable for each of a few buckets of request ids, and one for those who wait for several buckets.
+//! Callers that wait for requests to end sleep on a condition variable in shared memory, and are woken after
+//! the commit that ended one. There is a variable for each of a few buckets of request ids, and one for those
+//! who wait for several buckets.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;

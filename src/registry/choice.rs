@@ -63,7 +63,8 @@ impl Resolved {
         }
     }
 
-    /// A file, and the row that says something of it. Where nothing else says what its content must be, its card does.
+    /// A file, and the row that says something of it. Where nothing else says what its content must be, its
+    /// card does.
     ///
     /// # Errors
     ///
@@ -125,7 +126,8 @@ impl Resolved {
         model_checksums::of(&self.source).map_or(Ok(()), |hash| self.check(&hash))
     }
 
-    /// Compares the content of the file with what is registered; `compute` is asked for its checksum where nobody has computed it before.
+    /// Compares the content of the file with what is registered; `compute` is asked for its checksum where
+    /// nobody has computed it before.
     ///
     /// # Errors
     ///
@@ -180,7 +182,8 @@ impl Resolved {
         self.auto
     }
 
-    /// Notes that loading its file has failed. `None` where the failure is not the file's, or where somebody chose the model.
+    /// Notes that loading its file has failed. `None` where the failure is not the file's, or where somebody
+    /// chose the model.
     pub(super) fn note_failure(&self, error: &Error) -> Option<()> {
         let until = match error {
             Error::ModelFile { .. } => activity::now() + UNREADABLE.as_micros() as i64,
@@ -246,9 +249,9 @@ impl Search {
     }
 }
 
-/// What `auto` takes for a purpose: the first of the registered models whose file is there and good, as far as
-/// that is known; otherwise the first in the directory whose card prefers the task; otherwise the only one in the
-/// directory that can be used for it.
+/// What `auto` takes for a purpose: the first of the registered models whose file is there and good, as far
+/// as that is known; otherwise the first in the directory whose card prefers the task; otherwise the only one
+/// in the directory that can be used for it.
 ///
 /// # Errors
 ///
@@ -261,8 +264,8 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
     }
     let listing = directory::listing();
     for model in rows {
-        // Rows that came with the extension say nothing of what is wanted here, and those of models elsewhere only where they
-        // are preferred: nobody gets them without naming them.
+        // Rows that came with the extension say nothing of what is wanted here, and those of models elsewhere
+        // only where they are preferred: nobody gets them without naming them.
         search.is_claimed |= !model.is_default && (!model.is_elsewhere() || model.is_preferred);
         if model.is_elsewhere() || !listing.may_have(&model.file) {
             continue;

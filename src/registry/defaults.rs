@@ -1,8 +1,9 @@
 //! Which model a request gets that names none: what was set, on which level.
 //!
-//! From the nearest to the farthest: SET, ALTER ROLE and ALTER DATABASE of the settings `pg_steadytext.*_model`;
-//! steadytext_config of the database; the same settings in postgresql.conf; the predecessor's variables of the server's
-//! environment. `auto` on a level leaves it to the next; where all do, the registry and the directory of the models decide.
+//! From the nearest to the farthest: SET, ALTER ROLE and ALTER DATABASE of the settings
+//! `pg_steadytext.*_model`; steadytext_config of the database; the same settings in postgresql.conf; the
+//! predecessor's variables of the server's environment. `auto` on a level leaves it to the next; where all
+//! do, the registry and the directory of the models decide.
 
 use std::cell::Cell;
 
@@ -17,7 +18,8 @@ use crate::pg::guc::{Level, ModelSetting};
 use crate::pg::{bgworker, environment};
 
 thread_local! {
-    /// A worker elsewhere asks: what is set for its role is meant for nobody's requests, as with the server's own.
+    /// A worker elsewhere asks: what is set for its role is meant for nobody's requests, as with the server's
+    /// own.
     static IS_FOR_WORKER: Cell<bool> = const { Cell::new(false) };
 }
 

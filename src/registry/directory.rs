@@ -1,11 +1,11 @@
 //! The directory of the models: which ones it has by name, and what their cards say.
 //!
-//! A GGUF file or folder directly below pg_steadytext.model_dir is a model by its stem, whatever the case: `qwen3-0.6b-q8_0`
-//! is `Qwen3-0.6B-Q8_0.gguf`. Of a split model the stem is what its parts have in common. The names are read anew only when the
-//! directory has changed.
+//! A GGUF file or folder directly below pg_steadytext.model_dir is a model by its stem, whatever the case:
+//! `qwen3-0.6b-q8_0` is `Qwen3-0.6B-Q8_0.gguf`. Of a split model the stem is what its parts have in common.
+//! The names are read anew only when the directory has changed.
 //!
-//! Invariant: names are compared with those that the directory has, and never made into paths, so that no name leads
-//! anywhere else.
+//! Invariant: names are compared with those that the directory has, and never made into paths, so that no
+//! name leads anywhere else.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -100,9 +100,9 @@ impl Listing {
         self.missing.iter().any(prefers)
     }
 
-    /// False where the file of a row is certainly not there, which costs no look at the file system: rows that came with the
-    /// extension name many files that nobody has. File systems may take other letters for the same, in upper and lower
-    /// case and beyond ASCII.
+    /// False where the file of a row is certainly not there, which costs no look at the file system: rows
+    /// that came with the extension name many files that nobody has. File systems may take other letters for
+    /// the same, in upper and lower case and beyond ASCII.
     pub(super) fn may_have(&self, file: &str) -> bool {
         let Some(names) = self.names.as_ref().filter(|_| file.is_ascii()) else { return true };
         match Path::new(file).components().find(|component| *component != Component::CurDir) {
@@ -173,8 +173,8 @@ fn read(directory: &Path) -> Listing {
     Listing { entries: Rc::new(entries), missing, names }
 }
 
-/// The name of the model in an entry of the directory. Whether a folder, or what a link leads to, is a model is seen when
-/// it is wanted.
+/// The name of the model in an entry of the directory. Whether a folder, or what a link leads to, is a model
+/// is seen when it is wanted.
 fn name_of(file: &str, is_file: bool) -> Option<String> {
     let Some(stem) = without_ending(file) else { return (!is_file).then(|| file.to_owned()) };
     match split(stem) {

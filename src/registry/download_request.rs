@@ -1,5 +1,5 @@
-//! What is downloaded for a name: the row of a registered model, or a reference to one at a hub; and what the process of the download
-//! is told about it.
+//! What is downloaded for a name: the row of a registered model, or a reference to one at a hub; and what the
+//! process of the download is told about it.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +35,8 @@ impl DownloadRequest {
     ///
     /// # Errors
     ///
-    /// 42704 for a name that is not registered, 22023 for a row that cannot be downloaded, 42501 for one whose file is none of the
-    /// directory of the models.
+    /// 42704 for a name that is not registered, 22023 for a row that cannot be downloaded, 42501 for one
+    /// whose file is none of the directory of the models.
     pub(crate) fn of(name: &str) -> Result<DownloadRequest, PgError> {
         if name.contains('/') {
             return Ok(DownloadRequest {

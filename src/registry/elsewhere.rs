@@ -1,7 +1,8 @@
-//! Models as workers on other machines know them: by a name, a file below their own directory, and its checksum.
+//! Models as workers on other machines know them: by a name, a file below their own directory, and its
+//! checksum.
 //!
-//! Invariant: a model is chosen as the server's own worker would choose it. Only where its row is there and its file is not, or
-//! is not meant to be, nothing is looked at: the file is somebody else's.
+//! Invariant: a model is chosen as the server's own worker would choose it. Only where its row is there and
+//! its file is not, or is not meant to be, nothing is looked at: the file is somebody else's.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -43,7 +44,8 @@ pub(crate) fn resolve_elsewhere(
     })
 }
 
-/// The names of the models that requests get which name none, by the numbers of the tasks; `None` where there is none.
+/// The names of the models that requests get which name none, by the numbers of the tasks; `None` where there
+/// is none.
 pub(crate) fn default_names(models: &Models) -> [Option<String>; 3] {
     Task::ALL.map(|task| {
         let resolved = resolve_elsewhere(task, Wanted::Default, models).ok()?;

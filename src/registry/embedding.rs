@@ -1,4 +1,5 @@
-//! What a model's row, its card and its adapters say of embeddings: prompts, the lengths that vectors may have, and tasks.
+//! What a model's row, its card and its adapters say of embeddings: prompts, the lengths that vectors may
+//! have, and tasks.
 //!
 //! A row that somebody has written comes first, then the card, then a row that came with the extension.
 
@@ -59,8 +60,8 @@ impl Embedding {
         }
     }
 
-    /// The work, with what the model wants before its texts. For a model without adapters a text that is said to be a passage is one of which
-    /// nothing is said, in the cache too.
+    /// The work, with what the model wants before its texts. For a model without adapters a text that is said
+    /// to be a passage is one of which nothing is said, in the cache too.
     pub(crate) fn applied_to(&self, work: Work) -> Work {
         let mut work = work.prompted(&self.prompts);
         if let (Tasks::Known(tasks), Work::Embed(Embed { purpose, .. })) = (&self.tasks, &mut work)
@@ -72,7 +73,8 @@ impl Embedding {
         work
     }
 
-    /// Refuses a task that no adapter is for and no prompt has a place for, and lengths that the model was not trained for.
+    /// Refuses a task that no adapter is for and no prompt has a place for, and lengths that the model was
+    /// not trained for.
     ///
     /// # Errors
     ///

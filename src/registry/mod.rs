@@ -1,8 +1,8 @@
 //! The registry of models: from the name of a model, or the settings, to the file that answers.
 //!
 //! A name is that of a row of steadytext_models; otherwise that of a file or folder directly below
-//! pg_steadytext.model_dir; otherwise `builtin`. Where none is named, [`defaults`] says which one was set, and
-//! [`choice`] takes one where none was.
+//! pg_steadytext.model_dir; otherwise `builtin`. Where none is named, [`defaults`] says which one was set,
+//! and [`choice`] takes one where none was.
 //!
 //! Invariant: a request can only name such a model. Paths are given by administrators in the registry, and by
 //! superusers in settings.

@@ -1,4 +1,5 @@
-//! What names of models stand for: a row of steadytext_models, or a file or folder of the directory of the models.
+//! What names of models stand for: a row of steadytext_models, or a file or folder of the directory of the
+//! models.
 
 use std::path::PathBuf;
 
@@ -13,8 +14,8 @@ pub(super) fn row<'a>(name: &str, models: &'a Models) -> Option<&'a Model> {
     models.iter().find(|model| model.name == name).filter(|model| !gives_way(model))
 }
 
-/// Whether a file or folder of the row's name is meant by it: the row came with the extension, nobody has changed it, and its own
-/// file is not there.
+/// Whether a file or folder of the row's name is meant by it: the row came with the extension, nobody has
+/// changed it, and its own file is not there.
 pub(crate) fn gives_way(row: &Model) -> bool {
     row.is_default && !is_file_there(&row.file) && !matches!(entry(&row.name), Ok(None))
 }
@@ -38,8 +39,8 @@ pub(super) fn entry(name: &str) -> Result<Option<Entry>, PgError> {
     directory::find(name, |entry| path_of(entry).is_some_and(|path| is_there(&path)))
 }
 
-/// The file or folder of this name directly in the directory of the models, whatever it is for; `None` where a row has the name,
-/// and where there is none.
+/// The file or folder of this name directly in the directory of the models, whatever it is for; `None` where
+/// a row has the name, and where there is none.
 ///
 /// # Errors
 ///
@@ -51,7 +52,8 @@ pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>,
     Ok(entry(name)?.and_then(|entry| path_of(&entry)))
 }
 
-/// The first part of a split model of this name directly in the directory of the models, of which another part is missing.
+/// The first part of a split model of this name directly in the directory of the models, of which another
+/// part is missing.
 ///
 /// # Errors
 ///

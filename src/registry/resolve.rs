@@ -46,9 +46,9 @@ pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 ///
-/// 42704 for a name that nothing has, 42710 for one that several have, 42809 for a model that is for another task, 58030
-/// for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is known to be another than the
-/// registered, or whose card cannot be read.
+/// 42704 for a name that nothing has, 42710 for one that several have, 42809 for a model that is for another
+/// task, 58030 for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is
+/// known to be another than the registered, or whose card cannot be read.
 pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result<Resolved, PgError> {
     let asked = match wanted {
         Wanted::Named(name) | Wanted::Remembered(name) => Some(name),
@@ -70,7 +70,8 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result
     Ok(resolved)
 }
 
-/// The model of a name, whatever it is registered for; without one, that which generates. No other one takes its place.
+/// The model of a name, whatever it is registered for; without one, that which generates. No other one takes
+/// its place.
 ///
 /// # Errors
 ///
@@ -133,8 +134,8 @@ fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgE
     Ok(choice::after(found, passed_over))
 }
 
-/// What a request has to remember that is enqueued now and names no model: the default of this session, its role or its
-/// database. The worker knows what is set for the server and in steadytext_config.
+/// What a request has to remember that is enqueued now and names no model: the default of this session, its
+/// role or its database. The worker knows what is set for the server and in steadytext_config.
 ///
 /// # Errors
 ///
@@ -259,8 +260,8 @@ fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
     found.check_known().map(|()| found)
 }
 
-/// Compares the file that a name stands for with the checksum in its row or in its card, where one of them has one. `compute` is asked for that of
-/// the file where nobody has computed it before.
+/// Compares the file that a name stands for with the checksum in its row or in its card, where one of them
+/// has one. `compute` is asked for that of the file where nobody has computed it before.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
 //! Restores: what was computed before the registry and the settings of the database were there.
 //!
-//! pg_dump writes tables in the order of their names, so that generated columns are computed while steadytext_config and
-//! steadytext_models are as the extension makes them. A session that restores a dump remembers which models it took for
-//! calls that name none, and fails where the rows that come later would have chosen others.
+//! pg_dump writes tables in the order of their names, so that generated columns are computed while
+//! steadytext_config and steadytext_models are as the extension makes them. A session that restores a dump
+//! remembers which models it took for calls that name none, and fails where the rows that come later would
+//! have chosen others.
 
 use pgrx::prelude::*;
 

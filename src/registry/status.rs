@@ -1,4 +1,5 @@
-//! What is known of the registered models: whether their files are there and good, and which ones are defaults.
+//! What is known of the registered models: whether their files are there and good, and which ones are
+//! defaults.
 
 use steadytext_engine::ModelSource;
 

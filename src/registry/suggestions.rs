@@ -1,6 +1,7 @@
 //! What may have been meant by a name that nothing has: the hint of the error.
 //!
-//! Invariant: what is suggested is true of the model: it is here, is to be downloaded, or is asked through the queue.
+//! Invariant: what is suggested is true of the model: it is here, is to be downloaded, or is asked through
+//! the queue.
 
 use strsim::levenshtein;
 

@@ -1,7 +1,7 @@
 //! Answers that somebody else has given, compared with what was asked.
 //!
-//! Invariant: only what can be seen in little time is looked at. What passes may be a lie all the same, but it has the form of an
-//! answer, and nobody who relies on a schema, a choice or a length is misled.
+//! Invariant: only what can be seen in little time is looked at. What passes may be a lie all the same, but
+//! it has the form of an answer, and nobody who relies on a schema, a choice or a length is misled.
 
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Work};

@@ -6,8 +6,8 @@ use steadytext_engine::Purpose;
 use super::defaults;
 use crate::registry::Wanted;
 
-/// The parameter in which a queued request keeps the default of the session that enqueued it. It is no part of what is asked:
-/// the key of the cache does not have it.
+/// The parameter in which a queued request keeps the default of the session that enqueued it. It is no part
+/// of what is asked: the key of the cache does not have it.
 pub(crate) const DEFAULT_MODEL: &str = "default_model";
 
 /// What a row, or a call, says.
@@ -28,7 +28,8 @@ pub(crate) fn named_model(params: &Value) -> Option<&str> {
     params.get("model").or_else(|| params.get("size")).and_then(Value::as_str)
 }
 
-/// The model that a request wants: the one it names, or else the one that was the default where it was enqueued.
+/// The model that a request wants: the one it names, or else the one that was the default where it was
+/// enqueued.
 pub(crate) fn wanted(params: &Value) -> Wanted<'_> {
     let remembered = || params.get(DEFAULT_MODEL).and_then(Value::as_str).map(Wanted::Remembered);
     named_model(params).map(Wanted::Named).or_else(remembered).unwrap_or(Wanted::Default)

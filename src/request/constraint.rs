@@ -14,7 +14,8 @@ const CHOICES_HINT: &str = "Give the answers that there may be, as array['yes', 
 const PATTERN_HINT: &str =
     r"Give a regular expression that the whole answer matches, as '[0-9]{4}-[0-9]{2}'.";
 
-/// A schema without any of them allows every document, which nobody has meant: it is a list of fields, say, or an example.
+/// A schema without any of them allows every document, which nobody has meant: it is a list of fields, say,
+/// or an example.
 const KEYWORDS: &[&str] = &[
     "$anchor",
     "$comment",

@@ -1,7 +1,7 @@
 //! Facts: a list of them without those that say again what one before them says.
 //!
-//! Two facts are the same where their texts are, or where the cosine of their vectors is high enough. The text of a fact is the string
-//! that it is, or its member `text` or `fact`; of anything else it is the JSON.
+//! Two facts are the same where their texts are, or where the cosine of their vectors is high enough. The
+//! text of a fact is the string that it is, or its member `text` or `fact`; of anything else it is the JSON.
 //!
 //! Invariant: facts that are kept are as they were given, to the byte, and in their order.
 

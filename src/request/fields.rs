@@ -1,5 +1,5 @@
-//! Fields that are extracted from a text: `name`, `name: description` or `name: type - description`, and the schema of a document
-//! that has all of them.
+//! Fields that are extracted from a text: `name`, `name: description` or `name: type - description`, and the
+//! schema of a document that has all of them.
 //!
 //! Invariant: the schema has the fields in the order in which they were given, and each of them may be null.
 
@@ -96,7 +96,8 @@ fn type_of(words: &str) -> Option<(Scalar, bool)> {
 ///
 /// # Errors
 ///
-/// P0001 where there are none, 22023 for what is no field and for a name that is there twice, 54000 for too much.
+/// P0001 where there are none, 22023 for what is no field and for a name that is there twice, 54000 for too
+/// much.
 pub(super) fn read(given: &Value) -> Result<Vec<Field>, PgError> {
     let Value::Array(given) = given else {
         return Err(invalid("fields must be an array of texts").hint(TYPES_HINT));

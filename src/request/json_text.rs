@@ -29,8 +29,8 @@ pub(crate) fn elements(json: &str) -> Vec<&str> {
     elements
 }
 
-/// The document without the character that jsonb cannot have; `None` for what is no document. All else stays as it was written, numbers with as many
-/// digits as they have.
+/// The document without the character that jsonb cannot have; `None` for what is no document. All else stays
+/// as it was written, numbers with as many digits as they have.
 pub(crate) fn without_zeros(document: &str) -> Option<String> {
     const ZERO: &str = "\\u0000";
     if !document.contains(ZERO) {

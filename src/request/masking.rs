@@ -1,7 +1,7 @@
 //! Masking: a text with some of its words replaced by `[LABEL]`.
 //!
-//! The model does not write the text anew, it names the words: what is not replaced is as it was, by construction. A long text is read
-//! piece by piece; what is named in one of them is replaced in all.
+//! The model does not write the text anew, it names the words: what is not replaced is as it was, by
+//! construction. A long text is read piece by piece; what is named in one of them is replaced in all.
 //!
 //! Invariant: the same words in the same places, whatever order the pieces came in.
 
@@ -41,7 +41,8 @@ pub(super) struct Masking {
 impl Masking {
     /// # Errors
     ///
-    /// P0001 where there are no labels, 22023 for what is no label and for one that is there twice, 54000 for too much.
+    /// P0001 where there are no labels, 22023 for what is no label and for one that is there twice, 54000 for
+    /// too much.
     pub(super) fn read(text: &str, labels: Option<&Value>) -> Result<Masking, PgError> {
         let labels = match labels {
             None => return Err(no_labels()),

@@ -1,8 +1,8 @@
-//! How an answer is chosen, and what the model is told beforehand: the parameters `system_prompt` and `options` of the functions
-//! that generate, and what these may hold.
+//! How an answer is chosen, and what the model is told beforehand: the parameters `system_prompt` and
+//! `options` of the functions that generate, and what these may hold.
 //!
-//! In the queue each option is a parameter of its own. What says that everything is as usual is kept as it was written: the key
-//! of an answer is made of the work for the engine, where it makes no difference.
+//! In the queue each option is a parameter of its own. What says that everything is as usual is kept as it
+//! was written: the key of an answer is made of the work for the engine, where it makes no difference.
 
 use serde_json::{Map, Value};
 use steadytext_engine::{MAX_BIASES, MAX_STOP_BYTES, MAX_STOPS, Penalties, Sampling};
@@ -29,12 +29,13 @@ const MAX_BYTES: usize = 256 << 10;
 /// Highest bias, and highest penalty.
 const MOST: f64 = 100.0;
 
-/// Adds what the arguments say to the parameters of a generation. What is JSON's null is as if it were not there.
+/// Adds what the arguments say to the parameters of a generation. What is JSON's null is as if it were not
+/// there.
 ///
 /// # Errors
 ///
-/// 22023 for what is no object, and for an option that there is not; 54000 for too much. Whether values are in range is looked at
-/// with the other parameters.
+/// 22023 for what is no object, and for an option that there is not; 54000 for too much. Whether values are
+/// in range is looked at with the other parameters.
 pub(crate) fn with_options(
     mut params: Map<String, Value>,
     system_prompt: Option<&str>,

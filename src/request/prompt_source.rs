@@ -1,7 +1,8 @@
-//! In which words a request is asked: those of the library's prompt, or of the one that its database keeps under the same name.
+//! In which words a request is asked: those of the library's prompt, or of the one that its database keeps
+//! under the same name.
 //!
-//! Which one that is, is decided when a request is made: what a database keeps is written into the request's parameters, so that
-//! the worker asks with the same words, whatever was changed or deleted meanwhile.
+//! Which one that is, is decided when a request is made: what a database keeps is written into the request's
+//! parameters, so that the worker asks with the same words, whatever was changed or deleted meanwhile.
 //!
 //! Invariant: a template that is not the library's runs in the sandbox of prompts.
 
@@ -66,7 +67,8 @@ impl PromptSource {
     ///
     /// # Errors
     ///
-    /// Those of [`of_template`] for a template that a database keeps; XX000 for one of the library, which is a bug.
+    /// Those of [`of_template`] for a template that a database keeps; XX000 for one of the library, which is
+    /// a bug.
     pub(super) fn render(&self, variables: &Map<String, Value>) -> Result<String, PgError> {
         match self {
             PromptSource::Builtin { slug, template, .. } => {
@@ -87,11 +89,13 @@ impl PromptSource {
 /// Templates that a database keeps in the place of the library's, by their slugs.
 pub(crate) type Kept = BTreeMap<String, String>;
 
-/// Writes the template that a database keeps for requests of a type into the parameters of one of them. Whether there was one.
+/// Writes the template that a database keeps for requests of a type into the parameters of one of them.
+/// Whether there was one.
 ///
 /// # Errors
 ///
-/// 22023 where the request brings a template of its own: each is rendered in the worker, so that whose it is matters.
+/// 22023 where the request brings a template of its own: each is rendered in the worker, so that whose it is
+/// matters.
 pub(crate) fn keep(request_type: &str, params: &mut Value, kept: &Kept) -> Result<bool, PgError> {
     let is_asked = params.get("method").is_none_or(|method| method != "embed");
     let template = prompts::of(request_type).filter(|_| is_asked).and_then(|prompt| kept.get(prompt.slug));
@@ -119,8 +123,8 @@ pub(crate) fn keep(request_type: &str, params: &mut Value, kept: &Kept) -> Resul
 ///
 /// # Errors
 ///
-/// 22023 where the library has no such prompt, and for a template that leaves out what it must have, or wants what there is not; those
-/// of [`of_template`] where it makes no text of variables as they may come.
+/// 22023 where the library has no such prompt, and for a template that leaves out what it must have, or wants
+/// what there is not; those of [`of_template`] where it makes no text of variables as they may come.
 pub(crate) fn check(slug: &str, template: &str) -> Result<(), PgError> {
     let invalid = |message: String| PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
     let can_be_replaced = |prompt: &Prompt| !prompt.required.is_empty();

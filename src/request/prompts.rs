@@ -1,9 +1,11 @@
-//! The prompts of the functions that ask for something in particular: templates in files beside this one, with a version each.
+//! The prompts of the functions that ask for something in particular: templates in files beside this one,
+//! with a version each.
 //!
-//! What is constant over many rows comes before what differs, so that its keys and values are computed once. Whoever changes a
-//! byte of a template raises its version, which is part of the key of what is cached.
+//! What is constant over many rows comes before what differs, so that its keys and values are computed once.
+//! Whoever changes a byte of a template raises its version, which is part of the key of what is cached.
 //!
-//! A prompt is looked up by its slug in one place, [`find`]. What a database keeps under the same name takes its place: [`super::prompt_source`].
+//! A prompt is looked up by its slug in one place, [`find`]. What a database keeps under the same name takes
+//! its place: [`super::prompt_source`].
 
 /// A prompt with a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +18,8 @@ pub(crate) struct Prompt {
     pub(crate) template: &'static str,
     /// Names that the template takes values for, sorted.
     pub(crate) variables: &'static [&'static str],
-    /// Those of them without which a prompt would not ask what the function promises; none where no other prompt takes its place.
+    /// Those of them without which a prompt would not ask what the function promises; none where no other
+    /// prompt takes its place.
     pub(crate) required: &'static [&'static str],
 }
 

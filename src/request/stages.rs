@@ -1,7 +1,8 @@
-//! The work of a request in stages: what comes of one may say what is to be done next. Most requests have one.
+//! The work of a request in stages: what comes of one may say what is to be done next. Most requests have
+//! one.
 //!
-//! Invariant: a stage begins when all outputs of the one before are there, so that nothing depends on the order in which they
-//! come.
+//! Invariant: a stage begins when all outputs of the one before are there, so that nothing depends on the
+//! order in which they come.
 
 use steadytext_engine::{Finish, Output, Work};
 
@@ -72,7 +73,8 @@ impl Stages {
         self.progress.next == self.progress.outputs.len()
     }
 
-    /// Takes what came of a subtask. What has come of all of it, once the last one of the last stage is there.
+    /// Takes what came of a subtask. What has come of all of it, once the last one of the last stage is
+    /// there.
     ///
     /// # Errors
     ///

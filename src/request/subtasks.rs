@@ -39,7 +39,8 @@ pub(crate) enum Subtasks {
     Verb(Verb),
     /// A summary, level by level.
     Summary(Level),
-    /// Elements of an array, each by itself, their places in it, and what becomes of one that cannot be answered. Only in calls.
+    /// Elements of an array, each by itself, their places in it, and what becomes of one that cannot be
+    /// answered. Only in calls.
     Many(Vec<Subtasks>, Vec<usize>, OnError),
     /// An element that has its answer, or can have none, while others go on. Only among many.
     Settled(Option<Answer>),
@@ -67,7 +68,8 @@ impl Subtasks {
         }
     }
 
-    /// For how many requests they count where roles are limited: each text of an array is one, and what asks no model is none.
+    /// For how many requests they count where roles are limited: each text of an array is one, and what asks
+    /// no model is none.
     pub(crate) fn requests(&self) -> u64 {
         match self {
             Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))

@@ -1,11 +1,11 @@
 //! Summaries of a text, or of the values of a group, of any length.
 //!
-//! A text that is longer than the context has room for is cut by the model's own tokenizer, each piece is summarised, and what
-//! comes of them, one after the other, is a text again, until one piece is left: the summary of that one is the answer. All pieces
-//! of a level are asked about at once.
+//! A text that is longer than the context has room for is cut by the model's own tokenizer, each piece is
+//! summarised, and what comes of them, one after the other, is a text again, until one piece is left: the
+//! summary of that one is the answer. All pieces of a level are asked about at once.
 //!
-//! Invariant: there are few levels. The pieces of a level are fewer than those of the level before, or else the next
-//! summaries are shorter, down to a length of which several fit into a piece.
+//! Invariant: there are few levels. The pieces of a level are fewer than those of the level before, or else
+//! the next summaries are shorter, down to a length of which several fit into a piece.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -148,7 +148,8 @@ impl Summary {
         &self.text[..self.text.floor_char_boundary(SHOWN_BYTES)]
     }
 
-    /// The prompt about a piece; about the summaries of pieces, from the second level on; a part of more, or all there is.
+    /// The prompt about a piece; about the summaries of pieces, from the second level on; a part of more, or
+    /// all there is.
     fn prompt(&self, input: &str, level: usize, is_part: bool) -> Result<String, PgError> {
         let source = match (level, self.source) {
             (0, Source::Text) => "text",
@@ -295,7 +296,8 @@ impl Level {
     ///
     /// # Errors
     ///
-    /// 54000 where summaries of pieces do not get fewer; XX000 for an output of another kind than its work: a bug.
+    /// 54000 where summaries of pieces do not get fewer; XX000 for an output of another kind than its work: a
+    /// bug.
     pub(crate) fn after(&self, outputs: Vec<Output>) -> Result<After, PgError> {
         match &self.stage {
             Stage::Cut(text, stretches) => {
@@ -353,7 +355,8 @@ impl Level {
     }
 }
 
-/// A text in stretches that are short enough to be tokenized, each of which ends with a line, a word or a character.
+/// A text in stretches that are short enough to be tokenized, each of which ends with a line, a word or a
+/// character.
 fn cut(text: Rc<str>) -> Stage {
     let mut stretches = Vec::new();
     let mut from = 0;

@@ -5,8 +5,8 @@
 /// Bytes of a piece, about.
 const PIECE_BYTES: usize = 2000;
 
-/// The text with words replaced by what stands for their number. Of words that overlap the longest have their place, from left to right;
-/// of the same words the first number.
+/// The text with words replaced by what stands for their number. Of words that overlap the longest have their
+/// place, from left to right; of the same words the first number.
 pub(crate) fn replaced(
     text: &str,
     mut named: Vec<(String, usize)>,
@@ -31,8 +31,9 @@ pub(crate) fn replaced(
     masked
 }
 
-/// Where the longest of some words ends that stands as a whole at a place of the text, and its number. The words are sorted: those that begin as
-/// the text goes on there are narrowed down byte by byte, which takes no longer the more words there are.
+/// Where the longest of some words ends that stands as a whole at a place of the text, and its number. The
+/// words are sorted: those that begin as the text goes on there are narrowed down byte by byte, which takes
+/// no longer the more words there are.
 fn longest_at(text: &str, begin: usize, named: &[(String, usize)]) -> Option<(usize, usize)> {
     if joins(text[..begin].chars().next_back(), text[begin..].chars().next()) {
         return None;

@@ -1,4 +1,5 @@
-//! What a model writes in a form that its caller relies on: documents of a schema, translations, masked texts, lists of facts.
+//! What a model writes in a form that its caller relies on: documents of a schema, translations, masked
+//! texts, lists of facts.
 //!
 //! What is asked is the system's message, the same for all rows, and the text is what the user says.
 //!
@@ -82,7 +83,8 @@ impl TextVerb {
     ///
     /// # Errors
     ///
-    /// 54000 for a translation that is longer than it may be; XX000 for an output of another kind than its work: a bug.
+    /// 54000 for a translation that is longer than it may be; XX000 for an output of another kind than its
+    /// work: a bug.
     pub(super) fn answer(&self, outputs: &[Output]) -> Result<String, PgError> {
         let written: Vec<(&str, Finish)> = outputs
             .iter()

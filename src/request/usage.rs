@@ -41,7 +41,8 @@ impl Usage {
         self.prompt_tokens = Some(self.prompt_tokens.unwrap_or(0).saturating_add(number(prompt_tokens)));
     }
 
-    /// The first token of a text that was asked for at `since`; of many texts, there is one that is the first.
+    /// The first token of a text that was asked for at `since`; of many texts, there is one that is the
+    /// first.
     pub(crate) fn first_token(&mut self, cached_tokens: usize, since: Instant) {
         self.cached_tokens = Some(self.cached_tokens.unwrap_or(0).saturating_add(number(cached_tokens)));
         self.note_first_token(since);
@@ -62,8 +63,8 @@ impl Usage {
         }
     }
 
-    /// All of it is there: of a text its tokens, and why it ended. A text that was known without a model has had no first
-    /// token.
+    /// All of it is there: of a text its tokens, and why it ended. A text that was known without a model has
+    /// had no first token.
     pub(crate) fn ended(&mut self, text: Option<(usize, Finish)>, since: Instant) {
         let Some((generated_tokens, finish)) = text else { return };
         self.cached_tokens.get_or_insert(0);

@@ -42,8 +42,8 @@ const MAX_EXAMPLES: usize = 100;
 
 /// Most facts of a text.
 const MAX_FACTS: i64 = 50;
-/// Tokens of an answer: for each field of a document and each fact, and the fewest of all; of a document whose schema was given; for
-/// each byte of a text that is translated.
+/// Tokens of an answer: for each field of a document and each fact, and the fewest of all; of a document
+/// whose schema was given; for each byte of a text that is translated.
 const TOKENS: usize = 256;
 const TOKENS_OF_FIELD: usize = 64;
 const TOKENS_OF_DOCUMENT: usize = 2048;
@@ -85,8 +85,8 @@ pub(crate) fn is_by_vectors(request_type: &str, params: &Value) -> bool {
 ///
 /// # Errors
 ///
-/// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too much of them, and those
-/// of [`PromptSource::render`].
+/// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too
+/// much of them, and those of [`PromptSource::render`].
 pub(crate) fn read(asked: Asked<'_>, config: &Config) -> Result<Verb, PgError> {
     let Asked { request_type, prompt, prompts: texts, params } = asked;
     let text = prompt.unwrap_or_default();
@@ -185,7 +185,8 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
     Ok(TextVerb { system, what, max_tokens: max_tokens.min(limit) })
 }
 
-/// The fields that are asked for, if that is how it is said, the schema of the answer, and the tokens that it may have.
+/// The fields that are asked for, if that is how it is said, the schema of the answer, and the tokens that it
+/// may have.
 fn document(params: &Value) -> Result<(Option<Vec<fields::Field>>, Value, usize), PgError> {
     match (params.get("fields"), params.get("schema")) {
         (Some(_), Some(_)) => {

@@ -1,10 +1,11 @@
-//! Verbs: what the engine is to do for each, and the answer that comes of it. Judgements (yes or no, a grade, a category, a
-//! similarity) are here; what a model writes is [`super::text_verbs`], and lists of facts are [`super::facts`].
+//! Verbs: what the engine is to do for each, and the answer that comes of it. Judgements (yes or no, a grade,
+//! a category, a similarity) are here; what a model writes is [`super::text_verbs`], and lists of facts are
+//! [`super::facts`].
 //!
-//! A model that generates is not asked to write its answer: it says how likely each possible one is, and from that come an answer and a
-//! probability ([`Likelihoods`]). A category's probability is measured against what the model says of it for an empty text: how
-//! much more likely the text makes it. That takes out how long its name is, how common, and where it stands in the list, which
-//! small models follow more than the text.
+//! A model that generates is not asked to write its answer: it says how likely each possible one is, and from
+//! that come an answer and a probability ([`Likelihoods`]). A category's probability is measured against what
+//! the model says of it for an empty text: how much more likely the text makes it. That takes out how long
+//! its name is, how common, and where it stands in the list, which small models follow more than the text.
 //!
 //! Invariant: of equal scores the category that was given first comes first.
 
@@ -197,8 +198,8 @@ impl Classification {
         if self.asks_one_by_one() {
             return match self.rendered(&self.input, Some(index)) {
                 Ok(prompt) => likelihoods(prompt, YES.iter().chain(&NO)),
-                // The engine refuses what has no answers. Nothing but a database's own template that looks at categories fails
-                // behind the first of them.
+                // The engine refuses what has no answers. Nothing but a database's own template that looks at
+                // categories fails behind the first of them.
                 Err(_) => Work::Likelihoods(Likelihoods::default()),
             };
         }

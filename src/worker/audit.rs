@@ -1,7 +1,9 @@
-//! What the worker does for the audit log: it writes down what was refused, and deletes what is older than is kept.
+//! What the worker does for the audit log: it writes down what was refused, and deletes what is older than is
+//! kept.
 //!
-//! The first refusal of a role is written at once, those that follow a minute later, so that a flood of them is a few rows with counts. Each role
-//! has a clock of its own: nobody's flood delays what is written about others.
+//! The first refusal of a role is written at once, those that follow a minute later, so that a flood of them
+//! is a few rows with counts. Each role has a clock of its own: nobody's flood delays what is written about
+//! others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -95,8 +97,8 @@ impl AuditKeeper {
         Ok(())
     }
 
-    /// Writes all that was refused. What cannot be written waits; if this process ends after the transaction and before it is
-    /// forgotten, it is written twice.
+    /// Writes all that was refused. What cannot be written waits; if this process ends after the transaction
+    /// and before it is forgotten, it is written twice.
     ///
     /// # Errors
     ///

@@ -1,11 +1,11 @@
 //! The worker of one database: claims requests, hands them to the engine, stores what comes back.
 //!
 //! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine
-//! signals, or something is due ([`super::due`]). Every step that touches the database is a short transaction;
-//! none is open while the engine works.
+//! signals, or something is due ([`super::due`]). Every step that touches the database is a short
+//! transaction; none is open while the engine works.
 //!
-//! Invariant: between its transactions the loop waits for nothing but its own latch and descriptor. In them it
-//! skips rows that somebody has locked; what else can hold one up is a lock on a whole table, for
+//! Invariant: between its transactions the loop waits for nothing but its own latch and descriptor. In them
+//! it skips rows that somebody has locked; what else can hold one up is a lock on a whole table, for
 //! `lock_timeout` at most, the disk, and what users attach to the queue, such as a trigger that sleeps.
 //! Interrupts are answered there as in any statement.
 

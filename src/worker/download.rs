@@ -1,5 +1,5 @@
-//! The process of a download. Its main thread answers interrupts and tells others how far it is; a thread beside it downloads, and
-//! gives way to everything else on the machine.
+//! The process of a download. Its main thread answers interrupts and tells others how far it is; a thread
+//! beside it downloads, and gives way to everything else on the machine.
 
 use std::time::Duration;
 

@@ -17,16 +17,16 @@ use crate::pg::shmem::Slot;
 /// How much more seldom an idle worker looks around.
 const IDLE_FACTOR: u32 = 30;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
-/// A look that walks through the queue begins no sooner than so many times what the last one took, if that was long: while somebody keeps an
-/// old snapshot, it steps over all that requests have left behind.
+/// A look that walks through the queue begins no sooner than so many times what the last one took, if that
+/// was long: while somebody keeps an old snapshot, it steps over all that requests have left behind.
 const THOROUGH_REST: u32 = 100;
 const LONG_LOOK: Duration = Duration::from_millis(20);
 /// How soon it looks around again when others change the status of requests all the time.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two sweeps of the retention.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
-/// Between the steps of one: so many times as long as a step took, that a long queue is swept as fast as it fills and the worker
-/// has most of its time for claims; within these bounds.
+/// Between the steps of one: so many times as long as a step took, that a long queue is swept as fast as it
+/// fills and the worker has most of its time for claims; within these bounds.
 const RETENTION_REST: u32 = 4;
 const SHORTEST_RETENTION_REST: Duration = Duration::from_millis(10);
 const LONGEST_RETENTION_REST: Duration = Duration::from_millis(250);
@@ -50,7 +50,8 @@ pub(super) struct Due {
     retry: Option<Instant>,
     changes_seen: u64,
     pub(super) claim: Instant,
-    /// Before this, nothing is claimed unless it is urgent, and nothing stored as long as the engine has enough to do.
+    /// Before this, nothing is claimed unless it is urgent, and nothing stored as long as the engine has
+    /// enough to do.
     pub(super) pace: Instant,
     /// The last claim was left out for that; commits do not wake the worker meanwhile.
     pub(super) paced: bool,

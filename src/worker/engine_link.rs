@@ -1,13 +1,13 @@
 //! The worker's way to the engine.
 //!
 //! There is one engine per server. The first worker that finds no leader becomes it and runs the engine's
-//! threads in its own process ([`channel`]), or starts a program that does ([`apart`]); the others reach it through
-//! its socket ([`socket`]). When the leader goes, another worker takes its place, and every worker hands the
-//! requests that had not come back to the new engine: same request, same bytes.
+//! threads in its own process ([`channel`]), or starts a program that does ([`apart`]); the others reach it
+//! through its socket ([`socket`]). When the leader goes, another worker takes its place, and every worker
+//! hands the requests that had not come back to the new engine: same request, same bytes.
 //!
-//! A program that crashes may do so again, by the same request. So what it had is not handed on by every worker, but
-//! given to [`take_suspects`]. When all workers have the same program, the leader counts its crashes where
-//! they see them, before another one takes connections.
+//! A program that crashes may do so again, by the same request. So what it had is not handed on by every
+//! worker, but given to [`take_suspects`]. When all workers have the same program, the leader counts its
+//! crashes where they see them, before another one takes connections.
 //!
 //! Invariant: a link never calls PostgreSQL, and its threads are started with every signal blocked.
 
@@ -38,7 +38,8 @@ mod terms;
 
 /// How soon a worker without an engine looks for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// The longest pause before a program that keeps ending is started again; the first one is [`LOOK_AGAIN`], each twice as long as the one before.
+/// The longest pause before a program that keeps ending is started again; the first one is [`LOOK_AGAIN`],
+/// each twice as long as the one before.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A program that has run for so long does not keep ending.
 const CALM: Duration = Duration::from_secs(60);
@@ -56,8 +57,8 @@ pub(super) struct Submission {
 trait EngineLink {
     /// Hands over a request; everything else arrives as events.
     fn submit(&mut self, job: Submission);
-    /// Takes in what has come, hands over what could not be handed over before, and makes the descriptor ready to
-    /// wait for more. False: the engine has gone.
+    /// Takes in what has come, hands over what could not be handed over before, and makes the descriptor
+    /// ready to wait for more. False: the engine has gone.
     fn exchange(&mut self) -> bool;
     /// The next event, if there is one.
     fn next_event(&mut self) -> Option<Event>;
@@ -176,7 +177,8 @@ pub(super) fn next_event() -> Option<Event> {
     with(|link| link.next_event()).flatten()
 }
 
-/// Keys of requests that an engine had which has crashed: perhaps by one of them. No more events of them come.
+/// Keys of requests that an engine had which has crashed: perhaps by one of them. No more events of them
+/// come.
 pub(super) fn take_suspects() -> Vec<u64> {
     CONNECTOR.with_borrow_mut(|connector| std::mem::take(&mut connector.suspects))
 }
@@ -262,9 +264,11 @@ impl Connector {
         let fate = link.fate();
         self.left.extend(link.leave());
         match fate {
-            // If it was the engine of this process that has gone, the first worker to notice starts the next one.
+            // If it was the engine of this process that has gone, the first worker to notice starts the next
+            // one.
             Fate::Left => engine_leader::step_down(),
-            // This one does, after a while: where others could be faster, they would take no notice of how often it was.
+            // This one does, after a while: where others could be faster, they would take no notice of how
+            // often it was.
             Fate::Fallen { crashed } => {
                 engine_leader::fall(crashed);
                 if self.since.is_some_and(|since| since.elapsed() >= CALM) {

@@ -1,7 +1,8 @@
 //! Fills the filter of the cache's keys from their index, in portions between which everything else goes on.
 //!
-//! It is filled when the worker starts, when the index has become another one, when the extension's tables or settings have changed (the
-//! triggers of the cache may have been switched off for a while), and when it has many keys of entries that are gone.
+//! It is filled when the worker starts, when the index has become another one, when the extension's tables or
+//! settings have changed (the triggers of the cache may have been switched off for a while), and when it has
+//! many keys of entries that are gone.
 
 use std::time::{Duration, Instant};
 

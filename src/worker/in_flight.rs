@@ -349,8 +349,8 @@ impl InFlight {
         Some(Outcome { held, owner: running.owner, verdict, metrics: Some(running.metrics) })
     }
 
-    /// Takes out the requests that these are subtasks of, as an engine has died that had them. Any of them may have been the reason; one that was
-    /// alone there is.
+    /// Takes out the requests that these are subtasks of, as an engine has died that had them. Any of them
+    /// may have been the reason; one that was alone there is.
     pub(super) fn suspect(&mut self, keys: &[u64]) -> Suspects {
         let rows: HashSet<Held> =
             keys.iter().filter_map(|key| self.subtasks.get(key)).map(|(held, _)| *held).collect();

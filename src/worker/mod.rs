@@ -45,7 +45,8 @@ entry_point!(
     DOWNLOAD = steadytext_download_main => |index| download::run(index)
 );
 entry_point!(
-    /// Entry point of the processes that work for a database's vectorizers; the argument is the index of its slot and its pace.
+    /// Entry point of the processes that work for a database's vectorizers; the argument is the index of its
+    /// slot and its pace.
     VECTORIZER = steadytext_vectorizer_main => |slot| vectorizer::run(slot)
 );
 entry_point!(

@@ -1,9 +1,9 @@
 //! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction
 //! of its own.
 //!
-//! Invariant: all SQL that the processes of `worker` send is here and in the files of this folder (`make lint` looks for it elsewhere), and all
-//! that they write is written by these calls. Beside
-//! them they only read the extension's entry, configuration and registry (`pg::catalog_cache`) and the cache
+//! Invariant: all SQL that the processes of `worker` send is here and in the files of this folder (`make
+//! lint` looks for it elsewhere), and all that they write is written by these calls. Beside them they only
+//! read the extension's entry, configuration and registry (`pg::catalog_cache`) and the cache
 //! (`pg::cache_table`).
 
 mod accounts;
@@ -196,8 +196,8 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
     Ok(lost.into_iter().flatten().collect())
 }
 
-/// Gives requests back that were not finished; this costs them no retry. `alone`: they are tried one at a time
-/// from now on. Returns those that could not be given back now.
+/// Gives requests back that were not finished; this costs them no retry. `alone`: they are tried one at a
+/// time from now on. Returns those that could not be given back now.
 pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
@@ -334,7 +334,8 @@ pub(super) enum Depth {
 }
 
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
-/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any, where it is thorough.
+/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any, where
+/// it is thorough.
 pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
     let limit = i32::from(*depth == Depth::Thorough);
     in_queue("poll the queue", || {

@@ -19,7 +19,8 @@ const REGULAR: Duration = Duration::from_secs(30);
 /// A pause is at least so many times as long as the count before it took: counting millions of rows must not
 /// keep the worker from its work.
 const SHARE: u32 = 50;
-/// Where requests have left much behind that counting steps over, a pause is so many times as long, and nobody counts without being asked to.
+/// Where requests have left much behind that counting steps over, a pause is so many times as long, and
+/// nobody counts without being asked to.
 const SHARE_AMONG_DEAD: u32 = 200;
 /// Counts in a row, at most, and how long one takes at most that is repeated at once.
 const ATTEMPTS: usize = 5;

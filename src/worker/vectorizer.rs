@@ -1,13 +1,14 @@
-//! The processes that work for the vectorizers of a database: they turn what has changed into requests of the queue, and write
-//! their answers where they belong.
+//! The processes that work for the vectorizers of a database: they turn what has changed into requests of the
+//! queue, and write their answers where they belong.
 //!
-//! They are processes of their own because they run what users have put on their tables, with their rights: a trigger that sleeps, or a table that is
-//! locked, holds up vectorizers and no request. Which vectorizer does what is decided by functions of schema
-//! steadytext; each step is one transaction for one vectorizer.
+//! They are processes of their own because they run what users have put on their tables, with their rights: a
+//! trigger that sleeps, or a table that is locked, holds up vectorizers and no request. Which vectorizer does
+//! what is decided by functions of schema steadytext; each step is one transaction for one vectorizer.
 //!
-//! There are two of them, so that vectorizers do not hold up each other either. The fast one takes short steps. A vectorizer whose step was not
-//! short is the slow one's for a while, as is one whose index is to be built. A step that catches its cancel ends its process, and the next one
-//! passes over its vectorizer for a while.
+//! There are two of them, so that vectorizers do not hold up each other either. The fast one takes short
+//! steps. A vectorizer whose step was not short is the slow one's for a while, as is one whose index is to be
+//! built. A step that catches its cancel ends its process, and the next one passes over its vectorizer for a
+//! while.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -21,7 +22,8 @@ use crate::pg::interrupts::Termination;
 use crate::pg::shmem::{self, PACES, Pace, Slot};
 use crate::pg::{bgworker, catalog_cache, interrupts};
 
-/// How long one step may take, users' triggers included, and after what time the process ends if that has not ended the step.
+/// How long one step may take, users' triggers included, and after what time the process ends if that has not
+/// ended the step.
 const FAST_LIMITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 /// The same for the slow process, which gives the parts of a step that failed a few seconds each.
 const SLOW_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(150));
@@ -29,10 +31,11 @@ const SLOW_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration::fr
 const HEAD_START_S: f64 = 0.5;
 /// SQLSTATE of a step whose time was over.
 const CANCELED: &str = "57014";
-/// How soon after a round that has found nothing to do it looks at what was noted since: those who commit one row after the other do
-/// not pay for a look at each of them, and the rows gather.
+/// How soon after a round that has found nothing to do it looks at what was noted since: those who commit one
+/// row after the other do not pay for a look at each of them, and the rows gather.
 const GATHER_INTERVAL: Duration = Duration::from_millis(20);
-/// The same after several such rounds while nothing is under way: what is noted is that of definitions that are paused, or are tried later.
+/// The same after several such rounds while nothing is under way: what is noted is that of definitions that
+/// are paused, or are tried later.
 const LONGEST_GATHER_INTERVAL: Duration = Duration::from_millis(160);
 /// How soon it looks whether its requests have ended, where nobody says so.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,8 +62,8 @@ impl Supervision {
         Supervision { notes_seen: 0, not_before: [Instant::now(); PACES], wanted: [true; PACES] }
     }
 
-    /// Starts the processes that are missing and for which there is a vectorizer. `look`: there may be one of which nobody
-    /// has said anything.
+    /// Starts the processes that are missing and for which there is a vectorizer. `look`: there may be one of
+    /// which nobody has said anything.
     ///
     /// # Errors
     ///
@@ -244,7 +247,8 @@ impl Process {
         }
     }
 
-    /// Writes down that a step of the process before this one has not ended in its time: it is not tried again soon.
+    /// Writes down that a step of the process before this one has not ended in its time: it is not tried
+    /// again soon.
     fn note_overrun(&self) -> Result<(), PgError> {
         let own = &self.slot.vectorizers[self.pace as usize];
         let step = [&own.step[0], &own.step[1]].map(|half| half.load(SeqCst));
@@ -284,8 +288,8 @@ impl Process {
         self.turns.get(&owner).copied().unwrap_or(0.0)
     }
 
-    /// One step for each vectorizer for which something can be done, but for those whose owners have had more time than others who wait.
-    /// `None`: there are none at all.
+    /// One step for each vectorizer for which something can be done, but for those whose owners have had more
+    /// time than others who wait. `None`: there are none at all.
     fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
         let is_slow = self.pace == Pace::Slow;
         let round = Instant::now();

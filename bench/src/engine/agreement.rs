@@ -1,5 +1,5 @@
-//! Whether the engine computes what llama.cpp computes: logits of every type and family, perplexity of the builtin
-//! model.
+//! Whether the engine computes what llama.cpp computes: logits of every type and family, perplexity of the
+//! builtin model.
 //!
 //! Both sides are given the same token ids: tokenizers are not compared here.
 
@@ -14,17 +14,18 @@ use steadytext_test_models::{Architecture, Quantization, Spec, write};
 use crate::peer::Peer;
 use crate::settings::Settings;
 
-/// Largest root mean square of the differences, in standard deviations of llama.cpp's logits. Weights in f32 leave
-/// the rounding of keys and values to f16 (measured: 0.0005). llama.cpp rounds activations to f16 or bf16 where weights
-/// are, the engine does not (measured: 0.006).
+/// Largest root mean square of the differences, in standard deviations of llama.cpp's logits. Weights in f32
+/// leave the rounding of keys and values to f16 (measured: 0.0005). llama.cpp rounds activations to f16 or
+/// bf16 where weights are, the engine does not (measured: 0.006).
 const BOUND_FLOAT: f64 = 0.01;
 /// Both sides quantize activations to 8 bits, and any difference, however small, flips the rounding of some
 /// (measured: 0.020 to 0.030).
 const BOUND_QUANTIZED: f64 = 0.05;
-/// A router that finds two experts nearly equal chooses one of them here and the other one there: then the logits of that token are
-/// other ones, and those of the tokens that attend to it. Where routers choose, a bound is that of all tokens but this share,
-/// those that are furthest apart (measured: 0 to 0.054 of the tokens of a model in f32 are beyond it, 0.002 to 0.13 of
-/// those of quantized ones). Where all experts are used there is nothing to choose, and bounds are those of other families.
+/// A router that finds two experts nearly equal chooses one of them here and the other one there: then the
+/// logits of that token are other ones, and those of the tokens that attend to it. Where routers choose, a
+/// bound is that of all tokens but this share, those that are furthest apart (measured: 0 to 0.054 of the
+/// tokens of a model in f32 are beyond it, 0.002 to 0.13 of those of quantized ones). Where all experts are
+/// used there is nothing to choose, and bounds are those of other families.
 const FLIPPED_FLOAT: f64 = 0.08;
 const FLIPPED_QUANTIZED: f64 = 0.15;
 /// Experts of a block, and how many of them each token uses.
@@ -73,8 +74,8 @@ pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
         "# Logits of llama.cpp for the tests that run without it: family, position, every 32nd logit. Written to bench/out by\n\
          # `make check-peer`.\n",
     );
-    // `--only perplexity` leaves all of them out, and `--only agreement.qwen3.` the other families: names are compared by their
-    // beginnings, so that without the last dot qwen3moe would be measured as well.
+    // `--only perplexity` leaves all of them out, and `--only agreement.qwen3.` the other families: names are
+    // compared by their beginnings, so that without the last dot qwen3moe would be measured as well.
     for (architecture, quant, experts) in models() {
         let all_used = if experts[0] == experts[1] { ".all_experts" } else { "" };
         let name = format!("{}.{quant}{all_used}", architecture.variant());
@@ -134,8 +135,8 @@ fn write_out(name: &str, text: &str) {
         .expect("bench/out can be written");
 }
 
-/// Perplexities of the builtin model on the pages of this repository; and, for the tests that run without llama.cpp,
-/// its losses on the licence.
+/// Perplexities of the builtin model on the pages of this repository; and, for the tests that run without
+/// llama.cpp, its losses on the licence.
 fn perplexity(side: &mut Sides, report: &mut Report) -> bool {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let model = root.join("src/engine/builtin/builtin.gguf");
@@ -232,8 +233,8 @@ fn differences(got: &[f32], expected: &[f32]) -> (f64, f64) {
     (rms / deviation, largest / deviation)
 }
 
-/// Root mean square of the differences of all tokens but a share `flipped` of them, those furthest apart; and the share of those
-/// that are further apart than `bound`.
+/// Root mean square of the differences of all tokens but a share `flipped` of them, those furthest apart; and
+/// the share of those that are further apart than `bound`.
 fn without_flipped(got: &[f32], expected: &[f32], vocab: usize, flipped: f64, bound: f64) -> (f64, f64) {
     let deviation = deviation(expected);
     let rows = got.chunks_exact(vocab).zip(expected.chunks_exact(vocab)).map(|(got, expected)| {

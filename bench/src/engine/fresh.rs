@@ -48,7 +48,8 @@ fn peak_mb() -> f64 {
     kilobytes * 1024.0 / 1e6
 }
 
-/// Megabytes of the file, and of what the tokens that `peak` computes leave behind: keys and values, as a rule.
+/// Megabytes of the file, and of what the tokens that `peak` computes leave behind: keys and values, as a
+/// rule.
 pub(crate) fn file_and_state_mb(path: &Path, settings: &Settings) -> f64 {
     let summary = summary(path, settings.kv_cache_type);
     let tokens = PROMPT_TOKENS + GENERATED_TOKENS;

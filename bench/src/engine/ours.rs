@@ -60,8 +60,8 @@ impl Ours {
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
-    /// A chat of so many tokens, template included; of more where the template alone has almost as many, and of fewer
-    /// where the context does not leave room for an answer as long. And how many they are.
+    /// A chat of so many tokens, template included; of more where the template alone has almost as many, and
+    /// of fewer where the context does not leave room for an answer as long. And how many they are.
     fn prompt(&mut self, tokens: usize) -> (String, usize) {
         let Ours { prompts, template, tokenizer, context_length, .. } = self;
         let count =

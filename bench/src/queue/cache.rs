@@ -17,7 +17,8 @@ const WARM_UP: usize = 200;
 
 pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     let mut session = cluster.session("postgres");
-    // As if the model had computed them, which is looked at in every hit. Answers as long as those of 100 tokens.
+    // As if the model had computed them, which is looked at in every hit. Answers as long as those of 100
+    // tokens.
     session.run("select steadytext_generate('the model', 1)");
     wait_until("an answer of the model is there", || {
         session.one::<i64>("select count(*) from steadytext_cache where prompt = 'the model'") == 1

@@ -1,4 +1,5 @@
-//! A million requests: whether the last ones are claimed as soon as the first ones, and the table stays small.
+//! A million requests: whether the last ones are claimed as soon as the first ones, and the table stays
+//! small.
 
 use std::time::{Duration, Instant};
 

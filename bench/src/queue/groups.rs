@@ -1,4 +1,5 @@
-//! Many texts in one statement: embeddings beside the queue and beside many sessions, and the summary of a large group.
+//! Many texts in one statement: embeddings beside the queue and beside many sessions, and the summary of a
+//! large group.
 
 use std::time::{Duration, Instant};
 

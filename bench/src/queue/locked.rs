@@ -1,4 +1,5 @@
-//! What one user's open transaction, which has cancelled a hundred thousand waiting requests, costs the others.
+//! What one user's open transaction, which has cancelled a hundred thousand waiting requests, costs the
+//! others.
 
 use std::time::Instant;
 

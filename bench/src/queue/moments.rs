@@ -1,4 +1,5 @@
-//! Moments in which somebody waits for the server: after a crash, after CREATE EXTENSION, at a cancel, a drop, a shutdown.
+//! Moments in which somebody waits for the server: after a crash, after CREATE EXTENSION, at a cancel, a
+//! drop, a shutdown.
 
 use std::fmt::Display;
 use std::thread;
@@ -126,7 +127,8 @@ fn cancelled_calls(cluster: &Cluster, session: &mut Session) -> Vec<f64> {
     times
 }
 
-/// From steadytext_cancel_async() of a running request to the moment in which the worker has let go of it; sorted.
+/// From steadytext_cancel_async() of a running request to the moment in which the worker has let go of it;
+/// sorted.
 fn cancelled_requests(session: &mut Session) -> Vec<f64> {
     let mut times = Vec::new();
     for _ in 0..CANCELS {
@@ -187,7 +189,8 @@ fn dropped_databases(cluster: &Cluster, session: &mut Session) -> Vec<f64> {
         .collect()
 }
 
-/// SIGKILL to a worker that computes: from the line that says that the server is ready to the first claim of what it had in flight.
+/// SIGKILL to a worker that computes: from the line that says that the server is ready to the first claim of
+/// what it had in flight.
 fn recovery(cluster: &Cluster) -> f64 {
     let mut session = cluster.session("postgres");
     keep_busy(&mut session, "recovery");
@@ -200,7 +203,8 @@ fn recovery(cluster: &Cluster) -> f64 {
     ms
 }
 
-/// Fast shutdown beside a worker that computes, and start: how soon something is claimed, and how long the shutdown took.
+/// Fast shutdown beside a worker that computes, and start: how soon something is claimed, and how long the
+/// shutdown took.
 fn restart(cluster: &mut Cluster) -> (f64, f64) {
     let mut session = cluster.session("postgres");
     keep_busy(&mut session, "restart");
@@ -213,8 +217,8 @@ fn restart(cluster: &mut Cluster) -> (f64, f64) {
     (ms, shutdown)
 }
 
-/// From the log's word that the server is ready, behind `from`, to the first claim after it; `attempt` is the least that
-/// such a claim counts.
+/// From the log's word that the server is ready, behind `from`, to the first claim after it; `attempt` is the
+/// least that such a claim counts.
 fn first_claim(cluster: &Cluster, from: usize, attempt: i32) -> (Session, f64) {
     let line = cluster.wait_for_log(from, READY);
     // The prefix begins with date, time with milliseconds, and time zone.

@@ -1,4 +1,5 @@
-//! What a download leaves to the requests that run beside it: tokens generated in slices of time, with and without one in turns.
+//! What a download leaves to the requests that run beside it: tokens generated in slices of time, with and
+//! without one in turns.
 
 use std::time::{Duration, Instant};
 

@@ -16,7 +16,8 @@ const TEXT: &str = "hello";
 const BACKENDS: &str = "32";
 const PAIRS: usize = 3;
 
-/// What many backends ask for, each time anew, and for how many seconds: the vector of a short text, and a sentence.
+/// What many backends ask for, each time anew, and for how many seconds: the vector of a short text, and a
+/// sentence.
 const WORKLOADS: [(&str, u32, &str); 2] = [
     ("embed", 4, "select steadytext_embed('text ' || :i, false);"),
     ("generate", 4, "select steadytext_generate('Describe index ' || :i, 24, false);"),
@@ -52,8 +53,8 @@ pub(crate) fn measure(cluster: &Cluster, model: Option<&Path>, report: &mut Repo
     }
 }
 
-/// An engine in a worker beside one in a program of its own, in rounds that take turns: medians of round trips, and of the time that the queue
-/// takes for many short requests.
+/// An engine in a worker beside one in a program of its own, in rounds that take turns: medians of round
+/// trips, and of the time that the queue takes for many short requests.
 fn compare_places(cluster: &Cluster, report: &mut Report) {
     const PLACES: [&str; 2] = ["worker", "separate"];
     let mut measured = [const { Vec::new() }; PLACES.len()];

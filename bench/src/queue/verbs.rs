@@ -1,4 +1,5 @@
-//! Judgements: how many rows a second, and how often a small model is right, beside the choice that a prompt of one's own asks for.
+//! Judgements: how many rows a second, and how often a small model is right, beside the choice that a prompt
+//! of one's own asks for.
 
 use std::fs;
 use std::path::Path;

@@ -16,8 +16,8 @@ const WARM_UP: usize = 100;
 const IDLE: Duration = Duration::from_millis(4);
 
 pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
-    // The commit timestamp is taken before the transaction's WAL is flushed. Without that flush it is the moment at
-    // which the row becomes visible, and what follows is the wake.
+    // The commit timestamp is taken before the transaction's WAL is flushed. Without that flush it is the
+    // moment at which the row becomes visible, and what follows is the wake.
     for (setting, p50, p99) in
         [("off", "wake_p50_ms", "wake_p99_ms"), ("on", "wake_flushed_p50_ms", "wake_flushed_p99_ms")]
     {

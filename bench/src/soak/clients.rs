@@ -1,4 +1,5 @@
-//! Who asks for what: clients of the queue, of synchronous calls, of a table with derived columns, and passers-by.
+//! Who asks for what: clients of the queue, of synchronous calls, of a table with derived columns, and
+//! passers-by.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -186,8 +186,8 @@ impl Batch {
     }
 }
 
-/// Two imports wait for each other here; the worker that writes single answers sorts them as a batch does, and waits for
-/// no lock long. Vacuum waits, too, and autovacuum gives way.
+/// Two imports wait for each other here; the worker that writes single answers sorts them as a batch does,
+/// and waits for no lock long. Vacuum waits, too, and autovacuum gives way.
 fn lock(installation: &Installation) -> Result<(), PgError> {
     let sql = format!("lock table {}.steadytext_cache in share update exclusive mode", installation.schema);
     spi::query(&sql, vec![], Mode::ReadWrite, |_| ()).map(|_| ())

@@ -10,8 +10,8 @@ use super::client::Failed;
 /// The most tokens that a call is believed to have taken.
 const MAX_TOKENS: f64 = 1e8;
 
-/// What an endpoint says that an answer has taken. Servers differ in what they say of it, and it is no reason to lose an answer: what
-/// cannot be read is not known.
+/// What an endpoint says that an answer has taken. Servers differ in what they say of it, and it is no reason
+/// to lose an answer: what cannot be read is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
 pub(super) struct Usage {

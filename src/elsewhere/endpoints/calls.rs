@@ -1,11 +1,13 @@
 //! An endpoint at work: what waits for it, the threads that call it, and when it is left alone.
 //!
-//! Each thread makes one call at a time: of a text, or of as many vectors or scores as there are for one call. What fails for a
-//! reason of the moment is tried again after a pause that grows; a batch that the endpoint refuses or breaks off at is halved, so
-//! that a text suffers for nothing but itself. An endpoint that takes nothing is left alone for a while, by all threads and by the
-//! claims, and is then tried with one call: what it could not take meanwhile is given back and loses no retry.
+//! Each thread makes one call at a time: of a text, or of as many vectors or scores as there are for one
+//! call. What fails for a reason of the moment is tried again after a pause that grows; a batch that the
+//! endpoint refuses or breaks off at is halved, so that a text suffers for nothing but itself. An endpoint
+//! that takes nothing is left alone for a while, by all threads and by the claims, and is then tried with one
+//! call: what it could not take meanwhile is given back and loses no retry.
 //!
-//! Invariant: every job gets one last word. A job whose ticket is cancelled gets it soon: a call that nobody waits for is cut off.
+//! Invariant: every job gets one last word. A job whose ticket is cancelled gets it soon: a call that nobody
+//! waits for is cut off.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,7 +1,7 @@
 //! One call of an endpoint over HTTP.
 //!
-//! Invariant: the key is shown to the host of the endpoint only. No redirect is followed, no proxy is asked unless the settings say
-//! so, and of an answer no more is read than they allow.
+//! Invariant: the key is shown to the host of the endpoint only. No redirect is followed, no proxy is asked
+//! unless the settings say so, and of an answer no more is read than they allow.
 
 use std::fs;
 use std::io::{self, Read};

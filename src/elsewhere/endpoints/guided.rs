@@ -1,6 +1,7 @@
 //! What an answer has to match, in the words of endpoints.
 //!
-//! Invariant: whatever an endpoint is told, its answer is checked afterwards by the code that checks the engine's own.
+//! Invariant: whatever an endpoint is told, its answer is checked afterwards by the code that checks the
+//! engine's own.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

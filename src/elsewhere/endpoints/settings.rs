@@ -1,6 +1,7 @@
 //! The file that says which models of the queue are behind which endpoints.
 //!
-//! Invariant: a key is read from a file that nobody else can read, and nothing shows it: no message, no line of the log.
+//! Invariant: a key is read from a file that nobody else can read, and nothing shows it: no message, no line
+//! of the log.
 
 use std::fmt;
 use std::fs;
@@ -365,7 +366,8 @@ fn in_range<T: PartialOrd + fmt::Display>(what: &str, value: T, least: T, most: 
     }
 }
 
-/// An address with a host and perhaps a path. What is said to another machine is encrypted, unless the file says otherwise.
+/// An address with a host and perhaps a path. What is said to another machine is encrypted, unless the file
+/// says otherwise.
 fn check_address(address: &str, plain_http: bool) -> Result<(), String> {
     let uri: Uri = address.parse().map_err(|_| "base_url is no address".to_owned())?;
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();

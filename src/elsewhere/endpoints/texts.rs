@@ -1,6 +1,8 @@
-//! Texts: what a generation is to `/chat/completions` and `/completions`, and what their answers are to the queue.
+//! Texts: what a generation is to `/chat/completions` and `/completions`, and what their answers are to the
+//! queue.
 //!
-//! Messages go as messages: the endpoint puts its own template around them, and nothing of ours is put around them before.
+//! Messages go as messages: the endpoint puts its own template around them, and nothing of ours is put around
+//! them before.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -15,7 +17,8 @@ use super::settings::{Api, SamplingFields, Settings};
 const THOUGHTS: [&str; 2] = ["<think>", "</think>"];
 /// The logarithm of no probability at all, as far as a number can say it.
 const UNLIKELY: f64 = -1e3;
-/// Tokens that a choice may take besides one for each of its bytes, which another tokenizer and a document around it need.
+/// Tokens that a choice may take besides one for each of its bytes, which another tokenizer and a document
+/// around it need.
 const TOKENS_BESIDE_CHOICE: usize = 16;
 const TOKENS_AROUND_CHOICE: usize = 32;
 /// Longer than any token of a vocabulary that is in use.
@@ -99,7 +102,8 @@ fn messages(how: &Generate) -> Value {
     system.into_iter().chain(said).chain([prompt]).collect()
 }
 
-/// How tokens are chosen. What would change nothing is not said, but where the endpoint would choose something else by itself.
+/// How tokens are chosen. What would change nothing is not said, but where the endpoint would choose
+/// something else by itself.
 fn add_sampling(
     body: &mut Map<String, Value>,
     settings: &Settings,
@@ -216,7 +220,8 @@ fn constrained(
     }
 }
 
-/// A text that ends before the first of the strings where it is to end, whether the endpoint has seen to it or not.
+/// A text that ends before the first of the strings where it is to end, whether the endpoint has seen to it
+/// or not.
 fn stopped(how: &Generate, mut text: String, generated_tokens: usize, is_cut: bool) -> Output {
     let end = how.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
     if let Some(end) = end {
@@ -230,8 +235,8 @@ fn stopped(how: &Generate, mut text: String, generated_tokens: usize, is_cut: bo
     Output::Text { text, generated_tokens, finish }
 }
 
-/// A text of an endpoint that heeds no `max_tokens`: as much of it as so many tokens are, going by its own count, or by its bytes
-/// where it has none. Whether something was cut off.
+/// A text of an endpoint that heeds no `max_tokens`: as much of it as so many tokens are, going by its own
+/// count, or by its bytes where it has none. Whether something was cut off.
 fn within_length(mut text: String, tokens: usize, max_tokens: usize) -> (String, bool) {
     let most = if tokens > max_tokens {
         let share = text.len() as u128 * max_tokens as u128 / tokens as u128;
@@ -259,8 +264,8 @@ fn without_thoughts(text: String) -> String {
     }
 }
 
-/// How likely answers are, as a choice among them: the generation that makes it. `None` where nothing need be asked: what the model
-/// would say without a text is nothing that a choice tells.
+/// How likely answers are, as a choice among them: the generation that makes it. `None` where nothing need be
+/// asked: what the model would say without a text is nothing that a choice tells.
 ///
 /// # Errors
 ///

@@ -116,8 +116,8 @@ impl Server<'_> {
         }
     }
 
-    /// Chooses what is claimed: the models of this machine for the engine, and for each endpoint its own, with the types that it can
-    /// answer. Says what is asked for and not there.
+    /// Chooses what is claimed: the models of this machine for the engine, and for each endpoint its own,
+    /// with the types that it can answer. Says what is asked for and not there.
     pub(super) fn choose_sets(&mut self) {
         let shared = self.shared;
         let types = shared.options.types.as_deref();
@@ -177,7 +177,8 @@ impl Server<'_> {
         }
     }
 
-    /// Fetches more of the work of requests of which all was handed over that is here. True: there may be more of it to fetch.
+    /// Fetches more of the work of requests of which all was handed over that is here. True: there may be
+    /// more of it to fetch.
     pub(super) fn fetch(&mut self, client: &mut Client) -> Result<bool, TurnError> {
         let Some(wish) = self.in_flight.wish() else { return Ok(false) };
         let Wish { held, first, ref report, .. } = wish;

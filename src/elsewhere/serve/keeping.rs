@@ -54,7 +54,8 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Says that it has ended, so that nobody takes it for one that has died. Who cannot say so is forgotten by what is kept of it.
+    /// Says that it has ended, so that nobody takes it for one that has died. Who cannot say so is forgotten
+    /// by what is kept of it.
     pub(super) fn say_goodbye(&self, client: Option<&mut Client>) {
         if let Some(client) = client {
             drop(protocol::end_heartbeat(client, &self.shared.worker));

@@ -1,4 +1,5 @@
-//! What computes models: this crate's own kernels, and candle. Both are a [`Backend`] of [`crate::computing`].
+//! What computes models: this crate's own kernels, and candle. Both are a [`Backend`] of
+//! [`crate::computing`].
 
 mod candle;
 mod native;
@@ -13,8 +14,8 @@ use crate::kernels::tile::KvCacheType;
 pub(crate) use candle::Candle;
 pub(crate) use native::Native;
 
-/// Changes whenever the native backend computes other bytes of the same model and request: what was computed before is
-/// then no longer what would be computed. [`BackendKind::kernel_version`] is that of any backend.
+/// Changes whenever the native backend computes other bytes of the same model and request: what was computed
+/// before is then no longer what would be computed. [`BackendKind::kernel_version`] is that of any backend.
 pub const KERNEL_VERSION: i32 = 2;
 
 /// Changes whenever candle, or what is done with it, gives other bytes on the same machine.
@@ -25,7 +26,8 @@ const CANDLE_VERSION: i32 = 1;
 pub enum BackendKind {
     /// This crate's own kernels, on the CPU, with keys and values of a kind: the same bytes on every machine.
     Native(KvCacheType),
-    /// Candle's tensors, on the CPU: the same bytes each time on one machine, and others on another. Keys and values are f32.
+    /// Candle's tensors, on the CPU: the same bytes each time on one machine, and others on another. Keys and
+    /// values are f32.
     Candle,
 }
 
@@ -48,9 +50,10 @@ impl BackendKind {
         }
     }
 
-    /// Changes whenever the backend computes other bytes of the same model and request, and differs from that of every
-    /// other backend: the upper 16 bits are the backend's number, the four below them say how it keeps keys and values, the others
-    /// are its own version. It is kept with whatever is cached, and part of its key.
+    /// Changes whenever the backend computes other bytes of the same model and request, and differs from that
+    /// of every other backend: the upper 16 bits are the backend's number, the four below them say how it
+    /// keeps keys and values, the others are its own version. It is kept with whatever is cached, and part of
+    /// its key.
     pub const fn kernel_version(self) -> i32 {
         match self {
             BackendKind::Native(KvCacheType::F16) => KERNEL_VERSION,

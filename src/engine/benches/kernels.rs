@@ -1,7 +1,8 @@
 //! Micro-benchmarks of the kernels: `cargo bench -p steadytext-engine --bench kernels [-- FILTER]`.
 //!
-//! Matrices are 1,024 → 3,072, the feed-forward shape of a 0.6B model, and stay in the third cache. Products are
-//! those of two threads, everything else is one thread's. Instruction sets that the processor lacks are left out.
+//! Matrices are 1,024 → 3,072, the feed-forward shape of a 0.6B model, and stay in the third cache. Products
+//! are those of two threads, everything else is one thread's. Instruction sets that the processor lacks are
+//! left out.
 
 #![allow(missing_docs, reason = "criterion's macros make functions")]
 

@@ -11,7 +11,8 @@ const MAX_HEADING: usize = 6;
 #[derive(Debug, Default)]
 pub(super) struct Borders {
     kinds: Vec<Vec<u32>>,
-    /// How many of the kinds a chunk may not begin with where it overlaps the one before: that would take too much.
+    /// How many of the kinds a chunk may not begin with where it overlaps the one before: that would take too
+    /// much.
     large: usize,
     /// Whether the first kind are headings.
     has_headings: bool,
@@ -64,8 +65,8 @@ impl Borders {
         headings.is_some_and(|headings| headings.binary_search(&(at as u32)).is_ok())
     }
 
-    /// The first border from `earliest` on and before `cut`, of sentences if there is one, and otherwise of words where chunks
-    /// may begin with any of these.
+    /// The first border from `earliest` on and before `cut`, of sentences if there is one, and otherwise of
+    /// words where chunks may begin with any of these.
     pub(super) fn first_for_overlap(&self, earliest: usize, cut: usize) -> Option<usize> {
         let mut small = self.kinds.get(self.large..).unwrap_or_default();
         if self.large == 0 {
@@ -149,8 +150,8 @@ fn is_heading(line: &str) -> bool {
     (1..=MAX_HEADING).contains(&count) && (rest.starts_with([' ', '\t']) || rest.trim().is_empty())
 }
 
-/// Where sentences begin: behind the end of one and white space, and behind the end of one in scripts without spaces; and
-/// behind a blank line.
+/// Where sentences begin: behind the end of one and white space, and behind the end of one in scripts without
+/// spaces; and behind a blank line.
 fn sentences(text: &str) -> Result<Vec<u32>, Error> {
     let mut borders = try_vec("the borders in a text", 0)?;
     // Whether a sentence has ended, and how many lines since.

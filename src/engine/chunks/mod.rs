@@ -1,15 +1,17 @@
 //! A text in pieces of so many tokens of a model, which overlap if that is wanted.
 //!
-//! The text is gone through once. A chunk takes as many tokens as fit, and ends at the last border of the best kind among
-//! them: a heading before a paragraph, a paragraph before a line, and so on ([`borders`]); the next one begins there, or a
-//! little before, unless something would be broken for that which fits otherwise. Where tokens end is known from the tokens of the whole text, which may be others than those of a piece: so
-//! each chunk is tokenized by itself in the end, and is shortened where that makes it too long.
+//! The text is gone through once. A chunk takes as many tokens as fit, and ends at the last border of the
+//! best kind among them: a heading before a paragraph, a paragraph before a line, and so on ([`borders`]);
+//! the next one begins there, or a little before, unless something would be broken for that which fits
+//! otherwise. Where tokens end is known from the tokens of the whole text, which may be others than those of
+//! a piece: so each chunk is tokenized by itself in the end, and is shortened where that makes it too long.
 //!
-//! Invariant: chunks are stretches of the text, in their order, each of which ends behind the one before; none begins or ends
-//! inside a character. A chunk has at most as many tokens as wanted, unless it is one character.
+//! Invariant: chunks are stretches of the text, in their order, each of which ends behind the one before;
+//! none begins or ends inside a character. A chunk has at most as many tokens as wanted, unless it is one
+//! character.
 //!
-//! Invariant: the work is within a few times that of tokenizing the text: chunks overlap by half at most, and of two that
-//! follow each other at least one ends so far behind the other as there was room for.
+//! Invariant: the work is within a few times that of tokenizing the text: chunks overlap by half at most, and
+//! of two that follow each other at least one ends so far behind the other as there was room for.
 
 mod borders;
 
@@ -55,7 +57,8 @@ pub enum Strategy {
     Token,
     /// Between paragraphs; where these are too long between lines, then sentences, words, tokens.
     Recursive,
-    /// Between sentences; where these are too long between words, then tokens. What overlaps is whole sentences.
+    /// Between sentences; where these are too long between words, then tokens. What overlaps is whole
+    /// sentences.
     Sentence,
     /// Before headings; then between blocks of which none is inside a fence, lines, sentences, words, tokens.
     Markdown,
@@ -91,7 +94,8 @@ impl Chunking {
     }
 }
 
-/// Tokens of a piece that is worth asking a model about, and what its tokens may be more in the middle of a prompt.
+/// Tokens of a piece that is worth asking a model about, and what its tokens may be more in the middle of a
+/// prompt.
 const LEAST_ROOM: usize = 64;
 const SPARE_TOKENS: usize = 8;
 
@@ -163,7 +167,8 @@ impl Cutter<'_> {
         Ok(chunks)
     }
 
-    /// [`Cutter::chunk`], which overlaps the one before only where that does not break what would be whole without.
+    /// [`Cutter::chunk`], which overlaps the one before only where that does not break what would be whole
+    /// without.
     fn chunk_at_best(
         &self,
         from: usize,
@@ -186,8 +191,8 @@ impl Cutter<'_> {
         if cut >= self.how.text.len() { 0 } else { self.borders.rank(cut) }
     }
 
-    /// The chunk that begins at `from` and is cut behind `before`: where it begins and ends without white space, where it is
-    /// cut, white space included, and its tokens. `None` where there is no such chunk.
+    /// The chunk that begins at `from` and is cut behind `before`: where it begins and ends without white
+    /// space, where it is cut, white space included, and its tokens. `None` where there is no such chunk.
     fn chunk(&self, from: usize, before: usize) -> Result<Option<(usize, usize, usize, usize)>, Error> {
         let text = self.how.text.as_str();
         let first = self.tokens_before(from);
@@ -284,8 +289,8 @@ impl Cutter<'_> {
     }
 }
 
-/// Where each token of a text ends. Where the tokens do not spell the text, as those of WordPiece, the tokens of each word are
-/// spread over it.
+/// Where each token of a text ends. Where the tokens do not spell the text, as those of WordPiece, the tokens
+/// of each word are spread over it.
 fn token_ends(text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
     let tokens = tokenizer.encode(text)?;
     let mut ends: Vec<u32> = try_vec("the ends of tokens", tokens.len())?;

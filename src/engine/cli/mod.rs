@@ -1,5 +1,6 @@
-//! The command line: a subcommand, a model, a text, and options. Results go to standard output, as JSON lines but for
-//! `inspect`, errors to standard error. The exit status is 2 where the command line is not understood.
+//! The command line: a subcommand, a model, a text, and options. Results go to standard output, as JSON lines
+//! but for `inspect`, errors to standard error. The exit status is 2 where the command line is not
+//! understood.
 
 mod arguments;
 mod embed;

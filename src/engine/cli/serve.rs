@@ -1,10 +1,11 @@
 //! `serve`: the engine of a server, in a process of its own.
 //!
-//! The server starts it, with a socket as standard input and output: on it the program says one line, [`READY`] or why it cannot
-//! serve, and when the other end is closed it ends. It serves whoever has the right to connect to the path.
+//! The server starts it, with a socket as standard input and output: on it the program says one line,
+//! [`READY`] or why it cannot serve, and when the other end is closed it ends. It serves whoever has the
+//! right to connect to the path.
 //!
-//! Invariant: it outlives its parent by nothing. The kernel kills it when its parent dies (which the parent asks for before it becomes this
-//! program), and it ends by itself when standard input does.
+//! Invariant: it outlives its parent by nothing. The kernel kills it when its parent dies (which the parent
+//! asks for before it becomes this program), and it ends by itself when standard input does.
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -27,8 +28,8 @@ use super::arguments::Arguments;
 use super::serving::Serving;
 use super::{Error, print};
 
-/// What the process may take beside what its engine counts, which is a share of that and at least so much: stacks, the allocator's
-/// pieces, what crates keep.
+/// What the process may take beside what its engine counts, which is a share of that and at least so much:
+/// stacks, the allocator's pieces, what crates keep.
 const UNCOUNTED_MB: u64 = 1024;
 /// How long the last events may take to their readers, when the engine has failed.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -7,7 +7,8 @@ use super::Error;
 use super::arguments::Arguments;
 use super::json::Object;
 
-/// Prints one line with the ids and what each stands for; or one for each line of the text, which then is a JSON string.
+/// Prints one line with the ids and what each stands for; or one for each line of the text, which then is a
+/// JSON string.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let gguf = arguments.gguf()?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;

@@ -25,9 +25,10 @@ pub(crate) trait Decoder: Send {
     /// The state of a sequence without tokens. It serves this decoder only.
     fn new_state(&self) -> Box<dyn State>;
 
-    /// Computes the segments' rows, at most [`super::ModelLimits::rows`], and adds them to their states. `interrupted` is asked now and
-    /// then: once it says yes the pass ends, false is returned, and the states have no position more than before, and fewer where a layer
-    /// cannot take back what was computed ([`State::len`]).
+    /// Computes the segments' rows, at most [`super::ModelLimits::rows`], and adds them to their states.
+    /// `interrupted` is asked now and then: once it says yes the pass ends, false is returned, and the states
+    /// have no position more than before, and fewer where a layer cannot take back what was computed
+    /// ([`State::len`]).
     ///
     /// # Errors
     /// What keeps the pass from being computed at all. The sequences cannot go on.
@@ -80,7 +81,8 @@ pub(crate) struct Segment<'a> {
 pub(crate) enum WantedRows {
     None,
     First,
-    /// This many at the end. All but the first of them are guesses, which may be taken back ([`State::truncate`]).
+    /// This many at the end. All but the first of them are guesses, which may be taken back
+    /// ([`State::truncate`]).
     Last(usize),
     /// This many at the end, all of which are guesses.
     Guesses(usize),

@@ -41,10 +41,12 @@ pub(crate) trait Encoder: Send {
     /// [`Error::OutOfMemory`].
     fn begin(&mut self, texts: &[Text<'_>], pool: &Pool) -> Result<(), Error>;
 
-    /// Bytes that a pass of so many rows takes beyond those of [`super::Backend::bytes`]: none up to [`EncoderFacts::rows`].
+    /// Bytes that a pass of so many rows takes beyond those of [`super::Backend::bytes`]: none up to
+    /// [`EncoderFacts::rows`].
     fn more_bytes(&self, rows: usize, threads: usize) -> u64;
 
-    /// Gives back what passes have taken beyond [`super::Backend::bytes`]. What came of the last one is forgotten.
+    /// Gives back what passes have taken beyond [`super::Backend::bytes`]. What came of the last one is
+    /// forgotten.
     fn rest(&mut self, threads: usize);
 
     /// Computes some more of the pass; true once it is done.

@@ -1,13 +1,15 @@
 //! The seam between the scheduler, which decides what is computed when, and the backends, which compute it.
 //!
-//! A [`Backend`] loads the models of files. A [`Decoder`] computes rows of several sequences at once; what it keeps of each
-//! sequence is a [`State`], which belongs to the sequence and is made of blocks that sequences share. An [`Encoder`] computes
-//! whole texts, some layers at a time. The scheduler knows nothing else of models.
+//! A [`Backend`] loads the models of files. A [`Decoder`] computes rows of several sequences at once; what it
+//! keeps of each sequence is a [`State`], which belongs to the sequence and is made of blocks that sequences
+//! share. An [`Encoder`] computes whole texts, some layers at a time. The scheduler knows nothing else of
+//! models.
 //!
-//! Invariant: what a backend computes of a row depends on the tokens before it in its own sequence and on nothing else:
-//! not on how they were cut into passes, nor on the other segments, nor on threads.
+//! Invariant: what a backend computes of a row depends on the tokens before it in its own sequence and on
+//! nothing else: not on how they were cut into passes, nor on the other segments, nor on threads.
 //!
-//! Invariant: nothing here knows what implements it. `make lint` checks that neither a backend nor a model is used.
+//! Invariant: nothing here knows what implements it. `make lint` checks that neither a backend nor a model is
+//! used.
 
 mod decoder;
 mod encoder;

@@ -11,7 +11,8 @@ pub(crate) const BLOCK: usize = TILE;
 
 /// The state of one sequence: what a decoder keeps of its tokens, in blocks of [`BLOCK`] positions.
 pub(crate) trait State: Send {
-    /// Number of positions that are there. The tokens behind them are computed, or computed again, by the next passes.
+    /// Number of positions that are there. The tokens behind them are computed, or computed again, by the
+    /// next passes.
     fn len(&self) -> usize;
 
     /// Number of its blocks, shared ones included.
@@ -20,8 +21,8 @@ pub(crate) trait State: Send {
     /// Bytes of its first `blocks` blocks, whether they are there or not, without what windows see of them.
     fn block_bytes(&self, blocks: usize) -> u64;
 
-    /// Bytes of what windows see of `blocks` blocks. Layers with a sliding window keep a block only as long as their window sees
-    /// some of it.
+    /// Bytes of what windows see of `blocks` blocks. Layers with a sliding window keep a block only as long
+    /// as their window sees some of it.
     fn window_bytes(&self, _blocks: usize) -> u64 {
         0
     }
@@ -36,7 +37,8 @@ pub(crate) trait State: Send {
         0
     }
 
-    /// Gives back what no window sees any more, now that the next position is the one behind all that are there.
+    /// Gives back what no window sees any more, now that the next position is the one behind all that are
+    /// there.
     fn settle(&mut self) {}
 
     /// Bytes that a state takes beside its blocks, however many positions it has.
@@ -51,7 +53,8 @@ pub(crate) trait State: Send {
         self.block_bytes(blocks).saturating_add(seen).saturating_add(self.fixed_bytes())
     }
 
-    /// Whether a sequence can go on behind its first `blocks` blocks, which are there, when it has only those.
+    /// Whether a sequence can go on behind its first `blocks` blocks, which are there, when it has only
+    /// those.
     fn resumes_behind(&self, blocks: usize) -> bool;
 
     /// Makes room for `positions` positions, without adding them.
@@ -60,19 +63,21 @@ pub(crate) trait State: Send {
     /// [`Error::OutOfMemory`] where there is no more.
     fn reserve(&mut self, positions: usize) -> Result<(), Error>;
 
-    /// Forgets the positions from `len` on; what is computed afterwards is as if they had never been. Fewer positions than
-    /// `len` are left where the layers of the model cannot go back to just that one: [`State::len`] says how many.
+    /// Forgets the positions from `len` on; what is computed afterwards is as if they had never been. Fewer
+    /// positions than `len` are left where the layers of the model cannot go back to just that one:
+    /// [`State::len`] says how many.
     fn truncate(&mut self, len: usize);
 
-    /// [`State::truncate`], leaving nothing where the positions were: values that are not finite would spoil even what
-    /// has no weight.
+    /// [`State::truncate`], leaving nothing where the positions were: values that are not finite would spoil
+    /// even what has no weight.
     fn wipe(&mut self, len: usize);
 
     /// Forgets all positions and gives back all blocks.
     fn forget(&mut self);
 
-    /// Adds the positions of a block that another sequence of this model has computed after the same tokens. Where the state cannot
-    /// [go on](State::resumes_behind) behind it, another block or [`State::truncate`] must follow.
+    /// Adds the positions of a block that another sequence of this model has computed after the same tokens.
+    /// Where the state cannot [go on](State::resumes_behind) behind it, another block or [`State::truncate`]
+    /// must follow.
     fn attach(&mut self, block: Block);
 
     /// Block `index`, whose positions are all there, with what windows see of it if that is still there.

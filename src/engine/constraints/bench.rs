@@ -73,8 +73,9 @@ impl Walker {
         Ok(times)
     }
 
-    /// Follows a constraint to its end, or until `choose` has no token for a mask and the number of bytes so far. Returns
-    /// the time of each mask and of the way to the end behind the token, and the number of bytes.
+    /// Follows a constraint to its end, or until `choose` has no token for a mask and the number of bytes so
+    /// far. Returns the time of each mask and of the way to the end behind the token, and the number of
+    /// bytes.
     fn walk(
         &self,
         constraint: &Constraint,

@@ -1,4 +1,5 @@
-//! The check of a finished answer: by the crates `jsonschema` and `regex`, which share no code with what guided it.
+//! The check of a finished answer: by the crates `jsonschema` and `regex`, which share no code with what
+//! guided it.
 
 use std::ops::Range;
 
@@ -18,7 +19,8 @@ use crate::{Error, Ticket};
 const MAX_REGEX_BYTES: usize = 2 << 20;
 /// Deepest nesting of groups in a regular expression.
 const MAX_REGEX_DEPTH: u32 = 64;
-/// Most steps that all patterns take together for one answer; some 300,000 a millisecond, and seldom as few as 100,000.
+/// Most steps that all patterns take together for one answer; some 300,000 a millisecond, and seldom as few
+/// as 100,000.
 const MAX_STEPS: u64 = 300_000_000;
 /// The same, and most schemas that are looked at, while an answer is checked between two tokens.
 const MAX_STEPS_BETWEEN: u64 = 1_000_000;
@@ -148,8 +150,8 @@ fn validator(schema: &Value) -> Result<Validator, Error> {
     })
 }
 
-/// Patterns of strings are counted ([`Pattern`]). Those of names are matched in linear time, and only where they are not regular in
-/// bounded time.
+/// Patterns of strings are counted ([`Pattern`]). Those of names are matched in linear time, and only where
+/// they are not regular in bounded time.
 fn build(schema: &Value, draft: Option<Draft>) -> Result<Validator, ValidationError<'static>> {
     let options = || {
         let options = jsonschema::options()

@@ -1,10 +1,11 @@
-//! How many tokens a text takes as the answer would go: those that are forced as the tokenizer has them, and between them the fewest that
-//! the vocabulary has.
+//! How many tokens a text takes as the answer would go: those that are forced as the tokenizer has them, and
+//! between them the fewest that the vocabulary has.
 //!
-//! They are counted by going along the text on a copy of the grammar, which takes long where much is still to come. Two texts
-//! that are counted one after the other mostly differ at their beginnings alone, so the places of the last walk are kept: where a
-//! walk has come through several of them in a row as the last one did, the rest is known. A walk that meets none of them ends after
-//! a number of steps, and the rest counts as a token for each byte, which is never too few.
+//! They are counted by going along the text on a copy of the grammar, which takes long where much is still to
+//! come. Two texts that are counted one after the other mostly differ at their beginnings alone, so the
+//! places of the last walk are kept: where a walk has come through several of them in a row as the last one
+//! did, the rest is known. A walk that meets none of them ends after a number of steps, and the rest counts
+//! as a token for each byte, which is never too few.
 
 use toktrie::TokTrie;
 
@@ -49,8 +50,8 @@ pub(super) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Counts the tokens of a text; None where they are more than there may be, or the text does not lead to the end. Takes the steps that
-    /// the walk takes from `steps`.
+    /// Counts the tokens of a text; None where they are more than there may be, or the text does not lead to
+    /// the end. Takes the steps that the walk takes from `steps`.
     pub(super) fn count(mut self, text: &[u8], steps: &mut usize) -> Option<Counted> {
         let fewest = fewest(self.trie, text);
         let shared = self.known.map_or(0, |known| common_end(&known.text, text));

@@ -98,10 +98,12 @@ impl Grammars {
         Grammars { tokenizer, rows, memory, vocabulary: OnceLock::new(), kept: Mutex::default() }
     }
 
-    /// A matcher of the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large stack.
+    /// A matcher of the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large
+    /// stack.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] where the constraint makes no sense, or is more than llguidance or its limits allow.
+    /// [`Error::InvalidRequest`] where the constraint makes no sense, or is more than llguidance or its
+    /// limits allow.
     pub(crate) fn matcher(&self, constraint: &Constraint) -> Result<Matcher, Error> {
         let grammar = match self.find(constraint) {
             Some(grammar) => grammar,
@@ -133,7 +135,8 @@ impl Grammars {
     }
 
     fn vocabulary(&self) -> Result<&Vocabulary, Error> {
-        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may be memory later.
+        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may
+        // be memory later.
         if self.vocabulary.get().is_none() {
             let _ = self.vocabulary.set(vocabulary(&self.tokenizer, self.rows, &self.memory)?);
         }
@@ -193,8 +196,9 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
     let (environment, tree) = trie::environment(tokenizer, rows)?;
     let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
     let mut slices = SlicedBiasComputer::general_slices();
-    // Words of a string that may have so many more characters come in one step. llguidance's own slices, of 10 and of
-    // 30, leave most of the vocabulary to be walked through near the end of a `maxLength`. Each costs some 8 MB.
+    // Words of a string that may have so many more characters come in one step. llguidance's own slices, of
+    // 10 and of 30, leave most of the vocabulary to be walked through near the end of a `maxLength`. Each
+    // costs some 8 MB.
     slices.extend([5, 18].map(|most| format!(r#"[^"\\\x00-\x1F\x7F]{{1,{most}}}"#)));
     let mut factory = ParserFactory::new(&environment, capabilities, &slices)
         .map_err(|error| Error::InvalidRequest(reason(&format!("{error:#}"))))?;
@@ -261,8 +265,9 @@ fn pattern(constraint: &Constraint) -> Option<Cow<'_, str>> {
     }
 }
 
-/// One line, with a space after each comma and colon: a small model does not lose itself in white space, and whatever
-/// the schema fixes is forced, tokens and all. Of `oneOf` it is made sure in the end that one branch holds alone.
+/// One line, with a space after each comma and colon: a small model does not lose itself in white space, and
+/// whatever the schema fixes is forced, tokens and all. Of `oneOf` it is made sure in the end that one branch
+/// holds alone.
 fn json_grammar(schema: Value) -> TopLevelGrammar {
     let options = JsonCompileOptions {
         item_separator: ", ".to_owned(),

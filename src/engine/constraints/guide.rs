@@ -1,13 +1,13 @@
-//! What of a schema guides an answer: as much of it as llguidance can be given. What is left out is left to the check of the
-//! finished answer.
+//! What of a schema guides an answer: as much of it as llguidance can be given. What is left out is left to
+//! the check of the finished answer.
 
 use regex_syntax::Parser;
 use serde_json::{Map, Value, json};
 
 use super::plain::{is_draft, visit};
 
-/// How deep the schemas are that guide where the whole is too much, and how many members each has beside those that are
-/// required.
+/// How deep the schemas are that guide where the whole is too much, and how many members each has beside
+/// those that are required.
 const SHALLOW: usize = 4;
 const FEW: usize = 24;
 
@@ -29,8 +29,8 @@ pub(super) enum Part {
 pub(super) const PARTS: [Part; 5] = [Part::Whole, Part::Regular, Part::Shape, Part::Top, Part::Outline];
 
 impl Part {
-    /// This part of a plain schema. Whatever conforms to the schema conforms to it, but for [`Part::Top`], which leaves out some
-    /// members that a document may have.
+    /// This part of a plain schema. Whatever conforms to the schema conforms to it, but for [`Part::Top`],
+    /// which leaves out some members that a document may have.
     pub(super) fn of(self, schema: &Value) -> Value {
         let mut part = schema.clone();
         // Draft 4 to 7 ignore what stands beside a reference.

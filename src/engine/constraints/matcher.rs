@@ -43,8 +43,8 @@ pub(crate) struct GrammarPlace {
     mark: Option<Mark>,
 }
 
-/// How many times as many tokens as a way to the end takes have to be left, and how many more, for a token to be admitted behind
-/// which no way was found.
+/// How many times as many tokens as a way to the end takes have to be left, and how many more, for a token to
+/// be admitted behind which no way was found.
 const AMPLE: (usize, usize) = (4, 100);
 
 /// The consequences of a token.
@@ -108,8 +108,8 @@ impl Matcher {
         Ok(())
     }
 
-    /// A shortest answer, and how many tokens it takes, what every answer begins with included. Before anything else, and not between
-    /// two tokens: all of it is counted.
+    /// A shortest answer, and how many tokens it takes, what every answer begins with included. Before
+    /// anything else, and not between two tokens: all of it is counted.
     pub(super) fn find_way(&mut self) -> Option<(Way, Counted)> {
         let shortest = self.search(&[]);
         let fewest = self.regular.as_ref().and_then(Regular::fewest);
@@ -130,8 +130,8 @@ impl Matcher {
         (self.way, self.counted) = way.unzip();
     }
 
-    /// How many tokens the shortest answer takes, as far as it is known, at its beginning; later, how many are enough for what is
-    /// to come.
+    /// How many tokens the shortest answer takes, as far as it is known, at its beginning; later, how many
+    /// are enough for what is to come.
     pub(crate) fn needed(&self) -> Option<usize> {
         self.way.as_ref().map(|way| way.tokens)
     }
@@ -164,8 +164,8 @@ impl Matcher {
         self.grammar.compute_mask().map_err(|error| self.failed(&error))
     }
 
-    /// Whether an allowed token that does not end the answer leaves a way to its end: `room` tokens are left, that one
-    /// among them. Where no way is known, all tokens are admitted.
+    /// Whether an allowed token that does not end the answer leaves a way to its end: `room` tokens are left,
+    /// that one among them. Where no way is known, all tokens are admitted.
     pub(crate) fn admits(&mut self, token: u32, room: usize) -> bool {
         if self.way.is_none() {
             return true;
@@ -199,8 +199,8 @@ impl Matcher {
         false
     }
 
-    /// The first token of the way to the end: where others leave none, this one does. None where the answer is at its end,
-    /// or no way is known.
+    /// The first token of the way to the end: where others leave none, this one does. None where the answer
+    /// is at its end, or no way is known.
     pub(crate) fn way_on(&self) -> Option<u32> {
         let way = self.way.as_ref()?;
         fewest(self.words.tok_trie(), &way.text).first().copied().flatten().map(|(_, token)| token)

@@ -1,16 +1,16 @@
-//! Answers that match a JSON schema, a regular expression or one of some choices, by llguidance: before each token is
-//! chosen, those are masked out that no such answer goes on with.
+//! Answers that match a JSON schema, a regular expression or one of some choices, by llguidance: before each
+//! token is chosen, those are masked out that no such answer goes on with.
 //!
-//! A [`Constraint`] comes with a request. The model's [`Grammars`] compile it into a [`Grammar`], which later requests
-//! find again, and each request follows it with a [`Matcher`] of its own. Masks of patterns and choices come from their
-//! automaton ([`regular`]), which needs no parser and is faster. The finished answer is checked once more by other
-//! code ([`Checker`]), as the last line of defence.
+//! A [`Constraint`] comes with a request. The model's [`Grammars`] compile it into a [`Grammar`], which later
+//! requests find again, and each request follows it with a [`Matcher`] of its own. Masks of patterns and
+//! choices come from their automaton ([`regular`]), which needs no parser and is faster. The finished answer
+//! is checked once more by other code ([`Checker`]), as the last line of defence.
 //!
-//! Invariant: a matcher's state depends on its constraint and the tokens it was given, and on nothing else, so that masks,
-//! forced tokens and failures are the same whatever runs beside it.
+//! Invariant: a matcher's state depends on its constraint and the tokens it was given, and on nothing else,
+//! so that masks, forced tokens and failures are the same whatever runs beside it.
 //!
-//! Invariant: what a user sends is bounded before anything recursive sees it, and all work on it by counted steps: fuel,
-//! items, states, and bytes of automata.
+//! Invariant: what a user sends is bounded before anything recursive sees it, and all work on it by counted
+//! steps: fuel, items, states, and bytes of automata.
 
 #[doc(hidden)]
 pub mod bench;
@@ -45,7 +45,8 @@ const MAX_SCHEMA_BYTES: usize = 256 << 10;
 const MAX_SCHEMA_DEPTH: usize = 64;
 /// Most bytes of a pattern.
 const MAX_PATTERN_BYTES: usize = 8 << 10;
-/// Most steps to see that a text does not match a pattern, where what takes more may be left out: a tenth of a second, or less.
+/// Most steps to see that a text does not match a pattern, where what takes more may be left out: a tenth of
+/// a second, or less.
 const MAX_REFUTING_STEPS: u64 = 30_000_000;
 /// Most choices.
 const MAX_CHOICES: usize = 1000;
@@ -112,8 +113,8 @@ impl Constraint {
         }
     }
 
-    /// Checks all that can be known without a model and in little time. What passes may still be refused when a model's
-    /// grammar is made of it.
+    /// Checks all that can be known without a model and in little time. What passes may still be refused when
+    /// a model's grammar is made of it.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`].
@@ -131,7 +132,8 @@ impl Constraint {
         Checker::new(self)?.check(answer, &[])
     }
 
-    /// Whether an answer does not match, as far as that is seen in little time. What takes longer is left to whoever has made it.
+    /// Whether an answer does not match, as far as that is seen in little time. What takes longer is left to
+    /// whoever has made it.
     pub fn refutes(&self, answer: &str) -> bool {
         let Ok(checker) = Checker::new(self) else { return false };
         match self {
@@ -147,8 +149,8 @@ impl Constraint {
         }
     }
 
-    /// The schema of a document as other engines read schemas: its properties stand in the order in which they are wanted, and
-    /// `propertyOrdering`, which says so, is gone.
+    /// The schema of a document as other engines read schemas: its properties stand in the order in which
+    /// they are wanted, and `propertyOrdering`, which says so, is gone.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] for what is no schema.

@@ -1,5 +1,6 @@
-//! The order of an object's members: `propertyOrdering`, a list of names in a schema, which come first and in this order in the
-//! document; the others follow in the order of `properties`. A value of type jsonb keeps no order of its own.
+//! The order of an object's members: `propertyOrdering`, a list of names in a schema, which come first and in
+//! this order in the document; the others follow in the order of `properties`. A value of type jsonb keeps no
+//! order of its own.
 
 use std::collections::HashSet;
 
@@ -61,8 +62,8 @@ fn order(keywords: &mut Map<String, Value>, names: &[Value]) -> Result<(), Error
     Ok(())
 }
 
-/// Adds the keyword wherever PostgreSQL's type jsonb, which orders names by their length and then by their bytes, would forget the
-/// order in which properties are written. Whether it was added anywhere.
+/// Adds the keyword wherever PostgreSQL's type jsonb, which orders names by their length and then by their
+/// bytes, would forget the order in which properties are written. Whether it was added anywhere.
 pub fn keep_written_order(schema: &mut Value) -> bool {
     match schema {
         Value::Array(items) => items.iter_mut().fold(false, |added, item| keep_written_order(item) | added),

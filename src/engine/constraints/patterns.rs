@@ -1,11 +1,13 @@
-//! Patterns inside schemas, whose matching is counted: the crates that match them have no limit for all of a document.
+//! Patterns inside schemas, whose matching is counted: the crates that match them have no limit for all of a
+//! document.
 //!
-//! Before a string is matched, the steps that this may take are taken from what the check as a whole may spend ([`within`]). Patterns
-//! that are regular take time in proportion to the string; the others go back and forth, so they are tried with few
-//! steps back first, and with more where these do not decide. What is undecided, or too much, ends the check.
+//! Before a string is matched, the steps that this may take are taken from what the check as a whole may
+//! spend ([`within`]). Patterns that are regular take time in proportion to the string; the others go back
+//! and forth, so they are tried with few steps back first, and with more where these do not decide. What is
+//! undecided, or too much, ends the check.
 //!
-//! Invariant: what a check spends depends on the schema and the document alone, so that the same document passes
-//! or fails everywhere.
+//! Invariant: what a check spends depends on the schema and the document alone, so that the same document
+//! passes or fails everywhere.
 
 use std::cell::RefCell;
 use std::sync::OnceLock;
@@ -21,7 +23,8 @@ use crate::Ticket;
 const MAX_REGEX_BYTES: usize = 2 << 20;
 /// Steps back that a pattern which is not regular may take for one string, one after the other.
 const STEPS_BACK: [usize; 3] = [16, 400, 10_000];
-/// The same for names of members, which the crate matches by itself, as often as [`KEY_RUNS`] where it cannot decide.
+/// The same for names of members, which the crate matches by itself, as often as [`KEY_RUNS`] where it cannot
+/// decide.
 const KEY_STEPS_BACK: usize = 100;
 const KEY_RUNS: u64 = 64;
 /// Steps of a character class beyond ASCII, whose bytes are told apart one by one.
@@ -43,8 +46,8 @@ thread_local! {
     static BUDGET: RefCell<Budget> = RefCell::default();
 }
 
-/// Does work in which patterns take so many steps at most. None where they would take more, or all of those who want it have
-/// cancelled.
+/// Does work in which patterns take so many steps at most. None where they would take more, or all of those
+/// who want it have cancelled.
 pub(super) fn within<T>(steps: u64, tickets: &[Ticket], work: impl FnOnce() -> T) -> Option<T> {
     BUDGET.set(Budget { steps, is_over: false, tickets: tickets.to_vec() });
     let result = work();
@@ -196,7 +199,8 @@ fn regular_steps(length: u64, weight: u64) -> u64 {
     length.saturating_add(1).saturating_mul(weight)
 }
 
-/// Between two steps back it may go through all of the string and look ahead from everywhere; that goes in leaps.
+/// Between two steps back it may go through all of the string and look ahead from everywhere; that goes in
+/// leaps.
 fn irregular_steps(length: u64, weight: u64, steps_back: usize) -> u64 {
     let both = length.saturating_add(weight);
     both.saturating_mul(both).div_ceil(8).saturating_mul(steps_back as u64)
@@ -226,8 +230,8 @@ fn places(pattern: &Hir) -> u64 {
     }
 }
 
-/// The length of a pattern that is not regular, as often as its groups have to be repeated: empty ones are as well, which takes no step
-/// back.
+/// The length of a pattern that is not regular, as often as its groups have to be repeated: empty ones are as
+/// well, which takes no step back.
 fn irregular_weight(pattern: &str) -> u64 {
     let repeated = pattern.split("){").skip(1).map(|rest| {
         let digits = rest.bytes().take_while(u8::is_ascii_digit);

@@ -1,12 +1,14 @@
 //! Masks of patterns and lists of choices.
 //!
-//! Such a constraint is one regular language: which tokens may follow is a matter of its automaton alone, without the
-//! parser that llguidance has for documents. The automaton (regex-automata's, all of it, in a table) walks over a tree of
-//! the vocabulary, and takes in one step all words below a node where any such characters may follow.
+//! Such a constraint is one regular language: which tokens may follow is a matter of its automaton alone,
+//! without the parser that llguidance has for documents. The automaton (regex-automata's, all of it, in a
+//! table) walks over a tree of the vocabulary, and takes in one step all words below a node where any such
+//! characters may follow.
 //!
-//! It is here for its speed: with the vocabulary of Qwen 2 (152,000 tokens) the 99th percentile of the time of a mask is 1.0 to
-//! 1.5 ms, where llguidance's parser takes 3.5 to 7.3 ms along texts and 3.5 to 6.5 ms on random walks; the median is the
-//! same, 0.3 to 0.4 ms (`bench/results/2026-11-26-sapphire-rapids.md`; `ONLY=regex_ make bench-engine` measures it).
+//! It is here for its speed: with the vocabulary of Qwen 2 (152,000 tokens) the 99th percentile of the time
+//! of a mask is 1.0 to 1.5 ms, where llguidance's parser takes 3.5 to 7.3 ms along texts and 3.5 to 6.5 ms on
+//! random walks; the median is the same, 0.3 to 0.4 ms (`bench/results/2026-11-26-sapphire-rapids.md`;
+//! `ONLY=regex_ make bench-engine` measures it).
 //!
 //! Invariant: a mask holds what llguidance's holds, but for the tokens that end the answer.
 
@@ -23,8 +25,8 @@ use regex_syntax::utf8::{Utf8Range, Utf8Sequence};
 
 use super::tree::{Groups, SEQUENCES, Tree, group};
 
-/// Bytes that an automaton may have, and that may be needed to find its states. It takes less than half a second to
-/// see that these are not enough.
+/// Bytes that an automaton may have, and that may be needed to find its states. It takes less than half a
+/// second to see that these are not enough.
 const MAX_BYTES: usize = 8 << 20;
 /// Masks that are kept: those that were made first, which most answers need.
 const MAX_MASKS: usize = 48;
@@ -37,11 +39,11 @@ const DEAD: u32 = 0;
 pub(super) struct Language {
     /// The column of each byte in a row.
     columns: [u16; 256],
-    /// A row for each state, which is where the row begins. From every state but [`DEAD`] some word of the language can be
-    /// reached.
+    /// A row for each state, which is where the row begins. From every state but [`DEAD`] some word of the
+    /// language can be reached.
     ///
-    /// Column 0 has some groups of characters and column 1 a number: so many characters of these groups may follow,
-    /// whatever they are. The others have the state that each byte leads to.
+    /// Column 0 has some groups of characters and column 1 a number: so many characters of these groups may
+    /// follow, whatever they are. The others have the state that each byte leads to.
     rows: Vec<u32>,
     /// By number of the row: how many bytes lead from its state to the end of a word, at least.
     distances: Vec<u32>,
@@ -54,8 +56,8 @@ pub(super) struct Language {
 }
 
 impl Language {
-    /// The language of a pattern, for masks over so many tokens; None where its automaton is too large, or nothing is in
-    /// it.
+    /// The language of a pattern, for masks over so many tokens; None where its automaton is too large, or
+    /// nothing is in it.
     pub(super) fn new(pattern: &str, tree: &Arc<Tree>, mask_len: usize) -> Option<Language> {
         let config = dense::Config::new()
             .start_kind(StartKind::Anchored)
@@ -235,8 +237,8 @@ impl Language {
         }
     }
 
-    /// Groups of characters all of which lead from a state to one other, and that: itself if there are such, or the one
-    /// that the first such group leads to.
+    /// Groups of characters all of which lead from a state to one other, and that: itself if there are such,
+    /// or the one that the first such group leads to.
     fn groups_alike(&self, state: u32) -> (Groups, u32) {
         // The targets stand by the number of the group, as far as its bytes are alike.
         let mut targets = [None; Groups::BITS as usize];
@@ -334,7 +336,8 @@ impl Regular {
         self.state = bytes.iter().fold(self.state, |state, byte| self.language.next(state, *byte));
     }
 
-    /// A shortest text that leads from here, and past some bytes, to the end of a word; None where these lead nowhere.
+    /// A shortest text that leads from here, and past some bytes, to the end of a word; None where these lead
+    /// nowhere.
     pub(super) fn closing_behind(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let state = bytes.iter().fold(self.state, |state, byte| self.language.next(state, *byte));
         (state != DEAD).then(|| self.language.closing(state))

@@ -1,6 +1,6 @@
-//! A JSON schema as a graph: which schemas stand inside which, and which they refer to. Before a document is checked,
-//! the graph says how much work that can be: the crate that checks has no limit of its own, and a few lines of schema
-//! can lead it through the same places more often than can be counted.
+//! A JSON schema as a graph: which schemas stand inside which, and which they refer to. Before a document is
+//! checked, the graph says how much work that can be: the crate that checks has no limit of its own, and a
+//! few lines of schema can lead it through the same places more often than can be counted.
 
 use std::collections::HashMap;
 
@@ -61,8 +61,8 @@ impl Graph {
     /// Follows all references.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] for references that lead out of the schema or in a circle, and for chains of them that
-    /// are too long.
+    /// [`Error::InvalidRequest`] for references that lead out of the schema or in a circle, and for chains of
+    /// them that are too long.
     pub(super) fn new(root: &Value) -> Result<Graph, Error> {
         let mut builder = Builder { root, numbers: HashMap::new(), found: Vec::new() };
         builder.number(root);
@@ -101,8 +101,8 @@ impl Graph {
         Ok(())
     }
 
-    /// Whether a document can be checked in bounded time: how many schemas are looked at, if no check ends early but those
-    /// of types.
+    /// Whether a document can be checked in bounded time: how many schemas are looked at, if no check ends
+    /// early but those of types.
     pub(super) fn is_checked_soon(&self, document: &Value) -> bool {
         self.is_checked_within(MAX_CHECKS, document)
     }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-/// The bytes of the value that a pointer leads to, or of the last on the way that is there. The text is a valid document.
+/// The bytes of the value that a pointer leads to, or of the last on the way that is there. The text is a
+/// valid document.
 pub(super) fn span(text: &str, pointer: &str) -> Range<usize> {
     let bytes = text.as_bytes();
     let mut at = skip_space(bytes, 0);

@@ -1,6 +1,6 @@
-//! The words of a vocabulary as a tree of bytes, in one array, for the masks of [`super::regular`], whose header has the
-//! figures. A walk enters a node only where its words differ in whether they are allowed; [`Groups`] of characters say so
-//! for most nodes.
+//! The words of a vocabulary as a tree of bytes, in one array, for the masks of [`super::regular`], whose
+//! header has the figures. A walk enters a node only where its words differ in whether they are allowed;
+//! [`Groups`] of characters say so for most nodes.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
@@ -16,8 +16,8 @@ pub(super) type Groups = u32;
 /// Stands for what is no character, and for the rest of one.
 const NONE: Groups = 1 << 31;
 
-/// Groups beyond ASCII, the first of which is [`FIRST_BEYOND_ASCII`], by their ranges of characters: those that are
-/// letters, marks or digits throughout, and punctuation. What is in none of them is one group more.
+/// Groups beyond ASCII, the first of which is [`FIRST_BEYOND_ASCII`], by their ranges of characters: those
+/// that are letters, marks or digits throughout, and punctuation. What is in none of them is one group more.
 const BEYOND_ASCII: [&[RangeInclusive<char>]; 9] = [
     // Latin, Greek, Cyrillic.
     &['\u{c0}'..='\u{d6}', '\u{d8}'..='\u{f6}', '\u{f8}'..='\u{2c1}', '\u{1e00}'..='\u{1eff}'],
@@ -59,8 +59,8 @@ pub(super) struct Node {
     pub(super) byte: u8,
 }
 
-/// Words in the order of their bytes, those of one kind after those of another: words of letters alone stay together.
-/// Each node is followed by those below it.
+/// Words in the order of their bytes, those of one kind after those of another: words of letters alone stay
+/// together. Each node is followed by those below it.
 pub(super) struct Tree {
     /// The root first, and one behind the end.
     nodes: Vec<Node>,
@@ -95,8 +95,8 @@ pub(super) fn group(character: char) -> Groups {
     1 << number
 }
 
-/// The groups beyond ASCII, and how UTF-8 writes their characters: each of the sequences is one range of bytes after
-/// the other.
+/// The groups beyond ASCII, and how UTF-8 writes their characters: each of the sequences is one range of
+/// bytes after the other.
 pub(super) static SEQUENCES: LazyLock<Vec<(Groups, Vec<Utf8Sequence>)>> = LazyLock::new(|| {
     let sequences = |ranges: &[RangeInclusive<char>]| {
         ranges.iter().flat_map(|range| Utf8Sequences::new(*range.start(), *range.end())).collect()

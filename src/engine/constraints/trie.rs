@@ -8,7 +8,8 @@ use super::tree::Tree;
 use crate::Error;
 use crate::tokenizer::Tokenizer;
 
-/// Longest token of the trie in bytes, which has ten bits for a length. Longer ones are never part of an answer.
+/// Longest token of the trie in bytes, which has ten bits for a length. Longer ones are never part of an
+/// answer.
 const MAX_TOKEN_BYTES: usize = 1000;
 /// Bits of a token's number in the trie.
 const MAX_TOKENS: usize = 1 << 24;
@@ -19,8 +20,8 @@ struct Environment {
     trie: TokTrie,
 }
 
-/// llguidance's trie has as many rows as the head, so that masks are as long as logits. Rows that stand for nothing are empty:
-/// they are never allowed. The tree has the words that are text.
+/// llguidance's trie has as many rows as the head, so that masks are as long as logits. Rows that stand for
+/// nothing are empty: they are never allowed. The tree has the words that are text.
 ///
 /// # Errors
 /// [`Error::InvalidRequest`] where the vocabulary is not made for constraints.

@@ -73,7 +73,8 @@ impl<'a> Cursor<'a> {
         self.take(length, what)
     }
 
-    /// A name of at most `limit` bytes: UTF-8, not empty, without control characters, so that it can stand in messages.
+    /// A name of at most `limit` bytes: UTF-8, not empty, without control characters, so that it can stand in
+    /// messages.
     pub(super) fn name(&mut self, limit: usize, what: &dyn Fn() -> String) -> Result<&'a str, Problem> {
         let bytes = self.string(what)?;
         if bytes.is_empty() || bytes.len() > limit {

@@ -123,7 +123,8 @@ impl Gguf {
         Gguf::new(name.into(), Bytes::Static(bytes))
     }
 
-    /// As much as can be read of a file that [`Gguf::open`] refuses; its tensors have no data. For telling what it is.
+    /// As much as can be read of a file that [`Gguf::open`] refuses; its tensors have no data. For telling
+    /// what it is.
     ///
     /// # Errors
     /// [`Error::ModelFile`] where it cannot be opened.
@@ -146,7 +147,8 @@ impl Gguf {
         Gguf { inner: Arc::new(Inner { parts, metadata, contents }), attached: Arc::new([]) }
     }
 
-    /// The same with other files that belong to it: whoever identifies it, or looks whether it is lost, looks at them as well.
+    /// The same with other files that belong to it: whoever identifies it, or looks whether it is lost, looks
+    /// at them as well.
     pub(crate) fn with_attached(self, attached: Vec<(String, Gguf)>) -> Gguf {
         Gguf { attached: attached.into(), ..self }
     }
@@ -183,8 +185,8 @@ impl Gguf {
         self.file_size().saturating_sub(tensors).saturating_add(apart)
     }
 
-    /// All bytes of its files, one after the other, and what was made of files beside them; then those of the files that belong to it, with
-    /// their names.
+    /// All bytes of its files, one after the other, and what was made of files beside them; then those of the
+    /// files that belong to it, with their names.
     pub(crate) fn content(&self) -> Vec<&[u8]> {
         let files = self.inner.parts.iter().map(|part| &*part.bytes);
         let mut content: Vec<&[u8]> = files.chain(self.inner.metadata.as_deref()).collect();
@@ -421,8 +423,8 @@ impl Gguf {
         }
     }
 
-    /// A value for each of `count` layers, if the key is there: an integer or a truth value (as 1 or 0) for all of them, or an
-    /// array with one for each.
+    /// A value for each of `count` layers, if the key is there: an integer or a truth value (as 1 or 0) for
+    /// all of them, or an array with one for each.
     pub(crate) fn opt_per_layer(&self, key: &str, count: usize) -> Result<Option<Vec<i64>>, Error> {
         let number = |raw: &Raw| match raw {
             Raw::Integer(value) => i64::try_from(*value).ok(),

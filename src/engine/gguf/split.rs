@@ -1,8 +1,8 @@
 //! Models in several files, as `llama-gguf-split` writes them: `NAME-00001-of-00003.gguf` and so on.
 //!
-//! The first part has the keys of the model, and all of them have tensors. `split.no` counts the parts from 0,
-//! `split.count` says how many there are, and `split.tensors.count` how many tensors they have together. Which files
-//! belong together is told by their names; that they do is checked by what is in them.
+//! The first part has the keys of the model, and all of them have tensors. `split.no` counts the parts from
+//! 0, `split.count` says how many there are, and `split.tensors.count` how many tensors they have together.
+//! Which files belong together is told by their names; that they do is checked by what is in them.
 
 use std::ffi::OsString;
 use std::io;
@@ -54,8 +54,8 @@ fn number_behind<'a>(text: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], usize)> {
     Some((rest.strip_suffix(mark)?, number))
 }
 
-/// The files of the model that begins with the file at `path`, by its name; one file for whatever is not the first of several
-/// parts. Nobody has looked whether they are there.
+/// The files of the model that begins with the file at `path`, by its name; one file for whatever is not the
+/// first of several parts. Nobody has looked whether they are there.
 pub fn parts(path: &Path) -> Vec<PathBuf> {
     match Name::of(path) {
         Some(name) if name.number == 1 && name.count <= MAX_PARTS => {
@@ -92,7 +92,8 @@ impl TensorPlace {
     }
 }
 
-/// Opens the other parts of a model, if its first file says that there are some, and adds their tensors to `contents`.
+/// Opens the other parts of a model, if its first file says that there are some, and adds their tensors to
+/// `contents`.
 ///
 /// # Errors
 /// [`Error::ModelFile`] for a part that is missing or cannot be read; [`Error::CorruptModel`] and

@@ -1,4 +1,5 @@
-//! A model of another format in the words of this one: keys that were read elsewhere, tensors in mapped files.
+//! A model of another format in the words of this one: keys that were read elsewhere, tensors in mapped
+//! files.
 //!
 //! Whatever uses models knows GGUF only. A reader of another format says once what its file means.
 
@@ -27,8 +28,8 @@ impl Translation {
     /// Maps the files that hold the tensors, and lets `describe` say what their bytes mean.
     ///
     /// # Errors
-    /// [`Error::ModelFile`] where a file cannot be mapped, [`Error::LostModel`] where one is cut short meanwhile; those of
-    /// `describe`.
+    /// [`Error::ModelFile`] where a file cannot be mapped, [`Error::LostModel`] where one is cut short
+    /// meanwhile; those of `describe`.
     pub(crate) fn open(
         paths: &[PathBuf],
         describe: impl FnOnce(&[&[u8]]) -> Result<Translation, Error>,

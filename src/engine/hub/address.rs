@@ -65,7 +65,8 @@ fn is_near_v4(address: Ipv4Addr) -> bool {
     address.is_loopback() || address.is_private() || address.is_link_local() || address.is_unspecified()
 }
 
-/// Where a redirect leads. None for what is no address of the web, has a password in it, or would leave encryption.
+/// Where a redirect leads. None for what is no address of the web, has a password in it, or would leave
+/// encryption.
 pub(super) fn redirected(from: &Uri, target: &str) -> Option<Uri> {
     let (scheme, authority) = (from.scheme_str()?, from.authority()?.as_str());
     let address = if target.starts_with("//") {

@@ -64,8 +64,8 @@ impl Choice {
     }
 }
 
-/// Chooses. `file` is a path in the repository or a quantization; `folder` says whether a folder is wanted, where that is
-/// known.
+/// Chooses. `file` is a path in the repository or a quantization; `folder` says whether a folder is wanted,
+/// where that is known.
 ///
 /// # Errors
 /// [`HubError::NoModel`] and [`HubError::NotFound`].
@@ -201,7 +201,8 @@ fn is_of_module(path: &str) -> bool {
     })
 }
 
-/// A file that holds a model, or the first part of one. What belongs to pictures, adapters and measurements is none.
+/// A file that holds a model, or the first part of one. What belongs to pictures, adapters and measurements
+/// is none.
 fn is_model(file: &&Remote) -> bool {
     let name = file.name().to_ascii_lowercase();
     let first = || match name.strip_suffix(".gguf").and_then(|stem| stem.rsplit_once("-of-")) {

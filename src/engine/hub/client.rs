@@ -1,10 +1,12 @@
 //! The hub's protocol over HTTP.
 //!
-//! The crate hf-hub says how repositories, revisions and their addresses are called. It downloads, too, but neither goes on with
-//! what has arrived in a process that was killed, nor waits as a hub asks it to, nor can be stopped; it follows redirects with
-//! the token in its hands, and checks no checksum. What is done here beside it: redirects, one at a time; retries; ranges.
+//! The crate hf-hub says how repositories, revisions and their addresses are called. It downloads, too, but
+//! neither goes on with what has arrived in a process that was killed, nor waits as a hub asks it to, nor can
+//! be stopped; it follows redirects with the token in its hands, and checks no checksum. What is done here
+//! beside it: redirects, one at a time; retries; ranges.
 //!
-//! Invariant: the token is shown to the address of the hub only, and never over a connection that others can read.
+//! Invariant: the token is shown to the address of the hub only, and never over a connection that others can
+//! read.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -125,8 +127,8 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Asks for a file at a commit from a byte on. `etag` is that of the bytes before it, where it is known: another file is
-    /// then sent from its beginning.
+    /// Asks for a file at a commit from a byte on. `etag` is that of the bytes before it, where it is known:
+    /// another file is then sent from its beginning.
     ///
     /// # Errors
     /// [`Failed`].
@@ -408,7 +410,8 @@ fn seconds(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The certificates that the system trusts, so that those of an organisation's own mirror count; where it has none, Mozilla's.
+/// The certificates that the system trusts, so that those of an organisation's own mirror count; where it has
+/// none, Mozilla's.
 fn root_certificates() -> RootCerts {
     const BUNDLES: [&str; 5] = [
         "/etc/ssl/certs/ca-certificates.crt",

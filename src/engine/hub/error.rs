@@ -1,6 +1,7 @@
 //! What a download can fail with, by what somebody can do about it.
 //!
-//! Messages name repositories, files and hosts, and never a token or the address that a hub has signed for a download.
+//! Messages name repositories, files and hosts, and never a token or the address that a hub has signed for a
+//! download.
 
 use std::io;
 use std::path::{Path, PathBuf};

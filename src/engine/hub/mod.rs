@@ -1,11 +1,11 @@
-//! Downloads of models from a hub, the only part of this crate that opens a connection. Nothing of the engine uses it: it runs in a
-//! process or thread beside it. The Cargo feature `hub`.
+//! Downloads of models from a hub, the only part of this crate that opens a connection. Nothing of the engine
+//! uses it: it runs in a process or thread beside it. The Cargo feature `hub`.
 //!
-//! A model appears as a whole, under its name, with a [card](crate::card) beside it, or not at all. What has arrived of one is kept
-//! in `.pull` below the directory of the models.
+//! A model appears as a whole, under its name, with a [card](crate::card) beside it, or not at all. What has
+//! arrived of one is kept in `.pull` below the directory of the models.
 //!
-//! Invariant: nothing that a hub says leads out of that directory, and what lies there afterwards has the size and the SHA-256 that the hub
-//! has announced, where it has announced them.
+//! Invariant: nothing that a hub says leads out of that directory, and what lies there afterwards has the
+//! size and the SHA-256 that the hub has announced, where it has announced them.
 
 mod address;
 mod choice;
@@ -46,7 +46,8 @@ use crate::gguf::parts;
 pub struct Order {
     /// Where it is.
     pub reference: Reference,
-    /// Its name below the directory of the models, if it has one already: of a file with `.gguf` at its end, or of a folder.
+    /// Its name below the directory of the models, if it has one already: of a file with `.gguf` at its end,
+    /// or of a folder.
     pub name: Option<String>,
     /// What the SHA-256 of its file must be.
     pub sha256: Option<[u8; 32]>,
@@ -203,7 +204,8 @@ impl Places<'_> {
         Ok(Places { choice, registered, names })
     }
 
-    /// Refuses to replace a model that came from elsewhere, unless somebody has registered the file as this one's.
+    /// Refuses to replace a model that came from elsewhere, unless somebody has registered the file as this
+    /// one's.
     fn refuse_others(&self, order: &Order, directory: &Path, target: &Path) -> Result<(), HubError> {
         let is_there =
             target.symlink_metadata().is_ok() || self.names.iter().any(|name| directory.join(name).exists());
@@ -318,7 +320,8 @@ fn check_sha256(order: &Order, file: &str, found: &str) -> Result<(), HubError> 
     }
 }
 
-/// The card of a model: what is known of it first, what is written on the one that is there, then what the hub says.
+/// The card of a model: what is known of it first, what is written on the one that is there, then what the
+/// hub says.
 fn card(order: &Order, listing: &Listing, choice: &Choice, arrived: &[Arrived], target: &Path) -> Card {
     let known = order.card.clone();
     let old = Card::read(target).ok().flatten().unwrap_or_default();
@@ -383,7 +386,8 @@ fn prompts_of(files: &[(Arrived, String)], card: &mut Card) {
     card.passage_prompt = card.passage_prompt.take().or_else(|| prompt(&["passage", "document"]));
 }
 
-/// A time as date and time of day in UTC. The days are counted in years that begin in March, so that the leap day is the last one.
+/// A time as date and time of day in UTC. The days are counted in years that begin in March, so that the leap
+/// day is the last one.
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     // Days since 0000-03-01.

@@ -1,11 +1,13 @@
-//! One file on its way: what has arrived of it, kept over retries, restarts and kills, until it is whole and what it should be.
+//! One file on its way: what has arrived of it, kept over retries, restarts and kills, until it is whole and
+//! what it should be.
 //!
-//! It grows as `KEY.part`, and is renamed to `KEY.done` when its size and its SHA-256 are those that the hub announced. The key is
-//! made of its path and of what tells its content from others, so that bytes of two versions never meet. `KEY.etag` has
-//! what the place that the bytes came from calls them: it sends the whole file where it has another one by now.
+//! It grows as `KEY.part`, and is renamed to `KEY.done` when its size and its SHA-256 are those that the hub
+//! announced. The key is made of its path and of what tells its content from others, so that bytes of two
+//! versions never meet. `KEY.etag` has what the place that the bytes came from calls them: it sends the whole
+//! file where it has another one by now.
 //!
-//! Invariant: bytes that are on the disk already are read again before others are appended, so that the checksum is that of the
-//! file and not of what was sent.
+//! Invariant: bytes that are on the disk already are read again before others are appended, so that the
+//! checksum is that of the file and not of what was sent.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -25,7 +27,8 @@ use crate::cache_key::hex;
 use crate::sidecar;
 
 const BUFFER: usize = 256 << 10;
-/// Bytes after which they are written to the disk, so that what a busy server keeps in memory of them stays small.
+/// Bytes after which they are written to the disk, so that what a busy server keeps in memory of them stays
+/// small.
 const SYNC_BYTES: u64 = 32 << 20;
 /// How much is written before the room that is left is looked at again.
 const MEASURED_BYTES: u64 = 8 << 20;

@@ -1,7 +1,9 @@
-//! The directory of the models: who downloads into it, how much room there is, and how a model appears in it as a whole.
+//! The directory of the models: who downloads into it, how much room there is, and how a model appears in it
+//! as a whole.
 //!
-//! What is on its way lies in `.pull`, in a folder for each model, which only the process may touch that has its lock. A model
-//! appears by being renamed; of a split one the first part comes last, as a model without it is none.
+//! What is on its way lies in `.pull`, in a folder for each model, which only the process may touch that has
+//! its lock. A model appears by being renamed; of a split one the first part comes last, as a model without
+//! it is none.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
@@ -114,8 +116,8 @@ impl Staging {
         target.parent().map_or(Ok(()), sync_folder)
     }
 
-    /// Gives a file another name; the one that it has stays where the file system has links, so that nothing need be fetched again
-    /// when it is interrupted here.
+    /// Gives a file another name; the one that it has stays where the file system has links, so that nothing
+    /// need be fetched again when it is interrupted here.
     fn take(&self, file: &Arrived, path: &Path) -> Result<(), HubError> {
         let failed = |error| HubError::file(path, error);
         let mode = Permissions::from_mode(0o644);

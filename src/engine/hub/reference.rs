@@ -1,7 +1,7 @@
 //! What names a model at a hub: `owner/name`, with a revision and a file where wanted.
 //!
-//! Invariant: nothing of a reference can lead out of the hub's address or out of the directory of the models. What repositories
-//! say of themselves goes through the same checks.
+//! Invariant: nothing of a reference can lead out of the hub's address or out of the directory of the models.
+//! What repositories say of themselves goes through the same checks.
 
 use std::fmt;
 

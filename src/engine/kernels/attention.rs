@@ -1,15 +1,18 @@
 //! Grouped-query attention over the key-value cache, to what precedes a row or, in encoders, both ways.
 //!
-//! The cache is read in tiles of 64 absolute positions in ascending order, with a running maximum and sum (online softmax,
-//! [Milakov and Gimelshein 2018](https://arxiv.org/abs/1805.02867)). Each score is one ascending chain over the elements of a head, each output one ascending
-//! chain over positions. So a row's result depends on its absolute position and on what precedes it, and not
-//! on how the prompt was cut into slices.
+//! The cache is read in tiles of 64 absolute positions in ascending order, with a running maximum and sum
+//! (online softmax, [Milakov and Gimelshein 2018](https://arxiv.org/abs/1805.02867)). Each score is one
+//! ascending chain over the elements of a head, each output one ascending chain over positions. So a row's
+//! result depends on its absolute position and on what precedes it, and not on how the prompt was cut into
+//! slices.
 //!
-//! A layer may see a window of positions only ([Beltagy et al. 2020](https://arxiv.org/abs/2004.05150)), cap its scores (Gemma 2)
-//! and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as learned in gpt-oss). Where positions are
-//! neither embedded nor rotated in, scores fall with the distance ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
+//! A layer may see a window of positions only ([Beltagy et al. 2020](https://arxiv.org/abs/2004.05150)), cap
+//! its scores (Gemma 2) and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as
+//! learned in gpt-oss). Where positions are neither embedded nor rotated in, scores fall with the distance
+//! ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
 //!
-//! A tile of one key-value head is stored as 16-bit floats or as 8-bit integers with scales ([`super::tile`]).
+//! A tile of one key-value head is stored as 16-bit floats or as 8-bit integers with scales
+//! ([`super::tile`]).
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
 
 #[cfg(target_arch = "x86_64")]
@@ -47,7 +50,8 @@ impl Heads {
         1.0 / (self.dim as f32).sqrt()
     }
 
-    /// f32 values of scratch per thread for [`attend`] over at most `rows` rows: a tile, and two for each head and row.
+    /// f32 values of scratch per thread for [`attend`] over at most `rows` rows: a tile, and two for each
+    /// head and row.
     pub(crate) fn scratch_len(&self, rows: usize) -> usize {
         2 * TILE * self.dim + rows * self.query / self.kv * 2
     }
@@ -99,12 +103,13 @@ pub(crate) struct Scoring<'a> {
     pub(crate) scale: f32,
     /// Scores `s` become `cap · tanh(s / cap)`.
     pub(crate) cap: Option<f32>,
-    /// A row sees so many positions at most, its own and those before it; with [`Rows::both_ways`] as many behind it.
+    /// A row sees so many positions at most, its own and those before it; with [`Rows::both_ways`] as many
+    /// behind it.
     pub(crate) window: Option<usize>,
     /// A score for each query head that takes part in the softmax and has no value, `[query]`.
     pub(crate) sinks: Option<&'a [f32]>,
-    /// What the scores of each query head lose for each position between a row and what it sees, on both sides alike, `[query]`.
-    /// Not together with `cap`.
+    /// What the scores of each query head lose for each position between a row and what it sees, on both
+    /// sides alike, `[query]`. Not together with `cap`.
     pub(crate) slopes: Option<&'a [f32]>,
 }
 
@@ -146,8 +151,8 @@ pub(crate) struct Projections<'a> {
 pub(crate) type Ready<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 
 /// Stores the rows' own keys and values, then `out = softmax(score(q · Kᵀ)) · V` for each row and query head.
-/// `out` has one row of `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each thread of
-/// the pool; the layer's tiles are at `offset` in each block.
+/// `out` has one row of `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each
+/// thread of the pool; the layer's tiles are at `offset` in each block.
 pub(crate) fn attend(
     heads: Heads,
     offset: usize,
@@ -178,8 +183,8 @@ pub(crate) fn attend(
     });
 }
 
-/// One key-value head, with the query heads that share it, over all rows of one sequence: what one thread does. No
-/// other one touches these query heads, key heads, outputs and tiles.
+/// One key-value head, with the query heads that share it, over all rows of one sequence: what one thread
+/// does. No other one touches these query heads, key heads, outputs and tiles.
 struct KvHead<'a> {
     heads: Heads,
     index: usize,
@@ -238,7 +243,8 @@ impl KvHead<'_> {
         }
     }
 
-    /// How scores of a row and a member of the group fall with the distance, in a tile that begins at position `start`.
+    /// How scores of a row and a member of the group fall with the distance, in a tile that begins at
+    /// position `start`.
     fn distance(&self, row: usize, member: usize, start: usize) -> Option<Distance> {
         let slope = self.scoring.slopes?[self.index * self.group() + member];
         // Both are far below 2^31.
@@ -411,8 +417,8 @@ fn attend_tile_body(
     }
 }
 
-/// Turns the scores of a tile into weights, adds them to the running sum and returns what everything before is
-/// multiplied with. A NaN among the scores makes the sum one.
+/// Turns the scores of a tile into weights, adds them to the running sum and returns what everything before
+/// is multiplied with. A NaN among the scores makes the sum one.
 #[inline(always)]
 fn weigh(scores: &mut [f32; TILE], seen: &Seen, scoring: Scoring<'_>, running: &mut [f32]) -> f32 {
     let visible = &seen.visible;
@@ -437,7 +443,8 @@ fn weigh(scores: &mut [f32; TILE], seen: &Seen, scoring: Scoring<'_>, running: &
     // Masked keys have no weight, whatever is stored there.
     scores[..visible.start].fill(f32::NEG_INFINITY);
     scores[visible.end..].fill(f32::NEG_INFINITY);
-    // The maximum in 16 lanes: one chain of comparisons over all scores would take as long as a fifth of the products.
+    // The maximum in 16 lanes: one chain of comparisons over all scores would take as long as a fifth of the
+    // products.
     let mut maxima = [running[0]; 16];
     for chunk in &mut scores.as_chunks_mut::<16>().0[chunks.clone()] {
         for (maximum, score) in maxima.iter_mut().zip(chunk) {

@@ -1,5 +1,5 @@
-//! The kernels for micro-benchmarks, which are a crate of their own: each function makes its data and returns what
-//! is to be timed.
+//! The kernels for micro-benchmarks, which are a crate of their own: each function makes its data and returns
+//! what is to be timed.
 #![allow(missing_docs, reason = "not part of the interface")]
 
 use std::sync::Arc;

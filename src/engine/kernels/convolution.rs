@@ -64,7 +64,8 @@ impl Taps {
         });
     }
 
-    /// `y = c · conv(b · x)` of rows `[rows, channels]`, `bcx` having b, c and x of each row one after the other.
+    /// `y = c · conv(b · x)` of rows `[rows, channels]`, `bcx` having b, c and x of each row one after the
+    /// other.
     pub(crate) fn gated(
         &self,
         sequences: &[Rows<'_>],
@@ -135,9 +136,9 @@ impl Window<'_> {
 }
 
 multiversion! {
-    /// One position: `x = Σ weights[tap] · input[tap]`, the last input being `x` itself and those before it from `window`
-    /// `[taps - 1, channels]`, which moves on. Taps are summed in ascending order. `weights` is `[taps, channels]`, of one group
-    /// of channels at most.
+    /// One position: `x = Σ weights[tap] · input[tap]`, the last input being `x` itself and those before it
+    /// from `window` `[taps - 1, channels]`, which moves on. Taps are summed in ascending order. `weights` is
+    /// `[taps, channels]`, of one group of channels at most.
     fn convolve(weights: &[f32], window: &mut [f32], x: &mut [f32]) = convolve_body
 }
 

@@ -1,7 +1,7 @@
 //! The gated delta rule ([Yang et al. 2024](https://arxiv.org/abs/2412.06464)).
 //!
-//! A head has a matrix `S` `[keys, values]`. A position makes it forget a part, looks up what it has for the position's key, and puts
-//! a share of the difference to the position's value there:
+//! A head has a matrix `S` `[keys, values]`. A position makes it forget a part, looks up what it has for the
+//! position's key, and puts a share of the difference to the position's value there:
 //!
 //! ```text
 //! S ← decay · S
@@ -9,8 +9,8 @@
 //! o = Sᵀ · q
 //! ```
 //!
-//! A column of `S` belongs to one element of the values and needs no other one. So columns are computed in strips of [`LANES`], and
-//! a strip stays in the cache over all positions of a pass.
+//! A column of `S` belongs to one element of the values and needs no other one. So columns are computed in
+//! strips of [`LANES`], and a strip stays in the cache over all positions of a pass.
 
 #![allow(unsafe_code, reason = "threads write disjoint columns")]
 
@@ -93,7 +93,8 @@ impl Matrices {
 }
 
 multiversion! {
-    /// One position of one strip. `key` and `query` are as long as a multiple of 4; `value` and `out` have [`LANES`] values.
+    /// One position of one strip. `key` and `query` are as long as a multiple of 4; `value` and `out` have
+    /// [`LANES`] values.
     fn learn(
         strip: &mut [f32], key: &[f32], query: &[f32], value: &[f32], decay: f32, beta: f32, out: &mut [f32],
     ) = learn_body

@@ -1,9 +1,10 @@
-//! The floating-point environment: how the processor rounds, and what it makes of numbers that are not normal.
+//! The floating-point environment: how the processor rounds, and what it makes of numbers that are not
+//! normal.
 //!
-//! It belongs to a thread, and a new thread inherits that of its parent: a library that somebody else has loaded into the
-//! process may have switched it (code that is compiled with -ffast-math does so when it is loaded). Results must not depend
-//! on it, so the engine's own threads set what IEEE 754 says ([`set`]), and what computes on a caller's thread sets it for as
-//! long as it takes ([`Standard`]).
+//! It belongs to a thread, and a new thread inherits that of its parent: a library that somebody else has
+//! loaded into the process may have switched it (code that is compiled with -ffast-math does so when it is
+//! loaded). Results must not depend on it, so the engine's own threads set what IEEE 754 says ([`set`]), and
+//! what computes on a caller's thread sets it for as long as it takes ([`Standard`]).
 #![allow(unsafe_code, reason = "a control register that only assembly reaches")]
 
 /// Round to nearest, ties to even; numbers that are not normal are themselves; exceptions raise no signal.

@@ -3,8 +3,8 @@
 use super::exp::exp;
 
 multiversion! {
-    /// `x = (x + bias) · Φ(x + bias)`, Φ being the distribution of a normal variable: GELU as BERT has it, not its
-    /// approximation by a hyperbolic tangent.
+    /// `x = (x + bias) · Φ(x + bias)`, Φ being the distribution of a normal variable: GELU as BERT has it,
+    /// not its approximation by a hyperbolic tangent.
     pub(crate) fn gelu(x: &mut [f32], bias: &[f32]) = gelu_body
 }
 

@@ -1,11 +1,12 @@
-//! Products with weights in ggml's blocks as candle has them: its types and its dot products, on this crate's threads.
+//! Products with weights in ggml's blocks as candle has them: its types and its dot products, on this crate's
+//! threads.
 //!
-//! Candle has a product of a whole matrix too. It is not used, for two reasons: it starts threads of its own, one for each core
-//! whatever the settings say, and it sums in another order where there are several rows, so that a row's result would depend on
-//! those beside it.
+//! Candle has a product of a whole matrix too. It is not used, for two reasons: it starts threads of its own,
+//! one for each core whatever the settings say, and it sums in another order where there are several rows, so
+//! that a row's result would depend on those beside it.
 //!
-//! Invariant: an output depends on its own row and its weights only. Which instructions compute it is candle's choice, so that
-//! another processor may give other bytes.
+//! Invariant: an output depends on its own row and its weights only. Which instructions compute it is
+//! candle's choice, so that another processor may give other bytes.
 #![allow(unsafe_code, reason = "blocks are made of a file's bytes, threads write disjoint columns")]
 
 use std::ops::Range;
@@ -92,8 +93,9 @@ impl<T: GgmlType> Weights for Blocks<T> {
     }
 }
 
-/// The matrix of rows of `inputs` values in a file's bytes, which are whole blocks of the format. Where candle has no such
-/// blocks, and for 16-bit numbers, with which it would round activations too, the weights are widened to f32.
+/// The matrix of rows of `inputs` values in a file's bytes, which are whole blocks of the format. Where
+/// candle has no such blocks, and for 16-bit numbers, with which it would round activations too, the weights
+/// are widened to f32.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`], for `what`.

@@ -4,7 +4,8 @@
 const LANES: usize = 32;
 
 multiversion! {
-    /// The index of the highest value, the lowest of equals. `None` if a value is infinite or NaN, or there is none.
+    /// The index of the highest value, the lowest of equals. `None` if a value is infinite or NaN, or there
+    /// is none.
     pub(crate) fn highest(values: &[f32]) -> Option<usize> = highest_body
 }
 

@@ -1,4 +1,5 @@
-//! Sets of instructions that kernels are compiled for, and which of them the processor has: found at run time.
+//! Sets of instructions that kernels are compiled for, and which of them the processor has: found at run
+//! time.
 
 /// Sets of instructions that there are kernels for, in ascending order. Results do not depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

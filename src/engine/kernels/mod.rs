@@ -1,15 +1,17 @@
-//! The numeric inner loops: threads, dot products over quantized blocks, norms, RoPE, attention, SwiGLU, GELU.
+//! The numeric inner loops: threads, dot products over quantized blocks, norms, RoPE, attention, SwiGLU,
+//! GELU.
 //!
 //! Everything here works on plain slices whose sizes the caller has checked. The loops are written once and
-//! compiled twice: portable, and with AVX2, FMA and F16C where the processor has them ([`multiversion`]). They
-//! use `mul_add` wherever they mean a fused operation and nothing else fuses, so both give the same bytes.
+//! compiled twice: portable, and with AVX2, FMA and F16C where the processor has them ([`multiversion`]).
+//! They use `mul_add` wherever they mean a fused operation and nothing else fuses, so both give the same
+//! bytes.
 //!
-//! Invariant: the value of an output depends on its own row, its weights and its absolute position only; never
-//! on how many rows are computed beside it, on the thread that computes it or on the number of threads.
+//! Invariant: the value of an output depends on its own row, its weights and its absolute position only;
+//! never on how many rows are computed beside it, on the thread that computes it or on the number of threads.
 
-/// Defines the function `$name`, which takes the instructions that may be used before everything else, and runs `$body`
-/// compiled for AVX2, FMA and F16C where they are among them and the processor has them, and as it is elsewhere. `$body`
-/// must be `#[inline(always)]`, or it stays portable.
+/// Defines the function `$name`, which takes the instructions that may be used before everything else, and
+/// runs `$body` compiled for AVX2, FMA and F16C where they are among them and the processor has them, and as
+/// it is elsewhere. `$body` must be `#[inline(always)]`, or it stays portable.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path) => {
         $(#[$meta])*

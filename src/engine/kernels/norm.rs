@@ -3,8 +3,8 @@
 use super::instructions::Instructions;
 
 multiversion! {
-    /// `out = x / sqrt(mean(x²) + epsilon) · weight`; false if the row holds a value that is not finite (or so
-    /// large that its square is not).
+    /// `out = x / sqrt(mean(x²) + epsilon) · weight`; false if the row holds a value that is not finite (or
+    /// so large that its square is not).
     pub(crate) fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) -> bool = rms_norm_body
 }
 
@@ -39,8 +39,8 @@ pub(super) fn dot_body(x: &[f32], y: &[f32]) -> f32 {
 }
 
 multiversion! {
-    /// `x = (x - mean(x)) / sqrt(variance(x) + epsilon) · weight + bias`; false if the row holds a value that is
-    /// not finite (or so large that its square is not). Sums are those of [`sum_of_squares`].
+    /// `x = (x - mean(x)) / sqrt(variance(x) + epsilon) · weight + bias`; false if the row holds a value that
+    /// is not finite (or so large that its square is not). Sums are those of [`sum_of_squares`].
     pub(crate) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) -> bool = layer_norm_body
 }
 

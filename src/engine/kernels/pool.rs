@@ -1,13 +1,16 @@
 //! The compute threads.
 //!
-//! [`Pool::run`] calls a function once for each of a number of items; the calling thread and the pool's helpers claim items
-//! from a shared counter, so that a thread the system has set aside holds up one item. A job says how much it is worth, in
-//! shares of some two microseconds: where there are many threads, a small product is done before all of them would have come.
+//! [`Pool::run`] calls a function once for each of a number of items; the calling thread and the pool's
+//! helpers claim items from a shared counter, so that a thread the system has set aside holds up one item. A
+//! job says how much it is worth, in shares of some two microseconds: where there are many threads, a small
+//! product is done before all of them would have come.
 //!
-//! A helper that finds nothing to do spins for some microseconds, which bridges the gap between two phases of a step, and then
-//! parks. Jobs begin and end by atomics; locks are for panics and for a caller who waits long.
+//! A helper that finds nothing to do spins for some microseconds, which bridges the gap between two phases of
+//! a step, and then parks. Jobs begin and end by atomics; locks are for panics and for a caller who waits
+//! long.
 //!
-//! Invariant: helpers call a job's function only while they are inside its [`Gate`], and `run` returns when nobody is.
+//! Invariant: helpers call a job's function only while they are inside its [`Gate`], and `run` returns when
+//! nobody is.
 #![allow(unsafe_code, reason = "a job borrows from the stack of its caller")]
 
 use std::cell::{Cell, UnsafeCell};
@@ -134,7 +137,8 @@ impl Shared {
             match self.gate.compare_exchange_weak(gate.0, entered, AcqRel, Acquire) {
                 Ok(_) => {
                     *seen = gate.number();
-                    // SAFETY: the caller writes it before it opens the gate, and not while somebody is inside.
+                    // SAFETY: the caller writes it before it opens the gate, and not while somebody is
+                    // inside.
                     return unsafe { *self.job.get() };
                 }
                 Err(now) => gate = Gate(now),
@@ -177,7 +181,8 @@ impl Shared {
         self.caller_sleeps.store(false, SeqCst);
     }
 
-    /// Wakes some of the helpers that the job has places for. They may come too late for it, but not for the next ones.
+    /// Wakes some of the helpers that the job has places for. They may come too late for it, but not for the
+    /// next ones.
     fn wake(&self) {
         let sleepers = self.sleepers.load(SeqCst);
         if sleepers == 0 {
@@ -210,7 +215,8 @@ impl Shared {
     }
 
     fn sleep(&self, helper: &Helper, seen: u32) {
-        // Counted first: whoever rouses it counts it out. In one order with what a caller does that opens the gate, as in `leave`.
+        // Counted first: whoever rouses it counts it out. In one order with what a caller does that opens the
+        // gate, as in `leave`.
         self.sleepers.fetch_add(1, SeqCst);
         helper.asleep.store(true, SeqCst);
         while helper.asleep.load(SeqCst) {
@@ -257,8 +263,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    /// A pool of `threads` threads including the caller of [`Pool::run`], on which these instructions are used, or those of any
-    /// processor where this one lacks them. `start` runs first on each new one.
+    /// A pool of `threads` threads including the caller of [`Pool::run`], on which these instructions are
+    /// used, or those of any processor where this one lacks them. `start` runs first on each new one.
     pub(crate) fn new(
         threads: usize,
         instructions: Instructions,
@@ -314,9 +320,9 @@ impl Pool {
         self.instructions
     }
 
-    /// Calls `work(worker, item)` once for each item below `items`, on as many threads at most as it is `worth` shares, and
-    /// returns when all calls have. A panic in one of them is raised again here. All threads, the caller's too, compute in the
-    /// standard floating-point environment.
+    /// Calls `work(worker, item)` once for each item below `items`, on as many threads at most as it is
+    /// `worth` shares, and returns when all calls have. A panic in one of them is raised again here. All
+    /// threads, the caller's too, compute in the standard floating-point environment.
     pub(crate) fn run(&self, items: usize, worth: usize, work: &(dyn Fn(usize, usize) + Sync)) {
         let _standard = Standard::enter();
         if let Some(beats) = &self.beats {
@@ -352,7 +358,8 @@ impl Pool {
         }
     }
 
-    /// Calls `work` once for each of `items`, each thread with a state of its own: there are as many as threads. See [`Pool::run`].
+    /// Calls `work` once for each of `items`, each thread with a state of its own: there are as many as
+    /// threads. See [`Pool::run`].
     pub(crate) fn each<S: Send, T: Send>(
         &self,
         states: &mut [S],
@@ -402,7 +409,8 @@ struct Close<'a>(&'a Pool);
 impl Drop for Close<'_> {
     fn drop(&mut self) {
         let shared = &self.0.shared;
-        // After a panic in the caller's share the helpers need not do the rest, and theirs is not another job's.
+        // After a panic in the caller's share the helpers need not do the rest, and theirs is not another
+        // job's.
         shared.next.fetch_add(usize::MAX / 2, Relaxed);
         shared.close();
         if std::thread::panicking() {

@@ -1,11 +1,13 @@
 //! Layers whose memory of a sequence has a fixed size: what they keep is overwritten with each position.
 //!
-//! A state is what a layer has made of all positions up to some one. It is computed position by position in ascending order, and
-//! in parts that do not depend on each other, so its bytes depend neither on how the rows were cut into passes nor on threads.
+//! A state is what a layer has made of all positions up to some one. It is computed position by position in
+//! ascending order, and in parts that do not depend on each other, so its bytes depend neither on how the
+//! rows were cut into passes nor on threads.
 //!
-//! A sequence has the state behind its last row, which goes on in place. Rows that are guesses go on in a second one, so that
-//! they can be taken back. Where a block of positions ends that has room for it, the state is copied into the block: [`crate::model`] goes on from there
-//! when it has to go further back, or when another sequence begins alike.
+//! A sequence has the state behind its last row, which goes on in place. Rows that are guesses go on in a
+//! second one, so that they can be taken back. Where a block of positions ends that has room for it, the
+//! state is copied into the block: [`crate::model`] goes on from there when it has to go further back, or
+//! when another sequence begins alike.
 #![allow(unsafe_code, reason = "threads write disjoint parts of a state")]
 
 use std::ops::Range;
@@ -29,8 +31,8 @@ impl StatePlace {
     }
 }
 
-/// Calls `step` for each row of a sequence in ascending order, with the part of the layer's state that `step` computes. Copies that
-/// part into each block that ends with a row and has room for it.
+/// Calls `step` for each row of a sequence in ascending order, with the part of the layer's state that `step`
+/// computes. Copies that part into each block that ends with a row and has room for it.
 ///
 /// # Safety
 /// While it runs, no other thread may use this part of the state.

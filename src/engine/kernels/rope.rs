@@ -5,7 +5,8 @@
 
 use super::instructions::Instructions;
 
-/// The two elements of a head that turn together. llama.cpp's function `llama_model_rope_type` says it for each architecture.
+/// The two elements of a head that turn together. llama.cpp's function `llama_model_rope_type` says it for
+/// each architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairs {
     /// Elements 2i and 2i + 1 turn together: `NORM` in llama.cpp, such as files of the llama architecture.
@@ -24,15 +25,16 @@ pub(crate) struct Rope {
     magnitude: f64,
 }
 
-/// How [YaRN](https://arxiv.org/abs/2309.00071) stretches a context: pairs that turn fast are left as they are, those that turn
-/// slowly are slowed down, with a ramp between.
+/// How [YaRN](https://arxiv.org/abs/2309.00071) stretches a context: pairs that turn fast are left as they
+/// are, those that turn slowly are slowed down, with a ramp between.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Yarn {
     /// How many times longer the context is than the one that the model was trained with.
     pub(crate) factor: f32,
     /// Positions of the context that the model was trained with.
     pub(crate) original: usize,
-    /// Turns within that context from which a pair is left as it is, and below which it is slowed down entirely.
+    /// Turns within that context from which a pair is left as it is, and below which it is slowed down
+    /// entirely.
     pub(crate) fast: f32,
     pub(crate) slow: f32,
 }

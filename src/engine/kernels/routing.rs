@@ -1,7 +1,7 @@
 //! Which experts a row uses, and how much of each.
 //!
-//! Invariant: what is chosen for a row depends on its own logits only: the highest, the lowest index of equal ones, in that
-//! order.
+//! Invariant: what is chosen for a row depends on its own logits only: the highest, the lowest index of equal
+//! ones, in that order.
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the choices")]
 
 use std::ops::Range;
@@ -22,8 +22,9 @@ pub(crate) enum Weighting {
 /// Logits that a share of the pool's work looks at: about two microseconds.
 const LOGITS_WORTH: usize = 8192;
 
-/// For each row of `logits` `[rows, experts]` the experts with the highest logits, best first, and their weights: `chosen` and
-/// `weights` are `[rows, used]`. What is not a number comes after all numbers; then the weights of the row are none either.
+/// For each row of `logits` `[rows, experts]` the experts with the highest logits, best first, and their
+/// weights: `chosen` and `weights` are `[rows, used]`. What is not a number comes after all numbers; then the
+/// weights of the row are none either.
 pub(crate) fn choose(
     logits: &[f32],
     experts: usize,

@@ -7,8 +7,8 @@ use super::tile::KvCacheType;
 
 /// Rows of one sequence that attend together.
 ///
-/// There is one block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
-/// heads one after the other ([`KvCacheType::tile_len`] each).
+/// There is one block for each tile of positions. The layer's tiles begin at some offset in each block, its
+/// key-value heads one after the other ([`KvCacheType::tile_len`] each).
 pub(crate) struct Rows<'a> {
     /// How the blocks are stored.
     pub(crate) kind: KvCacheType,

@@ -6,7 +6,8 @@ use super::exp::exp;
 const LANES: usize = 32;
 
 multiversion! {
-    /// The sum of e^(value - `highest`) over all values, in double precision. `highest` is the highest of them.
+    /// The sum of e^(value - `highest`) over all values, in double precision. `highest` is the highest of
+    /// them.
     pub(crate) fn sum_of_exps(values: &[f32], highest: f32) -> f64 = sum_of_exps_body
 }
 

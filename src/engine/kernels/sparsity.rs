@@ -3,8 +3,9 @@
 use super::norm::fold;
 
 multiversion! {
-    /// `x = max(x - cutoff, 0)`, where the cutoff is the row's mean and `deviations` of its standard deviations: of a normal
-    /// distribution that leaves a share of its values, which need not be sorted for it.
+    /// `x = max(x - cutoff, 0)`, where the cutoff is the row's mean and `deviations` of its standard
+    /// deviations: of a normal distribution that leaves a share of its values, which need not be sorted for
+    /// it.
     pub(crate) fn keep_largest(x: &mut [f32], deviations: f32) = keep_largest_body
 }
 

@@ -1,14 +1,15 @@
 //! Selective state spaces ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)).
 //!
-//! A head has a matrix `S` `[state, dim]`. A position makes it forget a part, writes its element of the head there, and reads:
+//! A head has a matrix `S` `[state, dim]`. A position makes it forget a part, writes its element of the head
+//! there, and reads:
 //!
 //! ```text
 //! S ← decay · S + b · (step · x)ᵀ
 //! y = Sᵀ · c + skip · x
 //! ```
 //!
-//! A column of `S` belongs to one element of the head and needs no other one. So columns are computed in strips, as those of the
-//! [delta rule](super::delta_rule).
+//! A column of `S` belongs to one element of the head and needs no other one. So columns are computed in
+//! strips, as those of the [delta rule](super::delta_rule).
 
 #![allow(unsafe_code, reason = "threads write disjoint columns")]
 
@@ -90,8 +91,8 @@ impl Heads {
 }
 
 multiversion! {
-    /// One position of one strip, with its decay, step and skip. `b` and `c` are as long as a multiple of [`CHAINS`]; `x` and `out`
-    /// have [`LANES`] values.
+    /// One position of one strip, with its decay, step and skip. `b` and `c` are as long as a multiple of
+    /// [`CHAINS`]; `x` and `out` have [`LANES`] values.
     fn step(strip: &mut [f32], b: &[f32], c: &[f32], x: &[f32], factors: [f32; 3], out: &mut [f32]) = step_body
 }
 

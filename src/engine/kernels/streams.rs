@@ -1,5 +1,5 @@
-//! The residual streams of a row where there are several, of which each block computes one and predicts and corrects the others
-//! ([alternating updates, Baykal et al. 2023](https://arxiv.org/abs/2301.13310)).
+//! The residual streams of a row where there are several, of which each block computes one and predicts and
+//! corrects the others ([alternating updates, Baykal et al. 2023](https://arxiv.org/abs/2301.13310)).
 //!
 //! The streams of a row lie one after the other; the first of them is the one that blocks compute.
 
@@ -11,20 +11,20 @@ pub(crate) const STREAMS: usize = 4;
 
 multiversion! {
     /// The outputs of the router for `x`: the hyperbolic tangents of its products with the rows of `router`
-    /// `[STREAMS, x.len()]`, divided by the root mean square of `x` and by its length. The weights of the norm of
-    /// `x` are among those of the router.
+    /// `[STREAMS, x.len()]`, divided by the root mean square of `x` and by its length. The weights of the
+    /// norm of `x` are among those of the router.
     pub(crate) fn route(x: &[f32], router: &[f32], epsilon: f32) -> [f32; STREAMS] = route_body
 }
 
 multiversion! {
-    /// `streams[j] += Σ coefficient[j][i] · streams[i]`, where the coefficients are the products of `matrix` `[STREAMS², STREAMS]` with
-    /// what the router says.
+    /// `streams[j] += Σ coefficient[j][i] · streams[i]`, where the coefficients are the products of `matrix`
+    /// `[STREAMS², STREAMS]` with what the router says.
     pub(crate) fn predict(streams: &mut [f32], matrix: &[f32], routed: &[f32; STREAMS]) = predict_body
 }
 
 multiversion! {
-    /// `streams[j] += (1 + coefficient[j]) · (x - streams[0])`, where the coefficients are the products of `matrix`
-    /// `[STREAMS, STREAMS]` with what the router says.
+    /// `streams[j] += (1 + coefficient[j]) · (x - streams[0])`, where the coefficients are the products of
+    /// `matrix` `[STREAMS, STREAMS]` with what the router says.
     pub(crate) fn correct(streams: &mut [f32], x: &[f32], matrix: &[f32], routed: &[f32; STREAMS]) = correct_body
 }
 

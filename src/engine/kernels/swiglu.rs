@@ -13,8 +13,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// `gate = gate · sigmoid(1.702 · gate) · (up + 1)` of a gate of at most 7 and an up within ±7, after their biases are added:
-    /// the gate of gpt-oss, whose constants are in no file.
+    /// `gate = gate · sigmoid(1.702 · gate) · (up + 1)` of a gate of at most 7 and an up within ±7, after
+    /// their biases are added: the gate of gpt-oss, whose constants are in no file.
     pub(crate) fn clamped_swiglu(gate: &mut [f32], up: &[f32], gate_bias: &[f32], up_bias: &[f32]) = clamped_swiglu_body
 }
 

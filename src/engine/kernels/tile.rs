@@ -1,12 +1,12 @@
 //! How the keys and values of a tile are stored: 64 positions of one key-value head.
 //!
-//! `f16` has keys `[dim][64]`, whose lanes are positions, then values `[64][dim]`, whose lanes are elements. `q8_0` has
-//! the same in bytes, whose blocks of 32 elements of a position share a scale: keys, values, scales of the keys `[blocks][64]`,
-//! scales of the values `[blocks][64]`, the scales f16. A block's largest magnitude is 127 times its scale, as in ggml's type of the
-//! same name.
+//! `f16` has keys `[dim][64]`, whose lanes are positions, then values `[64][dim]`, whose lanes are elements.
+//! `q8_0` has the same in bytes, whose blocks of 32 elements of a position share a scale: keys, values,
+//! scales of the keys `[blocks][64]`, scales of the values `[blocks][64]`, the scales f16. A block's largest
+//! magnitude is 127 times its scale, as in ggml's type of the same name.
 //!
-//! Invariant: what is stored is read as an f32 that is exactly scale · quant, so that attention is the same chain of operations
-//! for both, on every instruction set.
+//! Invariant: what is stored is read as an f32 that is exactly scale · quant, so that attention is the same
+//! chain of operations for both, on every instruction set.
 #![allow(unsafe_code, reason = "bytes in memory that is made of 16-bit values")]
 
 use std::fmt;
@@ -31,8 +31,8 @@ pub enum KvCacheType {
     /// 16-bit floats.
     #[default]
     F16,
-    /// 8-bit integers, of which 32 share a scale: about half the memory. Results differ a little from those with [`KvCacheType::F16`],
-    /// and are as repeatable.
+    /// 8-bit integers, of which 32 share a scale: about half the memory. Results differ a little from those
+    /// with [`KvCacheType::F16`], and are as repeatable.
     Q8_0,
 }
 

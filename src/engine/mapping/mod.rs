@@ -88,8 +88,8 @@ impl Mapping {
         let id = FileId::of(&file.metadata()?);
         let length = usize::try_from(id.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
         // SAFETY: the mapping is read-only, and nobody in this process writes to the file. What another
-        // process writes to it shows up as changed bytes; readers copy no length or offset out of the
-        // mapping twice, so that a check holds for the value that is used. Pages that are gone are zeros (`sigbus`).
+        // process writes to it shows up as changed bytes; readers copy no length or offset out of the mapping
+        // twice, so that a check holds for the value that is used. Pages that are gone are zeros (`sigbus`).
         let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
         let watch = Watch::new(map.as_ptr() as usize, length.next_multiple_of(rustix::param::page_size()))?;
         Ok(Mapping { watch: Some(watch), map, file: Some(id) })
@@ -112,8 +112,8 @@ impl Mapping {
         let _ = self.map.advise(Advice::WillNeed);
     }
 
-    /// Gives back the pages that hold `part`, which lies in a mapped file; whoever reads them gets them from the
-    /// file again. Does nothing to anonymous memory, which would lose its content.
+    /// Gives back the pages that hold `part`, which lies in a mapped file; whoever reads them gets them from
+    /// the file again. Does nothing to anonymous memory, which would lose its content.
     pub(crate) fn release(&self, part: &[u8]) {
         let start = (part.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
         if self.file.is_none() || start > self.map.len() || part.len() > self.map.len() - start {

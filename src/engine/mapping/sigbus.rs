@@ -1,11 +1,12 @@
 //! What happens when a mapped file loses its pages: cut short by somebody, or unreadable on the disk.
 //!
-//! Reading such a page raises SIGBUS, which would end the process, and with it all sessions of a PostgreSQL server. The
-//! handler here puts zeros in the place of the whole mapping and marks it as lost; whoever computes with it looks at
-//! the mark before the result is used. Signals at other addresses go to the handler that was there before.
+//! Reading such a page raises SIGBUS, which would end the process, and with it all sessions of a PostgreSQL
+//! server. The handler here puts zeros in the place of the whole mapping and marks it as lost; whoever
+//! computes with it looks at the mark before the result is used. Signals at other addresses go to the handler
+//! that was there before.
 //!
-//! Invariant: the handler touches atomics and calls mmap, sigaction and raise, nothing else; all of them may be
-//! called in a signal handler.
+//! Invariant: the handler touches atomics and calls mmap, sigaction and raise, nothing else; all of them may
+//! be called in a signal handler.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -50,7 +51,8 @@ impl Slot {
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The range, if it holds the address. A slot that is being changed belongs to a mapping that nobody reads.
+    /// The range, if it holds the address. A slot that is being changed belongs to a mapping that nobody
+    /// reads.
     fn range_of(&self, address: usize) -> Option<(usize, usize)> {
         let version = self.version.load(Ordering::SeqCst);
         let (start, end) = (self.start.load(Ordering::SeqCst), self.end.load(Ordering::SeqCst));
@@ -124,7 +126,8 @@ fn install() -> io::Result<()> {
     installed.map_err(io::Error::from_raw_os_error)
 }
 
-/// Lets SIGBUS through on the calling thread: a thread that blocks it would be ended together with its process.
+/// Lets SIGBUS through on the calling thread: a thread that blocks it would be ended together with its
+/// process.
 pub(crate) fn unblock() {
     // SAFETY: changes the mask of the calling thread only.
     unsafe {
@@ -148,9 +151,9 @@ fn replace(address: usize) -> bool {
     for slot in &WATCHED {
         let Some((start, end)) = slot.range_of(address) else { continue };
         slot.lost.store(true, Ordering::SeqCst);
-        // SAFETY: the range is a read-only mapping of a file, registered by its owner, and the thread that was
-        // interrupted is reading it, so that it lives. Readers find other bytes there, as they may in any file
-        // that somebody writes to. errno is put back for the code that was interrupted.
+        // SAFETY: the range is a read-only mapping of a file, registered by its owner, and the thread that
+        // was interrupted is reading it, so that it lives. Readers find other bytes there, as they may in any
+        // file that somebody writes to. errno is put back for the code that was interrupted.
         return unsafe {
             let errno = libc::__errno_location();
             let before = *errno;

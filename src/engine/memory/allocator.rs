@@ -1,14 +1,15 @@
 //! What happens where the system has no more memory.
 //!
-//! Rust's answer is to abort, which in a server's process ends all sessions of the server. The answer here has three parts:
+//! Rust's answer is to abort, which in a server's process ends all sessions of the server. The answer here
+//! has three parts:
 //!
-//! - Whatever has a size that comes from a user or a model is reserved by [`try_vec`], [`try_grow`] or inside [`fallible`],
-//!   and a failure is that request's error.
-//! - What crates allocate for a request runs in [`watched`]: first it is tried whether there is as much as the work may
-//!   take, and if memory runs out all the same a reserve is given back to the system. The work goes on to its end with it,
-//!   and then its result is thrown away and it has failed.
-//! - Where the reserve is gone too, a last resort ends the session, or the process that runs the engine, in order
-//!   ([`set_last_resort`]). Unwinding is not allowed here, not returning is.
+//! - Whatever has a size that comes from a user or a model is reserved by [`try_vec`], [`try_grow`] or inside
+//!   [`fallible`], and a failure is that request's error.
+//! - What crates allocate for a request runs in [`watched`]: first it is tried whether there is as much as
+//!   the work may take, and if memory runs out all the same a reserve is given back to the system. The work
+//!   goes on to its end with it, and then its result is thrown away and it has failed.
+//! - Where the reserve is gone too, a last resort ends the session, or the process that runs the engine, in
+//!   order ([`set_last_resort`]). Unwinding is not allowed here, not returning is.
 //!
 //! All this needs [`Allocator`] to be the program's global allocator; without it the first part holds.
 #![allow(unsafe_code, reason = "a global allocator")]
@@ -20,8 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr};
 
 use crate::Error;
 
-/// Bytes that are put aside. They are never touched, so they are no pages, but part of the address space and of what the
-/// system has promised.
+/// Bytes that are put aside. They are never touched, so they are no pages, but part of the address space and
+/// of what the system has promised.
 const RESERVE: Layout = match Layout::from_size_align(16 << 20, 16) {
     Ok(layout) => layout,
     Err(_) => panic!("a size and an alignment"),
@@ -96,8 +97,8 @@ fn without_memory(allocate: &dyn Fn() -> *mut u8) -> *mut u8 {
     memory
 }
 
-/// Says what is done where the system has no memory and the reserve is gone. It is called on any thread, must not need memory,
-/// must not unwind, and holds up the thread or ends the process.
+/// Says what is done where the system has no memory and the reserve is gone. It is called on any thread, must
+/// not need memory, must not unwind, and holds up the thread or ends the process.
 pub fn set_last_resort(resort: fn() -> !) {
     LAST_RESORT.store(resort as *mut (), Release);
     let _ = prepare();
@@ -133,8 +134,8 @@ pub fn prepare() -> bool {
     true
 }
 
-/// Whether the system would give so many bytes now. It need not mean them: they are not touched. Not by way of the allocator,
-/// which would keep them, and change its mind about how it gets large pieces.
+/// Whether the system would give so many bytes now. It need not mean them: they are not touched. Not by way
+/// of the allocator, which would keep them, and change its mind about how it gets large pieces.
 fn has(bytes: usize) -> bool {
     let (length, protection) = (bytes.max(1), libc::PROT_READ | libc::PROT_WRITE);
     // SAFETY: new pages that nobody else knows of, given back at once.
@@ -160,7 +161,8 @@ fn out_of_memory(what: &str, bytes: usize) -> Error {
 /// Runs work that may take about so many bytes for `what`.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where the system does not have them, or had no more on the way; the result is thrown away then.
+/// [`Error::OutOfMemory`] where the system does not have them, or had no more on the way; the result is
+/// thrown away then.
 pub(crate) fn watched<T>(what: &str, bytes: usize, work: impl FnOnce() -> T) -> Result<T, Error> {
     let prepared = !PREPARED.load(Acquire) || prepare();
     if !prepared || !has(bytes) {

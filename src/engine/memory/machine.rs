@@ -15,7 +15,8 @@ const LEAST_BYTES: u64 = 64 << 20;
 pub struct Machine {
     /// Memory of the machine in bytes, where it can be told.
     pub memory_bytes: Option<u64>,
-    /// The least limit in bytes among the control groups that this process is in, and the directory of that group.
+    /// The least limit in bytes among the control groups that this process is in, and the directory of that
+    /// group.
     pub group: Option<(u64, PathBuf)>,
 }
 
@@ -46,14 +47,15 @@ impl Machine {
         }
     }
 
-    /// Bytes that all processes of the machine, or of the group, may use together. None where nothing is known.
+    /// Bytes that all processes of the machine, or of the group, may use together. None where nothing is
+    /// known.
     pub fn available_bytes(&self) -> Option<u64> {
         let group = self.group.as_ref().map(|(limit, _)| *limit);
         self.memory_bytes.into_iter().chain(group).min()
     }
 
-    /// A limit for an engine beside which others use `taken` bytes for good: what is available, less those and less a
-    /// fifth of it for everything else. None where nothing is known.
+    /// A limit for an engine beside which others use `taken` bytes for good: what is available, less those
+    /// and less a fifth of it for everything else. None where nothing is known.
     pub fn engine_bytes(&self, taken: u64) -> Option<u64> {
         let available = self.available_bytes()?;
         Some((available - available / SHARE).saturating_sub(taken).max(LEAST_BYTES))
@@ -91,7 +93,8 @@ impl<'a> Membership<'a> {
         let Some((inside, at)) = mounts.lines().find_map(|line| mounted(line, self.version)) else {
             return Vec::new();
         };
-        // In a container the mount shows a part of the hierarchy, and a process that was moved out of it lies outside.
+        // In a container the mount shows a part of the hierarchy, and a process that was moved out of it lies
+        // outside.
         let path = Path::new(self.path).strip_prefix(&inside).unwrap_or(Path::new(""));
         let outside = path.components().any(|part| part.as_os_str() == "..");
         let path = if outside { Path::new("") } else { path };

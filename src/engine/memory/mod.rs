@@ -1,5 +1,5 @@
-//! Memory: how much there may be ([`Machine`]), what requests take of it (`Ledger`), and what happens where there is none
-//! ([`Allocator`]).
+//! Memory: how much there may be ([`Machine`]), what requests take of it (`Ledger`), and what happens where
+//! there is none ([`Allocator`]).
 
 mod allocator;
 mod ledger;

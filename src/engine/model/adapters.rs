@@ -1,12 +1,14 @@
 //! What adapters (LoRA) add to products and to embeddings.
 //!
-//! For a matrix `W` `[outputs, inputs]` an adapter has `A` `[rank, inputs]` and `B` `[outputs, rank]`, and `W x` becomes
-//! `W x + scale · B (A x)`, where the scale is alpha / rank. `W` stays as it is, once for all tasks: rows of one product may be of
-//! different tasks. In files `A` is `NAME.lora_a` and `B` is `NAME.lora_b`, behind the name of the tensor that they adapt.
+//! For a matrix `W` `[outputs, inputs]` an adapter has `A` `[rank, inputs]` and `B` `[outputs, rank]`, and `W
+//! x` becomes `W x + scale · B (A x)`, where the scale is alpha / rank. `W` stays as it is, once for all
+//! tasks: rows of one product may be of different tasks. In files `A` is `NAME.lora_a` and `B` is
+//! `NAME.lora_b`, behind the name of the tensor that they adapt.
 //!
 //! Reference: [Hu et al. 2021](https://arxiv.org/abs/2106.09685).
 //!
-//! Invariant: what is added to a row depends on the row and on its adapter alone, and a row without one stays as it is, byte by byte.
+//! Invariant: what is added to a row depends on the row and on its adapter alone, and a row without one stays
+//! as it is, byte by byte.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,8 +33,8 @@ const MAX_RANK: usize = 256;
 /// What the memory is for, as errors say.
 const WHAT: &str = "the adapters of a model";
 
-/// The ends of the names of an adapter's tensors. The last one is `B` row by row of what it is multiplied with, `[width, rank]` in GGML's
-/// order, as transformers store that of an embedding.
+/// The ends of the names of an adapter's tensors. The last one is `B` row by row of what it is multiplied
+/// with, `[width, rank]` in GGML's order, as transformers store that of an embedding.
 const A: &str = ".lora_a";
 const B: &str = ".lora_b";
 const B_ROWS: &str = ".lora_b_rows";
@@ -100,8 +102,8 @@ impl Loras {
         Loras(self.0.iter().map(|lora| lora.as_ref().map(part)).collect())
     }
 
-    /// Adds to each row of `y` `[rows, outputs]` what the row's adapter makes of its row of `x` `[rows, inputs]`. `of_rows` has the adapter of
-    /// each row, or nothing where no row has one.
+    /// Adds to each row of `y` `[rows, outputs]` what the row's adapter makes of its row of `x` `[rows,
+    /// inputs]`. `of_rows` has the adapter of each row, or nothing where no row has one.
     pub(super) fn add(&self, of_rows: &[u16], x: &[f32], y: &mut [f32], pool: &Pool) {
         let Some(any) = self.0.iter().flatten().next().filter(|_| !of_rows.is_empty()) else { return };
         let (inputs, outputs, instructions) = (any.inputs, any.outputs, pool.instructions());
@@ -140,8 +142,8 @@ impl Lora {
 }
 
 impl AdaptedEmbeddings {
-    /// Those of each adapter of a model whose table of tokens has `vocabulary` rows, and whose pairs have embeddings `types`, of which the
-    /// file has `type_count`.
+    /// Those of each adapter of a model whose table of tokens has `vocabulary` rows, and whose pairs have
+    /// embeddings `types`, of which the file has `type_count`.
     ///
     /// # Errors
     /// As [`Loras::load`].
@@ -254,7 +256,8 @@ fn turned(values: &[f32], rank: usize, rows: usize) -> Result<Vec<f32>, Error> {
     Ok(turned)
 }
 
-/// Refuses tensors of adapters that would be left out: those that adapt nothing that the model has, or nothing that can be adapted.
+/// Refuses tensors of adapters that would be left out: those that adapt nothing that the model has, or
+/// nothing that can be adapted.
 ///
 /// # Errors
 /// [`Error::UnsupportedModel`], naming the tensor.

@@ -22,9 +22,11 @@ use crate::kernels::swiglu::scale;
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// Of queries, behind each head its gate where there are gates; of keys and values too, as far as the block has its own.
+    /// Of queries, behind each head its gate where there are gates; of keys and values too, as far as the
+    /// block has its own.
     projections: Vec<Dense>,
-    /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row; none, or as many as there are of these.
+    /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row; none, or as many as
+    /// there are of these.
     norms: Vec<Norm>,
     /// Of value heads, all of whose weights are 1.
     value_norm: Option<Norm>,
@@ -102,8 +104,8 @@ impl Attention {
         Ok(Attention { spec, projections, norms, value_norm, sinks, slopes, output })
     }
 
-    /// `h = attention(norm(x))` of all rows, without the bias of the output, which the end of the half adds. Keys and values
-    /// go to the state of the sequences, at `offset` in each block of positions.
+    /// `h = attention(norm(x))` of all rows, without the bias of the output, which the end of the half adds.
+    /// Keys and values go to the state of the sequences, at `offset` in each block of positions.
     pub(super) fn forward(
         &self,
         norm: Option<&Norm>,
@@ -225,9 +227,9 @@ impl Attention {
 }
 
 impl Attention {
-    /// Queries `[rows, query heads * head_dim]`, twice as long where gates are among them, and keys and values
-    /// `[rows, kv heads * head_dim]` as far as the block has its own, of rows `x` `[rows, width]`, which `make` makes first where it
-    /// is given. `adapters` are those of the rows.
+    /// Queries `[rows, query heads * head_dim]`, twice as long where gates are among them, and keys and
+    /// values `[rows, kv heads * head_dim]` as far as the block has its own, of rows `x` `[rows, width]`,
+    /// which `make` makes first where it is given. `adapters` are those of the rows.
     fn project(
         &self,
         x: &mut [f32],

@@ -1,8 +1,9 @@
-//! One block of a model, a decoder's or an encoder's: attention (or another mixer) and feed-forward, each with the norms around it, added to the
-//! residual stream.
+//! One block of a model, a decoder's or an encoder's: attention (or another mixer) and feed-forward, each
+//! with the norms around it, added to the residual stream.
 //!
-//! The residual stream is `x` `[rows, width]`; all other rows are scratch of the [`Workspace`]. What is done to each row by
-//! itself (norms, sums, activations) is done by the thread that quantizes the row for the next product, where there is one.
+//! The residual stream is `x` `[rows, width]`; all other rows are scratch of the [`Workspace`]. What is done
+//! to each row by itself (norms, sums, activations) is done by the thread that quantizes the row for the next
+//! product, where there is one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -142,8 +143,8 @@ impl Block {
         self.spec.attention.span.both_ways()
     }
 
-    /// Adds what the block makes of the rows to `x`. What it keeps of them is stored in the state of the sequences, at
-    /// `place`. Rows in which a value was not finite are noted in [`Workspace::finite`].
+    /// Adds what the block makes of the rows to `x`. What it keeps of them is stored in the state of the
+    /// sequences, at `place`. Rows in which a value was not finite are noted in [`Workspace::finite`].
     pub(super) fn forward(
         &self,
         sequences: &[Rows<'_>],
@@ -247,7 +248,8 @@ impl Block {
         });
     }
 
-    /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x + feed_forward(x))`.
+    /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x +
+    /// feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let end = |dense: Option<&Dense>,

@@ -79,8 +79,8 @@ fn note_fault(segment: &mut Segment<'_>, row: usize) {
 }
 
 impl Decoder {
-    /// Checks every tensor of the file, then maps or makes the packed weights. Keys and values of its sequences are of this kind; with
-    /// `whole`, those stay that no window sees any more.
+    /// Checks every tensor of the file, then maps or makes the packed weights. Keys and values of its
+    /// sequences are of this kind; with `whole`, those stay that no window sees any more.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
@@ -104,7 +104,8 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Checks every tensor of the file, and returns the state of a sequence without tokens, for passes of so many rows.
+    /// Checks every tensor of the file, and returns the state of a sequence without tokens, for passes of so
+    /// many rows.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
@@ -376,7 +377,8 @@ fn finish_logits(spec: LogitsSpec, outputs: &mut [f32], instructions: Instructio
     }
 }
 
-/// The rows of the segments, with the blocks of state that they see and go to: what windows see of them, where the layer has one.
+/// The rows of the segments, with the blocks of state that they see and go to: what windows see of them,
+/// where the layer has one.
 fn sequences<'s>(segments: &'s mut [Segment<'_>], both_ways: bool, windowed: bool) -> Vec<Rows<'s>> {
     let mut first_row = 0;
     let rows = segments.iter_mut().map(|segment| {

@@ -1,8 +1,9 @@
-//! Feed-forward of a block with a mixture of experts: a router, the experts that it chooses from, and the one that all rows use.
+//! Feed-forward of a block with a mixture of experts: a router, the experts that it chooses from, and the one
+//! that all rows use.
 //!
-//! Rows are put together by expert, so that the weights of an expert are read once for all rows of a pass that use it. A row
-//! that uses several has as many slots; their results are added to it in the order in which they were chosen for it, whatever
-//! rows are beside it.
+//! Rows are put together by expert, so that the weights of an expert are read once for all rows of a pass
+//! that use it. A row that uses several has as many slots; their results are added to it in the order in
+//! which they were chosen for it, whatever rows are beside it.
 
 use std::sync::atomic::Ordering;
 
@@ -127,7 +128,8 @@ impl Experts {
         })
     }
 
-    /// `h = Σ weight · expert(norm(x))` of all rows. Rows in which a value was not finite are noted in [`Workspace::finite`].
+    /// `h = Σ weight · expert(norm(x))` of all rows. Rows in which a value was not finite are noted in
+    /// [`Workspace::finite`].
     pub(super) fn forward(&self, norm: Option<&Norm>, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let instructions = pool.instructions();
         let (width, inner_width) = (self.up.inputs(), self.up.outputs());

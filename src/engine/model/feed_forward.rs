@@ -69,8 +69,8 @@ impl FeedForward {
         })
     }
 
-    /// The inner rows before their activation, of rows `x` `[rows, width]`, which `make` makes first where it is given. `adapters` are those of
-    /// the rows; only a feed-forward without gates has any.
+    /// The inner rows before their activation, of rows `x` `[rows, width]`, which `make` makes first where it
+    /// is given. `adapters` are those of the rows; only a feed-forward without gates has any.
     pub(super) fn expand(
         &self,
         x: &mut [f32],
@@ -94,7 +94,8 @@ impl FeedForward {
         }
     }
 
-    /// Activates the inner rows and makes the result of them, `[rows, width]`, without the bias, which the end of the half adds.
+    /// Activates the inner rows and makes the result of them, `[rows, width]`, without the bias, which the
+    /// end of the half adds.
     pub(super) fn contract(
         &self,
         y: &mut [f32],

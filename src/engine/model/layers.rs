@@ -62,8 +62,8 @@ impl Dense {
         self
     }
 
-    /// Adds to each row of `y` `[rows, outputs]`, which was made of `x` `[rows, inputs]`, what the row's adapter adds. `of_rows` has the adapter
-    /// of each row, or nothing where no row has one.
+    /// Adds to each row of `y` `[rows, outputs]`, which was made of `x` `[rows, inputs]`, what the row's
+    /// adapter adds. `of_rows` has the adapter of each row, or nothing where no row has one.
     pub(super) fn adapt(&self, of_rows: &[u16], x: &[f32], y: &mut [f32], pool: &Pool) {
         self.loras.add(of_rows, x, y, pool);
     }

@@ -1,6 +1,8 @@
-//! Reads the metadata of a model's file: keys that begin with the name of its architecture, checked one by one.
+//! Reads the metadata of a model's file: keys that begin with the name of its architecture, checked one by
+//! one.
 //!
-//! The names of the keys are those of the [GGUF specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+//! The names of the keys are those of the [GGUF
+//! specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -75,8 +77,8 @@ impl Metadata<'_> {
         Ok(self.gguf.opt_u32(&self.key(name))?.unwrap_or(0) as usize)
     }
 
-    /// Number of blocks. A block has one tensor at least, so a file cannot make the list of its blocks longer than
-    /// that of its tensors.
+    /// Number of blocks. A block has one tensor at least, so a file cannot make the list of its blocks longer
+    /// than that of its tensors.
     ///
     /// # Errors
     /// As [`Metadata::size`].
@@ -140,8 +142,8 @@ impl Metadata<'_> {
     /// The experts of every block, weighted as the family does it.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where their numbers are missing or out of range, [`Error::UnsupportedModel`] for a router that works
-    /// in another way, naming the key.
+    /// [`Error::CorruptModel`] where their numbers are missing or out of range, [`Error::UnsupportedModel`]
+    /// for a router that works in another way, naming the key.
     pub(super) fn experts(&self, weighting: Weighting) -> Result<ExpertsSpec, Error> {
         let gguf = self.gguf;
         let (count, used) = (self.size("expert_count")?, self.size("expert_used_count")?);
@@ -200,7 +202,8 @@ impl Metadata<'_> {
         Ok(window.map(|window| window as usize))
     }
 
-    /// For each of `blocks` whether a sliding window is in force: as the file says, or in all but the last one of each `period`.
+    /// For each of `blocks` whether a sliding window is in force: as the file says, or in all but the last
+    /// one of each `period`.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where the pattern is not one for each block.
@@ -217,12 +220,12 @@ impl Metadata<'_> {
         Ok((0..blocks).map(|block| period == 0 || block % period < period - 1).collect())
     }
 
-    /// Heads of grouped-query attention ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)), of `width / heads`
-    /// elements where the file does not say otherwise.
+    /// Heads of grouped-query attention ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)), of `width
+    /// / heads` elements where the file does not say otherwise.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where the numbers contradict each other, [`Error::UnsupportedModel`] for heads that the
-    /// kernels cannot compute.
+    /// [`Error::CorruptModel`] where the numbers contradict each other, [`Error::UnsupportedModel`] for heads
+    /// that the kernels cannot compute.
     pub(super) fn heads(&self, width: usize) -> Result<Heads, Error> {
         let query = self.size("attention.head_count")?;
         let kv = self.kv_heads()?.unwrap_or(query);
@@ -312,12 +315,12 @@ impl Metadata<'_> {
         Ok(self.opt_positive("rope.freq_base")?.unwrap_or(10_000.0))
     }
 
-    /// The rotation of heads of `head_dim` elements, of the first `rope.dimension_count` of them where that is less, stretched
-    /// as the file says.
+    /// The rotation of heads of `head_dim` elements, of the first `rope.dimension_count` of them where that
+    /// is less, stretched as the file says.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where the numbers contradict each other, [`Error::UnsupportedModel`] for other kinds of
-    /// scaling than these, naming the key.
+    /// [`Error::CorruptModel`] where the numbers contradict each other, [`Error::UnsupportedModel`] for other
+    /// kinds of scaling than these, naming the key.
     pub(super) fn rope(&self, pairs: Pairs, head_dim: usize) -> Result<Rope, Error> {
         let gguf = self.gguf;
         let base = self.rope_base()?;
@@ -363,7 +366,8 @@ impl Metadata<'_> {
         })
     }
 
-    /// The rotation with frequencies of `base`, stretched by nothing: that of layers with a window of positions.
+    /// The rotation with frequencies of `base`, stretched by nothing: that of layers with a window of
+    /// positions.
     ///
     /// # Errors
     /// As [`Metadata::rope`].
@@ -394,9 +398,10 @@ impl Metadata<'_> {
         }
     }
 
-    /// What the frequency of each pair is divided by, where the file says so pair by pair: for all contexts (Llama 3), or for
-    /// short and for long ones ([LongRoPE](https://arxiv.org/abs/2402.13753)). Which of these two is decided once for the
-    /// model, by the longest context that it is used with, so that all requests see the same model.
+    /// What the frequency of each pair is divided by, where the file says so pair by pair: for all contexts
+    /// (Llama 3), or for short and for long ones ([LongRoPE](https://arxiv.org/abs/2402.13753)). Which of
+    /// these two is decided once for the model, by the longest context that it is used with, so that all
+    /// requests see the same model.
     fn rope_factors(&self, dimensions: usize) -> Result<Option<Vec<f32>>, Error> {
         let gguf = self.gguf;
         let read = |name: &str| -> Result<Option<Vec<f32>>, Error> {

@@ -1,8 +1,8 @@
-//! Models as this crate's own kernels compute them, on the CPU: decoders ([`decoder`]) and encoders ([`encoder`]) of the same
-//! blocks ([`block`]).
+//! Models as this crate's own kernels compute them, on the CPU: decoders ([`decoder`]) and encoders
+//! ([`encoder`]) of the same blocks ([`block`]).
 //!
-//! What a model is comes from its file: the metadata become a [`spec::ModelSpec`] in the file of its family ([`arch`]), which says which
-//! weights its blocks have and what they compute.
+//! What a model is comes from its file: the metadata become a [`spec::ModelSpec`] in the file of its family
+//! ([`arch`]), which says which weights its blocks have and what they compute.
 //!
 //! Invariant: what a row computes depends on the tokens before it in its own sequence and on nothing else:
 //! not on how they were cut into passes, nor on the other segments, nor on threads.
@@ -57,9 +57,9 @@ pub(crate) fn other_quantizations() -> String {
     format!("Use a file of the same model in another quantization, of these types: {}.", names.join(", "))
 }
 
-/// Checks everything that loading checks before it makes anything: keys, and names, shapes and types of tensors. What
-/// comes back is the state of a sequence without tokens, with keys and values of this kind and for passes of so
-/// many rows, which encoders do not have.
+/// Checks everything that loading checks before it makes anything: keys, and names, shapes and types of
+/// tensors. What comes back is the state of a sequence without tokens, with keys and values of this kind and
+/// for passes of so many rows, which encoders do not have.
 ///
 /// # Errors
 /// As those of loading.
@@ -70,7 +70,8 @@ pub(crate) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<Optio
     }
 }
 
-/// Bytes of memory that the weights of a file take: packed ones, the tensors that stay as they are, and its adapters.
+/// Bytes of memory that the weights of a file take: packed ones, the tensors that stay as they are, and its
+/// adapters.
 pub(crate) fn weight_bytes(gguf: &Gguf) -> u64 {
     let (packed, replaced) = packed_weights::sizes(gguf);
     let tensors: u64 = gguf.tensors().map(|tensor| tensor.data.len() as u64).sum();

@@ -1,6 +1,6 @@
-//! Embeddings of each token for each block (Gemma 3n, Gemma 4): looked up and projected once a pass, and mixed into the residual
-//! stream behind each block. [An issue of transformers](https://github.com/huggingface/transformers/issues/45206) lists all
-//! steps.
+//! Embeddings of each token for each block (Gemma 3n, Gemma 4): looked up and projected once a pass, and
+//! mixed into the residual stream behind each block. [An issue of
+//! transformers](https://github.com/huggingface/transformers/issues/45206) lists all steps.
 
 use std::sync::atomic::Ordering;
 
@@ -110,8 +110,9 @@ impl PerLayerInput {
         })
     }
 
-    /// `x += norm(projection(gelu(gate(x)) · embedding))` of all rows. Where there are several residual streams, `x` is the first of
-    /// them, multiplied with `first_scale`, and the result is added to the others.
+    /// `x += norm(projection(gelu(gate(x)) · embedding))` of all rows. Where there are several residual
+    /// streams, `x` is the first of them, multiplied with `first_scale`, and the result is added to the
+    /// others.
     pub(super) fn add(
         &self,
         first_scale: Option<&[f32]>,

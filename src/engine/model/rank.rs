@@ -25,7 +25,8 @@ impl RankHead {
     /// The head in a file, if there is one.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where its shape is wrong, [`Error::UnsupportedModel`] where it has more than two outputs.
+    /// [`Error::CorruptModel`] where its shape is wrong, [`Error::UnsupportedModel`] where it has more than
+    /// two outputs.
     pub(crate) fn load(gguf: &Gguf, width: usize) -> Result<Option<RankHead>, Error> {
         let Some(tensor) = gguf.opt_tensor(RANK_HEAD)? else { return Ok(None) };
         let labels = tensor.shape.get(1).copied().unwrap_or(1);

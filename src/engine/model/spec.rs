@@ -1,8 +1,9 @@
-//! What a model is, as data: one [`ModelSpec`] says of every block what it computes, so that the code that computes it knows
-//! no families of models. The files of [`super::arch`] fill it from the metadata of a file.
+//! What a model is, as data: one [`ModelSpec`] says of every block what it computes, so that the code that
+//! computes it knows no families of models. The files of [`super::arch`] fill it from the metadata of a file.
 //!
-//! An enum here has the variants that the kernels can compute. A family that needs more adds a variant, and the compiler
-//! shows where it has to be computed: [`super::block`], and for what sequences remember [`super::state`].
+//! An enum here has the variants that the kernels can compute. A family that needs more adds a variant, and
+//! the compiler shows where it has to be computed: [`super::block`], and for what sequences remember
+//! [`super::state`].
 
 pub(crate) use crate::computing::Pooling;
 use crate::kernels::attention::Heads;
@@ -35,8 +36,8 @@ pub(crate) struct ModelSpec {
 /// What stands before the first block and behind the last one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
-    /// A model that predicts the next token: an embedding of tokens before, a norm and a head over the vocabulary
-    /// behind. The head is the embedding's matrix where the file has none of its own.
+    /// A model that predicts the next token: an embedding of tokens before, a norm and a head over the
+    /// vocabulary behind. The head is the embedding's matrix where the file has none of its own.
     Decoder {
         /// The factor of embeddings of tokens.
         embedding_scale: f32,
@@ -44,8 +45,8 @@ pub(crate) enum Kind {
         output_norm: NormSpec,
         logits: LogitsSpec,
     },
-    /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type, normalised in most,
-    /// before; a pool or the head of a cross-encoder behind.
+    /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type,
+    /// normalised in most, before; a pool or the head of a cross-encoder behind.
     Encoder {
         /// The factor of embeddings of tokens.
         embedding_scale: f32,
@@ -113,13 +114,15 @@ pub(crate) struct BlockSpec {
 /// Where a half of a block, `f`, is normalised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Residual {
-    /// `x + f(norm(x))`, as in GPT-2 and most decoders since ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)).
+    /// `x + f(norm(x))`, as in GPT-2 and most decoders since ([Xiong et al.
+    /// 2020](https://arxiv.org/abs/2002.04745)).
     PreNorm,
     /// `x + norm(f(norm(x)))`, as in Gemma 2.
     Sandwich,
     /// `x + norm(f(x))`, as in OLMo 2 ([OLMo et al. 2024](https://arxiv.org/abs/2501.00656)).
     NormedResult,
-    /// `norm(x + f(x))`, as in the first transformer ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)) and BERT.
+    /// `norm(x + f(x))`, as in the first transformer ([Vaswani et al.
+    /// 2017](https://arxiv.org/abs/1706.03762)) and BERT.
     PostNorm,
 }
 
@@ -136,7 +139,8 @@ pub(crate) struct NormSpec {
 pub(crate) enum NormKind {
     /// The root of the mean square ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)).
     Rms,
-    /// The standard deviation, after the mean is subtracted; with a bias ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)).
+    /// The standard deviation, after the mean is subtracted; with a bias ([Ba et al.
+    /// 2016](https://arxiv.org/abs/1607.06450)).
     Layer,
     /// The same without a bias.
     LayerWithoutBias,
@@ -151,14 +155,16 @@ pub(crate) struct AttentionSpec {
     /// Scores become `cap · tanh(score / cap)`.
     pub(crate) cap: Option<f32>,
     pub(crate) span: Span,
-    /// The rotation of queries and keys, by its index in [`ModelSpec::ropes`]; None where positions are not rotated in.
+    /// The rotation of queries and keys, by its index in [`ModelSpec::ropes`]; None where positions are not
+    /// rotated in.
     pub(crate) rope: Option<usize>,
     pub(crate) query_key_norm: Option<QueryKeyNorm>,
     /// Whether each query head has a learned score that takes part in the softmax and has no value.
     pub(crate) sinks: bool,
     /// How scores fall with the distance, where they do.
     pub(crate) alibi: Option<Alibi>,
-    /// Whether the query projection gives a gate behind each head, whose logistic function the head's result is multiplied with.
+    /// Whether the query projection gives a gate behind each head, whose logistic function the head's result
+    /// is multiplied with.
     pub(crate) gated: bool,
     pub(crate) temperature: Option<Temperature>,
     /// The norm of each value head, which has no weights.
@@ -169,8 +175,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) shares: Option<usize>,
 }
 
-/// Linear biases: the score of a position so many positions away loses as many times the head's slope. The slopes of the heads are a geometric
-/// sequence ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
+/// Linear biases: the score of a position so many positions away loses as many times the head's slope. The
+/// slopes of the heads are a geometric sequence ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Alibi {
     /// The last slope is 2 to the power of minus this, where the heads are a power of two.
@@ -186,8 +192,8 @@ pub(crate) enum Mixer {
     StateSpace(StateSpaceSpec),
 }
 
-/// `out(c · conv(b · x))`, where b, c and x are projections of the input and `conv` is a causal convolution of each channel by
-/// itself, as in LFM2.
+/// `out(c · conv(b · x))`, where b, c and x are projections of the input and `conv` is a causal convolution
+/// of each channel by itself, as in LFM2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ShortConvSpec {
     /// Channels, which are as many as the model is wide.
@@ -196,8 +202,9 @@ pub(crate) struct ShortConvSpec {
     pub(crate) taps: usize,
 }
 
-/// A gated delta net ([Yang et al. 2024](https://arxiv.org/abs/2412.06464)): each head has a matrix that learns which value belongs
-/// to which key, and forgets. Queries, keys and values go through a causal convolution first.
+/// A gated delta net ([Yang et al. 2024](https://arxiv.org/abs/2412.06464)): each head has a matrix that
+/// learns which value belongs to which key, and forgets. Queries, keys and values go through a causal
+/// convolution first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeltaNetSpec {
     /// Heads of queries and keys. Value head `h` has those of head `h` modulo this.
@@ -209,8 +216,9 @@ pub(crate) struct DeltaNetSpec {
     pub(crate) taps: usize,
 }
 
-/// A selective state space as Mamba 2 has it ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)): each head has a matrix that
-/// forgets and takes in as much as the position says. What goes in and comes out goes through a causal convolution first.
+/// A selective state space as Mamba 2 has it ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)): each head
+/// has a matrix that forgets and takes in as much as the position says. What goes in and comes out goes
+/// through a causal convolution first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StateSpaceSpec {
     pub(crate) heads: usize,
@@ -233,8 +241,8 @@ pub(crate) enum QueryKeyNorm {
     Row(NormSpec),
 }
 
-/// Queries at position `p` are multiplied with `1 + scale · ln(1 + floor(p / interval))`, so that attention over long texts stays
-/// sharp ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
+/// Queries at position `p` are multiplied with `1 + scale · ln(1 + floor(p / interval))`, so that attention
+/// over long texts stays sharp ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Temperature {
     pub(crate) scale: f32,
@@ -260,14 +268,15 @@ pub(crate) struct FeedForwardSpec {
     pub(crate) kind: FeedForwardKind,
     /// Length of its inner rows.
     pub(crate) width: usize,
-    /// Gates that are not so many standard deviations above the mean of their row become 0, and the others are counted from there.
+    /// Gates that are not so many standard deviations above the mean of their row become 0, and the others
+    /// are counted from there.
     pub(crate) cutoff: Option<f32>,
     /// Where there are several of this kind and width, of which each row uses some.
     pub(crate) experts: Option<ExpertsSpec>,
 }
 
-/// A mixture of experts ([Shazeer et al. 2017](https://arxiv.org/abs/1701.06538)): `Σ weight · expert(x)` over those with the
-/// highest logits, `router(x)`.
+/// A mixture of experts ([Shazeer et al. 2017](https://arxiv.org/abs/1701.06538)): `Σ weight · expert(x)`
+/// over those with the highest logits, `router(x)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertsSpec {
     pub(crate) count: usize,
@@ -293,7 +302,8 @@ pub(crate) enum SharedWeighting {
     Sum,
     /// The shared one's is multiplied with the logistic function of a product with its input.
     Gate,
-    /// Both are normalised, and so are the inputs of the router, of the shared expert and of the others, each in its own way.
+    /// Both are normalised, and so are the inputs of the router, of the shared expert and of the others, each
+    /// in its own way.
     Norms,
 }
 
@@ -302,21 +312,22 @@ pub(crate) enum SharedWeighting {
 pub(crate) enum FeedForwardKind {
     /// `down(silu(gate(x)) · up(x))` ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
     SwiGlu,
-    /// `down(gate(x) · sigmoid(1.702 · gate(x)) · (up(x) + 1))`, with biases, and with bounds of `gate(x)` and `up(x)`
-    /// ([gpt-oss](https://arxiv.org/abs/2508.10925)).
+    /// `down(gate(x) · sigmoid(1.702 · gate(x)) · (up(x) + 1))`, with biases, and with bounds of `gate(x)`
+    /// and `up(x)` ([gpt-oss](https://arxiv.org/abs/2508.10925)).
     ClampedSwiGlu,
     /// `down(gelu(gate(x)) · up(x))`, with GELU itself.
     GeGlu,
     /// The same with GELU approximated by a hyperbolic tangent, which transformers calls `gelu_pytorch_tanh`.
     TanhGeGlu,
-    /// `down(gelu(up(x)))`, with GELU itself and biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
+    /// `down(gelu(up(x)))`, with GELU itself and biases ([Hendrycks and Gimpel
+    /// 2016](https://arxiv.org/abs/1606.08415)).
     Gelu,
     /// The same with GELU approximated by a hyperbolic tangent.
     TanhGelu,
 }
 
-/// The tensors that a family knows. A file with others is refused: to leave one out would change every result without a
-/// word.
+/// The tensors that a family knows. A file with others is refused: to leave one out would change every result
+/// without a word.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TensorNames {
     /// Those of the model; a `*` at the end of a name stands for whatever follows.
@@ -381,8 +392,8 @@ impl DeltaNetSpec {
 }
 
 impl Alibi {
-    /// The slope of each of so many heads. Where these are no power of two, those of the power below are followed by every second one of the
-    /// power above, as the authors have it.
+    /// The slope of each of so many heads. Where these are no power of two, those of the power below are
+    /// followed by every second one of the power above, as the authors have it.
     pub(crate) fn slopes(self, heads: usize) -> Vec<f32> {
         let power = 1_usize << heads.max(1).ilog2();
         let slope = |index: usize, of: usize| {
@@ -403,8 +414,8 @@ impl Temperature {
 }
 
 impl Span {
-    /// The most positions up to its own that a row sees, where that is not all of them; with [`Span::both_ways`] it sees as many on
-    /// the other side.
+    /// The most positions up to its own that a row sees, where that is not all of them; with
+    /// [`Span::both_ways`] it sees as many on the other side.
     pub(crate) fn window(self) -> Option<usize> {
         match self {
             Span::Window(window) => Some(window),

@@ -1,6 +1,7 @@
-//! Several residual streams of each row (Gemma 3n): a block computes the first of them, predicts the others before and corrects them
-//! behind ([Baykal et al. 2023](https://arxiv.org/abs/2301.13310)); and what is added to its attention, a product of two narrow
-//! matrices ([Menghani et al. 2024](https://arxiv.org/abs/2411.07501)).
+//! Several residual streams of each row (Gemma 3n): a block computes the first of them, predicts the others
+//! before and corrects them behind ([Baykal et al. 2023](https://arxiv.org/abs/2301.13310)); and what is
+//! added to its attention, a product of two narrow matrices ([Menghani et al.
+//! 2024](https://arxiv.org/abs/2411.07501)).
 
 use std::sync::atomic::Ordering;
 
@@ -72,7 +73,8 @@ impl Streams {
         }))
     }
 
-    /// Makes [`Workspace::streams`] of the embeddings in `x`: the embedding itself, and projections of the same size.
+    /// Makes [`Workspace::streams`] of the embeddings in `x`: the embedding itself, and projections of the
+    /// same size.
     pub(super) fn split(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, h, streams, quantized, .. } = workspace;
@@ -94,7 +96,8 @@ impl Streams {
         });
     }
 
-    /// Makes `x` of the streams: the mean of the first one and of projections of the others, made as large as it.
+    /// Makes `x` of the streams: the mean of the first one and of projections of the others, made as large as
+    /// it.
     pub(super) fn merge(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, h, beside, streams, quantized, .. } = workspace;

@@ -1,4 +1,5 @@
-//! Tensors as the file has them: element types that can be multiplied, shapes, and those that are read as floats.
+//! Tensors as the file has them: element types that can be multiplied, shapes, and those that are read as
+//! floats.
 
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};

@@ -1,7 +1,7 @@
 //! Weights of a model: matrices, packed or in the mapped file, and vectors that are widened to f32.
 //!
-//! GGUF names the dimensions of a tensor from the fastest one: a matrix `[outputs, inputs]` has the shape `[inputs, outputs]`
-//! in the file.
+//! GGUF names the dimensions of a tensor from the fastest one: a matrix `[outputs, inputs]` has the shape
+//! `[inputs, outputs]` in the file.
 
 use std::ops::Range;
 
@@ -77,8 +77,8 @@ impl Matrix {
         self.format.dequantize_row(&self.data()[index * row_bytes..(index + 1) * row_bytes], out);
     }
 
-    /// `y = x · Wᵀ`: for each row of `x` `[rows, inputs]` a row of `y` `[rows, outputs]`. A row of the result depends on
-    /// its row of `x` only. Where `make` is given it makes the rows of `x` first.
+    /// `y = x · Wᵀ`: for each row of `x` `[rows, inputs]` a row of `y` `[rows, outputs]`. A row of the result
+    /// depends on its row of `x` only. Where `make` is given it makes the rows of `x` first.
     pub(super) fn multiply(
         &self,
         x: &mut [f32],
@@ -129,7 +129,8 @@ impl Matrix {
 /// The format of a tensor that is multiplied as `outputs` rows of `inputs` values.
 ///
 /// # Errors
-/// [`Error::UnsupportedModel`] where its type has no kernels, [`Error::CorruptModel`] where its rows are not whole blocks.
+/// [`Error::UnsupportedModel`] where its type has no kernels, [`Error::CorruptModel`] where its rows are not
+/// whole blocks.
 pub(crate) fn format_of(
     gguf: &Gguf,
     tensor: &Tensor<'_>,
@@ -223,8 +224,8 @@ pub(super) fn matrices_of(
     (0..count).map(|index| all.part(index * outputs..(index + 1) * outputs)).collect()
 }
 
-/// Products of each group of rows with the matrix of its number: for each row of `x` `[rows, inputs]` in a group a row of each
-/// `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
+/// Products of each group of rows with the matrix of its number: for each row of `x` `[rows, inputs]` in a
+/// group a row of each `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
 pub(super) fn multiply_groups<const N: usize>(
     matrices: [&Matrices; N],
     groups: &[Range<usize>],
@@ -238,8 +239,9 @@ pub(super) fn multiply_groups<const N: usize>(
     grouped_products(&packed, groups, x, make, &mut ys, scratch, pool);
 }
 
-/// Products of several matrices with one input, which is made and quantized once for all of them: for each row of `x`
-/// `[rows, inputs]` a row of each `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
+/// Products of several matrices with one input, which is made and quantized once for all of them: for each
+/// row of `x` `[rows, inputs]` a row of each `y` `[rows, outputs]`. Where `make` is given it makes the rows
+/// of `x` first.
 pub(super) fn multiply_all<const N: usize>(
     matrices: [&Matrix; N],
     x: &mut [f32],

@@ -24,7 +24,8 @@ pub(crate) struct Workspace {
     pub(super) h: Floats,
     /// The residual streams, `[rows, STREAMS, width]`, where there are several.
     pub(super) streams: Floats,
-    /// What is added to attention's result beside its input, or to that of experts, `[rows, width]`; nothing in most families.
+    /// What is added to attention's result beside its input, or to that of experts, `[rows, width]`; nothing
+    /// in most families.
     pub(super) beside: Floats,
     /// Whether all values of each row were finite up to now, as far as norms have seen them.
     pub(super) finite: Vec<AtomicBool>,
@@ -38,7 +39,8 @@ pub(crate) struct Workspace {
     /// What attention gives, as long as the queries.
     pub(super) attention: Floats,
     pub(super) inner: InnerRows,
-    /// The embeddings of each row's token for all blocks, `[rows, per_layer_width]`; nothing in most families.
+    /// The embeddings of each row's token for all blocks, `[rows, per_layer_width]`; nothing in most
+    /// families.
     pub(super) per_layer: Floats,
     pub(super) per_layer_width: usize,
     /// Those that are looked up for a token, `[per_layer_width]`.
@@ -46,7 +48,8 @@ pub(crate) struct Workspace {
     pub(super) experts: ExpertRows,
     /// The position of each row in its sequence.
     pub(super) positions: Vec<usize>,
-    /// The adapter of each row, [`NO_ADAPTER`](super::adapters::NO_ADAPTER) for one without; nothing where no row has one.
+    /// The adapter of each row, [`NO_ADAPTER`](super::adapters::NO_ADAPTER) for one without; nothing where no
+    /// row has one.
     pub(super) adapters: Vec<u16>,
     /// The angles of each row's position, for each rotation of the model.
     pub(super) angles: Vec<Angles>,
@@ -62,8 +65,8 @@ pub(super) struct InnerRows {
     pub(super) up: Floats,
 }
 
-/// What a mixture of experts works with, of the block with the most of it. A row has one slot for each expert that it uses;
-/// slots are in the order of their experts.
+/// What a mixture of experts works with, of the block with the most of it. A row has one slot for each expert
+/// that it uses; slots are in the order of their experts.
 pub(super) struct ExpertRows {
     /// `[rows, experts]`.
     pub(super) logits: Floats,

@@ -1,4 +1,5 @@
-//! The sizes of the encoder, how its vectors are pooled, and the words that it wants before a query or a passage.
+//! The sizes of the encoder, how its vectors are pooled, and the words that it wants before a query or a
+//! passage.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};

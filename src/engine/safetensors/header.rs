@@ -1,7 +1,7 @@
 //! The table of a safetensors file: eight bytes of length, that many bytes of JSON, then the tensors.
 //!
-//! Every offset is checked: tensors lie inside the file, are as long as shape and type ask for, and no two of them
-//! share a byte.
+//! Every offset is checked: tensors lie inside the file, are as long as shape and type ask for, and no two of
+//! them share a byte.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -21,7 +21,8 @@ pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 /// Reads a file of at most 1 MB, if there is one.
 ///
 /// # Errors
-/// [`Error::ModelFile`] where it cannot be read, [`Error::CorruptModel`] where it says something else than it should.
+/// [`Error::ModelFile`] where it cannot be read, [`Error::CorruptModel`] where it says something else than it
+/// should.
 pub(super) fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     if path.exists() { required(path).map(Some) } else { Ok(None) }
 }

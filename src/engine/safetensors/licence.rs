@@ -1,5 +1,5 @@
-//! The licence of a folder, as the repository that it comes from names it: its README.md begins with a block of YAML, of which
-//! two lines are read.
+//! The licence of a folder, as the repository that it comes from names it: its README.md begins with a block
+//! of YAML, of which two lines are read.
 
 use std::path::Path;
 

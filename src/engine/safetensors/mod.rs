@@ -1,5 +1,5 @@
-//! Folders as transformers and sentence-transformers store encoders: `config.json`, `model.safetensors` or its shards, the
-//! vocabulary, and what says how vectors are pooled.
+//! Folders as transformers and sentence-transformers store encoders: `config.json`, `model.safetensors` or
+//! its shards, the vocabulary, and what says how vectors are pooled.
 //!
 //! A folder is told in the words of GGUF once ([`open`]); nothing behind it knows the difference.
 //!
@@ -36,7 +36,8 @@ pub(crate) const FILES: [&str; 8] = [
     "tokenizer.json",
 ];
 
-/// The files with the weights of a folder, as far as that can be told; nobody has looked whether they are there.
+/// The files with the weights of a folder, as far as that can be told; nobody has looked whether they are
+/// there.
 ///
 /// # Errors
 /// As [`open`].
@@ -55,8 +56,8 @@ pub(crate) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
 /// Reads a folder. Errors name the file in it.
 ///
 /// # Errors
-/// [`Error::ModelFile`] where a file cannot be read, [`Error::CorruptModel`] and [`Error::UnsupportedModel`] where it
-/// cannot be used.
+/// [`Error::ModelFile`] where a file cannot be read, [`Error::CorruptModel`] and [`Error::UnsupportedModel`]
+/// where it cannot be used.
 pub(crate) fn open(folder: &Path) -> Result<Gguf, Error> {
     let weights = shards::weights(folder)?;
     Translation::open(&weights.files, |files| {

@@ -109,7 +109,8 @@ fn add_entry(
     }
 }
 
-/// Adds a half of what the adapters have for a tensor: those of all adapters, `[adapters, rows, columns]`, are one tensor of the file `path`.
+/// Adds a half of what the adapters have for a tensor: those of all adapters, `[adapters, rows, columns]`,
+/// are one tensor of the file `path`.
 fn add_adapters(
     path: &Path,
     part: usize,
@@ -212,7 +213,8 @@ fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
     }
 }
 
-/// What a tensor of jina-embeddings-v3 is, whose weights are written as PyTorch's parametrizations where adapters change them.
+/// What a tensor of jina-embeddings-v3 is, whose weights are written as PyTorch's parametrizations where
+/// adapters change them.
 fn meaning_in_jina_bert_v3(name: &str, shape: &Shape) -> Meaning {
     let (part, ending) = match name.split_once(".parametrizations.weight.") {
         Some((part, "original")) => (part, "weight"),

@@ -1,7 +1,8 @@
-//! Which files hold the weights of a folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+//! Which files hold the weights of a folder: `model.safetensors`, or the shards that
+//! `model.safetensors.index.json` names.
 //!
-//! The index says of every tensor in which shard it is. It is believed in nothing: names lead to no other folder, and
-//! [`Index::check`] compares what it says with what the shards hold.
+//! The index says of every tensor in which shard it is. It is believed in nothing: names lead to no other
+//! folder, and [`Index::check`] compares what it says with what the shards hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -75,11 +76,12 @@ impl<'de> Deserialize<'de> for WeightMap {
     }
 }
 
-/// Finds the files with the weights; nobody has looked whether all of them are there. As in transformers, an index is not
-/// looked at where there is one file with everything.
+/// Finds the files with the weights; nobody has looked whether all of them are there. As in transformers, an
+/// index is not looked at where there is one file with everything.
 ///
 /// # Errors
-/// [`Error::ModelFile`] where the index cannot be read, [`Error::CorruptModel`] where it is none, or names files elsewhere.
+/// [`Error::ModelFile`] where the index cannot be read, [`Error::CorruptModel`] where it is none, or names
+/// files elsewhere.
 pub(super) fn weights(folder: &Path) -> Result<Weights, Error> {
     let (all, path) = (folder.join(WEIGHTS), folder.join(INDEX));
     // A link that leads nowhere is one that is to be found out.

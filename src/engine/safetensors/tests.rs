@@ -167,7 +167,8 @@ fn texts_are_cut_as_the_tokenizers_crate_cuts_them() {
             if ["<s>", "</s>", "[CLS]", "[MASK]"].iter().any(|control| text.contains(control)) {
                 continue;
             }
-            // Without the map of characters that published files have, other spaces are no spaces to a unigram model.
+            // Without the map of characters that published files have, other spaces are no spaces to a
+            // unigram model.
             let text = match family {
                 EncoderFamily::XlmRoberta => text.replace(['\n', '\t', '\u{a0}'], " "),
                 _ => text,

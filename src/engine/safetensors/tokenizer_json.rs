@@ -1,4 +1,5 @@
-//! Vocabularies that only `tokenizer.json` has: the unigram model of XLM-RoBERTa, and the byte pairs of ModernBERT.
+//! Vocabularies that only `tokenizer.json` has: the unigram model of XLM-RoBERTa, and the byte pairs of
+//! ModernBERT.
 
 use std::path::Path;
 
@@ -69,8 +70,8 @@ enum Merge {
 /// Tells the vocabulary of a unigram model ([Kudo 2018](https://arxiv.org/abs/1804.10959)).
 ///
 /// # Errors
-/// Those of reading the file; [`Error::CorruptModel`] where its parts contradict each other, [`Error::UnsupportedModel`] for another kind
-/// of tokenizer.
+/// Those of reading the file; [`Error::CorruptModel`] where its parts contradict each other,
+/// [`Error::UnsupportedModel`] for another kind of tokenizer.
 pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
     let path = folder.join("tokenizer.json");
     let file: File<Unigram> = read(&path)?;

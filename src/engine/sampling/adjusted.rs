@@ -1,11 +1,13 @@
-//! Logits after bias and penalties: what a request adds to the logits of some tokens, and what it takes from those of tokens
-//! that its answer has already.
+//! Logits after bias and penalties: what a request adds to the logits of some tokens, and what it takes from
+//! those of tokens that its answer has already.
 //!
-//! As llama.cpp does it: the bias is added; a logit above 0 is divided by the penalty for repetition and another one multiplied;
-//! then the frequency's penalty is subtracted for each time that the token is there, and the presence's once. Unlike there,
-//! the whole answer counts and nothing but the answer: what the prompt says may be said again at no cost.
+//! As llama.cpp does it: the bias is added; a logit above 0 is divided by the penalty for repetition and
+//! another one multiplied; then the frequency's penalty is subtracted for each time that the token is there,
+//! and the presence's once. Unlike there, the whole answer counts and nothing but the answer: what the prompt
+//! says may be said again at no cost.
 //!
-//! Invariant: a logit depends on its own value, the request and how often the answer has the token; finite logits stay finite.
+//! Invariant: a logit depends on its own value, the request and how often the answer has the token; finite
+//! logits stay finite.
 
 use std::collections::HashMap;
 

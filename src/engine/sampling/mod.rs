@@ -4,8 +4,8 @@
 //! ([`adjusted`]), then the filters top-k, top-p and min-p on the probabilities at temperature 1, then the
 //! temperature on what is left. Candidates are ordered by (logit descending, id ascending), sums go through
 //! them in that order in f64, and one uniform number is drawn per (seed, position): so the choice depends on
-//! nothing else. Where it cannot be used a second number is drawn, for a choice among fewer tokens: together the two draw
-//! from the distribution over those.
+//! nothing else. Where it cannot be used a second number is drawn, for a choice among fewer tokens: together
+//! the two draw from the distribution over those.
 
 mod adjusted;
 mod parameters;
@@ -41,8 +41,8 @@ impl Sampler {
         Sampler { instructions, candidates: Vec::new(), weights: Vec::new(), adjusted: Vec::new() }
     }
 
-    /// The token at `position` of the context, one of those that are `allowed` where only some are; `seen` are the tokens that
-    /// the answer has already.
+    /// The token at `position` of the context, one of those that are `allowed` where only some are; `seen`
+    /// are the tokens that the answer has already.
     ///
     /// # Errors
     /// [`Error::NonFinite`] where a logit is infinite or NaN.
@@ -96,8 +96,8 @@ impl Sampler {
         self.draw(how, position as u64)
     }
 
-    /// Another token at `position`, where the first choice cannot be used: one of those that are `allowed`, of which there is
-    /// at least one. All logits are finite.
+    /// Another token at `position`, where the first choice cannot be used: one of those that are `allowed`,
+    /// of which there is at least one. All logits are finite.
     pub(crate) fn choose_again(
         &mut self,
         logits: &[f32],

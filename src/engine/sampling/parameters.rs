@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// What chance begins with where nothing else is said.
 pub const DEFAULT_SEED: u64 = 42;
 
-/// How the next token is chosen from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this order.
+/// How the next token is chosen from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this
+/// order.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Sampling {
     /// 0 is greedy: the most likely token, the lowest id of equals.
@@ -25,7 +26,8 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
 }
 
-/// What makes tokens less likely, or more, that are in the answer already: of its own tokens, not of the prompt.
+/// What makes tokens less likely, or more, that are in the answer already: of its own tokens, not of the
+/// prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Penalties {
     /// A logit above 0 is divided by it, another one multiplied; 1 switches it off.

@@ -1,15 +1,18 @@
 //! How likely some given answers to one prompt are: a tree of their tokens, and the passes that compute it.
 //!
-//! Answers that begin with the same tokens share the nodes of their beginning, so that each is computed once. A row of the model is needed
-//! for each node that something follows: the logits behind it say how likely each of its children is. The first row is that of the
-//! prompt's last token, and what follows it is computed path by path: a state goes back to where the next path leaves
-//! the one before. Several paths are computed at a time where there is room for a state for each; the number of a path is that of
-//! its state. Answers of one token each need no row beside that of the prompt.
+//! Answers that begin with the same tokens share the nodes of their beginning, so that each is computed once.
+//! A row of the model is needed for each node that something follows: the logits behind it say how likely
+//! each of its children is. The first row is that of the prompt's last token, and what follows it is computed
+//! path by path: a state goes back to where the next path leaves the one before. Several paths are computed
+//! at a time where there is room for a state for each; the number of a path is that of its state. Answers of
+//! one token each need no row beside that of the prompt.
 //!
-//! The logarithm of an answer's probability is the sum of those of its tokens, each among all tokens of the vocabulary. An
-//! answer that another one begins with has one decision more, that of the end, as without it the longer one could never be more likely.
+//! The logarithm of an answer's probability is the sum of those of its tokens, each among all tokens of the
+//! vocabulary. An answer that another one begins with has one decision more, that of the end, as without it
+//! the longer one could never be more likely.
 //!
-//! Invariant: each number depends on the logits of its own row and on nothing else, so not on how the answers are put in passes.
+//! Invariant: each number depends on the logits of its own row and on nothing else, so not on how the answers
+//! are put in passes.
 
 use std::ops::Range;
 
@@ -43,7 +46,8 @@ struct Node {
 /// The answers to a prompt.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// The first is the end of the prompt. A node comes before its children, and those before the node's next sibling; ends come last.
+    /// The first is the end of the prompt. A node comes before its children, and those before the node's next
+    /// sibling; ends come last.
     nodes: Vec<Node>,
     /// Where each answer ends, in the order in which they were given.
     ends: Vec<usize>,
@@ -124,8 +128,8 @@ impl Answers {
         inner.map(|node| node.depth).max().unwrap_or(0)
     }
 
-    /// The path that begins to differ at the first inner node behind `after`: from the prompt's end on, as deep as one inner
-    /// node follows the other. The prompt's end alone where there is none.
+    /// The path that begins to differ at the first inner node behind `after`: from the prompt's end on, as
+    /// deep as one inner node follows the other. The prompt's end alone where there is none.
     fn next_path(&self, after: usize) -> Vec<usize> {
         let is_inner = |node: &usize| !self.nodes[*node].children.is_empty();
         let mut rest = (after + 1..self.nodes.len()).filter(is_inner);
@@ -179,8 +183,8 @@ impl Answers {
         }
     }
 
-    /// Goes on from a path to one that nobody has begun, once all rows of it were taken: how many of its tokens behind the prompt are those
-    /// of the path before. None where no such is left.
+    /// Goes on from a path to one that nobody has begun, once all rows of it were taken: how many of its
+    /// tokens behind the prompt are those of the path before. None where no such is left.
     pub(super) fn advance(&mut self, path: usize) -> Option<usize> {
         let next = self.given_up.pop().unwrap_or_else(|| {
             let next = self.next_path(self.begun);
@@ -209,7 +213,8 @@ impl Answers {
         self.given_up.extend(given_up.filter(|path| path.len() > 1));
     }
 
-    /// The logarithms of the answers' probabilities, in the order in which the answers were given. None before all are known.
+    /// The logarithms of the answers' probabilities, in the order in which the answers were given. None
+    /// before all are known.
     pub(super) fn log_probabilities(&self) -> Option<Vec<f64>> {
         let of = |end: &usize| {
             let (mut node, mut sum) = (*end, 0.0);
@@ -231,7 +236,8 @@ fn add(nodes: &mut Vec<Node>, parent: usize, next: Next) -> usize {
 }
 
 impl Wanted {
-    /// What the logits of all tokens behind its node say of its children. None where one of the logits is no finite number.
+    /// What the logits of all tokens behind its node say of its children. None where one of the logits is no
+    /// finite number.
     pub(super) fn log_probabilities(&self, logits: &[f32], instructions: Instructions) -> Option<Vec<f64>> {
         let highest = *logits.get(highest(instructions, logits)?)?;
         let all = libm::log(sum_of_exps(instructions, logits, highest));
@@ -270,7 +276,8 @@ mod tests {
         libm::log(sum(&mut tokens.iter().map(|token| *token as usize)) / sum(&mut (0..VOCABULARY)))
     }
 
-    /// Computes the answers pass by pass, so many paths at a time; the rows that were computed, and the passes.
+    /// Computes the answers pass by pass, so many paths at a time; the rows that were computed, and the
+    /// passes.
     fn run(answers: &mut Answers, paths: usize) -> (usize, usize) {
         let (mut rows, mut passes) = (0, 0);
         // The row of the prompt's last token comes with the first path.

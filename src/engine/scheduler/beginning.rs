@@ -20,7 +20,8 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// A state with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
+    /// A state with as many kept blocks of the model as the prompt begins with; none of them unless `reuse`
+    /// is set.
     pub(super) fn of(plan: &Plan, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
@@ -61,8 +62,8 @@ impl Beginning {
     }
 }
 
-/// Bytes of a state that are not those of kept blocks. Those that windows see are its own even where others share them, as everybody lets
-/// go of them and takes new ones by itself.
+/// Bytes of a state that are not those of kept blocks. Those that windows see are its own even where others
+/// share them, as everybody lets go of them and takes new ones by itself.
 pub(super) fn own_bytes(state: &dyn State, chain: Option<&Chain>, positions: usize) -> u64 {
     state.bytes(positions) - state.block_bytes(chain.map_or(0, Chain::blocks))
 }

@@ -6,7 +6,8 @@ use crate::tokenizer::Tokenizer;
 
 /// The text of an answer while it grows.
 ///
-/// Invariant: what [`Detokenizer::take_partial`] has given out is a prefix of the final text, whatever tokens follow.
+/// Invariant: what [`Detokenizer::take_partial`] has given out is a prefix of the final text, whatever tokens
+/// follow.
 #[derive(Debug)]
 pub(crate) struct Detokenizer {
     bytes: Vec<u8>,

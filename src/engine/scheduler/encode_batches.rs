@@ -1,10 +1,11 @@
-//! Batches of texts on encoders: as many of them as fit are computed in one pass, some layers at a time, so that requests that
-//! generate get their tokens in between.
+//! Batches of texts on encoders: as many of them as fit are computed in one pass, some layers at a time, so
+//! that requests that generate get their tokens in between.
 //!
-//! A query and a document are ranked by the head of a cross-encoder, or, without one, by the vectors of the two.
+//! A query and a document are ranked by the head of a cross-encoder, or, without one, by the vectors of the
+//! two.
 //!
-//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::computing`]), so they are
-//! put together as they come.
+//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::computing`]), so they
+//! are put together as they come.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -23,8 +24,8 @@ use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::work::shortened;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
-/// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they can be found
-/// when their model has gone.
+/// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they
+/// can be found when their model has gone.
 const MAX_QUEUED_TOKENS: usize = 8192;
 /// What memory beyond that of a model is for.
 const LONG_TEXT: &str = "the workspace of a long text";

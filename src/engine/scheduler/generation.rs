@@ -90,8 +90,8 @@ impl ConstrainedStart {
     /// Also returns the tokens that every answer begins with, at most `max_tokens`.
     ///
     /// # Errors
-    /// Those of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`] where that is not known and
-    /// they are too many.
+    /// Those of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`] where
+    /// that is not known and they are too many.
     pub(super) fn begin(
         mut matcher: Matcher,
         max_tokens: usize,
@@ -181,7 +181,8 @@ impl Trials {
     }
 }
 
-/// Takes tokens from those that are allowed: with one that ends the answer all that do, as they end it at the same place.
+/// Takes tokens from those that are allowed: with one that ends the answer all that do, as they end it at the
+/// same place.
 fn take_away(spent: &[u32], allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
     spent.iter().for_each(|id| allowed.disallow_token(*id));
     if spent.iter().any(|id| tokenizer.is_end(*id)) {
@@ -246,8 +247,8 @@ impl Generation {
     /// Chooses the token at `position` of the context.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], [`Error::InvalidText`]; [`Error::Constraint`] and [`Error::Unfinished`] where there is a
-    /// constraint.
+    /// [`Error::NonFinite`], [`Error::InvalidText`]; [`Error::Constraint`] and [`Error::Unfinished`] where
+    /// there is a constraint.
     pub(super) fn choose(
         &mut self,
         logits: &[f32],
@@ -275,8 +276,8 @@ impl Generation {
         };
         let stopped = match self.add(token, tokenizer) {
             Ok(stopped) => stopped,
-            // Chosen once more, among what keeps the text valid. Not before, so that an answer is the same whether or not
-            // others have met with this.
+            // Chosen once more, among what keeps the text valid. Not before, so that an answer is the same
+            // whether or not others have met with this.
             Err(error) => {
                 let last = self.room() == 1;
                 let Some(mut valid) = tokenizer.following(self.detokenizer.pending(), last).cloned() else {
@@ -319,11 +320,11 @@ impl Generation {
         Ok(Chosen { token, forced, output, back: None })
     }
 
-    /// Goes back to a choice that another token is possible for, if the answer that ends with a token does not match.
-    /// Returns how many tokens are left of it then.
+    /// Goes back to a choice that another token is possible for, if the answer that ends with a token does
+    /// not match. Returns how many tokens are left of it then.
     ///
-    /// The place lies in the part of the answer that does not match, or before it: the last one first, and now and then one
-    /// further back ([`BACK`]).
+    /// The place lies in the part of the answer that does not match, or before it: the last one first, and
+    /// now and then one further back ([`BACK`]).
     fn go_back(&mut self, last: u32, tokenizer: &Tokenizer) -> Result<Option<usize>, Error> {
         let (Some(trials), Some(matcher)) = (&mut self.trials, &mut self.matcher) else { return Ok(None) };
         let Some(distance) = BACK.get(trials.count) else { return Ok(None) };
@@ -370,8 +371,8 @@ impl Generation {
         self.trials.as_ref().map_or(0, |trials| trials.begun)
     }
 
-    /// The token that was chosen among those that are allowed; another, if it would leave too few tokens for the way to the end. Those
-    /// that do are no longer allowed.
+    /// The token that was chosen among those that are allowed; another, if it would leave too few tokens for
+    /// the way to the end. Those that do are no longer allowed.
     fn admitted(
         &mut self,
         mut token: u32,
@@ -407,7 +408,8 @@ impl Generation {
     /// Adds what a token says to the text; true if that completes a stop string.
     ///
     /// # Errors
-    /// [`Error::InvalidText`] where the text would not be valid with it, or could not become so; it is as before then.
+    /// [`Error::InvalidText`] where the text would not be valid with it, or could not become so; it is as
+    /// before then.
     fn add(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<bool, Error> {
         let checkpoint = self.detokenizer.checkpoint();
         let error = match self.detokenizer.push_token(token, tokenizer) {

@@ -1,4 +1,5 @@
-//! Jobs that wait for one of the threads beside the engine thread: users in turn, and each user's in their order.
+//! Jobs that wait for one of the threads beside the engine thread: users in turn, and each user's in their
+//! order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

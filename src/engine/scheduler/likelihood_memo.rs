@@ -1,8 +1,8 @@
-//! Likelihoods that were computed last, of requests that say that others will ask for the same, as all of one kind are compared with what the
-//! model says of the same answers about nothing.
+//! Likelihoods that were computed last, of requests that say that others will ask for the same, as all of one
+//! kind are compared with what the model says of the same answers about nothing.
 //!
-//! Invariant: an entry is what the model would compute now, bit for bit, so that a hit changes no result. Only requests of the same
-//! salt share one.
+//! Invariant: an entry is what the model would compute now, bit for bit, so that a hit changes no result.
+//! Only requests of the same salt share one.
 
 use sha2::{Digest, Sha256};
 

@@ -64,12 +64,14 @@ impl Opened {
     }
 }
 
-/// What a template may take that runs for a shape of conversations which it has not run for, its stack included.
+/// What a template may take that runs for a shape of conversations which it has not run for, its stack
+/// included.
 const TEMPLATE_BYTES: usize = 16 << 20;
 
 /// What takes the memory.
 const PLAN: &str = "tokenizing the request";
-/// What a byte of text takes while it is tokenized: a symbol and a possible merge in a word that is as long as the text.
+/// What a byte of text takes while it is tokenized: a symbol and a possible merge in a word that is as long
+/// as the text.
 const PLAN_BYTES_PER_BYTE: usize = 48;
 /// What compiling a constraint may take, as its steps are limited, and what each byte of it adds.
 const COMPILER_BYTES: usize = 32 << 20;

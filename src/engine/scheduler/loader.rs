@@ -1,11 +1,13 @@
 //! Threads beside the engine thread, for what takes long and computes no step: opening and loading models,
-//! tokenizing long texts, compiling constraints and checking what was made under them. Running requests go on meanwhile.
+//! tokenizing long texts, compiling constraints and checking what was made under them. Running requests go on
+//! meanwhile.
 //!
-//! Each does one job after the other, of users in turn ([`JobQueue`]), but for loads, which go on at the same time, and reports to the engine
-//! thread through its queue of messages. What nobody wants any more is not begun.
+//! Each does one job after the other, of users in turn ([`JobQueue`]), but for loads, which go on at the same
+//! time, and reports to the engine thread through its queue of messages. What nobody wants any more is not
+//! begun.
 //!
-//! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped. A check is reported
-//! to whoever submitted the request, in any case.
+//! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped. A check
+//! is reported to whoever submitted the request, in any case.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,8 +28,8 @@ use crate::memory;
 use crate::panic::catch;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Ticket};
 
-/// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)
-/// is left to itself.
+/// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that
+/// writes) is left to itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a job takes beside what depends on a model or a text.
@@ -128,7 +130,8 @@ fn work(
                 let thread = std::thread::Builder::new().name("st-load".to_owned()).spawn(move || {
                     let _ = catch(|| hook());
                     let stop = || shared.stop.load(Ordering::Acquire);
-                    // Vocabulary and tables are made of what is not weights; weights and workspaces fail by themselves.
+                    // Vocabulary and tables are made of what is not weights; weights and workspaces fail by
+                    // themselves.
                     let bytes = opened.gguf.metadata_bytes().saturating_mul(8);
                     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(OPENING_BYTES);
                     let loaded = memory::watched("loading the model", bytes, || {

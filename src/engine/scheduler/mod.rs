@@ -1,10 +1,10 @@
-//! The engine: a thread that computes the steps of all running requests, and threads beside it that load models
-//! and tokenize long texts.
+//! The engine: a thread that computes the steps of all running requests, and threads beside it that load
+//! models and tokenize long texts.
 //!
-//! [`Engine::submit`] puts a request into a bounded queue. The engine thread admits waiting requests by priority, users in
-//! turn, as far as keys and values fit into their budget, and computes steps: each is one forward pass over a
-//! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
-//! computed in passes of their own, some layers between two steps.
+//! [`Engine::submit`] puts a request into a bounded queue. The engine thread admits waiting requests by
+//! priority, users in turn, as far as keys and values fit into their budget, and computes steps: each is one
+//! forward pass over a row of every request that generates, and a slice of the prompts that are not computed
+//! yet. Texts on encoders are computed in passes of their own, some layers between two steps.
 
 mod answers;
 mod beginning;

@@ -163,8 +163,8 @@ impl Models {
         self.loaded.iter().any(|loaded| loaded.source == *source)
     }
 
-    /// Whether it is being opened or loaded, or will be when the requests have ended that still use the file which was
-    /// there before; not while it waits for room.
+    /// Whether it is being opened or loaded, or will be when the requests have ended that still use the file
+    /// which was there before; not while it waits for room.
     pub(super) fn is_coming(&self, source: &ModelSource) -> bool {
         self.is_outdated(source)
             || self
@@ -245,8 +245,8 @@ impl Models {
         })
     }
 
-    /// Whether the model is there; where it is not, the next thing is done to load it. `in_use` says which models have
-    /// running requests, `reserved` how many bytes of keys and values those have.
+    /// Whether the model is there; where it is not, the next thing is done to load it. `in_use` says which
+    /// models have running requests, `reserved` how many bytes of keys and values those have.
     pub(super) fn load(
         &mut self,
         source: &ModelSource,

@@ -1,4 +1,5 @@
-//! What a request needs, as far as its text and its model tell: its tokens, and what comes of it without a model.
+//! What a request needs, as far as its text and its model tell: its tokens, and what comes of it without a
+//! model.
 
 use std::sync::Arc;
 
@@ -18,7 +19,8 @@ pub(super) struct Plan {
     pub(super) tokens: Vec<u32>,
     /// Those of a second text, which is computed apart.
     pub(super) second: Option<Vec<u32>>,
-    /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of tokens.
+    /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of
+    /// tokens.
     pub(super) border: usize,
     /// The adapters of an encoder that both texts are computed with.
     pub(super) adapters: [Option<u16>; 2],

@@ -1,14 +1,17 @@
-//! Blocks of state (keys and values, mostly) that are kept, so that sequences which begin alike compute their beginning once.
+//! Blocks of state (keys and values, mostly) that are kept, so that sequences which begin alike compute their
+//! beginning once.
 //!
-//! Each model has one [`Prefixes`]: full blocks, found by a hash over the salt and all tokens up to their end.
-//! A hit is compared token by token and by its place in the chain, so a collision is a miss and never a wrong
-//! block. States are the same bytes whoever computes them, so hits change no result.
+//! Each model has one [`Prefixes`]: full blocks, found by a hash over the salt and all tokens up to their
+//! end. A hit is compared token by token and by its place in the chain, so a collision is a miss and never a
+//! wrong block. States are the same bytes whoever computes them, so hits change no result.
 //!
-//! What windows see of a block ([`Block::has_window`]) may go by itself: then no sequence goes on where its windows reach back to that
-//! block, until somebody has computed it again; further on, and before it, they do.
+//! What windows see of a block ([`Block::has_window`]) may go by itself: then no sequence goes on where its
+//! windows reach back to that block, until somebody has computed it again; further on, and before it, they
+//! do.
 //!
-//! Beside them the last blocks of some prompts are kept, which are not full: prompts that begin alike and are shorter than a block, or differ
-//! in the middle of one, share what they have in common of it. The block is copied when the sequence goes on.
+//! Beside them the last blocks of some prompts are kept, which are not full: prompts that begin alike and are
+//! shorter than a block, or differ in the middle of one, share what they have in common of it. The block is
+//! copied when the sequence goes on.
 //!
 //! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
 //! does, and neither while a running sequence holds it.
@@ -109,7 +112,8 @@ impl Prefixes {
         self.bytes
     }
 
-    /// Bytes of the blocks that running sequences hold, without what windows see of them, which is counted with the sequences.
+    /// Bytes of the blocks that running sequences hold, without what windows see of them, which is counted
+    /// with the sequences.
     pub(super) fn held_bytes(&self) -> u64 {
         let held = self.entries.values().filter(|entry| entry.block.is_shared());
         let tails = self.tails.iter().filter(|tail| tail.block.is_shared());
@@ -160,8 +164,8 @@ impl Prefixes {
         }
     }
 
-    /// Keeps the full blocks of a sequence. `tokens` are those in its state, or the first of them. Where the same block is kept
-    /// already, the sequence takes that one and its own is freed.
+    /// Keeps the full blocks of a sequence. `tokens` are those in its state, or the first of them. Where the
+    /// same block is kept already, the sequence takes that one and its own is freed.
     pub(super) fn keep(&mut self, chain: &mut Chain, state: &mut dyn State, tokens: &[u32]) {
         debug_assert!(tokens.len() <= state.len());
         for tokens in tokens.get(chain.blocks * BLOCK..).unwrap_or_default().as_chunks::<BLOCK>().0 {
@@ -202,8 +206,9 @@ impl Prefixes {
         }
     }
 
-    /// Lets a sequence go on in the middle of the next block behind its kept ones, as far as another prompt has computed that with
-    /// the same tokens. `tokens` are those of the whole sequence that it may share. Returns how many positions it has gained.
+    /// Lets a sequence go on in the middle of the next block behind its kept ones, as far as another prompt
+    /// has computed that with the same tokens. `tokens` are those of the whole sequence that it may share.
+    /// Returns how many positions it has gained.
     pub(super) fn attach_tail(&mut self, chain: &Chain, state: &mut dyn State, tokens: &[u32]) -> usize {
         let before = state.len();
         if before != chain.blocks * BLOCK {
@@ -220,8 +225,8 @@ impl Prefixes {
         state.len().saturating_sub(before)
     }
 
-    /// Keeps the block in which a prompt ends, unless others share most of it already. Its full blocks are kept, and the state has all of
-    /// its tokens.
+    /// Keeps the block in which a prompt ends, unless others share most of it already. Its full blocks are
+    /// kept, and the state has all of its tokens.
     pub(super) fn keep_tail(&mut self, chain: &Chain, state: &dyn State, tokens: &[u32]) {
         let rest = tokens.get(chain.blocks * BLOCK..).unwrap_or_default();
         let has_end = rest.len() < BLOCK && state.len() >= tokens.len() && state.blocks() > chain.blocks;
@@ -250,8 +255,8 @@ impl Prefixes {
             .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))
     }
 
-    /// Frees the block that was not used for the longest time, or what windows see of one, and returns its bytes. None where running
-    /// sequences hold all of them.
+    /// Frees the block that was not used for the longest time, or what windows see of one, and returns its
+    /// bytes. None where running sequences hold all of them.
     pub(super) fn evict(&mut self) -> Option<u64> {
         if let Some(last) = self.tails.iter().rposition(|tail| !tail.block.is_shared()) {
             let tail = self.tails.remove(last);
@@ -302,7 +307,8 @@ impl Prefixes {
         Some(entry)
     }
 
-    /// Adds a block behind the chain; returns its number. `bytes` are those of the block and of what windows see of it.
+    /// Adds a block behind the chain; returns its number. `bytes` are those of the block and of what windows
+    /// see of it.
     fn insert(
         &mut self,
         chain: &Chain,
@@ -514,7 +520,8 @@ mod tests {
         }
     }
 
-    /// A sequence on a model with a window of 100 positions that has computed these tokens as one pass for each block.
+    /// A sequence on a model with a window of 100 positions that has computed these tokens as one pass for
+    /// each block.
     fn windowed(prefixes: &mut Prefixes, tokens: &[u32]) -> (Chain, SequenceState, usize) {
         let (mut chain, mut state) =
             (Chain::new(0), SequenceState::new(StateLayout::with_a_window(100), BLOCK));

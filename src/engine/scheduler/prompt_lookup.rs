@@ -1,8 +1,8 @@
 //! Prompt lookup: guesses at the next tokens, copied from where the last ones stood before.
 //!
-//! Answers quote their prompts and repeat themselves. The guesses are computed as further rows of the pass that
-//! computes the last token; each row's logits say which token follows, so as many guesses as agree are taken,
-//! and the result is the same without them.
+//! Answers quote their prompts and repeat themselves. The guesses are computed as further rows of the pass
+//! that computes the last token; each row's logits say which token follows, so as many guesses as agree are
+//! taken, and the result is the same without them.
 
 /// Most guesses of a request in one pass.
 pub(super) const MAX_DRAFT: usize = 8;

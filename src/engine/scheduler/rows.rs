@@ -1,8 +1,9 @@
 //! Which rows of which requests a step computes.
 //!
-//! Each request that generates has the row that its next token is chosen from, and its guesses. What else there is room for goes
-//! to prompts and to tokens that constraints force, which are rows alike: by priority, then to the user and the request that were served
-//! longest ago. Now and then priority does not matter, so that everybody gets on.
+//! Each request that generates has the row that its next token is chosen from, and its guesses. What else
+//! there is room for goes to prompts and to tokens that constraints force, which are rows alike: by priority,
+//! then to the user and the request that were served longest ago. Now and then priority does not matter, so
+//! that everybody gets on.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -45,8 +46,9 @@ impl Served {
     }
 }
 
-/// The parts of a step, in the order of the requests: besides what each that generates has anyway, `most` rows together. A prompt that
-/// begins like another one that is served before it waits for the blocks that they have in common.
+/// The parts of a step, in the order of the requests: besides what each that generates has anyway, `most`
+/// rows together. A prompt that begins like another one that is served before it waits for the blocks that
+/// they have in common.
 pub(super) fn plan(
     running: &mut [Sequence],
     source: &ModelSource,

@@ -34,7 +34,8 @@ pub(super) struct Sequence {
     /// The prompt and what was generated, then guesses for the pass that is under way. Those that are not in
     /// the state are to be computed.
     tokens: Vec<u32>,
-    /// How many of them were there before the first was chosen: the prompt, and what every answer begins with.
+    /// How many of them were there before the first was chosen: the prompt, and what every answer begins
+    /// with.
     given: usize,
     /// How many of them are guesses.
     guessed: usize,
@@ -81,7 +82,8 @@ enum Goal {
     },
     /// What the model says of a document behind the last token.
     Score,
-    /// How likely answers are. The tokens are the prompt and the path through the answers that is computed now.
+    /// How likely answers are. The tokens are the prompt and the path through the answers that is computed
+    /// now.
     Likelihoods(Box<Answers>, Option<Key>),
 }
 
@@ -305,8 +307,8 @@ impl Sequence {
         self.guessed
     }
 
-    /// The next `rows` tokens and where they go: those of its own first, then those of other paths through answers. Guesses go together with
-    /// the token before them.
+    /// The next `rows` tokens and where they go: those of its own first, then those of other paths through
+    /// answers. Guesses go together with the token before them.
     pub(super) fn next(&mut self, rows: usize) -> Vec<Slice<'_>> {
         self.reserve_lanes(rows.saturating_sub(self.left()));
         let mut rest = rows.saturating_sub(self.left());
@@ -377,8 +379,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// Takes what a pass computed: hidden states of the rows that were wanted, `width` each. Returns the result
-    /// once it is complete.
+    /// Takes what a pass computed: hidden states of the rows that were wanted, `width` each. Returns the
+    /// result once it is complete.
     pub(super) fn computed(
         &mut self,
         hidden: &[f32],
@@ -419,7 +421,8 @@ impl Sequence {
     }
 
     /// Chooses the next token from the first row of logits, and one more from each following row as long as
-    /// the guess before it was right. Returns the result once it is complete, and how many guesses were right.
+    /// the guess before it was right. Returns the result once it is complete, and how many guesses were
+    /// right.
     pub(super) fn sample<'l>(
         &mut self,
         logits: impl Iterator<Item = &'l [f32]>,

@@ -39,8 +39,8 @@ const FAIR_STEPS: usize = 8;
 
 /// Most guesses of a step.
 const MAX_GUESSES: usize = 32;
-/// Most tokens and guesses of a step that guesses by itself: while the reading of the weights is what takes the
-/// time, some rows more cost little.
+/// Most tokens and guesses of a step that guesses by itself: while the reading of the weights is what takes
+/// the time, some rows more cost little.
 const FEW_ROWS: usize = 8;
 /// Most requests of such a step.
 const FEW_REQUESTS: usize = 2;
@@ -105,8 +105,8 @@ impl Stepper {
         &self.pool
     }
 
-    /// Computes one step, and ends the requests that are done, failed or cancelled with it. Returns those whose answers
-    /// are still to be checked.
+    /// Computes one step, and ends the requests that are done, failed or cancelled with it. Returns those
+    /// whose answers are still to be checked.
     pub(super) fn step(
         &mut self,
         running: &mut Vec<Sequence>,

@@ -1,7 +1,7 @@
 //! A submitted request and everybody who waits for it.
 //!
-//! Requests of the same deduplication key are computed once: whoever comes while one of them waits or runs joins its
-//! listeners. Work stops when nobody listens any more, and an error is everybody's.
+//! Requests of the same deduplication key are computed once: whoever comes while one of them waits or runs
+//! joins its listeners. Work stops when nobody listens any more, and an error is everybody's.
 //!
 //! Invariant: every listener gets exactly one last event.
 

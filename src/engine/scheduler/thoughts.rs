@@ -16,7 +16,8 @@ pub(crate) struct Thoughts {
     /// Whether they have begun in the prompt.
     begun: bool,
     stage: Stage,
-    /// What may be part of a mark: nothing of it was passed on where nothing has begun yet; of thoughts, their end.
+    /// What may be part of a mark: nothing of it was passed on where nothing has begun yet; of thoughts,
+    /// their end.
     held: Vec<u8>,
 }
 

@@ -1,7 +1,7 @@
 //! The engine thread: takes requests in, admits them, computes steps until it is told to stop.
 //!
-//! Invariant: a panic ends what was being done, is told to whom it concerns, and is counted; the thread goes on. Only where it panics
-//! whatever it does the thread ends, and says so.
+//! Invariant: a panic ends what was being done, is told to whom it concerns, and is counted; the thread goes
+//! on. Only where it panics whatever it does the thread ends, and says so.
 
 mod admission;
 
@@ -455,7 +455,8 @@ impl EngineThread {
         self.watch.publish(&figures);
     }
 
-    /// Tells those who reserve memory what is left for them, and frees kept blocks of keys and values for them.
+    /// Tells those who reserve memory what is left for them, and frees kept blocks of keys and values for
+    /// them.
     fn note_memory(&mut self) {
         let own = self.own_bytes();
         self.shared.memory.note_others(self.models.bytes() + self.models.held_bytes() + own);

@@ -1,11 +1,12 @@
 //! Whose turn it is: requests that wait go by priority, then users in turn, then by age.
 //!
-//! Time is counted in turns of the engine thread in which something was computed, so that what happens does not depend on how fast
-//! the machine is.
+//! Time is counted in turns of the engine thread in which something was computed, so that what happens does
+//! not depend on how fast the machine is.
 //!
-//! Nobody starves. A request that waits rises by one priority every [`AGEING`] turns, up to the highest; a request that has reached that
-//! keeps the place that it gets for [`QUANTUM`] turns against whoever comes, one of them at a time. And a user who has no place at
-//! all gets one of another user of the same priority after at most [`QUANTUM`] turns.
+//! Nobody starves. A request that waits rises by one priority every [`AGEING`] turns, up to the highest; a
+//! request that has reached that keeps the place that it gets for [`QUANTUM`] turns against whoever comes,
+//! one of them at a time. And a user who has no place at all gets one of another user of the same priority
+//! after at most [`QUANTUM`] turns.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};

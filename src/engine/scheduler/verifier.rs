@@ -1,4 +1,5 @@
-//! Verification of models ([`crate::verify()`]): on a thread of its own, one at a time, beside the engine's, which go on.
+//! Verification of models ([`crate::verify()`]): on a thread of its own, one at a time, beside the engine's,
+//! which go on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,8 +72,8 @@ impl Verifier {
                 }
             }
         });
-        // The thread of the last one has ended, or is about to. Where none could be started, the submission went with the closure
-        // and has told its listeners.
+        // The thread of the last one has ended, or is about to. Where none could be started, the submission
+        // went with the closure and has told its listeners.
         if let Ok(thread) = thread {
             *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         }

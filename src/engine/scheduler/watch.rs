@@ -1,7 +1,7 @@
 //! When those who watch the engine are told what it is doing.
 //!
-//! The engine's thread tells it some times a second while it works, and once more before it waits for work. Nobody has to
-//! ask, and nobody who watches can hold it up.
+//! The engine's thread tells it some times a second while it works, and once more before it waits for work.
+//! Nobody has to ask, and nobody who watches can hold it up.
 
 use std::time::{Duration, Instant};
 

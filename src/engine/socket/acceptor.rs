@@ -1,6 +1,7 @@
 //! Who is let in: accepts connections, and refuses those for whom there is none left.
 //!
-//! Invariant: it never waits. At the limit of open files a spare one is given up to take in one connection, tell it so and close it.
+//! Invariant: it never waits. At the limit of open files a spare one is given up to take in one connection,
+//! tell it so and close it.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,7 +57,8 @@ impl Acceptor {
         }
     }
 
-    /// Lets the next one in, or refuses it where the process may open no more files. `full` is what it is told then.
+    /// Lets the next one in, or refuses it where the process may open no more files. `full` is what it is
+    /// told then.
     pub(super) fn next(&mut self, full: Refusal) -> Came {
         self.keep_spare();
         match self.accept() {

@@ -37,8 +37,8 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// `NotFound` and `ConnectionRefused` where nobody serves, `WouldBlock` where too many connect at once; the system's
-    /// where the process may open no more files.
+    /// `NotFound` and `ConnectionRefused` where nobody serves, `WouldBlock` where too many connect at once;
+    /// the system's where the process may open no more files.
     pub fn connect_as(path: &Path, caller: Caller) -> io::Result<Client> {
         // The standard library's way would wait for a server that does not accept.
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -108,8 +108,8 @@ impl Client {
         self.flush()
     }
 
-    /// Sends what could not be sent before. Where the other end has closed that is found by [`Client::receive`], which first
-    /// gives what it has said.
+    /// Sends what could not be sent before. Where the other end has closed that is found by
+    /// [`Client::receive`], which first gives what it has said.
     ///
     /// # Errors
     /// The connection's.

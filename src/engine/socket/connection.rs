@@ -94,8 +94,8 @@ impl Connection {
         self.send(&FromEngine::Event(Event { key, turns: 0, kind: EventKind::Failed(error) }))
     }
 
-    /// Tells why it is closed, as far as that goes without waiting: a message of some bytes to somebody who was told
-    /// little before.
+    /// Tells why it is closed, as far as that goes without waiting: a message of some bytes to somebody who
+    /// was told little before.
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         if self.outgoing.push(&FromEngine::Refused(refusal)).is_ok() {
             // If it does not go the client sees the end of the connection.

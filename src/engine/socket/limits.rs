@@ -1,7 +1,7 @@
 //! How many connections a server takes, from whom, and for how long.
 //!
-//! A connection is an open file, of which a process has a limited number. Those that are not in use are closed; a role, and a
-//! process, gets a share only; and who cannot be served is told so at once.
+//! A connection is an open file, of which a process has a limited number. Those that are not in use are
+//! closed; a role, and a process, gets a share only; and who cannot be served is told so at once.
 
 use std::time::Duration;
 

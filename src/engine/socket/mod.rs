@@ -1,14 +1,16 @@
-//! The engine for other processes: a Unix socket with the same requests and events as [`crate::Engine::submit`].
+//! The engine for other processes: a Unix socket with the same requests and events as
+//! [`crate::Engine::submit`].
 //!
-//! [`Server`] serves an engine from a thread of its own; [`Client`] is the other end, which never blocks. A message is
-//! four bytes of length, little-endian, and its postcard form. Both ends are of the same build: where they are programs of their own, they
-//! have compared their [`crate::process::BUILD`] before.
+//! [`Server`] serves an engine from a thread of its own; [`Client`] is the other end, which never blocks. A
+//! message is four bytes of length, little-endian, and its postcard form. Both ends are of the same build:
+//! where they are programs of their own, they have compared their [`crate::process::BUILD`] before.
 //!
-//! A client says first who it is, and may be refused then ([`Limits`]). One that asks for nothing is disconnected after a while,
-//! which is no error: it connects again when it has a request. When a connection ends, whatever its client had submitted is cancelled.
+//! A client says first who it is, and may be refused then ([`Limits`]). One that asks for nothing is
+//! disconnected after a while, which is no error: it connects again when it has a request. When a connection
+//! ends, whatever its client had submitted is cancelled.
 //!
-//! Invariant: what arrives can be anything. A length is checked before anything is kept, memory is only taken for bytes that
-//! have arrived, and a message that cannot be read ends its connection and nothing else.
+//! Invariant: what arrives can be anything. A length is checked before anything is kept, memory is only taken
+//! for bytes that have arrived, and a message that cannot be read ends its connection and nothing else.
 
 mod acceptor;
 mod client;

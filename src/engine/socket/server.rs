@@ -1,7 +1,8 @@
-//! The serving end: one thread that accepts connections, hands their requests to the engine, and sends them its events.
+//! The serving end: one thread that accepts connections, hands their requests to the engine, and sends them
+//! its events.
 //!
-//! It never waits for one of them. Who has nothing to ask is disconnected after a while, or at once when somebody else needs the
-//! connection, and finds the way back by itself.
+//! It never waits for one of them. Who has nothing to ask is disconnected after a while, or at once when
+//! somebody else needs the connection, and finds the way back by itself.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -31,7 +32,8 @@ const MAX_REQUESTS: usize = 1024;
 /// Connections whose messages take no more are not closed for want of memory.
 const SMALL_BYTES: u64 = 1 << 20;
 
-/// Serves an engine at a path. Dropping it closes all connections, which cancels what came from them, and removes the path.
+/// Serves an engine at a path. Dropping it closes all connections, which cancels what came from them, and
+/// removes the path.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
@@ -255,8 +257,8 @@ impl Serving {
         }
     }
 
-    /// Tells those who watch what the engine has told. Who has not taken what was sent before is told nothing in between, but
-    /// the latest when there is room for it again.
+    /// Tells those who watch what the engine has told. Who has not taken what was sent before is told nothing
+    /// in between, but the latest when there is room for it again.
     fn notify_watchers(&mut self, broken: &mut Vec<u64>) {
         let has_changed = self.board.has_changed();
         let state = self.state();
@@ -328,7 +330,8 @@ impl Serving {
         self.load.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Learns who a newcomer is: it gets a connection, in the place of an idle one where none is left, or is refused.
+    /// Learns who a newcomer is: it gets a connection, in the place of an idle one where none is left, or is
+    /// refused.
     fn welcome(&mut self, number: u64, caller: Caller) -> io::Result<()> {
         let outcome = self.make_room(caller);
         let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
@@ -363,8 +366,8 @@ impl Serving {
         Ok(())
     }
 
-    /// Whether there are fewer than so many connections of such callers, if need be after the one was closed that had
-    /// nothing to do for the longest time.
+    /// Whether there are fewer than so many connections of such callers, if need be after the one was closed
+    /// that had nothing to do for the longest time.
     fn leaves_room(&mut self, most: usize, which: &dyn Fn(&Caller) -> bool) -> bool {
         let of_them = |connection: &Connection| {
             connection.caller.is_some_and(|caller| !caller.lasting && which(&caller))
@@ -470,8 +473,8 @@ impl Serving {
         }
     }
 
-    /// Counts what messages take that are on their way; where there is no room for them, the connection with the most of them
-    /// ends.
+    /// Counts what messages take that are on their way; where there is no room for them, the connection with
+    /// the most of them ends.
     fn count_memory(&mut self) {
         let bytes = self.connections.values().map(Connection::memory).sum();
         if self.engine.note_buffers(bytes) {

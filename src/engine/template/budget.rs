@@ -15,7 +15,8 @@ pub(super) const MAX_NODES: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 const MAX_BYTES: usize = 1 << 20;
 const MAX_TOTAL_BYTES: usize = 1 << 23;
-/// Bytes that all filters, tests, methods and comparisons look at together: what they make may be small, whatever they read.
+/// Bytes that all filters, tests, methods and comparisons look at together: what they make may be small,
+/// whatever they read.
 const MAX_READ_BYTES: usize = 1 << 24;
 /// Counted for a number or a list, beside its contents.
 pub(super) const NODE_BYTES: usize = 32;

@@ -1,4 +1,5 @@
-//! What stands around the messages of a conversation: a template run once for each shape of conversations, on placeholders.
+//! What stands around the messages of a conversation: a template run once for each shape of conversations, on
+//! placeholders.
 //!
 //! Invariant: nothing that anybody has said is seen by a template.
 
@@ -13,8 +14,9 @@ use crate::tokenizer::Part;
 /// White space that no template writes by itself, to see whether it trims.
 const MARGIN: char = '\u{2028}';
 
-/// What a placeholder says, to see whether the template changes the characters of a message: letters of both cases, what the
-/// notations of other languages escape, white space of several kinds, and something to split at.
+/// What a placeholder says, to see whether the template changes the characters of a message: letters of both
+/// cases, what the notations of other languages escape, white space of several kinds, and something to split
+/// at.
 const PROBE: &str = "probe PROBE, \"it's\" <b>1 & 2</b> {3} \\ ß\n\n\t- end.";
 
 /// A template with what it is given in every conversation.
@@ -89,7 +91,8 @@ impl Source {
         Ok(frame)
     }
 
-    /// The frame without a system message: the template's own stands in it only if an empty one does not prevent that.
+    /// The frame without a system message: the template's own stands in it only if an empty one does not
+    /// prevent that.
     pub(super) fn frame_without_system(&self, shape: &Shape) -> Result<Frame, String> {
         let plain = self.frame(shape);
         if shape.thinking && self.marks().is_some() {

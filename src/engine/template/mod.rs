@@ -1,13 +1,16 @@
 //! The chat template that a model wants around a conversation.
 //!
-//! The template runs once for each shape of conversations (who speaks, in which order, and whether the model is to think), on
-//! placeholders in place of what is said; what stands around the placeholders is kept and put around messages from then on. So
-//! a message cannot steer the template, cannot make it fail, and its text is known apart from the template's, which alone may
-//! contain control tokens. Of what templates do to a message, trimming is carried over; a template that shows a message twice,
-//! loses its placeholder or changes the characters in it (`upper`, `tojson`) is refused. What a template decides by a message's text
-//! it decides by the placeholder's. A template that takes no system message gets it at the beginning of the user's first one.
+//! The template runs once for each shape of conversations (who speaks, in which order, and whether the model
+//! is to think), on placeholders in place of what is said; what stands around the placeholders is kept and
+//! put around messages from then on. So a message cannot steer the template, cannot make it fail, and its
+//! text is known apart from the template's, which alone may contain control tokens. Of what templates do to a
+//! message, trimming is carried over; a template that shows a message twice, loses its placeholder or changes
+//! the characters in it (`upper`, `tojson`) is refused. What a template decides by a message's text it
+//! decides by the placeholder's. A template that takes no system message gets it at the beginning of the
+//! user's first one.
 //!
-//! Most of a template's own system message is left out where the template can do without: see [`Source::frame_without_system`].
+//! Most of a template's own system message is left out where the template can do without: see
+//! [`Source::frame_without_system`].
 //!
 //! Invariant: nothing that anybody says becomes a control token.
 
@@ -61,7 +64,8 @@ pub enum Origin {
 /// A conversation that the assistant is to continue.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Conversation<'a> {
-    /// What the assistant is told beforehand; an empty text keeps the template from saying something of its own.
+    /// What the assistant is told beforehand; an empty text keeps the template from saying something of its
+    /// own.
     pub system: Option<&'a str>,
     /// What was said before the prompt.
     pub history: &'a [Message],
@@ -190,11 +194,12 @@ impl ChatTemplate {
         Ok(self.encode(tokenizer, &Conversation { prompt, ..Conversation::default() })?.tokens)
     }
 
-    /// Tokens of a conversation that the assistant is to continue. Nothing in its messages becomes a control token.
+    /// Tokens of a conversation that the assistant is to continue. Nothing in its messages becomes a control
+    /// token.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`] where the template
-    /// does not take such a conversation.
+    /// Those of [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`]
+    /// where the template does not take such a conversation.
     pub fn encode(&self, tokenizer: &Tokenizer, conversation: &Conversation<'_>) -> Result<Encoded, Error> {
         let messages = conversation.messages()?;
         let mut encoded = match &self.template {

@@ -1,6 +1,8 @@
-//! Templates of prompts: texts in the language of jinja2 that people keep and fill in with values of their own.
+//! Templates of prompts: texts in the language of jinja2 that people keep and fill in with values of their
+//! own.
 //!
-//! They run in the sandbox of chat templates, with jinja2's usual treatment of white space: line breaks stay where they are written.
+//! They run in the sandbox of chat templates, with jinja2's usual treatment of white space: line breaks stay
+//! where they are written.
 
 use minijinja::Value;
 use serde_json::{Map, Value as Json};
@@ -37,12 +39,14 @@ impl From<Failure> for PromptError {
 /// Names of the variables that a template uses, sorted. This is also how a template is checked.
 ///
 /// # Errors
-/// [`PromptError::Syntax`] where it cannot be compiled, [`PromptError::Rendering`] where there is no thread to do it on.
+/// [`PromptError::Syntax`] where it cannot be compiled, [`PromptError::Rendering`] where there is no thread
+/// to do it on.
 pub fn variables(template: &str) -> Result<Vec<String>, PromptError> {
     Ok(sandbox::variables(Dialect::prompt(true), template)?)
 }
 
-/// The text that the template makes of the values. What has no value is an error if `strict`, and an empty text otherwise.
+/// The text that the template makes of the values. What has no value is an error if `strict`, and an empty
+/// text otherwise.
 ///
 /// # Errors
 /// [`PromptError`].
@@ -69,7 +73,8 @@ mod tests {
             ),
             "A: 1B: 2"
         );
-        // Python writes truth and nothing its own way, keeps the point of a number, and drops one line break at the end.
+        // Python writes truth and nothing its own way, keeps the point of a number, and drops one line break
+        // at the end.
         assert_eq!(text("{{ a }} {{ b }} {{ c }}\n", r#"{"a": true, "b": null, "c": 1.0}"#), "True None 1.0");
         // No line break is lost around a tag.
         assert_eq!(text("a\n  {% if true %}\nb\n{% endif %}\nc", "{}"), "a\n  \nb\n\nc");

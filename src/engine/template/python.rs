@@ -1,7 +1,9 @@
-//! Where Python and minijinja differ in what values are and do: their text, JSON, tests, operators and methods of strings.
+//! Where Python and minijinja differ in what values are and do: their text, JSON, tests, operators and
+//! methods of strings.
 //!
-//! Templates are written for Python's jinja2 and make use of it down to the spelling of `None`. What makes text of any length
-//! (formats with a width, repetition, JSON with indentation) says how many bytes it is going to make before it makes them.
+//! Templates are written for Python's jinja2 and make use of it down to the spelling of `None`. What makes
+//! text of any length (formats with a width, repetition, JSON with indentation) says how many bytes it is
+//! going to make before it makes them.
 
 use std::fmt::Write as _;
 

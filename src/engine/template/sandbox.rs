@@ -2,9 +2,10 @@
 //!
 //! Templates come with model files and are programs. Bounded are: the length of the source, instructions
 //! (fuel), nesting of calls, the stack (compiling and dropping a deep expression recurses: it happens on a
-//! thread with a large stack), and memory (see `budget.rs` and `environment.rs`). For the last, the compiled program is rewritten
-//! so that every operation that makes a value, or looks at all of one, goes through the budget; minijinja has no hook for that. The test
-//! `fuel_and_depth_alone_bound_no_memory` shows what happens without: two instructions double a value.
+//! thread with a large stack), and memory (see `budget.rs` and `environment.rs`). For the last, the compiled
+//! program is rewritten so that every operation that makes a value, or looks at all of one, goes through the
+//! budget; minijinja has no hook for that. The test `fuel_and_depth_alone_bound_no_memory` shows what happens
+//! without: two instructions double a value.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -263,8 +264,8 @@ fn check_products(tag: &[Token<'_>]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether an operand contains a variable, so that its value is not known before the template runs. It is read from its
-/// side at the operator: a name, or whatever stands in brackets.
+/// Whether an operand contains a variable, so that its value is not known before the template runs. It is
+/// read from its side at the operator: a name, or whatever stands in brackets.
 fn varies<'a>(tokens: impl Iterator<Item = &'a Token<'a>>) -> bool {
     let mut depth = 0_usize;
     for token in tokens {

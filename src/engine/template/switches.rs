@@ -1,14 +1,15 @@
 //! How templates are told whether the model is to think before it answers.
 //!
-//! There is no common way. Templates look at variables of several names, whose values some of them check, or for a word in the
-//! system message.
+//! There is no common way. Templates look at variables of several names, whose values some of them check, or
+//! for a word in the system message.
 
 use minijinja::Value;
 
 /// What some templates look for in messages.
 pub(super) const NO_THINK: &str = "/no_think";
 
-/// The variables that switch thinking on or off. Those that set its extent have the least one that the template names.
+/// The variables that switch thinking on or off. Those that set its extent have the least one that the
+/// template names.
 pub(super) fn switches(source: &str, thinking: bool) -> Value {
     let names =
         |word: &str| ["'", "\""].iter().any(|quote| source.contains(&format!("{quote}{word}{quote}")));

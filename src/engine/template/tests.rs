@@ -593,8 +593,8 @@ fn hostile_templates_end_soon_and_small() {
     }
 }
 
-/// Why the sandbox rewrites programs: minijinja's own limits count instructions and calls, and a handful of these makes a
-/// value of any size.
+/// Why the sandbox rewrites programs: minijinja's own limits count instructions and calls, and a handful of
+/// these makes a value of any size.
 #[test]
 fn fuel_and_depth_alone_bound_no_memory() {
     const DOUBLINGS: usize = 22;

@@ -26,9 +26,10 @@ fn reply(to: &Sender<Event>, notify: impl Fn() + Send + Sync + 'static) -> Reply
     Reply::with_notify(to.clone(), Arc::new(notify))
 }
 
-/// The functions are called on the engine's thread, which makes this certain: the third request cancels the second when
-/// it is admitted; the second cancels the first when it has failed, before the pass and after the engine has
-/// looked at the first. So the first is found cancelled inside the pass of the first and the third.
+/// The functions are called on the engine's thread, which makes this certain: the third request cancels the
+/// second when it is admitted; the second cancels the first when it has failed, before the pass and after the
+/// engine has looked at the first. So the first is found cancelled inside the pass of the first and the
+/// third.
 #[test]
 fn a_cancelled_request_does_not_wait_for_the_pass_of_the_others() {
     let engine = Engine::start(Config { threads: 1, prefill_rows: vec![256], ..Config::default() }).unwrap();

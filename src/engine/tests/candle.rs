@@ -1,5 +1,5 @@
-//! The backend on candle's tensors: the same bytes on one machine, whole requests, what it refuses; and the verification of
-//! models, which compares the backends.
+//! The backend on candle's tensors: the same bytes on one machine, whole requests, what it refuses; and the
+//! verification of models, which compares the backends.
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};

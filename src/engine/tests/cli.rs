@@ -1,4 +1,5 @@
-//! The command line `steadytext-engine`: help, mistakes, and what `inspect` says of files that run and of files that don't.
+//! The command line `steadytext-engine`: help, mistakes, and what `inspect` says of files that run and of
+//! files that don't.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

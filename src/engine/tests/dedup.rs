@@ -1,4 +1,5 @@
-//! Requests that ask for the same at the same time are computed once; a model whose file was replaced is loaded anew.
+//! Requests that ask for the same at the same time are computed once; a model whose file was replaced is
+//! loaded anew.
 
 use std::path::Path;
 use std::time::Instant;

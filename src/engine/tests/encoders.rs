@@ -328,7 +328,8 @@ fn a_folder_whose_weights_are_cut_short_fails_its_texts_and_nothing_else() {
         submit(&engine, key, &model, Work::Embed(Embed::passage(text)), Reply::new(sender.clone()));
     }
     assert!(ends(&events, 1).values().all(Result::is_ok));
-    // Through another name: a file that is not there does not count as changed, so that its mapping stays in use.
+    // Through another name: a file that is not there does not count as changed, so that its mapping stays in
+    // use.
     let elsewhere = model.join("elsewhere");
     std::fs::rename(&weights, &elsewhere).unwrap();
     std::fs::OpenOptions::new().write(true).open(&elsewhere).unwrap().set_len(0).unwrap();

@@ -1,5 +1,6 @@
-//! The engine's bytes, written down: whoever changes one of them notices, and raises `KERNEL_VERSION`, so that cached answers of before are
-//! not given any more. The same on every x86-64 machine, whatever its instructions and the number of threads.
+//! The engine's bytes, written down: whoever changes one of them notices, and raises `KERNEL_VERSION`, so
+//! that cached answers of before are not given any more. The same on every x86-64 machine, whatever its
+//! instructions and the number of threads.
 #![cfg(target_arch = "x86_64")]
 
 use std::path::Path;
@@ -335,7 +336,8 @@ fn constrained() -> [(&'static str, Constraint); 3] {
 const NASTY: &str = "It's we'LL  1234567 (abc)\tab\r\n\n  x\u{a0}y \u{2003}z\u{3000}\u{e9}e\u{301} \u{1f469}\u{200d}\u{1f4bb} \u{17f}'\u{17f} \
     \u{4f60}\u{597d}\u{ff11}\u{ff12} \u{661}\u{662} ---a  \n \nab12ab '\u{130}i <|im_start|> 12,345.67\u{feff}end ";
 
-/// Token ids of [`NASTY`] by a vocabulary that shows where words end: what is merged across the borders of one way.
+/// Token ids of [`NASTY`] by a vocabulary that shows where words end: what is merged across the borders of
+/// one way.
 fn words(path: &Path, splitter: Splitter) -> Vec<u8> {
     let spec = Spec { splitter, vocab: 700, ..Spec::default() };
     let mut made = file(&spec).unwrap();
@@ -394,7 +396,8 @@ fn words(path: &Path, splitter: Splitter) -> Vec<u8> {
     ids.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
-/// In the manner of Qwen's: a system message where there is none, thoughts that are stripped, a loop backwards.
+/// In the manner of Qwen's: a system message where there is none, thoughts that are stripped, a loop
+/// backwards.
 const CHATML: &str = r#"{%- if messages[0].role != 'system' or not messages[0].content %}{{- '<|im_start|>system\nYou are ' + 'helpful'|capitalize + '.<|im_end|>\n' }}{%- endif %}
 {%- set ns = namespace(last=messages|length - 1, open=true) %}
 {%- for message in messages[::-1] %}

@@ -1,5 +1,5 @@
-//! Keys and values in 8 bits: the same bytes whatever must not matter, how far they are from those in 16 bits, and the memory that
-//! they save.
+//! Keys and values in 8 bits: the same bytes whatever must not matter, how far they are from those in 16
+//! bits, and the memory that they save.
 
 use crossbeam_channel::unbounded;
 use steadytext_engine::summary::{Load, Summary};
@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 
-/// Largest rms of deviations from logits with f16, in standard deviations (measured: 0.006 to 0.03; to 0.085 with experts, which change).
+/// Largest rms of deviations from logits with f16, in standard deviations (measured: 0.006 to 0.03; to 0.085
+/// with experts, which change).
 const BOUND: f64 = 0.15;
 
 fn model(directory: &TempDir, spec: &Spec) -> ModelSource {

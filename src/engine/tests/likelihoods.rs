@@ -1,4 +1,5 @@
-//! Likelihoods of answers from outside: against the logits that they are made of, and with everything that must not matter.
+//! Likelihoods of answers from outside: against the logits that they are made of, and with everything that
+//! must not matter.
 
 use std::path::Path;
 

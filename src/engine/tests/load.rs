@@ -41,8 +41,8 @@ fn every_tensor_is_missed_by_its_name() {
     for architecture in Architecture::ALL {
         let spec = Spec { tied: true, ..Spec::tiny(architecture) };
         for tensor in file(&spec).unwrap().tensors {
-            // Biases but those of experts, and the factors of Llama 3, are optional in every architecture, and a fused matrix is
-            // missed by the names of its parts.
+            // Biases but those of experts, and the factors of Llama 3, are optional in every architecture,
+            // and a fused matrix is missed by the names of its parts.
             let optional = [".bias", "attn_qkv.weight", "ffn_gate_up_exps.weight", "rope_freqs.weight"];
             // Keys are values in blocks of Gemma 4 that have none.
             let of_gemma4 = ["attn_v.weight", "layer_output_scale.weight", "ffn_down_exps.scale"];

@@ -1,7 +1,7 @@
 //! Models are loaded beside the engine thread: nobody else waits, and nobody waits for ever.
 //!
-//! A load is held up for as long as a test wants by what another process that writes the file of panels would have:
-//! the lock on it.
+//! A load is held up for as long as a test wants by what another process that writes the file of panels would
+//! have: the lock on it.
 
 use std::fs::File;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

@@ -1,5 +1,5 @@
-//! Files that are cut short under a running engine: their requests fail, the others go on, and the next request
-//! opens the file anew. Without the handler a test's process ends by a signal.
+//! Files that are cut short under a running engine: their requests fail, the others go on, and the next
+//! request opens the file anew. Without the handler a test's process ends by a signal.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -47,8 +47,8 @@ impl World {
     }
 }
 
-/// Its embedding is looked up in the model's file, everything else is in panels; both are larger than what the
-/// system reads ahead.
+/// Its embedding is looked up in the model's file, everything else is in panels; both are larger than what
+/// the system reads ahead.
 fn spec() -> Spec {
     Spec {
         tied: false,

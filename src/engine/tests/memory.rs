@@ -1,4 +1,5 @@
-//! An engine that has little memory, or none: requests fail with an error that says so, and the next ones are served.
+//! An engine that has little memory, or none: requests fail with an error that says so, and the next ones are
+//! served.
 #![cfg(target_os = "linux")]
 
 use std::path::{Path, PathBuf};
@@ -56,7 +57,8 @@ fn run(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> Vec<Result<Out
     ends
 }
 
-/// How many of them there was no memory for. Other errors than those of the request itself are none that may come.
+/// How many of them there was no memory for. Other errors than those of the request itself are none that may
+/// come.
 fn refused(what: &str, ends: &[Result<Output, Error>]) -> usize {
     let no_memory = |end: &&Result<Output, Error>| match end {
         Ok(_)

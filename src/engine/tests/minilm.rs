@@ -1,5 +1,5 @@
-//! A real encoder, all-MiniLM-L6-v2, against what transformers compute with it (`minilm/reference.jsonl`, made by
-//! `minilm/reference.py`). `scripts/fetch-minilm.sh` fetches the model.
+//! A real encoder, all-MiniLM-L6-v2, against what transformers compute with it (`minilm/reference.jsonl`,
+//! made by `minilm/reference.py`). `scripts/fetch-minilm.sh` fetches the model.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

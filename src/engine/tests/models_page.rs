@@ -1,5 +1,6 @@
-//! The tables of docs/models.md: written from what the engine knows and from what its tests name, and compared with the page.
-//! A family that is added to the engine or to a test comes into them by itself; `make docs-models` writes them.
+//! The tables of docs/models.md: written from what the engine knows and from what its tests name, and
+//! compared with the page. A family that is added to the engine or to a test comes into them by itself; `make
+//! docs-models` writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

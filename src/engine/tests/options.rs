@@ -1,5 +1,5 @@
-//! How tokens are chosen beyond temperature and seed: bias and penalties, whatever computes them; what is told of the first token;
-//! and texts as a tokenizer sees them.
+//! How tokens are chosen beyond temperature and seed: bias and penalties, whatever computes them; what is
+//! told of the first token; and texts as a tokenizer sees them.
 
 use crossbeam_channel::unbounded;
 use steadytext_engine::{

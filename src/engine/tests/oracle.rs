@@ -1,5 +1,5 @@
-//! The decoder against candle-transformers' quantized models, which share no code with it but the dot products
-//! of blocks that have no panels.
+//! The decoder against candle-transformers' quantized models, which share no code with it but the dot
+//! products of blocks that have no panels.
 
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
@@ -19,7 +19,8 @@ impl Oracle {
     fn open(spec: &Spec, path: &std::path::Path) -> Oracle {
         let mut file = std::fs::File::open(path).unwrap();
         let mut content = gguf_file::Content::read(&mut file).unwrap();
-        // Without this key candle makes the tables of qwen3's rotation in f16, which has no integers beyond 2,048.
+        // Without this key candle makes the tables of qwen3's rotation in f16, which has no integers beyond
+        // 2,048.
         content.metadata.insert("general.dtype".to_owned(), gguf_file::Value::U32(0));
         match spec.architecture {
             Architecture::Llama => Oracle::Llama(
@@ -124,9 +125,9 @@ fn logits_agree_with_candle_beyond_position_1000() {
     }
 }
 
-/// With quantized weights any difference, however small, flips the rounding of some activations to 8 bits, and
-/// each flip causes more: the two end up as far from each other as both are from exact activations (measured:
-/// 0.05 to 0.14). That the products themselves are right is a test beside them.
+/// With quantized weights any difference, however small, flips the rounding of some activations to 8 bits,
+/// and each flip causes more: the two end up as far from each other as both are from exact activations
+/// (measured: 0.05 to 0.14). That the products themselves are right is a test beside them.
 #[test]
 fn logits_agree_with_candle_on_every_quantization() {
     let kinds = [

@@ -70,7 +70,8 @@ fn assert_blames(result: Result<Output, Error>, place: &str) {
     assert!(message.starts_with(&format!("a fault in {place} at ")), "{message}");
 }
 
-/// A request fails while the thread unwinds; the panic is counted, and the request's place in the queue given back, after that.
+/// A request fails while the thread unwinds; the panic is counted, and the request's place in the queue given
+/// back, after that.
 fn assert_settles(engine: &Engine, panics: u64) {
     let begun = Instant::now();
     while (engine.statistics().panics, engine.waiting()) != (panics, 0) {

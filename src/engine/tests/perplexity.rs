@@ -1,4 +1,5 @@
-//! The builtin model against llama.cpp, by losses of llama.cpp that `make check-peer` writes into `builtin_losses.tsv`; that command compares everything else as well.
+//! The builtin model against llama.cpp, by losses of llama.cpp that `make check-peer` writes into
+//! `builtin_losses.tsv`; that command compares everything else as well.
 
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{ModelSource, Probe};
@@ -20,8 +21,8 @@ fn losses(text: &str) -> Vec<(u32, f64)> {
     losses
 }
 
-/// Both quantize activations to 8 bits, and llama.cpp sums in another order: single losses differ in the second
-/// decimal place, their mean in the third.
+/// Both quantize activations to 8 bits, and llama.cpp sums in another order: single losses differ in the
+/// second decimal place, their mean in the third.
 #[test]
 fn perplexity_of_the_licence_is_llama_cpps() {
     let expected: Vec<(u32, f64)> = include_str!("builtin_losses.tsv")

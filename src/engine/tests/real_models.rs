@@ -1,6 +1,6 @@
 //! Real decoders, as `scripts/fetch-real-models.sh` fetches them, against what llama.cpp computes with them
-//! (`real_models/reference.jsonl`, made by `bench/peer/real_models.py`). A model that is not there is skipped, with a line
-//! that says so.
+//! (`real_models/reference.jsonl`, made by `bench/peer/real_models.py`). A model that is not there is
+//! skipped, with a line that says so.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ const TOKENS: usize = 2000;
 const PERPLEXITY_BOUND: f64 = 0.005;
 /// llama.cpp's is that with keys and values in 16 bits.
 const PERPLEXITY_BOUND_OF_8_BITS: f64 = 0.01;
-/// Where llama.cpp's best token is ahead of the second one by less, in logits, either may come first: logits of the two
-/// differ by a few hundredths of their deviation, which is about 3.
+/// Where llama.cpp's best token is ahead of the second one by less, in logits, either may come first: logits
+/// of the two differ by a few hundredths of their deviation, which is about 3.
 const NEAR_TIE: f64 = 0.5;
 
 /// The lines of the reference of a model.

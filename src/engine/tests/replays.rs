@@ -1,6 +1,6 @@
 //! Replays of a mixed set of requests under everything that must not matter: batch mates, order of arrival,
-//! slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts, priorities and pauses,
-//! which suspend requests.
+//! slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts, priorities and
+//! pauses, which suspend requests.
 //!
 //! Some dozens of replays by default; `make bench-determinism` sets REPLAYS=1000 and reads the lines
 //! `name<TAB>value` that are printed. A replay follows from its number, so a failure can be repeated:
@@ -48,8 +48,8 @@ impl Random {
     }
 }
 
-/// The builtin model and some of random weights, two of them with layers that are not attention, in all the formats that are
-/// repeatable everywhere.
+/// The builtin model and some of random weights, two of them with layers that are not attention, in all the
+/// formats that are repeatable everywhere.
 fn models(directory: &TempDir) -> Vec<ModelSource> {
     let mixed = Quantization {
         embedding: Kind::Q6K,

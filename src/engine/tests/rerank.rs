@@ -1,4 +1,5 @@
-//! Reranking from outside: scores against the logits that they are made of, what is shared, what must not matter.
+//! Reranking from outside: scores against the logits that they are made of, what is shared, what must not
+//! matter.
 
 use std::path::{Path, PathBuf};
 

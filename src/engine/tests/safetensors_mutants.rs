@@ -1,5 +1,5 @@
-//! Thousands of damaged folders: loading them neither panics nor takes memory out of proportion, and an engine that has
-//! met them goes on. The damage is the same in every run.
+//! Thousands of damaged folders: loading them neither panics nor takes memory out of proportion, and an
+//! engine that has met them goes on. The damage is the same in every run.
 #![cfg(target_os = "linux")]
 
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! `steadytext-engine serve`: what it says to whoever starts it, what it tells those who watch it, and how it ends.
+//! `steadytext-engine serve`: what it says to whoever starts it, what it tells those who watch it, and how it
+//! ends.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Models in several files: they are one model, whatever is cut where, and parts that do not belong together are refused.
+//! Models in several files: they are one model, whatever is cut where, and parts that do not belong together
+//! are refused.
 
 use std::path::{Path, PathBuf};
 

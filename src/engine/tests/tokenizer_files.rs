@@ -222,7 +222,8 @@ fn end_tokens_come_from_metadata_and_names() {
     assert_eq!((tokenizer(&file).eos(), tokenizer(&file).end_tokens().to_vec()), (None, vec![257]));
 }
 
-/// A file with a vocabulary for `model`: unknown, beginning, end, the bytes as `<0xFF>`, then these with their scores.
+/// A file with a vocabulary for `model`: unknown, beginning, end, the bytes as `<0xFF>`, then these with
+/// their scores.
 fn scored(model: &str, pieces: &[(&str, i32, f32)]) -> File {
     let special = [("<unk>", 2), ("<s>", 3), ("</s>", 3)];
     let mut tokens: Vec<String> = special.iter().map(|(token, _)| (*token).to_owned()).collect();

@@ -1,4 +1,5 @@
-//! Whose turn it is: by priority, users in turn, nobody for ever. Counted in turns of the engine, not in seconds.
+//! Whose turn it is: by priority, users in turn, nobody for ever. Counted in turns of the engine, not in
+//! seconds.
 
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ fn world(config: Config) -> World {
     world_of(Spec::tiny(Architecture::Qwen3), config)
 }
 
-/// With a vocabulary of which a token is drawn in some tenths of a millisecond, so that a text takes longer than the engine takes to
-/// tell of its first pieces.
+/// With a vocabulary of which a token is drawn in some tenths of a millisecond, so that a text takes longer
+/// than the engine takes to tell of its first pieces.
 fn slow_world(config: Config) -> World {
     world_of(Spec { vocab: 16384, ..Spec::tiny(Architecture::Qwen3) }, config)
 }

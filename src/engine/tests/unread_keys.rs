@@ -1,4 +1,5 @@
-//! Keys and tensors that a family does not read: what would change a result is refused by name, and nothing that files of the family have.
+//! Keys and tensors that a family does not read: what would change a result is refused by name, and nothing
+//! that files of the family have.
 
 use std::path::PathBuf;
 

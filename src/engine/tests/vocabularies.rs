@@ -1,6 +1,6 @@
-//! The vocabularies with which llama.cpp tests its tokenizers, and what it makes of 47 strings and of random text
-//! (`vocabularies/llama_cpp.json`, made by `vocabularies/compare.py`). `scripts/fetch-llama-cpp.sh` fetches them; without
-//! them the tests say so and are skipped.
+//! The vocabularies with which llama.cpp tests its tokenizers, and what it makes of 47 strings and of random
+//! text (`vocabularies/llama_cpp.json`, made by `vocabularies/compare.py`). `scripts/fetch-llama-cpp.sh`
+//! fetches them; without them the tests say so and are skipped.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

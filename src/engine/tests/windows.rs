@@ -1,4 +1,5 @@
-//! Sliding windows: blocks of keys and values that no window sees any more are given back, and no byte changes.
+//! Sliding windows: blocks of keys and values that no window sees any more are given back, and no byte
+//! changes.
 
 use std::path::PathBuf;
 
@@ -36,7 +37,8 @@ fn some_layers(directory: &TempDir, architecture: Architecture) -> ModelSource {
     ModelSource::File(path)
 }
 
-/// A model whose test files have no window by themselves. The first Mistral is Llama with one in all layers, as Phi-3 is.
+/// A model whose test files have no window by themselves. The first Mistral is Llama with one in all layers,
+/// as Phi-3 is.
 fn with_a_window(directory: &TempDir, spec: &Spec) -> ModelSource {
     let name = spec.architecture.variant();
     let path: PathBuf = directory.path().join("windowed.gguf");

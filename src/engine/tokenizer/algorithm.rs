@@ -1,7 +1,8 @@
 //! How text becomes tokens of a vocabulary, by the value of `tokenizer.ggml.model`.
 //!
-//! A tokenizer of another kind is a variant of [`Algorithm`]: it reads the vocabulary its own way, and encodes stretches of
-//! text. What is around that (special tokens, beginnings and ends, bytes of tokens) is the same for all.
+//! A tokenizer of another kind is a variant of [`Algorithm`]: it reads the vocabulary its own way, and
+//! encodes stretches of text. What is around that (special tokens, beginnings and ends, bytes of tokens) is
+//! the same for all.
 
 use std::collections::HashSet;
 

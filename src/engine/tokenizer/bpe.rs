@@ -1,5 +1,5 @@
-//! Byte-pair encoding of one word, which begins as the tokens of its bytes or characters: neighbours are merged, the pair of
-//! the lowest rank first and the leftmost of equals.
+//! Byte-pair encoding of one word, which begins as the tokens of its bytes or characters: neighbours are
+//! merged, the pair of the lowest rank first and the leftmost of equals.
 //!
 //! The algorithm is the one of the `tokenizers` crate, which the tests compare with. Its own model is not
 //! used at run time because it indexes out of bounds on merges that are longer than any token, keeps a

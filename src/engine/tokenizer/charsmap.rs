@@ -1,9 +1,10 @@
-//! The precompiled character map of SentencePiece: what replaces the beginnings of a text that it knows, such as `ﬁ`.
+//! The precompiled character map of SentencePiece: what replaces the beginnings of a text that it knows, such
+//! as `ﬁ`.
 //!
-//! It is a double array ([Darts-clone](https://github.com/s-yata/darts-clone)) over the bytes of what is replaced, and the
-//! replacements, each of which ends in a zero byte. A unit of the array holds its label in bits 0 to 7, whether a
-//! value follows in bit 8, and the offset to its children in the bits from 10 on, times 256 where bit 9 is set. A value has bit 31
-//! set; the rest of it is the place of the replacement.
+//! It is a double array ([Darts-clone](https://github.com/s-yata/darts-clone)) over the bytes of what is
+//! replaced, and the replacements, each of which ends in a zero byte. A unit of the array holds its label in
+//! bits 0 to 7, whether a value follows in bit 8, and the offset to its children in the bits from 10 on,
+//! times 256 where bit 9 is set. A value has bit 31 set; the rest of it is the place of the replacement.
 //!
 //! Invariant: everything that can be reached from the root was checked when the file was read.
 
@@ -93,8 +94,8 @@ impl Charsmap {
         std::str::from_utf8(rest.get(..end)?).ok()
     }
 
-    /// Looks at every unit that can be reached, each of them once: ends that are alike share their units. The error says what
-    /// is wrong.
+    /// Looks at every unit that can be reached, each of them once: ends that are alike share their units. The
+    /// error says what is wrong.
     fn check(&self) -> Result<(), &'static str> {
         const OUTSIDE: &str = "points outside its array";
         let mut seen = vec![false; self.units.len()];

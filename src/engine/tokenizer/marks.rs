@@ -66,8 +66,8 @@ impl Set {
     }
 }
 
-/// Special tokens that take white space beside them away. Files do not say so; which models do is known by their names, as
-/// llama.cpp has it.
+/// Special tokens that take white space beside them away. Files do not say so; which models do is known by
+/// their names, as llama.cpp has it.
 #[derive(Debug, Default)]
 pub(super) struct Strips {
     /// What stands before them.

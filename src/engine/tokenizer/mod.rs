@@ -1,12 +1,14 @@
 //! Text to tokens and back, from the metadata of a GGUF file.
 //!
-//! A [`Tokenizer`] is a vocabulary (the bytes and the role of each token), a search for special tokens, and an algorithm
-//! for the stretches of text between them ([`algorithm`]): byte-level BPE with the splitting patterns of [`pre`],
-//! SentencePiece's BPE and unigram model, and WordPiece. All others see the [`Tokenizer`] only.
+//! A [`Tokenizer`] is a vocabulary (the bytes and the role of each token), a search for special tokens, and
+//! an algorithm for the stretches of text between them ([`algorithm`]): byte-level BPE with the splitting
+//! patterns of [`pre`], SentencePiece's BPE and unigram model, and WordPiece. All others see the
+//! [`Tokenizer`] only.
 //!
-//! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised, unless the folder of an
-//! encoder says so (Hugging Face applies NFC for Qwen2), user-defined tokens such as `<think>` are found in any text,
-//! control tokens only where the caller vouches for the text. WordPiece follows transformers.
+//! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised,
+//! unless the folder of an encoder says so (Hugging Face applies NFC for Qwen2), user-defined tokens such as
+//! `<think>` are found in any text, control tokens only where the caller vouches for the text. WordPiece
+//! follows transformers.
 //!
 //! Invariant: a user's text never becomes a control token, whatever it contains and whatever stands
 //! around it.
@@ -208,8 +210,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Tokens of bytes that go on with a text and need not be whole characters, as far as the vocabulary has tokens for them;
-    /// otherwise as [`Tokenizer::encode`].
+    /// Tokens of bytes that go on with a text and need not be whole characters, as far as the vocabulary has
+    /// tokens for them; otherwise as [`Tokenizer::encode`].
     pub(crate) fn encode_bytes(&self, bytes: &[u8]) -> Vec<u32> {
         let mut ids = Vec::with_capacity(bytes.len() / 3 + 1);
         let mut scratch = Scratch::default();
@@ -303,9 +305,9 @@ impl Tokenizer {
         self.vocabulary.end_tokens.binary_search(&id).is_ok()
     }
 
-    /// The tokens that may follow a text which ends with `pending`, the beginning of a character, or behind a character where
-    /// that is empty: those that keep it valid. Unless the token is the `last` one it begins no character that the
-    /// vocabulary cannot complete. None, or none in it, where there is no such token.
+    /// The tokens that may follow a text which ends with `pending`, the beginning of a character, or behind a
+    /// character where that is empty: those that keep it valid. Unless the token is the `last` one it begins
+    /// no character that the vocabulary cannot complete. None, or none in it, where there is no such token.
     pub(crate) fn following(&self, pending: &[u8], last: bool) -> Option<&SimpleVob> {
         self.continuations.following(self, pending, last)
     }
@@ -342,8 +344,8 @@ impl Tokenizer {
     }
 }
 
-/// Cuts tokens to `most`, at the end of a text behind which `after` more tokens stand. What is before the text, about `before`
-/// tokens, stays too: where that leaves no room for the text, nothing is cut.
+/// Cuts tokens to `most`, at the end of a text behind which `after` more tokens stand. What is before the
+/// text, about `before` tokens, stays too: where that leaves no room for the text, nothing is cut.
 pub(crate) fn truncate(tokens: &mut Vec<u32>, before: usize, after: usize, most: usize) {
     let Some(room) = most.checked_sub(after).filter(|room| *room > before) else { return };
     if tokens.len() > most {

@@ -1,8 +1,9 @@
-//! What is done to a text before it is cut into tokens, where a folder's `tokenizer.json` says so: forms of Unicode, capitals,
-//! accents, spaces at the ends. GGUF has no words for it, so that the steps come under a key of ours.
+//! What is done to a text before it is cut into tokens, where a folder's `tokenizer.json` says so: forms of
+//! Unicode, capitals, accents, spaces at the ends. GGUF has no words for it, so that the steps come under a
+//! key of ours.
 //!
-//! Each step is that of the `tokenizers` crate. A text grows to eleven times its bytes at most: a step that makes another one's
-//! result longer again does not exist.
+//! Each step is that of the `tokenizers` crate. A text grows to eleven times its bytes at most: a step that
+//! makes another one's result longer again does not exist.
 
 use std::borrow::Cow;
 
@@ -83,7 +84,8 @@ impl Normalizer {
     /// The normalizer of the file, which does nothing where it names no steps.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where the key is no list of strings, [`Error::UnsupportedModel`] for a step that is not known.
+    /// [`Error::CorruptModel`] where the key is no list of strings, [`Error::UnsupportedModel`] for a step
+    /// that is not known.
     pub(super) fn of(gguf: &Gguf) -> Result<Normalizer, Error> {
         let mut steps: Vec<Step> = Vec::new();
         for name in gguf.opt_strings(KEY)?.into_iter().flatten() {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::vocabulary::{Ids, Vocabulary, byte_tokens};
 
-/// Longer tokens are never made of text. Bounds what looking for a token costs; real vocabularies have none that are a
-/// quarter as long.
+/// Longer tokens are never made of text. Bounds what looking for a token costs; real vocabularies have none
+/// that are a quarter as long.
 pub(super) const MAX_PIECE_BYTES: usize = 512;
 
 /// Tokens to be looked up.

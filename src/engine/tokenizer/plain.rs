@@ -1,5 +1,5 @@
-//! Byte-pair encoding of text as it is, with `▁` for spaces (Gemma 4): the characters of a line are merged, and one that no
-//! token stands for falls back to its bytes.
+//! Byte-pair encoding of text as it is, with `▁` for spaces (Gemma 4): the characters of a line are merged,
+//! and one that no token stands for falls back to its bytes.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
-//! The values of `tokenizer.ggml.pre`: how the text of a byte-pair encoding is cut into words, and what else that name
-//! decides. Names, patterns and flags are those of
-//! [llama.cpp](https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp), which wrote the files. Where it reads a
-//! pattern otherwise than the model's authors meant it (`\p{Lu}` is any letter to it, for instance), the patterns here say what
-//! it does.
+//! The values of `tokenizer.ggml.pre`: how the text of a byte-pair encoding is cut into words, and what else
+//! that name decides. Names, patterns and flags are those of
+//! [llama.cpp](https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp), which wrote the files.
+//! Where it reads a pattern otherwise than the model's authors meant it (`\p{Lu}` is any letter to it, for
+//! instance), the patterns here say what it does.
 
 use super::split::Stage::{self, *};
 
@@ -47,7 +47,8 @@ macro_rules! tail_with_slashes {
     };
 }
 
-/// Words of capitals and small letters, of which ASCII knows which is which; `$letter` is what else counts as a letter.
+/// Words of capitals and small letters, of which ASCII knows which is which; `$letter` is what else counts as
+/// a letter.
 macro_rules! cased {
     ($letter:literal, $suffix:literal) => {
         concat!(

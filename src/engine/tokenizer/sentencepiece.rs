@@ -1,8 +1,10 @@
-//! SentencePiece's byte-pair encoding: the characters of a text are joined with their neighbours as long as that makes a
-//! token, the one of the highest score first and the leftmost of equals; characters without a token fall back to their bytes.
+//! SentencePiece's byte-pair encoding: the characters of a text are joined with their neighbours as long as
+//! that makes a token, the one of the highest score first and the leftmost of equals; characters without a
+//! token fall back to their bytes.
 //!
-//! It has no words: a text is one sequence with `▁` for spaces. A candidate in the heap is dropped if one of its two sides
-//! has grown since; each of the n characters joins a neighbour once at most, so that there are O(n) candidates.
+//! It has no words: a text is one sequence with `▁` for spaces. A candidate in the heap is dropped if one of
+//! its two sides has grown since; each of the n characters joins a neighbour once at most, so that there are
+//! O(n) candidates.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
@@ -95,7 +97,8 @@ impl SentencePiece {
         self.adds_space
     }
 
-    /// Appends the tokens of a text, which is put into `written` as the vocabulary writes it; the error is a byte that has no token.
+    /// Appends the tokens of a text, which is put into `written` as the vocabulary writes it; the error is a
+    /// byte that has no token.
     pub(super) fn encode(
         &self,
         text: &str,

@@ -1,12 +1,12 @@
 //! Pre-tokenization: text is cut into words before its bytes are merged, and merges never cross a cut.
 //!
-//! A [`Splitter`] is a sequence of stages, each of which cuts the pieces that the one before it has left. Most stages are
-//! regular expressions, run by a finite automaton: time is linear in the text and there is no backtracking limit at which
-//! splitting could silently end.
+//! A [`Splitter`] is a sequence of stages, each of which cuts the pieces that the one before it has left.
+//! Most stages are regular expressions, run by a finite automaton: time is linear in the text and there is no
+//! backtracking limit at which splitting could silently end.
 //!
-//! The published patterns have one look-ahead in common, `\s+(?!\S)|\s+`: a run of white space leaves its last character to the
-//! word that follows. Here the patterns say `\s+` and the last character is given back by hand. The other look-aheads
-//! group digits, and are stages of their own.
+//! The published patterns have one look-ahead in common, `\s+(?!\S)|\s+`: a run of white space leaves its
+//! last character to the word that follows. Here the patterns say `\s+` and the last character is given back
+//! by hand. The other look-aheads group digits, and are stages of their own.
 //!
 //! Where Hugging Face's pattern says `(?i:'s|…)`, llama.cpp says `'[sS]|…`; the two differ in characters
 //! like U+017F, which folds to `s`. GGUF is llama.cpp's format, so its reading is ours.
@@ -24,8 +24,8 @@ pub(super) enum Stage {
     WordsAndLines(&'static str),
     /// As [`Stage::WordsAndLines`], but white space is cut into powers of two.
     PowersOfTwo(&'static str),
-    /// Runs of digits are cut into groups of three, of which the first may be shorter. What stands before a run belongs to
-    /// its first group.
+    /// Runs of digits are cut into groups of three, of which the first may be shorter. What stands before a
+    /// run belongs to its first group.
     DigitGroups,
     /// Runs of ASCII digits are cut so that groups of three stand at their ends.
     Thousands,
@@ -122,7 +122,8 @@ fn ends_in_space(word: &str, keeps_line_breaks: bool) -> bool {
     })
 }
 
-/// Where white space really ends. At the end of the text nothing follows; a single character is a word of its own.
+/// Where white space really ends. At the end of the text nothing follows; a single character is a word of its
+/// own.
 fn give_back(text: &str, start: usize, end: usize) -> usize {
     match text[start..end].char_indices().next_back() {
         Some((last, _)) if end < text.len() && last > 0 => start + last,

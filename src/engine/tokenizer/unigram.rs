@@ -1,8 +1,9 @@
-//! Unigram language model (SentencePiece): of all ways to write a text with tokens, the one whose scores add up to the most, found
-//! by Viterbi's algorithm. A character that no token stands for is the unknown token, once for a run of them.
+//! Unigram language model (SentencePiece): of all ways to write a text with tokens, the one whose scores add
+//! up to the most, found by Viterbi's algorithm. A character that no token stands for is the unknown token,
+//! once for a run of them.
 //!
-//! Before that the text is normalised: characters are replaced as the file's map says, spaces are written as `▁`, runs of
-//! them become one and one stands in front, as the file wants it.
+//! Before that the text is normalised: characters are replaced as the file's map says, spaces are written as
+//! `▁`, runs of them become one and one stands in front, as the file wants it.
 
 use std::collections::HashSet;
 

@@ -1,7 +1,8 @@
 //! Which tokens can go on with a text so that it stays valid UTF-8.
 //!
-//! A text in the making may end inside a character. What can follow is one of eight cases (RFC 3629, section 4); a table
-//! has a set of tokens for each of them. It is made when it is needed first, as most models never need it.
+//! A text in the making may end inside a character. What can follow is one of eight cases (RFC 3629, section
+//! 4); a table has a set of tokens for each of them. It is made when it is needed first, as most models never
+//! need it.
 
 use std::sync::OnceLock;
 
@@ -88,9 +89,9 @@ pub(super) trait Tokens {
 }
 
 impl Continuations {
-    /// The tokens that may follow a text that ends with the beginning of a character, `pending`, or is whole where that is
-    /// empty; with `last` also those that begin a character which the vocabulary cannot complete. Empty where none adds to
-    /// the text.
+    /// The tokens that may follow a text that ends with the beginning of a character, `pending`, or is whole
+    /// where that is empty; with `last` also those that begin a character which the vocabulary cannot
+    /// complete. Empty where none adds to the text.
     pub(super) fn following(&self, tokens: &impl Tokens, pending: &[u8], last: bool) -> Option<&SimpleVob> {
         let table = self.0.get_or_init(|| Table::new(tokens));
         let state = State::Whole.after(pending)? as usize;

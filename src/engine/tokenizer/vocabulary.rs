@@ -112,14 +112,16 @@ pub(super) enum Spelling {
     Alphabet,
     /// As text with `▁` for spaces; single bytes as `<0xFF>`.
     Plain,
-    /// As [`Spelling::Plain`], with the control tokens of BERT, which files of old converters mark as ordinary.
+    /// As [`Spelling::Plain`], with the control tokens of BERT, which files of old converters mark as
+    /// ordinary.
     WordPiece,
 }
 
 /// The tokens of a file by their text.
 pub(super) type Ids<'a> = HashMap<&'a str, u32>;
 
-/// Reads the tokens; those that `built` names are made by merges, so that they are text whatever they look like.
+/// Reads the tokens; those that `built` names are made by merges, so that they are text whatever they look
+/// like.
 pub(super) fn read<'a>(
     gguf: &Gguf,
     ids: &Ids<'a>,
@@ -212,9 +214,10 @@ fn written_byte(token: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 2 && !digits.starts_with('+'))
 }
 
-/// The role of a token by its type in the file. The name has a say as well: some files mark control
-/// tokens as ordinary or user-defined, and a user's text must not be able to contain them. That says nothing of one that
-/// `is_text`: it is built by merges, as `</s>` is in vocabularies made from HTML, or ends nothing in this vocabulary.
+/// The role of a token by its type in the file. The name has a say as well: some files mark control tokens as
+/// ordinary or user-defined, and a user's text must not be able to contain them. That says nothing of one
+/// that `is_text`: it is built by merges, as `</s>` is in vocabularies made from HTML, or ends nothing in
+/// this vocabulary.
 fn role(
     gguf: &Gguf,
     id: usize,

@@ -1,10 +1,12 @@
-//! The figures of requests over a restart of the server: in a file, from the postmaster's orderly end to its next start.
+//! The figures of requests over a restart of the server: in a file, from the postmaster's orderly end to its
+//! next start.
 //!
-//! As pg_stat_statements does with its own, the postmaster writes the file when everything else has ended, and removes it when it
-//! has read it. After a crash there is none, and what was counted is gone. A file that is not what it should be is removed
-//! and mentioned in the log, and nothing else comes of it.
+//! As pg_stat_statements does with its own, the postmaster writes the file when everything else has ended,
+//! and removes it when it has read it. After a crash there is none, and what was counted is gone. A file that
+//! is not what it should be is removed and mentioned in the log, and nothing else comes of it.
 //!
-//! Invariant: nothing here can keep the server from starting or ending: errors are said in the log, and panics end here.
+//! Invariant: nothing here can keep the server from starting or ending: errors are said in the log, and
+//! panics end here.
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -37,8 +39,8 @@ struct Stored {
     numbers: Vec<u64>,
 }
 
-/// Reads the file and removes it, and has it written when the server ends. In the postmaster, at its start and after each
-/// crash.
+/// Reads the file and removes it, and has it written when the server ends. In the postmaster, at its start
+/// and after each crash.
 pub(super) fn at_start(mut take: impl FnMut(&Line)) {
     let read = catch_unwind(AssertUnwindSafe(|| {
         let path = Path::new(FILE);
@@ -58,7 +60,8 @@ pub(super) fn at_start(mut take: impl FnMut(&Line)) {
         Ok(Some(reason)) => complain("was not read", &reason),
         Err(_) => complain("was not read", "a bug in pg_steadytext"),
     }
-    // SAFETY: the callback lives as long as the library. Processes that are forked forget those of the postmaster.
+    // SAFETY: the callback lives as long as the library. Processes that are forked forget those of the
+    // postmaster.
     unsafe { pg_sys::on_shmem_exit(Some(at_end), pg_sys::Datum::from(0)) };
 }
 

@@ -15,9 +15,9 @@ const BACKLOG_FACTOR: usize = 8;
 const MAX_BYTES: usize = 64 << 20;
 /// Requests that are claimed beyond the engine's room if they are more urgent than what is there.
 const URGENT_ROOM: usize = 16;
-/// While many enqueue at once, a claim begins no sooner than so many times what the last one took: larger claims cost less for each request,
-/// and leave more of the processors to those who enqueue. As long as the engine has enough to do, the same holds for storing and claiming
-/// together.
+/// While many enqueue at once, a claim begins no sooner than so many times what the last one took: larger
+/// claims cost less for each request, and leave more of the processors to those who enqueue. As long as the
+/// engine has enough to do, the same holds for storing and claiming together.
 const PACE: u32 = 4;
 /// However long it took.
 const LONGEST_PACE: Duration = Duration::from_millis(50);

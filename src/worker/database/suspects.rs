@@ -1,11 +1,12 @@
-//! What becomes of requests that a separate engine had when it crashed: the same as of those that a worker had.
+//! What becomes of requests that a separate engine had when it crashed: the same as of those that a worker
+//! had.
 
 use super::Worker;
 use crate::worker::engine_link;
 
 impl Worker {
-    /// Requests that an engine had which has crashed are tried one at a time from now on; one that was alone there has failed, and is
-    /// tried again as often as others that fail.
+    /// Requests that an engine had which has crashed are tried one at a time from now on; one that was alone
+    /// there has failed, and is tried again as often as others that fail.
     pub(super) fn set_suspects_apart(&mut self) {
         let keys = engine_link::take_suspects();
         if keys.is_empty() {

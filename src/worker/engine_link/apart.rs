@@ -1,6 +1,7 @@
 //! The engine runs in a program of its own, which this process starts, watches and ends.
 //!
-//! Everybody reaches it through its socket, this process as well. A crash of it is nothing that the server notices.
+//! Everybody reaches it through its socket, this process as well. A crash of it is nothing that the server
+//! notices.
 //!
 //! Invariant: the program has ended, or was killed, before another engine is started.
 

@@ -1,4 +1,5 @@
-//! Calls about what is written down beside the requests: what roles have used, what was refused them, and that the worker lives.
+//! Calls about what is written down beside the requests: what roles have used, what was refused them, and
+//! that the worker lives.
 
 use pgrx::prelude::*;
 use serde_json::Value as Json;

@@ -1,4 +1,5 @@
-//! Calls about vectorizers and enrichments: whose turn it is, a step for one of them, and what has gone wrong.
+//! Calls about vectorizers and enrichments: whose turn it is, a step for one of them, and what has gone
+//! wrong.
 
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ pub(in crate::worker) fn vectorizers_due(
     Ok(due.into_iter().flatten().collect())
 }
 
-/// One step for a definition; true if there may be more to do. It is cancelled after the first of the limits, and its process ended after
-/// the second one.
+/// One step for a definition; true if there may be more to do. It is cancelled after the first of the limits,
+/// and its process ended after the second one.
 pub(in crate::worker) fn vectorizer_step(
     id: pgrx::Uuid,
     looks: bool,
@@ -92,7 +93,8 @@ pub(in crate::worker) fn has_vectorizers(is_slow: bool) -> Result<bool, PgError>
     Ok(outlook.flatten() == Some(true))
 }
 
-/// Writes down what has gone wrong with a definition. `code`: the SQLSTATE; `None` where the process was ended.
+/// Writes down what has gone wrong with a definition. `code`: the SQLSTATE; `None` where the process was
+/// ended.
 pub(in crate::worker) fn note_definition_error(
     id: pgrx::Uuid,
     message: &str,

@@ -1,5 +1,5 @@
-//! Adapters (LoRA) of jina-embeddings-v3 with random weights: as files beside a GGUF file, as llama.cpp's converter writes them, and in a
-//! folder as transformers write it.
+//! Adapters (LoRA) of jina-embeddings-v3 with random weights: as files beside a GGUF file, as llama.cpp's
+//! converter writes them, and in a folder as transformers write it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,8 @@ pub const RANK: usize = 3;
 /// See [`RANK`].
 pub const ALPHA: f32 = 6.0;
 
-/// What an adapter has for the tensor `[outputs, inputs]` of this name; of a table of embeddings a row is an output. `ALPHA / RANK · B A` is
-/// added to it.
+/// What an adapter has for the tensor `[outputs, inputs]` of this name; of a table of embeddings a row is an
+/// output. `ALPHA / RANK · B A` is added to it.
 #[derive(Debug, Clone)]
 pub struct Lora {
     /// The name of the tensor in GGUF.

@@ -1,4 +1,5 @@
-//! Random-weight encoders of the BERT family, as GGUF files in llama.cpp's words and as folders in those of transformers.
+//! Random-weight encoders of the BERT family, as GGUF files in llama.cpp's words and as folders in those of
+//! transformers.
 //!
 //! Both are made of the same numbers, so that they must embed alike.
 
@@ -85,8 +86,8 @@ impl Bert {
         }
     }
 
-    /// The vocabulary; of most families as in `vocab.txt`: letters, digits and punctuation, alone and as continuations, then pairs and
-    /// triples of letters.
+    /// The vocabulary; of most families as in `vocab.txt`: letters, digits and punctuation, alone and as
+    /// continuations, then pairs and triples of letters.
     pub fn vocabulary(&self) -> Vec<String> {
         if let Some((tokens, _)) = encoders::vocabulary(self) {
             return tokens;

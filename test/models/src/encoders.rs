@@ -300,7 +300,8 @@ pub(crate) fn vocabulary(spec: &Bert) -> Option<(Vec<String>, Keys)> {
     Some((tokens, keys))
 }
 
-/// Pieces of a unigram vocabulary with the logarithms of their probabilities: letters, and pairs and triples of them.
+/// Pieces of a unigram vocabulary with the logarithms of their probabilities: letters, and pairs and triples
+/// of them.
 fn pieces(count: usize) -> Vec<(String, f32)> {
     let mut pieces: Vec<(String, f32)> =
         ["<s>", "<pad>", "</s>", "<unk>"].map(|control| (control.to_owned(), 0.0)).into();
@@ -338,7 +339,8 @@ fn pairs(count: usize) -> (Vec<String>, Vec<(String, String)>) {
     (tokens, merges)
 }
 
-/// The tensors of a family other than BERT. Their other names are those that candle's models want, where it has the model.
+/// The tensors of a family other than BERT. Their other names are those that candle's models want, where it
+/// has the model.
 pub(crate) fn tensors(spec: &Bert) -> Vec<Named> {
     match spec.family {
         EncoderFamily::GemmaEmbedding => return gemma(spec),
@@ -416,8 +418,8 @@ pub(crate) fn tensors(spec: &Bert) -> Vec<Named> {
     tensors.tensors
 }
 
-/// Those of jina-embeddings-v2. What candle has in one matrix, gate and up, is two in files that llama.cpp's converter wrote at first, and
-/// one in those of today.
+/// Those of jina-embeddings-v2. What candle has in one matrix, gate and up, is two in files that llama.cpp's
+/// converter wrote at first, and one in those of today.
 fn jina_v2(spec: &Bert) -> Vec<Named> {
     let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
     let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);

@@ -1,7 +1,9 @@
-//! An endpoint on this machine that speaks OpenAI's protocol as far as workers need it, and makes mistakes when told to.
+//! An endpoint on this machine that speaks OpenAI's protocol as far as workers need it, and makes mistakes
+//! when told to.
 //!
-//! What it answers follows from what it is asked: a text is `echo: ` and the last message, a choice is the first one, a vector says how
-//! many bytes its text has, a score how many words of the query the document has.
+//! What it answers follows from what it is asked: a text is `echo: ` and the last message, a choice is the
+//! first one, a vector says how many bytes its text has, a score how many words of the query the document
+//! has.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};

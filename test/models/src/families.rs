@@ -30,7 +30,8 @@ pub enum Architecture {
     Gemma2,
     /// Gemma 3: windows with a rotation of their own, norms of queries, keys and results.
     Gemma3,
-    /// Gemma 3n: several residual streams, few gates, shared keys and values, an embedding of each token for each block.
+    /// Gemma 3n: several residual streams, few gates, shared keys and values, an embedding of each token for
+    /// each block.
     Gemma3n,
     /// Gemma 4: heads of two lengths, shared keys and values, an embedding of each token for each block.
     Gemma4,
@@ -240,7 +241,8 @@ impl Architecture {
         self.traits().experts
     }
 
-    /// Whether most of its layers keep what each position overwrites, so that a text can be cut only where there is a copy of it.
+    /// Whether most of its layers keep what each position overwrites, so that a text can be cut only where
+    /// there is a copy of it.
     pub fn is_recurrent_family(self) -> bool {
         self.traits().recurrent
     }

@@ -1,7 +1,8 @@
-//! A hub that serves files on this machine, in the protocol of huggingface.co as far as downloads need it, and makes mistakes when told to.
+//! A hub that serves files on this machine, in the protocol of huggingface.co as far as downloads need it,
+//! and makes mistakes when told to.
 //!
-//! It has two addresses. At that of the hub are the lists of repositories and small files; for large ones it sends whoever asks
-//! to the other, as the real one does with its stores.
+//! It has two addresses. At that of the hub are the lists of repositories and small files; for large ones it
+//! sends whoever asks to the other, as the real one does with its stores.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -196,8 +197,8 @@ impl LocalHub {
         self.state().token = Some(token.to_owned());
     }
 
-    /// What goes wrong when the bytes of a file are asked for, or the list of a repository (`list`), one fault after the other. Without
-    /// any left all goes well.
+    /// What goes wrong when the bytes of a file are asked for, or the list of a repository (`list`), one
+    /// fault after the other. Without any left all goes well.
     pub fn fault(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
         self.state().faults.entry(path.to_owned()).or_default().extend(faults);
     }

@@ -100,8 +100,8 @@ impl Quantization {
         }
     }
 
-    /// As llama.cpp's Q4_K_M: Q4_K with Q6_K for embedding and head, and in about half of the layers for values
-    /// and down projections.
+    /// As llama.cpp's Q4_K_M: Q4_K with Q6_K for embedding and head, and in about half of the layers for
+    /// values and down projections.
     pub fn q4_k_m() -> Self {
         Quantization {
             embedding: Kind::Q6K,
@@ -146,7 +146,8 @@ impl Quantization {
         Some(Quantization::uniform(kind))
     }
 
-    /// Types of values and down projections in a layer; `use_more_bits` of llama.cpp says which layers are finer.
+    /// Types of values and down projections in a layer; `use_more_bits` of llama.cpp says which layers are
+    /// finer.
     fn finer(&self, layer: usize, layers: usize) -> (Kind, Kind) {
         let ends = layer < layers / 8 || layer >= 7 * layers / 8;
         if !self.in_some_layers || ends || (layer - layers / 8) % 3 == 2 {
@@ -248,7 +249,8 @@ pub struct Spec {
     pub endless: bool,
     /// How text is split.
     pub splitter: Splitter,
-    /// The same vocabulary in the form of SentencePiece: scores instead of merges, `▁` for spaces, bytes as `<0xFF>`.
+    /// The same vocabulary in the form of SentencePiece: scores instead of merges, `▁` for spaces, bytes as
+    /// `<0xFF>`.
     pub sentencepiece: bool,
     /// The chat template; `None` is ChatML with the control tokens of the vocabulary, an empty string
     /// leaves the key out.
@@ -318,13 +320,13 @@ impl Spec {
         }
     }
 
-    /// What is compared with llama.cpp, at up to [`Spec::context`] positions: beyond windows and the contexts that rotations are
-    /// stretched from.
+    /// What is compared with llama.cpp, at up to [`Spec::context`] positions: beyond windows and the contexts
+    /// that rotations are stretched from.
     pub fn compared(architecture: Architecture, quantization: Quantization) -> Self {
         Spec {
             layers: match architecture {
-                // llama.cpp knows the sizes that were published only: the first 20 layers have keys and values of their own, ten few
-                // gates.
+                // llama.cpp knows the sizes that were published only: the first 20 layers have keys and
+                // values of their own, ten few gates.
                 Architecture::Gemma3n => 25,
                 Architecture::Gemma4 | Architecture::Gemma4Moe => 4,
                 _ => 3,
@@ -414,7 +416,8 @@ impl Spec {
         }
     }
 
-    /// The shape of Phi-4-mini: 3.8 billion parameters, one matrix of queries, keys and values, one of gate and up.
+    /// The shape of Phi-4-mini: 3.8 billion parameters, one matrix of queries, keys and values, one of gate
+    /// and up.
     pub fn phi4_mini() -> Self {
         Spec {
             layers: 32,

@@ -1,5 +1,5 @@
-//! IQ4_NL, IQ4_XS and MXFP4, which candle does not know: four bits a weight that choose among 16 levels; and the types of
-//! [`ternary`]. Scales are the simplest that do, not the best.
+//! IQ4_NL, IQ4_XS and MXFP4, which candle does not know: four bits a weight that choose among 16 levels; and
+//! the types of [`ternary`]. Scales are the simplest that do, not the best.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor as Dense};

@@ -15,7 +15,8 @@ pub(crate) fn digits(kind: Kind, block: &[f32], scale: f32) -> Vec<u8> {
         };
         return (0..64).map(byte).collect();
     }
-    // Digits of one byte stand so far apart. The number that they are is scaled to the whole range of a byte, and rounded up.
+    // Digits of one byte stand so far apart. The number that they are is scaled to the whole range of a byte,
+    // and rounded up.
     let byte = |first: usize, apart: usize, count: usize| {
         let number = (0..5)
             .fold(0, |number, part| number * 3 + if part < count { digit(first + part * apart) } else { 0 });

@@ -1,6 +1,8 @@
-//! What tests of vectorizers and enrichments need: waiting until nothing is left to be done, and random changes of their tables.
+//! What tests of vectorizers and enrichments need: waiting until nothing is left to be done, and random
+//! changes of their tables.
 //!
-//! `OPERATIONS` and `SEED` in the environment say how many changes there are and which; a test that fails says what they were.
+//! `OPERATIONS` and `SEED` in the environment say how many changes there are and which; a test that fails
+//! says what they were.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -113,7 +115,8 @@ impl Changes {
         });
     }
 
-    /// Changes in transactions of several shapes; an error, such as a deadlock or a server that has crashed, ends one of them.
+    /// Changes in transactions of several shapes; an error, such as a deadlock or a server that has crashed,
+    /// ends one of them.
     fn work(&self, address: &Address, client: u64) {
         let mut dice = Dice::new(self.seed, client);
         let mut session: Option<Session> = None;

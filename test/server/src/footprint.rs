@@ -5,7 +5,8 @@ use std::fs;
 /// Memory, descriptors and threads of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Footprint {
-    /// Memory of its own that no file is behind, in kB: what a leak makes larger. Shared memory is not part of it.
+    /// Memory of its own that no file is behind, in kB: what a leak makes larger. Shared memory is not part
+    /// of it.
     pub anonymous_kb: f64,
     /// All its pages in memory, in kB.
     pub rss_kb: f64,
@@ -38,7 +39,8 @@ fn number(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// The straight line through points (x, y) by least squares: how much y grows by each x; 0 where they do not say.
+/// The straight line through points (x, y) by least squares: how much y grows by each x; 0 where they do not
+/// say.
 pub fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let (x, y) =

@@ -1,4 +1,5 @@
-//! Versions of the extension beside the installed one, for a test: install and update scripts, gone when it ends.
+//! Versions of the extension beside the installed one, for a test: install and update scripts, gone when it
+//! ends.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::program::{pg_config, succeed};
 
-/// What is in a database of the extension: object, property and value, as text that is the same in another database.
+/// What is in a database of the extension: object, property and value, as text that is the same in another
+/// database.
 pub const MEMBERS: &str = include_str!("members.sql");
 
 /// The directory of the extension's control file and scripts.

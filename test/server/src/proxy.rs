@@ -1,5 +1,5 @@
-//! A network between a program and a cluster: a port of this machine whose connections lead to the cluster's socket, and which
-//! breaks, stands still or changes what passes when told to.
+//! A network between a program and a cluster: a port of this machine whose connections lead to the cluster's
+//! socket, and which breaks, stands still or changes what passes when told to.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -82,7 +82,8 @@ impl Proxy {
         self.shared.change(|weather| weather.is_still = true);
     }
 
-    /// As soon as a client has said this, the server hears it, and nothing of what the server answers passes any more.
+    /// As soon as a client has said this, the server hears it, and nothing of what the server answers passes
+    /// any more.
     pub fn keep_answers_to(&self, words: &str) {
         self.shared.change(|weather| weather.last_words = Some(words.as_bytes().to_vec()));
     }

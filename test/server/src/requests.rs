@@ -62,8 +62,9 @@ pub fn audited_users(cluster: &Cluster) -> Session {
     session
 }
 
-/// Stops the worker, and leaves so many entries of requests of alice's in the indexes of what is pending that are dead and cannot be taken away:
-/// they were cancelled after the session that is returned had begun its transaction. `priority` is an expression over i, the number of a request.
+/// Stops the worker, and leaves so many entries of requests of alice's in the indexes of what is pending that
+/// are dead and cannot be taken away: they were cancelled after the session that is returned had begun its
+/// transaction. `priority` is an expression over i, the number of a request.
 pub fn litter(cluster: &Cluster, session: &mut Session, dead: i64, priority: &str) -> Session {
     let mut alice = cluster.session_as("postgres", "alice");
     let id = alice.generate("whose it is", "max_tokens => 2, use_cache => false");

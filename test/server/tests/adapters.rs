@@ -1,4 +1,5 @@
-//! The adapters of jina-embeddings-v3 through SQL: tasks and modes choose them in calls, requests, batches and vectorizers.
+//! The adapters of jina-embeddings-v3 through SQL: tasks and modes choose them in calls, requests, batches
+//! and vectorizers.
 
 use steadytext_test_models::adapters::{adapter_path, write_adapted, write_adapted_folder};
 use steadytext_test_models::{Bert, EncoderFamily};

@@ -1,10 +1,12 @@
-//! The filter of the cache's keys: what it excludes is not looked up, and it excludes nothing that the cache has.
+//! The filter of the cache's keys: what it excludes is not looked up, and it excludes nothing that the cache
+//! has.
 
 use std::thread;
 
 use steadytext_test_server::{Cluster, Options, Session, Signal, signal, wait_until};
 
-/// How often the index of keys was read in this session for `sql`. The worker is paused, and reads it for its own only to fill a filter.
+/// How often the index of keys was read in this session for `sql`. The worker is paused, and reads it for its
+/// own only to fill a filter.
 fn reads(session: &mut Session, sql: &str) -> i64 {
     const READS: &str =
         "select idx_scan from pg_stat_user_indexes where indexrelname = 'steadytext_cache_key_hash_key'";

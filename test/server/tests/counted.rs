@@ -1,4 +1,5 @@
-//! What is counted, and for whom: what owners' code asks for, cancels, retries, calls and refusals, and nothing that did not happen.
+//! What is counted, and for whom: what owners' code asks for, cancels, retries, calls and refusals, and
+//! nothing that did not happen.
 
 use steadytext_test_server::{Cluster, Session, wait_until};
 

@@ -121,7 +121,8 @@ fn a_terminated_worker_gives_its_rows_back_uncounted_and_the_server_stays_up() {
     assert!(given_back >= 1);
 }
 
-/// Holds the worker up within one of its transactions, in a trigger that waits when the request "mine" becomes `event`. Returns the request and the worker.
+/// Holds the worker up within one of its transactions, in a trigger that waits when the request "mine"
+/// becomes `event`. Returns the request and the worker.
 fn held_within_a_transaction(session: &mut Session, event: &str) -> (Uuid, i32) {
     session.run(&format!(
         "create table public.gate as select true as closed;

@@ -1,4 +1,5 @@
-//! What becomes of vectorizers and enrichments when columns get other types and names: nothing is lost, and what PostgreSQL refuses says what to do.
+//! What becomes of vectorizers and enrichments when columns get other types and names: nothing is lost, and
+//! what PostgreSQL refuses says what to do.
 
 use steadytext_test_server::definitions::{prepared, rest};
 use steadytext_test_server::{Options, Session};
@@ -8,7 +9,8 @@ fn trigger(session: &mut Session, table: &str) -> String {
     session.one(&format!("select tgname::text from pg_trigger where tgrelid = '{table}'::regclass and tgname like 'steadytext_%_rows'"))
 }
 
-/// Changes a type as the hint of the error says: what lists the columns goes, and they are named anew, in one transaction.
+/// Changes a type as the hint of the error says: what lists the columns goes, and they are named anew, in one
+/// transaction.
 fn change_type(session: &mut Session, table: &str, change: &str, naming: &str) {
     let error = session.error(&format!("alter table {table} {change}"));
     assert_eq!(error.code().code(), "0A000", "{error}");

@@ -1,4 +1,5 @@
-//! What workers elsewhere answer: the same bytes as the server's own worker's, counted with it, and charged to who has asked.
+//! What workers elsewhere answer: the same bytes as the server's own worker's, counted with it, and charged
+//! to who has asked.
 
 use steadytext_engine::remote_job::{self, JobFailure, Report};
 use steadytext_engine::{Error, Finish, Output};

@@ -1,4 +1,5 @@
-//! Endpoints that make mistakes, files that cannot be used, and answers that are none: nothing is lost or taken in.
+//! Endpoints that make mistakes, files that cannot be used, and answers that are none: nothing is lost or
+//! taken in.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! The engine in a program of its own ends, in whatever way: nobody but its requests notices, and these go on.
+//! The engine in a program of its own ends, in whatever way: nobody but its requests notices, and these go
+//! on.
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;

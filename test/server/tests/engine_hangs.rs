@@ -1,4 +1,5 @@
-//! An engine that does nothing more, although it has not ended: it is seen, and as a program of its own it is killed.
+//! An engine that does nothing more, although it has not ended: it is seen, and as a program of its own it is
+//! killed.
 
 use steadytext_test_server::{
     Cluster, Options, PATIENCE, Session, Signal, eventually, is_alive, signal, wait_until,

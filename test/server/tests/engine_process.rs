@@ -47,7 +47,8 @@ pub(crate) fn next_program(session: &mut Session, before: i32) -> i32 {
     found.unwrap_or_else(|| panic!("{before} has no successor"))
 }
 
-/// Ends a program by a signal. More than one may be needed: Rust's programs take the first SIGSEGV for an access to memory, which would come again.
+/// Ends a program by a signal. More than one may be needed: Rust's programs take the first SIGSEGV for an
+/// access to memory, which would come again.
 #[track_caller]
 pub(crate) fn kill(program: i32, how: Signal) {
     wait_until("it dies", || {
@@ -246,7 +247,8 @@ fn two_databases_share_one_program_and_the_leader_can_go() {
         .map(|i| other.generate(&format!("in flight {i}"), "model => 'slow', max_tokens => 300"))
         .collect();
     other.wait_for_tokens(ids[0]);
-    // Of the other database's requests none is lost when the engine dies, and none is when the leader goes with its database.
+    // Of the other database's requests none is lost when the engine dies, and none is when the leader goes
+    // with its database.
     kill(engine, Signal::SEGV);
     let engine = next_program(&mut other, engine);
     let mut holder = holder;

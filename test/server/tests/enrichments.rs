@@ -1,10 +1,11 @@
-//! Enrichments: at rest every row has what the synchronous call gives for its present text, whatever has happened before.
+//! Enrichments: at rest every row has what the synchronous call gives for its present text, whatever has
+//! happened before.
 
 use steadytext_test_server::definitions::{Changes, Dice, prepared, process, rest};
 use steadytext_test_server::{Options, Signal, wait_until};
 
-/// A plain table with a chain of three (a text, a choice about it, the vector of it) and two more columns, and a partitioned one with
-/// a key of two columns.
+/// A plain table with a chain of three (a text, a choice about it, the vector of it) and two more columns,
+/// and a partitioned one with a key of two columns.
 const TABLES: &str = "
     create table plain (id bigint primary key, title text, body text, touched int default 0);
     create table parted (part int, id text, body text, primary key (part, id)) partition by list (part);

@@ -1,5 +1,5 @@
-//! Somebody keeps an old snapshot, so that whatever requests leave behind in the index of claims stays there: claims do not walk over it
-//! each time, and find every request all the same.
+//! Somebody keeps an old snapshot, so that whatever requests leave behind in the index of claims stays there:
+//! claims do not walk over it each time, and find every request all the same.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -100,7 +100,8 @@ fn a_sweep_over_the_requests_of_very_many_users_goes_in_portions_too() {
     holder.run("rollback");
 }
 
-/// What one user does at random: each transaction stays open for a moment, so that ids and commits come in different orders.
+/// What one user does at random: each transaction stays open for a moment, so that ids and commits come in
+/// different orders.
 fn enqueue_at_random(mut user: Session, seed: u64) {
     let mut state = seed;
     let mut random = move |below: u64| {
@@ -248,7 +249,8 @@ fn what_a_trigger_of_somebody_elses_frees_while_the_worker_writes_an_answer_is_c
     );
     let mut alice = answer_some(&cluster);
     let once_more = alice.generate("once more", "max_tokens => 2, use_cache => false");
-    // What nobody speaks of is looked for thirty seconds after the last look, so that one after the other they would take four minutes.
+    // What nobody speaks of is looked for thirty seconds after the last look, so that one after the other
+    // they would take four minutes.
     let begun = Instant::now();
     for i in 1..=8 {
         alice.generate(&format!("frees alice {i}"), "max_tokens => 2, use_cache => false");
@@ -281,7 +283,8 @@ fn whatever_commits_late_is_put_back_or_moved_is_answered_once() {
             thread::spawn(move || enqueue_at_random(user, seed))
         })
         .collect();
-    // Beside them, a worker elsewhere takes some and gives them back, and an administrator puts some back and moves others.
+    // Beside them, a worker elsewhere takes some and gives them back, and an administrator puts some back and
+    // moves others.
     let mut admin = cluster.session("postgres");
     while users.iter().any(|user| !user.is_finished()) {
         admin.run(

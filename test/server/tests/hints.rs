@@ -1,4 +1,5 @@
-//! Every name that a hint gives its reader is the name of something: a function, a setting, a table, a column or a role of this extension.
+//! Every name that a hint gives its reader is the name of something: a function, a setting, a table, a column
+//! or a role of this extension.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use steadytext_test_server::{Cluster, Session};
 
-/// What hints name and is not the extension's: settings of PostgreSQL come from its catalog, these from elsewhere.
+/// What hints name and is not the extension's: settings of PostgreSQL come from its catalog, these from
+/// elsewhere.
 const OF_OTHERS: [&str; 5] =
     ["tokenizer.chat_template", "gguf_convert_endian.py", "in_stock", "cron.database_name", "s_status"];
 
@@ -28,8 +30,8 @@ fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts behind what makes a hint of them. `quote` is what stands around a text; `escape` says how many bytes stand for the one at
-/// their beginning, which ends no text.
+/// The texts behind what makes a hint of them. `quote` is what stands around a text; `escape` says how many
+/// bytes stand for the one at their beginning, which ends no text.
 fn hints(
     source: &str,
     quote: char,
@@ -63,7 +65,8 @@ fn hints(
     found
 }
 
-/// The code of a file without comments, which have quotes of their own, and without the characters that are written as one.
+/// The code of a file without comments, which have quotes of their own, and without the characters that are
+/// written as one.
 fn code(source: &str, comment: &str) -> String {
     let lines = source.lines().map(|line| match line.trim_start().starts_with(comment) {
         true => "",
@@ -113,7 +116,8 @@ fn read(
     texts
 }
 
-/// Words of several parts, as names are written, and whether they are called; parameters that calls name, with the function.
+/// Words of several parts, as names are written, and whether they are called; parameters that calls name,
+/// with the function.
 fn names(text: &str) -> Vec<(String, bool)> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     let mut found = Vec::new();

@@ -54,7 +54,8 @@ fn a_worker_makes_no_transactions_while_nothing_waits() {
     // Of a look in each second, there would be some by now.
     wait_for_looks(&mut session, 450);
     let made = transactions(&mut session, "quiet") - before;
-    // The looks of an idle worker, one in half a minute, and what is done with each, however slow the machine and its clock are.
+    // The looks of an idle worker, one in half a minute, and what is done with each, however slow the machine
+    // and its clock are.
     let most = 4 * (2 + since.elapsed().as_secs() / 30);
     assert!(made <= most as i64, "{made} transactions of an idle worker");
 }

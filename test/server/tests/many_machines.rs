@@ -1,5 +1,6 @@
-//! Several workers elsewhere on one queue: each takes its own kinds, some die, networks between them and the server break or stand
-//! still, clocks go wrong, and versions differ. Whatever happens, each request ends once.
+//! Several workers elsewhere on one queue: each takes its own kinds, some die, networks between them and the
+//! server break or stand still, clocks go wrong, and versions differ. Whatever happens, each request ends
+//! once.
 
 use std::process::Command;
 use std::sync::OnceLock;

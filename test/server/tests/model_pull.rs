@@ -1,5 +1,5 @@
-//! Downloads of models through SQL, from a hub on this machine: who waits for what, what becomes of it when they stop, and that a
-//! database works with a model that it has downloaded, with no other statement.
+//! Downloads of models through SQL, from a hub on this machine: who waits for what, what becomes of it when
+//! they stop, and that a database works with a model that it has downloaded, with no other statement.
 
 use std::path::{Path, PathBuf};
 

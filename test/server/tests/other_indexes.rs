@@ -1,5 +1,5 @@
-//! An administrator has made indexes of the extension's tables otherwise: with more columns, or in another order. The worker reads them entry by
-//! entry, takes no harm, and misses nothing.
+//! An administrator has made indexes of the extension's tables otherwise: with more columns, or in another
+//! order. The worker reads them entry by entry, takes no harm, and misses nothing.
 
 use std::time::Duration;
 
@@ -43,7 +43,8 @@ fn a_key_of_the_cache_that_brings_other_columns_along_is_read() {
     assert_alive(&cluster);
 }
 
-/// The worker is stopped, and the second session keeps a snapshot in which alice has many requests at each priority that were cancelled since.
+/// The worker is stopped, and the second session keeps a snapshot in which alice has many requests at each
+/// priority that were cancelled since.
 fn littered(cluster: &Cluster) -> (Session, Session) {
     let mut session = audited_users(cluster);
     let holder = litter(cluster, &mut session, 20_000, "1 + i % 10");

@@ -98,7 +98,8 @@ fn leases_have_bounds_and_a_worker_elsewhere_works_within_them() {
     assert_eq!(remote.one::<i32>("select steadytext.rescue_requests(null)"), 0);
 }
 
-/// An index entry of a row that has a MultiXact is never marked as dead, so that each claim would walk over those of all before it.
+/// An index entry of a row that has a MultiXact is never marked as dead, so that each claim would walk over
+/// those of all before it.
 #[test]
 fn claiming_and_completing_leave_no_multixact() {
     let cluster = Cluster::with_extension();
@@ -111,7 +112,8 @@ fn claiming_and_completing_leave_no_multixact() {
     for id in ids {
         session.answer(id);
     }
-    // HEAP_XMAX_IS_MULTI is 0x1000. Of each request there are the pending version, the claimed one and the one with the answer.
+    // HEAP_XMAX_IS_MULTI is 0x1000. Of each request there are the pending version, the claimed one and the
+    // one with the answer.
     let versions = "from generate_series(0, pg_relation_size('steadytext_queue') / 8192 - 1) as page,
          heap_page_items(get_raw_page('steadytext_queue', page::int)) as item
          where item.t_infomask is not null";

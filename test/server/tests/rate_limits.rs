@@ -127,8 +127,8 @@ fn sessions_side_by_side_get_exactly_what_is_allowed() {
     assert_eq!(alice.error(ENQUEUE).code().code(), "53400");
 }
 
-/// Asks at random, in all ways in which rows come, until it was refused some times. How many requests it has prepared and taken back: these
-/// count, as whoever ends a prepared transaction knows nothing of it.
+/// Asks at random, in all ways in which rows come, until it was refused some times. How many requests it has
+/// prepared and taken back: these count, as whoever ends a prepared transaction knows nothing of it.
 fn ask_at_random(mut alice: Session, seed: u64) -> i64 {
     const ROWS: &str = "insert into steadytext_queue (request_type, prompt, params)
          select 'generate', 'at random', '{\"use_cache\": false}' from generate_series(1, ";
@@ -246,7 +246,8 @@ fn what_is_rolled_back_in_whatever_way_is_given_back() {
          end $$",
     );
     assert_eq!(used(&mut alice, "requests_per_day"), 2);
-    // COPY, whose ninth row is too much, and whose eighth is not; of a superuser, whom a limit of the own binds.
+    // COPY, whose ninth row is too much, and whose eighth is not; of a superuser, whom a limit of the own
+    // binds.
     session.run("select steadytext_set_limit(current_user, requests_per_day => 8)");
     let file = cluster.make_directory("copy").join("requests");
     session.run(&format!(

@@ -1,4 +1,5 @@
-//! What becomes of texts around a model's answer, without a server: words that are replaced, pieces, and JSON as it is written.
+//! What becomes of texts around a model's answer, without a server: words that are replaced, pieces, and JSON
+//! as it is written.
 
 use serde_json::{Value, json};
 

@@ -127,7 +127,8 @@ fn max_worker_processes_used_up_is_said_in_the_log_and_the_worker_comes_when_the
 
 #[test]
 fn a_vectorizer_without_a_process_says_what_it_waits_for() {
-    // Two launchers, the worker, and the process that takes short steps; none is left for the one that makes indexes.
+    // Two launchers, the worker, and the process that takes short steps; none is left for the one that makes
+    // indexes.
     let mut cluster = Options::new().set("max_worker_processes", 4).set("max_parallel_workers", 0).start();
     let mut session = cluster.session("postgres");
     session.create_extension();

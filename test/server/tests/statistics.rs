@@ -5,7 +5,8 @@ use std::path::Path;
 
 use steadytext_test_server::{Cluster, Options, Session, Shutdown, Signal, slow_model, wait_until};
 
-/// The numbers of a type of request on the builtin model: requests, completed, failed, cancelled, retried, cache hits.
+/// The numbers of a type of request on the builtin model: requests, completed, failed, cancelled, retried,
+/// cache hits.
 fn counted(session: &mut Session, model: &str, request_type: &str) -> Vec<i64> {
     session.one(&format!(
         "select coalesce((select array[requests, completed, failed, cancelled, retried, cache_hits] from steadytext_stat

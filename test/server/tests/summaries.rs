@@ -1,5 +1,5 @@
-//! Summaries through the queue and in groups: what the worker says is what the call says, level by level, and who looks sees how far
-//! they are.
+//! Summaries through the queue and in groups: what the worker says is what the call says, level by level, and
+//! who looks sees how far they are.
 
 use steadytext_test_server::{Cluster, Signal, wait_until};
 use uuid::Uuid;

@@ -1,4 +1,5 @@
-//! A database that was updated from an older version of the extension has what a new one has, to the last comment and privilege.
+//! A database that was updated from an older version of the extension has what a new one has, to the last
+//! comment and privilege.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +31,8 @@ fn installed(cluster: &Cluster, name: &str, version: &str) -> BTreeSet<Fact> {
     facts(&mut session)
 }
 
-/// Whether install and update are one transaction: what the install has granted must outlast the update there, too.
+/// Whether install and update are one transaction: what the install has granted must outlast the update
+/// there, too.
 #[derive(Clone, Copy)]
 enum Transactions {
     One,

@@ -1,5 +1,5 @@
-//! The processes that work for vectorizers, and what is noted for them: nobody's code stops the others, and nothing that a statement changes is
-//! lost, however much it is.
+//! The processes that work for vectorizers, and what is noted for them: nobody's code stops the others, and
+//! nothing that a statement changes is lost, however much it is.
 
 use steadytext_test_server::definitions::{prepared, rest};
 use steadytext_test_server::{Options, Session, wait_until};
@@ -224,7 +224,8 @@ fn a_vector_in_a_column_is_that_of_its_text_whoever_has_written_it() {
     rest(&mut session);
     let wrong = "select count(*) from inside where embedding::text is distinct from case when body ~ '\\S' then steadytext_embed(body)::text end";
     assert_eq!(session.one::<i64>(wrong), 0);
-    // As a program does that writes back a row as it has read it; another one's vector; one of a row without a text.
+    // As a program does that writes back a row as it has read it; another one's vector; one of a row without
+    // a text.
     session
         .run("create table before as select * from inside; update inside set body = 'changed' where id = 1");
     rest(&mut session);

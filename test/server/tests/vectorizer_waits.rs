@@ -1,5 +1,5 @@
-//! What vectorizers and enrichments wait for: limits of their owners that have no room for a row, and rows that somebody has locked. What
-//! was computed meanwhile is computed once.
+//! What vectorizers and enrichments wait for: limits of their owners that have no room for a row, and rows
+//! that somebody has locked. What was computed meanwhile is computed once.
 
 use steadytext_test_server::definitions::{prepared, rest};
 use steadytext_test_server::{Cluster, Options, Session, wait_until};
@@ -177,7 +177,8 @@ fn a_text_of_more_chunks_than_a_request_may_have_is_embedded_by_several() {
     );
     assert_eq!(session.one::<i64>("select count(*) from steadytext_vectorizer_kept"), 0);
     assert_eq!(session.one::<String>("select state from steadytext_vectorizer_status"), "idle");
-    // Beside the text by which the model is known, there is room for none: that is said, and nothing is tried without end.
+    // Beside the text by which the model is known, there is room for none: that is said, and nothing is tried
+    // without end.
     session
         .run("select steadytext_config_set('max_batch_size', '1'); insert into docs values (4, 'no room')");
     rest(&mut session);
@@ -399,7 +400,8 @@ fn what_is_due_of_a_paused_vectorizer_is_no_reason_to_look_again_and_again() {
     wait_until("the other one goes on", || {
         session.one("select not exists (select from steadytext_vectorizer_work as w join steadytext_vectorizers as v on v.id = w.vectorizer_id where v.name = 'going on')")
     });
-    // Statistics come a second later. A look takes three transactions, and there were a hundred looks a second.
+    // Statistics come a second later. A look takes three transactions, and there were a hundred looks a
+    // second.
     let count = "select xact_commit from pg_stat_database where datname = current_database()";
     session.run("select pg_sleep(2)");
     let before: i64 = session.one(count);

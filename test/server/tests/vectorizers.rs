@@ -3,8 +3,8 @@
 use steadytext_test_server::definitions::{Changes, Dice, IS_AT_REST, prepared, process, rest};
 use steadytext_test_server::{Cluster, Options, Session, Signal, signal, wait_until};
 
-/// Three tables: a plain one with a table of chunks, a partitioned one with a key of two columns, and one whose vectors are in
-/// a column of its own.
+/// Three tables: a plain one with a table of chunks, a partitioned one with a key of two columns, and one
+/// whose vectors are in a column of its own.
 const TABLES: &str = "
     create table plain (id bigint primary key, title text, body text, touched int default 0);
     create table parted (part int, id text, body text, primary key (part, id)) partition by list (part);
@@ -117,7 +117,8 @@ fn after_random_changes_and_crashes_every_row_has_exactly_the_vectors_of_its_tex
              alter table parted attach partition parted_1 for values in (1);
              alter table plain add column more int default random() * 100;
              alter table inside add column more text; alter table inside drop column more";
-        // It may be chosen to end a deadlock, and the partition may have other columns by the time it comes back.
+        // It may be chosen to end a deadlock, and the partition may have other columns by the time it comes
+        // back.
         wait_until("the tables are changed", || session.batch_execute(ddl).is_ok());
         changes.wait_for(40);
         cluster.crash(process(&mut session), Signal::KILL);
@@ -151,7 +152,8 @@ fn after_random_changes_and_crashes_every_row_has_exactly_the_vectors_of_its_tex
         .list("select format('%s', e) from steadytext_vectorizer_errors as e where error_code <> '22004'");
     assert_eq!(unexpected, Vec::<String>::new());
     assert!(session.one::<i64>("select count(*) from plain") > 0);
-    // Nothing is left in the queue but requests of definitions that were altered once more: cancelled, or answered before that.
+    // Nothing is left in the queue but requests of definitions that were altered once more: cancelled, or
+    // answered before that.
     assert_eq!(
         session.one::<i64>(
             "select count(*) from steadytext_queue where status not in ('cancelled', 'completed')"

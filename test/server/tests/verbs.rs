@@ -1,4 +1,5 @@
-//! Judgements through the queue: what the worker says is what the call says, and what is cached is given again.
+//! Judgements through the queue: what the worker says is what the call says, and what is cached is given
+//! again.
 
 use steadytext_test_server::{Cluster, Session, wait_until};
 use uuid::Uuid;

@@ -1,5 +1,5 @@
-//! Workers elsewhere under attack: rows, members of steadytext_worker and servers that mean harm; processes that die and stand
-//! still; connections that break.
+//! Workers elsewhere under attack: rows, members of steadytext_worker and servers that mean harm; processes
+//! that die and stand still; connections that break.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! Who starts `steadytext-worker` for the first time: mistakes end it at once and with the reason, and the queue's own side knows what nobody claims.
+//! Who starts `steadytext-worker` for the first time: mistakes end it at once and with the reason, and the
+//! queue's own side knows what nobody claims.
 
 use std::process::{Command, Output};
 
@@ -221,7 +222,8 @@ fn errors_name_no_functions_of_the_extension_but_those_of_the_caller() {
         ),
         "{context}"
     );
-    // A name that begins like the extension's does not make it one of them, nor does the name of one in another schema.
+    // A name that begins like the extension's does not make it one of them, nor does the name of one in
+    // another schema.
     session.run(
         "create function steadytext_mine() returns void language plpgsql as $$ begin raise exception 'no'; end $$;
          create function steadytext_mine_sql() returns void language sql as $$ select steadytext_drop_vectorizer('nosuch'); select $$;

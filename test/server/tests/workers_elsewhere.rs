@@ -1,5 +1,5 @@
-//! `steadytext-worker`, which serves a queue from another machine: the same bytes as the server's own worker, and nothing lost or
-//! done twice whoever dies.
+//! `steadytext-worker`, which serves a queue from another machine: the same bytes as the server's own worker,
+//! and nothing lost or done twice whoever dies.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,8 @@ use steadytext_test_server::{
     Cluster, Session, Signal, encoders, endless_text, slow_model, wait_until, worker_program,
 };
 
-/// Requests of every type, some in several ways, each once for each number; tag is their session_id. How many there are.
+/// Requests of every type, some in several ways, each once for each number; tag is their session_id. How many
+/// there are.
 pub(crate) fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -> usize {
     session.run(&format!(
         r#"insert into steadytext_queue (request_type, prompt, prompts, params, session_id)
@@ -57,8 +58,8 @@ pub(crate) fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -
     session.one::<i64>(&format!("select count(*) from steadytext_queue where session_id = '{tag}'")) as usize
 }
 
-/// What the types of requests need beside the builtin model: one that is named, one with prompts, and a prompt that the database
-/// keeps.
+/// What the types of requests need beside the builtin model: one that is named, one with prompts, and a
+/// prompt that the database keeps.
 pub(crate) fn needs(cluster: &Cluster, session: &mut Session) {
     slow_model(cluster, session);
     encoders(cluster, session, &Bert::default());
@@ -87,7 +88,8 @@ fn a_worker_elsewhere_gives_the_same_bytes() {
     let (cluster, mut session) = paused();
     needs(&cluster, &mut session);
     let count = enqueue_all_kinds(&mut session, "elsewhere", 2);
-    // Every type that there is, so that none that is new is left out: the hint about one that is not names them.
+    // Every type that there is, so that none that is new is left out: the hint about one that is not names
+    // them.
     let error = session.error("insert into steadytext_queue (request_type, prompt) values ('nonsense', 'x')");
     let hint = error.hint().expect("it names them");
     let list = hint.trim_start_matches("Use request type ").trim_end_matches('.').replace(" or ", ", ");

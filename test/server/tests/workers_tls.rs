@@ -1,4 +1,5 @@
-//! `steadytext-worker` over TLS: what each `sslmode` demands of a server, and that none of them goes on with less.
+//! `steadytext-worker` over TLS: what each `sslmode` demands of a server, and that none of them goes on with
+//! less.
 
 use std::path::Path;
 use std::process::Command;
@@ -72,7 +73,8 @@ fn sign_by_authority(directory: &Path) {
     );
 }
 
-/// A server that is reached over TCP, with TLS where it gets a certificate of this name, and a session. Certificates are in its directory.
+/// A server that is reached over TCP, with TLS where it gets a certificate of this name, and a session.
+/// Certificates are in its directory.
 struct Server {
     cluster: Cluster,
     session: Session,

@@ -1,7 +1,7 @@
 //! Attention of a block, as tensors.
 //!
-//! Each row is computed by itself, with products whose sizes follow from its position alone, because the order in which
-//! candle sums depends on the sizes.
+//! Each row is computed by itself, with products whose sizes follow from its position alone, because the
+//! order in which candle sums depends on the sizes.
 
 use candle_core::{D, Tensor};
 

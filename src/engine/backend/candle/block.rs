@@ -1,4 +1,5 @@
-//! One block of a decoder, as tensors: attention and feed-forward, each with the norms around it, added to the residual stream.
+//! One block of a decoder, as tensors: attention and feed-forward, each with the norms around it, added to
+//! the residual stream.
 
 use candle_core::Tensor;
 

@@ -45,7 +45,8 @@ enum Inputs {
 /// The expert that all rows use.
 struct Shared {
     expert: FeedForward,
-    /// `[width, 1]`: the logistic function of its product with the input is what the result is multiplied with.
+    /// `[width, 1]`: the logistic function of its product with the input is what the result is multiplied
+    /// with.
     gate: Option<Tensor>,
 }
 
@@ -233,7 +234,8 @@ impl Experts {
         part(&self.down, expert, self.width, 2, &activate(self.kind, &gate, &up)?)
     }
 
-    /// The rows that use each expert, and how much of it: the experts with the highest logits, the lowest index of equal ones.
+    /// The rows that use each expert, and how much of it: the experts with the highest logits, the lowest
+    /// index of equal ones.
     fn choose(&self, logits: &Tensor) -> candle_core::Result<Vec<Vec<(u32, f32)>>> {
         let shares = candle_nn::ops::softmax_last_dim(logits)?.to_vec2::<f32>()?;
         let mut users = vec![Vec::new(); self.spec.count];

@@ -4,12 +4,14 @@ use candle_core::{DType, Tensor};
 
 use crate::model::spec::Mixer;
 
-/// What a layer keeps behind some position. Tensors are never written, so that clones are of another position's for nothing.
+/// What a layer keeps behind some position. Tensors are never written, so that clones are of another
+/// position's for nothing.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
     pub(super) window: Tensor,
-    /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`; those of a state space: `[heads, state, dim]`.
+    /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`; those of a state space:
+    /// `[heads, state, dim]`.
     pub(super) matrices: Option<Tensor>,
 }
 

@@ -1,10 +1,10 @@
-//! The backend of [candle](https://github.com/huggingface/candle)'s tensors: another implementation of what the specifications of
-//! models say, to compare the first one with, and for what that one does not compute.
+//! The backend of [candle](https://github.com/huggingface/candle)'s tensors: another implementation of what
+//! the specifications of models say, to compare the first one with, and for what that one does not compute.
 //!
-//! It is on the CPU. Weights stay in ggml's blocks; activations, keys and values are f32. Sequences are computed one after the
-//! other, their rows with products whose sizes follow from the row's own position, so that the invariant of backends holds:
-//! the same bytes on one machine, however rows are put together. Another processor may give others, as candle chooses its
-//! instructions by what there is.
+//! It is on the CPU. Weights stay in ggml's blocks; activations, keys and values are f32. Sequences are
+//! computed one after the other, their rows with products whose sizes follow from the row's own position, so
+//! that the invariant of backends holds: the same bytes on one machine, however rows are put together.
+//! Another processor may give others, as candle chooses its instructions by what there is.
 
 mod attention;
 mod block;
@@ -234,7 +234,8 @@ impl CandleDecoder {
         })
     }
 
-    /// The rows of one sequence, final hidden states of those that are wanted behind the others; false once it is interrupted.
+    /// The rows of one sequence, final hidden states of those that are wanted behind the others; false once
+    /// it is interrupted.
     fn compute(
         &self,
         segment: &mut Segment<'_>,

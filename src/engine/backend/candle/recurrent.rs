@@ -1,5 +1,5 @@
-//! Layers that are not attention, as tensors: short convolutions and delta nets. What they keep of a text is as large behind its
-//! last position as behind its first one ([`Memory`]).
+//! Layers that are not attention, as tensors: short convolutions and delta nets. What they keep of a text is
+//! as large behind its last position as behind its first one ([`Memory`]).
 
 use candle_core::Tensor;
 

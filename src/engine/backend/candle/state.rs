@@ -1,9 +1,10 @@
-//! What a sequence keeps of the tokens that were computed, as tensors: keys and values of each layer, in blocks of
-//! [`BLOCK`] positions that sequences share.
+//! What a sequence keeps of the tokens that were computed, as tensors: keys and values of each layer, in
+//! blocks of [`BLOCK`] positions that sequences share.
 //!
-//! What other layers than attention keep ([`Memory`]) is overwritten by each position. A state has it behind its last position, and
-//! behind the last one that was no guess; one block in some has it behind the block's last position. A sequence that has to
-//! go back goes to the last of these places, and computes from there again.
+//! What other layers than attention keep ([`Memory`]) is overwritten by each position. A state has it behind
+//! its last position, and behind the last one that was no guess; one block in some has it behind the block's
+//! last position. A sequence that has to go back goes to the last of these places, and computes from there
+//! again.
 //!
 //! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
 
@@ -145,7 +146,8 @@ impl CandleState {
         CandleState { layers, blocks: Vec::new(), len: 0, kept, made, before }
     }
 
-    /// Begins a pass over `count` rows, the last `guesses` of which may be taken back: makes the blocks that they go to its own.
+    /// Begins a pass over `count` rows, the last `guesses` of which may be taken back: makes the blocks that
+    /// they go to its own.
     pub(super) fn begin(&mut self, count: usize, guesses: usize) -> candle_core::Result<()> {
         let open = self.len / BLOCK..(self.len + count).div_ceil(BLOCK);
         for block in &mut self.blocks[open] {
@@ -217,8 +219,8 @@ impl CandleState {
         Ok(())
     }
 
-    /// Keys and values of a layer from the beginning of the block of position `first` to `end`, `[heads, positions, dim]`, and
-    /// the position that they begin with.
+    /// Keys and values of a layer from the beginning of the block of position `first` to `end`, `[heads,
+    /// positions, dim]`, and the position that they begin with.
     pub(super) fn kept(
         &self,
         layer: usize,

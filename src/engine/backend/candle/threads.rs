@@ -1,12 +1,13 @@
-//! Candle's operations ask rayon for threads, and rayon starts one for each core. Here it gets none: a thread that computes
-//! with candle counts as a pool of one by itself, so that whatever asks is done by the thread that asks. What is worth more
-//! threads, the products with weights, goes to the engine's own ([`crate::kernels::ggml`]), which are as many as the settings
-//! say, block signals and give way as they do.
+//! Candle's operations ask rayon for threads, and rayon starts one for each core. Here it gets none: a thread
+//! that computes with candle counts as a pool of one by itself, so that whatever asks is done by the thread
+//! that asks. What is worth more threads, the products with weights, goes to the engine's own
+//! ([`crate::kernels::ggml`]), which are as many as the settings say, block signals and give way as they do.
 //!
-//! There is one thing that is beyond its reach: elementwise operations on 65,536 values and more are shared with threads that
-//! candle starts for all its life, one for each core but one, or as many as the environment's `CANDLE_NUM_THREADS` says less one. The first
-//! of our threads that has such an operation starts them, so that they have its blocked signals and its niceness. They change no
-//! byte, as each value is computed by itself.
+//! There is one thing that is beyond its reach: elementwise operations on 65,536 values and more are shared
+//! with threads that candle starts for all its life, one for each core but one, or as many as the
+//! environment's `CANDLE_NUM_THREADS` says less one. The first of our threads that has such an operation
+//! starts them, so that they have its blocked signals and its niceness. They change no byte, as each value is
+//! computed by itself.
 
 use std::cell::Cell;
 

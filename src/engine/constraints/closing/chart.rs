@@ -1,6 +1,6 @@
-//! A place in a context-free grammar: Earley's sets of items, one row behind each lexeme, beside llguidance's own, which
-//! nobody outside can read. What each row adds is the least that comes behind each symbol that it waits for, so that the
-//! shortest way to the end is known from every place.
+//! A place in a context-free grammar: Earley's sets of items, one row behind each lexeme, beside llguidance's
+//! own, which nobody outside can read. What each row adds is the least that comes behind each symbol that it
+//! waits for, so that the shortest way to the end is known from every place.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -46,7 +46,8 @@ struct Row {
     items: Vec<(u32, u32)>,
     /// Items by the symbol that comes next.
     waiting: HashMap<u32, Vec<u32>>,
-    /// For each symbol that comes next: the least that comes behind it, and by which item; None where nothing does.
+    /// For each symbol that comes next: the least that comes behind it, and by which item; None where nothing
+    /// does.
     behind: HashMap<u32, (Cost, Option<u32>)>,
     /// Whether the text may end here.
     complete: bool,
@@ -248,7 +249,8 @@ impl Chart {
         behind
     }
 
-    /// A shortest text that leads from here to the end; None where there is none, or it takes too much to find it.
+    /// A shortest text that leads from here to the end; None where there is none, or it takes too much to
+    /// find it.
     pub(in crate::constraints) fn closing(&mut self) -> Option<Vec<u8>> {
         let row = self.rows.len() - 1;
         if !self.begun && self.rows[row].complete {

@@ -12,10 +12,11 @@ pub(super) struct Ends {
     bytes: Vec<u8>,
     /// How many of them are printable.
     printable: usize,
-    /// Whether others are only tried where printable ones lead nowhere: what is found need not be shortest then, but
-    /// characters of many bytes make no states.
+    /// Whether others are only tried where printable ones lead nowhere: what is found need not be shortest
+    /// then, but characters of many bytes make no states.
     narrow: bool,
-    /// Along the ways that were found, by states in which one lexeme is left: the next byte, or that the lexeme may end.
+    /// Along the ways that were found, by states in which one lexeme is left: the next byte, or that the
+    /// lexeme may end.
     tails: HashMap<StateID, Option<u8>>,
 }
 
@@ -42,9 +43,9 @@ impl Ends {
         if self.narrow { 100_000 } else { 10_000 }
     }
 
-    /// For lexemes that can end after a state, a text to the end: for all of which that and what `behind` says,
-    /// the number of bytes behind it, may be the least. A lexeme that has begun may end at once, others take a byte at
-    /// least. `steps` are counted down; when none are left, some lexemes may be missing.
+    /// For lexemes that can end after a state, a text to the end: for all of which that and what `behind`
+    /// says, the number of bytes behind it, may be the least. A lexeme that has begun may end at once, others
+    /// take a byte at least. `steps` are counted down; when none are left, some lexemes may be missing.
     pub(super) fn find(
         &mut self,
         lexer: &mut RegexVec,
@@ -72,7 +73,8 @@ impl Ends {
         behind: &impl Fn(LexemeIdx) -> u64,
         steps: &mut usize,
     ) -> Vec<(LexemeIdx, Box<[u8]>)> {
-        // States in the order in which they are reached: how many bytes from the first, which is before, and the byte between.
+        // States in the order in which they are reached: how many bytes from the first, which is before, and
+        // the byte between.
         let mut reached = vec![(from, 0u64, 0, 0)];
         let mut seen = HashSet::from([from]);
         // The states in which lexemes leave what was searched, and the bytes from there on.

@@ -1,12 +1,13 @@
-//! The way to the end: from each place of an answer, a shortest text that completes it, so that an answer is never led
-//! where it cannot be completed with the tokens that are left.
+//! The way to the end: from each place of an answer, a shortest text that completes it, so that an answer is
+//! never led where it cannot be completed with the tokens that are left.
 //!
-//! Patterns and choices have it from their automaton ([`super::regular`]), documents from a [`Chart`] of their grammar. Both
-//! give bytes. How many tokens those take is counted as the answer would go: tokens that are forced as the tokenizer has
-//! them, and between them the fewest that the vocabulary has.
+//! Patterns and choices have it from their automaton ([`super::regular`]), documents from a [`Chart`] of
+//! their grammar. Both give bytes. How many tokens those take is counted as the answer would go: tokens that
+//! are forced as the tokenizer has them, and between them the fewest that the vocabulary has.
 //!
-//! The search is bounded. Where it ends without an answer (a string of thousands of characters at least, a lexer of
-//! too many states), nothing is promised: the answer goes on as if there were no limit, and fails where it meets it.
+//! The search is bounded. Where it ends without an answer (a string of thousands of characters at least, a
+//! lexer of too many states), nothing is promised: the answer goes on as if there were no limit, and fails
+//! where it meets it.
 
 mod chart;
 mod ends;

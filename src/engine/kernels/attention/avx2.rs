@@ -1,5 +1,5 @@
-//! A tile of attention with AVX2, FMA and F16C: a few query heads share each vector of keys and values, which are
-//! made f32 in registers, however they are stored ([`Stored`]).
+//! A tile of attention with AVX2, FMA and F16C: a few query heads share each vector of keys and values, which
+//! are made f32 in registers, however they are stored ([`Stored`]).
 //!
 //! Invariant: each score and each output is the same chain of operations as in the portable version, so the
 //! bytes are too.
@@ -21,7 +21,8 @@ pub(super) struct Head<'a> {
     pub(super) out: &'a mut [f32],
 }
 
-/// The keys and values of a tile, as they are stored. All sizes were checked when it was made; `first` is a multiple of 16.
+/// The keys and values of a tile, as they are stored. All sizes were checked when it was made; `first` is a
+/// multiple of 16.
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C; elements and positions are within the tile.

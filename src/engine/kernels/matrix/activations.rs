@@ -15,8 +15,8 @@ const TINY: f32 = f32::from_bits(27 << 23);
 
 /// Words of [`Activations::sums`] for a block of 32: its sum times -128, -8, -16 and 1.
 pub(super) const SUMS_32: usize = 4;
-/// Words for a block of 256: the sums of 16 values times -32; pairs of sums of 32 values, as two i16; the sums of
-/// 16 values times -16, each twice as i16.
+/// Words for a block of 256: the sums of 16 values times -32; pairs of sums of 32 values, as two i16; the
+/// sums of 16 values times -16, each twice as i16.
 pub(super) const SUMS_256: usize = 36;
 
 /// Rows of quantized activations.
@@ -27,8 +27,8 @@ pub(crate) struct Activations {
     /// Values of a row.
     pub(super) inputs: usize,
     pub(super) quants: Vec<i8>,
-    /// The same in 16 bits where [`Activations::is_wide`]: of each four the first and the third, then the second and
-    /// the fourth, as weights of Q8_0 are unpacked.
+    /// The same in 16 bits where [`Activations::is_wide`]: of each four the first and the third, then the
+    /// second and the fourth, as weights of Q8_0 are unpacked.
     pub(super) wide: Vec<i16>,
     is_wide: bool,
     /// One for each block.
@@ -50,8 +50,8 @@ impl Activations {
         self.is_wide
     }
 
-    /// Takes memory for `rows` rows of up to `inputs` values, whatever their blocks, and for so many threads, so that no pass
-    /// has to.
+    /// Takes memory for `rows` rows of up to `inputs` values, whatever their blocks, and for so many threads,
+    /// so that no pass has to.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].

@@ -63,8 +63,8 @@ impl Instructions {
         self == Instructions::Avx2 && format == Format::Q8_0
     }
 
-    /// Unpacks the quants of blocks into bytes, or 16 bits each where they are widened, as [`Instructions::multiply`]
-    /// with the same instructions takes them.
+    /// Unpacks the quants of blocks into bytes, or 16 bits each where they are widened, as
+    /// [`Instructions::multiply`] with the same instructions takes them.
     pub(super) fn unpack(self, format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
         assert!(self.unpacks(format) && self.present());
         // SAFETY: the processor has the instructions.

@@ -1,7 +1,7 @@
 //! Products of panels of floating-point weights.
 //!
-//! Activations stay f32. An output is one ascending chain of fused multiply-adds over the inputs; lanes are outputs,
-//! and several rows go together, so that weights are loaded and widened once for all of them.
+//! Activations stay f32. An output is one ascending chain of fused multiply-adds over the inputs; lanes are
+//! outputs, and several rows go together, so that weights are loaded and widened once for all of them.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked, run-time detection")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 

@@ -1,6 +1,7 @@
 //! Products in which each group of rows has a matrix of its own: those of a mixture of experts.
 //!
-//! All groups are one job of the pool. A panel is read once for each [`ROW_BLOCK`] of the rows that chose its expert.
+//! All groups are one job of the pool. A panel is read once for each [`ROW_BLOCK`] of the rows that chose its
+//! expert.
 
 use std::ops::Range;
 
@@ -18,9 +19,9 @@ struct Share<'a> {
     end: usize,
 }
 
-/// For each of `matrices` and the `y` beside it: `y = x · Wᵀ`, where the rows `groups[g]` of `x` are multiplied with the `g`th
-/// of the matrix's parts, which are all alike. All have the same inputs. Where `make` is given it makes each row of `x` first,
-/// as in [`super::products`]. Rows of no group get nothing.
+/// For each of `matrices` and the `y` beside it: `y = x · Wᵀ`, where the rows `groups[g]` of `x` are
+/// multiplied with the `g`th of the matrix's parts, which are all alike. All have the same inputs. Where
+/// `make` is given it makes each row of `x` first, as in [`super::products`]. Rows of no group get nothing.
 pub(crate) fn grouped_products(
     matrices: &[&[Packed]],
     groups: &[Range<usize>],

@@ -44,8 +44,8 @@ const ROW_BLOCK: usize = 128;
 const UNPACK_ROWS: usize = 20;
 /// Blocks of 256 that are unpacked at a time, to bytes; or as much memory of wider quants.
 const STRETCH: usize = 4;
-/// Rows that are multiplied with unpacked weights while some of the next ones are fetched. Twice as many otherwise: no
-/// kernel computes more together.
+/// Rows that are multiplied with unpacked weights while some of the next ones are fetched. Twice as many
+/// otherwise: no kernel computes more together.
 const FETCH_ROWS: usize = 8;
 
 /// Lines of a thread's working memory: unpacked quants, then sums.
@@ -143,8 +143,8 @@ impl Packed {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Computes the outputs of one panel for some rows and puts them into `y`, which has a row of the matrix's outputs
-    /// for each.
+    /// Computes the outputs of one panel for some rows and puts them into `y`, which has a row of the
+    /// matrix's outputs for each.
     ///
     /// # Safety
     /// No other thread has these outputs.
@@ -267,9 +267,10 @@ fn fetch(at: *const u8, lines: usize) {
 /// Computes row `.0` of an input in place.
 pub(crate) type Make<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
-/// `y = x · Wᵀ` for several matrices with one input: `x` has `inputs` values a row, each `y` gets as many rows
-/// of its matrix's outputs. Activations are quantized once for all matrices of a block size. Where `make` is given
-/// it makes each row of `x` first, on the thread that quantizes the row and just before it does.
+/// `y = x · Wᵀ` for several matrices with one input: `x` has `inputs` values a row, each `y` gets as many
+/// rows of its matrix's outputs. Activations are quantized once for all matrices of a block size. Where
+/// `make` is given it makes each row of `x` first, on the thread that quantizes the row and just before it
+/// does.
 pub(crate) fn products(
     matrices: &[&Packed],
     x: &mut [f32],

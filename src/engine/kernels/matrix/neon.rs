@@ -1,7 +1,8 @@
-//! Products of panels with NEON's dot product (ARMv8.2, optional there): a vector is four inputs of 4 outputs.
+//! Products of panels with NEON's dot product (ARMv8.2, optional there): a vector is four inputs of 4
+//! outputs.
 //!
-//! `sdot` multiplies signed bytes and adds four products to a 32-bit lane, all exact; the four activations come from a
-//! quarter of a vector. Blocks are unpacked into signed bytes first and multiplied with all rows.
+//! `sdot` multiplies signed bytes and adds four products to a 32-bit lane, all exact; the four activations
+//! come from a quarter of a vector. Blocks are unpacked into signed bytes first and multiplied with all rows.
 #![allow(unsafe_code, reason = "an instruction that has no stable intrinsic, vector loads from arrays")]
 
 use std::arch::aarch64::*;
@@ -85,7 +86,8 @@ unsafe fn dot(weights: &[[i8; 64]], x: &[[i8; 4]]) -> [i32; PANEL] {
     sums
 }
 
-/// Looks up the first `count` bytes of 4-bit quants: each 256 bytes are 16 inputs' low and then their high halves.
+/// Looks up the first `count` bytes of 4-bit quants: each 256 bytes are 16 inputs' low and then their high
+/// halves.
 ///
 /// # Safety
 /// The processor has NEON.

@@ -8,8 +8,8 @@ use super::layout::{Format, PANEL, half_of_power};
 
 /// The inner loop.
 pub(super) trait Dot {
-    /// The exact sums of products for each output: weights are 4 inputs of each output after the other, as many
-    /// fours as `x` has: 4 or 8.
+    /// The exact sums of products for each output: weights are 4 inputs of each output after the other, as
+    /// many fours as `x` has: 4 or 8.
     fn dot(&self, weights: &[[i8; 64]], x: &[[i8; 4]]) -> [i32; PANEL];
 
     /// [`Format::unpack`].

@@ -47,8 +47,8 @@ impl Deref for Lines {
 }
 
 impl Packed {
-    /// Panels that are there already, from byte `start` of a mapping on; None where they would not be aligned or
-    /// would reach beyond its end.
+    /// Panels that are there already, from byte `start` of a mapping on; None where they would not be aligned
+    /// or would reach beyond its end.
     pub(crate) fn stored(
         format: Format,
         inputs: usize,
@@ -90,7 +90,8 @@ impl Packed {
         (Packed { outputs: PANEL.min(self.outputs - first), lines, ..self.clone() }, index - first)
     }
 
-    /// Some of its panels as a matrix of their own: `outputs` begins with a panel, and ends with one or with the last output.
+    /// Some of its panels as a matrix of their own: `outputs` begins with a panel, and ends with one or with
+    /// the last output.
     pub(crate) fn part(&self, outputs: Range<usize>) -> Packed {
         let Range { start, end } = outputs;
         assert!(start.is_multiple_of(PANEL) && start <= end);
@@ -129,8 +130,8 @@ pub(crate) fn pack(format: Format, rows: &[u8], inputs: usize, target: &mut [u8]
     }
 }
 
-/// A number that changes when the layout of a format's panels does: the checksum of a small matrix in it, made of other bytes
-/// for each format.
+/// A number that changes when the layout of a format's panels does: the checksum of a small matrix in it,
+/// made of other bytes for each format.
 pub(crate) fn fingerprint(format: Format) -> u32 {
     let (inputs, outputs) = (3 * format.block(), PANEL + 1);
     let mut state = u32::from(format as u8);
@@ -146,8 +147,8 @@ pub(crate) fn fingerprint(format: Format) -> u32 {
 }
 
 impl Packed {
-    /// Dequantizes row `index`: the weights of one output, all its inputs, such as a token's embedding out of a head
-    /// that is tied to it. The values are those of the row in the model's file, to the bit.
+    /// Dequantizes row `index`: the weights of one output, all its inputs, such as a token's embedding out of
+    /// a head that is tied to it. The values are those of the row in the model's file, to the bit.
     pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
         assert!(index < self.outputs && out.len() == self.inputs);
         let format = self.format;

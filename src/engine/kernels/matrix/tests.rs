@@ -1,5 +1,5 @@
-//! Kernels of all instruction sets against the definition, that against scalar products from ggml's layouts, and
-//! those against candle.
+//! Kernels of all instruction sets against the definition, that against scalar products from ggml's layouts,
+//! and those against candle.
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! BERT, and the encoders of sentence-transformers that are made of it.
 //!
-//! Reference: [`modeling_bert.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/bert/modeling_bert.py)
+//! Reference:
+//! [`modeling_bert.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/bert/modeling_bert.py)
 //! of transformers; [Devlin et al. 2018](https://arxiv.org/abs/1810.04805).
 
 use super::Family;

@@ -1,7 +1,8 @@
-//! EXAONE 4: results of halves are normalised instead of their inputs, and query and key heads; the 32B model with windows in
-//! three layers of four, the fourth without rotation.
+//! EXAONE 4: results of halves are normalised instead of their inputs, and query and key heads; the 32B model
+//! with windows in three layers of four, the fourth without rotation.
 //!
-//! Reference: [`modeling_exaone4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/exaone4/modeling_exaone4.py)
+//! Reference:
+//! [`modeling_exaone4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/exaone4/modeling_exaone4.py)
 //! of transformers; [LG AI Research 2025](https://arxiv.org/abs/2507.11407).
 
 use super::{ATTENTION, Family, GATED, QUERY_KEY_NORMS, RESULT_NORMS, decoder};

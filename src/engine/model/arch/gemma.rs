@@ -1,8 +1,9 @@
 //! Gemma: embeddings scaled by the root of their length, and a feed-forward gated with GELU.
 //!
-//! Reference: [`modeling_gemma.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma/modeling_gemma.py)
-//! of transformers; [Gemma Team 2024](https://arxiv.org/abs/2403.08295). Converters add 1 to the weights of norms, as the model
-//! does.
+//! Reference:
+//! [`modeling_gemma.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma/modeling_gemma.py)
+//! of transformers; [Gemma Team 2024](https://arxiv.org/abs/2403.08295). Converters add 1 to the weights of
+//! norms, as the model does.
 
 use super::{Family, decoder};
 use crate::Error;

@@ -1,7 +1,8 @@
-//! Gemma 2: Gemma with norms on both sides of its halves, capped scores and logits, and a window of positions in every other
-//! layer.
+//! Gemma 2: Gemma with norms on both sides of its halves, capped scores and logits, and a window of positions
+//! in every other layer.
 //!
-//! Reference: [`modeling_gemma2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma2/modeling_gemma2.py)
+//! Reference:
+//! [`modeling_gemma2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma2/modeling_gemma2.py)
 //! of transformers; [Gemma Team 2024](https://arxiv.org/abs/2408.00118).
 
 use super::{ATTENTION, Family, GATED, PRE_NORM, RESULT_NORMS, gemma};

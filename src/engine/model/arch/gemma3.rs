@@ -1,7 +1,8 @@
-//! Gemma 3: Gemma 2 with norms of query and key heads in place of capped scores, and windows in five layers of six, with a
-//! rotation of their own.
+//! Gemma 3: Gemma 2 with norms of query and key heads in place of capped scores, and windows in five layers
+//! of six, with a rotation of their own.
 //!
-//! Reference: [`modeling_gemma3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3/modeling_gemma3.py)
+//! Reference:
+//! [`modeling_gemma3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3/modeling_gemma3.py)
 //! of transformers; [Gemma Team 2025](https://arxiv.org/abs/2503.19786).
 
 use super::{ATTENTION, Family, GATED, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, gemma, gemma2};

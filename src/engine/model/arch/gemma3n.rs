@@ -1,10 +1,12 @@
-//! Gemma 3n: several residual streams of which blocks compute one, something narrow beside attention, gates of which only the largest are
-//! kept in the first blocks, embeddings of each token for each block, and blocks that use the keys and values of earlier ones. Text
-//! only.
+//! Gemma 3n: several residual streams of which blocks compute one, something narrow beside attention, gates
+//! of which only the largest are kept in the first blocks, embeddings of each token for each block, and
+//! blocks that use the keys and values of earlier ones. Text only.
 //!
-//! Reference: [`modeling_gemma3n.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3n/modeling_gemma3n.py)
-//! of transformers; [the model's page](https://huggingface.co/google/gemma-3n-E4B). Its small size is cut out of the large one, so that blocks may
-//! have feed-forwards of different widths ([Devvrit et al. 2023](https://arxiv.org/abs/2310.07707)).
+//! Reference:
+//! [`modeling_gemma3n.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3n/modeling_gemma3n.py)
+//! of transformers; [the model's page](https://huggingface.co/google/gemma-3n-E4B). Its small size is cut out
+//! of the large one, so that blocks may have feed-forwards of different widths ([Devvrit et al.
+//! 2023](https://arxiv.org/abs/2310.07707)).
 
 use super::{
     ATTENTION, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, decoder_of, gemma, gemma4,

@@ -1,7 +1,8 @@
-//! Gemma 4: Gemma 3 with normalised values, longer heads without a window, blocks that use the keys and values of earlier ones,
-//! and in the small sizes an embedding of each token for each block. Text only.
+//! Gemma 4: Gemma 3 with normalised values, longer heads without a window, blocks that use the keys and
+//! values of earlier ones, and in the small sizes an embedding of each token for each block. Text only.
 //!
-//! Reference: [`modeling_gemma4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma4/modeling_gemma4.py)
+//! Reference:
+//! [`modeling_gemma4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma4/modeling_gemma4.py)
 //! of transformers; [the models' page](https://ai.google.dev/gemma/docs/core).
 
 use super::{
@@ -135,8 +136,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// The block whose keys and values block `index` uses where it is not among the first `own`, which have some of their own: the last
-/// of them that has a window as it has, or none.
+/// The block whose keys and values block `index` uses where it is not among the first `own`, which have some
+/// of their own: the last of them that has a window as it has, or none.
 ///
 /// # Errors
 /// [`Error::CorruptModel`] where there is none.

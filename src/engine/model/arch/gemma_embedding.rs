@@ -1,9 +1,11 @@
-//! EmbeddingGemma: Gemma 3 whose tokens see each other both ways, with two linear layers behind the mean of a text.
+//! EmbeddingGemma: Gemma 3 whose tokens see each other both ways, with two linear layers behind the mean of a
+//! text.
 //!
-//! Files that llama.cpp's converter wrote without `--sentence-transformers-dense-modules` lack the two layers, and so do
-//! their vectors.
+//! Files that llama.cpp's converter wrote without `--sentence-transformers-dense-modules` lack the two
+//! layers, and so do their vectors.
 //!
-//! Reference: [`modeling_gemma3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3/modeling_gemma3.py)
+//! Reference:
+//! [`modeling_gemma3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma3/modeling_gemma3.py)
 //! of transformers with `use_bidirectional_attention`; [Vera et al. 2025](https://arxiv.org/abs/2509.20354).
 
 use super::{Family, gemma3};

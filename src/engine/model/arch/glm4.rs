@@ -1,6 +1,7 @@
 //! GLM-4 of 2025: norms on both sides of the halves, and a rotation of neighbours in a part of each head.
 //!
-//! Reference: [`modeling_glm4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/glm4/modeling_glm4.py)
+//! Reference:
+//! [`modeling_glm4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/glm4/modeling_glm4.py)
 //! of transformers; [GLM Team 2024](https://arxiv.org/abs/2406.12793).
 
 use super::{ATTENTION, Family, GATED, PRE_NORM, RESULT_NORMS, decoder};

@@ -1,7 +1,8 @@
-//! gpt-oss: a window of positions in every other layer, a sink for each head, biases everywhere, and a mixture of experts with
-//! clamped gates.
+//! gpt-oss: a window of positions in every other layer, a sink for each head, biases everywhere, and a
+//! mixture of experts with clamped gates.
 //!
-//! Reference: [`modeling_gpt_oss.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gpt_oss/modeling_gpt_oss.py)
+//! Reference:
+//! [`modeling_gpt_oss.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gpt_oss/modeling_gpt_oss.py)
 //! of transformers; [OpenAI 2025](https://arxiv.org/abs/2508.10925).
 
 use super::{ATTENTION, EXPERTS, Family, mixture};

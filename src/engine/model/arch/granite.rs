@@ -1,6 +1,7 @@
 //! Granite 3 and later: Llama with multipliers of embeddings, scores, residuals and logits.
 //!
-//! Reference: [`modeling_granite.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/granite/modeling_granite.py)
+//! Reference:
+//! [`modeling_granite.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/granite/modeling_granite.py)
 //! of transformers; [Shen et al. 2024](https://arxiv.org/abs/2408.13359).
 
 use super::{Family, decoder};

@@ -1,6 +1,7 @@
 //! Granite 4: state spaces in most layers, attention in the others, with or without experts.
 //!
-//! Reference: [`modeling_granitemoehybrid.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/granitemoehybrid/modeling_granitemoehybrid.py)
+//! Reference:
+//! [`modeling_granitemoehybrid.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/granitemoehybrid/modeling_granitemoehybrid.py)
 //! of transformers; [Dao and Gu 2024](https://arxiv.org/abs/2405.21060) for the state spaces.
 
 use super::{ATTENTION, EXPERTS, Family, GATED, PRE_NORM, SHARED_EXPERT, decoder, granite, granitemoe};

@@ -1,6 +1,7 @@
 //! The mixtures of experts of Granite 3 and 4, with or without an expert that all rows use.
 //!
-//! Reference: [`modeling_granitemoeshared.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/granitemoeshared/modeling_granitemoeshared.py)
+//! Reference:
+//! [`modeling_granitemoeshared.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/granitemoeshared/modeling_granitemoeshared.py)
 //! of transformers; [Shen et al. 2024](https://arxiv.org/abs/2408.13359).
 
 use super::{ATTENTION, EXPERTS, Family, PRE_NORM, SHARED_EXPERT, granite, mixture};

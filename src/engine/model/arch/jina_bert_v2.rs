@@ -1,8 +1,10 @@
-//! Jina's BERT without positions (jina-embeddings-v2): scores of attention fall with the distance, and feed-forward is gated.
+//! Jina's BERT without positions (jina-embeddings-v2): scores of attention fall with the distance, and
+//! feed-forward is gated.
 //!
-//! Reference: [`modeling_bert.py`](https://huggingface.co/jinaai/jina-bert-implementation/blob/main/modeling_bert.py);
-//! [Günther et al. 2023](https://arxiv.org/abs/2310.19923). The model for code normalises queries and keys, and a sum more than
-//! the others; its tensors have no place here.
+//! Reference:
+//! [`modeling_bert.py`](https://huggingface.co/jinaai/jina-bert-implementation/blob/main/modeling_bert.py);
+//! [Günther et al. 2023](https://arxiv.org/abs/2310.19923). The model for code normalises queries and keys,
+//! and a sum more than the others; its tensors have no place here.
 
 use super::bert::{self, ATTENTION_TENSORS};
 use super::{Family, GATED};

@@ -1,6 +1,8 @@
-//! Jina's XLM-RoBERTa with rotated positions (jina-embeddings-v3), whose adapters, one for each task, may be there or not.
+//! Jina's XLM-RoBERTa with rotated positions (jina-embeddings-v3), whose adapters, one for each task, may be
+//! there or not.
 //!
-//! Reference: [`modeling_xlm_roberta.py`](https://huggingface.co/jinaai/xlm-roberta-flash-implementation/blob/main/modeling_xlm_roberta.py),
+//! Reference:
+//! [`modeling_xlm_roberta.py`](https://huggingface.co/jinaai/xlm-roberta-flash-implementation/blob/main/modeling_xlm_roberta.py),
 //! [`modeling_lora.py`](https://huggingface.co/jinaai/xlm-roberta-flash-implementation/blob/main/modeling_lora.py);
 //! [Sturua et al. 2024](https://arxiv.org/abs/2409.10173).
 

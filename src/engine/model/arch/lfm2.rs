@@ -1,6 +1,7 @@
 //! LFM2: short convolutions in most layers, attention with norms of query and key heads in the others.
 //!
-//! Reference: [`modeling_lfm2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/lfm2/modeling_lfm2.py)
+//! Reference:
+//! [`modeling_lfm2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/lfm2/modeling_lfm2.py)
 //! of transformers; [Liquid AI 2025](https://arxiv.org/abs/2511.23404).
 
 use super::{ATTENTION, Family, GATED, PRE_NORM, QUERY_KEY_NORMS, decoder};

@@ -1,9 +1,12 @@
 //! Llama, and Mistral, Mixtral, SmolLM and others with its layout.
 //!
-//! Reference: [`modeling_llama.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/llama/modeling_llama.py)
-//! and [`modeling_mistral.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/mistral/modeling_mistral.py)
-//! of transformers; [Touvron et al. 2023](https://arxiv.org/abs/2302.13971), [Jiang et al. 2024](https://arxiv.org/abs/2401.04088). GGUF files of this architecture have the rows
-//! of queries and keys in an order in which neighbours rotate together.
+//! Reference:
+//! [`modeling_llama.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/llama/modeling_llama.py)
+//! and
+//! [`modeling_mistral.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/mistral/modeling_mistral.py)
+//! of transformers; [Touvron et al. 2023](https://arxiv.org/abs/2302.13971), [Jiang et al.
+//! 2024](https://arxiv.org/abs/2401.04088). GGUF files of this architecture have the rows of queries and keys
+//! in an order in which neighbours rotate together.
 
 use super::{Family, decoder, mixture};
 use crate::Error;

@@ -1,6 +1,7 @@
 //! Mistral Small 3.1 and later, and Ministral 3: Llama whose queries grow with their position.
 //!
-//! Reference: [`modeling_ministral3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/ministral3/modeling_ministral3.py)
+//! Reference:
+//! [`modeling_ministral3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/ministral3/modeling_ministral3.py)
 //! of transformers; [Ministral 3, 2026](https://arxiv.org/abs/2601.08584).
 
 use super::{Family, decoder};

@@ -1,7 +1,9 @@
-//! The families of models, a file for each: what the metadata of a file of the family mean, as a [`ModelSpec`].
+//! The families of models, a file for each: what the metadata of a file of the family mean, as a
+//! [`ModelSpec`].
 //!
-//! `docs/adding-a-model-family.md` says what belongs into such a file. The names of architectures, keys and tensors are
-//! those that llama.cpp's [converter](https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py) writes.
+//! `docs/adding-a-model-family.md` says what belongs into such a file. The names of architectures, keys and
+//! tensors are those that llama.cpp's
+//! [converter](https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py) writes.
 
 mod bert;
 mod exaone4;
@@ -106,8 +108,8 @@ const ENCODERS: [&Family; 7] = [
     &gemma_embedding::FAMILY,
 ];
 
-/// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.output`, and the rotation's factors are
-/// [read](Metadata::rope) with the metadata.
+/// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.output`, and the
+/// rotation's factors are [read](Metadata::rope) with the metadata.
 const DECODER_TENSORS: &[&str] = &[
     "token_embd.weight",
     "output.weight",
@@ -143,7 +145,8 @@ const ATTENTION: &[&str] = &[
 const QUERY_KEY_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
 /// Tensors of blocks that get an embedding of their own of each token.
 const PER_LAYER: &[&str] = &["inp_gate.weight", "proj.weight", "post_norm.weight"];
-/// Tensors of a gated feed-forward; the rows of `ffn_gate` may stand before those of `ffn_up` in the same matrix.
+/// Tensors of a gated feed-forward; the rows of `ffn_gate` may stand before those of `ffn_up` in the same
+/// matrix.
 const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 
 /// Tensors of a router and of the experts that it chooses from.
@@ -159,8 +162,8 @@ pub(crate) fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
 }
 
-/// What most decoders have in common, for a family to change where it differs: blocks with norms before their halves, grouped
-/// queries, rotation, and a feed-forward gated with SiLU.
+/// What most decoders have in common, for a family to change where it differs: blocks with norms before their
+/// halves, grouped queries, rotation, and a feed-forward gated with SiLU.
 ///
 /// # Errors
 /// As [`Family::spec`].
@@ -193,7 +196,8 @@ fn rms(metadata: &Metadata<'_>) -> Result<NormSpec, Error> {
     Ok(NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? })
 }
 
-/// A decoder whose blocks are alike. Where its norms are not those of most, [`DECODER_TENSORS`] and [`PRE_NORM`] are not all.
+/// A decoder whose blocks are alike. Where its norms are not those of most, [`DECODER_TENSORS`] and
+/// [`PRE_NORM`] are not all.
 ///
 /// # Errors
 /// As [`Family::spec`].
@@ -247,7 +251,8 @@ fn decoder_of(
 /// What the file describes.
 ///
 /// # Errors
-/// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the family or what the kernels lack.
+/// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the family or what the kernels
+/// lack.
 pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     let name = gguf.str("general.architecture")?;
     if gguf.opt_str("general.type")? == Some("adapter") {
@@ -315,7 +320,8 @@ pub(crate) fn is_encoder_family(name: &str) -> bool {
     ENCODERS.iter().any(|family| family.name == name)
 }
 
-/// Refuses a file with tensors that its family does not know: they would change every result if they were left out.
+/// Refuses a file with tensors that its family does not know: they would change every result if they were
+/// left out.
 ///
 /// # Errors
 /// [`Error::UnsupportedModel`], naming the tensor.

@@ -1,7 +1,8 @@
-//! ModernBERT and what is made of it (gte-modernbert, Granite Embedding R2): norms before the halves of a block, and two blocks of three see
-//! their neighbourhood only.
+//! ModernBERT and what is made of it (gte-modernbert, Granite Embedding R2): norms before the halves of a
+//! block, and two blocks of three see their neighbourhood only.
 //!
-//! Reference: [`modeling_modernbert.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/modernbert/modeling_modernbert.py)
+//! Reference:
+//! [`modeling_modernbert.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/modernbert/modeling_modernbert.py)
 //! of transformers; [Warner et al. 2024](https://arxiv.org/abs/2412.13663).
 
 use super::{Family, bert};
@@ -95,7 +96,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// For each block whether it sees its neighbourhood only: as the file says, or all but the first of each three.
+/// For each block whether it sees its neighbourhood only: as the file says, or all but the first of each
+/// three.
 fn near(metadata: &Metadata<'_>, blocks: usize) -> Result<Vec<bool>, Error> {
     let key = metadata.key("attention.sliding_window_pattern");
     let period = match metadata.gguf.opt_u32(&key) {

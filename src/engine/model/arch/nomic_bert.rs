@@ -1,6 +1,8 @@
-//! Nomic's BERT (nomic-embed-text 1 and 1.5): positions are rotated in, feed-forward is gated, and there are no biases but those of norms.
+//! Nomic's BERT (nomic-embed-text 1 and 1.5): positions are rotated in, feed-forward is gated, and there are
+//! no biases but those of norms.
 //!
-//! Reference: [`modeling_hf_nomic_bert.py`](https://huggingface.co/nomic-ai/nomic-bert-2048/blob/main/modeling_hf_nomic_bert.py);
+//! Reference:
+//! [`modeling_hf_nomic_bert.py`](https://huggingface.co/nomic-ai/nomic-bert-2048/blob/main/modeling_hf_nomic_bert.py);
 //! [Nussbaum et al. 2024](https://arxiv.org/abs/2402.01613).
 
 use super::bert::{self, ATTENTION_TENSORS, MODEL_TENSORS};

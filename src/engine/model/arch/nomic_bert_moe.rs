@@ -1,6 +1,7 @@
 //! Nomic's BERT with a mixture of experts in every second block (nomic-embed-text 2).
 //!
-//! Reference: [`modeling_hf_nomic_bert.py`](https://huggingface.co/nomic-ai/nomic-bert-2048/blob/main/modeling_hf_nomic_bert.py);
+//! Reference:
+//! [`modeling_hf_nomic_bert.py`](https://huggingface.co/nomic-ai/nomic-bert-2048/blob/main/modeling_hf_nomic_bert.py);
 //! [Nussbaum and Duderstadt 2025](https://arxiv.org/abs/2502.07972).
 
 use super::Family;

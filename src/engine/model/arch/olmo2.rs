@@ -1,8 +1,10 @@
-//! OLMo 2 and OLMo 3: results of halves are normalised instead of their inputs, and queries and keys over all heads together;
-//! OLMo 3 with windows in three layers of four, whose rotation is not stretched.
+//! OLMo 2 and OLMo 3: results of halves are normalised instead of their inputs, and queries and keys over all
+//! heads together; OLMo 3 with windows in three layers of four, whose rotation is not stretched.
 //!
-//! Reference: [`modeling_olmo2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/olmo2/modeling_olmo2.py)
-//! and [`modeling_olmo3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/olmo3/modeling_olmo3.py)
+//! Reference:
+//! [`modeling_olmo2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/olmo2/modeling_olmo2.py)
+//! and
+//! [`modeling_olmo3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/olmo3/modeling_olmo3.py)
 //! of transformers; [OLMo et al. 2024](https://arxiv.org/abs/2501.00656).
 
 use super::{ATTENTION, Family, GATED, QUERY_KEY_NORMS, RESULT_NORMS, decoder};

@@ -1,6 +1,8 @@
-//! OLMoE: Llama with norms over all queries and all keys, and a mixture of experts whose weights do not add up to 1.
+//! OLMoE: Llama with norms over all queries and all keys, and a mixture of experts whose weights do not add
+//! up to 1.
 //!
-//! Reference: [`modeling_olmoe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/olmoe/modeling_olmoe.py)
+//! Reference:
+//! [`modeling_olmoe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/olmoe/modeling_olmoe.py)
 //! of transformers; [Muennighoff et al. 2024](https://arxiv.org/abs/2409.02060).
 
 use super::{ATTENTION, EXPERTS, Family, PRE_NORM, QUERY_KEY_NORMS, mixture};

@@ -1,7 +1,8 @@
-//! Phi-3, Phi-3.5 and Phi-4: Llama whose matrices are kept together, with a rotation stretched pair by pair, and in Phi-4-mini
-//! of a part of each head.
+//! Phi-3, Phi-3.5 and Phi-4: Llama whose matrices are kept together, with a rotation stretched pair by pair,
+//! and in Phi-4-mini of a part of each head.
 //!
-//! Reference: [`modeling_phi3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/phi3/modeling_phi3.py)
+//! Reference:
+//! [`modeling_phi3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/phi3/modeling_phi3.py)
 //! of transformers; [Abdin et al. 2024](https://arxiv.org/abs/2404.14219).
 
 use super::{Family, decoder};

@@ -1,6 +1,7 @@
 //! Qwen 2 and 2.5: Llama with biases of queries, keys and values.
 //!
-//! Reference: [`modeling_qwen2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen2/modeling_qwen2.py)
+//! Reference:
+//! [`modeling_qwen2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen2/modeling_qwen2.py)
 //! of transformers; [Yang et al. 2024](https://arxiv.org/abs/2407.10671).
 
 use super::{Family, decoder};

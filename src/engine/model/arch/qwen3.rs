@@ -1,6 +1,7 @@
 //! Qwen 3: Llama with norms of each query and key head.
 //!
-//! Reference: [`modeling_qwen3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3/modeling_qwen3.py)
+//! Reference:
+//! [`modeling_qwen3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3/modeling_qwen3.py)
 //! of transformers; [Yang et al. 2025](https://arxiv.org/abs/2505.09388).
 
 use super::{ATTENTION, Family, GATED, PRE_NORM, QUERY_KEY_NORMS, decoder};

@@ -1,9 +1,10 @@
 //! Qwen 3.5: gated delta nets in three layers of four, gated attention in the fourth.
 //!
-//! Only the text is computed. Layers that predict tokens further ahead, which are the last ones of a file, are left out: they
-//! change no result.
+//! Only the text is computed. Layers that predict tokens further ahead, which are the last ones of a file,
+//! are left out: they change no result.
 //!
-//! Reference: [`modeling_qwen3_5.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_5/modeling_qwen3_5.py)
+//! Reference:
+//! [`modeling_qwen3_5.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_5/modeling_qwen3_5.py)
 //! of transformers; [Yang et al. 2024](https://arxiv.org/abs/2412.06464) for the delta net.
 
 use super::{ATTENTION, Family, GATED, QUERY_KEY_NORMS, decoder};
@@ -98,8 +99,8 @@ fn delta_net(metadata: &Metadata<'_>) -> Result<DeltaNetSpec, Error> {
     Ok(net)
 }
 
-/// Pairs of a rotation take turns in belonging to time, height and width, each of which has so many pairs. A token of a text has the
-/// same position in all three; a pair beyond them would have none.
+/// Pairs of a rotation take turns in belonging to time, height and width, each of which has so many pairs. A
+/// token of a text has the same position in all three; a pair beyond them would have none.
 fn check_sections(metadata: &Metadata<'_>, pairs: usize) -> Result<(), Error> {
     let key = metadata.key("rope.dimension_sections");
     let Some(sections) = metadata.gguf.opt_i32s(&key)? else { return Ok(()) };

@@ -1,6 +1,8 @@
-//! The mixtures of experts of Qwen 3.5: its layers, with experts beside one that all rows use, which has a gate.
+//! The mixtures of experts of Qwen 3.5: its layers, with experts beside one that all rows use, which has a
+//! gate.
 //!
-//! Reference: [`modeling_qwen3_5_moe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_5_moe/modeling_qwen3_5_moe.py)
+//! Reference:
+//! [`modeling_qwen3_5_moe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_5_moe/modeling_qwen3_5_moe.py)
 //! of transformers; [a model's page](https://huggingface.co/Qwen/Qwen3.5-35B-A3B).
 
 use super::qwen35::{AHEAD, DELTA_NET, NORMS, hybrid};

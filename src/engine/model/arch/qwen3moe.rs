@@ -1,6 +1,7 @@
 //! The mixtures of experts of Qwen 3, such as Qwen3-30B-A3B.
 //!
-//! Reference: [`modeling_qwen3_moe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_moe/modeling_qwen3_moe.py)
+//! Reference:
+//! [`modeling_qwen3_moe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_moe/modeling_qwen3_moe.py)
 //! of transformers; [Yang et al. 2025](https://arxiv.org/abs/2505.09388).
 
 use super::{ATTENTION, EXPERTS, Family, PRE_NORM, QUERY_KEY_NORMS, mixture};

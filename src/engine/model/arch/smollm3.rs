@@ -1,7 +1,8 @@
 //! SmolLM3: Llama with positions rotated in by three layers of four only
 //! ([Yang et al. 2025](https://arxiv.org/abs/2501.18795)).
 //!
-//! Reference: [`modeling_smollm3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/smollm3/modeling_smollm3.py)
+//! Reference:
+//! [`modeling_smollm3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/smollm3/modeling_smollm3.py)
 //! of transformers.
 
 use super::{Family, decoder};

@@ -1,6 +1,7 @@
 //! StarCoder 2: layer norms, a feed-forward without gates, and biases everywhere.
 //!
-//! Reference: [`modeling_starcoder2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/starcoder2/modeling_starcoder2.py)
+//! Reference:
+//! [`modeling_starcoder2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/starcoder2/modeling_starcoder2.py)
 //! of transformers; [Lozhkov et al. 2024](https://arxiv.org/abs/2402.19173).
 
 use super::bert::PLAIN_TENSORS;

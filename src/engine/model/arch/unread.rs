@@ -1,13 +1,14 @@
-//! What a file says and its family does not read: keys and tensors that would change what is computed are refused, as leaving them out
-//! would change every answer without a word.
+//! What a file says and its family does not read: keys and tensors that would change what is computed are
+//! refused, as leaving them out would change every answer without a word.
 
 use std::collections::BTreeSet;
 
 use crate::Error;
 use crate::gguf::{Gguf, Value};
 
-/// Keys that say nothing of what is computed here, or nothing that tensors do not say as well: a tensor that has no place is refused,
-/// and one of another shape too. A `*` at the end of a name stands for whatever follows.
+/// Keys that say nothing of what is computed here, or nothing that tensors do not say as well: a tensor that
+/// has no place is refused, and one of another shape too. A `*` at the end of a name stands for whatever
+/// follows.
 const HARMLESS: &[&str] = &[
     "vocab_size",
     "tensor_data_layout",
@@ -90,7 +91,8 @@ const EFFECTS: &[(&str, &str)] = &[
     ("nextn_predict_layers", "it leaves the last layers out"),
 ];
 
-/// Refuses a file with a key of its family's that is not among those that were `read`, and could change what is computed.
+/// Refuses a file with a key of its family's that is not among those that were `read`, and could change what
+/// is computed.
 ///
 /// # Errors
 /// [`Error::UnsupportedModel`], naming the key and what it changes.
@@ -153,7 +155,8 @@ fn matches(names: &[&str], name: &str) -> bool {
     })
 }
 
-/// Whether a value is the one that changes nothing: zero, false, an array of these, or what is said above of its key.
+/// Whether a value is the one that changes nothing: zero, false, an array of these, or what is said above of
+/// its key.
 fn is_neutral(gguf: &Gguf, family: &str, name: &str, key: &str, value: Value<'_>) -> bool {
     let same = SAME.iter().find(|(same, _)| *same == name).is_some_and(|(_, as_this)| {
         let other = format!("{family}.{as_this}");

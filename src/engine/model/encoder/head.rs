@@ -1,7 +1,7 @@
 //! The head of a cross-encoder: scores from the hidden state of a text.
 //!
-//! `cls` is what BERT calls its pooler, a linear layer with an activation; `cls.output` is the classifier behind it. Files have one
-//! of them or both.
+//! `cls` is what BERT calls its pooler, a linear layer with an activation; `cls.output` is the classifier
+//! behind it. Files have one of them or both.
 
 use super::super::layers::{Dense, Norm};
 use super::super::packed_weights::PackedWeights;

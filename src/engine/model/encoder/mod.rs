@@ -1,10 +1,12 @@
-//! Encoders: every token of a text sees all others, and what comes of it is a vector, pooled from the hidden states as in Sentence-BERT
-//! ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)), or the scores of a head.
+//! Encoders: every token of a text sees all others, and what comes of it is a vector, pooled from the hidden
+//! states as in Sentence-BERT ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)), or the scores
+//! of a head.
 //!
-//! A pass takes several texts at once ([`Encoder::begin`]) and is computed block by block ([`Encoder::advance`]), so that
-//! whoever drives it can do something else in between.
+//! A pass takes several texts at once ([`Encoder::begin`]) and is computed block by block
+//! ([`Encoder::advance`]), so that whoever drives it can do something else in between.
 //!
-//! Invariant: what a text becomes depends on its own tokens and nothing else: not on the texts beside it, nor on threads.
+//! Invariant: what a text becomes depends on its own tokens and nothing else: not on the texts beside it, nor
+//! on threads.
 
 mod head;
 mod pass;
@@ -204,8 +206,8 @@ impl Encoder {
         let _ = workspace.fit(&self.spec, 0, threads);
     }
 
-    /// Begins a pass over some texts, at most [`MAX_TEXTS`], for which the workspace gets as many rows as they need. A pass
-    /// that was under way is forgotten.
+    /// Begins a pass over some texts, at most [`MAX_TEXTS`], for which the workspace gets as many rows as
+    /// they need. A pass that was under way is forgotten.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -317,7 +319,8 @@ impl Encoder {
         normalise(instructions, vector)
     }
 
-    /// The hidden state of a text, `[width]`: that of a token, or the sum of all; and how many it is the sum of.
+    /// The hidden state of a text, `[width]`: that of a token, or the sum of all; and how many it is the sum
+    /// of.
     fn pooled(
         &self,
         workspace: &EncoderWorkspace,

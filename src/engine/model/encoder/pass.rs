@@ -1,6 +1,7 @@
 //! Memory that an encoder works in, and how far the pass in it has come.
 //!
-//! It is made for passes of a usual size. Longer texts get as much as they need, one pass at a time, and give it back.
+//! It is made for passes of a usual size. Longer texts get as much as they need, one pass at a time, and give
+//! it back.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! Which tensors are repacked, where their panels lie, and what the head of a file of panels says.
 //!
-//! The head is never parsed: the head that belongs to the model's file is made anew and compared byte by byte, so
-//! that no length or offset in a file of panels is ever believed.
+//! The head is never parsed: the head that belongs to the model's file is made anew and compared byte by
+//! byte, so that no length or offset in a file of panels is ever believed.
 //!
 //! ```text
 //! key        magic, version, identity of the model's file, each tensor's name, shape, layout and offset
@@ -66,7 +66,8 @@ impl Manifest {
                 | "altup_unembd_proj.weight" => true,
                 "token_embd.weight" => tied,
                 "cls.weight" | "cls.output.weight" | "dense_2.weight" | "dense_3.weight" => encoder,
-                // Convolutions and the few coefficients of streams have kernels of their own, and layers that predict further ahead are not used.
+                // Convolutions and the few coefficients of streams have kernels of their own, and layers that
+                // predict further ahead are not used.
                 name if [".nextn.", ".ssm_conv1d.", ".ssm_norm.", ".conv.", ".altup_"]
                     .iter()
                     .any(|part| name.contains(part)) =>

@@ -1,8 +1,8 @@
 //! The weights of a model in panels: stored in a file beside the model and mapped, or in anonymous memory.
 //!
 //! The file is written once and shared by all processes that use the model. Whatever keeps it from being
-//! written (a directory that is not ours to write to, a full disk) is no error: anonymous memory does as well,
-//! and takes more of it.
+//! written (a directory that is not ours to write to, a full disk) is no error: anonymous memory does as
+//! well, and takes more of it.
 
 mod build;
 mod manifest;
@@ -35,8 +35,8 @@ pub(super) struct PackedWeights {
 }
 
 impl PackedWeights {
-    /// Maps the panels of a model, or makes them. The file must have been checked before: what is planned comes
-    /// from names and shapes alone.
+    /// Maps the panels of a model, or makes them. The file must have been checked before: what is planned
+    /// comes from names and shapes alone.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
@@ -99,7 +99,8 @@ impl PackedWeights {
     /// The panels of a tensor.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where there are none of this shape, as there are for every matrix of the decoder.
+    /// [`Error::CorruptModel`] where there are none of this shape, as there are for every matrix of the
+    /// decoder.
     pub(super) fn get(
         &self,
         gguf: &Gguf,
@@ -163,8 +164,8 @@ pub enum PackedState {
     Sound,
 }
 
-/// Reads all of a model's file of panels and all that it was made of, and compares; with the file's path, if the
-/// model is one that may have such a file.
+/// Reads all of a model's file of panels and all that it was made of, and compares; with the file's path, if
+/// the model is one that may have such a file.
 ///
 /// # Errors
 /// [`Error::Panicked`] where the system has no thread for it.

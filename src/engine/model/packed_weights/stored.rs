@@ -1,9 +1,9 @@
 //! The file of panels beside a model's file: who may write it, and when it is believed.
 //!
-//! It is `MODEL.panels`, mode 0400. Whoever has the lock on `MODEL.panels.new` writes that file, gives it to the
-//! disk, and renames it; a file that a crash left there is taken over by the next one. A file is believed only if
-//! it is a regular one, belongs to the user of this process, nobody else may write to it, and it has the size and
-//! the head that belong to the model's file.
+//! It is `MODEL.panels`, mode 0400. Whoever has the lock on `MODEL.panels.new` writes that file, gives it to
+//! the disk, and renames it; a file that a crash left there is taken over by the next one. A file is believed
+//! only if it is a regular one, belongs to the user of this process, nobody else may write to it, and it has
+//! the size and the head that belong to the model's file.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -124,7 +124,8 @@ impl Building {
         &self.file
     }
 
-    /// Writes the head, gives everything to the disk, and puts the file in its place if `wanted` says so then.
+    /// Writes the head, gives everything to the disk, and puts the file in its place if `wanted` says so
+    /// then.
     ///
     /// # Errors
     /// The system's; the temporary file is gone then.

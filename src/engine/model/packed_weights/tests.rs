@@ -1,4 +1,5 @@
-//! Files of panels: made once, believed only where they may be, replaced otherwise; and the same weights always.
+//! Files of panels: made once, believed only where they may be, replaced otherwise; and the same weights
+//! always.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,19 +1,20 @@
 //! The part of a block that each layer of a model has, and what lies beside the blocks.
 //!
-//! A block holds [`TILE`] (64) positions in 16-bit values. Of a model whose layers 0 and 2 are attention and whose layers 1 and 3 are
-//! recurrent it is
+//! A block holds [`TILE`] (64) positions in 16-bit values. Of a model whose layers 0 and 2 are attention and
+//! whose layers 1 and 3 are recurrent it is
 //!
 //! ```text
-//! layer 0 [kv heads, tile] | layer 2 [kv heads, tile] | copy of layer 1 [running, 2] | copy of layer 3 [running, 2]
-//! '------------------ rows_len ----------------------' '------- copies_len, in one block of `interval` ---------'
+//! layer 0           | layer 2           | copy of layer 1 | copy of layer 3
+//! [kv heads, tile]  | [kv heads, tile]  | [running, 2]    | [running, 2]
+//! '------------ rows_len --------------' '--- copies_len, in one block of `interval` ---'
 //! ```
 //!
-//! - A tile has the keys of one head, `[head_dim, 64]`, and then its values, `[64, head_dim]`; how these are stored is up to
-//!   [`KvCacheType`].
-//! - A layer that sees a window of positions only has its part, `[kv heads, tile]`, not there but in an allocation of its own for each
-//!   block, which all such layers share: `window_len` values.
-//! - What a recurrent layer keeps is overwritten by each position, and lies beside the blocks as f32: `[running]`, one layer after the
-//!   other. A copy of it has each f32 as two 16-bit values.
+//! - A tile has the keys of one head, `[head_dim, 64]`, and then its values, `[64, head_dim]`; how these are
+//!   stored is up to [`KvCacheType`].
+//! - A layer that sees a window of positions only has its part, `[kv heads, tile]`, not there but in an
+//!   allocation of its own for each block, which all such layers share: `window_len` values.
+//! - What a recurrent layer keeps is overwritten by each position, and lies beside the blocks as f32:
+//!   `[running]`, one layer after the other. A copy of it has each f32 as two 16-bit values.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,8 +33,8 @@ pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
     /// Values of the layer in a block, of 16 bits.
     fn len(&self) -> usize;
 
-    /// Values of the layer beside the blocks, as f32: what each position overwrites. A block has a copy of them. A layer that keeps
-    /// nothing of the kind can be cut anywhere.
+    /// Values of the layer beside the blocks, as f32: what each position overwrites. A block has a copy of
+    /// them. A layer that keeps nothing of the kind can be cut anywhere.
     fn running(&self) -> usize {
         0
     }
@@ -47,8 +48,8 @@ pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
     fn clear(&self, part: &mut [u16], slot: usize);
 }
 
-/// Keys and values of attention, for each key-value head as [`crate::kernels::attention`] lays them out: positions do
-/// not depend on those behind them, so any number of them can be taken away.
+/// Keys and values of attention, for each key-value head as [`crate::kernels::attention`] lays them out:
+/// positions do not depend on those behind them, so any number of them can be taken away.
 #[derive(Debug)]
 pub(in crate::model) struct KeysAndValues {
     pub(in crate::model) heads: Heads,
@@ -120,7 +121,8 @@ fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<
     }
 }
 
-/// For each block of a model the window that is all which is seen of its keys and values, by itself and by those that share them.
+/// For each block of a model the window that is all which is seen of its keys and values, by itself and by
+/// those that share them.
 fn windows(spec: &ModelSpec) -> Vec<Option<usize>> {
     // A window as long as the context is none.
     let own = |block: &BlockSpec| {
@@ -177,7 +179,8 @@ pub(super) struct Part {
 }
 
 impl StateLayout {
-    /// The layout of a model: a part for each of its blocks. With `whole`, nothing goes that no window sees any more.
+    /// The layout of a model: a part for each of its blocks. With `whole`, nothing goes that no window sees
+    /// any more.
     pub(in crate::model) fn of(spec: &ModelSpec, kind: KvCacheType, whole: bool) -> StateLayout {
         let windows = windows(spec).into_iter().map(|window| window.filter(|_| !whole));
         let layers = spec.blocks.iter().zip(windows).map(|(block, window)| layer_of(block, kind, window));

@@ -1,17 +1,20 @@
 //! What a sequence keeps of the tokens that were computed: its state.
 //!
-//! It grows by blocks of [`TILE`] positions. A block is one allocation, made when its first position is reached, of which
-//! each layer has a part; how the part is laid out is up to the kind of the layer ([`LayerState`]), and `layout.rs` shows a block. Sequences that begin with the
-//! same tokens may share blocks.
+//! It grows by blocks of [`TILE`] positions. A block is one allocation, made when its first position is
+//! reached, of which each layer has a part; how the part is laid out is up to the kind of the layer
+//! ([`LayerState`]), and `layout.rs` shows a block. Sequences that begin with the same tokens may share
+//! blocks.
 //!
-//! What a layer keeps of attention is a row for each position, so it can be cut anywhere. What other layers keep is overwritten by each
-//! position: it lies beside the blocks ([`Kept`]), and some blocks have a copy of what it was behind the block's last position: all
-//! of them, or one in a few where copies are large ([`StateLayout`]). A sequence that has to go back goes to the last place of which
-//! there is a copy, and computes from there again.
+//! What a layer keeps of attention is a row for each position, so it can be cut anywhere. What other layers
+//! keep is overwritten by each position: it lies beside the blocks ([`Kept`]), and some blocks have a copy of
+//! what it was behind the block's last position: all of them, or one in a few where copies are large
+//! ([`StateLayout`]). A sequence that has to go back goes to the last place of which there is a copy, and
+//! computes from there again.
 //!
-//! Layers that see a window of positions only have allocations of their own, one for each block of positions, which go when the window of
-//! the next position sees nothing of them ([`State::settle`]). A sequence cannot go back behind what is gone; it goes back to the last place
-//! whose window is there, and to the beginning if there is none.
+//! Layers that see a window of positions only have allocations of their own, one for each block of positions,
+//! which go when the window of the next position sees nothing of them ([`State::settle`]). A sequence cannot
+//! go back behind what is gone; it goes back to the last place whose window is there, and to the beginning if
+//! there is none.
 //!
 //! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
 
@@ -130,8 +133,9 @@ impl SequenceState {
         self.gone = self.gone.min(self.windows.len());
     }
 
-    /// Begins a pass whose last `guesses` rows may be taken back. Until the pass is [done](SequenceState::advance) or
-    /// [given up](SequenceState::give_up), what is kept beside the blocks belongs to no position.
+    /// Begins a pass whose last `guesses` rows may be taken back. Until the pass is
+    /// [done](SequenceState::advance) or [given up](SequenceState::give_up), what is kept beside the blocks
+    /// belongs to no position.
     pub(crate) fn begin(&mut self, guesses: usize) {
         self.guesses = guesses;
         if self.layout.running_len() == 0 {
@@ -172,8 +176,8 @@ impl SequenceState {
         self.truncate(self.len);
     }
 
-    /// The blocks that are full, those that the next `count` positions go to, no longer shared, and what is kept beside them;
-    /// or of the blocks what windows see.
+    /// The blocks that are full, those that the next `count` positions go to, no longer shared, and what is
+    /// kept beside them; or of the blocks what windows see.
     pub(super) fn parts(
         &mut self,
         count: usize,
@@ -224,7 +228,8 @@ impl State for SequenceState {
     fn most_window_blocks(&self) -> usize {
         match self.layout.0.window_len {
             0 => 0,
-            // The rows of a pass, and what the first of them sees before them, wherever that begins in a block.
+            // The rows of a pass, and what the first of them sees before them, wherever that begins in a
+            // block.
             _ => (self.layout.0.window.saturating_add(self.rows) + TILE - 3) / TILE + 1,
         }
     }

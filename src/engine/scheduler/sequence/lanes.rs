@@ -1,4 +1,5 @@
-//! Likelihoods of answers: several paths through them at a time, each with a state that shares the blocks of the prompt.
+//! Likelihoods of answers: several paths through them at a time, each with a state that shares the blocks of
+//! the prompt.
 
 use super::super::answers;
 use super::super::likelihood_memo::LikelihoodMemo;
@@ -29,8 +30,8 @@ pub(super) fn lane_bytes(state: &dyn State, given: usize, positions: usize) -> u
 }
 
 impl Sequence {
-    /// Lets it compute as many paths through answers at a time as there is room for in so many bytes. Returns how many
-    /// of them it may use.
+    /// Lets it compute as many paths through answers at a time as there is room for in so many bytes. Returns
+    /// how many of them it may use.
     pub(in crate::scheduler) fn allow_lanes(&mut self, bytes: u64) -> u64 {
         if !matches!(self.goal, Goal::Likelihoods(..)) {
             return 0;
@@ -78,7 +79,8 @@ impl Sequence {
         }
     }
 
-    /// Begins other paths through answers beside the first, where the prompt is computed. They share its blocks.
+    /// Begins other paths through answers beside the first, where the prompt is computed. They share its
+    /// blocks.
     fn begin_lanes(&mut self, decoder: &dyn Decoder) {
         let given = self.given;
         while self.lanes.len() < self.most_lanes && self.state.len() >= given {
@@ -121,8 +123,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// Goes on to the next paths through the answers where those before are computed; the result where they were the last, which is kept
-    /// for others.
+    /// Goes on to the next paths through the answers where those before are computed; the result where they
+    /// were the last, which is kept for others.
     pub(in crate::scheduler) fn next_paths(
         &mut self,
         memo: &mut LikelihoodMemo,

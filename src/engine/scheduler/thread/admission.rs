@@ -1,8 +1,9 @@
 //! Which of the waiting requests begin, and which of the running ones give way to them.
 //!
-//! A request gives way to one of a higher priority; and to one of another user of the same priority, until both have as many places or
-//! one place apart. It is suspended: it keeps its keys and values as long as there is room for them, and otherwise computes them
-//! anew when it goes on. Its bytes are the same, as they are those of its tokens, whenever those are computed.
+//! A request gives way to one of a higher priority; and to one of another user of the same priority, until
+//! both have as many places or one place apart. It is suspended: it keeps its keys and values as long as
+//! there is room for them, and otherwise computes them anew when it goes on. Its bytes are the same, as they
+//! are those of its tokens, whenever those are computed.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -41,7 +42,8 @@ struct Round {
     blocked: Option<u8>,
     /// Lanes for which nobody gives way.
     closed: Vec<Lane>,
-    /// Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may run.
+    /// Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may
+    /// run.
     planning: usize,
 }
 
@@ -239,16 +241,16 @@ impl EngineThread {
         self.suspended.push(Suspended { sequence, identity, load });
     }
 
-    /// Bytes of keys and values that belong to requests and to nobody else: all that the running ones will have, and what the
-    /// suspended ones have now.
+    /// Bytes of keys and values that belong to requests and to nobody else: all that the running ones will
+    /// have, and what the suspended ones have now.
     pub(super) fn own_bytes(&self) -> u64 {
         let running: u64 = self.running.iter().map(Sequence::own_bytes).sum();
         let suspended: u64 = self.suspended.iter().map(|suspended| suspended.sequence.taken_bytes()).sum();
         running + suspended
     }
 
-    /// Whether so many bytes of keys and values fit, if need be in the place of those of suspended requests, and of running ones
-    /// that have to give way. False also where they do not fit beside what is left then.
+    /// Whether so many bytes of keys and values fit, if need be in the place of those of suspended requests,
+    /// and of running ones that have to give way. False also where they do not fit beside what is left then.
     fn make_room(&mut self, new: u64, most: u64, claim: Claim) -> bool {
         let staying = self.running.iter().filter(|running| !self.gives_way(running, claim));
         let staying: u64 = staying.map(Sequence::own_bytes).sum();
@@ -278,7 +280,8 @@ impl EngineThread {
         }
     }
 
-    /// When a place is not taken away again: of those who have become urgent by waiting, one at a time is safe for a while.
+    /// When a place is not taken away again: of those who have become urgent by waiting, one at a time is
+    /// safe for a while.
     fn kept_until(&self, claim: Claim) -> u64 {
         let aged = claim.waited >= u64::from(HIGHEST - claim.priority.min(HIGHEST)) * AGEING;
         let is_first = self.running.iter().all(|running| running.turn.kept_until <= self.now);
@@ -395,7 +398,8 @@ impl EngineThread {
         None
     }
 
-    /// Gives a place to a request whose `new` bytes fit. What is left beside it may have more paths through answers at a time.
+    /// Gives a place to a request whose `new` bytes fit. What is left beside it may have more paths through
+    /// answers at a time.
     fn run_sequence(&mut self, mut sequence: Sequence, new: u64, most: u64) {
         let taken = self.own_bytes() + new;
         let lanes = sequence.allow_lanes(most.saturating_sub(taken + self.models.held_bytes()));

@@ -1,4 +1,5 @@
-//! Whether a document conforms to a made-up schema: written for these tests, so that nothing the engine uses judges itself.
+//! Whether a document conforms to a made-up schema: written for these tests, so that nothing the engine uses
+//! judges itself.
 
 use serde_json::Value;
 

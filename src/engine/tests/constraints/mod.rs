@@ -306,7 +306,8 @@ fn what_is_being_compiled_holds_up_nobody() {
     assert!(ended.contains(&1) && ended.contains(&2));
 }
 
-/// Asks for the vector of one word, again and again until it is told to stop; returns how long each took, sorted.
+/// Asks for the vector of one word, again and again until it is told to stop; returns how long each took,
+/// sorted.
 fn neighbour(engine: &Engine, stop: &AtomicBool) -> Vec<Duration> {
     let (sender, events) = unbounded();
     let mut times = Vec::new();

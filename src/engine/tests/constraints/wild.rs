@@ -130,7 +130,8 @@ fn what_never_holds_fails_after_some_trials() {
     }
 }
 
-/// Goes through the folder that `SCHEMAS` names, of which every so many as `EVERY` says, and prints what became of them.
+/// Goes through the folder that `SCHEMAS` names, of which every so many as `EVERY` says, and prints what
+/// became of them.
 #[test]
 #[ignore = "it is a measurement: scripts/bench-schemas.sh"]
 fn a_folder_of_schemas() {

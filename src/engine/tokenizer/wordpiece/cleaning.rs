@@ -1,8 +1,8 @@
-//! From a text to the words that are looked up: control characters away, accents and capitals folded, punctuation and
-//! Chinese characters on their own.
+//! From a text to the words that are looked up: control characters away, accents and capitals folded,
+//! punctuation and Chinese characters on their own.
 //!
-//! In the order of transformers' BERT normalizer: a character is judged as it is written, then decomposed, then made
-//! lower case.
+//! In the order of transformers' BERT normalizer: a character is judged as it is written, then decomposed,
+//! then made lower case.
 
 use unicode_general_category::{GeneralCategory as Category, get_general_category};
 use unicode_normalization::UnicodeNormalization;

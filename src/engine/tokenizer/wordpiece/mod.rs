@@ -1,10 +1,10 @@
 //! Text to tokens for encoders of the BERT family: words, then the longest pieces that the vocabulary has.
 //!
-//! In a GGUF file, a piece that begins a word begins with `▁`, and one that continues it is written as it is (in
-//! `vocab.txt` it is the other way round, with `##` before what continues).
+//! In a GGUF file, a piece that begins a word begins with `▁`, and one that continues it is written as it is
+//! (in `vocab.txt` it is the other way round, with `##` before what continues).
 //!
-//! It follows the tokenizer of transformers, byte for byte but for one thing: what a user writes never becomes a
-//! control token, so that `[SEP]` in a text is three words.
+//! It follows the tokenizer of transformers, byte for byte but for one thing: what a user writes never
+//! becomes a control token, so that `[SEP]` in a text is three words.
 
 mod cleaning;
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Makes a random-weight model from a shell:
-//! `steadytext-test-model [--arch llama|qwen3|gemma3|…] [--shape tiny|small|compared|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
-//! [--quant q8_0|q4_k_m|…] [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`, or an encoder: `--encoder bert|modern-bert|… OUT`.
+//! Makes a random-weight model from a shell: `steadytext-test-model [--arch llama|qwen3|gemma3|…] [--shape
+//! tiny|small|compared|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b] [--quant q8_0|q4_k_m|…] [--layers N] [--width N]
+//! [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`, or an encoder: `--encoder
+//! bert|modern-bert|… OUT`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -53,8 +53,9 @@ const PROGRAM: &str = "select e.pid from steadytext_engine_stat as e
 /// Whether there is to be one.
 const WANTED: &str = "select current_setting('pg_steadytext.engine_process') = 'separate'";
 
-/// Kills the program of the engine, and waits for an answer of the next one. Whether the server's processes were started anew by that;
-/// `None` where the engine is no program. `killed`: processes of which the postmaster may say that they have died, because they were killed before.
+/// Kills the program of the engine, and waits for an answer of the next one. Whether the server's processes
+/// were started anew by that; `None` where the engine is no program. `killed`: processes of which the
+/// postmaster may say that they have died, because they were killed before.
 pub(super) fn kill(cluster: &Cluster, how: Signal, killed: &HashSet<i32>) -> Option<bool> {
     let mut wanted = true;
     let program: Option<i32> = eventually(PATIENCE, || {
@@ -68,7 +69,8 @@ pub(super) fn kill(cluster: &Cluster, how: Signal, killed: &HashSet<i32>) -> Opt
     let before = answers(cluster);
     let from = cluster.log().len();
     let program = program?;
-    // More than one may be needed: Rust's programs take the first SIGSEGV for an access to memory, which would come again.
+    // More than one may be needed: Rust's programs take the first SIGSEGV for an access to memory, which
+    // would come again.
     eventually(PATIENCE, || {
         signal(program, how);
         (!is_alive(program)).then_some(())

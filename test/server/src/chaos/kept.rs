@@ -1,5 +1,5 @@
-//! A table in the storm that has a vectorizer and an enrichment: whatever has happened, in the end every row has exactly the vectors of its
-//! text, and the value that the call gives for it.
+//! A table in the storm that has a vectorizer and an enrichment: whatever has happened, in the end every row
+//! has exactly the vectors of its text, and the value that the call gives for it.
 
 use rand::Rng;
 use rand::rngs::StdRng;

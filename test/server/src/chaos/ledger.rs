@@ -58,7 +58,8 @@ impl Ledger {
         *self.kills.lock().expect("no panic while noting") += 1;
     }
 
-    /// An engine was killed that is a program of its own; the server's processes were started anew after that, or not.
+    /// An engine was killed that is a program of its own; the server's processes were started anew after
+    /// that, or not.
     pub(super) fn note_engine(&self, restarted: bool) {
         let mut engines = self.engines.lock().expect("no panic while noting");
         engines.0 += 1;

@@ -2,7 +2,8 @@
 //! whose requests are cancelled. In the end every request that was committed must have been answered exactly
 //! once, with the bytes that it gets on a quiet day.
 //!
-//! A table has a vectorizer and an enrichment meanwhile; in the end its vectors and values are those of its rows ([`kept`]).
+//! A table has a vectorizer and an enrichment meanwhile; in the end its vectors and values are those of its
+//! rows ([`kept`]).
 //!
 //! Three books are kept: each client notes its answers ([`ledger`]), a trigger notes in the same transaction
 //! what really happened (`audit`), and the disturbance that drops the extension notes in the same transaction

@@ -94,10 +94,11 @@ unsafe fn unpack_block<const F: u8>(quants: *const u8, out: *mut u8) {
     }
 }
 
-/// Inputs 4 · `word` … of a part of 32 inputs of a block, for one half of the outputs. They are unsigned, and plus 4
-/// for Q3_K; only IQ4_XS's are signed.
+/// Inputs 4 · `word` … of a part of 32 inputs of a block, for one half of the outputs. They are unsigned, and
+/// plus 4 for Q3_K; only IQ4_XS's are signed.
 ///
-/// Shifts are by registers: parts that are not a loop make the compiler load all activations first, into memory.
+/// Shifts are by registers: parts that are not a loop make the compiler load all activations first, into
+/// memory.
 ///
 /// # Safety
 /// `quants` points to a block; `part` and `word` are below 8, `side` is below 2.
@@ -198,7 +199,8 @@ unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
                     }
                 }
             }
-            // Sums of the activations of parts times their minima or, for Q3_K, scales: times -16 for parts of 16.
+            // Sums of the activations of parts times their minima or, for Q3_K, scales: times -16 for parts
+            // of 16.
             let mut extra = [_mm256_setzero_si256(); R];
             if F == Q5_K {
                 for pair in 0..4 {

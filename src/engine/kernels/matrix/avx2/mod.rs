@@ -1,8 +1,8 @@
 //! Products of panels with AVX2 and FMA: a vector is four inputs of 8 outputs, half a panel.
 //!
-//! `vpmaddubsw` multiplies unsigned with signed bytes and adds two products in 16 bits. That saturates for 8-bit
-//! weights above 127, so those go in as magnitudes with their sign moved to the activations; products of 4-bit
-//! weights fit for a whole block of 32 and those of 6-bit weights for two steps.
+//! `vpmaddubsw` multiplies unsigned with signed bytes and adds two products in 16 bits. That saturates for
+//! 8-bit weights above 127, so those go in as magnitudes with their sign moved to the activations; products
+//! of 4-bit weights fit for a whole block of 32 and those of 6-bit weights for two steps.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -121,8 +121,8 @@ pub(super) unsafe fn broadcast(at: *const i8) -> __m256i {
     _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
-/// The same value. Without this the compiler adds products to one another before it adds them to the sums, for which
-/// it has not enough registers.
+/// The same value. Without this the compiler adds products to one another before it adds them to the sums,
+/// for which it has not enough registers.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn in_register(mut sum: __m256i) -> __m256i {
@@ -266,8 +266,8 @@ unsafe fn q6_k_word<const QUARTER: usize>(quants: *const u8, word: usize, side: 
     )
 }
 
-/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the processor
-/// itself follows it no further than the end of a page.
+/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the
+/// processor itself follows it no further than the end of a page.
 const AHEAD: usize = 4096;
 
 /// Asks for the two cache lines `AHEAD` of an address, which may lie beyond the weights.
@@ -280,7 +280,8 @@ fn prefetch(at: *const u8) {
     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
 }
 
-/// Q4_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of activations.
+/// Q4_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of
+/// activations.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
@@ -364,7 +365,8 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
     }
 }
 
-/// Q6_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of activations.
+/// Q6_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of
+/// activations.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
@@ -380,7 +382,8 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             let x_sums = x_sums.add(block * 36 + 20);
             let mut total = [[_mm256_setzero_si256(); 2]; R];
             for side in 0..2 {
-                // -16 times the sums of the activations times their scales, two parts at a time, then twice that.
+                // -16 times the sums of the activations times their scales, two parts at a time, then twice
+                // that.
                 for pair in 0..8 {
                     let scale = meta.add(32 + pair * 32 + side * 8);
                     let scales = _mm256_blend_epi16::<0xaa>(

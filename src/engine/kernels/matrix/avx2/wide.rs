@@ -1,8 +1,8 @@
 //! Products of many rows with Q8_0 weights in AVX2: quants and activations in 16 bits.
 //!
-//! With bytes, `vpmaddubsw` wants magnitudes and moved signs, and its sums have to be widened after each four inputs.
-//! Weights that are unpacked once for many rows need none of that: `vpmaddwd` and an addition for each two inputs of 8
-//! outputs. Sums are the same integers.
+//! With bytes, `vpmaddubsw` wants magnitudes and moved signs, and its sums have to be widened after each four
+//! inputs. Weights that are unpacked once for many rows need none of that: `vpmaddwd` and an addition for
+//! each two inputs of 8 outputs. Sums are the same integers.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -14,7 +14,8 @@ use super::{accumulate, by_rows, halves, in_register};
 
 /// Rows that are computed together.
 const ROWS: usize = 4;
-/// Bytes of an unpacked block: of each word of four inputs the first and third of 16 outputs, then the second and fourth.
+/// Bytes of an unpacked block: of each word of four inputs the first and third of 16 outputs, then the second
+/// and fourth.
 const BLOCK: usize = 32 * PANEL * 2;
 
 /// Unpacks the quants of `blocks` blocks.

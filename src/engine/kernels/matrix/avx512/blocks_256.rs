@@ -1,7 +1,7 @@
 //! Products of panels with AVX-512 VNNI: blocks of 256 other than Q4_K's and Q6_K's.
 //!
-//! As in [`super`] a vector is four inputs of all 16 outputs. The weights of Q3_K are stored plus 4, the values
-//! of IQ4_XS go in plus 128: both are taken off through sums of the activations times the sub-scales.
+//! As in [`super`] a vector is four inputs of all 16 outputs. The weights of Q3_K are stored plus 4, the
+//! values of IQ4_XS go in plus 128: both are taken off through sums of the activations times the sub-scales.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -107,7 +107,8 @@ unsafe fn unpack_block<const F: u8>(quants: *const u8, out: *mut u8) {
 
 /// Inputs 4 · `word` … of a part of 32 inputs of a block, unsigned: plus 4 for Q3_K, plus 128 for IQ4_XS.
 ///
-/// Shifts are by registers: parts that are not a loop make the compiler load all activations first, into memory.
+/// Shifts are by registers: parts that are not a loop make the compiler load all activations first, into
+/// memory.
 ///
 /// # Safety
 /// `quants` points to a block; `part` and `word` are below 8.

@@ -75,7 +75,8 @@ fn above(table: &[i8; 16]) -> __m512i {
     _mm512_xor_si512(_mm512_broadcast_i32x4(table), _mm512_set1_epi32(0x8080_8080_u32 as i32))
 }
 
-/// The scales of the 16 outputs of MXFP4, as [`half_of_power`](super::super::layout::half_of_power) makes them.
+/// The scales of the 16 outputs of MXFP4, as [`half_of_power`](super::super::layout::half_of_power) makes
+/// them.
 ///
 /// # Safety
 /// 16 bytes can be read.
@@ -91,7 +92,8 @@ unsafe fn powers(at: *const u8) -> __m512 {
     _mm512_castsi512_ps(_mm512_mask_blend_epi32(is_normal, small, normal))
 }
 
-/// Moves bit `BIT` of every byte to bit 4 and puts it beside the low bits of `quants`, whose others are cleared.
+/// Moves bit `BIT` of every byte to bit 4 and puts it beside the low bits of `quants`, whose others are
+/// cleared.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn fifth<const BIT: usize>(bits: __m512i, quants: __m512i) -> __m512i {

@@ -1,7 +1,7 @@
 //! Products of panels with AVX-512 VNNI: a vector is four inputs of all 16 outputs of a panel.
 //!
-//! `vpdpbusd` multiplies unsigned weights with signed activations and adds four products to a 32-bit lane, all
-//! exact. What weights are stored above their value is taken off through sums of the activations.
+//! `vpdpbusd` multiplies unsigned weights with signed activations and adds four products to a 32-bit lane,
+//! all exact. What weights are stored above their value is taken off through sums of the activations.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -16,8 +16,8 @@ use super::layout::Format;
 
 /// Rows that are computed together.
 const ROWS: usize = 8;
-/// Rows of 32-input blocks that are computed together where there are as many: `vpdpbusd` takes five cycles, and two
-/// begin in each.
+/// Rows of 32-input blocks that are computed together where there are as many: `vpdpbusd` takes five cycles,
+/// and two begin in each.
 const MANY_ROWS: usize = 16;
 
 macro_rules! by_rows {
@@ -120,8 +120,8 @@ pub(super) unsafe fn halves(at: *const u8) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }
 
-/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the processor
-/// itself follows it no further than the end of a page.
+/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the
+/// processor itself follows it no further than the end of a page.
 const AHEAD: usize = 4096;
 
 /// Asks for the lines `AHEAD` of those of a block, which may lie beyond the weights.
@@ -145,7 +145,8 @@ pub(super) unsafe fn broadcast(at: *const i8) -> __m512i {
     _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
-/// The same value. Without this the compiler computes one row after the other, each a chain that waits for itself.
+/// The same value. Without this the compiler computes one row after the other, each a chain that waits for
+/// itself.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn in_register(mut sum: __m512i) -> __m512i {

@@ -1,5 +1,5 @@
-//! Adapters of jina-embeddings-v3, against weights to which they were added, against themselves in other company, and files of them that contradict
-//! themselves.
+//! Adapters of jina-embeddings-v3, against weights to which they were added, against themselves in other
+//! company, and files of them that contradict themselves.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Encoders that are not BERT, against candle-transformers' models where it has them, and against the same computed by hand.
+//! Encoders that are not BERT, against candle-transformers' models where it has them, and against the same
+//! computed by hand.
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
@@ -138,8 +139,8 @@ fn gemma(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
     linear(&inner, "dense_3", GEMMA_PROJECTION, width)
 }
 
-/// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other; with a task, of weights to which its adapter
-/// was added.
+/// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other; with a
+/// task, of weights to which its adapter was added.
 pub(super) fn by_hand(spec: &Bert, tokens: &[u32], task: Option<usize>) -> candle_core::Result<Tensor> {
     let (weights, width, inner) = (weights(spec), spec.width, spec.feed_forward);
     let dim = width / spec.heads;
