@@ -19,7 +19,7 @@ die() { printf 'in-debian: %s\n' "$*" >&2; exit 1; }
 [[ $1 =~ ^[a-z]+$ ]] || die "$1 is no release of Debian or Ubuntu"
 if [ "$(id -u)" != 0 ]; then
     exec sudo CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" \
-        CI="${CI:-}" STEADYTEXT_DEBIAN_DIR="${STEADYTEXT_DEBIAN_DIR:-}" "$0" "$@"
+        CI="${CI:-}" STEADYTEXT_DEBIAN_DIR="${STEADYTEXT_DEBIAN_DIR:-}" UBUNTU_MIRROR="${UBUNTU_MIRROR:-}" "$0" "$@"
 fi
 release=$1
 shift

@@ -147,7 +147,7 @@ build_pgvector() {
 # they are, and still checks signature and checksums. Says what was wrong, and fails.
 build_pgvector_of() {
     local work status=0
-    work=$(mktemp -d)
+    work=$(mktemp -d) || return 1
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/source"
     printf 'deb-src [signed-by=%s] %s\n' "$1" "$2" >"$work/sources.list"
     # A subshell of its own: what fails ends it, which `if` would prevent.

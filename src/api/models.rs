@@ -471,10 +471,11 @@ fn delete(path: &Path) -> io::Result<bool> {
     if is_folder {
         any |= fs::remove_dir_all(path).map(|()| true).or_else(missing)?;
     } else {
+        // Where something is wrong with these, the model is still there.
+        delete_adapters(path)?;
         for part in gguf::parts(path) {
             any |= fs::remove_file(part).map(|()| true).or_else(missing)?;
         }
-        delete_adapters(path)?;
     }
     for suffix in [".panels", ".checksum", card::SUFFIX] {
         let mut beside = path.as_os_str().to_owned();
@@ -491,9 +492,9 @@ fn delete_adapters(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     for entry in folder.read_dir()? {
-        let path = entry?.path();
-        if is_gguf(&path) {
-            fs::remove_file(path)?;
+        let entry = entry?;
+        if entry.file_type()?.is_file() && is_gguf(&entry.path()) {
+            fs::remove_file(entry.path())?;
         }
     }
     match fs::remove_dir(folder) {

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use steadytext_engine::ModelSource;
 use steadytext_engine::remote_job::{Refusal, WantedModel};
+use steadytext_engine::{ModelSource, file_bytes};
 
 use crate::endpoints::Endpoint;
 
@@ -125,15 +125,14 @@ impl Models {
         let path = self
             .find(file)
             .ok_or_else(|| refused(format!("the file of model \"{name}\" is not on the worker's machine")))?;
-        let has =
-            std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let has = file_bytes(&path);
         let source = ModelSource::File(path);
         if let (Some(has), Some(wants)) = (has, *bytes)
             && has != wants
         {
             self.spoil(name, &source);
             return Err(refused(format!(
-                "the file of model \"{name}\" on the worker's machine is not the server's: it has {has} bytes, not {wants}"
+                "the file of model \"{name}\" on the worker's machine is not the server's: with its adapters it has {has} bytes, not {wants}"
             )));
         }
         Ok(source)

@@ -62,6 +62,8 @@ struct Server<'a> {
     /// What was said of them last.
     complaints: Vec<String>,
     has_looked: bool,
+    /// The last look has failed: what is wrong is said once, and the worker is not ready, until one succeeds.
+    looks_in_vain: bool,
     last_role: Option<u32>,
     /// The request that must run alone, or is to.
     alone: Alone,
@@ -126,6 +128,7 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
         claims: Vec::new(),
         complaints: Vec::new(),
         has_looked: false,
+        looks_in_vain: false,
         last_role: None,
         alone: Alone::No,
         extend_at: now,
@@ -158,9 +161,11 @@ impl Server<'_> {
             };
             match turn {
                 Ok(is_busy) => {
-                    self.database.is_ready.store(true, Release);
-                    self.last_error = None;
-                    (pause, failures) = (CONNECT_PAUSES.0, 0);
+                    if !self.looks_in_vain {
+                        self.database.is_ready.store(true, Release);
+                        self.last_error = None;
+                        (pause, failures) = (CONNECT_PAUSES.0, 0);
+                    }
                     if !is_busy {
                         self.wait(wakes, self.next_due());
                     }
@@ -188,7 +193,9 @@ impl Server<'_> {
                         self.say(Level::Error, &format!("given up after {failures} attempts: {error}"));
                         return false;
                     }
-                    self.wait(wakes, Instant::now() + pause);
+                    // Leases of what is held are extended all the same.
+                    let until = Instant::now() + pause;
+                    self.wait(wakes, if client.is_some() { until.min(self.extend_at) } else { until });
                     pause = (pause * 2).min(CONNECT_PAUSES.1);
                 }
             }
@@ -297,10 +304,11 @@ impl Server<'_> {
             self.extend(client)?;
         }
         if now >= self.poll_at {
+            self.poll_at = now + self.shared.options.poll_interval;
+            self.looks_in_vain = true;
             protocol::tidy(client)?;
             self.registered = protocol::models(client)?;
             self.choose_sets();
-            let mut poll_at = now + self.shared.options.poll_interval;
             for set in &self.sets {
                 let outlook = protocol::outlook(client, &set.models, set.types.as_deref())?;
                 let can_take = set.endpoint.as_ref().is_none_or(|endpoint| !endpoint.is_resting());
@@ -310,13 +318,10 @@ impl Server<'_> {
                 if let Some(due_in_s) = outlook.due_in_s
                     && let Ok(due_in) = Duration::try_from_secs_f64(due_in_s)
                 {
-                    poll_at = poll_at.min(now + due_in.max(Duration::from_millis(50)));
+                    self.poll_at = self.poll_at.min(now + due_in.max(Duration::from_millis(50)));
                 }
             }
-            // One that fails is due again, so that no turn succeeds in between: the worker is not ready, and
-            // what is wrong is said once.
-            self.poll_at = poll_at;
-            self.has_looked = true;
+            (self.has_looked, self.looks_in_vain) = (true, false);
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + HEARTBEAT;

@@ -117,9 +117,12 @@ pub fn unknown_task<'t>(tasks: impl Iterator<Item = &'t str>) -> Error {
     Error::UnknownTask { hint: format!("Name one of its tasks: {}.", tasks.collect::<Vec<_>>().join(", ")) }
 }
 
-/// The files of the adapters beside a model's file, as far as they can be seen.
-pub(crate) fn paths(model: &Path) -> Vec<PathBuf> {
-    files(model).unwrap_or_default().into_iter().map(|(_, path)| path).collect()
+/// The files of the adapters beside a model's file.
+///
+/// # Errors
+/// The system's; `InvalidData` for a folder that holds what it should not.
+pub(crate) fn paths_beside(model: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(files(model)?.into_iter().map(|(_, path)| path).collect())
 }
 
 /// The file or folder that says which tasks a model has; it changes when these do.

@@ -141,7 +141,7 @@ pub fn model_files(path: &Path) -> Vec<PathBuf> {
         let weights = safetensors::weights(path).unwrap_or_default();
         weights.into_iter().chain(safetensors::FILES.map(|name| path.join(name))).collect()
     } else {
-        gguf::parts(path).into_iter().chain(adapters::paths(path)).collect()
+        gguf::parts(path).into_iter().chain(adapters::paths_beside(path).unwrap_or_default()).collect()
     };
     files.retain(|file| file.is_file());
     files

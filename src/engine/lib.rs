@@ -74,7 +74,7 @@ pub use kernels::tile::KvCacheType;
 pub use mapping::FileId;
 pub use message::{Message, Role};
 pub use model::{PackedState, verify_packed_weights};
-pub use model_source::{ModelSource, adapter_tasks};
+pub use model_source::{ModelSource, adapter_tasks, file_bytes};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use prompts::Prompts;

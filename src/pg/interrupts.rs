@@ -65,9 +65,9 @@ pub(crate) fn termination_requested() -> bool {
 }
 
 /// Runs `work` with a termination that has arrived put aside, so that a last transaction can be committed. A
-/// second SIGTERM ends the process all the same.
+/// second SIGTERM, and the end of its time, end the process all the same.
 pub(crate) fn postponing_termination<T>(work: impl FnOnce() -> T) -> T {
-    termination::stop_timer();
+    termination::begin_last_grace();
     // SAFETY: the flags belong to this process; they are set again afterwards.
     unsafe {
         pg_sys::ProcDiePending = 0;

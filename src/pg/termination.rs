@@ -1,13 +1,17 @@
 //! How a worker takes SIGTERM: it ends its statement, gives back what it has claimed, and goes.
 //!
-//! PostgreSQL's own handler ends a process in the middle of a statement. The requests that it has in flight
-//! would then look as if it had died of one of them: they would be tried one at a time, and one that was
-//! alone would have lost a try, and wait, or fail. So the first SIGTERM only asks for the end. A statement
-//! may wait for a lock or run somebody's trigger, and shutdown must not wait for that: PostgreSQL's handler
-//! runs when [`GRACE`] is over, and at the second SIGTERM.
+//! PostgreSQL's own handler ends a process in the middle of a statement. The requests that it has in flight would
+//! then look as if it had died of one of them: they would be tried one at a time, and one that was alone would
+//! have lost a try, and wait, or fail. So the first SIGTERM only asks for the end. A statement may wait for a lock
+//! or run somebody's trigger, and shutdown must not wait for that: PostgreSQL's handler runs when [`GRACE`] is
+//! over, and at a second SIGTERM. What is given back after that has a time of its own, [`LAST_GRACE`], for the same
+//! reason: it runs users' triggers too, and its commit may wait for a standby.
+//!
+//! The postmaster signals the process and, after that, the group that the process leads, so that one wish arrives
+//! twice. What arrives within [`ONE_WISH`] after the first SIGTERM is taken for the same.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -23,8 +27,13 @@ unsafe extern "C-unwind" {
 /// How long a statement may go on.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// SIGTERM has arrived, and [`die`] has not been called for it.
-static IS_ASKED: AtomicBool = AtomicBool::new(false);
+/// How long the last transactions may take.
+const LAST_GRACE: Duration = Duration::from_secs(10);
+/// A SIGTERM so soon after the first one is no other.
+const ONE_WISH: Duration = Duration::from_millis(500);
+
+/// When the first SIGTERM arrived, in nanoseconds of the monotonic clock; 0: none has.
+static ASKED_AT: AtomicI64 = AtomicI64::new(0);
 static TIMER: Timer = Timer(UnsafeCell::new(None));
 
 /// Sends SIGTERM to this process, once.
@@ -62,15 +71,27 @@ pub(super) fn prepare() {
     }
 }
 
+/// Nanoseconds of the monotonic clock, never 0. May be called in a signal handler.
+fn now() -> i64 {
+    // SAFETY: clock_gettime is one of the functions that signal handlers may call; it fills the structure.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time
+    };
+    (time.tv_sec as i64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as i64).max(1)
+}
+
 /// The handler of SIGTERM.
 pub(super) unsafe extern "C-unwind" fn ask(signal: i32) {
     // SAFETY: a handler, in the main thread; it leaves errno as it was.
     unsafe {
         let errno = *libc::__errno_location();
-        if !IS_ASKED.swap(true, SeqCst) && TIMER.set(GRACE) {
-            SetLatch(pg_sys::MyLatch);
-        } else {
-            die(signal);
+        let now = now();
+        match ASKED_AT.compare_exchange(0, now, SeqCst, SeqCst) {
+            Ok(_) if TIMER.set(GRACE) => SetLatch(pg_sys::MyLatch),
+            Err(first) if now - first < ONE_WISH.as_nanos() as i64 => {}
+            _ => die(signal),
         }
         *libc::__errno_location() = errno;
     }
@@ -78,10 +99,13 @@ pub(super) unsafe extern "C-unwind" fn ask(signal: i32) {
 
 /// Whether SIGTERM has arrived that [`ask`] handles.
 pub(super) fn is_asked() -> bool {
-    IS_ASKED.load(SeqCst)
+    ASKED_AT.load(SeqCst) != 0
 }
 
-/// What is done from now on may take as long as it takes, unless a second SIGTERM arrives.
-pub(super) fn stop_timer() {
-    TIMER.set(Duration::ZERO);
+/// What is done from now on is the last thing that this process does, if it was asked to end, and has a time of its
+/// own.
+pub(super) fn begin_last_grace() {
+    if is_asked() {
+        TIMER.set(LAST_GRACE);
+    }
 }

@@ -262,7 +262,12 @@ pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
 /// The tasks that a model has adapters for, read anew when what says so has changed.
 pub(super) fn adapted_tasks(model: &Path) -> Tasks {
     let state = FileId::of_path(&adapters::described_in(model)).ok();
-    let tasks = remembered(&ADAPTED, model, state, || adapter_tasks(model).ok().map(Arc::new));
+    let read = || adapter_tasks(model).ok().map(Arc::new);
+    let changed_at =
+        |state: FileId| SystemTime::UNIX_EPOCH + Duration::from_secs(state.modified_s.max(0) as u64);
+    let age = state.map(|state| SystemTime::now().duration_since(changed_at(state)).unwrap_or_default());
+    let tasks =
+        if age.is_some_and(|age| age <= SETTLED) { read() } else { remembered(&ADAPTED, model, state, read) };
     tasks.map_or(Tasks::Unknown, Tasks::Known)
 }
 

@@ -4,11 +4,10 @@
 //! Invariant: a model is chosen as the server's own worker would choose it. Only where its row is there and
 //! its file is not, or is not meant to be, nothing is looked at: the file is somebody else's.
 
-use std::fs::Metadata;
 use std::path::Path;
 
 use steadytext_engine::remote_job::WantedModel;
-use steadytext_engine::{ModelIdentity, ModelSource};
+use steadytext_engine::{ModelIdentity, ModelSource, file_bytes};
 
 use super::choice::Resolved;
 use super::defaults;
@@ -67,8 +66,7 @@ impl Resolved {
         let sha256 = self.sha256().or_else(|| model_checksums::of(&self.source));
         // To hash it takes too long here. Another length is another file at least.
         let is_here = sha256.is_none() && (file.is_absolute() || file.starts_with(guc::model_dir()));
-        let metadata = is_here.then(|| file.metadata().ok()).flatten();
-        let bytes = metadata.filter(Metadata::is_file).map(|metadata| metadata.len());
+        let bytes = is_here.then(|| file_bytes(file)).flatten();
         WantedModel { name: self.name().to_owned(), file: Some(below_model_dir(file)), sha256, bytes }
     }
 }

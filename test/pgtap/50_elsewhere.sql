@@ -1,6 +1,6 @@
 -- What workers elsewhere leave in the database beside answers: how long vectors are, and what they have in hand.
 \ir setup.psql
-select plan(26);
+select plan(28);
 
 create or replace function steadytext.is_own_worker() returns boolean
 language sql set search_path = pg_catalog, pg_temp as 'select false';
@@ -107,6 +107,12 @@ select results_eq(
     $$ values (4096::bigint, 256::bigint) $$, 'what says nothing has the default, within the limit');
 select ok((select m.prompt_tokens > 1000000 and m.generated_tokens > 4096 from steadytext.most_tokens('summarize', repeat('x', 1000000), null, '{}', 512, 4096) as m),
     'a long text is summed up in many pieces');
+
+-- Of adapters nothing is known here: the worker that computes refuses tasks that there are not.
+insert into steadytext_models (name, task, file, placement, query_prompt) values ('with a prompt', 'embed', 'p', 'elsewhere', 'query: ');
+select lives_ok($$ select steadytext_embed_async('x', model => 'far', task => 'retrieval.query') $$, 'a model elsewhere may have adapters for tasks');
+select throws_ok($$ select steadytext_embed_async('x', model => 'with a prompt', task => 'retrieval.query') $$, '22023', null,
+    'one with a prompt that has no place for a task takes none');
 
 select * from finish();
 rollback;

@@ -1,6 +1,6 @@
 //! The server stops promptly in every way while the worker is in mid-inference, and nothing is lost.
 
-use steadytext_test_server::{Cluster, Shutdown, slow_model, wait_until};
+use steadytext_test_server::{Cluster, Shutdown, Signal, signal, slow_model, wait_until};
 use uuid::Uuid;
 
 #[test]
@@ -116,5 +116,82 @@ fn a_statement_that_would_go_on_for_ever_does_not_hold_up_the_shutdown() {
     session.run("drop trigger linger on steadytext_queue");
     session.answer(lingers);
     assert_eq!(session.request(lingers).retry_count, 0);
+    assert_eq!(session.doubled(), 0);
+}
+
+#[test]
+fn a_wish_to_end_that_arrives_twice_is_one() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.audit();
+    slow_model(&cluster, &mut session);
+    // It computes: signals of one process that sleeps would arrive as one.
+    session.run(
+        "create table hold ();
+         insert into hold default values;
+         create function compute() returns trigger language plpgsql as $$
+         begin
+             perform pg_catalog.pg_advisory_lock(4711);
+             while exists (select from public.hold) loop
+             end loop;
+             perform pg_catalog.pg_advisory_unlock(4711);
+             return null;
+         end $$;
+         create trigger compute after update of status on steadytext_queue
+         for each row when (new.status = 'processing' and new.prompt = 'computes' and new.attempt = 1)
+         execute function compute()",
+    );
+    let running: Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompt, params, max_retries)
+         values ('generate', 'runs', '{\"model\": \"slow\", \"max_tokens\": 300}', 0) returning request_id",
+    );
+    session.wait_for_tokens(running);
+    let computes = session.generate("computes", "max_tokens => 3");
+    let mut worker = 0;
+    wait_until("the worker is in its claim", || {
+        worker = session
+            .list::<i32>("select pid from pg_locks where locktype = 'advisory' and objid = 4711")
+            .first()
+            .copied()
+            .unwrap_or(0);
+        worker != 0
+    });
+    // As the postmaster does it, which signals the process and its group, and slower than it.
+    assert!(signal(worker, Signal::TERM));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(signal(worker, Signal::TERM));
+    session.run("delete from hold");
+    for id in [running, computes] {
+        session.answer(id);
+        assert_eq!(session.request(id).retry_count, 0);
+    }
+    assert_eq!(session.doubled(), 0);
+}
+
+#[test]
+fn what_somebody_elses_code_does_with_what_is_given_back_does_not_hold_up_the_shutdown() {
+    let mut cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.audit();
+    slow_model(&cluster, &mut session);
+    session.run(
+        "create function linger() returns trigger language plpgsql as $$
+         begin
+             perform pg_catalog.pg_sleep(86400);
+             return null;
+         end $$;
+         create trigger linger after update of status on steadytext_queue
+         for each row when (old.status = 'processing' and new.status = 'pending') execute function linger()",
+    );
+    let running: Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompt, params)
+         values ('generate', 'runs', '{\"model\": \"slow\", \"max_tokens\": 300}') returning request_id",
+    );
+    session.wait_for_tokens(running);
+    cluster.stop(Shutdown::Fast);
+    cluster.start();
+    let mut session = cluster.session("postgres");
+    session.run("drop trigger linger on steadytext_queue");
+    session.answer(running);
     assert_eq!(session.doubled(), 0);
 }

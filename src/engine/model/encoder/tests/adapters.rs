@@ -261,3 +261,17 @@ fn a_folder_whose_adapters_are_not_those_of_its_config_is_refused() {
         assert!(found.contains(said), "{to}: {found}");
     }
 }
+
+#[test]
+fn the_length_of_a_models_files_contains_its_adapters() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("model.gguf");
+    write_adapted(&spec(), &path).unwrap();
+    let length = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let adapters: u64 = TASKS.iter().map(|(task, _)| length(&adapter_path(&path, task))).sum();
+    assert!(adapters > 0);
+    assert_eq!(crate::file_bytes(&path), Some(length(&path) + adapters));
+    std::fs::remove_file(adapter_path(&path, TASKS[0].0)).unwrap();
+    assert!(crate::file_bytes(&path).unwrap() < length(&path) + adapters);
+    assert_eq!(crate::file_bytes(directory.path()), None);
+}
