@@ -40,8 +40,8 @@ pub fn adapter_tasks(model: &Path) -> Result<Vec<String>, Error> {
     if model.is_dir() { safetensors::tasks(model) } else { adapters::tasks_beside(model) }
 }
 
-/// Bytes of a model's file together with those of the adapters beside it; `None` for a folder, and where that cannot
-/// be read.
+/// Bytes of a model's file together with those of the adapters beside it; `None` for a folder, and where that
+/// cannot be read.
 pub fn file_bytes(model: &Path) -> Option<u64> {
     let length =
         |path: &Path| path.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());

@@ -73,12 +73,6 @@ impl Embedding {
         work
     }
 
-    /// Whether tasks are for the one to refuse who computes: nothing is known of adapters here, and no row says what
-    /// stands before queries.
-    fn may_have_tasks(&self) -> bool {
-        matches!(self.tasks, Tasks::Unknown) && self.prompts.query.is_none()
-    }
-
     /// Refuses a task that no adapter is for and no prompt has a place for, and lengths that the model was
     /// not trained for.
     ///
@@ -104,7 +98,7 @@ impl Embedding {
                 let hint = error.hint().unwrap_or_default().to_owned();
                 return Err(invalid(format!("model \"{name}\" has no such task")).hint(hint));
             }
-        } else if task.is_some() && !self.prompts.take_tasks() && !self.may_have_tasks() {
+        } else if task.is_some() && !self.prompts.take_tasks() {
             return Err(invalid(format!("model \"{name}\" takes no task: its prompt for queries has no place for one"))
                 .hint("Leave task out, or write {task} into query_prompt of its card or of its row in steadytext_models."));
         }
