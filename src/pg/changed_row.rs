@@ -10,7 +10,7 @@ use pgrx::{PgTupleDesc, pg_sys};
 
 use super::error::PgError;
 use super::key_text;
-use super::noted_keys::Place;
+use super::noted_keys::NoteTarget;
 use super::slots;
 
 /// The change that a trigger has seen.
@@ -32,13 +32,13 @@ pub(crate) struct Firing<'a> {
 
 /// The columns that a trigger is about: those of the key, then those that are embedded, then those that
 /// vectorizers write themselves.
-struct Columns<'a> {
+struct TriggerColumns<'a> {
     key: &'a [i16],
     embedded: &'a [i16],
     written: &'a [i16],
 }
 
-impl<'a> Columns<'a> {
+impl<'a> TriggerColumns<'a> {
     /// Those that a trigger lists; `None` where its arguments do not fit them.
     fn of(link: &'a pg_sys::Trigger) -> Option<Self> {
         // SAFETY: as many columns as the trigger says.
@@ -50,7 +50,7 @@ impl<'a> Columns<'a> {
         }
         let (key, others) = columns.split_at(key);
         let (embedded, written) = others.split_at(embedded);
-        Some(Columns { key, embedded, written })
+        Some(TriggerColumns { key, embedded, written })
     }
 }
 
@@ -66,14 +66,14 @@ impl<'a> Firing<'a> {
     }
 
     /// Where keys are noted that come from here; `None` where the trigger names no definition.
-    pub(crate) fn place(&self) -> Option<Place<'a>> {
+    pub(crate) fn place(&self) -> Option<NoteTarget<'a>> {
         let definition = argument(self.trigger(), 0)?.to_str().ok()?;
         // SAFETY: an open relation.
         let (table, owner) = unsafe {
             let relation = self.data.tg_relation;
             ((*relation).rd_id, (*(*relation).rd_rel).relowner)
         };
-        Some(Place { definition, table, owner, is_clone: self.trigger().tgisclone })
+        Some(NoteTarget { definition, table, owner, is_clone: self.trigger().tgisclone })
     }
 
     /// The change that a trigger has seen.
@@ -103,7 +103,7 @@ impl<'a> Firing<'a> {
             // searched when it is mended.
             return if is_update { Ok(Changed::Nothing) } else { Err(misused()) };
         };
-        let columns = Columns::of(link).ok_or_else(misused)?;
+        let columns = TriggerColumns::of(link).ok_or_else(misused)?;
         let before = self.data.tg_trigtuple;
         if !is_update {
             return Ok(Changed::Key(self.key(before, &columns)));
@@ -177,7 +177,7 @@ impl<'a> Firing<'a> {
         }
     }
 
-    fn key(&self, row: pg_sys::HeapTuple, columns: &Columns<'_>) -> String {
+    fn key(&self, row: pg_sys::HeapTuple, columns: &TriggerColumns<'_>) -> String {
         let mut json = String::with_capacity(48);
         for (index, column) in columns.key.iter().enumerate() {
             json.push(if index == 0 { '[' } else { ',' });

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-use super::request_statistics::{self, Counted, Place};
+use super::request_statistics::{self, Counted, StatisticsSlot};
 use super::{rate_counters, transaction};
 
 /// Elements of one subtransaction among which an equal one is looked for.
@@ -22,7 +22,7 @@ const SEARCHED: usize = 32;
 struct Ended {
     /// The depth of the subtransaction; 1 is the transaction itself.
     level: i32,
-    place: Place,
+    place: StatisticsSlot,
     counted: Counted,
 }
 

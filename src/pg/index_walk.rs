@@ -40,10 +40,10 @@ impl Index {
     }
 
     /// The columns that it is in the order of; it may have others beside them.
-    fn columns(self) -> &'static [Column] {
-        const PRIORITY: Column = Column { name: c"priority", of: pg_sys::INT4OID, descends: true };
-        const OWNER: Column = Column { name: c"owner_role", of: pg_sys::OIDOID, descends: false };
-        const ID: Column = Column { name: c"id", of: pg_sys::INT8OID, descends: false };
+    fn columns(self) -> &'static [IndexColumn] {
+        const PRIORITY: IndexColumn = IndexColumn { name: c"priority", of: pg_sys::INT4OID, descends: true };
+        const OWNER: IndexColumn = IndexColumn { name: c"owner_role", of: pg_sys::OIDOID, descends: false };
+        const ID: IndexColumn = IndexColumn { name: c"id", of: pg_sys::INT8OID, descends: false };
         match self {
             Index::Claims => &[PRIORITY, OWNER, ID],
             Index::InFlight | Index::Ids => &[ID],
@@ -60,7 +60,7 @@ impl Index {
 }
 
 /// A column of an index.
-struct Column {
+struct IndexColumn {
     name: &'static CStr,
     /// The type as which it is compared.
     of: pg_sys::Oid,

@@ -31,7 +31,7 @@ const MOST_BYTES: usize = 4 << 20;
 
 /// Where a key is noted: the definition, as its trigger names it, and the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place<'a> {
+pub(crate) struct NoteTarget<'a> {
     /// The definition's number.
     pub(crate) definition: &'a str,
     /// The table.
@@ -56,8 +56,13 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn place(&self) -> Place<'_> {
-        Place { definition: &self.definition, table: self.table, owner: self.owner, is_clone: self.is_clone }
+    fn place(&self) -> NoteTarget<'_> {
+        NoteTarget {
+            definition: &self.definition,
+            table: self.table,
+            owner: self.owner,
+            is_clone: self.is_clone,
+        }
     }
 }
 
@@ -76,7 +81,7 @@ thread_local! {
 /// # Errors
 ///
 /// The extension is not as it should be. Errors of PostgreSQL's are raised.
-pub(crate) fn note(place: Place<'_>, key: Option<&str>) -> Result<(), PgError> {
+pub(crate) fn note(place: NoteTarget<'_>, key: Option<&str>) -> Result<(), PgError> {
     let Some(key) = key else { return write(place, None, None) };
     let statement = transaction::statement_started_at();
     let written = WRITTEN.get();
@@ -181,7 +186,7 @@ fn write_gathered(gathered: &Gathered) -> Result<(), PgError> {
 
 /// Adds a row to the work. Only the table of the definition's owner counts: others may put triggers on tables
 /// of their own, and name any definition in these.
-fn write(place: Place<'_>, key: Option<&str>, keys: Option<(&str, usize)>) -> Result<(), PgError> {
+fn write(place: NoteTarget<'_>, key: Option<&str>, keys: Option<(&str, usize)>) -> Result<(), PgError> {
     let extension = catalog_cache::installation()?;
     let plan = PLANS.with(|plans| Rc::clone(&plans[usize::from(place.is_clone)]));
     let args: [Arg; 5] = [

@@ -182,7 +182,7 @@ pub(crate) fn count(model: &str, request_type: &str, counted: &Counted) {
 
 /// An entry to which something is added later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct StatisticsSlot {
     /// `None`: that of what found no room.
     index: Option<usize>,
     hash: u64,
@@ -190,28 +190,28 @@ pub(crate) struct Place {
 
 /// The entry of a model and a type of this process's database, to which [`count_at`] adds. `None` where there
 /// is no shared memory.
-pub(crate) fn place_of(model: &str, request_type: &str) -> Option<Place> {
+pub(crate) fn place_of(model: &str, request_type: &str) -> Option<StatisticsSlot> {
     let database = catalog::my_database().to_u32();
     let now = activity::now();
     let [key, other] = [model, OTHER].map(|model| Key::new(database, model, request_type));
     let known = TABLE.with_lock(false, |table| table.find(&key));
     if let Some(index) = known? {
-        return Some(Place { index: Some(index), hash: key.hash() });
+        return Some(StatisticsSlot { index: Some(index), hash: key.hash() });
     }
     TABLE.with_lock(true, |table| {
         let made = table.find_or_make(&key, ENTRIES_OF_ONE, now).map(|index| (index, key.hash()));
         let made = made.or_else(|| Some((table.find_or_make(&other, ENTRIES, now)?, other.hash())));
         let Some((index, hash)) = made else {
             let _ = table.beyond.since.compare_exchange(0, now, Relaxed, Relaxed);
-            return Place { index: None, hash: 0 };
+            return StatisticsSlot { index: None, hash: 0 };
         };
-        Place { index: Some(index), hash }
+        StatisticsSlot { index: Some(index), hash }
     })
 }
 
 /// Adds to an entry, unless it has been freed. Without a lock, and without anything that can raise: what is
 /// freed and taken by another one in this very moment counts there.
-pub(super) fn count_at(place: Place, counted: &Counted) {
+pub(super) fn count_at(place: StatisticsSlot, counted: &Counted) {
     let Some(table) = TABLE.get() else { return };
     match place.index {
         None => table.beyond.add(counted),

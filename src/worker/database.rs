@@ -10,7 +10,6 @@
 //! Interrupts are answered there as in any statement.
 
 mod claiming;
-mod suspects;
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};

@@ -1,8 +1,8 @@
-//! `generate`: text from a prompt, with its progress.
+//! `generate` and `embed`: text from a prompt, with its progress, and the vector of a text.
 
 use std::time::Instant;
 
-use steadytext_engine::{Config, Engine, EventKind, Finish, Generate, Output, Reply, Request, Work};
+use steadytext_engine::{Config, Embed, Engine, EventKind, Finish, Generate, Output, Reply, Request, Work};
 
 use super::Error;
 use super::arguments::Arguments;
@@ -23,8 +23,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     follow(arguments, work)
 }
 
+/// Prints the events of the embedding of a text, the last one with the vector.
+pub(super) fn run_embed(arguments: &Arguments) -> Result<(), Error> {
+    follow(arguments, Work::Embed(Embed::passage(arguments.text()?)))
+}
+
 /// Runs one request on an engine of its own and prints its events.
-pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
+fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
     let config = Config {
         threads: arguments.threads,
         nice: 0,

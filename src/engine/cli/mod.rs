@@ -3,7 +3,6 @@
 //! understood.
 
 mod arguments;
-mod embed;
 mod generate;
 mod help;
 mod inspect;
@@ -101,7 +100,7 @@ fn hint(error: &Error) -> Option<String> {
 fn run_command(arguments: &Arguments) -> Result<(), Error> {
     match arguments.command.as_str() {
         "generate" => generate::run(arguments),
-        "embed" => embed::run(arguments),
+        "embed" => generate::run_embed(arguments),
         "logits" => logits::run(arguments),
         "tokenize" => tokenize::run(arguments),
         "inspect" => inspect::run(arguments),

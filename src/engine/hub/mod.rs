@@ -86,7 +86,7 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
     progress.chosen(choice.said.as_deref());
     let name = order.name.clone().unwrap_or_else(|| choice.name.clone());
     refuse_reserved(order, &name)?;
-    let places = Places::new(order, &choice, &name, &listing)?;
+    let places = HubFiles::new(order, &choice, &name, &listing)?;
     check_registered(order, &choice)?;
 
     place::make_folder(directory)?;
@@ -172,7 +172,7 @@ impl Wanted {
 }
 
 /// Where the files of a model belong, below the directory.
-struct Places<'a> {
+struct HubFiles<'a> {
     choice: &'a Choice,
     /// What the SHA-256 of a model in one file must be, where the hub does not say.
     registered: Option<String>,
@@ -180,13 +180,13 @@ struct Places<'a> {
     names: Vec<String>,
 }
 
-impl Places<'_> {
+impl HubFiles<'_> {
     fn new<'a>(
         order: &Order,
         choice: &'a Choice,
         name: &str,
         listing: &Listing,
-    ) -> Result<Places<'a>, HubError> {
+    ) -> Result<HubFiles<'a>, HubError> {
         let names: Vec<String> = if choice.is_folder {
             choice.files.iter().map(|file| format!("{name}/{}", file.path)).collect()
         } else {
@@ -201,7 +201,7 @@ impl Places<'_> {
         }
         let is_one = names.len() == 1 && !choice.is_folder;
         let registered = order.sha256.filter(|_| is_one).map(|sha256| hex(&sha256));
-        Ok(Places { choice, registered, names })
+        Ok(HubFiles { choice, registered, names })
     }
 
     /// Refuses to replace a model that came from elsewhere, unless somebody has registered the file as this

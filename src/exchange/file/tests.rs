@@ -9,13 +9,13 @@ use super::*;
 use crate::key::Coding;
 use crate::random::Random;
 
-struct Place {
+struct TestFolder {
     directory: TempDir,
 }
 
-impl Place {
+impl TestFolder {
     fn new() -> Self {
-        Place { directory: tempfile::tempdir().unwrap() }
+        TestFolder { directory: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -82,7 +82,7 @@ const TABLE: &str = "create table cache (key text primary key, value blob not nu
 
 #[test]
 fn what_was_written_is_read_in_both_codings() {
-    let place = Place::new();
+    let place = TestFolder::new();
     for (name, coding) in [("plain", Coding::Plain), ("base64", Coding::Base64)] {
         let path = place.path(name);
         write(&path, coding);
@@ -94,7 +94,7 @@ fn what_was_written_is_read_in_both_codings() {
 
 #[test]
 fn a_file_of_both_codings_is_read_key_by_key() {
-    let place = Place::new();
+    let place = TestFolder::new();
     // A file of 1.0 that later versions went on with, and a digest that an export put there. "Test" is no
     // Base64 of a text.
     let digest = "6a28dd5a2df008b607f4cc2f985e93c32e490c0666ae0a0e73a4b6784860ef32";
@@ -121,7 +121,7 @@ fn a_file_of_both_codings_is_read_key_by_key() {
 
 #[test]
 fn a_file_in_write_ahead_mode_is_read_without_a_log() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let path = place.made_by(&format!(
         "pragma journal_mode = wal; {TABLE} insert into cache values ('a', x'80048c0162942e', 2, 1753000000000000, 5);"
     ));
@@ -133,7 +133,7 @@ fn a_file_in_write_ahead_mode_is_read_without_a_log() {
 
 #[test]
 fn each_row_that_is_no_entry_is_refused_alone_with_its_reason() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let path = place.made_by(&format!(
         "{TABLE}
          insert into cache values
@@ -181,7 +181,7 @@ fn each_row_that_is_no_entry_is_refused_alone_with_its_reason() {
 
 #[test]
 fn only_a_plain_table_is_read() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let columns = "'k' as key, x'80048c0162942e' as value, 1 as frequency, 1 as last_access";
     for sql in [
         String::new(),
@@ -205,7 +205,7 @@ fn only_a_plain_table_is_read() {
 
 #[test]
 fn reading_stops_when_it_is_told_to() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let path = place.made_by(&format!(
         "{TABLE} insert into cache
          with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000)
@@ -221,7 +221,7 @@ fn reading_stops_when_it_is_told_to() {
 
 #[test]
 fn mutated_files_do_no_harm() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let path = place.path("original");
     write(&path, Coding::Base64);
     let original = std::fs::read(&path).unwrap();

@@ -1,5 +1,6 @@
 //! What is claimed, and when: as much as the engine has room for, and beyond that what is more urgent than
-//! anything there, for which the engine makes room.
+//! anything there, for which the engine makes room. What a separate engine had when it crashed is claimed again as
+//! what a worker had that died: one at a time.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -37,6 +38,21 @@ struct Appetite {
 }
 
 impl Worker {
+    /// Requests that an engine had which has crashed are tried one at a time from now on; one that was alone
+    /// there has failed, and is tried again as often as others that fail.
+    pub(super) fn set_suspects_apart(&mut self) {
+        let keys = engine_link::take_suspects();
+        if keys.is_empty() {
+            return;
+        }
+        let suspects = self.in_flight.suspect(&keys);
+        suspects.ended.into_iter().for_each(|outcome| self.outcomes.push(outcome));
+        self.alone_due |= !suspects.others.is_empty();
+        self.maybe_more = !self.paused;
+        suspects.others.into_iter().for_each(|(held, owner)| self.outcomes.set_apart(held, owner));
+        self.publish();
+    }
+
     fn appetite(&self) -> Appetite {
         let capacity = engine_link::capacity();
         let room = capacity.saturating_sub(self.in_flight.len());
