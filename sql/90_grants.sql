@@ -433,6 +433,7 @@ grant execute on function
     steadytext.own_definition_id(text, text),
     steadytext.lock_definition(text, text),
     steadytext.is_missing_definition(text, text),
+    steadytext.definition_problem(uuid),
     steadytext.warn_of_problem(uuid),
     steadytext.pause_definition(uuid, boolean),
     steadytext.retry_definition(uuid, boolean),
