@@ -299,15 +299,15 @@ select throws_ok($$ select steadytext_alter_vectorizer('taken_body', model => 't
 
 -- What is done by who owns a definition, and is no superuser.
 set local role st_alice;
-create table owned (id int primary key, body text, told text);
-select steadytext_create_vectorizer('owned', array['body'], index => 'none', model => 'builtin');
-select steadytext_create_enrichment('owned', 'told', '$body', model => 'builtin');
+create table asked (id int primary key, body text, told text);
+select steadytext_create_vectorizer('asked', array['body'], index => 'none', model => 'builtin');
+select steadytext_create_enrichment('asked', 'told', '$body', model => 'builtin');
 reset role;
 select is(pg_temp.run_as('st_alice', format('select %s(%L)::text is null or true', f, d)), 'true', format('the owner of a definition may call %s', f))
 from (values
-    ('steadytext_pause_vectorizer', 'owned_body'), ('steadytext_resume_vectorizer', 'owned_body'), ('steadytext_retry_vectorizer', 'owned_body'),
-    ('steadytext_reembed', 'owned_body'), ('steadytext_pause_enrichment', 'owned_told'), ('steadytext_resume_enrichment', 'owned_told'),
-    ('steadytext_retry_enrichment', 'owned_told'), ('steadytext_refresh_enrichment', 'owned_told')) as c(f, d);
+    ('steadytext_pause_vectorizer', 'asked_body'), ('steadytext_resume_vectorizer', 'asked_body'), ('steadytext_retry_vectorizer', 'asked_body'),
+    ('steadytext_reembed', 'asked_body'), ('steadytext_pause_enrichment', 'asked_told'), ('steadytext_resume_enrichment', 'asked_told'),
+    ('steadytext_retry_enrichment', 'asked_told'), ('steadytext_refresh_enrichment', 'asked_told')) as c(f, d);
 
 -- Rows are found by their key under row-level security, too: a policy that has to be asked first is asked for each row of the table, for each key.
 create function pg_temp.read_as_a_whole(p_role text, p_statement text) returns text[] language plpgsql as $$
