@@ -168,7 +168,7 @@ fn changed_engine_settings_take_effect_without_a_restart() {
     cluster.reload();
     let long = "word ".repeat(200);
     wait_until("the context is short", || {
-        let id = session.generate(&long, "max_tokens => 1");
+        let id = session.generate(&long, "max_tokens => 1, use_cache => false");
         wait_until("it ends", || {
             session.request(id).status != "pending" && session.request(id).status != "processing"
         });
