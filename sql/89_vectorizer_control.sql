@@ -418,10 +418,8 @@ begin
     )
     delete from @extschema@.steadytext_queue as q using gone as g where q.request_id = g.request_id;
     perform steadytext.forget_definition(v_old.id);
-    -- Other columns may be in other files now.
-    update @extschema@.steadytext_vectorizer_state as s set
-        signature = steadytext.vectorizer_signature(v_new_place.source), is_ready = false, overruns = 0
-    where s.vectorizer_id = p_id;
+    -- The signature stays that of the last look: what has happened to the table since, and fires no trigger, is still to be seen.
+    update @extschema@.steadytext_vectorizer_state as s set is_ready = false, overruns = 0 where s.vectorizer_id = p_id;
 end
 $$;
 comment on function steadytext.swap_vectorizer(uuid) is
