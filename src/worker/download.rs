@@ -55,7 +55,7 @@ mod fetch {
         let (sender, receiver) = mpsc::channel();
         let of_thread = Arc::clone(&progress);
         let work = move || {
-            bgworker::be_nice(NICE);
+            bgworker::run_when_idle();
             give_way(NICE);
             let pull = || hub::pull(&hub, &order, &directory, &of_thread);
             // Nobody listens any more when this fails.

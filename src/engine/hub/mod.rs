@@ -116,11 +116,14 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
     place::check_room(directory, &name, needed)?;
 
     progress.set_done(0);
-    let mut whole = Sha256::new();
+    let mut whole = None;
     let mut arrived: Vec<Arrived> = Vec::new();
     for (file, paths) in choice.files.iter().zip(paths()) {
-        let partial = Partial::open(file, paths, &whole, progress, directory)?;
-        arrived.push(partial.complete(&client, hub, &at_commit, &mut whole)?);
+        let partial = Partial::open(file, paths, whole.as_ref(), progress, directory)?;
+        let (file, hash) = partial.complete(&client, hub, &at_commit)?;
+        arrived.push(file);
+        // The files of a folder have a checksum each, and none together.
+        whole = Some(hash).filter(|_| !choice.is_folder);
     }
     let size = arrived.iter().map(|file| file.size).sum();
     let mut card = card(order, &listing, &choice, &arrived, &target);
@@ -133,7 +136,7 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
         staging.place_folder(&files, &target)?;
     } else {
         check_head(&arrived)?;
-        let sha256 = hex(&whole.finalize());
+        let sha256 = hex(&whole.unwrap_or_default().finalize());
         check_sha256(order, &choice.name, &sha256)?;
         card.sha256 = Some(sha256);
         write_card(&card, &target)?;

@@ -45,9 +45,10 @@ pub(super) struct Partial<'a> {
     unsynced: u64,
     unmeasured: u64,
     hash: Sha256,
-    /// The hash of several files one after the other, up to here and up to the beginning of this one.
-    whole: Sha256,
-    whole_before: Sha256,
+    /// The hash of several files one after the other, up to here and up to the beginning of this one. `None`
+    /// in the first one: it is that of the file.
+    whole: Option<Sha256>,
+    whole_before: Option<Sha256>,
     /// Bytes of the files before it.
     before: u64,
     progress: &'a Progress,
@@ -55,14 +56,15 @@ pub(super) struct Partial<'a> {
 }
 
 impl<'a> Partial<'a> {
-    /// Opens what there is of a file.
+    /// Opens what there is of a file. `whole` is the hash of the files before it, `None` where there are none
+    /// or nobody asks for it.
     ///
     /// # Errors
     /// [`HubError::File`] and [`HubError::Cancelled`].
     pub(super) fn open(
         remote: &'a Remote,
         paths: Paths,
-        whole: &Sha256,
+        whole: Option<&Sha256>,
         progress: &'a Progress,
         directory: &'a Path,
     ) -> Result<Partial<'a>, HubError> {
@@ -84,8 +86,8 @@ impl<'a> Partial<'a> {
             unsynced: 0,
             unmeasured: 0,
             hash: Sha256::new(),
-            whole: whole.clone(),
-            whole_before: whole.clone(),
+            whole: whole.cloned(),
+            whole_before: whole.cloned(),
             before: progress.done(),
             progress,
             directory,
@@ -115,7 +117,9 @@ impl<'a> Partial<'a> {
 
     fn count(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
-        self.whole.update(bytes);
+        if let Some(whole) = &mut self.whole {
+            whole.update(bytes);
+        }
         self.length += bytes.len() as u64;
     }
 
@@ -131,7 +135,7 @@ impl<'a> Partial<'a> {
         Ok(())
     }
 
-    /// Fetches what is missing. `whole` becomes the checksum of all files up to this one.
+    /// Fetches what is missing, and returns the hash of all files up to this one as well.
     ///
     /// # Errors
     /// [`HubError`]; what has arrived stays.
@@ -140,8 +144,7 @@ impl<'a> Partial<'a> {
         client: &Client<'_>,
         hub: &Hub,
         reference: &Reference,
-        whole: &mut Sha256,
-    ) -> Result<Arrived, HubError> {
+    ) -> Result<(Arrived, Sha256), HubError> {
         let mut retry = Retry::new(hub);
         let mut damaged = 0;
         let mut expected = self.remote.sha256.clone();
@@ -165,10 +168,7 @@ impl<'a> Partial<'a> {
                 Err(error @ HubError::Damaged { .. }) if damaged == MAX_DAMAGED => return Err(error),
                 Err(HubError::Damaged { .. }) => damaged += 1,
                 Err(error) => return Err(error),
-                Ok(arrived) => {
-                    *whole = self.whole;
-                    return Ok(arrived);
-                }
+                Ok(arrived) => return Ok((arrived, self.whole.unwrap_or(self.hash))),
             }
         }
     }
