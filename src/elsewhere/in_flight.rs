@@ -22,7 +22,7 @@ use crate::protocol::Held;
 /// Subtasks that the engine has, of a database, and those that endpoints have.
 const MAX_SUBTASKS: usize = 512;
 
-/// What computes a row: the engine or an endpoint.
+/// The computing side of a row: the engine or an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) enum By {
     /// The engine, with this model.
@@ -82,9 +82,9 @@ pub(crate) struct Ended {
     pub(crate) spoiled: Option<Spoiled>,
 }
 
-/// What became of a row.
+/// The outcome of a row.
 pub(crate) enum Came {
-    /// What an engine made of it.
+    /// The outputs of an engine, which may be errors.
     Report(Report),
     /// The request has no answer, and this is why.
     Refused(Refusal),
@@ -273,7 +273,7 @@ impl InFlight {
         Some(Wish { order: *order, held: row.held, first: row.next, report })
     }
 
-    /// What was wished for has come. The row if it has ended.
+    /// Takes in the answer to a wish. Returns the row if it has ended.
     pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<Ended> {
         let row = self.rows.get_mut(&wish.order)?;
         match came {

@@ -1,4 +1,4 @@
-//! What the threads of all databases share.
+//! State that the threads of all databases share.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;

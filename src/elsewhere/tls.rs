@@ -30,10 +30,10 @@ use crate::dsn::Said;
 const ROOT_FILE: &str = ".postgresql/root.crt";
 /// The word for the roots of the operating system.
 const SYSTEM: &str = "system";
-/// What PostgreSQL is called among protocols.
+/// PostgreSQL's protocol name in ALPN.
 const PROTOCOL: &[u8] = b"postgresql";
 
-/// What is demanded of a connection.
+/// The checks that a connection must pass, from `sslmode` and `sslrootcert`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Demand {
     Nothing,

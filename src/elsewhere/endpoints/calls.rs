@@ -1,10 +1,10 @@
 //! An endpoint at work: what waits for it, the threads that call it, and when it is left alone.
 //!
-//! Each thread makes one call at a time: of a text, or of as many vectors or scores as there are for one
-//! call. What fails for a reason of the moment is tried again after a pause that grows; a batch that the
-//! endpoint refuses or breaks off at is halved, so that a text suffers for nothing but itself. An endpoint
-//! that takes nothing is left alone for a while, by all threads and by the claims, and is then tried with one
-//! call: what it could not take meanwhile is given back and loses no retry.
+//! Each thread makes one call at a time: of a text, or of as many vectors or scores as fit into one call. A
+//! call that fails for a passing reason is tried again after a pause that grows; a batch that the endpoint
+//! refuses or breaks off at is halved, so that a text suffers for nothing but itself. An endpoint that takes
+//! nothing is left alone for a while, by all threads and by the claims, and is then tried with one call: jobs
+//! that it could not take meanwhile are given back and lose no retry.
 //!
 //! Invariant: every job gets one last word. A job whose ticket is cancelled gets it soon: a call that nobody
 //! waits for is cut off.
@@ -333,7 +333,8 @@ impl Endpoint {
         format!("model \"{}\": {what}", self.settings.name)
     }
 
-    /// What jobs ask in one call, without those that need not, or cannot, be asked, which get their answers.
+    /// The jobs of one call with the question to ask. Jobs that need not be asked, or cannot be, get their
+    /// answers here.
     fn question(&self, jobs: Vec<Job>) -> (Vec<Job>, Option<Question>) {
         let settings = &self.settings;
         let mut asked: Vec<Job> = Vec::with_capacity(jobs.len());
@@ -428,7 +429,7 @@ struct Tries {
     until: Instant,
 }
 
-/// What is asked in a call.
+/// The question of a call.
 enum Question {
     Text(Box<(Generate, texts::Question)>),
     Vectors(Vec<String>),

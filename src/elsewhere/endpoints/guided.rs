@@ -1,4 +1,4 @@
-//! What an answer has to match, in the words of endpoints.
+//! Constraints on answers, as fields of the endpoints' protocols.
 //!
 //! Invariant: whatever an endpoint is told, its answer is checked afterwards by the code that checks the
 //! engine's own.
