@@ -29,10 +29,10 @@ impl Said {
     }
 }
 
-/// The URL without what is said about TLS, and that.
+/// The URL without its TLS parameters, and these parameters.
 ///
 /// # Errors
-/// The URL without its TLS parameters, and these parameters.
+///
 /// [`Error::Usage`] for a URL that cannot be read. It says nothing of what stands in it.
 pub(crate) fn split(url: &str) -> Result<(String, Said), Error> {
     let is_uri = url.starts_with("postgresql://") || url.starts_with("postgres://");

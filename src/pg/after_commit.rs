@@ -1,4 +1,4 @@
-//! What a transaction does after it has committed: wake the worker, the launcher, and sessions that wait.
+//! Wake-ups after a transaction's commit: of the worker, the launcher, and sessions that wait.
 //!
 //! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
 //! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten

@@ -1,4 +1,4 @@
-//! What a trigger AFTER a change of a vectorized table says: keys of rows that came, changed or went.
+//! The keys that a trigger AFTER a change of a vectorized table reports: of rows that came, changed or went.
 //!
 //! Invariant: no function that somebody else has written is called. Values are made texts by [`key_text`],
 //! and compared as bytes.

@@ -45,8 +45,8 @@ impl Drop for ReadOnly {
 ///
 /// # Errors
 ///
-/// What `look` and `take` return. PostgreSQL's errors are raised: several statements (42P11), one that writes
-/// or locks rows (0A000), a function in it that writes (25006).
+/// The errors of `look` and `take`. PostgreSQL's errors are raised: several statements (42P11), one that
+/// writes or locks rows (0A000), a function in it that writes (25006).
 pub(crate) fn read(
     query: &str,
     look: impl FnOnce(&[String]) -> Result<(), PgError>,

@@ -340,12 +340,13 @@ fn copy(source: &mut File, target: &mut impl Write, path: &str) -> Result<(), Pg
     }
 }
 
-/// What a cancelled statement says, where it is not PostgreSQL that says it: a draft must be removed first.
+/// PostgreSQL's error for a cancelled statement, for cancellations that are acted on here: a draft must be
+/// removed first.
 pub(crate) fn stopped() -> PgError {
     PgError::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, "canceling statement due to user request")
 }
 
-/// What the operating system said, with PostgreSQL's codes for it.
+/// An error of the operating system, with the SQLSTATE that PostgreSQL gives it.
 pub(crate) fn file_error(doing: &str, path: &str, error: &IoError) -> PgError {
     use PgSqlErrorCode as Code;
     let code = match error.raw_os_error() {

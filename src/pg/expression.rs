@@ -12,8 +12,8 @@ use super::error::PgError;
 
 const HINT: &str = "Write the filter as it would stand behind WHERE, and nothing else: 'price < 10 and in_stock'. Texts in it have quotes of their own: 'kind = ''book'''.";
 
-/// Refuses a text that is not one expression. What it means, whether it is a condition, and what the caller
-/// may read is found when the query runs.
+/// Refuses a text that is not one expression. Whether the expression is valid, whether it is a condition, and
+/// whether the caller may read its columns is found when the query runs.
 ///
 /// # Errors
 ///

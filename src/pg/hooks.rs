@@ -229,7 +229,8 @@ unsafe extern "C-unwind" fn make_room_for(statement: *mut pg_sys::Node) {
     }
 }
 
-/// What a prepared transaction has enqueued, or held locked, is the worker's when the statement has ended.
+/// Wakes the worker after COMMIT PREPARED and ROLLBACK PREPARED: the requests that the transaction has
+/// enqueued, or held locked, are the worker's then.
 #[pg_guard]
 unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};

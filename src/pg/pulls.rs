@@ -143,7 +143,7 @@ pub(crate) struct Running {
     pub(crate) total: u64,
     /// Bytes in a second.
     pub(crate) rate: Option<f64>,
-    /// What the download waits for, in words.
+    /// A message that tells what the download waits for.
     pub(crate) note: String,
 }
 

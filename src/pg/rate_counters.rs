@@ -1,4 +1,4 @@
-//! What roles have used in the last minute, hour and day: requests and tokens, in shared memory.
+//! The usage of roles in the last minute, hour and day: requests and tokens, in shared memory.
 //!
 //! Only roles that a limit binds are counted, each in each database by itself. A request counts from the
 //! moment in which it is asked for, and no longer when the subtransaction that has enqueued it is rolled
@@ -191,7 +191,7 @@ impl RateTable {
 ///
 /// # Errors
 ///
-/// What is exceeded; nothing is counted then.
+/// The limit that would be exceeded; nothing is counted then.
 pub(crate) fn charge(
     role: pg_sys::Oid,
     count: u64,
@@ -416,7 +416,7 @@ fn add_to(charged: &mut Vec<Charged>, new: Charged) {
     }
 }
 
-/// What this transaction has been charged for a role since a second.
+/// The number of requests that this transaction has been charged for a role since a second.
 fn charged_here(key: u64, since: i64) -> u64 {
     CHARGED.with_borrow(|charged| {
         let of_role = charged.iter().filter(|known| known.key == key && known.second >= since);

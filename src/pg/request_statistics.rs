@@ -1,12 +1,12 @@
-//! What became of requests, counted in shared memory: by database, model and type of request.
+//! Counters of requests by their outcome, in shared memory: by database, model and type of request.
 //!
 //! A request is counted where it ends, by the worker or by the process of a synchronous call, also in
 //! transactions that are read-only or roll back, and on standbys. To count is to find an entry by its hash
 //! and to add to some atomic numbers under the shared lock, which takes some tenths of a microsecond.
 //!
-//! The table has room for [`ENTRIES`], and a database for [`ENTRIES_OF_ONE`]. What finds no room is counted
-//! under the model [`OTHER`], and where there is no room for that either, in one entry for the whole server,
-//! whose database is 0.
+//! The table has room for [`ENTRIES`], and a database for [`ENTRIES_OF_ONE`]. Requests without room are
+//! counted under the model [`OTHER`], and where there is no room for that either, in one entry for the whole
+//! server, whose database is 0.
 //!
 //! Invariant: entries come and go under the exclusive lock only, so that their keys stand still under the
 //! shared one.

@@ -155,7 +155,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// What [`super::slots::Ended`] says of the last run.
+    /// How the last run ended, as a [`super::slots::Ended`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
@@ -216,7 +216,7 @@ pub(crate) struct Slot {
     pub(crate) vectorizer_calls: AtomicU64,
     /// The processes that work for vectorizers, by [`Pace`].
     pub(crate) vectorizers: [Vectorizing; PACES],
-    /// What roles have used, as [`super::rate_counters`] counts it, is not written down yet.
+    /// The usage of roles, which [`super::rate_counters`] counts, has changed since it was written down.
     pub(crate) usage_waits: AtomicBool,
     /// Something was refused that is not written down yet.
     pub(crate) refusals_wait: AtomicBool,
@@ -285,7 +285,7 @@ pub(crate) fn get() -> Option<&'static Shared> {
     SHARED.get()
 }
 
-/// What to say where the library is not in shared_preload_libraries.
+/// The error of functions that need the library in shared_preload_libraries.
 pub(crate) fn not_preloaded(message: &'static str) -> PgError {
     PgError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .hint("Add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server.")

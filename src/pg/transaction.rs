@@ -135,7 +135,7 @@ pub(crate) fn is_parallel_worker() -> bool {
     unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
-/// What now() says in this transaction, as TimestampTz.
+/// The value of now() in this transaction, as TimestampTz.
 pub(crate) fn started_at() -> i64 {
     // SAFETY: a plain getter.
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }

@@ -23,7 +23,7 @@ use crate::pg::error::PgError;
 /// Relative to the data directory, which is the postmaster's working directory.
 const FILE: &str = "pg_stat/pg_steadytext.stat";
 const NEW_FILE: &str = "pg_stat/pg_steadytext.stat.tmp";
-/// What the file begins with. Another number of buckets, or order of numbers, is another format.
+/// The magic number of the file. It changes with the number of buckets and the order of the counters.
 const MAGIC: &[u8; 16] = b"pg_steadytext 2\n";
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of a file. One with all entries is far shorter.
