@@ -34,7 +34,7 @@ pub enum Coding {
     Base64,
 }
 
-/// What an entry answers.
+/// The request that an entry answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     /// A generation with default parameters.

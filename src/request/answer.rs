@@ -1,4 +1,4 @@
-//! What came of a request, and what a function gives where nothing did.
+//! Answers to requests, and the values that functions return where there is no answer.
 
 use pgrx::prelude::*;
 use steadytext_engine::Verification;
@@ -87,8 +87,8 @@ pub(crate) fn unexpected() -> PgError {
     PgError::internal("the engine's answer is of another kind than the request")
 }
 
-/// What becomes of the statement where a row cannot be answered: the parameter `on_error` of the functions
-/// that answer.
+/// How a statement treats a row that cannot be answered: the parameter `on_error` of the functions that
+/// answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
     /// The call ends with the error.

@@ -84,7 +84,7 @@ pub(crate) fn verb_params(
     ])
 }
 
-/// What a classification has beside [`verb_params`], as far as it differs from the defaults.
+/// The parameters of a classification besides [`verb_params`], as far as they differ from the defaults.
 pub(crate) fn classify_params(
     task_description: Option<&str>,
     method: Option<&str>,

@@ -24,7 +24,7 @@ impl Categories {
         Value::Array(lines.collect()).to_string()
     }
 
-    /// What [`Categories::json`] was made of; `None` for anything else.
+    /// Reads the output of [`Categories::json`]; `None` for anything else.
     pub(crate) fn from_json(json: &str) -> Option<Categories> {
         let Value::Array(lines) = serde_json::from_str(json).ok()? else { return None };
         let line = |line: Value| match line {

@@ -1,4 +1,4 @@
-//! What a request must be, whatever it comes from: its type, its text and its parameters.
+//! Checks of a request's type, text and parameters, whatever it comes from.
 //!
 //! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
 //! same requests with the same words.

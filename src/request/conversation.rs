@@ -98,7 +98,7 @@ fn too_many() -> PgError {
     refused(format!("there may be {MAX_HISTORY} messages between the system's and the last one"))
 }
 
-/// What was said before the prompt, as a row says it.
+/// The messages before the prompt, from a row's parameters.
 ///
 /// # Errors
 ///

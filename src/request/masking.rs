@@ -29,7 +29,7 @@ fn no_labels() -> PgError {
     PgError::raised("Labels array cannot be empty").hint(LABELS_HINT)
 }
 
-/// What is masked in which text.
+/// A text, and the labels of the words to mask in it.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Masking {
     pub(super) text: String,
@@ -135,7 +135,7 @@ impl Masking {
     }
 }
 
-/// What stands in the place of words.
+/// The replacement of masked words.
 fn mark(label: &str) -> String {
     format!("[{}]", label.to_uppercase())
 }

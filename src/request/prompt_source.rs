@@ -31,7 +31,7 @@ const FUEL: u64 = 1_000_000;
 pub(crate) enum PromptSource {
     /// One of the library's.
     Builtin {
-        /// What it is called.
+        /// Its slug, `steadytext/…`.
         slug: &'static str,
         /// Counted from 1.
         version: i32,

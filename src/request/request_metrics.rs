@@ -151,7 +151,7 @@ fn tokens(usage: &Usage) -> Counted {
     }
 }
 
-/// What a model is called: without the directories of a path that a setting names.
+/// The name of a model as a label of metrics: without the directories of a path that a setting names.
 fn label(model: &str) -> String {
     cut(model.rsplit('/').next().unwrap_or(model))
 }

@@ -22,7 +22,7 @@ pub(crate) struct Stages {
     generated_tokens: usize,
 }
 
-/// What has come of a request.
+/// The result of a request.
 pub(crate) struct Ended {
     /// The answer.
     pub(crate) answer: Answer,
@@ -44,7 +44,7 @@ impl Stages {
         (self.now, self.progress, self.generated_tokens) = (None, Progress::new(self.whole.len()), 0);
     }
 
-    /// What is asked.
+    /// The whole request.
     pub(crate) fn whole(&self) -> &Subtasks {
         &self.whole
     }
@@ -54,7 +54,7 @@ impl Stages {
         self.now.as_ref().unwrap_or(&self.whole)
     }
 
-    /// What the engine is to do for subtask `index` of the present stage with a model.
+    /// The engine's work for subtask `index` of the present stage, with a model.
     pub(crate) fn work(&self, index: usize, model: &Resolved) -> Work {
         self.now().work_for(index, model)
     }
@@ -73,8 +73,8 @@ impl Stages {
         self.progress.next == self.progress.outputs.len()
     }
 
-    /// Takes what came of a subtask. What has come of all of it, once the last one of the last stage is
-    /// there.
+    /// Takes the output of a subtask. Returns the result of the request, once the last output of the last
+    /// stage is there.
     ///
     /// # Errors
     ///

@@ -1,10 +1,10 @@
-//! What an answer took: tokens, the time to the first of them, and why it ended.
+//! The cost of an answer: tokens, the time to the first of them, and the reason why it ended.
 
 use std::time::{Duration, Instant};
 
 use steadytext_engine::Finish;
 
-/// What is known of it. Nothing of an answer that the cache had.
+/// The known part of an answer's cost. An answer from the cache has none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// Length of the prompt, template included; of many texts, all of them together.
@@ -48,7 +48,7 @@ impl Usage {
         self.note_first_token(since);
     }
 
-    /// What a worker elsewhere says of it.
+    /// The usage that a worker elsewhere reports.
     pub(crate) fn reported(
         prompt_tokens: Option<u64>,
         cached_tokens: Option<u64>,

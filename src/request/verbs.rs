@@ -31,9 +31,9 @@ const COSINE_SCALE: f64 = 20.0;
 /// A category, as prompts name it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Category {
-    /// What the answer is.
+    /// The name, which is the answer.
     pub(crate) name: String,
-    /// What belongs to it.
+    /// A description of the texts that belong to it.
     pub(crate) description: Option<String>,
 }
 
@@ -46,26 +46,26 @@ pub(crate) struct Example {
     pub(crate) category: String,
 }
 
-/// What is asked of a text and some categories.
+/// A classification of a text by some categories.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Classification {
     /// The text.
     pub(crate) input: String,
     /// At least one.
     pub(crate) categories: Vec<Category>,
-    /// What is asked, in the caller's words.
+    /// The caller's instruction; `None` for the usual one.
     pub(crate) task_description: Option<String>,
     /// Texts whose category is known.
     pub(crate) examples: Vec<Example>,
     /// Whether vectors are compared.
     pub(crate) by_vectors: bool,
-    /// What is wanted of it.
+    /// The form of the answer.
     pub(crate) wanted: Wanted,
     /// The prompt that asks for it.
     pub(crate) prompt: PromptSource,
 }
 
-/// What is wanted of a classification.
+/// The forms of a classification's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) enum Wanted {
     /// The best category.
@@ -116,7 +116,7 @@ impl Verb {
         }
     }
 
-    /// What the engine is to do for subtask `index`.
+    /// The engine's work for subtask `index`.
     pub(crate) fn work(&self, index: usize) -> Work {
         match self {
             Verb::If { prompt, .. } => likelihoods(prompt.clone(), YES.iter().chain(&NO)),

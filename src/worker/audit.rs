@@ -1,5 +1,5 @@
-//! What the worker does for the audit log: it writes down what was refused, and deletes what is older than is
-//! kept.
+//! The worker's part in the audit log: it writes refusals down, and deletes entries that are older than the
+//! retention.
 //!
 //! The first refusal of a role is written at once, those that follow a minute later, so that a flood of them
 //! is a few rows with counts. Each role has a clock of its own: nobody's flood delays what is written about
@@ -97,8 +97,8 @@ impl AuditKeeper {
         Ok(())
     }
 
-    /// Writes all that was refused. What cannot be written waits; if this process ends after the transaction
-    /// and before it is forgotten, it is written twice.
+    /// Writes all refusals that were noted. Those that cannot be written wait; if this process ends after the
+    /// transaction and before they are forgotten, they are written twice.
     ///
     /// # Errors
     ///

@@ -54,7 +54,7 @@ pub(super) struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    /// What is asked by a request, if it could be prepared.
+    /// The question of a claimed request, if it could be prepared.
     pub(super) fn new(claimed: &Claimed, prepared: &'a Result<Prepared, PgError>) -> Self {
         let question = prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref());
         Asking { question, is_new: claimed.held.attempt <= 1 }
@@ -105,11 +105,11 @@ impl CacheWriter {
         self.entries.truncate(MAX_ENTRIES);
     }
 
-    /// Writes what is due.
+    /// Writes the entries and the counts of hits that are due.
     ///
     /// # Errors
     ///
-    /// The database's. What may work later is tried again then.
+    /// The database's. Errors that may pass are followed by another try at the next call.
     pub(super) fn write(&mut self) -> Result<(), PgError> {
         let now = Instant::now();
         if now >= self.store_at {
@@ -182,8 +182,8 @@ impl CacheWriter {
 
     /// Stores the first `count` entries. Of some that cannot be stored together, fewer are tried, and one
     /// that cannot be stored by itself is forgotten: its key may be in somebody's open transaction, and the
-    /// others must not wait for that. Returns how many are done with, and what failed. What is left can be
-    /// tried again.
+    /// others must not wait for that. Returns how many are done with, and the error if one stopped it. The
+    /// remaining entries can be tried again.
     fn store_apart(&mut self, count: usize, until: Instant) -> (usize, Option<PgError>) {
         let (mut done, mut failure) = (0, None);
         while done < count && Instant::now() < until {

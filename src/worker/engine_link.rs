@@ -281,7 +281,7 @@ impl Connector {
         }
     }
 
-    /// What an engine had is suspect once it is known that it has crashed.
+    /// If the engine has crashed, the requests that it had become suspects.
     fn judge(&mut self) {
         if !self.left.is_empty() && engine_leader::crashes() != self.crashes {
             self.suspects.extend(self.left.drain(..).map(|job| job.request.key));

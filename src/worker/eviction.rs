@@ -41,7 +41,8 @@ impl Eviction {
     ///
     /// # Errors
     ///
-    /// The database's. What was chosen is forgotten, and looked for again after the interval.
+    /// The database's. The chosen entries are forgotten then, and the next ones are chosen after the
+    /// interval.
     pub(super) fn step(&mut self, config: &Config) -> Result<(), PgError> {
         if self.pause(config) != Some(Duration::ZERO) {
             return Ok(());

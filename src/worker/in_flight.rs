@@ -65,7 +65,7 @@ impl Running {
         question.entry(self.stages.whole(), by, answer, self.since.elapsed())
     }
 
-    /// Begins anew, with another model. What the engine still has of it is of no use.
+    /// Begins anew, with another model. Results of the engine that are still to come are ignored.
     fn restart(&mut self, with: Resolved) {
         self.ticket.cancel();
         self.ticket = Ticket::new();

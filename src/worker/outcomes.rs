@@ -276,7 +276,7 @@ impl Outcomes {
     }
 }
 
-/// Whether an error of a whole transaction is not about a row in it. What is missing may be a table that a
+/// Whether an error of a whole transaction does not concern a row in it. A missing table may be one that a
 /// trigger names, or the extension's.
 fn is_of_the_moment(error: &PgError, extension: pg_sys::Oid) -> bool {
     use PgSqlErrorCode as Code;

@@ -26,7 +26,7 @@ use crate::pickle::{self, Value};
 /// An entry of a cache file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// What it answers.
+    /// The request that it answers.
     pub key: Key,
     /// The answer.
     pub value: Value,
@@ -95,7 +95,7 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// What SQLite says may hold names from the file.
+/// An error of SQLite, whose message may hold names from the file: it is cut and escaped.
 fn said(message: String) -> Error {
     Error::Sqlite(message.chars().take(200).flat_map(char::escape_debug).collect())
 }

@@ -85,7 +85,7 @@ pub enum Error {
         opcode: &'static str,
         /// Where it is.
         at: usize,
-        /// What it needs.
+        /// The operand that it needs.
         expected: &'static str,
     },
     /// More objects than any value needs.
