@@ -96,7 +96,8 @@ fn look(
     Ok(found.map(|cached| cached.answer))
 }
 
-/// What the cache did in this database; one row. Zeros where the library is not preloaded, and on a standby.
+/// The cache's counters of this database; one row. Zeros where the library is not preloaded, and on a
+/// standby.
 #[pg_extern(volatile, parallel_unsafe)]
 fn cache_counters() -> TableIterator<
     'static,

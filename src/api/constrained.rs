@@ -164,7 +164,7 @@ fn answer(request_type: &str, prompt: &str, params: Map<String, Value>, on_error
 /// properties that it was written in.
 #[pg_extern(immutable, parallel_safe, strict)]
 fn with_written_order(written: &str, stored: String) -> String {
-    // What serde_json does not read is refused later, in words that say what is wrong with it.
+    // A text that serde_json cannot read is refused later, with an error that tells what is wrong with it.
     let Ok(mut schema) = serde_json::from_str(written) else { return stored };
     if keep_written_order(&mut schema) { schema.to_string() } else { stored }
 }

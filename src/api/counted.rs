@@ -1,7 +1,7 @@
-//! What workers elsewhere do, in the figures and limits of the server.
+//! Counts the work of workers elsewhere in the server's figures and limits.
 //!
-//! The server's own worker counts what it does as it does it. Of the others, the protocol's functions know
-//! the rows that begin and end, and say so here; it counts when their transaction commits.
+//! The server's own worker counts its requests itself. Those of other workers begin and end in the protocol's
+//! functions, which report them here; they count when the function's transaction commits.
 
 use std::time::Duration;
 

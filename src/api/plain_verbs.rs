@@ -71,7 +71,7 @@ fn plain_verb_async(
     enqueue(request_type, text, params, priority)
 }
 
-/// What is known without a model, as the predecessor had it: nothing has no facts.
+/// Answers that need no model, as in the Python extension: an empty text has no facts.
 fn known(request_type: &str, text: &str) -> Option<&'static str> {
     match request_type {
         "extract_facts" if text.trim().is_empty() => Some("{\"facts\": []}"),

@@ -39,7 +39,7 @@ fn get_async_embedding(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i
     await_result(request_id, timeout_seconds, Wanted::Embedding).and_then(Value::into_datum)
 }
 
-/// What a look at the request's row found.
+/// The result of a look at the request's row.
 enum Look {
     NotFound,
     Unfinished { own: bool },

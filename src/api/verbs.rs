@@ -173,7 +173,7 @@ fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgErr
     Ok(Some((name.to_owned(), texts.iter().map(Value::from).collect())))
 }
 
-/// What a classification is told, besides the text.
+/// Adds the parameters of a classification: its categories with descriptions, its examples, and its options.
 pub(super) fn with_categories(
     mut params: Map<String, Value>,
     categories: Texts<'_>,

@@ -34,7 +34,7 @@ pub(super) struct Options {
     pub(super) coding: Coding,
 }
 
-/// What became of the entries.
+/// The numbers of entries by their outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     /// Written to the file.
