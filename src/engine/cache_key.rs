@@ -73,8 +73,8 @@ pub fn cache_key_of_many<T: Serialize>(
     Some(CacheKey { text: format!("{PREFIX}{}", hex(&digest)), is_short: false })
 }
 
-/// What work has in common that is the same within a scope, such as a database, and computed by the same
-/// backend: [`crate::Request::dedup_key`].
+/// The deduplication key of work ([`crate::Request::dedup_key`]): the same for equal work of a scope, such as
+/// a database, by the same version of the kernels.
 pub fn dedup_key(scope: u32, work: &Work, backend: BackendKind) -> Option<[u8; 32]> {
     let work = serde_json::to_vec(&canonical(work)).ok()?;
     Some(digest(&[&scope.to_le_bytes(), &backend.kernel_version().to_le_bytes(), &work]))

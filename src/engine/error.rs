@@ -19,7 +19,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         #[serde(with = "crate::wire::io_error")]
         source: Arc<std::io::Error>,
@@ -38,7 +38,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What is wrong, naming the key or tensor.
+        /// The mistake, naming the key or tensor.
         reason: String,
     },
     /// The file is sound, but it needs something that this engine cannot do.
@@ -47,7 +47,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What is missing, naming the architecture, key or tensor type.
+        /// The missing feature, naming the architecture, key or tensor type.
         reason: String,
         /// A sentence about what would do instead.
         hint: Option<String>,
@@ -58,7 +58,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What the template engine said.
+        /// The template engine's error.
         reason: String,
     },
     /// Prompt and `max_tokens` do not fit into the context.
@@ -74,7 +74,7 @@ pub enum Error {
     /// The model has no tokens for the text.
     #[error("the model cannot read the text: {reason}")]
     UnreadableText {
-        /// What it has no token for.
+        /// The part that it has no token for.
         reason: String,
     },
     /// The model has adapters, and none for the task.
@@ -144,7 +144,7 @@ pub enum Error {
     /// hold.
     #[error("the answer does not match its constraint: {reason}")]
     Mismatch {
-        /// What does not hold, without the answer.
+        /// The violated condition, without the answer.
         reason: String,
     },
     /// The request was cancelled by its ticket.
@@ -159,7 +159,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What would do instead, where there is something to be said about it.
+    /// Advice about the error, where there is any.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::UnsupportedModel { hint, .. } => hint.as_deref(),

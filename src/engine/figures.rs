@@ -1,10 +1,10 @@
-//! What an engine is doing now, and what it has done since its start, for those who watch it.
+//! The engine's current state and its counters since the start, for monitoring.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// What an engine is doing, and what it has done since its start.
+/// The engine's current state, and its counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Figures {
     /// Requests that are being computed.
@@ -27,7 +27,7 @@ pub struct Figures {
     pub request_bytes: u64,
     /// Bytes that all of it may take; 0 for no limit.
     pub limit_bytes: u64,
-    /// What was done since the start.
+    /// The counters since the start.
     pub statistics: Statistics,
 }
 

@@ -17,7 +17,7 @@ const PIECES: u32 = 8;
 const SHORTEST_PIECE: Duration = Duration::from_millis(100);
 const LONGEST_PIECE: Duration = Duration::from_secs(15);
 
-/// What was seen of an engine.
+/// Watches whether an engine hangs, by its signs of life.
 #[derive(Debug)]
 pub struct Watchdog {
     pulse: Pulse,

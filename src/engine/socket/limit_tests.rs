@@ -1,4 +1,4 @@
-//! Who is connected, for how long, and who is refused.
+//! Limits of connections: their number, their time, and refusals.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;

@@ -188,7 +188,7 @@ fn a_server_that_stops_closes_its_connections_and_removes_its_path() {
     assert!(matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset));
     assert!(!path.exists());
     assert_eq!(Client::connect(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);
-    // What a killed server leaves behind is no obstacle.
+    // The socket that a killed server leaves behind is no obstacle.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert_eq!(Client::connect(&path).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     let server = Server::start(&path, engine).unwrap();
