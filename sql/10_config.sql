@@ -156,7 +156,7 @@ begin
         elsif new.value is distinct from old.value then
             new.is_default := false;
         end if;
-        -- What comes from another server by replication was changed there.
+        -- The columns of rows that arrive by replication were set on the other server.
         if current_setting('session_replication_role') <> 'replica' then
             new.updated_at := now();
             new.updated_by := current_user;
@@ -238,8 +238,8 @@ begin
     else
         select k.kind into v_kind from steadytext.config_keys() as k
         where k.key = steadytext_config_set.key;
-        -- What does not look like its kind stays a string, which the trigger refuses; so does a number that is
-        -- longer than anybody writes one, before it is longer than a number can be.
+        -- A value that does not look like its kind stays a string, which the trigger refuses; so does a number
+        -- of more than 1000 characters, before it is longer than a number can be.
         v_value := case
             when length(value) > 1000 then to_jsonb(value)
             when v_kind = 'boolean' and value in ('true', 'false') then value::jsonb

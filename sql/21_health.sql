@@ -200,7 +200,7 @@ begin
         avg_response_time_ms = excluded.avg_response_time_ms,
         uptime_seconds = greatest(least(
             extract(epoch from excluded.last_heartbeat - h.started_at), 2147483647), 0)::integer,
-        -- What is long and the same is not written anew each time.
+        -- A long value that has not changed is not written anew each time.
         claims = case when h.claims = excluded.claims then h.claims else excluded.claims end;
 end
 $$;

@@ -72,7 +72,7 @@ declare
     v_status text;
     v_outcome text := 'refused';
 begin
-    -- Whoever ends a request must hold it, whatever the error was.
+    -- Only the worker that holds a request may end it, whatever the error was.
     if p_worker is not null and not exists (
         select from @extschema@.steadytext_queue as q
         where q.id = p_id and q.attempt = p_attempt and q.worker = p_worker and q.status = 'processing'

@@ -147,7 +147,7 @@ begin
         end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (v_id, p_id, v_request.keys);
     end loop;
-    -- What was more than there is room for comes first when there is some again.
+    -- Rows that exceeded the room come first when there is some again.
     perform steadytext.note_first(p_id, w.keys)
     from (
         select json_agg(e.item -> 'key' order by e.n) as keys

@@ -124,7 +124,7 @@ begin
         ) as n
         group by u.model, u.request_type, u.is_elsewhere, u.is_served
     )
-    -- Whose requests they are is nobody's business, nor is a name that somebody has made up.
+    -- The owners of the requests are private, and so are names that a user has made up.
     select coalesce(m.name, case when c.model = 'builtin' then c.model end), c.request_type, coalesce(m.placement, 'any'),
         c.requests, c.oldest, d.reason, d.hint
     from counted as c

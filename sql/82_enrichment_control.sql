@@ -1,6 +1,6 @@
--- Changing, pausing and dropping enrichments, and how they are.
+-- Changing, pausing and dropping enrichments, and their status.
 
--- What was asked by the definition as it was: no answer to it is waited for.
+-- Cancels the requests of the previous definition, whose answers are no longer waited for.
 create function steadytext.recall_enrichment_requests(p_id uuid)
 returns void
 language plpgsql volatile

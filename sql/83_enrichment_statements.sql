@@ -62,7 +62,7 @@ begin
     select steadytext.base_type(a.atttypid) into v_type
     from pg_attribute as a
     where a.attrelid = v_place.source and a.attname = v_place.target_column;
-    -- What does not fit into a column with a length is an error, and not cut.
+    -- A value that is too long for a column with a length is an error, and not cut.
     v_value := case v_type
         when 'text[]'::regtype then
             'case when pg_catalog.jsonb_typeof(e.element operator(pg_catalog.->) ''value'') operator(pg_catalog.=) ''array'' then array(

@@ -103,7 +103,7 @@ begin
     ) as f(n, family, kind, help, value)
     where f.value is not null
     order by f.n, q.priority;
-    -- What waits in vain. Whoever reads this may see everybody's.
+    -- Requests that nobody claims. Roles that may read the metrics may see everybody's.
     return query
     with unclaimed as materialized (
         select coalesce(u.model, '') as model, u.request_type, sum(u.requests)::bigint as requests, min(u.oldest) as oldest
