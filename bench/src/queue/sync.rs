@@ -16,13 +16,13 @@ const TEXT: &str = "hello";
 const BACKENDS: &str = "32";
 const PAIRS: usize = 3;
 
-/// What many backends ask for, each time anew, and for how many seconds: the vector of a short text, and a
-/// sentence.
+/// The statements of many backends, each with another text, and for how many seconds they run: the vector of
+/// a short text, and a sentence.
 const WORKLOADS: [(&str, u32, &str); 2] = [
     ("embed", 4, "select steadytext_embed('text ' || :i, false);"),
     ("generate", 4, "select steadytext_generate('Describe index ' || :i, 24, false);"),
 ];
-/// What they ask of a model that is given.
+/// The same for a model that is given.
 const OF_MODEL: (&str, u32, &str) =
     ("model", 20, "select steadytext_generate('Describe index ' || :i, 16, false, model => 'measured');");
 

@@ -14,7 +14,7 @@ const TICKETS: &str = include_str!("../../data/tickets.tsv");
 const ROWS: usize = 60;
 const ROUNDS: usize = 3;
 const WAIT: Duration = Duration::from_millis(5);
-/// What is asked without a function for it.
+/// A prompt for a classification without a function for it.
 const NAIVE: &str = "'Classify this text into one of: ' || (select string_agg(c, ', ') from unnest(categories) as c) || E'.\\n\\n' || body";
 
 pub(crate) fn measure(cluster: &Cluster, model: &Path, encoder: &Path, report: &mut Report) {
