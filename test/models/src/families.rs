@@ -1,4 +1,4 @@
-//! What the files of each family of decoders have beside what all have.
+//! The parts of each family of decoders' files that others do not have.
 
 use crate::gguf::{Tensor, Value};
 use crate::{Error, Kind, Spec, weights};
@@ -558,7 +558,7 @@ impl Architecture {
             tensors.push(vector("layer_output_scale", 1, 0.7)?);
             return Ok(tensors);
         }
-        // What the router says is divided by the width.
+        // The router's input is divided by the width.
         let router = (spec.width as f32).sqrt();
         let spread = |part: &str, row: usize, rows: usize, deviation: f32| {
             weights::matrix(spec.seed, name(part), row, rows, deviation, crate::Kind::F32)
@@ -618,7 +618,7 @@ impl Architecture {
     }
 }
 
-/// What makes the embeddings of each token for all blocks, so long for each.
+/// The tensors that make the embeddings of each token for all blocks, `length` values for each block.
 fn per_layer_tensors(spec: &Spec, length: usize) -> Result<Vec<Tensor>, Error> {
     let (seed, all) = (spec.seed, length * spec.layers);
     let matrix = |name: &str, row: usize, rows: usize| {

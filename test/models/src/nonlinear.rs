@@ -70,7 +70,7 @@ pub(crate) fn quantize(kind: Kind, values: &[f32]) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// What makes the greatest of 32 weights the greatest level.
+/// The scale by which the greatest of 32 weights becomes the greatest level.
 fn scale(part: &[f32]) -> f32 {
     part.iter().fold(0.0f32, |most, value| most.max(value.abs())) / 113.0
 }

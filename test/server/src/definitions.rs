@@ -1,4 +1,4 @@
-//! What tests of vectorizers and enrichments need: waiting until nothing is left to be done, and random
+//! Helpers for tests of vectorizers and enrichments: waiting until nothing is left to be done, and random
 //! changes of their tables.
 //!
 //! `OPERATIONS` and `SEED` in the environment say how many changes there are and which; a test that fails

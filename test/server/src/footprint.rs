@@ -1,4 +1,4 @@
-//! What a process takes of the machine, and whether that grows.
+//! The resources that a process takes, and whether they grow.
 
 use std::fs;
 

@@ -9,16 +9,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::cluster::Cluster;
 
-/// What becomes of what passes.
+/// The faults of the connection.
 #[derive(Debug, Default)]
 struct Weather {
     /// Nothing passes, in neither direction, and nobody hears of it.
     is_still: bool,
     /// Nothing of the server's passes.
     is_deaf: bool,
-    /// What a client says before the server is no longer heard.
+    /// A message of the client after which the server is no longer heard.
     last_words: Option<Vec<u8>>,
-    /// What a client sends, and what the server gets instead.
+    /// A message of the client, and the one that the server gets instead.
     instead: Option<(Vec<u8>, Vec<u8>)>,
     /// Bytes that have come from clients.
     from_clients: usize,
@@ -65,7 +65,7 @@ impl Proxy {
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // Who finds no server is left alone.
+                // A client that finds no server is left alone.
                 drop(connect(client, &socket, &serving));
             }
         });

@@ -30,7 +30,7 @@ struct Entry {
     outcome: Outcome,
 }
 
-/// What clients note down.
+/// The records of the clients.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     entries: Mutex<Vec<Entry>>,
@@ -171,7 +171,7 @@ impl Fate {
     }
 }
 
-/// What can be wrong.
+/// The kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Lost,
@@ -243,7 +243,7 @@ impl Counts {
         self.faults.is_empty()
     }
 
-    /// What went wrong, one line each.
+    /// The faults, one line each.
     pub fn faults(&self) -> Vec<String> {
         self.faults.iter().map(|(fault, what)| format!("{fault:?} {what}").to_lowercase()).collect()
     }
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::Options;
 
-    /// What the storm's tables look like to [`Ledger::settle`].
+    /// Tables of the same form as the storm's, for [`Ledger::settle`].
     const TABLES: &str = "
         create schema audit;
         create table steadytext_queue (request_id uuid, request_type text default 'generate', prompt text default 'p',
