@@ -271,7 +271,7 @@ declare
     v_value numeric;
     v_key record;
 begin
-    -- Whatever somebody has put past the trigger: no claim and no rescue fails on it.
+    -- A value of another type, which somebody has put past the trigger, must fail no claim and no rescue.
     select case when jsonb_typeof(c.value) = 'number' then c.value::numeric end into v_value
     from @extschema@.steadytext_config as c
     where c.key = p_key;

@@ -145,7 +145,8 @@ begin
     looks := p_looks;
     foreach v_part in array coalesce(v_parts, '{}') loop
         if v_part.got = 0 or v_part.skipped >= c_stretch then
-            -- Nothing there, or nothing but what others hold; or a stretch of that before what was found.
+            -- A part without rows, or only with rows that others hold; or one with a long stretch of
+            -- these before the rows that were found.
             select count(*), max(c.id), array_agg(distinct c.holder)
             into v_count, v_id, v_holders
             from (

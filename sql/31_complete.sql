@@ -149,7 +149,7 @@ begin
                         or g.count > 0 and coalesce(g.length, 0) = 0
                     then 'must be a vector for each text' end
             when g.result is null or g.count is not null or g.length > 0 then 'must be a text'
-            -- Those with a list repeat what they were given.
+            -- The results of types with a list repeat the request's own texts, and may be longer.
             when octet_length(g.result) > v_bytes and q.prompts is null then format('is longer than %s bytes', v_bytes)
         end as shape
     ) as s

@@ -62,7 +62,7 @@ create function steadytext.store_answers(
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
--- The same key, in somebody's open transaction: whoever calls this has better things to do than to wait.
+-- An entry of the same key may be in somebody's open transaction: it is not waited for.
 set lock_timeout = '20ms'
 as $$
 declare

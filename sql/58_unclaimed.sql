@@ -2,7 +2,8 @@
 --
 -- The server's own worker claims everything but the models that are placed elsewhere. Workers elsewhere say in their heartbeats what they claim.
 
--- As a claim looks for what it may take: each lane with one descent of the index, so that what waits costs the same, however much it is.
+-- The lanes with waiting requests, found as a claim finds them: each with one descent of the index, so that the cost does not grow with the
+-- number of requests.
 create function steadytext.waiting_lanes(p_role oid)
 returns table (lane bigint, request_type text, params jsonb)
 language plpgsql volatile

@@ -270,7 +270,7 @@ $$;
 comment on function steadytext.note_definition_error(uuid, text, text, boolean) is
     'Protocol: a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; it is tried again later, and others go on';
 
--- Which files a table is in: they change when partitions come and go, and when it is emptied or written anew.
+-- The files of a table: they change when partitions come and go, and when it is emptied or written anew.
 create function steadytext.vectorizer_signature(p_source oid)
 returns text
 language plpgsql volatile

@@ -99,7 +99,7 @@ begin
             offset 0
         ) as x$present$,
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
-    -- Those of the rows whose columns, and whose value, are what they were when the prompt was made, and which nobody has locked.
+    -- The rows whose columns, and whose value, are what they were when the prompt was made, and which nobody has locked.
     lockable := format(
         $lockable$with items as materialized (
             select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, e.element operator(pg_catalog.->>) 'was' as was, %1$s

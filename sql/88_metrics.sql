@@ -172,7 +172,7 @@ $$;
 comment on function steadytext.metric_samples() is
     'Each sample of steadytext_metrics(), those of a family one after the other';
 
--- As its owner, so that who may call it needs nothing else. It shows one database, whoever calls.
+-- It runs as its owner, so that roles that may call it need no other right. It shows one database, whoever calls.
 create function @extschema@.steadytext_metrics()
 returns text
 language plpgsql volatile security definer

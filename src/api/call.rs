@@ -84,7 +84,7 @@ pub(super) struct Call {
 pub(super) enum News {
     /// More text, and it is not the last.
     Text(String),
-    /// Nothing that the caller waits for.
+    /// No news that the caller waits for.
     None,
     /// The end.
     Answer(Answer),
@@ -95,8 +95,8 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// Those of the asynchronous functions and of the worker; 55000 where there is no engine and none can
-    /// come.
+    /// The errors of the asynchronous functions and of the worker; 55000 where there is no engine and none
+    /// can come.
     pub(super) fn begin(
         request_type: &str,
         text: Option<&str>,

@@ -1,7 +1,7 @@
 //! Counts the work of workers elsewhere in the server's figures and limits.
 //!
-//! The server's own worker counts its requests itself. Those of other workers begin and end in the protocol's
-//! functions, which report them here; they count when the function's transaction commits.
+//! The server's own worker counts its requests itself. Requests of other workers begin and end in the
+//! protocol's functions, which report them here; they count when the function's transaction commits.
 
 use std::time::Duration;
 

@@ -363,7 +363,7 @@ fn most_answer_tokens(subtasks: &Subtasks, model: &Resolved, told: u64) -> u64 {
     (0..subtasks.len()).fold(0, |most: u64, index| most.saturating_add(of(index)))
 }
 
-/// The same of one piece of work.
+/// The most tokens that the answer of one piece of work can have taken.
 fn most_of_answer(work: &Work, told: u64) -> u64 {
     match work {
         Work::Generate(how) => {
@@ -474,7 +474,7 @@ fn outcome(
         // The type text has no place for it.
         Answer::Text(text) => !text.contains('\0'),
         Answer::Embedding(vector) => flaw_of_vectors(vector, 1, width).is_none(),
-        // They come as one array.
+        // All vectors come as one array.
         Answer::Embeddings(vectors) => vectors.iter().all(|vector| {
             Some(vector.len()) == vectors.first().map(Vec::len) && flaw_of_vectors(vector, 1, width).is_none()
         }),

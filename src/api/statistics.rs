@@ -56,7 +56,7 @@ fn request_statistics() -> TableIterator<
             count(4),
             count(5),
             count(6),
-            // Nobody says it for embeddings, nor do most endpoints.
+            // Embeddings have no such count, and most endpoints report none.
             Some(count(7)).filter(|_| count(9) > 0 || count(6) == 0),
             count(8),
             queue,

@@ -107,7 +107,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Those of no text.
+    /// The pieces of no text.
     pub(super) fn none() -> Pieces {
         Pieces { call: None, sent_bytes: 0, on_error: OnError::Raise }
     }

@@ -54,7 +54,7 @@ fn wake_vectorizers<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
 }
 
 thread_local! {
-    /// Those of statements with an argument: they come with each step.
+    /// The plans of statements with an argument: they come with each step.
     static PLANS: KeptPlans = KeptPlans::new();
 }
 

@@ -29,12 +29,12 @@ pub(crate) struct NewEntry {
 }
 
 impl NewEntry {
-    /// As a message.
+    /// Encodes the entry as a message.
     pub(crate) fn to_message(&self) -> Option<Vec<u8>> {
         postcard::to_allocvec(self).ok()
     }
 
-    /// From a message.
+    /// Decodes an entry from a message.
     pub(crate) fn from_message(message: &[u8]) -> Option<NewEntry> {
         postcard::from_bytes(message).ok()
     }

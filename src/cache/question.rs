@@ -71,7 +71,7 @@ pub(crate) enum Effort {
     /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want
     /// something before their texts, and that no request names, are not found.
     Little,
-    /// Whatever there is, is found.
+    /// Every entry that answers is found.
     Whole,
 }
 

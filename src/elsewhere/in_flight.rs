@@ -27,7 +27,7 @@ const MAX_SUBTASKS: usize = 512;
 pub(crate) enum By {
     /// The engine, with this model.
     Engine(ModelSource),
-    /// Another engine.
+    /// An endpoint.
     Endpoint(Arc<Endpoint>),
 }
 
@@ -40,9 +40,9 @@ struct Row {
     salt: u64,
     /// Outputs of the stages before.
     before: Vec<Output>,
-    /// Those that are here and were not handed over.
+    /// Work that is here and was not handed over yet.
     works: VecDeque<Work>,
-    /// How many there are in all, and how many of them were handed over.
+    /// How many subtasks there are in all, and how many of them were handed over.
     count: usize,
     next: usize,
     under_way: usize,
@@ -88,7 +88,7 @@ pub(crate) enum Came {
     Report(Report),
     /// The request has no answer, and this is why.
     Refused(Refusal),
-    /// Nothing: it is given back.
+    /// No outcome: the row is given back.
     NotNow,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Wish {
 }
 
 impl Row {
-    /// Nothing more is to be done for it.
+    /// Cancels what is left of its work.
     fn stop(&self) {
         self.ticket.cancel();
         if let By::Endpoint(endpoint) = &self.by {
@@ -127,27 +127,27 @@ impl Row {
     }
 }
 
-/// All of them.
+/// The rows in flight.
 #[derive(Default)]
 pub(crate) struct InFlight {
     /// In the order of the claims.
     rows: BTreeMap<u64, Row>,
-    /// By the key that their events have.
+    /// The row and the number of a subtask, by the key of its events.
     subtasks: HashMap<u64, (u64, usize)>,
-    /// How many of them endpoints have.
+    /// How many of the rows endpoints have.
     at_endpoints: usize,
-    /// Neither is ever used twice, so that late events are nobody's.
+    /// Neither number is ever used twice, so that late events are nobody's.
     last_key: u64,
     last_order: u64,
 }
 
 impl InFlight {
-    /// How many there are.
+    /// The number of rows.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Those that are held.
+    /// The rows that are held.
     pub(crate) fn held(&self) -> Vec<Held> {
         let mut held: Vec<Held> = self.rows.values().map(|row| row.held).collect();
         held.sort_unstable();
@@ -429,7 +429,7 @@ impl InFlight {
         before - self.rows.len()
     }
 
-    /// Those of which nothing is computed yet.
+    /// The rows of which nothing is computed yet.
     pub(crate) fn not_begun(&self) -> Vec<Held> {
         self.rows.values().filter(|row| !row.has_begun).map(|row| row.held).collect()
     }

@@ -30,7 +30,7 @@ pub(crate) fn start(number: usize, shared: Arc<Shared>, waker: Sender<()>) -> io
         let Ok(target) = Target::read(&url) else { return };
         let mut pause = PAUSES.0;
         while shared.stopping() == 0 {
-            // The other thread says what is wrong with the connection.
+            // The other thread reports errors of the connection.
             if listen(&target, &shared, &waker).is_ok() {
                 pause = PAUSES.0;
             }

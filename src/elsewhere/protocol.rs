@@ -197,7 +197,7 @@ fn may_be_of_a_row(error: &postgres::Error) -> bool {
     })
 }
 
-/// The same with one of two functions that make work of a row.
+/// Claims requests with one of the two functions that make work of a row.
 fn claim_by(client: &mut Client, wanted: Wanted<'_>, function: &str) -> Result<Vec<Claimed>, TurnError> {
     let limit = i32::try_from(wanted.limit).unwrap_or(i32::MAX);
     let after: Option<Oid> = wanted.after_role;

@@ -89,7 +89,7 @@ struct Set {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Alone {
     No,
-    /// As soon as nothing else runs.
+    /// The row is claimed as soon as nothing else runs.
     Wanted,
     Runs,
 }

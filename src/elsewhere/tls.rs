@@ -236,7 +236,7 @@ impl MakeTlsConnect<Socket> for Connector {
     }
 }
 
-/// The same to one host.
+/// Makes one connection with TLS, to one host.
 pub(crate) struct ToHost {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,

@@ -102,7 +102,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// SteadyText's key, where it can be told from that of any other request.
 fn short_key(request_type: &str, work: &Work) -> Option<String> {
-    // Whatever is added to a request has to be looked at here.
+    // A new field of a request has to be looked at here.
     match (request_type, work) {
         (
             "generate",

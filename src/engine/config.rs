@@ -38,7 +38,7 @@ pub enum BackendChoice {
 }
 
 impl BackendChoice {
-    /// By its name in settings.
+    /// The choice of a name in settings.
     pub fn named(name: &str) -> Option<BackendChoice> {
         Some(match name {
             "auto" => BackendChoice::Auto,

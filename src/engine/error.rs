@@ -80,7 +80,7 @@ pub enum Error {
     /// The model has adapters, and none for the task.
     #[error("the model has no such task")]
     UnknownTask {
-        /// Which ones it has, in a sentence.
+        /// Names its tasks, in a sentence.
         hint: String,
     },
     /// A parameter is out of range; a caller that validates never sees this.
@@ -96,7 +96,7 @@ pub enum Error {
         /// The limit or what is left of it; None where it is the system that has no more.
         limit_mb: Option<u64>,
     },
-    /// As many requests as the engine takes are waiting already.
+    /// The engine's queue is full: as many requests wait as it takes.
     #[error("the engine's queue of {capacity} requests is full")]
     QueueFull {
         /// Its length.
@@ -137,7 +137,7 @@ pub enum Error {
     Constraint {
         /// Tokens generated.
         generated_tokens: usize,
-        /// Which limit was met.
+        /// The limit that was met.
         reason: String,
     },
     /// The answer was checked once more, and something that could not be enforced token by token does not

@@ -22,7 +22,7 @@ const RECORD_BYTES: usize = 8 + 5 * 8 + 32 + 4;
 /// Bytes hashed between two looks at whether to stop.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Which model it is.
+/// The identity of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ModelIdentity {
     /// SHA-256 of its file; of its parts, one after the other, where there are several, and of its adapters

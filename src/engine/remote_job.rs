@@ -35,11 +35,11 @@ pub struct WantedModel {
 /// A request, or one of its stages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemoteJob {
-    /// Which model does all of it.
+    /// The model that does all of it.
     pub model: WantedModel,
     /// How many subtasks it has.
     pub count: usize,
-    /// Those of them that come with it, at least one; the others come when they are asked for.
+    /// The subtasks that come with it, at least one; the others come when they are asked for.
     pub works: Vec<Work>,
 }
 
@@ -59,7 +59,7 @@ pub struct Refusal {
 pub enum Prepared {
     /// Work.
     Job(RemoteJob),
-    /// Nothing that could be done.
+    /// Nothing that could be done, and why.
     Refused(Refusal),
 }
 
@@ -101,10 +101,10 @@ pub fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, Error> {
         .map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
 }
 
-/// As bytes.
+/// Encodes a value.
 ///
 /// # Errors
-/// [`Error::InvalidRequest`] for what has no such form, which nothing here has.
+/// [`Error::InvalidRequest`] for a value that cannot be encoded, of which there are none here.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     postcard::to_allocvec(&(VERSION, value)).map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
 }

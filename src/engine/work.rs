@@ -128,7 +128,7 @@ pub struct Embed {
     pub dimensions: Option<usize>,
 }
 
-/// As with [`Generate`].
+/// Text formats leave out fields that were added later, as for [`Generate`].
 impl Serialize for Embed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = !serializer.is_human_readable();
@@ -233,7 +233,7 @@ pub struct Likelihoods {
 }
 
 impl Work {
-    /// The same, with what the model wants before its texts.
+    /// The same work, with the model's prefixes for its texts.
     pub fn prompted(self, prompts: &Prompts) -> Work {
         match self {
             Work::Embed(mut how) => {

@@ -70,7 +70,7 @@ pub(crate) fn arm_enqueued(id: i64, priority: i32) {
 
 /// After commit, the worker of this database claims, and counts what is pending.
 pub(crate) fn arm_change() {
-    // Whatever their priorities are.
+    // A change concerns requests of all priorities.
     arm(|armed| (armed.work, armed.change, armed.priority) = (true, true, i32::MAX));
 }
 

@@ -123,7 +123,7 @@ pub(crate) struct Config {
 /// A row of steadytext_models.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
-    /// By which requests name it.
+    /// The name in requests.
     pub(crate) name: String,
     /// `generate`, `embed` or `rerank`.
     pub(crate) task: String,

@@ -30,7 +30,7 @@ const HINT: &CStr = c"Members of steadytext_user may use pg_steadytext, members 
 /// The functions of PostgreSQL that report a missing right.
 const DENIERS: [&CStr; 2] = [c"aclcheck_error", c"aclcheck_error_col"];
 
-/// By its address a callback is known as ours.
+/// Its address marks a callback as ours.
 static MARK: u8 = 0;
 
 thread_local! {

@@ -30,7 +30,7 @@ const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 pub(crate) struct ExchangePath {
     directory: OwnedFd,
     name: CString,
-    /// As the caller wrote it.
+    /// The path as the caller wrote it.
     path: String,
 }
 

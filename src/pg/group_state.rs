@@ -59,7 +59,7 @@ impl GroupState {
         GroupState { state: None, context: unsafe { pg_sys::CurrentMemoryContext } }
     }
 
-    /// As it goes back to PostgreSQL; NULL where nothing was ever added.
+    /// The state as a value for PostgreSQL; NULL where nothing was ever added.
     pub(crate) fn into_internal(self) -> Internal {
         Internal::from(self.state.map(|state| pg_sys::Datum::from(state.as_ptr())))
     }

@@ -140,7 +140,7 @@ pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
     })
 }
 
-/// As much of a reason as is remembered.
+/// The part of a reason that fits into the table.
 pub(crate) fn fitting(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(REASON_BYTES)]
 }

@@ -56,7 +56,7 @@ struct Inserted {
     /// Whether the rows are there if the subtransaction commits; others may have been left out because of ON
     /// CONFLICT.
     certain: bool,
-    /// They are said to be put back, and were not seen to be. They count for this transaction only.
+    /// Rows that were reportedly put back, but not seen. They count for this transaction only.
     retry: bool,
     count: i64,
 }

@@ -108,7 +108,7 @@ pub(crate) struct Used {
     pub(crate) role: pg_sys::Oid,
     /// Requests in each period, and seconds until the first of them no longer counts.
     pub(crate) requests: [(u64, Option<i64>); 3],
-    /// The same of tokens.
+    /// Tokens in each period, in the same way.
     pub(crate) tokens: [(u64, Option<i64>); 3],
 }
 
@@ -121,7 +121,7 @@ pub(crate) struct Saved {
     pub(crate) second: i64,
     /// Buckets of all periods, one after the other.
     pub(crate) requests: Vec<u32>,
-    /// The same of tokens.
+    /// Buckets of tokens, in the same order.
     pub(crate) tokens: Vec<u32>,
 }
 
@@ -364,7 +364,7 @@ pub(crate) fn take_changed(slot: &Slot) -> Vec<Saved> {
     list.unwrap_or_default()
 }
 
-/// They could not be written down.
+/// Marks counts as changed again that could not be written down.
 pub(crate) fn put_back_changed(slot: &Slot, saved: &[Saved]) {
     TABLE.with_lock(true, |table| {
         for entry in saved.iter().filter_map(|saved| table.find(key_of(saved.role))) {

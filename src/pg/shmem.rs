@@ -85,8 +85,8 @@ pub(super) trait AnyPart: Sync {
     ///
     /// # Safety
     ///
-    /// Both are in the server's shared memory, and the memory is as [`AnyPart::layout`] says: zeros if
-    /// `is_new`, and otherwise what this function has made of them before.
+    /// The memory and the lock are in the server's shared memory, and the memory is as [`AnyPart::layout`]
+    /// says: zeros if `is_new`, and otherwise as an earlier call of this function has left it.
     unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool);
 }
 
@@ -253,7 +253,7 @@ pub(crate) enum Pace {
 }
 
 impl Pace {
-    /// All of them.
+    /// All paces.
     pub(crate) const ALL: [Pace; PACES] = [Pace::Fast, Pace::Slow];
 
     /// The one that this is not.

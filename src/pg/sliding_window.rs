@@ -17,7 +17,7 @@ pub(crate) const BUCKETS: usize = 61;
 /// The length of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Period {
-    /// As it is called in settings and messages.
+    /// Its name in settings and messages.
     pub(crate) name: &'static str,
     /// Seconds of one bucket.
     pub(crate) bucket_s: i64,
@@ -149,7 +149,7 @@ impl SlidingWindow {
         }
     }
 
-    /// Nothing was used.
+    /// Empties the window.
     pub(crate) fn clear(&self) {
         self.counts.0.iter().for_each(|cell| cell.store(0, Relaxed));
         self.total.store(0, Relaxed);

@@ -26,7 +26,7 @@ pub(crate) enum Answer {
     Chunks(Vec<Chunk>),
     /// Categories, best first.
     Categories(Categories),
-    /// Those to the elements of an array; `None` where one cannot be answered.
+    /// The answers to the elements of an array; `None` where one cannot be answered.
     Many(Vec<Option<Answer>>),
     /// How far the backends are apart.
     Verification(Verification),
@@ -48,7 +48,7 @@ impl Answer {
         }
     }
 
-    /// As steadytext_queue.results has it: documents or categories, best first.
+    /// The list in the form of steadytext_queue.results: documents or categories, best first.
     pub(crate) fn list(&self) -> Option<Vec<&str>> {
         match self {
             Answer::Ranking(ranking) => Some(ranking.documents().collect()),

@@ -10,7 +10,8 @@ pub(crate) struct Categories {
 }
 
 impl Categories {
-    /// As steadytext_queue.result has it: an array of objects with scores, or of names without.
+    /// The categories in the form of steadytext_queue.result: an array of objects with scores, or of names
+    /// without.
     pub(crate) fn json(&self) -> String {
         let lines = self.lines.iter().map(|(name, score)| match score {
             Some(score) => {
@@ -39,7 +40,7 @@ impl Categories {
         Some(Categories { lines: lines.into_iter().map(line).collect::<Option<_>>()? })
     }
 
-    /// As steadytext_queue.results has it.
+    /// The names, in the form of steadytext_queue.results.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(|(name, _)| name.as_str())
     }

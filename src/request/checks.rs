@@ -159,7 +159,7 @@ fn check_values(request_type: &str, params: &Value, config: &Config) -> Result<(
             }
             "seed" => require(value.is_i64(), key, "an integer")?,
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
-            // They were checked with the type.
+            // These were checked with the type.
             "schema" | "pattern" | "choices" | "system_prompt" | "messages" | "categories"
             | "descriptions" | "examples" | "fields" | "labels" | "max_facts" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {

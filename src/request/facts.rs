@@ -23,7 +23,7 @@ const MAX_FACTS: usize = 500;
 /// A list of facts.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Facts {
-    /// As JSON.
+    /// The facts as JSON.
     given: Vec<String>,
     /// The different texts.
     texts: Vec<String>,

@@ -12,7 +12,7 @@ use super::values::{in_range, invalid, require, too_long};
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{Item, Jsonb};
 
-/// All of them.
+/// The names of all options.
 const NAMES: [&str; 9] = [
     "top_p",
     "top_k",
@@ -135,7 +135,7 @@ pub(super) fn sampling(params: &Value) -> Sampling {
     let biases = params.get("logit_bias").and_then(Value::as_object);
     let bias = |(token, bias): (&String, &Value)| Some((token_id(token)?, bias.as_f64()? as f32));
     let mut logit_bias: Vec<(u32, f32)> = biases.into_iter().flatten().filter_map(bias).collect();
-    // The same in another order is the same.
+    // The order of biases makes no difference, so they are sorted.
     logit_bias.sort_unstable_by_key(|(token, _)| *token);
     Sampling {
         top_k: params

@@ -99,7 +99,7 @@ impl Reranking {
 }
 
 impl Ranking {
-    /// As steadytext_queue.result has it: an array of objects.
+    /// The ranking in the form of steadytext_queue.result: an array of objects.
     pub(crate) fn json(&self) -> String {
         let objects = self.lines.iter().map(|line| {
             let mut object = Map::new();
@@ -140,7 +140,7 @@ impl Ranking {
         Some(Ranking { lines: lines.collect::<Option<_>>()?, batch })
     }
 
-    /// As steadytext_queue.results has it.
+    /// The documents, in the form of steadytext_queue.results.
     pub(crate) fn documents(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(|line| line.document.as_str())
     }

@@ -11,7 +11,7 @@ use super::subtasks::{Subtasks, Then};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
 
-/// All of it, and how far it is.
+/// A request and its progress.
 #[derive(Debug)]
 pub(crate) struct Stages {
     whole: Subtasks,
@@ -33,7 +33,7 @@ pub(crate) struct Ended {
 }
 
 impl Stages {
-    /// Nothing was handed over.
+    /// The request at its beginning.
     pub(crate) fn new(whole: Subtasks) -> Stages {
         let progress = Progress::new(whole.len());
         Stages { whole, now: None, progress, generated_tokens: 0 }

@@ -150,8 +150,8 @@ impl Subtasks {
         }
     }
 
-    /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the
-    /// caller finds them.
+    /// Describes the texts of subtask `index` without a word of them: by their lengths and digests, by which
+    /// the caller finds them.
     pub(crate) fn describe(&self, index: usize) -> String {
         if let Subtasks::Many(parts, ..) = self {
             let (part, index) = locate(parts, index);

@@ -17,7 +17,7 @@ pub(crate) struct Usage {
     pub(crate) finish_reason: Option<&'static str>,
     /// Milliseconds to the first token.
     pub(crate) first_token_ms: Option<i32>,
-    /// The same, to more digits.
+    /// The time to the first token, to more digits.
     pub(crate) first_token: Option<Duration>,
     /// The time until the engine began.
     pub(crate) begun: Option<Duration>,
@@ -63,8 +63,8 @@ impl Usage {
         }
     }
 
-    /// All of it is there: of a text its tokens, and why it ended. A text that was known without a model has
-    /// had no first token.
+    /// Notes the end of the answer: of a text its tokens, and why it ended. A text that was known without a
+    /// model has had no first token.
     pub(crate) fn ended(&mut self, text: Option<(usize, Finish)>, since: Instant) {
         let Some((generated_tokens, finish)) = text else { return };
         self.cached_tokens.get_or_insert(0);

@@ -31,7 +31,7 @@ pub(crate) fn subtasks(
     Ok((subtasks, model))
 }
 
-/// The same for a worker elsewhere.
+/// The subtasks and the model for a worker elsewhere.
 ///
 /// # Errors
 ///

@@ -27,7 +27,7 @@ const STEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct AuditKeeper {
     /// When the next of those that gather is written.
     writes: Instant,
-    /// Nothing is written before this, as it could not be.
+    /// After an error nothing is written before this moment.
     rests: Instant,
     /// Roles of which something was written within the interval, and when.
     written: HashMap<pg_sys::Oid, Instant>,

@@ -26,7 +26,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// After this time a turn begins no further transaction.
 const TURN: Duration = Duration::from_millis(50);
-/// The same before the worker ends.
+/// The time of the last turn, before the worker ends.
 const LAST_TURN: Duration = Duration::from_millis(500);
 /// Entries written, and entries whose uses are, in one transaction.
 const ENTRIES_AT_ONCE: usize = 256;
@@ -84,7 +84,7 @@ pub(super) fn look_up(questions: &[Asking<'_>]) -> Result<Vec<Option<Answer>>, P
 }
 
 impl CacheWriter {
-    /// Nothing waits.
+    /// A writer for which nothing waits.
     pub(super) fn new(slot: &'static Slot) -> CacheWriter {
         let now = Instant::now();
         CacheWriter {

@@ -104,7 +104,7 @@ struct Connector {
     link: Option<Box<dyn EngineLink>>,
     /// Requests that wait for the next engine.
     unassigned: Vec<Submission>,
-    /// Those that an engine had which has gone.
+    /// Requests that an engine had which has gone.
     left: Vec<Submission>,
     /// How often a program had crashed when the link was made.
     crashes: u64,
@@ -114,7 +114,7 @@ struct Connector {
     since: Option<Instant>,
     /// How often in a row a program of this process has ended soon.
     falls: u32,
-    /// Those that the engine of this process was started with.
+    /// The settings that the engine of this process was started with.
     settings: Option<EngineSettings>,
     look_at: Option<Instant>,
 }

@@ -92,14 +92,14 @@ impl Running {
     }
 }
 
-/// All of them.
+/// The requests in flight.
 #[derive(Default)]
 pub(super) struct InFlight {
     requests: HashMap<Held, Running>,
-    /// Those of which the engine has nothing and that want something, by their order; and some that were that
+    /// Requests that want something of which the engine has nothing yet, by their order; and some that did
     /// once.
     waiting: BTreeMap<Rank, Held>,
-    /// By the engine's key: the row and the number of the subtask.
+    /// The row and the number of a subtask, by the engine's key.
     subtasks: HashMap<u64, (Held, usize)>,
     /// Never used twice, so that late events of a row that is claimed again are not taken for those of its
     /// new attempt.
@@ -396,9 +396,9 @@ impl InFlight {
 /// The requests that [`InFlight::suspect`] has taken out.
 #[derive(Default)]
 pub(super) struct Suspects {
-    /// Those that were alone, and those whose end was certain already.
+    /// Requests that were alone, and those whose end was certain already.
     pub(super) ended: Vec<Outcome>,
-    /// Those that are to be tried one at a time.
+    /// Requests that are to be tried one at a time.
     pub(super) others: Vec<(Held, pg_sys::Oid)>,
 }
 

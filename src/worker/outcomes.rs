@@ -25,14 +25,14 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 const MAX_ROWS: usize = 256;
 /// How soon what could not be written is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// The same of a row that somebody has locked: first, and in the end.
+/// The pauses between tries for a row that somebody has locked: the first, and the longest.
 const LOCKED: Pauses = Pauses(RETRY_PAUSE, Duration::from_secs(4));
-/// The same of a row that the table refuses.
+/// The pauses between tries for a row that the table refuses.
 const REFUSED: Pauses = Pauses(Duration::from_secs(1), Duration::from_secs(60));
 /// For how long a role's requests are left alone each time.
 const ROLE_PAUSE: Duration = Duration::from_secs(2);
 
-/// All of them.
+/// The outcomes that wait to be written.
 pub(super) struct Outcomes {
     ready: Vec<Outcome>,
     waiting: Vec<Waiting>,

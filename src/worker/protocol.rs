@@ -329,7 +329,7 @@ pub(super) enum Depth {
     Thorough,
     /// Requests in flight are known from a sweep, by their ids.
     Swept(Vec<i64>),
-    /// Nothing is rescued, and of the outlook there is only what needs no walk.
+    /// Nothing is rescued, and the outlook has only the parts that need no walk.
     Short,
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn measure(cluster: &Cluster, model: Option<&Path>, report: &mut Repo
     }
     for (name, seconds, statement) in workloads {
         let slice = |backends| slice(cluster, statement, backends, seconds);
-        // Whatever has to be loaded first.
+        // The first slice loads the model.
         slice("1");
         let mut ratios: Vec<(f64, f64)> = (0..PAIRS).map(|_| (slice("1"), slice(BACKENDS))).collect();
         ratios.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));

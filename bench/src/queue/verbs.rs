@@ -87,7 +87,7 @@ fn speed(session: &mut Session, report: &mut Report) {
         Some((_, rates)) => rates.push(rate),
         None => rates.push((name.to_owned(), vec![rate])),
     };
-    // Whatever has to be loaded first.
+    // The first run loads the models.
     session.run(&rows(&choice, "few"));
     // Other texts in each round, so that nothing of them is known from before.
     for round in 0..ROUNDS {

@@ -76,7 +76,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// As requests name the model.
+    /// The model's name in requests.
     pub(crate) fn name(&self) -> &str {
         &self.settings.name
     }
@@ -290,7 +290,7 @@ impl Endpoint {
         let rest = asked.map_or(own, |asked| asked.min(LONGEST_REST).max(own)).max(left.unwrap_or_default());
         state.is_doubtful = true;
         state.rest_until = Some(now + rest);
-        // Nobody is held up for that long.
+        // No job is held up for that long.
         if asked.is_some_and(|asked| asked >= DENIED_REST) {
             not_now(std::mem::take(&mut state.jobs).make_contiguous());
         }

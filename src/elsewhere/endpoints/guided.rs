@@ -15,7 +15,7 @@ const FIELD: &str = "answer";
 /// How the text of an answer is made of what the endpoint gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// As it is.
+    /// The answer itself.
     Plain,
     /// A document around a choice.
     Wrapped,

@@ -25,7 +25,7 @@ const MAX_MODELS: usize = 64;
 const MAX_NAME: usize = 200;
 const MAX_ADDRESS: usize = 200;
 
-/// Which of an endpoint's functions answers.
+/// The API of an endpoint that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Api {
@@ -59,7 +59,7 @@ pub(crate) enum Guided {
     Fields,
 }
 
-/// Which fields there are for sampling besides those of OpenAI.
+/// The sampling fields of an endpoint besides those of OpenAI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SamplingFields {
@@ -76,7 +76,7 @@ pub(crate) enum SamplingFields {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Judgements {
-    /// They are left to others.
+    /// Such requests are left to others.
     #[default]
     None,
     /// The model chooses one of the answers, which is then the likely one.
@@ -182,12 +182,12 @@ fn max_answer_mb() -> u64 {
 /// A model behind an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// As requests name it.
+    /// The model's name in requests.
     pub(crate) name: String,
     pub(crate) api: Api,
     /// The address before the paths, without a slash at its end.
     pub(crate) base_url: String,
-    /// As the endpoint names it.
+    /// The model's name at the endpoint.
     pub(crate) model: String,
     pub(crate) key_file: Option<PathBuf>,
     /// Certificates of the authorities that vouch for the endpoint; `None`: the system's.

@@ -311,7 +311,7 @@ mod tests {
         // In the middle of a character, before it.
         assert_eq!(cut("ééééé", 10, 5), ("éé".to_owned(), true));
         assert_eq!(cut("", 10, 5), (String::new(), false));
-        // Nobody has counted.
+        // The number of tokens is unknown.
         assert_eq!(cut(&"x".repeat(5000), 0, 2), ("x".repeat(1024), true));
     }
 }

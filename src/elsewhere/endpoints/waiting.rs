@@ -46,17 +46,17 @@ pub(crate) enum EndpointEventKind {
 }
 
 impl Job {
-    /// Those who ask may be gone.
+    /// Sends an event of the job. Its receiver may be gone.
     pub(super) fn say(&self, kind: EndpointEventKind) {
         let _ = self.to.send(EndpointEvent { key: self.key, kind });
     }
 }
 
-/// All of it.
+/// The state of an endpoint.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) jobs: VecDeque<Job>,
-    /// By the number of the thread.
+    /// The calls under way, by the number of their thread.
     pub(super) under_way: HashMap<usize, Call>,
     pub(super) key: Option<Key>,
     /// The endpoint is left alone until then.

@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Nothing is put away in the end: whatever it does then, nobody waits for it.
+/// Serves until standard input ends. Nothing is cleaned up then, because nobody waits for it.
 fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
     let serving = &arguments.serving;
     if let Some(build) = serving.build.as_deref().filter(|build| *build != BUILD) {
@@ -112,7 +112,7 @@ fn wait(notifier: &Notifier, engine: &Engine) -> Result<(), Error> {
         }
         let readable = !waits[0].revents().is_empty();
         notifier.reset();
-        // Whatever it says, there is nothing to be said but the end.
+        // The result of the read does not matter: only the end of the input does.
         if readable && input.read(&mut bytes).unwrap_or(0) == 0 {
             return Ok(());
         }

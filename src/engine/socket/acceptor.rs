@@ -29,7 +29,7 @@ pub(super) enum Came {
     Someone(UnixStream),
     /// One that was refused, as there was no open file for it.
     Refused,
-    /// Nobody, for now.
+    /// No connection for now.
     Nobody,
 }
 

@@ -203,7 +203,7 @@ impl Serving {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             if catch(|| self.turn()).is_err() {
-                // Whatever was half done was done for one of them.
+                // The turn that failed may have left any connection half served.
                 self.close_all();
             }
         }

@@ -1,4 +1,4 @@
-//! Both ends against each other, and against ends that are not what they should be.
+//! The client and the server against each other, and each against a misbehaving peer.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ use crate::{
     Standing, Work,
 };
 
-/// Nothing here takes longer unless it hangs, however busy the machine is.
+/// No test takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 struct Served {

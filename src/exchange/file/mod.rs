@@ -49,10 +49,10 @@ pub struct Refusal {
 /// Why a row is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// By its key.
+    /// The key was refused.
     #[error(transparent)]
     Key(#[from] key::Error),
-    /// By its value.
+    /// The value was refused.
     #[error(transparent)]
     Value(#[from] pickle::Error),
     /// A column is of another type.

@@ -449,7 +449,7 @@ fn jina_v2(spec: &Bert) -> Vec<Named> {
     tensors.tensors
 }
 
-/// Those of EmbeddingGemma, under the names that they have in GGUF.
+/// The tensors of EmbeddingGemma, under the names that they have in GGUF.
 fn gemma(spec: &Bert) -> Vec<Named> {
     let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
     let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);

@@ -100,8 +100,8 @@ impl Quantization {
         }
     }
 
-    /// As llama.cpp's Q4_K_M: Q4_K with Q6_K for embedding and head, and in about half of the layers for
-    /// values and down projections.
+    /// The mixture of llama.cpp's Q4_K_M: Q4_K with Q6_K for embedding and head, and in about half of the
+    /// layers for values and down projections.
     pub fn q4_k_m() -> Self {
         Quantization {
             embedding: Kind::Q6K,
@@ -114,12 +114,12 @@ impl Quantization {
         }
     }
 
-    /// As files of gpt-oss: MXFP4 for feed-forward, which is its experts, and Q8_0 for the rest.
+    /// The mixture of gpt-oss's files: MXFP4 for feed-forward, which is its experts, and Q8_0 for the rest.
     pub fn mxfp4() -> Self {
         Quantization { feed_forward: Kind::MXFP4, down: Kind::MXFP4, ..Quantization::uniform(Kind::Q8_0) }
     }
 
-    /// By its name in lower case, such as `q8_0` or `q4_k_m`.
+    /// The quantization of a name in lower case, such as `q8_0` or `q4_k_m`.
     pub fn named(name: &str) -> Option<Self> {
         let kind = match name {
             "f32" => Kind::F32,

@@ -77,13 +77,12 @@ impl Proxy {
         format!("host=127.0.0.1 port={} user=remote dbname=postgres sslmode=disable", self.port)
     }
 
-    /// Nothing passes from now on, until it goes on.
+    /// Stops all traffic until [`Proxy::go_on`].
     pub fn stand_still(&self) {
         self.shared.change(|weather| weather.is_still = true);
     }
 
-    /// As soon as a client has said this, the server hears it, and nothing of what the server answers passes
-    /// any more.
+    /// As soon as a client has said these words, the server hears them, and its answers do not pass any more.
     pub fn keep_answers_to(&self, words: &str) {
         self.shared.change(|weather| weather.last_words = Some(words.as_bytes().to_vec()));
     }

@@ -36,7 +36,7 @@ impl WorkerElsewhere {
         WorkerElsewhere::start_with(url, cluster, arguments, &[])
     }
 
-    /// The same with variables of the environment.
+    /// Starts one with variables of the environment.
     #[track_caller]
     pub fn start_with(
         url: &str,

@@ -40,7 +40,7 @@ pub(crate) fn program(session: &mut Session) -> i32 {
     found.unwrap_or_else(|| panic!("there is no program: {}", session.worker_state()))
 }
 
-/// Another one than that.
+/// The program that follows this one.
 #[track_caller]
 pub(crate) fn next_program(session: &mut Session, before: i32) -> i32 {
     let found = eventually(PATIENCE, || Some(program(session)).filter(|pid| *pid != before));

@@ -73,7 +73,7 @@ fn differences(new: &BTreeSet<Fact>, updated: &BTreeSet<Fact>) -> Vec<String> {
 struct Addition {
     /// The name by which those refer to it that cannot run without it.
     name: &'static str,
-    /// Those that it cannot run without.
+    /// The names of the additions that it cannot run without.
     needs: &'static [&'static str],
     statement: &'static str,
     /// The difference that the walk must report for a database whose update has left it out.

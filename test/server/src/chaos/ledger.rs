@@ -25,7 +25,7 @@ struct Entry {
     tag: String,
     /// Requests that it enqueues when it commits.
     requests: usize,
-    /// Those whose id the client has seen.
+    /// The ids that the client has seen.
     ids: Vec<Uuid>,
     outcome: Outcome,
 }
@@ -185,11 +185,11 @@ enum Fault {
 pub struct Counts {
     /// Requests that were committed.
     pub requests: usize,
-    /// Those that were answered.
+    /// Requests that were answered.
     pub completed: usize,
-    /// Those that were cancelled.
+    /// Requests that were cancelled.
     pub cancelled: usize,
-    /// Those that were still to do when their table was dropped.
+    /// Requests that were still to do when their table was dropped.
     pub dropped: usize,
     /// Transactions of which no client knows how they ended.
     pub unknown: usize,
