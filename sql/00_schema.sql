@@ -81,7 +81,7 @@ as $$
 declare
     v_path text;
 begin
-    -- A base type: whoever owns the extension vector could add other types of this name to it, but only superusers make
+    -- A base type: the owner of the extension vector could add other types of this name to it, but only superusers make
     -- base types.
     select format('pg_catalog, %I, pg_temp', n.nspname) into v_path
     from pg_extension as e

@@ -184,7 +184,7 @@ begin
                           case v_key.kind when 'integer' then 'an integer' else 'a number' end,
                           v_key.minimum, v_key.maximum);
         end if;
-        -- JSON knows 3, 3.0 and 3e0; whoever reads the table finds 3.
+        -- JSON knows 3, 3.0 and 3e0; the table has 3 for all of them.
         new.value := to_jsonb(trim_scale(v_number));
     end if;
     return new;

@@ -435,7 +435,7 @@ begin
     select p_id, g.key, p_forced from gone as g;
     get diagnostics v_count = row_count;
     perform steadytext.warn_of_problem(p_id);
-    -- Wakes whoever does it.
+    -- The update wakes the process that does the work.
     update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = p_id;
     return v_count;
 end

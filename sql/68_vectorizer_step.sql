@@ -374,7 +374,7 @@ begin
             where s.vectorizer_id = p_id;
             return true;
         end if;
-        -- It takes the table for a moment, and whoever waits for it meanwhile waits no longer than this.
+        -- It takes the table for a moment, and sessions that wait for it meanwhile wait no longer than this.
         perform set_config('lock_timeout', '100ms', true);
         perform steadytext.swap_vectorizer(p_id);
         return true;

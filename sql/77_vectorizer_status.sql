@@ -1,4 +1,4 @@
--- How vectorizers are. Tables are counted with the rights of whoever asks; who may not read them sees no counts.
+-- The status of vectorizers. Tables are counted with the rights of the caller; a role that may not read them sees no counts.
 
 create function steadytext.vectorizer_count(p_statement text, p_argument bytea default null)
 returns bigint

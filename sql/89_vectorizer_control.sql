@@ -273,7 +273,7 @@ language c volatile
 as 'MODULE_PATHNAME', 'is_vectorizing_wrapper';
 comment on function steadytext.is_vectorizing() is 'Whether this process is the one that works for vectorizers';
 
--- All of it in the transaction of one step: whoever asks by name finds the old vectors or the new ones.
+-- All of it in the transaction of one step: a search by name finds the old vectors or the new ones.
 create function steadytext.swap_vectorizer(p_id uuid)
 returns void
 language plpgsql volatile

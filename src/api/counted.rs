@@ -66,7 +66,7 @@ fn time(seconds: Option<f64>) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds?.max(0.0)).ok()
 }
 
-/// The name as the registry has it. A row may name anything, and each name takes a place.
+/// The model's name in the registry. A row may name anything, and each name takes a place.
 fn known_model(model: Option<&str>, models: &Models) -> String {
     let Some(model) = model else { return String::new() };
     let registered = models.iter().find(|known| known.name.eq_ignore_ascii_case(model));

@@ -433,7 +433,7 @@ fn categories_of(
     on_error.settle(answers::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
 }
 
-/// A number as answers have it.
+/// Reads the number of an answer.
 fn number(text: &str) -> f64 {
     text.parse().map_err(|_| unexpected()).or_raise()
 }

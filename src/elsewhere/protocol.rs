@@ -285,7 +285,7 @@ pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Resul
     kept.iter().map(|row| get(row, 0)).collect()
 }
 
-/// Stores what became of requests.
+/// Stores the reports of requests.
 pub(crate) fn report(
     client: &mut Client,
     worker: &str,

@@ -256,7 +256,7 @@ mod tests {
                     let key =
                         cache_key(request_type, &work, names_model, Some(model), BackendKind::default())
                             .unwrap();
-                    // A short key names no model, and a long one names it whoever chose it.
+                    // A short key names no model, and a long one always does.
                     let is = match key.is_short {
                         true => format!("{request_type} {work:?}"),
                         false => format!("{request_type} {work:?} {model:?}"),

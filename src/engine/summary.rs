@@ -172,7 +172,7 @@ impl Summary {
         };
         let mut summary = Summary::described(&gguf);
         if let ModelSource::File(path) = source {
-            // A card that cannot be read says nothing here; whoever loads the model hears of it.
+            // A card that cannot be read is ignored here; loading the model reports it.
             let card = Card::read(path).ok().flatten();
             summary.license = card.and_then(|card| card.licence).or(summary.license);
             if gguf.is_translated() {
@@ -210,7 +210,7 @@ impl Summary {
             gguf_version: (!gguf.is_translated()).then(|| gguf.version()),
             name: text("general.name").or_else(|| text("general.basename")),
             license: match text("general.license") {
-                // A licence that is none of the usual ones has its name in another key, as the hub has it.
+                // An unusual licence has its name in another key, as at the hub.
                 Some(other) if other == "other" => text("general.license.name").or(Some(other)),
                 licence => licence,
             },

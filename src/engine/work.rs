@@ -228,7 +228,7 @@ pub struct Likelihoods {
     pub begin: String,
     /// The answers, at least one. None of them is empty.
     pub answers: Vec<String>,
-    /// Whether others will ask for just the same, so that the engine remembers what came of it.
+    /// Whether others will ask for just the same, so that the engine keeps the result.
     pub repeated: bool,
 }
 

@@ -141,7 +141,7 @@ impl Coding {
         }
     }
 
-    /// The key as a file has it.
+    /// The key in a file of this coding.
     pub fn write(self, key: &Key) -> String {
         match (self, key) {
             (Coding::Plain, Key::Embedding { digest, text: None }) => digest.clone(),

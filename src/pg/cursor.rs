@@ -39,9 +39,8 @@ impl Drop for ReadOnly {
     }
 }
 
-/// Runs one `query` with the rights and the search path of whoever called: `look` sees the names of its
-/// columns, and then `take` its rows, as JSON objects, piece by piece. A piece is bounded, whatever the query
-/// returns.
+/// Runs one `query` with the rights and the search path of the caller: `look` sees the names of its columns,
+/// and then `take` its rows, as JSON objects, piece by piece. A piece is bounded, whatever the query returns.
 ///
 /// # Errors
 ///

@@ -49,8 +49,8 @@ pub(super) fn install() {
     }
 }
 
-/// A watch, which sees the errors that are raised while it is there. Errors jump over its frame, and whoever
-/// catches them puts the stack of callbacks back: it holds nothing to drop.
+/// A watch, which sees the errors that are raised while it is there. Errors jump over its frame, and the
+/// handler that catches them puts the stack of callbacks back: it holds nothing to drop.
 pub(super) struct Watch {
     callback: pg_sys::ErrorContextCallback,
     is_there: bool,

@@ -121,9 +121,9 @@ unsafe extern "C-unwind" fn process_utility(
     }
 }
 
-/// Users delete rows of their own from some of the extension's tables, and PostgreSQL lets whoever may delete
-/// from a table lock all of it, for as long as a transaction is open. So LOCK TABLE is for superusers there,
-/// in modes that keep others out, and also where a view leads to it.
+/// Users delete rows of their own from some of the extension's tables, and PostgreSQL lets a role that may
+/// delete from a table lock all of it, for as long as a transaction is open. So LOCK TABLE is for superusers
+/// there, in modes that keep others out, and also where a view leads to it.
 #[pg_guard]
 unsafe extern "C-unwind" fn keep_tables_open(statement: *mut pg_sys::Node) {
     // SAFETY: the node's tag says what it is; its list is one of RangeVar nodes.

@@ -156,7 +156,7 @@ pub(crate) fn wait(timeout: Duration, wait_fd: Option<WaitFd>) {
             events |= pg_sys::WL_SOCKET_WRITEABLE;
         }
     }
-    // Rounded up: whoever waits until a moment would otherwise wake before it, again and again.
+    // Rounded up: a process that waits until a moment would otherwise wake before it, again and again.
     let timeout_ms =
         i64::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i64::MAX).min(i64::from(i32::MAX));
     // SAFETY: waits on the latch of this process and a descriptor that the caller keeps open.

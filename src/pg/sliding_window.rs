@@ -4,7 +4,7 @@
 //! as the period has, so that what was used in any stretch of the length of the period is never more than
 //! what the window has said.
 //!
-//! Nothing of PostgreSQL is in here; whoever shares a window between processes has a lock for it.
+//! Nothing of PostgreSQL is in here; processes that share a window have a lock for it.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU32;

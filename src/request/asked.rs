@@ -7,7 +7,7 @@ use super::defaults;
 use crate::registry::Wanted;
 
 /// The parameter in which a queued request keeps the default of the session that enqueued it. It is no part
-/// of what is asked: the key of the cache does not have it.
+/// of the question: the key of the cache does not contain it.
 pub(crate) const DEFAULT_MODEL: &str = "default_model";
 
 /// A request as a row, or a call, gives it.

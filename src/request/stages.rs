@@ -1,4 +1,4 @@
-//! The work of a request in stages: what comes of one may say what is to be done next. Most requests have
+//! The work of a request in stages: the outputs of one may decide what is to be done next. Most requests have
 //! one.
 //!
 //! Invariant: a stage begins when all outputs of the one before are there, so that nothing depends on the

@@ -39,7 +39,7 @@ pub(crate) enum Subtasks {
     Verb(Verb),
     /// A summary, level by level.
     Summary(Level),
-    /// Elements of an array, each by itself, their places in it, and what becomes of one that cannot be
+    /// Elements of an array, each by itself, their places in it, and the treatment of one that cannot be
     /// answered. Only in calls.
     Many(Vec<Subtasks>, Vec<usize>, OnError),
     /// An element that has its answer, or can have none, while others go on. Only among many.

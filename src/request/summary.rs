@@ -1,8 +1,8 @@
 //! Summaries of a text, or of the values of a group, of any length.
 //!
 //! A text that is longer than the context has room for is cut by the model's own tokenizer, each piece is
-//! summarised, and what comes of them, one after the other, is a text again, until one piece is left: the
-//! summary of that one is the answer. All pieces of a level are asked about at once.
+//! summarised, and the summaries, one after the other, are a text again, until one piece is left: the summary
+//! of that one is the answer. All pieces of a level are asked about at once.
 //!
 //! Invariant: there are few levels. The pieces of a level are fewer than those of the level before, or else
 //! the next summaries are shorter, down to a length of which several fit into a piece.

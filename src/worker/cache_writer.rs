@@ -97,7 +97,7 @@ impl CacheWriter {
         }
     }
 
-    /// Adds what came of requests of the queue.
+    /// Adds the answers to requests of the queue.
     pub(super) fn add(&mut self, entries: impl IntoIterator<Item = NewEntry>) {
         self.entries.extend(entries);
         let dropped = self.entries.len().saturating_sub(MAX_ENTRIES);

@@ -212,7 +212,8 @@ pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i6
     })
 }
 
-/// Stores results and failures, and says what became of each; nothing of those that it did not come to.
+/// Stores results and failures, and returns the outcome of each; outcomes that it did not come to are
+/// missing.
 pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, Stored>, PgError> {
     in_queue("store results", || {
         let mut stored = complete(worker, outcomes)?;

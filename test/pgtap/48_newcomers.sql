@@ -116,7 +116,7 @@ from unnest(array['{}', '5', '["x"]', '[{"models": 5}]', '[{"models": ["x"], "ty
 select lives_ok(format('select pg_temp.check_claims(%L)', c), 'claims: ' || c)
 from unnest(array['[]', '[{}]', '[{"models": null, "types": null}]', '[{"models": ["a"]}, {"types": ["embed"]}]']) as c;
 
--- Prometheus hears of them, whoever they belong to, and of nothing where all are claimed.
+-- Prometheus gets them, of all owners, and nothing where all are claimed.
 create function pg_temp.unclaimed_samples() returns setof text language sql as $$
     select line from regexp_split_to_table(pg_temp.run_as('st_root', 'select steadytext_metrics()'), E'\n') as line
     where line ~ '^steadytext_unclaimed_requests\{'

@@ -105,7 +105,7 @@ fn write(
     }
 }
 
-/// The next rows of the table, and what becomes of them in a file.
+/// The next rows of the table, each as its entry in the file or left out.
 fn read(
     installation: &Installation,
     after: i64,

@@ -186,7 +186,7 @@ impl Endpoint {
         (self.settings.timeout + RETRY_PAUSES.1) * (self.settings.retries + 1)
     }
 
-    /// Does jobs, and says of each what came of it. Some tries may have been made.
+    /// Does jobs, and sends the outcome of each. Some tries may have been made.
     fn run(&self, agent: &Agent, jobs: Vec<Job>, mut tries: Tries) {
         let (jobs, call) = match self.question(jobs) {
             (_, None) => return,

@@ -112,7 +112,7 @@ struct File {
     model: Vec<Entry>,
 }
 
-/// A model as the file has it.
+/// The entry of a model in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {

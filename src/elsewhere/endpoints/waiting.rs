@@ -1,6 +1,6 @@
 //! The jobs of an endpoint, waiting and under way, and whether the endpoint is left alone at the moment.
 //!
-//! Invariant: a job that is taken out gets its last word from whoever has taken it.
+//! Invariant: the thread that takes a job out sends its last word.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

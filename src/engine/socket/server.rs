@@ -273,7 +273,7 @@ impl Serving {
         }
     }
 
-    /// How many have not said who they are.
+    /// The number of connections whose clients have not introduced themselves.
     fn newcomers(&self) -> usize {
         self.connections.values().filter(|connection| connection.caller.is_none()).count()
     }

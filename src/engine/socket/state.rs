@@ -51,7 +51,7 @@ impl Board {
         })
     }
 
-    /// Says who is to be woken.
+    /// Sets the function that wakes the server's thread.
     pub(super) fn wakes(&self, waker: Arc<dyn Fn() + Send + Sync>) {
         // A board has one server.
         let _ = self.waker.set(waker);

@@ -131,7 +131,7 @@ impl LocalEndpoint {
         self.state().held
     }
 
-    /// Held calls whose connection was closed by whoever asked.
+    /// Held calls whose connection was closed by the client.
     pub fn closed(&self) -> usize {
         self.state().closed
     }
@@ -289,7 +289,7 @@ impl Shared {
         }
     }
 
-    /// Whether whoever asked is still there in the end.
+    /// Whether the client is still there in the end.
     fn hold(&self, stream: &TcpStream) -> std::io::Result<bool> {
         let mut state = self.state();
         state.held += 1;

@@ -192,7 +192,7 @@ impl LocalHub {
         self.state().details.insert(repository.to_owned(), fields);
     }
 
-    /// Only whoever shows this token gets anything.
+    /// Answers only requests that have this token.
     pub fn require_token(&self, token: &str) {
         self.state().token = Some(token.to_owned());
     }

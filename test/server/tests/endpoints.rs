@@ -1,4 +1,4 @@
-//! Models behind endpoints that speak OpenAI's protocol: what is asked, and what becomes of the answers.
+//! Models behind endpoints that speak OpenAI's protocol: the questions, and the use of the answers.
 
 use std::fs;
 use std::path::PathBuf;
