@@ -48,7 +48,7 @@ impl TextVerb {
         }
     }
 
-    /// What the engine is to do for subtask `index`.
+    /// The engine's work for subtask `index`.
     pub(super) fn work(&self, index: usize) -> Work {
         let (text, schema, max_tokens) = match &self.what {
             What::Document { text, schema } => (text.as_str(), Some(schema.clone()), self.max_tokens),
