@@ -1,5 +1,4 @@
-//! Whole synchronous calls: the answer to one request, to the elements of an array, or to one with what it
-//! took.
+//! Whole synchronous calls: the answer to one request, to the elements of an array, or to one with its cost.
 
 use std::rc::Rc;
 

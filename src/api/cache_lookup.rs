@@ -1,4 +1,4 @@
-//! The cache by itself: the key of a request, an answer without computing one, and what is counted.
+//! The cache by itself: the key of a request, an answer without computing one, and the counters.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,5 +1,5 @@
-//! A synchronous call: this backend hands a request to the engine through its socket, and waits for what
-//! comes back.
+//! A synchronous call: this backend hands a request to the engine through its socket, and waits for the
+//! answer.
 //!
 //! The backend waits on its latch and the socket, so that cancel, statement_timeout and termination are
 //! answered at once; whatever ends the call early closes the connection, and with it the work ends within a

@@ -1,10 +1,10 @@
-//! The queue's protocol for engines on other machines: a row as work for an engine, and what became of that
-//! as an answer.
+//! The queue's protocol for engines on other machines: a row as work for an engine, and the report as an
+//! answer.
 //!
 //! Both are made here, with the code that serves the server's own worker. A worker elsewhere knows models and
-//! work and nothing of parameters, so there is one place that says what a row means.
+//! work and nothing of parameters, so there is one place that defines the meaning of a row.
 //!
-//! Invariant: what comes back can be anything. It is read within bounds and compared with what was asked.
+//! Invariant: reports are not trusted. They are read within bounds and compared with their requests.
 
 use pgrx::prelude::*;
 use pgrx::{Array, name};

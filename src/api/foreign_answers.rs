@@ -1,4 +1,4 @@
-//! Answers of workers elsewhere that are given as such, and not as what an engine has computed.
+//! Answers that workers elsewhere report as such, without an engine's outputs.
 
 use pgrx::Array;
 use pgrx::prelude::*;

@@ -1,5 +1,5 @@
-//! Verbs of one text that are answered with one: what the functions around them in `sql/52_plain_verbs.sql`
-//! have in common. Their parameters come as a JSON object, as the queue has them.
+//! Verbs of one text that are answered with one: the common part of the functions in
+//! `sql/52_plain_verbs.sql`. Their parameters come as a JSON object, in the queue's form.
 
 use pgrx::prelude::*;
 use serde_json::{Map, Value};

@@ -1,5 +1,5 @@
-//! Functions that the queue's protocol in SQL calls: what it requires of workers, where a claim begins to
-//! look, and the lanes of requests.
+//! Functions that the queue's protocol in SQL calls: requirements on workers, the place where a claim begins
+//! to look, and the lanes of requests.
 
 use pgrx::prelude::*;
 

@@ -1,7 +1,7 @@
-//! The messages about rows that hold what they must not, and about calls that want what there is not.
+//! The messages about rows with values that are not allowed, and about calls for things that do not exist.
 //!
 //! PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the
-//! column and what it may hold.
+//! column and its allowed values.
 
 use std::convert::Infallible;
 

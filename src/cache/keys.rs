@@ -1,4 +1,4 @@
-//! The keys of requests: what the cache and the engine know equal requests by.
+//! The keys by which the cache and the engine recognize equal requests.
 
 use serde::Serialize;
 use serde_json::Value;

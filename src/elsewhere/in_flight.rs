@@ -1,10 +1,10 @@
-//! Requests in flight: what was claimed and handed to the engine.
+//! Requests in flight: claimed, and handed to the engine or an endpoint.
 //!
-//! Every row has a subtask in the engine; what room is left goes to rows in the order in which they were
+//! Every row has a subtask in the engine; the remaining room goes to rows in the order in which they were
 //! claimed. Of a row with many subtasks a part comes with the claim; the next part is asked for when all of
 //! it was handed over.
 //!
-//! Invariant: what a server says of a row takes no more memory than the bytes in which it says it.
+//! Invariant: a row takes no more memory than the bytes in which the server describes it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! One database: claims, hands over, stores, keeps leases; and goes on when the connection is lost.
 //!
-//! Invariant: what is held is held by a lease with an attempt. A lost connection changes nothing of that:
-//! when it is made again, the leases are extended, and what somebody else has taken meanwhile is let go.
+//! Invariant: a row is held by a lease with an attempt. A lost connection changes nothing of that: when it is
+//! made again, the leases are extended, and rows that somebody else has taken meanwhile are abandoned.
 
 mod claiming;
 mod keeping;

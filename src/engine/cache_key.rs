@@ -1,4 +1,4 @@
-//! Under which key the result of a request is kept.
+//! The key under which the result of a request is kept.
 //!
 //! A request with default parameters has the key that SteadyText gives it: the prompt, or
 //! `{prompt}::EOS::{eos_string}`; for an embedding the SHA-256 of `embed:{text}` in hexadecimal digits. Every

@@ -1,12 +1,11 @@
-//! Model cards: what the file of a model is for and where it came from, in a small file beside it.
+//! Model cards: the tasks and the origin of a model's file, in a small file beside it.
 //!
 //! The card of `qwen3-0.6b-q8_0.gguf` is `qwen3-0.6b-q8_0.gguf.card.json`, that of a folder `NAME.card.json`
 //! beside the folder, that of a split model beside its first part. Downloads write cards, people may: it is a
 //! JSON object all of whose fields are optional. Fields that this version does not know are kept when a card
 //! is written again.
 //!
-//! Invariant: what a card says decides which model is taken and which prompts it gets, and never which file
-//! is opened.
+//! Invariant: a card decides which model is taken and which prompts it gets, and never which file is opened.
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Everything that can go wrong in the engine, by what its caller can do about it.
+//! The errors of the engine, by what its caller can do about each.
 //!
 //! Messages name the file, key or tensor, and never contain a prompt.
 

@@ -1,7 +1,6 @@
 //! Prefixes that models expect before the texts that they embed, as their cards say: "query: " and the like.
 //!
-//! A prompt may have a place for a task, `{task}`, or `{task=…}` with what stands there where a request names
-//! none.
+//! A prompt may have a place for a task, `{task}`, or `{task=…}` with the task for requests that name none.
 
 use std::borrow::Cow;
 

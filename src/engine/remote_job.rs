@@ -1,4 +1,4 @@
-//! Work that travels to an engine on another machine, and what comes back from there, as bytes.
+//! Work that travels to an engine on another machine, and the report that comes back, as bytes.
 //!
 //! The sender has turned the request into work for an engine already: the other side needs to know only
 //! models, and no parameters. The encoding belongs to this version of the crate, which stands before the

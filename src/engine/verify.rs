@@ -1,4 +1,4 @@
-//! Compares what the two backends compute of the same tokens on the same file: logits of a short text, row by
+//! Compares the two backends' results for the same tokens on the same file: logits of a short text, row by
 //! row.
 //!
 //! They have little in common: the reading of the file and its specification, the widening of element types

@@ -1,4 +1,4 @@
-//! For how long an engine has had something to do and has not got on with it, or has not answered when it was
+//! Measures for how long an engine has had something to do without progress, or has not answered when it was
 //! asked.
 //!
 //! Time counts in pieces that this process was awake for: a machine that sleeps, or that gives this process

@@ -1,4 +1,4 @@
-//! The kinds of work that the engine does, and what each of them is told.
+//! The kinds of work that the engine does, and their parameters.
 
 use std::borrow::Cow;
 

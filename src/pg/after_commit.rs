@@ -2,7 +2,7 @@
 //!
 //! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
 //! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten
-//! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker
+//! too: the session that commits it cannot know its contents, so each COMMIT PREPARED wakes the worker
 //! (`hooks`).
 //!
 //! Before the commit, it has the keys written that `noted_keys` has gathered.

@@ -1,10 +1,10 @@
-//! Where the server's own worker begins to look for requests in the index of claims, while somebody keeps an
-//! old snapshot.
+//! The place in the index of claims at which the server's own worker begins to look for requests, while
+//! somebody keeps an old snapshot.
 //!
-//! Whatever a request leaves behind in the index is stepped over by each claim until it can be marked as
-//! dead, and as long as a snapshot is kept that may still see it, it cannot. So the worker remembers, for
-//! each priority and role, an id before which nothing of theirs is pending: its floor. A claim begins there.
-//! As long as a search from the first entry takes next to nothing, nothing is remembered.
+//! The dead index entries that a request leaves behind are stepped over by each claim until they can be
+//! marked as dead, which is impossible as long as a snapshot is kept that may still see them. So the worker
+//! remembers, for each priority and role, an id before which nothing of theirs is pending: its floor. A claim
+//! begins there. As long as a search from the first entry takes next to nothing, nothing is remembered.
 //!
 //! Requests can become pending before a floor in three ways:
 //!
@@ -17,9 +17,9 @@
 //! - Requests may come without notice: restored or replicated without triggers. For these, the requests
 //!   before the floors are looked through from time to time.
 //!
-//! Looking through what is before the floors is a sweep. It would hold up the claims for as long as it takes,
-//! some hundred milliseconds for a million of requests that are done. So it goes in portions of a
-//! millisecond, each at the beginning of a claim, with a rest of several times what it took after each of
+//! Looking through the entries before the floors is a sweep. It would hold up the claims for as long as it
+//! takes, some hundred milliseconds for a million of requests that are done. So it goes in portions of a
+//! millisecond, each at the beginning of a claim, with a rest of several times its duration after each of
 //! them ([`index_walk`]). A request that it meets lowers the floor of its priority and role. A sweep also
 //! goes along the requests in flight, which have an index with the same trouble. It leaves their ids to the
 //! worker, which looks whether some of them must be rescued ([`take_in_flight`]).

@@ -1,5 +1,5 @@
 //! Columns whose types PostgreSQL keeps because a definition of a vectorizer or an enrichment lists them in
-//! its triggers. Its error names the trigger; what can be done about it is added here.
+//! its triggers. Its error names the trigger; a hint is added here.
 
 use std::ffi::CStr;
 

@@ -1,7 +1,7 @@
 //! A query that a user wrote, read piece by piece and unable to write.
 //!
-//! Invariant: while the user's query runs, the transaction is read-only, and while it does not, it is what it
-//! was.
+//! Invariant: the transaction is read-only while the user's query runs, and has its previous mode while it
+//! does not.
 
 use std::ffi::{CStr, CString};
 use std::ptr;

@@ -2,8 +2,8 @@
 //! write files.
 //!
 //! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything
-//! below it step by step, each step relative to the one before and never through a symbolic link; what is
-//! checked is what is used, even if another process changes the directory meanwhile.
+//! below it step by step, each step relative to the one before and never through a symbolic link; the file
+//! that is checked is the one that is used, even if another process changes the directory meanwhile.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};

@@ -1,6 +1,6 @@
 //! Conditions that users write, which become a part of a larger query.
 //!
-//! Invariant: what is accepted is one expression by PostgreSQL's own grammar. In parentheses, with the end of
+//! Invariant: an accepted text is one expression by PostgreSQL's own grammar. In parentheses, with the end of
 //! a line behind it for comments, it is one in every query, and nothing of it gets out of them.
 
 use std::ffi::CString;

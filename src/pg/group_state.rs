@@ -5,8 +5,8 @@
 //! lengths of value and note, 32 bits each, and both texts; a note that is the one of the record before is
 //! not written again.
 //!
-//! Invariant: a state is written by the transition of its aggregate, and only read by what comes after: final
-//! functions of moving windows see it more than once.
+//! Invariant: a state is written only by the transition function of its aggregate, and read by the functions
+//! that follow: final functions of moving windows see it more than once.
 
 use std::ptr::NonNull;
 

@@ -1,11 +1,11 @@
 //! Values of type jsonb, read where they lie: keys, counts and lengths are looked at before anything is
-//! copied, and nothing is made of what nobody uses.
+//! copied, and only values that are used are converted.
 //!
 //! The form on disk has not changed since PostgreSQL 9.4, and binary upgrades need it to stay. A container
 //! has a word with its kind and the number of its elements, a word for each element (of an object: first the
 //! keys, then the values), and their data.
 //!
-//! Invariant: a value that is not what it should be ends in `None`, and never in a look beside its bytes.
+//! Invariant: a malformed value ends in `None`, and never in a read beyond its bytes.
 
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;

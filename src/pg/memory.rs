@@ -1,5 +1,5 @@
-//! Memory: PostgreSQL's for what is made again and again in one call; what there is for the engine; and how a
-//! process ends that has none left.
+//! Memory: a context of PostgreSQL's for repeated work in one call; the memory that the engine may take; and
+//! the end of a process that has none left.
 
 use std::ffi::{c_char, c_int};
 use std::sync::OnceLock;

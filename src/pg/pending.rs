@@ -1,11 +1,11 @@
-//! How many requests are pending in each database, in all and of each role, in shared memory:
+//! The number of pending requests in each database, in all and of each role, in shared memory:
 //! `max_queue_size` and `max_queue_size_per_role` are compared with it.
 //!
-//! A transaction counts what it inserts, by subtransaction and role, and adds it after its commit; the worker
-//! subtracts those that it claims. Changes that neither of them sees (rows that are deleted, put back or
-//! cancelled, transactions prepared by other sessions) ask the worker to count the rows themselves.
+//! A transaction counts the rows that it inserts, by subtransaction and role, and adds them after its commit;
+//! the worker subtracts those that it claims. Changes that neither of them sees (rows that are deleted, put
+//! back or cancelled, transactions prepared by other sessions) ask the worker to count the rows themselves.
 //!
-//! Invariant: what runs after a commit touches atomics and this process's memory only. Cells change as
+//! Invariant: code that runs after a commit touches atomics and this process's memory only. Cells change as
 //! wholes, role and count together, so that no count can be added to another role's.
 
 use std::cell::{Cell, RefCell};

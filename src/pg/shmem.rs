@@ -4,7 +4,7 @@
 //! A part is a struct of the module that owns it, declared there as a `static` [`Part`]; `super::PARTS` lists
 //! all of them. Two things are common to all, which this module does: every part has a lock, and it exists
 //! only while the library is in shared_preload_libraries. [`Part::get`] is `None` otherwise, and every user
-//! has to say what it does then.
+//! has to handle that.
 //!
 //! This module's own part is [`Shared`]: the launcher's mailbox and a slot for each database's worker.
 //!

@@ -1,8 +1,8 @@
-//! How much was used in a period that ends now.
+//! The usage in a period that ends now.
 //!
 //! A window is a ring of buckets. It covers the bucket that is being filled and as many whole ones before it
-//! as the period has, so that what was used in any stretch of the length of the period is never more than
-//! what the window has said.
+//! as the period has, so that the usage in any stretch of the length of the period is never more than the
+//! window's total.
 //!
 //! Nothing of PostgreSQL is in here; processes that share a window have a lock for it.
 

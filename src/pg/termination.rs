@@ -1,4 +1,4 @@
-//! How a worker takes SIGTERM: it ends its statement, gives back what it has claimed, and goes.
+//! SIGTERM in a worker: it ends its statement, gives back the requests that it has claimed, and exits.
 //!
 //! PostgreSQL's own handler ends a process in the middle of a statement. The requests that it has in flight
 //! would then look as if it had died of one of them: they would be tried one at a time, and one that was

@@ -1,7 +1,7 @@
 //! From the arguments of the SQL functions to the parameters of a request.
 //!
-//! Parameters that say what would happen anyway are left out, so that requests that ask for the same look the
-//! same, whichever function wrote them down.
+//! Parameters with default values are left out, so that requests that ask for the same look the same,
+//! whichever function wrote them down.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,4 @@
-//! Requests of many texts: what a row or a call must say, its limits, and the subtasks that come of it.
+//! Requests of many texts: their texts and parameters, their limits, and their subtasks.
 //!
 //! | type | texts | also taken |
 //! |---|---|---|

@@ -1,7 +1,7 @@
 //! Masking: a text with some of its words replaced by `[LABEL]`.
 //!
-//! The model does not write the text anew, it names the words: what is not replaced is as it was, by
-//! construction. A long text is read piece by piece; what is named in one of them is replaced in all.
+//! The model does not write the text anew, it names the words: the other words stay as they were, by
+//! construction. A long text is read piece by piece; words that are named in one piece are replaced in all.
 //!
 //! Invariant: the same words in the same places, whatever order the pieces came in.
 

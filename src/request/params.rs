@@ -1,7 +1,8 @@
 //! The parameters of a request: which ones each type takes, how much they may hold, and how they are read.
 //!
-//! Invariant: what a type does not take is refused and never copied. Bytes, elements and depth are known from
-//! lengths and counts that the value has at its head, and are looked at before anything is made of it.
+//! Invariant: a parameter that the type does not have is refused and never copied. Bytes, elements and depth
+//! are known from lengths and counts that the value has at its head, and are looked at before anything is
+//! made of it.
 
 use pgrx::prelude::*;
 use serde_json::{Map, Value};

@@ -1,4 +1,4 @@
-//! Verbs: what a row or a call must say, and its limits.
+//! Verbs: the texts and parameters of their requests, and their limits.
 //!
 //! | type | text | params |
 //! |---|---|---|

@@ -1,11 +1,12 @@
-//! Verbs: what the engine is to do for each, and the answer that comes of it. Judgements (yes or no, a grade,
-//! a category, a similarity) are here; what a model writes is [`super::text_verbs`], and lists of facts are
-//! [`super::facts`].
+//! Verbs: the engine's work for each, and the answer from its outputs. Judgements (yes or no, a grade, a
+//! category, a similarity) are here; texts that a model generates are in [`super::text_verbs`], and lists of
+//! facts in [`super::facts`].
 //!
-//! A model that generates is not asked to write its answer: it says how likely each possible one is, and from
-//! that come an answer and a probability ([`Likelihoods`]). A category's probability is measured against what
-//! the model says of it for an empty text: how much more likely the text makes it. That takes out how long
-//! its name is, how common, and where it stands in the list, which small models follow more than the text.
+//! A model that generates is not asked to write its answer: it gives the likelihood of each possible one, and
+//! from these come an answer and a probability ([`Likelihoods`]). A category's probability is measured
+//! against its probability for an empty text: how much more likely the text makes it. That takes out the
+//! length of its name, how common that is, and its place in the list, which small models follow more than the
+//! text.
 //!
 //! Invariant: of equal scores the category that was given first comes first.
 

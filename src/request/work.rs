@@ -1,4 +1,4 @@
-//! From what is asked to the work for the engine, and the model that does it.
+//! The work for the engine that a request means, and the model that does it.
 
 use pgrx::prelude::*;
 use serde_json::Value;

@@ -2,8 +2,7 @@
 //! retention.
 //!
 //! The first refusal of a role is written at once, those that follow a minute later, so that a flood of them
-//! is a few rows with counts. Each role has a clock of its own: nobody's flood delays what is written about
-//! others.
+//! is a few rows with counts. Each role has a clock of its own: nobody's flood delays entries about others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! The worker's part in the cache: it looks answers up before it hands requests to the engine, and writes
-//! down what is new and what was used.
+//! down new answers and the uses of old ones.
 //!
 //! Invariant: no request waits for a write here, and none fails by it: the table is written only while nobody
 //! has locked it, and a turn ends soon, whatever rows are locked.

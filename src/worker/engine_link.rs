@@ -5,7 +5,7 @@
 //! through its socket ([`socket`]). When the leader goes, another worker takes its place, and every worker
 //! hands the requests that had not come back to the new engine: same request, same bytes.
 //!
-//! A program that crashes may do so again, by the same request. So what it had is not handed on by every
+//! A program that crashes may do so again, by the same request. So its requests are not handed on by every
 //! worker, but given to [`take_suspects`]. When all workers have the same program, the leader counts its
 //! crashes where they see them, before another one takes connections.
 //!

@@ -1,5 +1,5 @@
-//! Trimming the cache: every `cache_eviction_interval` seconds the worker chooses what must go, and removes
-//! it in short transactions, between which everything else goes on.
+//! Trimming the cache: every `cache_eviction_interval` seconds the worker chooses entries to evict, and
+//! removes them in short transactions, between which everything else goes on.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
-//! Requests in flight: what this worker has claimed and handed to the engine.
+//! Requests in flight: claimed by this worker, and handed to the engine.
 //!
 //! A request may have many subtasks ([`Stages`]), each of which is a request to the engine. No row may wait
-//! for another row's subtasks, so every row that is held has one of its own in the engine; what room is left
+//! for another row's subtasks, so every row that is held has one of its own in the engine; the remaining room
 //! goes to the rows that have the fewest there.
 
 use std::cmp::Reverse;

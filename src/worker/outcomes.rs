@@ -1,7 +1,7 @@
 //! Results on their way into the table, and those that cannot get there now, because their row is locked or
 //! the table refuses it.
 //!
-//! Invariant: what is kept for rows that cannot be written is bounded for each role. Beyond that an answer is
+//! Invariant: the memory for rows that cannot be written is bounded for each role. Beyond that an answer is
 //! dropped, and only the row is remembered, to be given back when it can be; the role's other requests are
 //! not claimed meanwhile, and everybody else's are.
 

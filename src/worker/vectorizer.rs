@@ -1,9 +1,10 @@
-//! The processes that work for the vectorizers of a database: they turn what has changed into requests of the
+//! The processes that work for the vectorizers of a database: they turn changed rows into requests of the
 //! queue, and write their answers where they belong.
 //!
-//! They are processes of their own because they run what users have put on their tables, with their rights: a
-//! trigger that sleeps, or a table that is locked, holds up vectorizers and no request. Which vectorizer does
-//! what is decided by functions of schema steadytext; each step is one transaction for one vectorizer.
+//! They are processes of their own because they run code that users have put on their tables, with the users'
+//! rights: a trigger that sleeps, or a table that is locked, holds up vectorizers and no request. Functions
+//! of schema steadytext decide which vectorizer does which step; each step is one transaction for one
+//! vectorizer.
 //!
 //! There are two of them, so that vectorizers do not hold up each other either. The fast one takes short
 //! steps. A vectorizer whose step was not short is the slow one's for a while, as is one whose index is to be

@@ -1,4 +1,4 @@
-//! An endpoint at work: what waits for it, the threads that call it, and when it is left alone.
+//! An endpoint at work: its waiting jobs, the threads that call it, and when it is left alone.
 //!
 //! Each thread makes one call at a time: of a text, or of as many vectors or scores as fit into one call. A
 //! call that fails for a passing reason is tried again after a pause that grows; a batch that the endpoint

@@ -1,5 +1,5 @@
-//! Texts: what a generation is to `/chat/completions` and `/completions`, and what their answers are to the
-//! queue.
+//! Texts: generations as calls of `/chat/completions` and `/completions`, and their answers as outputs of an
+//! engine.
 //!
 //! Messages go as messages: the endpoint puts its own template around them, and nothing of ours is put around
 //! them before.

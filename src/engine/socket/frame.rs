@@ -1,4 +1,4 @@
-//! Messages as bytes: what has arrived of them, and what is still to be sent.
+//! Messages as bytes: buffers for arriving and for outgoing ones.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -9,8 +9,8 @@
 //! disconnected after a while, which is no error: it connects again when it has a request. When a connection
 //! ends, whatever its client had submitted is cancelled.
 //!
-//! Invariant: what arrives can be anything. A length is checked before anything is kept, memory is only taken
-//! for bytes that have arrived, and a message that cannot be read ends its connection and nothing else.
+//! Invariant: arriving bytes are not trusted. A length is checked before anything is kept, memory is only
+//! taken for bytes that have arrived, and a message that cannot be read ends its connection and nothing else.
 
 mod acceptor;
 mod client;

@@ -1,4 +1,4 @@
-//! Pickles as Python and numpy write them, and what nobody wrote.
+//! Pickles as Python and numpy write them, and malformed ones.
 
 use super::*;
 use crate::random::Random;

@@ -2,11 +2,11 @@
 //! next start.
 //!
 //! As pg_stat_statements does with its own, the postmaster writes the file when everything else has ended,
-//! and removes it when it has read it. After a crash there is none, and what was counted is gone. A file that
-//! is not what it should be is removed and mentioned in the log, and nothing else comes of it.
+//! and removes it when it has read it. After a crash there is none, and the figures are lost. A file that is
+//! malformed is removed and mentioned in the log, with no other effect.
 //!
-//! Invariant: nothing here can keep the server from starting or ending: errors are said in the log, and
-//! panics end here.
+//! Invariant: nothing here can keep the server from starting or ending: errors are logged, and panics end
+//! here.
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;

@@ -1,5 +1,4 @@
-//! Calls about vectorizers and enrichments: whose turn it is, a step for one of them, and what has gone
-//! wrong.
+//! Calls about vectorizers and enrichments: which of them are due, a step for one of them, and errors.
 
 use std::time::Duration;
 
