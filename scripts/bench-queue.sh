@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs bench-queue against a library with the no-op engine, which is built apart from the real one and never
-# installed: the servers of the benchmark find it through dynamic_library_path. What a busy worker leaves to its
-# neighbours, synchronous calls, the cache, priorities, downloads and crashes are measured with the installed library.
+# installed: the servers of the benchmark find it through dynamic_library_path. Synchronous calls, the cache,
+# priorities, downloads, crashes, and the effect of a busy worker on its neighbours are measured with the installed
+# library.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What a vectorizer costs, in a throwaway server with the installed extension and the builtin model: how fast it embeds the rows of a
-# table, beside steadytext_embed_batch() and requests of the queue with the same texts, and what its triggers cost those who write, many rows with
-# one statement or one row each.
+# The cost of a vectorizer, in a throwaway server with the installed extension and the builtin model: how fast it embeds the rows of a table, beside
+# steadytext_embed_batch() and requests of the queue with the same texts, and how much its triggers slow down writes, of many rows with one
+# statement or one row each.
 #
 #     scripts/bench-vectorizers.sh [ROWS]      20000 rows by default
 

@@ -47,7 +47,7 @@ The worker starts with the server. Add to postgresql.conf and restart the server
 Then, in a database: CREATE EXTENSION pg_steadytext CASCADE;
 END
 
-# What the programs are linked to. dpkg-shlibdeps wants a source package around it.
+# The libraries that the programs are linked to. dpkg-shlibdeps wants a source package around it.
 mkdir -p "$stage/debian"
 printf 'Source: pg-steadytext\n\nPackage: %s\nArchitecture: any\n' "$package" >"$stage/debian/control"
 libraries=$(cd "$stage" && dpkg-shlibdeps -O "root$("$pg_config" --pkglibdir)/pg_steadytext.so" \

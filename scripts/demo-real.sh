@@ -18,7 +18,7 @@ if [ "${1:-}" != --inside ]; then
     exec scripts/with-cluster.sh -- "$0" --inside
 fi
 
-# What an administrator would do, but for the names.
+# The steps of an administrator, but for the names.
 directory=$PGHOST/data/pg_steadytext_models
 owner=$(stat -c %U:%G "$PGHOST/data")
 install -d -o "${owner%:*}" -g "${owner#*:}" -m 750 "$directory"

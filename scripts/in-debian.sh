@@ -84,7 +84,7 @@ if [ ! -e "$system/.complete" ]; then
     # No service starts in there.
     printf '#!/bin/sh\nexit 101\n' >"$system/usr/sbin/policy-rc.d"
     chmod 755 "$system/usr/sbin/policy-rc.d"
-    # What this machine trusts and where its pip looks holds there too.
+    # The certificates of this machine and the configuration of its pip hold there too.
     if compgen -G '/usr/local/share/ca-certificates/*.crt' >/dev/null; then
         cp /usr/local/share/ca-certificates/*.crt "$system/usr/local/share/ca-certificates/"
         chroot "$system" update-ca-certificates >/dev/null
@@ -94,12 +94,12 @@ if [ ! -e "$system/.complete" ]; then
 fi
 
 mkdir -p "$target" "$system$checkout" "$system$cargo_home" "$system$rustup_home"
-# What the tests fetch is there already, perhaps.
+# Files that the tests download may be there already.
 for models in minilm real-models templates vocabularies; do
     if [ -e "target/$models" ] && [ ! -e "$target/$models" ]; then cp -a "target/$models" "$target/"; fi
 done
 mkdir -p target
-# What this machine has built of other crates serves there as well; only what depends on the server is built anew. The files are
+# Builds of other crates on this machine serve there as well; only crates that depend on the server are built anew. The files are
 # shared, but for those that cargo writes into.
 if [ -d target/release/deps ] && [ ! -e "$target/release" ]; then
     mkdir "$target/release"

@@ -133,7 +133,7 @@ class Crate:
         found = self.lookup(module, segments[0], segments[1:], seen)
         return found if found is not None else [module]
 
-    # What a name of a module leads to; None where nothing there has it.
+    # The modules that a name in a module leads to; None where the module has no such name.
     def lookup(self, module, name, rest, seen):
         found = []
         if name in module.children:

@@ -1,5 +1,5 @@
--- What pages say of parameters that are not there: a line for each parameter with a type that a signature names, in variable :page, and that no
--- function of this name has. Signatures may leave parameters out ("… the same …").
+-- Parameters in the signatures of a page that the functions do not have: a line for each parameter with a type that a signature in variable :page
+-- names, and that no function of this name has. Signatures may leave parameters out ("… the same …").
 \set QUIET 1
 \pset format unaligned
 \pset tuples_only true

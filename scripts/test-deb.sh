@@ -3,8 +3,8 @@
 #
 #     scripts/test-deb.sh FILE RELEASE      the release that has the package's PostgreSQL: trixie for 17
 #
-# What it shows: apt finds everything that the package needs; the server answers a request and its steadytext-engine
-# runs; after removal nothing of it is left.
+# It shows that apt finds everything that the package needs; that the server answers a request and its
+# steadytext-engine runs; and that nothing of it is left after removal.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

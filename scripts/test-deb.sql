@@ -1,4 +1,4 @@
--- What scripts/test-deb.sh asks of a server with the package: t.
+-- The queries of scripts/test-deb.sh to a server with the package; the answer is t.
 set client_min_messages = error;
 create extension pg_steadytext cascade;
 select steadytext_generate_async('What does VACUUM do?', max_tokens => 8) as id \gset

@@ -50,7 +50,7 @@ while read -r migration; do
     check "$migration is installed" cmp "$migration" "$extension_dir/$(basename "$migration")"
 done < <(find migrations -maxdepth 1 -name '*.sql' | LC_ALL=C sort)
 
-# What was released stays as it was, and its functions stay in the library: databases call them until they are updated.
+# A released version stays as it was, and its functions stay in the library: databases call them until they are updated.
 if [ -e "migrations/released/pg_steadytext--$version.sql" ]; then
     check "version $version is what was released under that name" cmp "migrations/released/pg_steadytext--$version.sql" "$script"
 fi

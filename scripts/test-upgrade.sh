@@ -3,9 +3,9 @@
 #
 #     scripts/test-upgrade.sh [RELEASE]      trixie by default, which has PostgreSQL 17
 #
-# What the old server has is in test/upgrade/fill.sql; what must be the same afterwards, in facts.sql; that the rest goes on where it
-# was, and nothing is computed again, in check.sql. The old server's programs, with the extension as it is installed there, are
-# copied beside the new ones, and run with those of their libraries that the later Debian does not have.
+# test/upgrade/fill.sql fills the old server; facts.sql tells what must be the same afterwards, and check.sql that the rest goes on
+# where it was, and nothing is computed again. The old server's programs, with the extension as it is installed there, are copied
+# beside the new ones, and run with those of their libraries that the later Debian does not have.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -13,8 +13,8 @@
 #
 # The counts are those of the runners: cargo's "test result" lines and TAP. A runner that fails without
 # naming a failed test, and one that ran no test at all, count as one failure. The exit status is 0 only
-# when nothing failed. What failed is said once more before the last line, with what it printed: of a long
-# log, often only the end is kept.
+# when nothing failed. The failures are repeated before the last line, with their output: of a long log, often
+# only the end is kept.
 
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit

@@ -63,7 +63,7 @@ cd "$home"
 {
     printf "%s = '%s'\n" shared_preload_libraries pg_steadytext listen_addresses '' \
         unix_socket_directories "$home" log_line_prefix '%m [%p] %b: ' cluster_name throwaway
-    # What is thrown away need not survive a power cut.
+    # A throwaway cluster need not survive a power cut.
     printf '%s = off\n' fsync full_page_writes
     for setting in "${settings[@]}"; do
         printf "%s = '%s'\n" "${setting%%=*}" "${setting#*=}"

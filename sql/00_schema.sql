@@ -56,8 +56,8 @@ create schema steadytext;
 comment on schema steadytext is
     'pg_steadytext: the protocol between the queue and its workers, and what tables and views need; no tables';
 
--- Functions name the target schema as text. Whoever owns that schema could give it another name and put objects of
--- their own in the place of ours; the library compares this name with the one that the schema bears.
+-- Functions name the target schema as text. The owner of that schema could rename it and put objects of their own in
+-- the place of ours; the library compares this name with the schema's present one.
 create function steadytext.installed_schema()
 returns text
 language sql immutable
@@ -81,7 +81,7 @@ as $$
 declare
     v_path text;
 begin
-    -- A base type: whoever owns the extension vector could add other types of this name to it, but only superusers make
+    -- A base type: the owner of the extension vector could add other types of this name to it, but only superusers make
     -- base types.
     select format('pg_catalog, %I, pg_temp', n.nspname) into v_path
     from pg_extension as e

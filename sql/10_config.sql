@@ -156,7 +156,7 @@ begin
         elsif new.value is distinct from old.value then
             new.is_default := false;
         end if;
-        -- What comes from another server by replication was changed there.
+        -- The columns of rows that arrive by replication were set on the other server.
         if current_setting('session_replication_role') <> 'replica' then
             new.updated_at := now();
             new.updated_by := current_user;
@@ -184,7 +184,7 @@ begin
                           case v_key.kind when 'integer' then 'an integer' else 'a number' end,
                           v_key.minimum, v_key.maximum);
         end if;
-        -- JSON knows 3, 3.0 and 3e0; whoever reads the table finds 3.
+        -- JSON knows 3, 3.0 and 3e0; the table has 3 for all of them.
         new.value := to_jsonb(trim_scale(v_number));
     end if;
     return new;
@@ -238,8 +238,8 @@ begin
     else
         select k.kind into v_kind from steadytext.config_keys() as k
         where k.key = steadytext_config_set.key;
-        -- What does not look like its kind stays a string, which the trigger refuses; so does a number that is
-        -- longer than anybody writes one, before it is longer than a number can be.
+        -- A value that does not look like its kind stays a string, which the trigger refuses; so does a number
+        -- of more than 1000 characters, before it is longer than a number can be.
         v_value := case
             when length(value) > 1000 then to_jsonb(value)
             when v_kind = 'boolean' and value in ('true', 'false') then value::jsonb
@@ -271,7 +271,7 @@ declare
     v_value numeric;
     v_key record;
 begin
-    -- Whatever somebody has put past the trigger: no claim and no rescue fails on it.
+    -- A value of another type, which somebody has put past the trigger, must fail no claim and no rescue.
     select case when jsonb_typeof(c.value) = 'number' then c.value::numeric end into v_value
     from @extschema@.steadytext_config as c
     where c.key = p_key;

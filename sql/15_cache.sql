@@ -1,8 +1,8 @@
--- The result cache: answers by the key of their request. What a key is made of, and when an
--- entry answers, is in src/cache.
+-- The result cache: answers by the key of their request. src/cache defines the keys, and when
+-- an entry answers.
 --
--- Prompts are private, so the table is for administrators only; who may call the API gets
--- answers out of it through functions that look up one key. The cache is derived data:
+-- Prompts are private, so the table is for administrators only; roles that may call the API
+-- get answers out of it through functions that look up one key. The cache is derived data:
 -- pg_dump leaves it out.
 
 create function steadytext.cache_key_hash(cache_key text)
@@ -97,7 +97,7 @@ comment on constraint steadytext_cache_row_check on @extschema@.steadytext_cache
     'What must hold for every entry; raises an error that names the column and does not show the row';
 comment on sequence @extschema@.steadytext_cache_id_seq is 'Source of steadytext_cache.id';
 
--- What COPY may bring; in the usual case the condition is false and nothing is called.
+-- COPY may bring a NULL id; usually the condition is false and no function is called.
 create trigger refuse_id before insert on @extschema@.steadytext_cache
     for each row when (new.id is null) execute function steadytext.refuse_id();
 comment on trigger refuse_id on @extschema@.steadytext_cache is 'An entry has a number';
@@ -134,7 +134,8 @@ alter table @extschema@.steadytext_cache set (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Whoever is given the table by accident sees nothing of it; the extension's own functions read it as its owner.
+-- A role that is granted the table by accident sees no rows of it; the extension's own functions read it as its
+-- owner.
 alter table @extschema@.steadytext_cache enable row level security;
 create policy admin_select on @extschema@.steadytext_cache for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_cache is 'Administrators see every entry, others none';

@@ -1,7 +1,7 @@
--- What administrators did, and what was refused to whom, for others to read. Never a word of a prompt.
+-- Acts of administrators, and refusals, for auditors to read. Never a word of a prompt.
 --
--- What was done is written in the transaction that did it, so that it is there if and only if it was done. A refusal is an error, which
--- takes along whatever its transaction writes: it is noted in shared memory, and the worker writes it down.
+-- An act is written in the transaction that does it, so that it is there if and only if it was done. A refusal is an error, which rolls
+-- back all that its transaction writes: it is noted in shared memory, and the worker writes it down.
 
 create table @extschema@.steadytext_audit_log (
     id bigint generated always as identity constraint steadytext_audit_log_pkey primary key,
@@ -56,9 +56,8 @@ as 'MODULE_PATHNAME', 'outer_role_wrapper';
 comment on function steadytext.outer_role() is
     'The role of the session, or of SET ROLE, whatever function with rights of its own is running';
 
--- Runs as the extension's owner, who alone writes the log. What one role does in the same words more than 10 times in a minute
--- is one row from then on, with the number of these acts; so is what a role that is no administrator does more than 100 times: a loop fills no
--- table that others read.
+-- Runs as the extension's owner, who alone writes the log. When a role does the same in the same words more than 10 times in a minute, further
+-- acts are counted in one row; so are the acts of a role that is no administrator beyond 100: a loop fills no table that others read.
 create function steadytext.note_act()
 returns trigger
 language plpgsql security definer
@@ -75,7 +74,7 @@ declare
     v_is_change boolean;
     v_recent record;
 begin
-    -- What comes from another server was noted there.
+    -- Acts that arrive by replication were noted on the other server.
     if current_setting('session_replication_role') = 'replica' then
         return null;
     end if;
@@ -105,8 +104,8 @@ begin
     if tg_op = 'UPDATE' and not v_is_change then
         return null;
     end if;
-    -- Only acts that are noted in the same words are put together, so that a flood hides nothing that an administrator has done. What others do to
-    -- things of their own is put together beyond a hundred as well.
+    -- Only acts that are noted in the same words are put together, so that a flood hides no act of an administrator. Acts of other roles on things
+    -- of their own are put together beyond a hundred as well.
     select count(*) as count, count(*) filter (where r.is_same) as same, max(r.id) as id, max(r.id) filter (where r.is_same) as same_id
     into v_recent
     from (

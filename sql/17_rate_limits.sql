@@ -1,8 +1,7 @@
--- What roles may ask for: requests and tokens in a minute, an hour and a day, and requests that are pending.
+-- Limits of roles: requests and tokens in a minute, an hour and a day, and requests that are pending.
 --
--- What is counted is in shared memory, so that a limit makes no row that everybody writes; the library keeps the rows of this table, and forgets
--- them when it changes. The worker writes down from time to time what was counted, so that a restart of the server makes nobody's
--- window empty.
+-- The counters are in shared memory, so that a limit makes no row that everybody writes; the library caches the rows of this table, and drops its
+-- cache when they change. The worker writes the counters down from time to time, so that a restart of the server empties nobody's window.
 
 create table @extschema@.steadytext_rate_limits (
     user_id steadytext.role_id,
@@ -309,7 +308,7 @@ returns table (owner oid, second bigint, requests bigint[], tokens bigint[])
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- What is older than a day counts no longer.
+    -- Usage that is older than a day no longer counts.
     select u.user_id::oid, u.second, u.requests, u.tokens
     from @extschema@.steadytext_rate_usage as u
     join pg_roles as r on r.oid = u.user_id::oid

@@ -162,8 +162,8 @@ create index steadytext_queue_batch_idx on @extschema@.steadytext_queue (batch, 
 comment on index @extschema@.steadytext_queue_batch_idx is 'Requests of a batch by their state';
 
 
--- A worker that takes some models or types only looks for these. What it leaves may be much more than what it takes, so that rows which are
--- the same to it lie together: a user, a priority, a type, a name of a model. Nothing of it changes while a row is pending.
+-- A worker that takes some models or types only looks for the lanes of these. It may leave many more rows than it takes, so rows that are the
+-- same to it lie together: a user, a priority, a type, a name of a model. None of these changes while a row is pending.
 create function steadytext.claim_lane(
     owner_role steadytext.role_id,
     priority integer,

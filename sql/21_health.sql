@@ -165,7 +165,7 @@ begin
     delete from @extschema@.steadytext_daemon_health as h
     where h.endpoint = p_endpoint and h.daemon_id <> p_daemon_id and (h.reported_by is null or h.reported_by::oid = v_role);
 
-    -- Nor does one come back that has not reported for a day, whoever reports for the others of its role now.
+    -- A worker that has not reported for a day does not come back either, whichever worker reports for its role now.
     if steadytext.is_own_worker() then
         delete from @extschema@.steadytext_daemon_health as h
         where h.daemon_id <> p_daemon_id and h.last_heartbeat < clock_timestamp() - interval '1 day';
@@ -200,7 +200,7 @@ begin
         avg_response_time_ms = excluded.avg_response_time_ms,
         uptime_seconds = greatest(least(
             extract(epoch from excluded.last_heartbeat - h.started_at), 2147483647), 0)::integer,
-        -- What is long and the same is not written anew each time.
+        -- A long value that has not changed is not written anew each time.
         claims = case when h.claims = excluded.claims then h.claims else excluded.claims end;
 end
 $$;

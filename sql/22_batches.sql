@@ -1,8 +1,8 @@
--- Batches: what is remembered of each beside its requests, which name it in their column batch.
+-- Batches: one row for each besides its requests, which name it in their column batch.
 --
 -- A column of the queue rather than a table of pairs: the requests of a batch then go where they go, through retention,
--- dumps and row-level security, and whoever enqueues one request has nothing to do with it. A batch and its requests
--- belong to one role; a request that somebody else enqueues under the number of a batch is no part of it.
+-- dumps and row-level security, and a session that enqueues one request has nothing to do with it. A batch and its
+-- requests belong to one role; a request that somebody else enqueues under the number of a batch is no part of it.
 
 create table @extschema@.steadytext_batch_heads (
     batch uuid not null constraint steadytext_batch_heads_pkey primary key,

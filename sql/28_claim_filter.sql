@@ -54,7 +54,7 @@ begin
     end if;
     v_model := lower(coalesce(p_params ->> 'model', p_params ->> 'size', p_params ->> 'default_model',
         p_defaults[steadytext.task_number(p_request_type, p_params)]));
-    -- Of a model that nobody knows, whoever takes everything says so.
+    -- A request for an unknown model is left to workers that take everything, which end it with an error.
     if v_model is null then
         return p_models is null;
     end if;

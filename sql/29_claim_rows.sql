@@ -1,4 +1,4 @@
--- Protocol: the rows of a claim. What is looked at, locked and marked; the order of users and
+-- Protocol: the rows of a claim: which are looked at, locked and marked. The order of users and
 -- priorities is the claim's (30_claim.sql), and these functions run in its transaction, with
 -- its settings.
 
@@ -18,10 +18,10 @@ create type steadytext.claim_part as (
 comment on type steadytext.claim_part is
     'A part of the claim index that a claim looks at: up to so many rows of a user between two ids, of which up to share are wanted, and what came of it';
 
--- One round: locks up to p_left rows of some users, who share them equally. What is looked at is
--- bounded: a portion of each user's rows. Returned are the rows, in turn; the users of whom
--- there may be more, each with the id behind which to go on; and how many more rows may be
--- looked at in vain. Without p_lanes all rows of the users may be taken.
+-- One round: locks up to p_left rows of some users, who share them equally. It looks at no more
+-- than a portion of each user's rows. Returned are the rows, in turn; the users who may have more,
+-- each with the id behind which to go on; and how many more rows may be looked at in vain. Without
+-- p_lanes all rows of the users may be taken.
 create function steadytext.pick_rows(
     p_priority integer,
     p_roles oid[],
@@ -145,7 +145,8 @@ begin
     looks := p_looks;
     foreach v_part in array coalesce(v_parts, '{}') loop
         if v_part.got = 0 or v_part.skipped >= c_stretch then
-            -- Nothing there, or nothing but what others hold; or a stretch of that before what was found.
+            -- A part without rows, or only with rows that others hold; or one with a long stretch of
+            -- these before the rows that were found.
             select count(*), max(c.id), array_agg(distinct c.holder)
             into v_count, v_id, v_holders
             from (
@@ -195,7 +196,7 @@ comment on function steadytext.pick_rows(
     integer, oid[], bigint[], integer, bigint, integer, boolean, bigint[], bigint[], text[], text[], text[], text[]) is
     'Locks rows to be claimed; called by claim_requests';
 
--- The first pending request of a priority behind a user and an id. What lies before a floor is not looked at.
+-- The first pending request of a priority behind a user and an id. Rows before a floor are skipped.
 create function steadytext.next_pending(
     p_priority integer,
     p_role oid,

@@ -6,9 +6,9 @@
 -- stale: a queue's contents turn over faster than it is analyzed. jit is off because the
 -- penalty of a switched-off plan would make any query look worth compiling.
 --
--- What no row may do to the others: rows that somebody has locked are passed without waiting,
--- a long stretch of them is not walked again in each claim (steadytext.passed_rows), and a row
--- whose update raises an error is found by halving, and ended (29_claim_rows.sql, 33_poison_rows.sql).
+-- No row may hold up the others: rows that somebody has locked are passed without waiting, a long
+-- stretch of them is not walked again in each claim (steadytext.passed_rows), and a row whose update
+-- raises an error is found by halving, and ended (29_claim_rows.sql, 33_poison_rows.sql).
 
 -- Invariant: the selects that read candidates have no ORDER BY. They scan the one index whose
 -- condition they repeat, forward, so rows come in its order; an ORDER BY id would let the

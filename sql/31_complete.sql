@@ -29,7 +29,7 @@ $$;
 comment on function steadytext.vectors(real[], integer, anyelement) is
     'Numbers as an array of p_count vectors of the type of p_like; called by complete_requests';
 
--- What a worker elsewhere says of requests is bounded before it is looked at.
+-- Bounds the report of a worker elsewhere before it is looked at.
 create function steadytext.check_lengths(p_ids bigint[], p_names text[], p_lengths integer[])
 returns void
 language plpgsql immutable
@@ -113,7 +113,7 @@ begin
             <> coalesce(cardinality(p_embeddings), 0)
         or (select coalesce(sum(l.n::bigint), 0) from unnest(p_list_lengths) as l(n)) <> coalesce(cardinality(p_lists), 0)
         or cardinality(p_tokens) > 4 * coalesce(cardinality(p_ids), 0)
-        -- What is cut out of an array is cut by its numbers from 1 on.
+        -- Slices are cut out of these arrays by subscripts from 1 on.
         or array_ndims(p_embeddings) > 1 or array_lower(p_embeddings, 1) <> 1 or array_position(p_embeddings, null) is not null
         or array_ndims(p_lists) > 1 or array_lower(p_lists, 1) <> 1
     then
@@ -149,7 +149,7 @@ begin
                         or g.count > 0 and coalesce(g.length, 0) = 0
                     then 'must be a vector for each text' end
             when g.result is null or g.count is not null or g.length > 0 then 'must be a text'
-            -- Those with a list repeat what they were given.
+            -- The results of types with a list repeat the request's own texts, and may be longer.
             when octet_length(g.result) > v_bytes and q.prompts is null then format('is longer than %s bytes', v_bytes)
         end as shape
     ) as s

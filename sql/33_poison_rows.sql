@@ -1,6 +1,6 @@
--- Protocol: what becomes of a row that stops the others. The queue is a table, and its owner
--- may put triggers, constraints and rules on it, or refer to it from other tables. An error
--- that one of them raises for one row must not end the step for all.
+-- Protocol: the treatment of a row that stops the others. The queue is a table, and its owner
+-- may put triggers, constraints and rules on it, or refer to it from other tables. An error that
+-- one of them raises for one row must not end the step for all.
 --
 -- Each step of the protocol is set-wise, in a block with an exception handler. When it fails,
 -- its halves are tried, and their halves, until the poison row is alone: its request fails and
@@ -33,8 +33,8 @@ $$;
 comment on function steadytext.halves(integer[], timestamptz, boolean) is
     'What is left to try when the first range of a step has failed, as pairs of ends; called by the functions of the protocol';
 
--- A deferred trigger runs with the rights of whoever is current when it fires, and the protocol runs as the owner of the
--- queue. In the worker's transactions only the queue's own triggers are deferred. A worker elsewhere may have deferred
+-- A deferred trigger runs with the rights of the role that is current when it fires, and the protocol runs as the owner of
+-- the queue. In the worker's transactions only the queue's own triggers are deferred. A worker elsewhere may have deferred
 -- anything in its transaction before it called: there they fire at its COMMIT, as its own.
 create function steadytext.make_constraints_immediate()
 returns void
@@ -72,7 +72,7 @@ declare
     v_status text;
     v_outcome text := 'refused';
 begin
-    -- Whoever ends a request must hold it, whatever the error was.
+    -- Only the worker that holds a request may end it, whatever the error was.
     if p_worker is not null and not exists (
         select from @extschema@.steadytext_queue as q
         where q.id = p_id and q.attempt = p_attempt and q.worker = p_worker and q.status = 'processing'

@@ -62,7 +62,7 @@ create function steadytext.store_answers(
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
--- The same key, in somebody's open transaction: whoever calls this has better things to do than to wait.
+-- An entry of the same key may be in somebody's open transaction: it is not waited for.
 set lock_timeout = '20ms'
 as $$
 declare
@@ -116,7 +116,8 @@ begin
         model_hash = excluded.model_hash,
         kernel_version = excluded.kernel_version,
         imported = false
-    -- What would be computed now stays, and so does what an administrator imported.
+    -- An entry that has the present model and kernels stays, and so does one that an administrator
+    -- imported.
     where c.request_type <> excluded.request_type
         or not c.imported
         and (c.model_hash, c.kernel_version) is distinct from (excluded.model_hash, excluded.kernel_version);

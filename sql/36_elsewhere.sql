@@ -1,6 +1,6 @@
 -- Protocol: workers on other machines with an engine of the same version. A row becomes work for
--- it, and its report an answer, on this side, by the code that serves the server's own worker:
--- whoever computes needs to know models, and nothing of what parameters mean.
+-- it, and its report an answer, on this side, by the code that serves the server's own worker: the
+-- worker needs to know models, and nothing of the meaning of parameters.
 
 create function steadytext.make_work(
     p_version text, p_request_type text, p_prompt text, p_prompts text[], p_params jsonb

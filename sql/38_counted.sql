@@ -70,9 +70,9 @@ $$;
 comment on function steadytext.count_claims(bigint[]) is
     'Counts requests that a worker elsewhere has claimed and nobody had before; called by claim_requests';
 
--- A token has a byte at least, but for what templates and instructions put around each piece of work, and for constraints, of which the model
--- may be told in more words. A piece of work is a text or a query, with each of the documents, categories, labels or fields; long texts are
--- cut into pieces where they are summed up or searched. What stands beside them is repeated for each.
+-- A token has a byte at least, except for those that templates and instructions put around each piece of work, and for constraints, of which
+-- the model may be told in more words. A piece of work is a text or a query, with each of the documents, categories, labels or fields; long
+-- texts are cut into pieces where they are summed up or searched. The texts beside them are repeated for each.
 create function steadytext.most_tokens(
     p_request_type text,
     p_prompt text,
@@ -139,7 +139,7 @@ declare
     v_default bigint := coalesce(steadytext.config_integer('default_max_tokens'), 512);
     v_limit bigint := coalesce(steadytext.config_integer('max_tokens_limit'), 4096);
 begin
-    -- Whoever says nothing is asked nothing.
+    -- A worker that reports no tokens is not checked.
     if coalesce(array_remove(p_prompt_tokens || p_cached_tokens || p_generated_tokens, null), '{}') = '{}' then
         return;
     end if;
@@ -167,8 +167,8 @@ $$;
 comment on function steadytext.believed_tokens(bigint[], integer[], integer[], integer[]) is
     'What is believed of the tokens that a worker elsewhere says that requests took, in the order of the requests: they are charged to the roles that have asked. Called by complete_requests';
 
--- What a worker says of times can be no longer than it has held the row. What it says of tokens was looked at before: by believed_tokens, or, in
--- a report, by steadytext.read_report.
+-- A reported time is at most the time for which the worker has held the row. Reported tokens were checked before: by believed_tokens, or, in a
+-- report, by steadytext.read_report.
 create function steadytext.count_ends(
     p_ids bigint[],
     p_outcomes text[],
@@ -236,7 +236,7 @@ as $$
 declare
     v record;
 begin
-    -- What was reported of a row twice counts once, as it is written once.
+    -- A row that was reported twice counts once, as it is written once.
     select array_agg(o.id) as ids, array_agg(o.outcome) as outcomes, array_agg(r.prompt_tokens) as prompt_tokens,
         array_agg(r.cached_tokens) as cached_tokens, array_agg(r.generated_tokens) as generated_tokens, array_agg(r.first_token_ms) as first_token_ms
     into v

@@ -38,7 +38,8 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- What the column cannot hold is out of range there, too, and refused with the words for it.
+    -- A priority that the column cannot hold is out of range there as well, and is refused with
+    -- that error.
     return greatest(least(coalesce(priority, 5), 2147483647), -2147483648)::integer;
 end
 $$;

@@ -1,4 +1,4 @@
--- Which texts of rows that were read a vectorizer asks for together, and how many of them at once.
+-- The grouping of texts into requests: which texts of rows that were read a vectorizer asks for together, and how many of them at once.
 
 -- A row whose chunks are more than one request may have (max_batch_size) is embedded by several, one after the other.
 -- One whose chunks are more than a limit of its owner's has room for now gets some of them embedded: half of the room that it finds, as long as others
@@ -147,7 +147,7 @@ begin
         end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (v_id, p_id, v_request.keys);
     end loop;
-    -- What was more than there is room for comes first when there is some again.
+    -- Rows that exceeded the room come first when there is some again.
     perform steadytext.note_first(p_id, w.keys)
     from (
         select json_agg(e.item -> 'key' order by e.n) as keys

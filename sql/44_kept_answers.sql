@@ -1,8 +1,8 @@
--- What a model has made of a row and could not be written yet, by a vectorizer or an enrichment: vectors of some chunks of a row that has more than
--- a limit of its owner's leaves room for at once, and what is for a row that somebody has locked. It is kept, so that nothing is computed twice, and
--- written when the rest is there, or the lock is gone, if the row still says the same.
+-- Answers for a row that could not be written yet, of a vectorizer or an enrichment: vectors of some chunks of a row that has more than a limit of its
+-- owner's leaves room for at once, and answers for a row that somebody has locked. They are kept, so that nothing is computed twice, and written when
+-- the rest is there, or the lock is gone, if the row still says the same.
 --
--- Nobody but the processes that work for definitions writes here. It is in no dump: what is missing after a restore is computed again.
+-- Nobody but the processes that work for definitions writes here. It is in no dump: missing answers are computed again after a restore.
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_vectorizer_kept (
@@ -42,7 +42,7 @@ declare
     v_model bytea := decode(p_answer ->> 'model', 'hex');
     v_first integer := (p_item ->> 'first')::integer;
 begin
-    -- What was made of another text, or by another model, does not go with these.
+    -- Vectors that were made of another text, or by another model, do not go with these.
     delete from @extschema@.steadytext_vectorizer_kept as k
     where k.vectorizer_id = p_id and k.key = p_item -> 'key' and (k.content_hash <> v_hash or k.model_hash <> v_model);
     insert into @extschema@.steadytext_vectorizer_kept (vectorizer_id, key, seq, content_hash, model_hash, chunk, embedding)

@@ -1,5 +1,5 @@
--- What has to match a constraint: a JSON schema, a regular expression, a list of choices. Enqueued,
--- and in the same statement.
+-- Answers that match a constraint: a JSON schema, a regular expression, a list of choices. Enqueued, and
+-- in the same statement.
 --
 -- In the queue the constraint is among the params, under schema, pattern or choices. A schema reaches
 -- the library as text, which can be looked at before it is parsed.

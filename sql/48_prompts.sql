@@ -1,5 +1,5 @@
--- The registry of prompts: templates in the language of jinja2 under a name, the slug, with all their versions. Who may
--- enqueue may keep prompts; everybody who may enqueue reads them; a prompt's owner and administrators change it.
+-- The registry of prompts: templates in the language of jinja2 under a name, the slug, with all their versions. Roles
+-- that may enqueue may keep prompts and read all of them; a prompt's owner and administrators change it.
 --
 -- A version is never changed: an update adds the next one, which is current from then on.
 --
@@ -88,7 +88,7 @@ begin
         raise exception 'the description of prompt "%" has more than 500 characters', new.slug
             using errcode = 'invalid_parameter_value', hint = 'Put the rest into the metadata of its versions.';
     end if;
-    -- Whoever may change a prompt does so under their own name.
+    -- The user who changes a prompt is recorded.
     if tg_op = 'UPDATE' and current_setting('session_replication_role') <> 'replica' then
         new.updated_at := now();
         new.updated_by := current_user;
@@ -260,7 +260,7 @@ declare
     v_prompt uuid := steadytext.prompt_id(slug);
     v_version uuid;
 begin
-    -- Whoever updates the same prompt waits here until this one's version is there.
+    -- The row lock makes concurrent updates of the same prompt wait until this one's version is there.
     update @extschema@.steadytext_prompts as p
     set updated_at = now(), updated_by = current_user
     where p.id = v_prompt;

@@ -1,9 +1,8 @@
--- What a model writes in a form that can be relied on: documents extracted from texts, translations, masked texts, lists of facts;
--- a text's sentiment; and facts without those that say again what one before them says. In the same statement, over arrays, and
--- enqueued.
+-- Texts that a model generates in a reliable form: documents extracted from texts, translations, masked texts, lists of facts; a text's
+-- sentiment; and facts without those that repeat an earlier one. In the same statement, over arrays, and enqueued.
 --
--- In the queue the text is the prompt (facts are, as JSON), and what else is said is among the params. All of these functions
--- call one of three, whose parameters come as a JSON object.
+-- In the queue the text is the prompt (facts are, as JSON), and the other arguments are among the params. All of these functions call one of
+-- three, whose parameters come as a JSON object.
 --
 -- A schema may be jsonb or text, as that of steadytext_generate_json: a literal without a type goes to the form with text, which keeps the
 -- order that it was written in.

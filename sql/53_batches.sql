@@ -1,6 +1,6 @@
 -- Batches: a request for each row of a query, and what is asked of all of them together.
 
--- Called for each piece of the query's rows, with the rights of whoever enqueues.
+-- Called for each piece of the query's rows, with the rights of the role that enqueues.
 create function steadytext.enqueue_rows(
     p_batch uuid,
     p_request_type text,

@@ -2,7 +2,8 @@
 --
 -- The server's own worker claims everything but the models that are placed elsewhere. Workers elsewhere say in their heartbeats what they claim.
 
--- As a claim looks for what it may take: each lane with one descent of the index, so that what waits costs the same, however much it is.
+-- The lanes with waiting requests, found as a claim finds them: each with one descent of the index, so that the cost does not grow with the
+-- number of requests.
 create function steadytext.waiting_lanes(p_role oid)
 returns table (lane bigint, request_type text, params jsonb)
 language plpgsql volatile
@@ -124,7 +125,7 @@ begin
         ) as n
         group by u.model, u.request_type, u.is_elsewhere, u.is_served
     )
-    -- Whose requests they are is nobody's business, nor is a name that somebody has made up.
+    -- The owners of the requests are private, and so are names that a user has made up.
     select coalesce(m.name, case when c.model = 'builtin' then c.model end), c.request_type, coalesce(m.placement, 'any'),
         c.requests, c.oldest, d.reason, d.hint
     from counted as c

@@ -1,4 +1,4 @@
--- What is going on: version, requests now running, workers.
+-- Status: version, requests now running, workers.
 
 create function @extschema@.steadytext_version()
 returns text
@@ -62,7 +62,7 @@ select
     null::interval as time_left
 from steadytext.activity() as a
 union all
--- What workers elsewhere have, of whom nobody hears before they are done.
+-- Requests of workers elsewhere, which report nothing before a request is done.
 select
     q.request_id, q.owner_role::name, q.request_type, 'elsewhere', null, null, null, null, q.started_at, null, null,
     null, null, null, null, null

@@ -82,8 +82,8 @@ comment on constraint steadytext_vectorizers_pkey on @extschema@.steadytext_vect
 comment on constraint steadytext_vectorizers_name_key on @extschema@.steadytext_vectorizers is 'Finding a definition by its name';
 comment on constraint steadytext_vectorizers_replaces_key on @extschema@.steadytext_vectorizers is 'One definition at a time takes the place of another one';
 
--- Rows are only added by whoever changes the source, and never looked up by key there: nobody waits for anybody. What comes to one
--- key several times is one piece of work for whoever takes them out.
+-- Rows are only added by sessions that change the source, and never looked up by key there: nobody waits for anybody. Several notes
+-- of one key become one piece of work when they are taken out.
 create table @extschema@.steadytext_vectorizer_work (
     id bigint generated always as identity,
     vectorizer_id uuid not null,
@@ -222,8 +222,9 @@ comment on column @extschema@.steadytext_vectorizer_slow_owners.slow_until is 'U
 comment on column @extschema@.steadytext_vectorizer_slow_owners.retry_at is 'None of them is tried before then';
 comment on constraint steadytext_vectorizer_slow_owners_pkey on @extschema@.steadytext_vectorizer_slow_owners is 'One row per role';
 
--- Everybody who may enqueue sees the definitions of vectorizers, as the catalogs show tables to everybody: a search by another role
--- needs them. Prompts of enrichments are for those who have the rights of the owner, and administrators. What is to be done and what failed tells of rows, and is for those who have the rights of the owner, and administrators.
+-- Everybody who may enqueue sees the definitions of vectorizers, as the catalogs show tables to everybody: a search by
+-- another role needs them. Prompts of enrichments, and the work and failures of definitions, which reveal rows, are for those
+-- who have the rights of the owner, and administrators.
 create function steadytext.owns_vectorizer(p_id uuid)
 returns boolean
 language sql stable
@@ -434,7 +435,7 @@ begin
     select p_id, g.key, p_forced from gone as g;
     get diagnostics v_count = row_count;
     perform steadytext.warn_of_problem(p_id);
-    -- Wakes whoever does it.
+    -- The update wakes the process that does the work.
     update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = p_id;
     return v_count;
 end

@@ -64,7 +64,7 @@ begin
         problem := 'the definition is gone';
         return;
     end if;
-    -- Who may put a trigger on a table may name any definition in it: only the table of the definition's owner counts.
+    -- A trigger on any table may name any definition: only one on a table of the definition's owner counts.
     for v_link in
         select t.tgrelid, t.tgattr::int2[] as columns, string_to_array(encode(t.tgargs, 'escape'), '\000') as args,
             t.tgenabled, c.relowner
@@ -130,7 +130,8 @@ begin
         select array_agg(format_type(a.atttypid, a.atttypmod) order by k.n) into key_types
         from unnest(key_columns) with ordinality as k(name, n)
         join pg_attribute as a on a.attrelid = source and a.attname = k.name and not a.attisdropped;
-        -- What was filled is known by a trigger that lists it and goes with it. By name it could be somebody's own, made anew since.
+        -- The filled columns are those that the trigger lists, which is dropped with them. A column of that name could be somebody's own, made anew
+        -- since.
         select max(a.attname::text) filter (where substr(t.tgargs, 38, 6) = 'filled'::bytea),
             max(a.attname::text) filter (where substr(t.tgargs, 38, 6) = 'hashed'::bytea)
         into target_column, hash_column

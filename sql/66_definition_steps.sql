@@ -1,9 +1,8 @@
--- What the processes that work for vectorizers and enrichments ask and say: for which of them there is something to do, and what went wrong. They work
--- in steps, of which each is one transaction for one definition.
+-- Functions for the processes that work for vectorizers and enrichments: which definitions have work, and which errors occurred. The processes work in
+-- steps, of which each is one transaction for one definition.
 --
--- What has changed is taken out of the work many rows at a time, read, and made requests of the queue; what was taken out and what was made
--- of it are committed together. When a request has ended, what came of it is written for those rows that still say the same. In between
--- there is no transaction and no lock.
+-- Changed rows are taken out of the work many at a time, read, and made requests of the queue; taking them out and making the requests are committed
+-- together. When a request has ended, its answers are written for those rows that still say the same. In between there is no transaction and no lock.
 
 create function steadytext.run_as(p_role oid, p_statement text, p_argument jsonb)
 returns jsonb
@@ -153,7 +152,7 @@ begin
         and not exists (
             select from @extschema@.steadytext_vectorizer_slow_owners as o
             where o.owner = v.owner_role::oid and o.retry_at > clock_timestamp())
-        -- What was wrong is looked at again: a restore makes definitions before the triggers by which their tables are known.
+        -- Definitions with a problem are looked at again: a restore makes definitions before the triggers by which their tables are known.
         and (p_look or s.vectorizer_id is null or s.scan is not null or not s.is_indexed or v.replaces is not null or s.problem is not null
             or exists (
                 select from @extschema@.steadytext_vectorizer_batches as b
@@ -169,8 +168,8 @@ $$;
 comment on function steadytext.vectorizers_due(boolean, boolean) is
     'Protocol: vectorizers for which a process may do something now, and whose they are; p_look: all of them, as something may have happened that nobody noted; p_slow: those of the slow process';
 
--- What was due when the round began has been looked at in it. Nothing that is left of it is a reason to look again: it is that of a definition that is
--- paused, or waits for a limit, answers or a lock.
+-- Work that was due when the round began has been looked at in it. The rest of it is no reason to look again: it belongs to a definition that is paused,
+-- or waits for a limit, answers or a lock.
 create function steadytext.vectorizers_outlook(p_slow boolean, p_round double precision)
 returns table (any_left boolean, waits boolean, due_in double precision, hands_over boolean)
 language plpgsql volatile
@@ -225,7 +224,7 @@ begin
             slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ o.overruns, interval '1 day'),
             retry_at = clock_timestamp() + least(interval '30 seconds' * 2 ^ o.overruns, interval '6 hours');
     end if;
-    -- Who owns the definition may keep its row locked. It is not waited for: what is written above holds for all definitions of the role.
+    -- The definition's owner may keep its row locked. It is not waited for: the row that is written above holds for all definitions of the role.
     perform from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id for update skip locked;
     if not found then
         if exists (select from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id) then
@@ -236,8 +235,8 @@ begin
         on conflict do nothing;
     end if;
     if coalesce(p_code, '57014') = '57014' then
-        -- The slow process tries again what the other one has no time for. What it has no time for either, or what had to be ended by force, waits
-        -- twice as long after each time.
+        -- The slow process tries again the steps for which the other one has no time. A step that is too long for it as well, or had to be ended by
+        -- force, waits twice as long after each time.
         update @extschema@.steadytext_vectorizer_state as s set
             overruns = least(c.overruns + 1, 20),
             problem = case when p_code is null or p_slow then left(p_message, 2000) else s.problem end,
@@ -271,7 +270,7 @@ $$;
 comment on function steadytext.note_definition_error(uuid, text, text, boolean) is
     'Protocol: a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; it is tried again later, and others go on';
 
--- Which files a table is in: they change when partitions come and go, and when it is emptied or written anew.
+-- The files of a table: they change when partitions come and go, and when it is emptied or written anew.
 create function steadytext.vectorizer_signature(p_source oid)
 returns text
 language plpgsql volatile

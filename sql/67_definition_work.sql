@@ -1,5 +1,5 @@
--- What the steps of vectorizers and of enrichments have in common: taking out what was noted, searching, counting, and putting aside the one row
--- that stops others.
+-- The common part of the steps of vectorizers and enrichments: taking out noted keys, searching, counting, and putting aside the one row that
+-- stops others.
 
 create function steadytext.note_vectorizer_failure(p_id uuid, p_item jsonb, p_message text, p_code text, p_needs bigint default null)
 returns void
@@ -151,7 +151,7 @@ begin
         ) as k
         group by k.key
     ) as t;
-    -- What statements that change many rows have noted together is taken apart.
+    -- Notes of many keys, from statements that change many rows, are taken apart.
     if cardinality(p_but) > 0 then
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
         select p_id, e.note -> 'key', (e.note -> 'forced')::boolean
@@ -296,7 +296,7 @@ $$;
 comment on function steadytext.put_row_aside(uuid, jsonb, boolean, text, text) is
     'What becomes of a row that stops the others: it is tried again soon, where the error is about the moment, or has failed. Called by the steps';
 
--- What is wrong with one row must stop no other: a piece of work that fails is done again by halves, until that row is alone.
+-- An error of one row must stop no other: a piece of work that fails is done again by halves, until that row is alone.
 create function steadytext.in_parts(p_id uuid, p_what text, p_statements record, p_items jsonb, p_answer jsonb)
 returns integer
 language plpgsql volatile
@@ -351,7 +351,7 @@ begin
                 -- Since the step has begun: the table is gone, or the owner's rights. The next step says so.
                 v_is_over := true;
             end if;
-            -- What waits for a lock once may do so for each half.
+            -- A statement that waits for a lock once may do so for each half.
             perform set_config('lock_timeout', '20ms', true);
             if v_code = '57014' and not steadytext.renew_step_limit() then
                 raise;
@@ -361,7 +361,7 @@ begin
             elsif v_from < v_to then
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
             else
-                -- What was made of the row is kept until it can be written.
+                -- The row's vectors or value are kept until they can be written.
                 if p_what in ('write vectors', 'keep vectors') and steadytext.is_transient(v_code) and v_code <> '57014' then
                     perform steadytext.keep_vectors(p_id, p_items -> (v_from - 1), p_answer);
                 elsif p_what = 'write values' and steadytext.is_transient(v_code) and v_code <> '57014' then

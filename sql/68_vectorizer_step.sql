@@ -11,7 +11,7 @@ declare
     v_blank jsonb;
     v_locked jsonb;
 begin
-    -- What is gone, or has nothing to embed any more, has no vector.
+    -- A row that is gone, or has nothing to embed any more, has no vector.
     select jsonb_agg(g.key) into v_blank
     from (
         select e.key from jsonb_array_elements(nullif(v_read -> 'gone', 'null')) as e(key)
@@ -314,7 +314,7 @@ declare
     v_wait double precision;
     v_begun timestamptz := clock_timestamp();
 begin
-    -- Whoever drops it meanwhile waits; whoever is dropping it is not waited for.
+    -- The lock makes a session that drops the definition wait; one that is dropping it already is not waited for.
     select v.*, v.owner_role::oid as owner into v_definition
     from @extschema@.steadytext_vectorizers as v
     where v.id = p_id and not v.is_paused
@@ -354,7 +354,7 @@ begin
         and not exists (
             select from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and w.id <= v_state.scan_until)
-        -- What was put off was noted anew, and is not done either.
+        -- Work that was put off has been noted anew, and is not done either.
         and not exists (
             select from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and w.run_after is not null)
@@ -374,7 +374,7 @@ begin
             where s.vectorizer_id = p_id;
             return true;
         end if;
-        -- It takes the table for a moment, and whoever waits for it meanwhile waits no longer than this.
+        -- It takes the table for a moment, and sessions that wait for it meanwhile wait no longer than this.
         perform set_config('lock_timeout', '100ms', true);
         perform steadytext.swap_vectorizer(p_id);
         return true;
@@ -400,7 +400,7 @@ begin
         v_keys := steadytext.take_noted_rows(p_id, least(v_state.slice, steadytext.limit_room(v_definition.owner, true) + 1)::integer, null);
         if v_keys is not null then
             perform steadytext.in_parts(p_id, 'read rows of a vectorizer', v_statements, v_keys, null);
-            -- What a step costs by itself is shared by more and more rows, as long as they are quickly read and are not cut into very many chunks.
+            -- The fixed cost of a step is shared by more and more rows, as long as they are quickly read and are not cut into very many chunks.
             update @extschema@.steadytext_vectorizer_state as s set
                 slice = case
                     when jsonb_array_length(v_keys) < s.slice then s.slice
@@ -424,7 +424,7 @@ begin
             return true;
         end if;
     end loop;
-    -- What somebody has asked for about the table as a whole.
+    -- A search that somebody has requested for the table as a whole.
     if steadytext.begin_requested_search(p_id) then
         return true;
     end if;

@@ -26,15 +26,15 @@ declare
     end;
     v_most integer;
 begin
-    -- Whoever does not own it pauses a definition, and gives it to the new owner of its table. What is written into somebody's table
-    -- is the owner's to say.
+    -- A role without the rights of the owner may only pause a definition, or give it to the new owner of its table. The other columns
+    -- decide what is written into the owner's table.
     if tg_op = 'UPDATE' and not coalesce(pg_has_role(current_user, old.owner_role::oid, 'usage'), false)
         and to_jsonb(new) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
             is distinct from to_jsonb(old) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
     then
         perform steadytext.refuse_change(old.kind, old.name, 'Who does not own it may only pause it, or give it to the owner of its table.');
     end if;
-    -- What names no columns of the definition is refused here, so that nobody's statements or views fail by it.
+    -- A format that names no columns of the definition is refused here, so that nobody's statements or views fail by it.
     if v_wrong is null and new.format is not null then
         perform from steadytext.format_pieces(new.format, coalesce(new.given_keys, '{}') || new.columns);
     end if;

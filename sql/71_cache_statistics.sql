@@ -1,5 +1,5 @@
--- What is in the cache, and what good it does. Sums and shares are for every user; what shows
--- keys or prompts is for administrators.
+-- Contents and usefulness of the cache. Sums and shares are for every user; functions that show
+-- keys or prompts are for administrators.
 --
 -- Sizes are those of the entries as they are stored (steadytext.cache_entries), the same that
 -- eviction goes by. The table, its indexes and the room that evicted entries have left are

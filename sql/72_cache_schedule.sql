@@ -11,7 +11,7 @@ declare
 begin
     -- The setting is there where pg_cron is preloaded, and pg_cron is where it says.
     if current_setting('cron.database_name', true) = current_database() and steadytext.has_cron() then
-        -- Not by name alone: whoever may use pg_cron may have a job of that name.
+        -- Not by name alone: another role that may use pg_cron may have a job of that name.
         execute $q$
             select exists (
                 select from cron.job as j

@@ -1,4 +1,4 @@
--- What searches look at: the tables of a vectorizer, the statements that read them, and the index on words.
+-- Targets of searches: the tables of a vectorizer, the statements that read them, and the index on words.
 --
 -- A filter is the caller's own SQL, so the one statement that has it in it runs on the caller's search path and with the
 -- caller's rights. All names in that statement are written with their schemas, operators too, so that nothing but the filter

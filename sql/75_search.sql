@@ -108,7 +108,7 @@ as $$
 declare
     v_k integer := steadytext.check_search(p_query, p_k, p_filter);
     v_target steadytext.search_target := steadytext.find_search_target(p_vectorizer);
-    -- What a reranker looks at.
+    -- The number of rows to rerank, or to return.
     v_count integer := case when p_rerank then greatest(v_k, least(4 * v_k, 100)) else v_k end;
     v_vector text;
     v_found record;

@@ -31,7 +31,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- What a chat template and the numbers of sources may add, in tokens.
+    -- The tokens that a chat template and the numbers of sources may add.
     c_template constant integer := 64;
     c_source constant integer := 8;
     -- A piece of a source that is shorter helps nobody.

@@ -1,4 +1,4 @@
--- How vectorizers are. Tables are counted with the rights of whoever asks; who may not read them sees no counts.
+-- The status of vectorizers. Tables are counted with the rights of the caller; a role that may not read them sees no counts.
 
 create function steadytext.vectorizer_count(p_statement text, p_argument bytea default null)
 returns bigint
@@ -11,7 +11,7 @@ begin
     execute p_statement into v_count using p_argument;
     return v_count;
 exception when others then
-    -- Whatever its owner has made of a table: others' rows of the view are there all the same.
+    -- The owner may have changed the table in any way: rows of the view for other definitions are shown all the same.
     return null;
 end
 $$;
@@ -68,7 +68,7 @@ begin
         begin
             select * into v_place from steadytext.vectorizer_place(v.id);
         exception when others then
-            -- Whatever its owner has made of it: that is shown, and keeps nobody from seeing the others.
+            -- The owner may have changed the table in any way: the error is shown, and hides no other rows of the view.
             select * into v_place from steadytext.vectorizer_place(null);
             v_wrong := sqlerrm;
         end;

@@ -4,7 +4,7 @@
 -- The triggers watch the target as those of a vectorizer watch the column of its vectors: a value that somebody takes away is noted, and
 -- so is one that somebody writes.
 
--- What tells a value that was made from one that somebody has written, and whether the row still says what it was made from.
+-- Tells a value that was made from one that somebody has written, and whether the row still says what it was made from.
 create table @extschema@.steadytext_enrichment_rows (
     enrichment_id uuid not null,
     key jsonb not null,

@@ -1,5 +1,6 @@
--- What CREATE gives away: PUBLIC may call every new function and use every new type, and ALTER DEFAULT PRIVILEGES of whoever
--- installs or updates, as hosted platforms set them, opens new tables, sequences, functions, types and schemas to any role.
+-- Takes back the rights that CREATE gives: PUBLIC may call every new function and use every new type, and ALTER DEFAULT
+-- PRIVILEGES of the role that installs or updates, as hosted platforms set them, opens new tables, sequences, functions, types
+-- and schemas to any role.
 --
 -- Called before the grants, by the install script and by every migration that makes an object.
 
@@ -13,14 +14,14 @@ declare
 begin
     for v_given in
         with added as (
-            -- What this transaction has put into the extension: what somebody was granted since an earlier one is not
-            -- taken back. Subtransactions have later numbers than their transaction.
+            -- The objects that this transaction has added to the extension: rights that were granted since an earlier
+            -- one are not taken back. Subtransactions have later numbers than their transaction.
             select d.classid, d.objid
             from pg_extension as e
             join pg_depend as d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and d.deptype = 'e'
             where e.extname = 'pg_steadytext' and age(d.xmin) between -1000000 and 0
-                -- Nor what a script before this one has granted, where one transaction installs and updates: PostgreSQL notes
-                -- of each object which privileges its extension's scripts have left it with.
+                -- Rights that a script before this one has granted stay as well, where one transaction installs and updates:
+                -- PostgreSQL notes of each object which privileges its extension's scripts have left it with.
                 and not exists (
                     select from pg_init_privs as i
                     where i.classoid = d.classid and i.objoid = d.objid and i.privtype = 'e'

@@ -84,7 +84,8 @@ begin
     from pg_proc as p
     where p.pronamespace = v_long.pronamespace and p.proname = v_name::name and p.proargtypes = v_long.proargtypes;
     execute format('comment on function %s is %L', v_twin, 'Short for ' || v_long.proname);
-    -- PUBLIC may call a new function, and so may whoever default privileges name. Then those may who may call the other one.
+    -- PUBLIC may call a new function, and so may roles that default privileges name. Afterwards exactly the roles that may
+    -- call the other function may call this one.
     for v_statement in
         select format(
             case when g.is_given then 'grant execute on function %s to %s %s' else 'revoke all on function %s from %s cascade' end,

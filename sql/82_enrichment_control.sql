@@ -1,6 +1,6 @@
--- Changing, pausing and dropping enrichments, and how they are.
+-- Changing, pausing and dropping enrichments, and their status.
 
--- What was asked by the definition as it was: no answer to it is waited for.
+-- Cancels the requests of the previous definition, whose answers are no longer waited for.
 create function steadytext.recall_enrichment_requests(p_id uuid)
 returns void
 language plpgsql volatile
@@ -233,7 +233,8 @@ begin
             columns := array(select n.name from steadytext.enrichment_names(v.id) as n);
             prompt := steadytext.present_prompt(v.id);
         exception when others then
-            -- Whatever its owner has made of it: that is shown, and keeps nobody from seeing the others.
+            -- The owner may have changed the table in any way: the error is shown, and hides no other rows of the
+            -- view.
             select * into v_place from steadytext.vectorizer_place(null);
             columns := null;
             prompt := v.format;

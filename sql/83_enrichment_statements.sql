@@ -62,7 +62,7 @@ begin
     select steadytext.base_type(a.atttypid) into v_type
     from pg_attribute as a
     where a.attrelid = v_place.source and a.attname = v_place.target_column;
-    -- What does not fit into a column with a length is an error, and not cut.
+    -- A value that is too long for a column with a length is an error, and not cut.
     v_value := case v_type
         when 'text[]'::regtype then
             'case when pg_catalog.jsonb_typeof(e.element operator(pg_catalog.->) ''value'') operator(pg_catalog.=) ''array'' then array(
@@ -99,7 +99,7 @@ begin
             offset 0
         ) as x$present$,
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
-    -- Those of the rows whose columns, and whose value, are what they were when the prompt was made, and which nobody has locked.
+    -- The rows whose columns, and whose value, are what they were when the prompt was made, and which nobody has locked.
     lockable := format(
         $lockable$with items as materialized (
             select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, e.element operator(pg_catalog.->>) 'was' as was, %1$s

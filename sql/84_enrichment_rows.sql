@@ -107,7 +107,7 @@ $$;
 comment on function steadytext.write_enrichment_values(uuid, record, jsonb) is
     'Writes values into rows that still are as they were read, and returns into how many; called by the steps';
 
--- What is to be done about rows that were read: done, keep, adopt, blank, empty, ask or gone.
+-- The verdict on rows that were read: done, keep, adopt, blank, empty, ask or gone.
 create function steadytext.judge_rows(p_id uuid, p_rows jsonb)
 returns table (verdict text, item jsonb)
 language sql stable

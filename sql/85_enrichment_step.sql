@@ -18,7 +18,7 @@ begin
         select b.created_at, jsonb_build_object('request', b.request_id, 'item', b.keys -> 0, 'status', coalesce(q.status, 'gone'),
             'value', case v.request_type when 'classify_multi' then to_jsonb(q.results) else to_jsonb(q.result) end,
             'error', q.error, 'code', q.error_code,
-            -- What is refused by 53400 besides is an answer that does not come to its end within max_tokens.
+            -- The other requests that fail with 53400 have answers that do not come to their end within max_tokens.
             'is_poison', q.status = 'failed' and (left(q.error_code, 2) in ('22', '54') or q.error_code = 'P0001'
                 or q.error_code = '53400' and q.error ~ '^the (shortest )?answer ')) as answer
         from @extschema@.steadytext_vectorizer_batches as b
@@ -38,7 +38,7 @@ begin
     if v_items is not null then
         v_written := steadytext.in_parts(p_id, 'write values', p_statements, v_items, null);
     end if;
-    -- What the model does not answer is its row's trouble, if that still says the same.
+    -- A request that fails by its own text is noted as the row's failure, if the row still says the same.
     select jsonb_agg((e.answer -> 'item') || jsonb_build_object('error', e.answer -> 'error', 'code', e.answer -> 'code') order by e.n)
     into v_items
     from jsonb_array_elements(v_ended) with ordinality as e(answer, n)
@@ -92,7 +92,7 @@ begin
         perform steadytext.search_failures(p_id, p_statements.owner, p_statements.present, v_state.scan_after);
         return;
     elsif v_state.scan = 'destination' then
-        -- What was made for rows that are gone.
+        -- Entries for rows that are gone.
         select jsonb_agg(jsonb_build_object('key', r.key) order by r.key) into v_rows
         from (
             select r.key from @extschema@.steadytext_enrichment_rows as r
@@ -206,7 +206,7 @@ begin
     if steadytext.finish_enrichment_requests(p_id, v_statements) then
         return true;
     end if;
-    -- What somebody has asked for about the table as a whole.
+    -- A search that somebody has requested for the table as a whole.
     if steadytext.begin_requested_search(p_id) then
         return true;
     end if;

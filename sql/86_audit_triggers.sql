@@ -1,5 +1,5 @@
--- What administrators do to tables is noted in the audit log, by whatever statement they do it. After all tables, as these are made in many fragments, and
--- after the rows that come with the extension.
+-- Changes of tables by administrators are noted in the audit log, by whatever statement they are made. After all tables, as these are made in many
+-- fragments, and after the rows that come with the extension.
 
 create trigger note_act after insert or update or delete on @extschema@.steadytext_config
     for each row execute function steadytext.note_act('config', 'key', 'value', 'is_default');

@@ -1,4 +1,4 @@
--- Figures: what became of requests, how long the queue is, and what the engine is doing.
+-- Figures: outcomes of requests, the length of the queue, and the activity of the engine.
 --
 -- Requests are counted in shared memory, where they end, and by nothing in a table, so that counting costs no write
 -- and what rolls back was counted all the same. Nothing here shows a text or the name of a role.

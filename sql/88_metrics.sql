@@ -103,7 +103,7 @@ begin
     ) as f(n, family, kind, help, value)
     where f.value is not null
     order by f.n, q.priority;
-    -- What waits in vain. Whoever reads this may see everybody's.
+    -- Requests that nobody claims. Roles that may read the metrics may see everybody's.
     return query
     with unclaimed as materialized (
         select coalesce(u.model, '') as model, u.request_type, sum(u.requests)::bigint as requests, min(u.oldest) as oldest
@@ -172,7 +172,7 @@ $$;
 comment on function steadytext.metric_samples() is
     'Each sample of steadytext_metrics(), those of a family one after the other';
 
--- As its owner, so that who may call it needs nothing else. It shows one database, whoever calls.
+-- It runs as its owner, so that roles that may call it need no other right. It shows one database, whoever calls.
 create function @extschema@.steadytext_metrics()
 returns text
 language plpgsql volatile security definer

@@ -40,7 +40,7 @@ begin
     elsif p_drop_all and v_place.target_column is not null then
         execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
     end if;
-    -- What vectors were made from means nothing to anybody else.
+    -- The hashes of the embedded texts are of no use to anybody else.
     if v_place.source is not null and v_place.hash_column is not null then
         execute format('alter table %s drop column if exists %I', v_place.source, v_place.hash_column);
     end if;
@@ -174,7 +174,7 @@ declare
     v_id uuid := steadytext.lock_definition(name, 'vectorizer');
     v_old record;
     v_place record;
-    -- What is changed: the definition that is to take its place, where there is one, as that has what was changed before.
+    -- The definition to be changed: the replacement, where there is one, as it has the earlier changes.
     v_from record;
     v_from_place record;
     v_new record;
@@ -222,7 +222,8 @@ begin
         case when model is null then v_from.model when model <> 'auto' then model else steadytext.default_embedding_model() end as model,
         coalesce(format, v_from.format) as format,
         nullif(coalesce(chunk_size, v_from.chunk_size), 0) as chunk_size,
-        -- What is written down is at most half of a chunk: where chunks were made smaller and are made larger again, more of it counts.
+        -- The stored overlap is at most half of a chunk: where chunks were made smaller and are made larger again, more of the wanted
+        -- overlap counts.
         coalesce(chunk_overlap, case
             when v_from.chunk_overlap = case when v_from.chunk_size is null then 0 else least(v_old.chunk_overlap, v_from.chunk_size / 2) end
             then v_old.chunk_overlap else v_from.chunk_overlap end) as chunk_overlap,
@@ -272,7 +273,7 @@ language c volatile
 as 'MODULE_PATHNAME', 'is_vectorizing_wrapper';
 comment on function steadytext.is_vectorizing() is 'Whether this process is the one that works for vectorizers';
 
--- All of it in the transaction of one step: whoever asks by name finds the old vectors or the new ones.
+-- All of it in the transaction of one step: a search by name finds the old vectors or the new ones.
 create function steadytext.swap_vectorizer(p_id uuid)
 returns void
 language plpgsql volatile
@@ -310,7 +311,7 @@ begin
         select n.nspname, c.relname into v_schema, v_table
         from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
         where c.oid = v_old_place.destination;
-        -- Who could read the old ones can read the new ones.
+        -- Roles that could read the old vectors can read the new ones.
         for v_statement in
             select format('grant %s on %s to %s %s', a.privilege_type, v_new_place.destination,
                 case when a.grantee = 0::oid then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end,
@@ -390,7 +391,8 @@ begin
             perform steadytext.run_as(v_owner,
                 format('alter table %s drop column %I', v_old_place.source, v_old_place.hash_column), null);
         end if;
-        -- Who has dropped the old column may have made another one of its name, which is no vectorizer's. The new one keeps its own name then.
+        -- A role that has dropped the old column may have made another one of its name, which is no vectorizer's. The new one keeps its own
+        -- name then.
         v_column := coalesce(v_old_place.target_column, v_old.target_column);
         if v_old_place.target_column is null
             and exists (select from pg_attribute as a where a.attrelid = v_new_place.source and a.attname = v_column and not a.attisdropped)

@@ -1,4 +1,4 @@
--- Who may do what. PUBLIC gets nothing; a test compares this page with the catalogs.
+-- Privileges. PUBLIC gets nothing; a test compares this page with the catalogs.
 
 -- Functions and types are open to PUBLIC when they are made, and the default privileges of a schema may have opened
 -- anything to anybody.
@@ -137,7 +137,7 @@ grant execute on function
     @extschema@.steadytext_classify_multi_async(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint),
     steadytext.classify_async(text, text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint)
 to steadytext_user;
--- What is written, and facts.
+-- Texts that a model generates, and facts.
 grant execute on function
     steadytext.plain_verb(text, text, jsonb, boolean, bigint, text, text),
     steadytext.plain_verb_array(text, text[], jsonb, boolean, bigint, text, text),
@@ -217,7 +217,7 @@ grant execute on function
         text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text)
 to steadytext_user;
 grant usage on type steadytext.search_target to steadytext_user;
--- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
+-- The functions that the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
     steadytext.current_role_id(),
@@ -299,7 +299,7 @@ grant execute on function
     steadytext.end_heartbeat(text)
 to steadytext_worker;
 
--- Tables. What a user may write in the queue is narrowed further by its policies.
+-- Tables. The rows that a user may write in the queue are narrowed further by its policies.
 grant select on @extschema@.steadytext_queue to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_vector_lengths to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_batch_heads, @extschema@.steadytext_batches to steadytext_user, steadytext_admin;
@@ -338,13 +338,13 @@ to steadytext_admin;
 grant execute on function @extschema@.steadytext_limit_usage() to pg_monitor;
 -- Nobody but the extension's functions writes it.
 grant select on @extschema@.steadytext_audit_log to steadytext_admin, steadytext_auditor;
--- Who may dump the tables may dump what counts their rows.
+-- Roles that may dump the tables may dump the sequences that number their rows.
 grant select on sequence
     @extschema@.steadytext_queue_id_seq,
     @extschema@.steadytext_cache_id_seq,
     @extschema@.steadytext_audit_log_id_seq
 to steadytext_admin;
--- Figures without texts and names of roles. Who may read all statistics sees those of other databases, too.
+-- Figures without texts and names of roles. Roles that may read all statistics see those of other databases, too.
 grant select on
     @extschema@.steadytext_stat,
     @extschema@.steadytext_stat_histogram,
@@ -483,7 +483,7 @@ grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steady
 -- Each function of the API gets its second name, and with it the grants above.
 select steadytext.make_twins();
 
--- What pg_dump keeps: requests and answers, and settings and models somebody has changed.
+-- The contents of pg_dump: requests and answers, and settings and models somebody has changed.
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue_id_seq', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_batch_heads', '');

@@ -20,7 +20,7 @@ mod worker;
 use pgrx::prelude::*;
 use steadytext_engine::memory::Allocator;
 
-/// What Rust allocates, in every process of the server.
+/// The allocator of all Rust code, in every process of the server.
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 

@@ -1,4 +1,4 @@
-//! What a benchmark prints: `name<TAB>value<TAB>unit` lines, on standard output and in a file under
+//! The output of a benchmark: `name<TAB>value<TAB>unit` lines, on standard output and in a file under
 //! `bench/out`.
 //!
 //! Names are stable, so that runs can be compared.

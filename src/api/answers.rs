@@ -1,5 +1,4 @@
-//! Whole synchronous calls: the answer to one request, to the elements of an array, or to one with what it
-//! took.
+//! Whole synchronous calls: the answer to one request, to the elements of an array, or to one with its cost.
 
 use std::rc::Rc;
 
@@ -163,16 +162,16 @@ fn check_repeated(params: &Map<String, Value>, elements: usize) -> Result<(), Pg
     .hint("Ask for fewer elements at a time, or with shorter examples and descriptions."))
 }
 
-/// An answer, and what it took.
+/// An answer, its cost in tokens and time, and the model that has given it.
 pub(super) struct Detailed {
     pub(super) answer: Answer,
     pub(super) usage: Usage,
     pub(super) total_ms: i32,
-    /// What the model is called that has answered.
+    /// The name of the model that has answered.
     pub(super) model: String,
 }
 
-/// The engine's answer to a request, whatever the cache has, and what it took.
+/// The engine's answer to a request, whatever the cache has, with its cost.
 ///
 /// # Errors
 ///
@@ -199,7 +198,7 @@ pub(super) fn answer_in_detail(
     }
 }
 
-/// What comes of work that was checked.
+/// The answer to work that was checked.
 ///
 /// # Errors
 ///

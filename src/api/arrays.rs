@@ -78,7 +78,7 @@ pub(super) fn answers(
     answers_where(request_type, name, texts, params, on_error, |_| true)
 }
 
-/// The same of those texts only that a model is needed for.
+/// As [`answers`], with a model only for the texts for which `is_needed` is true; the others get `None`.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The audit log, which says what administrators did.
+//! The audit log: acts of administrators, and refusals.
 
 use pgrx::prelude::*;
 use serde_json::Value;

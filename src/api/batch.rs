@@ -1,4 +1,4 @@
-//! Batches: the requests that one query has enqueued. What is asked of all of them together.
+//! Batches: the requests that one query has enqueued, and functions about all of them together.
 
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ use crate::request::params::no_object;
 
 /// Longest name of a batch, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
-/// Whoever waits for a batch rests so long between two looks.
+/// The shortest pause between two looks of a session that waits for a batch.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Columns of the query that say what is asked; all others are the row's key.
+/// Columns of the query that make the request; all others are the row's key.
 const ASKED: [&str; 3] = ["prompt", "prompts", "params"];
 
 /// Enqueues a request for each row of a query, and returns the id of all of them together. The query runs as
@@ -124,7 +124,7 @@ fn wait_for_batch(batch: Option<Uuid>, mode: Option<&str>, timeout_seconds: Opti
     }
 }
 
-/// What is looked at while somebody waits.
+/// The queries that tell whether the wait for a batch is over.
 struct Looks {
     head: String,
     open: String,

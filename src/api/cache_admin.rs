@@ -1,4 +1,4 @@
-//! What administrators do to the whole cache: empty it, and have pg_cron trim it.
+//! Administration of the whole cache: emptying it, and having pg_cron trim it.
 
 use pgrx::prelude::*;
 use serde_json::json;
@@ -27,13 +27,13 @@ fn cache_clear() -> i64 {
     .or_raise()
 }
 
-/// Gives the eviction to pg_cron. What became of it.
+/// Schedules the eviction with pg_cron. Returns a message about the outcome.
 #[pg_extern(volatile, parallel_unsafe)]
 fn setup_eviction_cron() -> String {
     change_schedule("cache_eviction_cron_setup", "steadytext.schedule_eviction")
 }
 
-/// Takes the eviction from pg_cron. What became of it.
+/// Removes the eviction from pg_cron's schedule. Returns a message about the outcome.
 #[pg_extern(volatile, parallel_unsafe)]
 fn disable_eviction_cron() -> String {
     change_schedule("cache_eviction_cron_disable", "steadytext.unschedule_eviction")

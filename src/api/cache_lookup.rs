@@ -1,4 +1,4 @@
-//! The cache by itself: the key of a request, an answer without computing one, and what is counted.
+//! The cache by itself: the key of a request, an answer without computing one, and the counters.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -96,7 +96,8 @@ fn look(
     Ok(found.map(|cached| cached.answer))
 }
 
-/// What the cache did in this database; one row. Zeros where the library is not preloaded, and on a standby.
+/// The cache's counters of this database; one row. Zeros where the library is not preloaded, and on a
+/// standby.
 #[pg_extern(volatile, parallel_unsafe)]
 fn cache_counters() -> TableIterator<
     'static,

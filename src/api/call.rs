@@ -1,5 +1,5 @@
-//! A synchronous call: this backend hands a request to the engine through its socket, and waits for what
-//! comes back.
+//! A synchronous call: this backend hands a request to the engine through its socket, and waits for the
+//! answer.
 //!
 //! The backend waits on its latch and the socket, so that cancel, statement_timeout and termination are
 //! answered at once; whatever ends the call early closes the connection, and with it the work ends within a
@@ -50,7 +50,7 @@ thread_local! {
 /// A request that is being worked on. Dropping it stops the work.
 pub(super) struct Call {
     pub(super) model: Resolved,
-    /// What else there is.
+    /// The registry, for the choice of another model.
     registry: Rc<Models>,
     salt: u64,
     standing: Standing,
@@ -80,11 +80,11 @@ pub(super) struct Call {
     pub(super) tolerant: bool,
 }
 
-/// What has happened to a call.
+/// The news of a call.
 pub(super) enum News {
     /// More text, and it is not the last.
     Text(String),
-    /// Nothing that the caller waits for.
+    /// No news that the caller waits for.
     None,
     /// The end.
     Answer(Answer),
@@ -95,8 +95,8 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// Those of the asynchronous functions and of the worker; 55000 where there is no engine and none can
-    /// come.
+    /// The errors of the asynchronous functions and of the worker; 55000 where there is no engine and none
+    /// can come.
     pub(super) fn begin(
         request_type: &str,
         text: Option<&str>,
@@ -299,7 +299,7 @@ impl Call {
                     return self.done(index, Output::Score(f32::NAN), turns);
                 }
                 let client = self.client.take();
-                // What else the engine has of this call ends with the connection.
+                // The engine cancels the call's other subtasks when the connection ends.
                 Connection::keep(client.filter(|_| self.under_way.is_empty()));
                 let error = self.stages.now().blame(index, failure);
                 Err(error.detail(self.stages.now().describe(index)))
@@ -331,7 +331,7 @@ impl Call {
         Ok(News::Answer(answer))
     }
 
-    /// Begins anew, with another model. What the engine still has of it ends with the connection.
+    /// Begins anew, with another model. Subtasks that the engine still has are cancelled with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
         warn_of_choice(&with);
         self.stages.whole().check_model(&with)?;
@@ -430,7 +430,7 @@ impl Call {
     }
 }
 
-/// What has a place in the cache of its own: the elements of an array, or all of it.
+/// The parts of a request that have cache entries of their own: the elements of an array, or all of it.
 fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
     match subtasks {
         Subtasks::Many(parts, ..) => parts,

@@ -80,7 +80,7 @@ impl Connection {
         let deadline = Instant::now() + PATIENCE;
         let mut asked: Option<Instant> = None;
         let mut crowded = false;
-        // Another one for the wait, which needs one, too.
+        // The second one is for the wait, which needs one, too.
         let (Some(descriptor), Some(_spare)) = (Descriptor::acquire(), Descriptor::acquire()) else {
             return Err(too_many_files());
         };

@@ -160,11 +160,11 @@ fn answer(request_type: &str, prompt: &str, params: Map<String, Value>, on_error
     on_error.settle(answers::answer(request_type, Some(prompt), None, params).and_then(Answer::into_text))
 }
 
-/// A schema of another type than jsonb, whose text is `stored` as jsonb has it: the same, with the order of
-/// properties that it was written in.
+/// The schema `stored`, which was `written` as another type than jsonb, with the order of properties that it
+/// was written in.
 #[pg_extern(immutable, parallel_safe, strict)]
 fn with_written_order(written: &str, stored: String) -> String {
-    // What serde_json does not read is refused later, in words that say what is wrong with it.
+    // A text that serde_json cannot read is refused later, with an error that tells what is wrong with it.
     let Ok(mut schema) = serde_json::from_str(written) else { return stored };
     if keep_written_order(&mut schema) { schema.to_string() } else { stored }
 }

@@ -1,5 +1,5 @@
-//! What a search and an answer from what it has found must know beforehand: whether a filter is one
-//! condition, and how long a prompt may be.
+//! Checks that precede a search or an answer from its results: whether a filter is one condition, and how
+//! long a prompt may be.
 
 use std::cell::RefCell;
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{catalog_cache, expression, guc};
 use crate::registry::{self, Task, Wanted};
 
-/// What a file is known by.
+/// The identity of a model's file: the source, and the file's length and modification time.
 type Known = (ModelSource, Option<(u64, SystemTime)>);
 
 /// True, or an error where the text is not one SQL expression.
@@ -39,11 +39,11 @@ fn context_tokens(model: Option<&str>, task: Option<&str>) -> i64 {
     i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
-/// What the files of a model say of it.
+/// The summary of a model's files.
 ///
 /// # Errors
 ///
-/// What keeps them from being read.
+/// The error that keeps them from being read.
 pub(super) fn summary_of(source: &ModelSource) -> Result<Summary, PgError> {
     let settings = guc::engine();
     let load = Load {

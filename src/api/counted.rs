@@ -1,7 +1,7 @@
-//! What workers elsewhere do, in the figures and limits of the server.
+//! Counts the work of workers elsewhere in the server's figures and limits.
 //!
-//! The server's own worker counts what it does as it does it. Of the others, the protocol's functions know
-//! the rows that begin and end, and say so here; it counts when their transaction commits.
+//! The server's own worker counts its requests itself. Requests of other workers begin and end in the
+//! protocol's functions, which report them here; they count when the function's transaction commits.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn time(seconds: Option<f64>) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds?.max(0.0)).ok()
 }
 
-/// The name as the registry has it. A row may name anything, and each name takes a place.
+/// The model's name in the registry. A row may name anything, and each name takes a place.
 fn known_model(model: Option<&str>, models: &Models) -> String {
     let Some(model) = model else { return String::new() };
     let registered = models.iter().find(|known| known.name.eq_ignore_ascii_case(model));

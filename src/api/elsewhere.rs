@@ -1,10 +1,10 @@
-//! The queue's protocol for engines on other machines: a row as work for an engine, and what became of that
-//! as an answer.
+//! The queue's protocol for engines on other machines: a row as work for an engine, and the report as an
+//! answer.
 //!
 //! Both are made here, with the code that serves the server's own worker. A worker elsewhere knows models and
-//! work and nothing of parameters, so there is one place that says what a row means.
+//! work and nothing of parameters, so there is one place that defines the meaning of a row.
 //!
-//! Invariant: what comes back can be anything. It is read within bounds and compared with what was asked.
+//! Invariant: reports are not trusted. They are read within bounds and compared with their requests.
 
 use pgrx::prelude::*;
 use pgrx::{Array, name};
@@ -98,8 +98,8 @@ fn further_work(
     encoded(&prepared).or_raise()
 }
 
-/// What a worker says of a row that it has computed, in the form in which the protocol's other functions take
-/// it.
+/// Reads a worker's report about a row that it has computed, and returns it as the columns that the
+/// protocol's other functions take.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn read_report(
@@ -202,11 +202,11 @@ fn check_version(version: Option<&str>) -> Result<(), PgError> {
     .hint("Run a worker of the same version: another one may compute other bytes."))
 }
 
-/// What a row asks. Its owner can have stored anything.
+/// The work of a row. Its owner can have stored anything.
 ///
 /// # Errors
 ///
-/// What keeps it from being work.
+/// The reason why the row is no valid request.
 pub(super) fn work(
     request_type: &str,
     prompt: Option<&str>,
@@ -225,7 +225,7 @@ pub(super) fn work(
     subtasks_elsewhere(asked, &config, &*catalog_cache::models()?)
 }
 
-/// What a report makes.
+/// The outcome of a report.
 enum Outcome {
     /// The end, and the address of the engine that has answered, where it is none of ours.
     Answer(Answer, Usage, Option<String>),
@@ -295,8 +295,8 @@ fn further(
     Ok(part(stages.now(), &model, first))
 }
 
-/// Goes through the outputs of stages, each of which must be whole. What came of all of them, if that is the
-/// end.
+/// Goes through the outputs of stages, each of which must be whole. Returns the result, if that was the last
+/// stage.
 ///
 /// # Errors
 ///
@@ -331,9 +331,10 @@ fn replay(
     Ok(None)
 }
 
-/// What a worker is believed of the tokens that a request took: they are charged to the role that has asked.
+/// Limits on the token counts that a worker reports: they are charged to the role that has asked, so a worker
+/// is believed no more than the request can have taken.
 struct Most {
-    /// What it says of prompts.
+    /// The reported tokens of the prompts.
     told: Option<u64>,
     prompt: u64,
     answer: u64,
@@ -362,7 +363,7 @@ fn most_answer_tokens(subtasks: &Subtasks, model: &Resolved, told: u64) -> u64 {
     (0..subtasks.len()).fold(0, |most: u64, index| most.saturating_add(of(index)))
 }
 
-/// The same of one piece of work.
+/// The most tokens that the answer of one piece of work can have taken.
 fn most_of_answer(work: &Work, told: u64) -> u64 {
     match work {
         Work::Generate(how) => {
@@ -417,8 +418,8 @@ fn read(report: &[u8]) -> Result<Report, Failure> {
     remote_job::decode(report).map_err(Failure::from)
 }
 
-/// What becomes of a request that is reported. A report has the outputs of all stages up to now, so that
-/// nothing is kept here.
+/// The outcome of a reported request. A report has the outputs of all stages up to now, so that nothing is
+/// kept here.
 fn outcome(
     request_type: &str,
     prompt: Option<&str>,
@@ -473,7 +474,7 @@ fn outcome(
         // The type text has no place for it.
         Answer::Text(text) => !text.contains('\0'),
         Answer::Embedding(vector) => flaw_of_vectors(vector, 1, width).is_none(),
-        // They come as one array.
+        // All vectors come as one array.
         Answer::Embeddings(vectors) => vectors.iter().all(|vector| {
             Some(vector.len()) == vectors.first().map(Vec::len) && flaw_of_vectors(vector, 1, width).is_none()
         }),
@@ -486,7 +487,8 @@ fn outcome(
     Ok(Outcome::Answer(answer, usage, endpoint))
 }
 
-/// What a worker says of an error: all of it is somebody else's text.
+/// A worker's error message made fit to be shown: it is untrusted text, so control characters are replaced,
+/// and it is cut.
 fn shown(message: &str) -> String {
     let printable = |character: char| match character {
         '\n' | '\t' => character,

@@ -1,5 +1,5 @@
-//! What an enrichment asks about each row is checked when it is made, as the queue will check it, and so is
-//! who will answer.
+//! Checks of an enrichment's request when the enrichment is created: the queue will check each row's request
+//! in the same way, and the model that will answer must be usable.
 
 use pgrx::prelude::*;
 
@@ -45,7 +45,7 @@ fn check(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> Resul
             registry::resolve(task, wanted(&params), &models)?;
         }
     } else if registry::resolve(task, Wanted::Default, &models).is_ok_and(|model| model.is_fallback) {
-        // Whoever waits for the worker to say so finds it in the server log only.
+        // The worker's own warning would reach the server log only.
         registry::builtin_warning().report(PgLogLevel::WARNING);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Answers of workers elsewhere that are given as such, and not as what an engine has computed.
+//! Answers that workers elsewhere report as such, without an engine's outputs.
 
 use pgrx::Array;
 use pgrx::prelude::*;
@@ -8,7 +8,7 @@ use super::elsewhere::{Texts, work};
 use crate::pg::jsonb::Jsonb;
 use crate::request::ForeignAnswer;
 
-/// What keeps an answer from being one to a row of the queue; NULL: nothing that is seen in little time.
+/// The reason why an answer cannot be one to a row of the queue; NULL where the cheap checks find none.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::too_many_arguments, reason = "a row and an answer")]
 fn answer_flaw(

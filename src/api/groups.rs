@@ -123,7 +123,7 @@ fn agg_finish(state: Internal, call: pg_sys::FunctionCallInfo) -> Option<String>
     Some(answer(summary).or_raise())
 }
 
-/// What a partial summary holds: the values, or, of many, a summary of them.
+/// The state of a partial summary: the values, or, of many, a summary of them.
 #[pg_extern(immutable, parallel_safe)]
 fn summarize_finish_partial(state: Internal, call: pg_sys::FunctionCallInfo) -> Option<JsonB> {
     let state = GroupState::of(state, call).or_raise();
@@ -134,7 +134,7 @@ fn summarize_finish_partial(state: Internal, call: pg_sys::FunctionCallInfo) -> 
     let values = if bytes <= PARTIAL_BYTES {
         rows.iter().map(|row| json!([row.value, row.note])).collect()
     } else {
-        // What is known about all of it is known about its summary.
+        // Metadata that all values share belong to their summary as well.
         let common = if rows.iter().all(|row| row.note == first.note) { first.note } else { "" };
         vec![json!([summary(&rows, PARTIAL_WORDS).or_raise(), common])]
     };

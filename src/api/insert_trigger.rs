@@ -1,4 +1,4 @@
-//! What happens when a row is inserted into steadytext_queue.
+//! The trigger for rows that are inserted into steadytext_queue.
 //!
 //! Plain INSERTs must meet the same limits as the API functions, so every limit is checked here, in a
 //! trigger. A request that the cache can answer is completed at once; for any other one the worker is woken
@@ -141,7 +141,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     }
     // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not
     // refuse the whole COPY. Users may not write created_at. A WHEN clause would be parsed anew in every
-    // statement. What is applied from another server was checked there, and an answer must not be put into it
+    // statement. Rows that are applied from another server were checked there, and must not get an answer
     // here.
     let mut stored = None;
     if !transaction::applies_changes()
@@ -202,7 +202,7 @@ fn params_to_store(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> 
     Ok(if is_changed { JsonB(params).into_datum() } else { None })
 }
 
-/// What a row asks.
+/// The request of a row.
 struct Given<'a> {
     request_type: &'a str,
     prompt: Option<&'a str>,
@@ -229,7 +229,8 @@ impl Given<'_> {
     }
 }
 
-/// The answer to a request, if the cache has it. What keeps it from being looked up is the worker's to say.
+/// The answer to a request, if the cache has it. An error in the request itself is left for the worker to
+/// report.
 fn from_cache(row: NewRow<'_>, columns: &QueueColumns, given: &Given<'_>, config: &Config) -> Option<Cached> {
     if row.text(columns.at(QueueColumn::Status)) != Some("pending") {
         return None;

@@ -1,5 +1,5 @@
-//! Verbs of one text that are answered with one: what the functions around them in `sql/52_plain_verbs.sql`
-//! have in common. Their parameters come as a JSON object, as the queue has them.
+//! Verbs of one text that are answered with one: the common part of the functions in
+//! `sql/52_plain_verbs.sql`. Their parameters come as a JSON object, in the queue's form.
 
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -71,7 +71,7 @@ fn plain_verb_async(
     enqueue(request_type, text, params, priority)
 }
 
-/// What is known without a model, as the predecessor had it: nothing has no facts.
+/// Answers that need no model, as in the Python extension: an empty text has no facts.
 fn known(request_type: &str, text: &str) -> Option<&'static str> {
     match request_type {
         "extract_facts" if text.trim().is_empty() => Some("{\"facts\": []}"),

@@ -92,7 +92,7 @@ fn packed(code: &str) -> u32 {
         .fold(0, |packed, (index, byte)| packed | u32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * index))
 }
 
-/// The same in letters.
+/// The five characters of a packed SQLSTATE.
 pub(super) fn unpacked(code: u32) -> String {
     (0..5).map(|index| char::from(b'0' + (code >> (6 * index) & 0x3f) as u8)).collect()
 }

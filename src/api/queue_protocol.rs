@@ -1,5 +1,5 @@
-//! Functions that the queue's protocol in SQL calls: what it requires of workers, where a claim begins to
-//! look, and the lanes of requests.
+//! Functions that the queue's protocol in SQL calls: requirements on workers, the place where a claim begins
+//! to look, and the lanes of requests.
 
 use pgrx::prelude::*;
 
@@ -109,8 +109,8 @@ fn claim_lane(
     owner | priority | i64::from(kind(request_type.unwrap_or_default(), named))
 }
 
-/// What a request says about its model, and whether it is the method; of several parameters the first that is
-/// a text.
+/// The parameter of a request that decides its model, and whether that is the method; of several such
+/// parameters the first that is a text.
 fn named(params: Container<'_>) -> Option<(bool, &str)> {
     let mut found = [None; NAMES.len() + 1];
     for (key, value) in params.pairs().flatten() {

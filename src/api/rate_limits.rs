@@ -1,4 +1,4 @@
-//! What roles may ask for and have used: what they see of it, and what administrators do about it.
+//! The limits and the usage of roles: functions that show them, and those by which administrators reset them.
 
 use pgrx::prelude::*;
 
@@ -58,7 +58,7 @@ fn my_limits() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// What has been counted of the roles of this database that a limit binds.
+/// The usage of the roles of this database that a limit binds.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn limit_usage() -> TableIterator<

@@ -1,7 +1,7 @@
-//! The messages about rows that hold what they must not, and about calls that want what there is not.
+//! The messages about rows with values that are not allowed, and about calls for things that do not exist.
 //!
 //! PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the
-//! column and what it may hold.
+//! column and its allowed values.
 
 use std::convert::Infallible;
 
@@ -16,7 +16,7 @@ const MAX_NAME: usize = 63;
 /// Most retries that a request may ask for.
 pub(super) const MAX_RETRIES_LIMIT: i32 = 100;
 
-/// What a column may hold, where there is more to say than that it must not be NULL.
+/// The values that a column allows, where NOT NULL is not its only constraint.
 fn allowed(column: &str) -> Option<&'static str> {
     match column {
         "status" => Some("pending, processing, completed, failed or cancelled"),

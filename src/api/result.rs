@@ -17,10 +17,10 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long callers wait that do not say for how long.
 pub(super) const TIMEOUT_SECONDS: i64 = 30;
-/// Nobody waits longer: a century.
+/// The longest wait: a century.
 const LONGEST_SECONDS: u64 = 3_155_760_000;
 
-/// Which of a request's results is wanted.
+/// The result of a request that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Text,
@@ -39,7 +39,7 @@ fn get_async_embedding(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i
     await_result(request_id, timeout_seconds, Wanted::Embedding).and_then(Value::into_datum)
 }
 
-/// What a look at the request's row found.
+/// The result of a look at the request's row.
 enum Look {
     NotFound,
     Unfinished { own: bool },
@@ -153,7 +153,7 @@ pub(super) fn waits_for_any(mode: Option<&str>) -> bool {
     }
 }
 
-/// Those of the requests that have not ended.
+/// The requests among these that have not ended.
 fn unfinished(sql: &str, ids: Vec<pgrx::Uuid>) -> Result<Vec<pgrx::Uuid>, PgError> {
     let found = in_passing(|| {
         with_latest_snapshot(|| {

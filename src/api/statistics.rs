@@ -9,7 +9,7 @@ use crate::pg::{catalog, engine_leader, engine_page};
 /// TimestampTz counts from 2000, in microseconds.
 const FROM_1970_TO_2000: i64 = 946_684_800_000_000;
 
-/// What was counted of requests: of this database, and of all others for those who may read all statistics.
+/// The counters of requests: of this database, and of all others for those who may read all statistics.
 #[pg_extern(volatile, parallel_safe)]
 #[allow(clippy::type_complexity, reason = "the columns of a view")]
 fn request_statistics() -> TableIterator<
@@ -56,7 +56,7 @@ fn request_statistics() -> TableIterator<
             count(4),
             count(5),
             count(6),
-            // Nobody says it for embeddings, nor do most endpoints.
+            // Embeddings have no such count, and most endpoints report none.
             Some(count(7)).filter(|_| count(9) > 0 || count(6) == 0),
             count(8),
             queue,
@@ -83,7 +83,8 @@ fn reset_request_statistics() {
     request_statistics::reset();
 }
 
-/// What the server's engine is doing; one row. NULL where there is no engine, or none has done anything yet.
+/// The activity of the server's engine; one row. NULL where there is no engine, or none has done anything
+/// yet.
 #[pg_extern(volatile, parallel_safe)]
 #[allow(clippy::type_complexity, reason = "the columns of a view")]
 fn engine_statistics() -> TableIterator<

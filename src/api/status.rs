@@ -1,4 +1,4 @@
-//! What is going on: running requests, the worker, the version.
+//! Status of the server's parts: running requests, the worker, the version.
 
 use pgrx::prelude::*;
 
@@ -64,7 +64,7 @@ fn activity() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// What is known of the registered models.
+/// The status of the registered models.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn model_status() -> TableIterator<
@@ -153,7 +153,7 @@ fn worker_state() -> TableIterator<
 pub(super) const NO_PLACE: &str =
     "all of max_worker_processes are in use: raise it in postgresql.conf and restart the server";
 
-/// What to say of processes that should work for vectorizers and have no place.
+/// A problem message about processes that should work for vectorizers and have no place.
 fn missing(slot: &Slot) -> Option<String> {
     let is_missing = Pace::ALL.into_iter().any(|pace| slot.is_without_place(Process::Vectorizer(pace)));
     is_missing.then(|| {
@@ -174,7 +174,7 @@ fn process_problem(slow: Option<bool>) -> Option<String> {
 /// For how long the state of a worker speaks of a request that could not be written.
 const ROW_ERROR_MICROSECONDS: i64 = 3_600_000_000;
 
-/// What to say of requests that could not be written lately.
+/// A problem message about requests that could not be written lately.
 fn row_error(slot: &Slot) -> Option<String> {
     let at = slot.row_error_at.load(Relaxed);
     if at == 0 || activity::now() - at > ROW_ERROR_MICROSECONDS {
@@ -188,7 +188,7 @@ fn row_error(slot: &Slot) -> Option<String> {
     ))
 }
 
-/// What to say of panics that the engine has caught.
+/// A problem message about panics that the engine has caught.
 fn panics() -> Option<String> {
     match engine_leader::panics() {
         0 => None,

@@ -1,8 +1,8 @@
 //! The synchronous functions: the answer in the same statement.
 //!
 //! They are declared IMMUTABLE, as the same input gives the same bytes, and because generated columns and
-//! indexes want it. What follows from that is documented: a constant call is computed when the statement is
-//! planned, and another model leaves what was generated before as it is.
+//! indexes want it. The consequences are documented: a constant call is computed when the statement is
+//! planned, and another model leaves values that were generated before as they are.
 
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -107,7 +107,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Those of no text.
+    /// The pieces of no text.
     pub(super) fn none() -> Pieces {
         Pieces { call: None, sent_bytes: 0, on_error: OnError::Raise }
     }

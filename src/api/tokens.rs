@@ -45,7 +45,7 @@ fn chunk_text(
     TableIterator::new(pieces(text, chunks))
 }
 
-/// The same for texts that are to be embedded: without a name, the model that embeds.
+/// The chunks of a text that is to be embedded: without a name, by the model that embeds.
 #[pg_extern(immutable, parallel_safe)]
 fn chunk_for_embedding(
     input: Option<String>,

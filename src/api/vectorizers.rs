@@ -54,7 +54,7 @@ fn wake_vectorizers<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
 }
 
 thread_local! {
-    /// Those of statements with an argument: they come with each step.
+    /// The plans of statements with an argument: they come with each step.
     static PLANS: KeptPlans = KeptPlans::new();
 }
 
@@ -105,8 +105,8 @@ fn is_vectorizing() -> bool {
     slots::is_vectorizing()
 }
 
-/// What follows in this step of a vectorizer, whose time was over, gets some more. False where it does not:
-/// another process begins it anew.
+/// Renews the time limit of a vectorizer's step whose time is over, for the rest of the step. Returns false
+/// in a process that does not renew it: a process of the slow pace begins the step anew.
 #[pg_extern(volatile, parallel_unsafe)]
 fn renew_step_limit() -> bool {
     let renews = slots::my_pace() == Some(Pace::Slow);
@@ -116,7 +116,7 @@ fn renew_step_limit() -> bool {
     renews
 }
 
-/// What follows in this step of a vectorizer may take so many seconds.
+/// Extends the time limit of a vectorizer's step to so many seconds from now.
 #[pg_extern(volatile, parallel_unsafe)]
 fn extend_step_limit(seconds: i32) {
     if slots::is_vectorizing() {

@@ -173,7 +173,7 @@ fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgErr
     Ok(Some((name.to_owned(), texts.iter().map(Value::from).collect())))
 }
 
-/// What a classification is told, besides the text.
+/// Adds the parameters of a classification: its categories with descriptions, its examples, and its options.
 pub(super) fn with_categories(
     mut params: Map<String, Value>,
     categories: Texts<'_>,
@@ -433,7 +433,7 @@ fn categories_of(
     on_error.settle(answers::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
 }
 
-/// A number as answers have it.
+/// Reads the number of an answer.
 fn number(text: &str) -> f64 {
     text.parse().map_err(|_| unexpected()).or_raise()
 }

@@ -1,4 +1,4 @@
-//! Which model has computed an answer.
+//! The model that has computed an answer.
 
 use steadytext_engine::ModelIdentity;
 

@@ -1,4 +1,4 @@
-//! The keys of requests: what the cache and the engine know equal requests by.
+//! The keys by which the cache and the engine recognize equal requests.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub(crate) fn key_of(
     })
 }
 
-/// That of what would compute it now.
+/// The key for the backend that would compute the request now.
 pub(super) fn key_with(
     request_type: &str,
     params: &Value,
@@ -34,7 +34,7 @@ pub(super) fn key_with(
     key_by(request_type, params, subtasks, model, embedding, guc::backend())
 }
 
-/// That of what a backend computes.
+/// The key for a backend.
 pub(super) fn key_by(
     request_type: &str,
     params: &Value,
@@ -71,7 +71,7 @@ fn key_of_many<T: Serialize>(
     cache_key_of_many(request_type, &(content, prompts), model, backend)
 }
 
-/// By which the engine knows equal work of this database, so that it is done once.
+/// The key by which the engine recognizes equal work of this database, so that it is done once.
 pub(crate) fn dedup_key_of(work: &Work) -> Option<[u8; 32]> {
     dedup_key(catalog::my_database().to_u32(), work, guc::backend())
 }

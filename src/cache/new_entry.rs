@@ -1,4 +1,4 @@
-//! What is kept of an answer, and its form as a message to the worker.
+//! New entries of the cache, and their form as messages to the worker.
 
 use std::time::Duration;
 
@@ -29,19 +29,19 @@ pub(crate) struct NewEntry {
 }
 
 impl NewEntry {
-    /// As a message.
+    /// Encodes the entry as a message.
     pub(crate) fn to_message(&self) -> Option<Vec<u8>> {
         postcard::to_allocvec(self).ok()
     }
 
-    /// From a message.
+    /// Decodes an entry from a message.
     pub(crate) fn from_message(message: &[u8]) -> Option<NewEntry> {
         postcard::from_bytes(message).ok()
     }
 }
 
 impl Question {
-    /// What is kept of the answer that a model gave. `None` where that is too long, or computed by another
+    /// The entry for an answer that a model gave. `None` where that is too long, or computed by another
     /// backend than the key says.
     pub(crate) fn entry(
         &self,
@@ -50,8 +50,8 @@ impl Question {
         answer: &Answer,
         took: Duration,
     ) -> Option<NewEntry> {
-        // What candle has computed because the kernels do not is never looked for: settings say what is
-        // expected.
+        // Answers of candle are never looked up where the settings expect the kernels, so those that candle
+        // computed because the kernels could not are not kept.
         if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
             return None;
         }
@@ -116,7 +116,7 @@ fn make(
     Some(NewEntry { key, prompt, response, embedding, about: about.to_string() })
 }
 
-/// What a model is called: as the request names it, else as its file.
+/// The name of a model: as the request gives it, or else of its file.
 pub(crate) fn model_name(params: &Value, model: &ModelSource) -> String {
     if let Some(name) = params.get("model").and_then(Value::as_str) {
         return name.to_owned();

@@ -71,17 +71,17 @@ pub(crate) enum Effort {
     /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want
     /// something before their texts, and that no request names, are not found.
     Little,
-    /// Whatever there is, is found.
+    /// Every entry that answers is found.
     Whole,
 }
 
-/// What the cache has of a request.
+/// The cache's answer to a request.
 pub(crate) struct Cached {
     /// The entry.
     pub(crate) found: Found,
-    /// The same, read.
+    /// The same entry, decoded.
     pub(crate) answer: Answer,
-    /// Name of the model; `None` for what was imported, and answers whatever the model is.
+    /// Name of the model; `None` for an imported entry, which answers whatever the model is.
     pub(crate) model: Option<String>,
 }
 
@@ -115,8 +115,8 @@ pub(crate) fn find(asked: Asked<'_>, config: &Config, effort: Effort) -> Result<
     if task != Task::Embed || (found.is_none() && effort == Effort::Little) {
         return Ok(found);
     }
-    // That of a vector is no short one where its model wants something before the text. What was imported
-    // answers where there is no model.
+    // The key of a vector is not the short one if its model puts a prefix before the text. Imported entries
+    // answer where there is no model.
     match model() {
         Ok(model) if key_of(request_type, params, &subtasks, &model).as_ref() != Some(&short) => {
             Ok(find_of(request_type, params, &subtasks, model))
@@ -162,7 +162,7 @@ fn accepts(
     of.request_type == request_type && (of.imported && key.is_short || is_current())
 }
 
-/// What an entry holds; `None` where that cannot be read.
+/// Decodes an entry; `None` where that fails.
 fn read(request_type: &str, found: &Found) -> Option<Answer> {
     match request_type {
         "rerank" | "batch_rerank" => Ranking::from_json(&found.text()?).map(Answer::Ranking),

@@ -28,7 +28,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// What a URL says, completed by PGHOST and the others and by the file of passwords.
+    /// The connection parameters of a URL, completed from PGHOST and libpq's other environment variables, and
+    /// from the password file.
     ///
     /// # Errors
     ///
@@ -38,7 +39,7 @@ impl Target {
         let mut config = complete(&rest)?;
         let is_local = !config.get_hosts().is_empty()
             && config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
-        // TLS is not used on sockets of this machine, as libpq has it.
+        // TLS is not used on Unix-domain sockets, as in libpq.
         let tls = if is_local { Tls::Without } else { tls::of(&said)? };
         config.ssl_mode(match &tls {
             Tls::Without => SslMode::Disable,

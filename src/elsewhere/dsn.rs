@@ -1,11 +1,11 @@
-//! What a database URL says about TLS, apart from the rest: the driver reads only some of it. And a host that
-//! is named twice, which the driver takes for two.
+//! Splits the TLS parameters off a database URL, because the driver supports only some of them, and resolves
+//! a host that is named twice, which the driver would take for two hosts.
 //!
 //! Both forms that libpq takes are known: `postgresql://…?key=value&…` and `key=value key='a value'`.
 
 use crate::Error;
 
-/// What is said about TLS.
+/// The TLS parameters of a URL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     pub(crate) sslmode: Option<String>,
@@ -18,7 +18,8 @@ impl Said {
         match key {
             "sslmode" => self.sslmode = Some(value.to_owned()),
             "sslrootcert" => self.sslrootcert = Some(value.to_owned()),
-            // A connection without what is asked for is none that is wanted.
+            // If the client cannot do what a parameter asks for, the connection would not be the one that was
+            // asked for.
             "sslcert" | "sslkey" | "sslpassword" | "sslcrl" | "sslcrldir" => {
                 return Err(Error::Usage(format!("a database URL has {key}, which is not supported")));
             }
@@ -28,7 +29,7 @@ impl Said {
     }
 }
 
-/// The URL without what is said about TLS, and that.
+/// The URL without its TLS parameters, and these parameters.
 ///
 /// # Errors
 ///
@@ -52,7 +53,7 @@ fn split_uri(url: &str) -> Result<(String, Said), Error> {
             others.push(pair.to_owned());
         }
     }
-    // What stands behind the question mark takes the place of what stands before it, as libpq has it.
+    // As in libpq, a host in the query string replaces those of the authority part.
     let names = |wanted: &[&str]| {
         others.iter().any(|pair| {
             let key = decoded(pair.split_once('=').map_or(pair.as_str(), |(key, _)| key));

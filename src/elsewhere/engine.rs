@@ -1,7 +1,7 @@
 //! The engine that all databases share.
 //!
-//! Invariant: it computes with the settings of the servers that decide bytes: how keys and values are kept,
-//! what computes, how long a context may be. A server with others than the first one's is not served.
+//! Invariant: it computes with the servers' settings that decide bytes: the type of kept keys and values, the
+//! backend, the length of a context. A server whose settings differ from the first one's is not served.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,10 +1,10 @@
-//! Requests in flight: what was claimed and handed to the engine.
+//! Requests in flight: claimed, and handed to the engine or an endpoint.
 //!
-//! Every row has a subtask in the engine; what room is left goes to rows in the order in which they were
+//! Every row has a subtask in the engine; the remaining room goes to rows in the order in which they were
 //! claimed. Of a row with many subtasks a part comes with the claim; the next part is asked for when all of
 //! it was handed over.
 //!
-//! Invariant: what a server says of a row takes no more memory than the bytes in which it says it.
+//! Invariant: a row takes no more memory than the bytes in which the server describes it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::protocol::Held;
 /// Subtasks that the engine has, of a database, and those that endpoints have.
 const MAX_SUBTASKS: usize = 512;
 
-/// What computes a row: the engine or an endpoint.
+/// The computing side of a row: the engine or an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) enum By {
     /// The engine, with this model.
     Engine(ModelSource),
-    /// Another engine.
+    /// An endpoint.
     Endpoint(Arc<Endpoint>),
 }
 
@@ -40,9 +40,9 @@ struct Row {
     salt: u64,
     /// Outputs of the stages before.
     before: Vec<Output>,
-    /// Those that are here and were not handed over.
+    /// Work that is here and was not handed over yet.
     works: VecDeque<Work>,
-    /// How many there are in all, and how many of them were handed over.
+    /// How many subtasks there are in all, and how many of them were handed over.
     count: usize,
     next: usize,
     under_way: usize,
@@ -82,13 +82,13 @@ pub(crate) struct Ended {
     pub(crate) spoiled: Option<Spoiled>,
 }
 
-/// What became of a row.
+/// The outcome of a row.
 pub(crate) enum Came {
-    /// What an engine made of it.
+    /// The outputs of an engine, which may be errors.
     Report(Report),
     /// The request has no answer, and this is why.
     Refused(Refusal),
-    /// Nothing: it is given back.
+    /// No outcome: the row is given back.
     NotNow,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Wish {
 }
 
 impl Row {
-    /// Nothing more is to be done for it.
+    /// Cancels what is left of its work.
     fn stop(&self) {
         self.ticket.cancel();
         if let By::Endpoint(endpoint) = &self.by {
@@ -127,27 +127,27 @@ impl Row {
     }
 }
 
-/// All of them.
+/// The rows in flight.
 #[derive(Default)]
 pub(crate) struct InFlight {
     /// In the order of the claims.
     rows: BTreeMap<u64, Row>,
-    /// By the key that their events have.
+    /// The row and the number of a subtask, by the key of its events.
     subtasks: HashMap<u64, (u64, usize)>,
-    /// How many of them endpoints have.
+    /// How many of the rows endpoints have.
     at_endpoints: usize,
-    /// Neither is ever used twice, so that late events are nobody's.
+    /// Neither number is ever used twice, so that late events are nobody's.
     last_key: u64,
     last_order: u64,
 }
 
 impl InFlight {
-    /// How many there are.
+    /// The number of rows.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Those that are held.
+    /// The rows that are held.
     pub(crate) fn held(&self) -> Vec<Held> {
         let mut held: Vec<Held> = self.rows.values().map(|row| row.held).collect();
         held.sort_unstable();
@@ -273,7 +273,7 @@ impl InFlight {
         Some(Wish { order: *order, held: row.held, first: row.next, report })
     }
 
-    /// What was wished for has come. The row if it has ended.
+    /// Takes in the answer to a wish. Returns the row if it has ended.
     pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<Ended> {
         let row = self.rows.get_mut(&wish.order)?;
         match came {
@@ -429,7 +429,7 @@ impl InFlight {
         before - self.rows.len()
     }
 
-    /// Those of which nothing is computed yet.
+    /// The rows of which nothing is computed yet.
     pub(crate) fn not_begun(&self) -> Vec<Held> {
         self.rows.values().filter(|row| !row.has_begun).map(|row| row.held).collect()
     }

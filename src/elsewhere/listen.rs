@@ -30,7 +30,7 @@ pub(crate) fn start(number: usize, shared: Arc<Shared>, waker: Sender<()>) -> io
         let Ok(target) = Target::read(&url) else { return };
         let mut pause = PAUSES.0;
         while shared.stopping() == 0 {
-            // The other thread says what is wrong with the connection.
+            // The other thread reports errors of the connection.
             if listen(&target, &shared, &waker).is_ok() {
                 pause = PAUSES.0;
             }
@@ -44,7 +44,7 @@ pub(crate) fn start(number: usize, shared: Arc<Shared>, waker: Sender<()>) -> io
 fn listen(target: &Target, shared: &Shared, waker: &Sender<()>) -> Result<(), postgres::Error> {
     let mut client = target.connect()?;
     client.batch_execute("listen steadytext_queue")?;
-    // What was enqueued before is not announced.
+    // Requests that were enqueued before LISTEN are not announced, so the queue is looked at once.
     let mut is_wanted = waker.send(()).is_ok();
     while is_wanted && shared.stopping() == 0 {
         let mut notifications = client.notifications();

@@ -20,11 +20,11 @@ pub(crate) enum Format {
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// What goes on.
+    /// Normal operation.
     Info,
-    /// Something that passes by itself.
+    /// A problem that passes by itself.
     Warning,
-    /// Something that somebody has to look at.
+    /// A problem that somebody has to look at.
     Error,
 }
 

@@ -3,8 +3,8 @@
 //!
 //! Each database has a thread with a connection of its own ([`serve`]), and one that listens ([`listen`]).
 //! They share an engine, whose threads compute, and the engines of others that answer for some models
-//! ([`endpoints`]). What a request means is the server's business: a claim brings work for an engine, and a
-//! report of what became of it goes back.
+//! ([`endpoints`]). The meaning of a request is the server's business: a claim brings work for an engine, and
+//! a report of its outcome goes back.
 //!
 //! Invariant: no transaction is open while anything is computed, and nothing is written but through the
 //! protocol's functions.
@@ -47,7 +47,7 @@ const MARGIN: Duration = Duration::from_secs(15);
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-/// What ends the program.
+/// Errors that end the program.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{0}")]

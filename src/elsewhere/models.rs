@@ -37,9 +37,9 @@ pub(crate) struct Registered {
 #[derive(Debug)]
 pub(crate) struct Models {
     directory: PathBuf,
-    /// Those that are to be served; `None`: all.
+    /// The models to be served; `None`: all.
     chosen: Option<Vec<String>>,
-    /// Those whose files are no good.
+    /// The models whose files are unusable, by name.
     spoiled: HashMap<String, Spoiled>,
 }
 
@@ -47,11 +47,11 @@ pub(crate) struct Models {
 struct Spoiled {
     since: Instant,
     path: PathBuf,
-    /// As the file was.
+    /// The file's stamp at that time.
     stamp: Stamp,
 }
 
-/// By which a change of a file is seen.
+/// The length and the modification time of a file, by which a change is seen.
 type Stamp = Option<(u64, SystemTime)>;
 
 fn stamp(path: &Path) -> Stamp {
@@ -60,7 +60,7 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 impl Models {
-    /// Those of a directory.
+    /// The models of a directory.
     pub(crate) fn new(directory: &Path, chosen: Option<&[String]>) -> Models {
         let chosen = chosen.map(<[String]>::to_vec);
         Models { directory: directory.to_owned(), chosen, spoiled: HashMap::new() }
@@ -102,7 +102,8 @@ impl Models {
         chosen.iter().any(|chosen| chosen.eq_ignore_ascii_case(name))
     }
 
-    /// Those that are to be served and that nothing on this machine answers: neither a file nor an endpoint.
+    /// The models that are to be served and that nothing on this machine answers: neither a file nor an
+    /// endpoint.
     pub(crate) fn missing(&self, names: &[String], endpoints: &[Arc<Endpoint>]) -> Vec<&str> {
         let is_there = |chosen: &&str| {
             names.iter().any(|name| name.eq_ignore_ascii_case(chosen))
@@ -117,7 +118,7 @@ impl Models {
     ///
     /// # Errors
     ///
-    /// That it is not here, or is another one, which is left alone from now on.
+    /// The model's file is missing, or is another one, which is left alone from now on.
     pub(crate) fn source(&mut self, wanted: &WantedModel) -> Result<ModelSource, Refusal> {
         let refused = |message: String| Refusal { message, code: "58030".to_owned(), retry: true };
         let WantedModel { name, file, bytes, .. } = wanted;

@@ -34,7 +34,7 @@ const TYPES: [&str; 22] = [
     "summarize",
 ];
 
-/// What is printed for `--help`.
+/// The output of `--help`.
 pub(crate) const HELP: &str = "\
 steadytext-worker serves the queues of databases with pg_steadytext from this machine.
 
@@ -73,7 +73,7 @@ examples:
   steadytext-worker --database-url postgresql://worker@db.example/app --models builtin --drain
 ";
 
-/// What the command line asks for.
+/// The action that the command line asks for.
 pub(crate) enum Asked {
     /// The help.
     Help,

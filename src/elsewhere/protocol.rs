@@ -3,8 +3,8 @@
 //! Statements are sent with the types of their parameters, so that each is one round trip and no prepared
 //! statement is left in a session, which poolers give to others.
 //!
-//! Invariants: all SQL that the worker sends is here. What comes back can be anything: columns of other types
-//! and more rows than were asked for are errors.
+//! Invariants: all SQL that the worker sends is here. Answers of the server are not trusted: columns of other
+//! types and more rows than were asked for are errors.
 
 use std::collections::HashMap;
 
@@ -45,7 +45,7 @@ pub(crate) struct Claimed {
     pub(crate) prepared: Vec<u8>,
 }
 
-/// What a claim asks for.
+/// The parameters of a claim.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) worker: &'a str,
@@ -57,7 +57,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) types: Option<&'a [String]>,
 }
 
-/// What became of a result.
+/// The outcome of storing a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stored {
     /// The row has ended or is tried again.
@@ -72,7 +72,7 @@ pub(crate) enum Stored {
     Refused,
 }
 
-/// What waits in the queue.
+/// The state of the queue, as far as it decides when to claim again.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Outlook {
     /// Whether a request is due that must run alone.
@@ -81,7 +81,7 @@ pub(crate) struct Outlook {
     pub(crate) due_in_s: Option<f64>,
 }
 
-/// What a worker says of itself.
+/// The parameters of a heartbeat.
 #[derive(Debug)]
 pub(crate) struct Heartbeat<'a> {
     pub(crate) worker: &'a str,
@@ -94,7 +94,7 @@ pub(crate) struct Heartbeat<'a> {
     pub(crate) claims: &'a [Claim],
 }
 
-/// What a worker claims: requests of these types for these models.
+/// The models and types of requests that a worker claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Claim {
     models: Vec<String>,
@@ -197,7 +197,7 @@ fn may_be_of_a_row(error: &postgres::Error) -> bool {
     })
 }
 
-/// The same with one of two functions that make work of a row.
+/// Claims requests with one of the two functions that make work of a row.
 fn claim_by(client: &mut Client, wanted: Wanted<'_>, function: &str) -> Result<Vec<Claimed>, TurnError> {
     let limit = i32::try_from(wanted.limit).unwrap_or(i32::MAX);
     let after: Option<Oid> = wanted.after_role;
@@ -285,7 +285,7 @@ pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Resul
     kept.iter().map(|row| get(row, 0)).collect()
 }
 
-/// Stores what became of requests.
+/// Stores the reports of requests.
 pub(crate) fn report(
     client: &mut Client,
     worker: &str,
@@ -338,7 +338,7 @@ pub(crate) fn tidy(client: &mut Client) -> Result<(), TurnError> {
     only_row(client, "select steadytext.rescue_requests(null), steadytext.promote_requests()", &[]).map(drop)
 }
 
-/// What waits of these models and types.
+/// The [`Outlook`] for requests of these models and types.
 pub(crate) fn outlook(
     client: &mut Client,
     models: &[String],

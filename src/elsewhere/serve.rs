@@ -1,7 +1,7 @@
 //! One database: claims, hands over, stores, keeps leases; and goes on when the connection is lost.
 //!
-//! Invariant: what is held is held by a lease with an attempt. A lost connection changes nothing of that:
-//! when it is made again, the leases are extended, and what somebody else has taken meanwhile is let go.
+//! Invariant: a row is held by a lease with an attempt. A lost connection changes nothing of that: when it is
+//! made again, the leases are extended, and rows that somebody else has taken meanwhile are abandoned.
 
 mod claiming;
 mod keeping;
@@ -44,9 +44,9 @@ struct Server<'a> {
     number: usize,
     target: Target,
     events: (Sender<Event>, Receiver<Event>),
-    /// What endpoints say.
+    /// Events of endpoints.
     endpoint_events: (Sender<EndpointEvent>, Receiver<EndpointEvent>),
-    /// Those that have ended a wait.
+    /// The events that have ended a wait.
     first_event: Option<Event>,
     first_endpoint_event: Option<EndpointEvent>,
     engine: Option<Arc<Engine>>,
@@ -54,12 +54,12 @@ struct Server<'a> {
     outcomes: VecDeque<Outcome>,
     models: Models,
     registered: Vec<Registered>,
-    /// What may be claimed, and whose turn it is.
+    /// The sets of models and types that may be claimed, and the index of the next one to claim from.
     sets: Vec<Set>,
     next_set: usize,
-    /// The same, as it is said in heartbeats.
+    /// The same sets, in the form that heartbeats report.
     claims: Vec<Claim>,
-    /// What was said of them last.
+    /// The complaints about these sets that were logged last.
     complaints: Vec<String>,
     has_looked: bool,
     /// The last look has failed: what is wrong is said once, and the worker is not ready, until one succeeds.
@@ -89,7 +89,7 @@ struct Set {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Alone {
     No,
-    /// As soon as nothing else runs.
+    /// The row is claimed as soon as nothing else runs.
     Wanted,
     Runs,
 }

@@ -1,4 +1,4 @@
-//! What the threads of all databases share.
+//! State that the threads of all databases share.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(crate) struct Database {
     pub(crate) connections: AtomicU64,
 }
 
-/// All of it.
+/// The state that all threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) options: Options,
@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) engine: SharedEngine,
     /// The models that other engines answer.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    /// By which leases are held: new at each start.
+    /// The name by which leases are held: new at each start.
     pub(crate) worker: String,
     /// The machine.
     pub(crate) host: String,
@@ -49,7 +49,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Nothing is held.
+    /// The state at the start, when nothing is held.
     pub(crate) fn new(options: Options, endpoints: Vec<Arc<Endpoint>>) -> Shared {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host: String = host.trim().chars().filter(|character| !character.is_control()).take(64).collect();

@@ -1,4 +1,4 @@
-//! TLS to a server, as libpq has it: what `sslmode` and `sslrootcert` ask for.
+//! TLS to a server, by `sslmode` and `sslrootcert` as in libpq.
 //!
 //! Invariant: a connection that was to be encrypted or verified and cannot be is an error, and never one
 //! without. Only `prefer` and `allow`, which promise nothing, go on without TLS where the server has none.
@@ -30,10 +30,10 @@ use crate::dsn::Said;
 const ROOT_FILE: &str = ".postgresql/root.crt";
 /// The word for the roots of the operating system.
 const SYSTEM: &str = "system";
-/// What PostgreSQL is called among protocols.
+/// PostgreSQL's protocol name in ALPN.
 const PROTOCOL: &[u8] = b"postgresql";
 
-/// What is demanded of a connection.
+/// The checks that a connection must pass, from `sslmode` and `sslrootcert`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Demand {
     Nothing,
@@ -84,7 +84,7 @@ pub(crate) fn of(said: &Said) -> Result<Tls, Error> {
         let file = Path::new(&std::env::var_os("HOME")?).join(ROOT_FILE);
         file.is_file().then_some(file)
     });
-    // A file of roots means that certificates are to be checked against them, as libpq has it.
+    // As in libpq, a file of roots means that certificates are to be checked against them.
     let demand = if demand == Demand::Encrypted && file.is_some() { Demand::Verified } else { demand };
     let verifier = match demand {
         Demand::Nothing => return Ok(Tls::Without),
@@ -236,7 +236,7 @@ impl MakeTlsConnect<Socket> for Connector {
     }
 }
 
-/// The same to one host.
+/// Makes one connection with TLS, to one host.
 pub(crate) struct ToHost {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,

@@ -1,14 +1,14 @@
-//! What ends a turn of a database's thread.
+//! Errors that end a turn of a database's thread.
 
 use postgres::error::SqlState;
 
-/// What went wrong.
+/// An error of a turn.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TurnError {
-    /// In the database, or on the way to it. It is tried again.
+    /// An error of the database or of the connection. It is tried again.
     #[error("{}", words(.0))]
     Database(#[from] postgres::Error),
-    /// The server has answered what it was not asked. The connection is made anew.
+    /// The server's answer is not of the expected form. The connection is made anew.
     #[error("the server's answer is not what was asked for: {0}")]
     Unexpected(&'static str),
     /// The worker cannot go on.
@@ -57,7 +57,7 @@ fn words(error: &postgres::Error) -> String {
     words
 }
 
-/// What to do about errors of the server that speak of something else than this program.
+/// A hint for the server's errors whose messages do not tell what to do about this program.
 fn advice(code: &SqlState) -> Option<&'static str> {
     Some(match *code {
         SqlState::INVALID_SCHEMA_NAME => {

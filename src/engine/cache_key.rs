@@ -1,4 +1,4 @@
-//! Under which key the result of a request is kept.
+//! The key under which the result of a request is kept.
 //!
 //! A request with default parameters has the key that SteadyText gives it: the prompt, or
 //! `{prompt}::EOS::{eos_string}`; for an embedding the SHA-256 of `embed:{text}` in hexadecimal digits. Every
@@ -73,8 +73,8 @@ pub fn cache_key_of_many<T: Serialize>(
     Some(CacheKey { text: format!("{PREFIX}{}", hex(&digest)), is_short: false })
 }
 
-/// What work has in common that is the same within a scope, such as a database, and computed by the same
-/// backend: [`crate::Request::dedup_key`].
+/// The deduplication key of work ([`crate::Request::dedup_key`]): the same for equal work of a scope, such as
+/// a database, by the same version of the kernels.
 pub fn dedup_key(scope: u32, work: &Work, backend: BackendKind) -> Option<[u8; 32]> {
     let work = serde_json::to_vec(&canonical(work)).ok()?;
     Some(digest(&[&scope.to_le_bytes(), &backend.kernel_version().to_le_bytes(), &work]))
@@ -102,7 +102,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// SteadyText's key, where it can be told from that of any other request.
 fn short_key(request_type: &str, work: &Work) -> Option<String> {
-    // Whatever is added to a request has to be looked at here.
+    // A new field of a request has to be looked at here.
     match (request_type, work) {
         (
             "generate",
@@ -256,7 +256,7 @@ mod tests {
                     let key =
                         cache_key(request_type, &work, names_model, Some(model), BackendKind::default())
                             .unwrap();
-                    // A short key names no model, and a long one names it whoever chose it.
+                    // A short key names no model, and a long one always does.
                     let is = match key.is_short {
                         true => format!("{request_type} {work:?}"),
                         false => format!("{request_type} {work:?} {model:?}"),

@@ -1,12 +1,11 @@
-//! Model cards: what the file of a model is for and where it came from, in a small file beside it.
+//! Model cards: the tasks and the origin of a model's file, in a small file beside it.
 //!
 //! The card of `qwen3-0.6b-q8_0.gguf` is `qwen3-0.6b-q8_0.gguf.card.json`, that of a folder `NAME.card.json`
 //! beside the folder, that of a split model beside its first part. Downloads write cards, people may: it is a
 //! JSON object all of whose fields are optional. Fields that this version does not know are kept when a card
 //! is written again.
 //!
-//! Invariant: what a card says decides which model is taken and which prompts it gets, and never which file
-//! is opened.
+//! Invariant: a card decides which model is taken and which prompts it gets, and never which file is opened.
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -20,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::sidecar;
 
-/// What a model's name has behind it in the name of its card.
+/// The suffix that a card's name adds to its model's.
 pub const SUFFIX: &str = ".card.json";
 /// The format that this version reads and writes.
 pub const FORMAT: u32 = 1;
@@ -36,7 +35,7 @@ const MAX_FILES: usize = 256;
 /// Lengths that vectors may be cut to.
 const MAX_DIMENSIONS: usize = 64;
 
-/// What a model is for.
+/// The task of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Task {
@@ -79,7 +78,7 @@ pub struct Card {
     /// The card's format: [`FORMAT`], which it is where nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<u32>,
-    /// What the model can be used for; empty where the file itself must tell.
+    /// The tasks that the model can be used for; empty where the file itself must tell.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,
     /// The tasks that it is taken for where no model is named.
@@ -106,10 +105,10 @@ pub struct Card {
     /// Its licence, as the repository names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
-    /// What stands before a text that is embedded as a query.
+    /// The prefix of a text that is embedded as a query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_prompt: Option<String>,
-    /// What stands before a text that is embedded to be found.
+    /// The prefix of a text that is embedded to be found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passage_prompt: Option<String>,
     /// Lengths that its vectors may be cut to, because it was trained for them.
@@ -118,12 +117,12 @@ pub struct Card {
     /// When it was downloaded: date and time of RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downloaded_at: Option<String>,
-    /// What else the file says.
+    /// The other fields of the file.
     #[serde(flatten)]
     pub others: Map<String, Value>,
 }
 
-/// What is wrong with a card.
+/// An error with a card.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CardError {
     /// The card cannot be read or written.
@@ -131,7 +130,7 @@ pub enum CardError {
     File {
         /// The card.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: Arc<io::Error>,
     },
@@ -140,7 +139,7 @@ pub enum CardError {
     Invalid {
         /// The card.
         path: PathBuf,
-        /// What is wrong, naming the field.
+        /// The mistake, naming the field.
         reason: String,
     },
 }
@@ -188,10 +187,10 @@ impl Card {
         write_whole(&path, &bytes).map_err(|source| CardError::File { path, source: Arc::new(source) })
     }
 
-    /// The card that a text says.
+    /// Parses a card.
     ///
     /// # Errors
-    /// What is wrong with it, naming the field.
+    /// The mistake, naming the field.
     pub fn parse(bytes: &[u8]) -> Result<Card, String> {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(format!("it is longer than {MAX_BYTES} bytes"));

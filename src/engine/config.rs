@@ -25,7 +25,7 @@ pub enum PromptLookup {
     Off,
 }
 
-/// What computes models.
+/// The choice of the backend that computes models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum BackendChoice {
     /// The native backend where it computes a model, otherwise candle's.
@@ -38,7 +38,7 @@ pub enum BackendChoice {
 }
 
 impl BackendChoice {
-    /// By its name in settings.
+    /// The choice of a name in settings.
     pub fn named(name: &str) -> Option<BackendChoice> {
         Some(match name {
             "auto" => BackendChoice::Auto,
@@ -72,7 +72,7 @@ impl BackendChoice {
         if self != BackendChoice::Auto || is_encoder(gguf)? {
             return Ok(expected);
         }
-        // What neither computes is refused by the native one, in its words.
+        // A model that neither backend computes is refused with the native backend's error.
         let checked = model::check(gguf, kv_cache_type, limits.rows);
         let refused = matches!(checked, Err(Error::UnsupportedModel { .. }));
         Ok(if refused && Candle::computes(gguf) { BackendKind::Candle } else { expected })
@@ -102,7 +102,7 @@ pub struct Config {
     pub model_idle_timeout: Option<Duration>,
     /// Whether keys and values are kept, for requests that begin like others before them.
     pub prefix_reuse: bool,
-    /// What computes models.
+    /// The backend that computes models.
     pub backend: BackendChoice,
     /// Whether tokens are guessed.
     pub prompt_lookup: PromptLookup,
@@ -110,7 +110,8 @@ pub struct Config {
     /// depends on time. For tests: results do not depend on it.
     #[doc(hidden)]
     pub prefill_rows: Vec<usize>,
-    /// What no window of a layer sees any more is kept all the same. For tests: results do not depend on it.
+    /// Whether keys and values that no window of a layer covers any more are kept all the same. For tests:
+    /// results do not depend on it.
     #[doc(hidden)]
     pub whole_windows: bool,
     /// No token ends an answer, so that it goes on to its limit whatever the model says. For benchmarks.
@@ -188,8 +189,8 @@ impl Config {
         }
     }
 
-    /// What every thread of the engine runs first: the caller's hook, then its niceness, raised by `more` for
-    /// one that gives way to the others.
+    /// The function that every thread of the engine runs first: the caller's hook, then its niceness, raised
+    /// by `more` for a thread that gives way to the others.
     pub(crate) fn on_thread_start(&self, more: i32) -> Arc<dyn Fn() + Send + Sync> {
         let (hook, nice) = (self.thread_start.clone(), self.nice.saturating_add(more));
         Arc::new(move || {

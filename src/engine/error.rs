@@ -1,4 +1,4 @@
-//! Everything that can go wrong in the engine, by what its caller can do about it.
+//! The errors of the engine, by what its caller can do about each.
 //!
 //! Messages name the file, key or tensor, and never contain a prompt.
 
@@ -19,7 +19,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         #[serde(with = "crate::wire::io_error")]
         source: Arc<std::io::Error>,
@@ -38,7 +38,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What is wrong, naming the key or tensor.
+        /// The mistake, naming the key or tensor.
         reason: String,
     },
     /// The file is sound, but it needs something that this engine cannot do.
@@ -47,7 +47,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What is missing, naming the architecture, key or tensor type.
+        /// The missing feature, naming the architecture, key or tensor type.
         reason: String,
         /// A sentence about what would do instead.
         hint: Option<String>,
@@ -58,7 +58,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// What the template engine said.
+        /// The template engine's error.
         reason: String,
     },
     /// Prompt and `max_tokens` do not fit into the context.
@@ -74,13 +74,13 @@ pub enum Error {
     /// The model has no tokens for the text.
     #[error("the model cannot read the text: {reason}")]
     UnreadableText {
-        /// What it has no token for.
+        /// The part that it has no token for.
         reason: String,
     },
     /// The model has adapters, and none for the task.
     #[error("the model has no such task")]
     UnknownTask {
-        /// Which ones it has, in a sentence.
+        /// Names its tasks, in a sentence.
         hint: String,
     },
     /// A parameter is out of range; a caller that validates never sees this.
@@ -96,7 +96,7 @@ pub enum Error {
         /// The limit or what is left of it; None where it is the system that has no more.
         limit_mb: Option<u64>,
     },
-    /// As many requests as the engine takes are waiting already.
+    /// The engine's queue is full: as many requests wait as it takes.
     #[error("the engine's queue of {capacity} requests is full")]
     QueueFull {
         /// Its length.
@@ -137,14 +137,14 @@ pub enum Error {
     Constraint {
         /// Tokens generated.
         generated_tokens: usize,
-        /// Which limit was met.
+        /// The limit that was met.
         reason: String,
     },
     /// The answer was checked once more, and something that could not be enforced token by token does not
     /// hold.
     #[error("the answer does not match its constraint: {reason}")]
     Mismatch {
-        /// What does not hold, without the answer.
+        /// The violated condition, without the answer.
         reason: String,
     },
     /// The request was cancelled by its ticket.
@@ -159,7 +159,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What would do instead, where there is something to be said about it.
+    /// Advice about the error, where there is any.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::UnsupportedModel { hint, .. } => hint.as_deref(),

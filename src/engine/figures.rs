@@ -1,10 +1,10 @@
-//! What an engine is doing now, and what it has done since its start, for those who watch it.
+//! The engine's current state and its counters since the start, for monitoring.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// What an engine is doing, and what it has done since its start.
+/// The engine's current state, and its counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Figures {
     /// Requests that are being computed.
@@ -27,7 +27,7 @@ pub struct Figures {
     pub request_bytes: u64,
     /// Bytes that all of it may take; 0 for no limit.
     pub limit_bytes: u64,
-    /// What was done since the start.
+    /// The counters since the start.
     pub statistics: Statistics,
 }
 
@@ -43,11 +43,11 @@ pub struct Statistics {
     pub pass_requests: u64,
     /// Tokens that went through a model, guesses included.
     pub computed_tokens: u64,
-    /// Those of them that belong to prompts and texts, and microseconds that they took.
+    /// Computed tokens that belong to prompts and texts, and microseconds that they took.
     pub prefill_tokens: u64,
     /// See `prefill_tokens`.
     pub prefill_micros: u64,
-    /// The others, guesses included, and microseconds that they took.
+    /// The other computed tokens, guesses included, and microseconds that they took.
     pub decode_tokens: u64,
     /// See `decode_tokens`.
     pub decode_micros: u64,
@@ -57,7 +57,7 @@ pub struct Statistics {
     pub reused_tokens: u64,
     /// Tokens guessed by prompt lookup.
     pub guessed_tokens: u64,
-    /// Those of them that were right.
+    /// Guessed tokens that were right.
     pub right_guesses: u64,
     /// Requests that got the result of another one that asked for the same at the same time.
     pub joined_requests: u64,

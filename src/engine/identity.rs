@@ -1,4 +1,4 @@
-//! What a model is, for those who keep its results: the content of its file, by checksum.
+//! The identity of a model, for those who keep its results: the content of its file, by checksum.
 //!
 //! The checksum is computed when a model is loaded, beside the engine thread, and kept in a file beside the
 //! model's, so that it is known at once the next time and to processes that never load the model. Where that
@@ -22,7 +22,7 @@ const RECORD_BYTES: usize = 8 + 5 * 8 + 32 + 4;
 /// Bytes hashed between two looks at whether to stop.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Which model it is.
+/// The identity of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ModelIdentity {
     /// SHA-256 of its file; of its parts, one after the other, where there are several, and of its adapters
@@ -30,7 +30,7 @@ pub struct ModelIdentity {
     pub hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
-    /// What computes it, in the engine that has loaded it.
+    /// The backend that computes it, in the engine that has loaded it.
     pub backend: BackendKind,
 }
 
@@ -99,8 +99,9 @@ impl ModelIdentity {
         (record == make_record(&file, &hash)).then_some(identity)
     }
 
-    /// The identity of an open model, whose file was `file` before it was opened. What is not on record is
-    /// computed, which takes as long as reading the file, and recorded. The backend is the native one.
+    /// The identity of an open model, whose file was `file` before it was opened. A checksum that is not on
+    /// record is computed, which takes as long as reading the file, and recorded. The backend is the native
+    /// one.
     ///
     /// # Errors
     /// [`Error::Stopped`].

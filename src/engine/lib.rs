@@ -1,7 +1,7 @@
 //! Deterministic inference of GGUF language models on the CPU.
 //!
 //! [`Engine::start`] starts the engine's threads; [`Engine::submit`] hands it a [`Request`] and returns a
-//! [`Ticket`]; what becomes of it arrives as [`Event`]s on the channel of the request's [`Reply`].
+//! [`Ticket`]; the outcome arrives as [`Event`]s on the channel of the request's [`Reply`].
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 

@@ -1,11 +1,11 @@
-//! What was said in a conversation, and who has said it.
+//! The messages of a conversation, and the roles of their authors.
 
 use serde::{Deserialize, Serialize};
 
-/// Who says something.
+/// The role of a message's author.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
-    /// Whoever sets the assistant up.
+    /// The author of the instructions to the assistant.
     System,
     /// The user.
     User,
@@ -27,8 +27,8 @@ impl Role {
 /// Something that was said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who has said it.
+    /// The role of its author.
     pub role: Role,
-    /// What was said.
+    /// Its text.
     pub text: String,
 }

@@ -107,7 +107,7 @@ mod tests {
         let Err(Error::Panicked(message)) = catch(|| panic!("number {}", 5)) else { panic!("no error") };
         assert!(message.starts_with("number 5 at ") && message.contains("panic.rs"), "{message}");
         assert_eq!(catch(|| 7).unwrap(), 7);
-        // What was cut is not repeated.
+        // The text that was sliced is not part of the message.
         for place in [1, 100] {
             let text = String::from("ésecret");
             let Err(Error::Panicked(message)) = catch(|| text[place..].len()) else { panic!("no error") };

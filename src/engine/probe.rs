@@ -1,4 +1,5 @@
-//! One sequence on one model, pass by pass: for the command line, tests and whoever wants logits, not text.
+//! One sequence on one model, pass by pass: for the command line, tests and other callers that want logits,
+//! not text.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What a process that runs an engine does for the others of its machine: it gives way to them, is the first
-//! to go where memory runs out, and takes no more of it than it may.
+//! A process that runs an engine considers the others on its machine: it gives way to them, is the first to
+//! be killed when memory runs out, and takes no more memory than it may.
 //!
-//! And what a server and the program that it starts as its engine must agree about: [`BUILD`], and how that
-//! program ends.
+//! It also has the contract between a server and the program that it starts as its engine: [`BUILD`], and the
+//! exit statuses of that program.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getpid, getrlimit, getsid, setrlimit};
 
-/// What both ends of a socket must be of, as they exchange messages that have no version: the version, and a
-/// number that is raised by whoever changes a message of [`crate::socket`], or the options of
-/// `steadytext-engine serve`, within it.
+/// The version that both ends of a socket must have in common, because their messages have no versions of
+/// their own: the crate's version, and a number to be raised with each change, within that version, of a
+/// message of [`crate::socket`] or of the options of `steadytext-engine serve`.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// Requests that wait in a server's engine, from all databases and backends.

@@ -1,7 +1,6 @@
-//! What models want before the texts that they embed, as their cards say: "query: " and the like.
+//! Prefixes that models expect before the texts that they embed, as their cards say: "query: " and the like.
 //!
-//! A prompt may have a place for a task, `{task}`, or `{task=…}` with what stands there where a request names
-//! none.
+//! A prompt may have a place for a task, `{task}`, or `{task=…}` with the task for requests that name none.
 
 use std::borrow::Cow;
 
@@ -14,9 +13,9 @@ const PLACE: &str = "{task";
 /// The prompts of a model. Where there is none, the model's file has the say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Prompts {
-    /// What stands before a text that others are found with.
+    /// The prefix of a query.
     pub query: Option<String>,
-    /// What stands before a text that is to be found.
+    /// The prefix of a text that queries are to find.
     pub passage: Option<String>,
 }
 
@@ -31,7 +30,7 @@ impl Prompts {
         self.query.as_deref().is_none_or(|query| place(query).is_some())
     }
 
-    /// What stands before a text of a purpose.
+    /// The prefix of a text of a purpose.
     pub fn before(&self, purpose: &Purpose) -> Option<Cow<'_, str>> {
         match purpose {
             Purpose::Passage | Purpose::Document => self.passage.as_deref().map(Cow::Borrowed),

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde::{Deserialize, Serialize};
 
-/// What can be seen of an engine's thread. It hangs where it is not at rest and its beats stay what they are.
+/// The visible signs of life of an engine's thread. It hangs if it is not at rest and its beats do not
+/// change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pulse {
     /// Counts up while it does anything.

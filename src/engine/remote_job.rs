@@ -1,11 +1,11 @@
-//! Work that travels to an engine on another machine, and what comes back from there, as bytes.
+//! Work that travels to an engine on another machine, and the report that comes back, as bytes.
 //!
-//! Whoever sends a request away has made it work for an engine already: the other side needs to know nothing
-//! of parameters, only models. The form of the bytes is that of this version of the crate, whose name stands
-//! before them; another version refuses them.
+//! The sender has turned the request into work for an engine already: the other side needs to know only
+//! models, and no parameters. The encoding belongs to this version of the crate, which stands before the
+//! bytes; another version refuses them.
 //!
-//! Invariant: what arrives can be anything. What cannot be read is an error, and takes no more memory than
-//! its own length allows.
+//! Invariant: arriving bytes are not trusted. Those that cannot be decoded are an error, and decoding takes
+//! no more memory than their own length allows.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub struct WantedModel {
     pub name: String,
     /// Its file below the directory of the models; `None` for the builtin model.
     pub file: Option<String>,
-    /// What the content of its file must be, where that is known.
+    /// The SHA-256 that its file must have, where that is known.
     pub sha256: Option<[u8; 32]>,
     /// How long its file must be, where only that is known.
     pub bytes: Option<u64>,
@@ -35,11 +35,11 @@ pub struct WantedModel {
 /// A request, or one of its stages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemoteJob {
-    /// Which model does all of it.
+    /// The model that does all of it.
     pub model: WantedModel,
     /// How many subtasks it has.
     pub count: usize,
-    /// Those of them that come with it, at least one; the others come when they are asked for.
+    /// The subtasks that come with it, at least one; the others come when they are asked for.
     pub works: Vec<Work>,
 }
 
@@ -59,7 +59,7 @@ pub struct Refusal {
 pub enum Prepared {
     /// Work.
     Job(RemoteJob),
-    /// Nothing that could be done.
+    /// Nothing that could be done, and why.
     Refused(Refusal),
 }
 
@@ -88,7 +88,7 @@ pub struct Report {
     pub cached_tokens: Option<u64>,
     /// Milliseconds to the first token of a text.
     pub first_token_ms: Option<u64>,
-    /// Where another engine has answered: its address. What it says is not repeatable.
+    /// The address of another engine, where one has answered. Its answers are not repeatable.
     pub endpoint: Option<String>,
 }
 
@@ -101,15 +101,15 @@ pub fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, Error> {
         .map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
 }
 
-/// As bytes.
+/// Encodes a value.
 ///
 /// # Errors
-/// [`Error::InvalidRequest`] for what has no such form, which nothing here has.
+/// [`Error::InvalidRequest`] for a value that cannot be encoded, of which there are none here.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     postcard::to_allocvec(&(VERSION, value)).map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
 }
 
-/// What the bytes say.
+/// Decodes bytes from the other side.
 ///
 /// # Errors
 /// [`Error::InvalidRequest`] for bytes of another version and for what cannot be read;

@@ -1,4 +1,4 @@
-//! What goes into the engine and what comes out of it: requests and events.
+//! The engine's input and output: requests and events.
 //!
 //! These types are all that other crates and processes know of inference. They own their data, and travel
 //! over channels within a process and over a socket ([`crate::socket`]) between processes.
@@ -19,15 +19,15 @@ pub struct Request {
     pub key: u64,
     /// The model that does the work.
     pub model: ModelSource,
-    /// Who may share: requests of the same salt, and no others, reuse each other's keys and values where they
-    /// begin with the same tokens. Results do not depend on it, but the time to the first token does, from
-    /// which somebody could guess at the prompts of others.
+    /// The group that may share: requests of the same salt, and no others, reuse each other's keys and values
+    /// where they begin with the same tokens. Results do not depend on it, but the time to the first token
+    /// does, from which somebody could guess at the prompts of others.
     pub salt: u64,
     /// Requests of the same deduplication key and model ask for the same: they are computed once while they
     /// are in the engine together, and all get the result. A digest of everything that the result depends on,
     /// and of those who may share it.
     pub dedup_key: Option<[u8; 32]>,
-    /// What is to be done.
+    /// The work to be done.
     pub work: Work,
 }
 
@@ -83,8 +83,8 @@ impl Request {
     }
 }
 
-/// What a byte of an answer adds to a request beside what a byte of its other texts does: a token at most,
-/// which has a place in the tree of all answers.
+/// The bytes that each byte of an answer adds to a request, besides those that any text's byte adds: it is a
+/// token at most, which has a place in the tree of all answers.
 const ANSWER_BYTES_PER_BYTE: usize = 16;
 
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
@@ -96,11 +96,11 @@ pub struct Event {
     /// How many turns the engine has computed since it took the request in: steps of models, and slices of
     /// texts on encoders.
     pub turns: u64,
-    /// What happened.
+    /// The kind of the event.
     pub kind: EventKind,
 }
 
-/// What happened to a request.
+/// The kind of an event.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum EventKind {
     /// The model is being opened; comes only where that takes time.

@@ -102,7 +102,7 @@ impl Reranker {
         ];
         let mut tokens = tokenizer.encode_parts(&parts)?;
         if how.truncate && tokens.len() > context_length {
-            // What follows the document begins with a control token, so its tokens do not depend on the
+            // The part behind the document begins with a control token, so its tokens do not depend on the
             // document.
             let before = tokenizer.encode_parts(&parts[..5])?.len();
             let after = tokenizer.encode_parts(&parts[6..])?.len();

@@ -1,4 +1,4 @@
-//! Shares and cosines: what is made of the numbers that models give, the same bytes on every machine.
+//! Shares and cosines, computed from the numbers of models: the same bytes on every machine.
 
 /// The shares of things whose logarithms these are, up to a constant; they add up to 1. Equal ones of no
 /// numbers at all.

@@ -1,5 +1,5 @@
-//! What a model file is, what it needs, and why it is refused if it is: for people who have a file and wonder
-//! whether it runs. Nothing is computed or written.
+//! A summary of a model's file: its properties, its needs, and the reasons if it is refused, for people who
+//! have a file and wonder whether it runs. Nothing is computed or written.
 //!
 //! Invariant: a file that is refused is summed up as far as it can be read.
 
@@ -42,7 +42,7 @@ pub struct Summary {
     pub bytes: u64,
     /// The version of GGUF; None for a folder with safetensors.
     pub gguf_version: Option<u32>,
-    /// What it calls itself.
+    /// Its own name, by `general.name` or else `general.basename`.
     pub name: Option<String>,
     /// Under which licence it is: as its card says, or its file, or the README.md of its folder.
     pub license: Option<String>,
@@ -76,21 +76,21 @@ pub struct Summary {
     pub chat_template: Option<String>,
     /// Templates that have names.
     pub named_templates: Vec<String>,
-    /// What a prompt looks like in the template.
+    /// An example prompt in the template.
     pub prompt: Option<String>,
     /// The tokens that end an answer.
     pub end_tokens: Vec<String>,
     /// Bytes that a sequence keeps of each token.
     pub state_bytes_per_token: Option<u64>,
-    /// What it keeps beside that of the last tokens, where layers have a sliding window.
+    /// The additional state for the last tokens, where layers have a sliding window.
     pub window: Option<Window>,
-    /// What it takes while it is loaded.
+    /// The memory that it takes while it is loaded.
     pub memory: Option<Memory>,
-    /// What computes it, and what that promises.
+    /// The backend that computes it, and the guarantees of that.
     pub computed_by: String,
-    /// What else can compute it, by the setting `backend`.
+    /// The other backend that can compute it, by the setting `backend`.
     pub also_computed_by: Option<&'static str>,
-    /// What keeps it from being used; nothing where it can be.
+    /// The reasons why it cannot be used; empty where it can be.
     pub refusals: Vec<Refusal>,
 }
 
@@ -107,7 +107,7 @@ pub struct Share {
     pub supported: bool,
 }
 
-/// What a sequence keeps of its last tokens.
+/// The state that a sequence keeps of its last tokens.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Window {
     /// How many they are; beside them there are those of the pass that is computed, and up to the ends of
@@ -126,16 +126,16 @@ pub struct Memory {
     pub requests: usize,
     /// Tokens of each.
     pub tokens: usize,
-    /// What they keep, together.
+    /// The bytes of their state, together.
     pub state: u64,
 }
 
 /// Why a file cannot be used.
 #[derive(Debug, Clone, Serialize)]
 pub struct Refusal {
-    /// What is wrong or missing.
+    /// The mistake, or the missing feature.
     pub reason: String,
-    /// What would do instead.
+    /// An alternative.
     pub hint: Option<String>,
 }
 
@@ -172,7 +172,7 @@ impl Summary {
         };
         let mut summary = Summary::described(&gguf);
         if let ModelSource::File(path) = source {
-            // A card that cannot be read says nothing here; whoever loads the model hears of it.
+            // A card that cannot be read is ignored here; loading the model reports it.
             let card = Card::read(path).ok().flatten();
             summary.license = card.and_then(|card| card.licence).or(summary.license);
             if gguf.is_translated() {
@@ -189,7 +189,8 @@ impl Summary {
         Ok((summary, gguf))
     }
 
-    /// What keys and tensors say by themselves. A key of the wrong type counts as missing here.
+    /// The properties that keys and tensors give by themselves. A key of the wrong type counts as missing
+    /// here.
     fn described(gguf: &Gguf) -> Summary {
         let text = |key: &str| gguf.opt_str(key).ok().flatten().map(str::to_owned);
         let architecture = text("general.architecture");
@@ -209,7 +210,7 @@ impl Summary {
             gguf_version: (!gguf.is_translated()).then(|| gguf.version()),
             name: text("general.name").or_else(|| text("general.basename")),
             license: match text("general.license") {
-                // A licence that is none of the usual ones has its name in another key, as the hub has it.
+                // An unusual licence has its name in another key, as at the hub.
                 Some(other) if other == "other" => text("general.license.name").or(Some(other)),
                 licence => licence,
             },
@@ -241,8 +242,8 @@ impl Summary {
         }
     }
 
-    /// What the parts of the engine make of it. A file that was `refused` as a whole has given its reason,
-    /// and most of what it contradicts follows from that.
+    /// Adds the results of the engine's own checks of the parts. A file that was `refused` as a whole has
+    /// given its reason, and most contradictions found here follow from that.
     fn add_parts(&mut self, gguf: &Gguf, load: Load, refused: bool) {
         let missing: Vec<&str> =
             self.element_types.iter().filter(|share| !share.supported).map(|share| &*share.name).collect();
@@ -316,7 +317,7 @@ impl Summary {
     }
 }
 
-/// What a text looks like to a model that is asked to go on from it, or to embed it as a query. `None` where
+/// The prompt that the model gets for a text that it is to continue, or to embed as a query. `None` where
 /// that cannot be told.
 pub fn prompt_of(gguf: &Gguf, task: Task, text: &str) -> Option<String> {
     let encoder = model::is_encoder(gguf).ok()?;
@@ -349,7 +350,8 @@ pub fn element_types() -> impl Iterator<Item = (String, bool)> {
         .map(|kind| (kind.to_string(), model::element_types().any(|known| known == kind)))
 }
 
-/// What computes models that the native kernels do not, or all, by the setting `backend`.
+/// The description of candle, which computes models that the native kernels do not, or all, by the setting
+/// `backend`.
 const CANDLE: &str =
     "candle: the same bytes each time on one machine, and others where it has other instructions";
 

@@ -1,7 +1,7 @@
-//! What a model is for where nothing is written down about it: a look at the first bytes of its file.
+//! A guess at a model's task where nothing is written down about it, from the first bytes of its file.
 //!
-//! Invariant: a constant number of bytes is read, whatever the file says of itself; what cannot be read is
-//! for nothing.
+//! Invariant: a constant number of bytes is read, whatever the file claims; a file that cannot be read has no
+//! task.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,14 +10,13 @@ use std::path::Path;
 use crate::card::Task;
 use crate::model;
 
-/// Bytes of a file that are looked at. What tells a model's family and how its vectors are pooled stands
-/// before its vocabulary.
+/// Bytes of a file that are looked at. The keys that tell a model's family, and how its vectors are pooled,
+/// stand before its vocabulary.
 const HEAD_BYTES: u64 = 64 << 10;
 /// Keys that are looked at.
 const MAX_KEYS: u64 = 512;
 
-/// What the model of a GGUF file, or of the folder of an encoder, can be used for, as far as that can be seen
-/// at once.
+/// The tasks of the model of a GGUF file, or of the folder of an encoder, as far as a quick look tells.
 pub fn tasks(path: &Path) -> Vec<Task> {
     let task = if path.is_dir() { of_folder(path) } else { head(path).and_then(|head| of_head(&head)) };
     task.into_iter().collect()
@@ -74,7 +73,7 @@ enum Value<'a> {
     Other,
 }
 
-/// What is left of the head.
+/// The rest of the head.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,4 +1,4 @@
-//! Compares what the two backends compute of the same tokens on the same file: logits of a short text, row by
+//! Compares the two backends' results for the same tokens on the same file: logits of a short text, row by
 //! row.
 //!
 //! They have little in common: the reading of the file and its specification, the widening of element types
@@ -21,7 +21,7 @@ use crate::memory::{Ledger, watched};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, ModelIdentity, ModelSource, model};
 
-/// What is computed where nothing else is given.
+/// The text that is computed where none is given.
 const TEXT: &str = include_str!("verify.txt");
 /// Most tokens that are compared.
 pub const MAX_POSITIONS: usize = 512;
@@ -29,10 +29,10 @@ pub const MAX_POSITIONS: usize = 512;
 const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Tokens of a pass.
 const PASS: usize = 32;
-/// What takes the memory.
+/// The use of the memory, as errors name it.
 const VERIFICATION: &str = "the verification of a model";
 
-/// What is to be compared.
+/// The extent of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verify {
     /// The text; None for one that comes with this crate.
@@ -48,7 +48,8 @@ pub struct Verification {
     pub hash: [u8; 32],
     /// The element type that the bound is for: the coarsest of the matrices.
     pub quantization: String,
-    /// What the root mean square of a row's deviations may be, in standard deviations of its logits.
+    /// The largest root mean square of a row's deviations that is accepted, in standard deviations of its
+    /// logits.
     pub bound: f32,
     /// One for each token.
     pub rows: Vec<Deviation>,
@@ -78,7 +79,7 @@ impl Verification {
     }
 }
 
-/// What it works with.
+/// The resources of a verification.
 pub(crate) struct Means<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) memory: &'a Arc<Ledger>,

@@ -1,4 +1,4 @@
-//! For how long an engine has had something to do and has not got on with it, or has not answered when it was
+//! Measures for how long an engine has had something to do without progress, or has not answered when it was
 //! asked.
 //!
 //! Time counts in pieces that this process was awake for: a machine that sleeps, or that gives this process
@@ -17,7 +17,7 @@ const PIECES: u32 = 8;
 const SHORTEST_PIECE: Duration = Duration::from_millis(100);
 const LONGEST_PIECE: Duration = Duration::from_secs(15);
 
-/// What was seen of an engine.
+/// Watches whether an engine hangs, by its signs of life.
 #[derive(Debug)]
 pub struct Watchdog {
     pulse: Pulse,

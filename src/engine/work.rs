@@ -1,4 +1,4 @@
-//! The kinds of work that the engine does, and what each of them is told.
+//! The kinds of work that the engine does, and their parameters.
 
 use std::borrow::Cow;
 
@@ -74,12 +74,11 @@ pub struct Generate {
     pub sampling: Sampling,
     /// Generation ends before the first of these strings; none of them is part of the result.
     pub stop: Vec<String>,
-    /// What the answer must match, whole; not together with `stop`.
+    /// The constraint that the whole answer must match; not together with `stop`.
     pub constraint: Option<Constraint>,
-    /// What the model is told before everything else. An empty text keeps the chat template from saying
-    /// something of its own.
+    /// The system message. An empty one keeps the chat template from adding its default.
     pub system: Option<String>,
-    /// What was said before the prompt, by user and assistant in turn.
+    /// The messages before the prompt, of user and assistant in turn.
     pub history: Vec<Message>,
     /// Whether the model is to think before it answers, and its thoughts are part of the result. Without, it
     /// does not think where its chat template has a switch for that, and thoughts are left out of the result.
@@ -87,8 +86,8 @@ pub struct Generate {
     pub thinking: bool,
 }
 
-/// In text formats, which keys of results are made of, what was added later is left out where it is not used:
-/// such a request has the key that it has always had.
+/// Text formats, from which the keys of results are made, leave out fields that were added later where they
+/// are not used: such a request keeps the key that it has always had.
 impl Serialize for Generate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = !serializer.is_human_readable();
@@ -119,17 +118,17 @@ impl Serialize for Generate {
 pub struct Embed {
     /// The text; no chat template is put around it.
     pub text: String,
-    /// What its vector is for.
+    /// The purpose of its vector.
     pub purpose: Purpose,
     /// Whether a text that is longer than the context is cut at its end; otherwise it is an error.
     pub truncate: bool,
-    /// What stands before the text, whatever it is for; `None`: what the model's file says.
+    /// The prefix of the text, whatever its purpose; `None`: the one of the model's file.
     pub prompt: Option<String>,
     /// How many elements of the vector are wanted, which are then scaled to length 1; `None`: all.
     pub dimensions: Option<usize>,
 }
 
-/// As with [`Generate`].
+/// Text formats leave out fields that were added later, as for [`Generate`].
 impl Serialize for Embed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = !serializer.is_human_readable();
@@ -176,7 +175,7 @@ impl Embed {
         }
     }
 
-    /// What [`Embed::instructed`] puts before the text.
+    /// The prefix that [`Embed::instructed`] puts before the text.
     pub(crate) fn instruction(&self) -> String {
         match (&self.prompt, &self.purpose) {
             (Some(prompt), _) => prompt.clone(),
@@ -191,16 +190,16 @@ impl Embed {
 /// Scoring of one document. Requests of one query compute what they have in common once.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rerank {
-    /// What is looked for.
+    /// The query.
     pub query: String,
-    /// Where it may be found.
+    /// The document whose relevance is scored.
     pub document: String,
-    /// What makes a document a good one, in the words of an instruction; encoders take no notice of it.
+    /// The criterion of relevance, in the words of an instruction; encoders ignore it.
     pub task: String,
     /// Whether a document that is longer than the context has room for is cut at its end; otherwise it is an
     /// error.
     pub truncate: bool,
-    /// What stands before query and document where their vectors are compared.
+    /// The prefixes of query and document where their vectors are compared.
     pub prompts: Prompts,
 }
 
@@ -223,19 +222,18 @@ impl Rerank {
 pub struct Likelihoods {
     /// The user's prompt; the model's chat template is put around it.
     pub prompt: String,
-    /// What the model is told before everything else. An empty text keeps the chat template from saying
-    /// something of its own.
+    /// The system message. An empty one keeps the chat template from adding its default.
     pub system: Option<String>,
-    /// What every answer begins with, as if the model had said it already.
+    /// The beginning that all answers have in common, as if the model had generated it already.
     pub begin: String,
     /// The answers, at least one. None of them is empty.
     pub answers: Vec<String>,
-    /// Whether others will ask for just the same, so that the engine remembers what came of it.
+    /// Whether others will ask for just the same, so that the engine keeps the result.
     pub repeated: bool,
 }
 
 impl Work {
-    /// The same, with what the model wants before its texts.
+    /// The same work, with the model's prefixes for its texts.
     pub fn prompted(self, prompts: &Prompts) -> Work {
         match self {
             Work::Embed(mut how) => {

@@ -28,13 +28,13 @@ const LONG_PREFIX: &str = "steadytext/1:";
 /// How the keys of a file are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
-    /// As they are.
+    /// Keys as they are.
     Plain,
-    /// In Base64.
+    /// Keys in Base64.
     Base64,
 }
 
-/// What an entry answers.
+/// The request that an entry answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     /// A generation with default parameters.
@@ -141,7 +141,7 @@ impl Coding {
         }
     }
 
-    /// The key as a file has it.
+    /// The key in a file of this coding.
     pub fn write(self, key: &Key) -> String {
         match (self, key) {
             (Coding::Plain, Key::Embedding { digest, text: None }) => digest.clone(),
@@ -175,7 +175,7 @@ impl Key {
         (key.cache_key() == cache_key).then_some(key)
     }
 
-    /// As steadytext_cache.cache_key has it.
+    /// The key in the form of steadytext_cache.cache_key.
     pub fn cache_key(&self) -> String {
         match self {
             Key::Generation { prompt, eos_string: None } => prompt.clone(),
@@ -253,7 +253,7 @@ fn string(rest: &str) -> Option<(String, &str)> {
     None
 }
 
-/// As Python's repr writes a string.
+/// Quotes a string as Python's repr does.
 fn quoted(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut literal = String::from(quote);

@@ -1,10 +1,10 @@
 //! The cache files of SteadyText for Python: SQLite files whose values are Python pickles.
 //!
-//! [`file::Reader`] yields what a file holds as entries of steadytext_cache, [`file::Writer`] makes a file
-//! that SteadyText reads. [`pickle`] knows the two kinds of values, [`key`] how a key is written.
+//! [`file::Reader`] yields the contents of a file as entries of steadytext_cache, [`file::Writer`] makes a
+//! file that SteadyText reads. [`pickle`] knows the two kinds of values, [`key`] how a key is written.
 //!
-//! Invariant: nothing of PostgreSQL here, and nothing that a file says is executed or believed. Its lengths
-//! are checked before anything is kept, and what is no entry is refused by name.
+//! Invariant: nothing of PostgreSQL here, and nothing in a file is executed or trusted. Its lengths are
+//! checked before anything is kept, and a row that is no entry is refused with the reason.
 
 mod base64;
 pub mod file;

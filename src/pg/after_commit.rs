@@ -1,8 +1,8 @@
-//! What a transaction does after it has committed: wake the worker, the launcher, and sessions that wait.
+//! Wake-ups after a transaction's commit: of the worker, the launcher, and sessions that wait.
 //!
 //! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
 //! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten
-//! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker
+//! too: the session that commits it cannot know its contents, so each COMMIT PREPARED wakes the worker
 //! (`hooks`).
 //!
 //! Before the commit, it has the keys written that `noted_keys` has gathered.
@@ -70,7 +70,7 @@ pub(crate) fn arm_enqueued(id: i64, priority: i32) {
 
 /// After commit, the worker of this database claims, and counts what is pending.
 pub(crate) fn arm_change() {
-    // Whatever their priorities are.
+    // A change concerns requests of all priorities.
     arm(|armed| (armed.work, armed.change, armed.priority) = (true, true, i32::MAX));
 }
 

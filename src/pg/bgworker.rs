@@ -40,7 +40,7 @@ pub(crate) struct EntryPoints {
     pub(crate) vectorizer: &'static str,
 }
 
-/// Those of this library. The postmaster's processes have them from it.
+/// The names of this library's entry points. The postmaster sets them before it forks.
 static ENTRY_POINTS: OnceLock<EntryPoints> = OnceLock::new();
 
 /// Registers the launcher, and keeps the names for the workers that are started later. Only while

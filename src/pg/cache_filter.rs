@@ -1,8 +1,8 @@
 //! Which keys steadytext_cache may have: a Bloom filter for a database, in shared memory.
 //!
 //! Most requests are new, and each of them is looked up twice: when it is enqueued, and when it is claimed.
-//! The filter answers for those that the cache cannot have, without a lock, a relation or an index. What it
-//! does not exclude is looked up as without it.
+//! The filter answers for those that the cache cannot have, without a lock, a relation or an index. A key
+//! that it does not exclude is looked up as without it.
 //!
 //! A trigger adds the key of each entry after its row and the index's tuple have been written, whatever
 //! becomes of the transaction. The worker fills a filter from the index ([`super::cache_table::walk_keys`]),
@@ -11,7 +11,7 @@
 //!
 //! Invariant: a filter that is complete for an index has all keys of that index, unless somebody has switched
 //! the table's triggers off; that changes the table's definition, after which the worker fills the filter
-//! anew. What is missing costs one computation.
+//! anew. A missing key costs one computation.
 //!
 //! The filter is split into blocks of a processor's cache line, so that a look-up touches one line. See
 //! Putze, Sanders and Singler, "Cache-, hash- and space-efficient Bloom filters" (2007).

@@ -321,8 +321,8 @@ impl Open {
 
 impl Open {
     /// Whether the index has an entry of this key, of whatever version of a row. Without a snapshot a page
-    /// may be recycled under the scan; what comes of that is a miss, and the engine computes the answer. The
-    /// key names the table's column, which is the first of the index.
+    /// may be recycled under the scan; the result is then a miss, and the engine computes the answer. The key
+    /// names the table's column, which is the first of the index.
     fn has(&self, table: &Open, key: &pg_sys::ScanKeyData) -> bool {
         let mut key = *key;
         key.sk_attno = 1;

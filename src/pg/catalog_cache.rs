@@ -1,5 +1,5 @@
-//! What a process knows of its database's extension: where its tables are, the configuration, the registry of
-//! models.
+//! A process's cache of the extension in its database: where its tables are, the configuration, the registry
+//! of models.
 //!
 //! These are needed for every request and change seldom, so they are read once and kept until one of these
 //! tables changes, in any session.
@@ -70,7 +70,7 @@ impl Installation {
         queue
     }
 
-    /// What a table with default rows is called.
+    /// The name and the key column of a table that has default rows; `None` for the other tables.
     pub(crate) fn registry(&self, table: pg_sys::Oid) -> Option<Registry> {
         let [_, config, models, ..] = self.tables;
         if table == config {
@@ -123,13 +123,13 @@ pub(crate) struct Config {
 /// A row of steadytext_models.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
-    /// By which requests name it.
+    /// The name in requests.
     pub(crate) name: String,
     /// `generate`, `embed` or `rerank`.
     pub(crate) task: String,
     /// Relative to pg_steadytext.model_dir, or absolute.
     pub(crate) file: String,
-    /// What the file must be, if that is written down.
+    /// The expected SHA-256 of the file, if the registry has it.
     pub(crate) sha256: Option<[u8; 32]>,
     /// Where the file comes from, if that is written down.
     pub(crate) repository: Option<String>,
@@ -139,9 +139,9 @@ pub(crate) struct Model {
     pub(crate) is_fallback: bool,
     /// Whether the row came with the extension, and says nothing of what is wanted here.
     pub(crate) is_default: bool,
-    /// What stands before queries.
+    /// The prefix of queries.
     pub(crate) query_prompt: Option<String>,
-    /// What stands before texts that are to be found.
+    /// The prefix of the texts that queries are to find.
     pub(crate) passage_prompt: Option<String>,
     /// Lengths that vectors may be cut to.
     pub(crate) dimensions: Vec<u32>,
@@ -389,7 +389,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
     Ok(models)
 }
 
-/// What a column of lengths has, which a trigger keeps from having others.
+/// The lengths of an array column, which a trigger keeps free of numbers that are no lengths.
 fn lengths(column: Option<Vec<i32>>) -> Vec<u32> {
     column.unwrap_or_default().into_iter().filter_map(|length| u32::try_from(length).ok()).collect()
 }
@@ -435,8 +435,8 @@ pub(crate) fn forget() {
     STALE.set(true);
 }
 
-/// Counts how often what is known was forgotten. What else is kept about the extension's tables is good for
-/// one of these.
+/// The generation of this cache: it is incremented whenever the cache is emptied. Other caches about the
+/// extension's tables are valid for one generation.
 pub(crate) fn generation() -> u64 {
     GENERATION.get()
 }
@@ -491,13 +491,13 @@ pub(crate) struct Pullable {
     pub(crate) repository: Option<String>,
     /// A branch, a tag or a commit of that.
     pub(crate) revision: Option<String>,
-    /// What the file must be.
+    /// The expected SHA-256 of the file.
     pub(crate) sha256: Option<[u8; 32]>,
     /// The short name of its licence.
     pub(crate) licence: Option<String>,
-    /// What stands before queries.
+    /// The prefix of queries.
     pub(crate) query_prompt: Option<String>,
-    /// What stands before texts that are to be found.
+    /// The prefix of the texts that queries are to find.
     pub(crate) passage_prompt: Option<String>,
     /// Lengths that vectors may be cut to.
     pub(crate) dimensions: Vec<u32>,

@@ -1,4 +1,4 @@
-//! What a trigger AFTER a change of a vectorized table says: keys of rows that came, changed or went.
+//! The keys that a trigger AFTER a change of a vectorized table reports: of rows that came, changed or went.
 //!
 //! Invariant: no function that somebody else has written is called. Values are made texts by [`key_text`],
 //! and compared as bytes.
@@ -15,7 +15,7 @@ use super::slots;
 
 /// The change that a trigger has seen.
 pub(crate) enum Changed {
-    /// Nothing of interest.
+    /// No change that matters.
     Nothing,
     /// One row, by its key as a JSON array.
     Key(String),
@@ -39,7 +39,7 @@ struct TriggerColumns<'a> {
 }
 
 impl<'a> TriggerColumns<'a> {
-    /// Those that a trigger lists; `None` where its arguments do not fit them.
+    /// The columns that a trigger lists; `None` where its arguments do not fit them.
     fn of(link: &'a pg_sys::Trigger) -> Option<Self> {
         // SAFETY: as many columns as the trigger says.
         let columns = unsafe { std::slice::from_raw_parts(link.tgattr, usize::try_from(link.tgnattr).ok()?) };

@@ -1,25 +1,25 @@
-//! Where the server's own worker begins to look for requests in the index of claims, while somebody keeps an
-//! old snapshot.
+//! The place in the index of claims at which the server's own worker begins to look for requests, while
+//! somebody keeps an old snapshot.
 //!
-//! Whatever a request leaves behind in the index is stepped over by each claim until it can be marked as
-//! dead, and as long as a snapshot is kept that may still see it, it cannot. So the worker remembers, for
-//! each priority and role, an id before which nothing of theirs is pending: its floor. A claim begins there.
-//! As long as a search from the first entry takes next to nothing, nothing is remembered.
+//! The dead index entries that a request leaves behind are stepped over by each claim until they can be
+//! marked as dead, which is impossible as long as a snapshot is kept that may still see them. So the worker
+//! remembers, for each priority and role, an id before which nothing of theirs is pending: its floor. A claim
+//! begins there. As long as a search from the first entry takes next to nothing, nothing is remembered.
 //!
-//! What comes to be pending before a floor:
+//! Requests can become pending before a floor in three ways:
 //!
 //! - A transaction that inserts requests leaves the lowest of their ids in the worker's slot when it has
 //!   committed, and wakes the worker after that ([`note_inserted`]). The worker takes it before its next
 //!   claim takes a snapshot, and lowers all floors to it. One that commits very late, with ids that others
 //!   are long past, is a change like the next ones.
-//! - Whoever changes requests otherwise is counted in the slot, and what is before the floors is looked
-//!   through soon.
-//! - Requests may come without anybody's word: restored or replicated without triggers. For these it is
-//!   looked through from time to time.
+//! - Other changes of requests are counted in the slot, and the requests before the floors are looked through
+//!   soon after.
+//! - Requests may come without notice: restored or replicated without triggers. For these, the requests
+//!   before the floors are looked through from time to time.
 //!
-//! Looking through what is before the floors is a sweep. It would hold up the claims for as long as it takes,
-//! some hundred milliseconds for a million of requests that are done. So it goes in portions of a
-//! millisecond, each at the beginning of a claim, with a rest of several times what it took after each of
+//! Looking through the entries before the floors is a sweep. It would hold up the claims for as long as it
+//! takes, some hundred milliseconds for a million of requests that are done. So it goes in portions of a
+//! millisecond, each at the beginning of a claim, with a rest of several times its duration after each of
 //! them ([`index_walk`]). A request that it meets lowers the floor of its priority and role. A sweep also
 //! goes along the requests in flight, which have an index with the same trouble. It leaves their ids to the
 //! worker, which looks whether some of them must be rescued ([`take_in_flight`]).
@@ -406,10 +406,11 @@ impl Portion {
         })
     }
 
-    /// An entry of the index of claims. What is behind a floor the claims find themselves.
+    /// Meets an entry of the index of claims. Entries behind a floor are skipped: the claims find those
+    /// themselves.
     fn meet(&mut self, group: Group, id: i64, is_pending: bool) -> Step {
         let floor = self.floors.get(&group).copied();
-        // The id that is learnt is of no use once somebody else has moved the floor.
+        // The learnt id is of no use once somebody else has moved the floor.
         let learns = floor.is_none()
             || self.learning.is_some_and(|learnt| floor == Some(learnt.1) && group == learnt.0);
         if !learns && floor.is_some_and(|floor| id >= floor) {

@@ -1,11 +1,11 @@
 //! Columns whose types PostgreSQL keeps because a definition of a vectorizer or an enrichment lists them in
-//! its triggers. Its error names the trigger; what can be done about it is added here.
+//! its triggers. Its error names the trigger; a hint is added here.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-/// What to do; without a character that a format would take for something else.
+/// The hint of the error. It must not have characters that a format string would interpret, such as `%`.
 pub(super) const HINT: &CStr = c"A vectorizer or an enrichment knows its columns by this trigger. In one transaction, drop the trigger, change the type, and name the columns anew: steadytext_alter_vectorizer(…, columns => …), or steadytext_alter_enrichment(…, prompt => …).";
 
 /// Whether an error is about the type of a column that a trigger of a definition lists.

@@ -1,7 +1,7 @@
 //! A query that a user wrote, read piece by piece and unable to write.
 //!
-//! Invariant: while the user's query runs, the transaction is read-only, and while it does not, it is what it
-//! was.
+//! Invariant: the transaction is read-only while the user's query runs, and has its previous mode while it
+//! does not.
 
 use std::ffi::{CStr, CString};
 use std::ptr;
@@ -39,14 +39,13 @@ impl Drop for ReadOnly {
     }
 }
 
-/// Runs one `query` with the rights and the search path of whoever called: `look` sees the names of its
-/// columns, and then `take` its rows, as JSON objects, piece by piece. A piece is bounded, whatever the query
-/// returns.
+/// Runs one `query` with the rights and the search path of the caller: `look` sees the names of its columns,
+/// and then `take` its rows, as JSON objects, piece by piece. A piece is bounded, whatever the query returns.
 ///
 /// # Errors
 ///
-/// What `look` and `take` return. PostgreSQL's errors are raised: several statements (42P11), one that writes
-/// or locks rows (0A000), a function in it that writes (25006).
+/// The errors of `look` and `take`. PostgreSQL's errors are raised: several statements (42P11), one that
+/// writes or locks rows (0A000), a function in it that writes (25006).
 pub(crate) fn read(
     query: &str,
     look: impl FnOnce(&[String]) -> Result<(), PgError>,

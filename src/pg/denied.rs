@@ -1,10 +1,11 @@
-//! Rights that PostgreSQL denies on the extension's objects: it checks most of them itself, and what it says
-//! about that is noted.
+//! Rights that PostgreSQL denies on the extension's objects. It checks most of them itself, and its errors
+//! about them are noted here.
 //!
-//! What goes into the server's log is seen there, and loses what [`own_context`] leaves out. An error that a
-//! block with an exception handler catches goes nowhere; but where an error is raised, its context is put
-//! together by callbacks, and one of them is ours as long as a statement runs. The same callback says what to
-//! do where a column keeps its type for a definition of ours ([`column_types`]).
+//! An error on its way to the server log is seen there, and loses the context entries that [`own_context`]
+//! leaves out. An error that a block with an exception handler catches gets no further; but when an error is
+//! raised, its context is put together by callbacks, and one of them is ours as long as a statement runs. The
+//! same callback adds a hint to the error about a column that keeps its type for a definition of ours
+//! ([`column_types`]).
 //!
 //! Invariant: the callback is in the stack at most once, and costs a statement some instructions.
 
@@ -23,13 +24,13 @@ const MOST_CALLBACKS: usize = 8;
 static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 
-/// What to do about a right on something of the extension's; without a character that a format would take for
-/// something else.
+/// The hint for a missing right on one of the extension's objects. It must not have characters that a format
+/// string would interpret, such as `%`.
 const HINT: &CStr = c"Members of steadytext_user may use pg_steadytext, members of steadytext_admin configure it as well: GRANT steadytext_user TO the role. \"Roles\" in docs/sql.md says which role is for what.";
-/// Where PostgreSQL finds a right missing.
+/// The functions of PostgreSQL that report a missing right.
 const DENIERS: [&CStr; 2] = [c"aclcheck_error", c"aclcheck_error_col"];
 
-/// By its address a callback is known as ours.
+/// Its address marks a callback as ours.
 static MARK: u8 = 0;
 
 thread_local! {
@@ -48,8 +49,8 @@ pub(super) fn install() {
     }
 }
 
-/// A watch, which sees the errors that are raised while it is there. Errors jump over its frame, and whoever
-/// catches them puts the stack of callbacks back: it holds nothing to drop.
+/// A watch, which sees the errors that are raised while it is there. Errors jump over its frame, and the
+/// handler that catches them puts the stack of callbacks back: it holds nothing to drop.
 pub(super) struct Watch {
     callback: pg_sys::ErrorContextCallback,
     is_there: bool,

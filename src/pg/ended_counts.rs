@@ -5,7 +5,7 @@
 //! Their entries are found, or made, while the transaction runs; tokens are charged before it commits, when
 //! something may still fail.
 //!
-//! Invariant: what runs after a commit touches atomics and this process's memory only.
+//! Invariant: code that runs after a commit touches atomics and this process's memory only.
 
 use std::cell::RefCell;
 

@@ -70,8 +70,9 @@ pub(crate) fn close() {
     }
 }
 
-/// Says that the program of this process's engine has ended: another one follows, as this process remains the
-/// leader. `crashed`: perhaps by what it was doing. Whoever then finds the next one open knows of this crash.
+/// Notes that the program of this process's engine has ended. This process remains the leader, and another
+/// program follows. With `crashed` the program may have ended by the work that it had: the crash is counted
+/// before the next program takes connections, so that those who connect to it know of the crash.
 pub(crate) fn fall(crashed: bool) {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()).filter(|_| leads()) else { return };
     leader.open.store(false, SeqCst);

@@ -1,4 +1,4 @@
-//! What the server's engine is doing, on a page of shared memory that its thread writes and everybody reads.
+//! The engine's current activity, on a page of shared memory that its thread writes and everybody reads.
 //!
 //! Each number is right by itself; those that are read together may be of two moments that follow each other.
 //! Nobody waits: neither the engine for its readers nor a scrape for an engine that is busy.

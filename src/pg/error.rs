@@ -1,7 +1,7 @@
-//! Errors on their way to SQL: SQLSTATE, message, hint; and what PostgreSQL adds to them.
+//! Errors on their way to SQL: SQLSTATE, message, hint; and the context that PostgreSQL adds to them.
 //!
-//! An error that is raised while COPY has a row comes with the beginning of its line as CONTEXT, which says
-//! what the row says, to the client and in the server's log. [`hide_copied_row`] takes that away.
+//! An error that is raised while COPY has a row comes with the beginning of its line as CONTEXT, which shows
+//! the row's contents to the client and in the server's log. [`hide_copied_row`] takes that away.
 
 use std::ffi::CString;
 

@@ -2,8 +2,8 @@
 //! write files.
 //!
 //! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything
-//! below it step by step, each step relative to the one before and never through a symbolic link; what is
-//! checked is what is used, even if another process changes the directory meanwhile.
+//! below it step by step, each step relative to the one before and never through a symbolic link; the file
+//! that is checked is the one that is used, even if another process changes the directory meanwhile.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
@@ -30,7 +30,7 @@ const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 pub(crate) struct ExchangePath {
     directory: OwnedFd,
     name: CString,
-    /// As the caller wrote it.
+    /// The path as the caller wrote it.
     path: String,
 }
 
@@ -340,12 +340,13 @@ fn copy(source: &mut File, target: &mut impl Write, path: &str) -> Result<(), Pg
     }
 }
 
-/// What a cancelled statement says, where it is not PostgreSQL that says it: a draft must be removed first.
+/// PostgreSQL's error for a cancelled statement, for cancellations that are acted on here: a draft must be
+/// removed first.
 pub(crate) fn stopped() -> PgError {
     PgError::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, "canceling statement due to user request")
 }
 
-/// What the operating system said, with PostgreSQL's codes for it.
+/// An error of the operating system, with the SQLSTATE that PostgreSQL gives it.
 pub(crate) fn file_error(doing: &str, path: &str, error: &IoError) -> PgError {
     use PgSqlErrorCode as Code;
     let code = match error.raw_os_error() {

@@ -1,6 +1,6 @@
 //! Conditions that users write, which become a part of a larger query.
 //!
-//! Invariant: what is accepted is one expression by PostgreSQL's own grammar. In parentheses, with the end of
+//! Invariant: an accepted text is one expression by PostgreSQL's own grammar. In parentheses, with the end of
 //! a line behind it for comments, it is one in every query, and nothing of it gets out of them.
 
 use std::ffi::CString;
@@ -12,8 +12,8 @@ use super::error::PgError;
 
 const HINT: &str = "Write the filter as it would stand behind WHERE, and nothing else: 'price < 10 and in_stock'. Texts in it have quotes of their own: 'kind = ''book'''.";
 
-/// Refuses a text that is not one expression. What it means, whether it is a condition, and what the caller
-/// may read is found when the query runs.
+/// Refuses a text that is not one expression. Whether the expression is valid, whether it is a condition, and
+/// whether the caller may read its columns is found when the query runs.
 ///
 /// # Errors
 ///

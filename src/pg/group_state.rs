@@ -5,8 +5,8 @@
 //! lengths of value and note, 32 bits each, and both texts; a note that is the one of the record before is
 //! not written again.
 //!
-//! Invariant: a state is written by the transition of its aggregate, and only read by what comes after: final
-//! functions of moving windows see it more than once.
+//! Invariant: a state is written only by the transition function of its aggregate, and read by the functions
+//! that follow: final functions of moving windows see it more than once.
 
 use std::ptr::NonNull;
 
@@ -59,7 +59,7 @@ impl GroupState {
         GroupState { state: None, context: unsafe { pg_sys::CurrentMemoryContext } }
     }
 
-    /// As it goes back to PostgreSQL; NULL where nothing was ever added.
+    /// The state as a value for PostgreSQL; NULL where nothing was ever added.
     pub(crate) fn into_internal(self) -> Internal {
         Internal::from(self.state.map(|state| pg_sys::Datum::from(state.as_ptr())))
     }

@@ -1,5 +1,5 @@
-//! The server's settings, prefix `pg_steadytext.`: what belongs to the process and the machine. What belongs
-//! to one database is in its table steadytext_config.
+//! The server's settings, prefix `pg_steadytext.`: those of a process and of the machine. Settings of one
+//! database are in its table steadytext_config.
 //!
 //! Which models answer is a setting that every session may have its own value of, as long as it names no
 //! path: files are for superusers to name.
@@ -89,9 +89,9 @@ pub(crate) struct EngineSettings {
     pub(crate) memory_limit_mb: u64,
     /// After how long an unused model is unloaded; `None`: never.
     pub(crate) model_idle_timeout: Option<Duration>,
-    /// What computes models.
+    /// The backend that computes models.
     pub(crate) backend: BackendChoice,
-    /// Where it runs.
+    /// The process in which the engine runs.
     pub(crate) process: EngineProcess,
 }
 
@@ -120,12 +120,12 @@ pub(crate) fn engine_hang_timeout() -> Option<Duration> {
     duration(&ENGINE_HANG_TIMEOUT)
 }
 
-/// What a setting in seconds says; `None` for 0, which stands for ever.
+/// The duration of a setting in seconds; `None` for 0, which means for ever.
 fn duration(setting: &GucSetting<f64>) -> Option<Duration> {
     Duration::try_from_secs_f64(setting.get()).ok().filter(|duration| !duration.is_zero())
 }
 
-/// `pg_steadytext.backend`: what computes models.
+/// `pg_steadytext.backend`: the backend that computes models.
 fn backend_choice() -> BackendChoice {
     match BACKEND.get() {
         Backend::Auto => BackendChoice::Auto,
@@ -141,7 +141,7 @@ fn kv_cache_type() -> KvCacheType {
     }
 }
 
-/// What an engine computes with that is started with the current settings.
+/// The backend of an engine that is started with the current settings.
 pub(crate) fn backend() -> BackendKind {
     backend_choice().expected(kv_cache_type())
 }
@@ -215,8 +215,8 @@ fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
             const { [const { Cell::new(std::ptr::null_mut()) }; 3] };
     }
     let found = FOUND.with(|found| found[setting as usize].get());
-    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread. What
-    // a preloaded library defines stays.
+    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread.
+    // Settings that a preloaded library defines are never removed.
     unsafe {
         if let Some(found) = found.as_ref() {
             return Some(found.source);
@@ -245,8 +245,8 @@ pub(crate) fn is_path(value: &str) -> bool {
     value.contains('/') || (!value.is_empty() && value.bytes().all(|byte| byte == b'.'))
 }
 
-/// The check hook of the settings that choose a model: a path is a superuser's to give. What the server's
-/// files, ALTER DATABASE and ALTER ROLE have set was checked when that was done.
+/// The check hook of the settings that choose a model: only superusers may give a path. Values from the
+/// server's files, ALTER DATABASE and ALTER ROLE were checked when they were set.
 #[pg_guard]
 unsafe extern "C-unwind" fn check_model(
     value: *mut *mut c_char,

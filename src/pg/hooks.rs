@@ -121,9 +121,9 @@ unsafe extern "C-unwind" fn process_utility(
     }
 }
 
-/// Users delete rows of their own from some of the extension's tables, and PostgreSQL lets whoever may delete
-/// from a table lock all of it, for as long as a transaction is open. So LOCK TABLE is for superusers there,
-/// in modes that keep others out, and also where a view leads to it.
+/// Users delete rows of their own from some of the extension's tables, and PostgreSQL lets a role that may
+/// delete from a table lock all of it, for as long as a transaction is open. So LOCK TABLE is for superusers
+/// there, in modes that keep others out, and also where a view leads to it.
 #[pg_guard]
 unsafe extern "C-unwind" fn keep_tables_open(statement: *mut pg_sys::Node) {
     // SAFETY: the node's tag says what it is; its list is one of RangeVar nodes.
@@ -229,7 +229,8 @@ unsafe extern "C-unwind" fn make_room_for(statement: *mut pg_sys::Node) {
     }
 }
 
-/// What a prepared transaction has enqueued, or held locked, is the worker's when the statement has ended.
+/// Wakes the worker after COMMIT PREPARED and ROLLBACK PREPARED: the requests that the transaction has
+/// enqueued, or held locked, are the worker's then.
 #[pg_guard]
 unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};

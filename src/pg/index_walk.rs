@@ -176,7 +176,7 @@ unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::R
 ///
 /// # Safety
 ///
-/// Both are open.
+/// The table and the index are open.
 unsafe fn is_as_made(table: pg_sys::Relation, index: pg_sys::Relation, wanted: Index) -> bool {
     // SAFETY: the caller's promise; an index has a number, a type and options for each column of its order.
     unsafe {

@@ -25,7 +25,7 @@ unsafe extern "C-unwind" {
     fn SignalHandlerForConfigReload(signal: i32);
 }
 
-/// What SIGTERM does to a process of ours.
+/// The effect of SIGTERM on a process of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Termination {
     /// The process ends at the next look for interrupts, as PostgreSQL's own processes do.
@@ -90,8 +90,8 @@ pub(crate) fn is_stop_pending() -> bool {
 /// Answers a session that waits for all processes, as DROP DATABASE does, at a place where nothing may be
 /// raised. This stops nothing.
 pub(crate) fn answer_barriers() {
-    // SAFETY: a flag that the signal handler of this process sets; in the main thread. What is done closes
-    // files.
+    // SAFETY: a flag that the signal handler of this process sets; in the main thread. Answering a barrier
+    // closes files.
     unsafe {
         if std::ptr::read_volatile(&raw const pg_sys::ProcSignalBarrierPending) != 0 {
             pg_sys::ProcessProcSignalBarrier();
@@ -156,7 +156,7 @@ pub(crate) fn wait(timeout: Duration, wait_fd: Option<WaitFd>) {
             events |= pg_sys::WL_SOCKET_WRITEABLE;
         }
     }
-    // Rounded up: whoever waits until a moment would otherwise wake before it, again and again.
+    // Rounded up: a process that waits until a moment would otherwise wake before it, again and again.
     let timeout_ms =
         i64::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i64::MAX).min(i64::from(i32::MAX));
     // SAFETY: waits on the latch of this process and a descriptor that the caller keeps open.
@@ -172,7 +172,7 @@ pub(crate) fn wait(timeout: Duration, wait_fd: Option<WaitFd>) {
     }
 }
 
-/// What pg_stat_activity shows as the wait event: by its name where extensions can name theirs.
+/// The wait event that pg_stat_activity shows: with a name of its own where extensions can register one.
 fn wait_event() -> u32 {
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     {
@@ -201,7 +201,7 @@ const USER_TIMEOUT: i32 = 15;
 
 /// The number of the timeout that ends the process, once it has been registered.
 static END_TIMEOUT: OnceLock<i32> = OnceLock::new();
-/// What to note when it does; it points to shared memory.
+/// The flag to set when that timeout ends the process; it points to shared memory.
 static OVERRAN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
 /// As SIGTERM does it: the process ends where it next looks for interrupts, which no exception handler of a

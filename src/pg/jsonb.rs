@@ -1,11 +1,11 @@
 //! Values of type jsonb, read where they lie: keys, counts and lengths are looked at before anything is
-//! copied, and nothing is made of what nobody uses.
+//! copied, and only values that are used are converted.
 //!
 //! The form on disk has not changed since PostgreSQL 9.4, and binary upgrades need it to stay. A container
 //! has a word with its kind and the number of its elements, a word for each element (of an object: first the
 //! keys, then the values), and their data.
 //!
-//! Invariant: a value that is not what it should be ends in `None`, and never in a look beside its bytes.
+//! Invariant: a malformed value ends in `None`, and never in a read beyond its bytes.
 
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;
@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
     fn pass(&mut self, count: usize) {
         for _ in 0..count {
             if self.step().is_none() {
-                // Nothing behind it can be found.
+                // The container is broken: nothing behind this value can be found.
                 self.index = self.container.words();
                 return;
             }
@@ -261,7 +261,7 @@ impl<'a> Number<'a> {
         self.groups.as_chunks::<2>().0.iter().map(|group| u16::from_ne_bytes(*group))
     }
 
-    /// The same as an integer, if it is one: 16.0 is 16.
+    /// The number as an integer, if it is one: 16.0 is 16.
     pub(crate) fn integer(self) -> Option<i64> {
         let count = self.groups().len() as i32;
         if count == 0 {
@@ -312,7 +312,7 @@ impl<'a> Number<'a> {
         text
     }
 
-    /// As serde_json reads it from the number's text; `None` where that is out of its range.
+    /// The number as serde_json reads its text; `None` where that is out of its range.
     fn json(self) -> Option<Value> {
         /// Powers of 10,000 beyond all numbers of type double.
         const MAX_WEIGHT: i32 = 80;

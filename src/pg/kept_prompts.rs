@@ -1,7 +1,8 @@
-//! What a database keeps under the names of the library's prompts, so that they are asked in its words.
+//! The templates that a database keeps under the names of the library's prompts, which are used in place of
+//! the library's own.
 //!
-//! Every verb looks here, and hardly a database keeps any: what is known stays until the extension's tables
-//! change.
+//! Every verb looks here, and hardly any database keeps such templates: they are read once and cached until
+//! the extension's tables change.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Values of key columns as JSON, the same whatever the session's settings are: what is written here is read
-//! by another process, and must be the same value there.
+//! Values of key columns as JSON, the same whatever the session's settings are: another process reads them,
+//! and must get the same values.
 //!
 //! Invariant: no function that somebody else has written is called. Values are made texts by the output
 //! functions of their types, which are not looked up by name.

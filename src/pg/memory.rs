@@ -1,5 +1,5 @@
-//! Memory: PostgreSQL's for what is made again and again in one call; what there is for the engine; and how a
-//! process ends that has none left.
+//! Memory: a context of PostgreSQL's for repeated work in one call; the memory that the engine may take; and
+//! the end of a process that has none left.
 
 use std::ffi::{c_char, c_int};
 use std::sync::OnceLock;
@@ -29,9 +29,9 @@ pub(crate) fn in_scratch<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// What is added to the score by which the kernel chooses a process to kill when memory runs out: as if the
-/// engine's took half of all memory more than it does. It is the largest process of the server, and the only
-/// one that can be begun anew without anybody's loss, but for the kernel all of them are alike.
+/// The engine's `oom_score_adj`. The kernel kills the process with the highest score when memory runs out,
+/// and this counts as half of all memory. The engine is the largest process of the server, and the only one
+/// that can be restarted without a loss for anybody; the kernel could not know that.
 const OOM_SCORE_ADJ: i32 = 500;
 
 /// Bytes of shared_buffers.

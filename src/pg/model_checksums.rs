@@ -1,6 +1,6 @@
 //! The checksums of model files in shared memory.
 //!
-//! To hash a file takes seconds, and every process needs to know what a model's file holds now. The engine
+//! To hash a file takes seconds, and every process needs the checksum of a model's present file. The engine
 //! keeps the checksum in a file beside the model; where it cannot write one, other processes find the
 //! checksum here. This module also remembers from which files no model can be loaded, so that `auto` passes
 //! them over.
@@ -140,7 +140,7 @@ pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
     })
 }
 
-/// As much of a reason as is remembered.
+/// The part of a reason that fits into the table.
 pub(crate) fn fitting(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(REASON_BYTES)]
 }

@@ -2,8 +2,8 @@
 //!
 //! The first few keys of a statement become a row each, at once. Later ones are gathered in this process's
 //! memory and become a row for [`GATHERED`] of them, so that a statement that inserts many rows pays for few:
-//! what is gathered is written when there is enough of it, and before the transaction commits or is prepared.
-//! What a subtransaction has gathered is forgotten when it is rolled back, as its rows are.
+//! gathered keys are written when there are enough of them, and before the transaction commits or is
+//! prepared. Keys that a subtransaction has gathered are forgotten when it is rolled back, as its rows are.
 //!
 //! Invariant: a key is written by the transaction that changed its row, at the level of its subtransaction or
 //! above: both are seen together or not at all.

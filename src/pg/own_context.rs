@@ -1,12 +1,12 @@
-//! What PostgreSQL adds to an error about where it was raised, where that is a function of the extension's.
+//! The context of errors that were raised inside the extension's own functions.
 //!
-//! PL/pgSQL names each function and each statement between the caller and the error. Those of the extension
-//! say nothing to a caller who has made a mistake in an argument, and hide what does: they are left out, up
-//! to the first function that is somebody else's. Everything stays with log_error_verbosity = verbose, of
-//! internal errors, which are bugs, and in the processes of the extension.
+//! PL/pgSQL adds each function and each statement between the caller and the error. Those of the extension
+//! are of no use to a caller who has made a mistake in an argument, and hide those that are: they are left
+//! out, up to the first function that is somebody else's. Everything stays with log_error_verbosity =
+//! verbose, for internal errors, which are bugs, and in the processes of the extension.
 //!
-//! Where an error is raised nothing can be looked up in the catalogs. What belongs to the extension is known
-//! by its name, from the install script (`build.rs`), and by the schema that stands before it.
+//! The catalogs cannot be read where an error is raised. The extension's functions are recognized by their
+//! names, from the install script (`build.rs`), and by the schema that stands before them.
 
 use std::ffi::CStr;
 

@@ -1,11 +1,11 @@
-//! How many requests are pending in each database, in all and of each role, in shared memory:
+//! The number of pending requests in each database, in all and of each role, in shared memory:
 //! `max_queue_size` and `max_queue_size_per_role` are compared with it.
 //!
-//! A transaction counts what it inserts, by subtransaction and role, and adds it after its commit; the worker
-//! takes away what it claims. What happens without either of them knowing (rows that are deleted, put back or
-//! cancelled, transactions prepared by other sessions) asks the worker to count the rows themselves.
+//! A transaction counts the rows that it inserts, by subtransaction and role, and adds them after its commit;
+//! the worker subtracts those that it claims. Changes that neither of them sees (rows that are deleted, put
+//! back or cancelled, transactions prepared by other sessions) ask the worker to count the rows themselves.
 //!
-//! Invariant: what runs after a commit touches atomics and this process's memory only. Cells change as
+//! Invariant: code that runs after a commit touches atomics and this process's memory only. Cells change as
 //! wholes, role and count together, so that no count can be added to another role's.
 
 use std::cell::{Cell, RefCell};
@@ -56,7 +56,7 @@ struct Inserted {
     /// Whether the rows are there if the subtransaction commits; others may have been left out because of ON
     /// CONFLICT.
     certain: bool,
-    /// They are said to be put back, and were not seen to be. They count for this transaction only.
+    /// Rows that were reportedly put back, but not seen. They count for this transaction only.
     retry: bool,
     count: i64,
 }
@@ -248,7 +248,8 @@ pub(crate) struct Before {
     roles: Vec<(u32, i32)>,
 }
 
-/// Notes what the counters say. What changes after this stays valid when [`correct`] has set them right.
+/// Notes the values of the counters. Changes after this stay valid when [`correct`] has set the counters
+/// right.
 pub(crate) fn before_counting(slot: &Slot) -> Before {
     slot.recount.store(false, SeqCst);
     let committed = slot.committed.load(SeqCst);

@@ -1,11 +1,12 @@
-//! Downloads of models, in shared memory: who wants what, how far it is, how it ended. A download runs in a
-//! process of its own, one for each model however many ask for it, from whichever database.
+//! Downloads of models, in shared memory: which models are wanted, by which processes, and the progress and
+//! outcome of each download. A download runs in a process of its own, one for each model however many ask for
+//! it, from whichever database.
 //!
 //! It goes on as long as somebody waits for it, or for good where somebody has asked for it without waiting.
 //! The table knows the processes of those who wait, so that one that was killed does not wait for ever.
 //!
 //! Invariant: entries are read and written under the part's lock only. An entry is taken again only after its
-//! download has ended, with another number, so that whoever comes late finds out.
+//! download has ended, with another number, so that a process that comes late finds out.
 
 use std::cell::UnsafeCell;
 
@@ -143,7 +144,7 @@ pub(crate) struct Running {
     pub(crate) total: u64,
     /// Bytes in a second.
     pub(crate) rate: Option<f64>,
-    /// What the download waits for, in words.
+    /// A message that tells what the download waits for.
     pub(crate) note: String,
 }
 
@@ -339,7 +340,8 @@ pub(crate) fn leave(ticket: Ticket) {
     });
 }
 
-/// Stops the downloads of that key or label, whoever waits for them. Whether there was one.
+/// Stops the downloads of that key or label, whichever processes wait for them. Returns whether there was
+/// one.
 pub(crate) fn stop(name: &str) -> bool {
     locked(true, |entries, _| {
         let mut meant = entries

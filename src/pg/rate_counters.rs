@@ -1,4 +1,4 @@
-//! What roles have used in the last minute, hour and day: requests and tokens, in shared memory.
+//! The usage of roles in the last minute, hour and day: requests and tokens, in shared memory.
 //!
 //! Only roles that a limit binds are counted, each in each database by itself. A request counts from the
 //! moment in which it is asked for, and no longer when the subtransaction that has enqueued it is rolled
@@ -108,7 +108,7 @@ pub(crate) struct Used {
     pub(crate) role: pg_sys::Oid,
     /// Requests in each period, and seconds until the first of them no longer counts.
     pub(crate) requests: [(u64, Option<i64>); 3],
-    /// The same of tokens.
+    /// Tokens in each period, in the same way.
     pub(crate) tokens: [(u64, Option<i64>); 3],
 }
 
@@ -121,7 +121,7 @@ pub(crate) struct Saved {
     pub(crate) second: i64,
     /// Buckets of all periods, one after the other.
     pub(crate) requests: Vec<u32>,
-    /// The same of tokens.
+    /// Buckets of tokens, in the same order.
     pub(crate) tokens: Vec<u32>,
 }
 
@@ -191,7 +191,7 @@ impl RateTable {
 ///
 /// # Errors
 ///
-/// What is exceeded; nothing is counted then.
+/// The limit that would be exceeded; nothing is counted then.
 pub(crate) fn charge(
     role: pg_sys::Oid,
     count: u64,
@@ -364,7 +364,7 @@ pub(crate) fn take_changed(slot: &Slot) -> Vec<Saved> {
     list.unwrap_or_default()
 }
 
-/// They could not be written down.
+/// Marks counts as changed again that could not be written down.
 pub(crate) fn put_back_changed(slot: &Slot, saved: &[Saved]) {
     TABLE.with_lock(true, |table| {
         for entry in saved.iter().filter_map(|saved| table.find(key_of(saved.role))) {
@@ -416,7 +416,7 @@ fn add_to(charged: &mut Vec<Charged>, new: Charged) {
     }
 }
 
-/// What this transaction has been charged for a role since a second.
+/// The number of requests that this transaction has been charged for a role since a second.
 fn charged_here(key: u64, since: i64) -> u64 {
     CHARGED.with_borrow(|charged| {
         let of_role = charged.iter().filter(|known| known.key == key && known.second >= since);

@@ -4,7 +4,8 @@
 //! bind a role the strictest one holds, for each kind. One without a name is everybody's. Superusers and
 //! members of steadytext_admin, who could change it, are bound by those only that name them.
 //!
-//! What binds whom is kept by each process until the extension's tables change, or roles do.
+//! The limits that bind each role are cached by each process until the extension's tables change, or roles
+//! do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -71,8 +72,8 @@ thread_local! {
     static STATEMENTS_OF_OTHERS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// As long as it lives, what is asked for is asked for by somebody's statement, and not by the process that
-/// runs it for them.
+/// As long as it lives, requests count as made by a user's statement, and not by the process that runs it for
+/// them.
 #[derive(Debug)]
 pub(crate) struct StatementOfOthers(());
 
@@ -117,8 +118,8 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
             return Err(refusal);
         }
     }
-    // The first text of a vectorizer's request says which model it was, and is none of its owner's. What
-    // triggers and functions ask for that it meets is not its own.
+    // The first text of a vectorizer's request only tells which model it was, and is none of its owner's.
+    // Requests of other people's triggers and functions, which its statements run, are not a vectorizer's.
     let is_own = STATEMENTS_OF_OTHERS.get() == 0 && slots::is_vectorizing();
     let count = if is_own && count > 1 { count - 1 } else { count };
     rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call).map_err(|exceeded| {
@@ -134,7 +135,7 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
 ///
 /// # Errors
 ///
-/// What reading the limits raises.
+/// Errors from reading the limits.
 pub(crate) fn wait_of(role: pg_sys::Oid, count: u64) -> Result<Option<f64>, PgError> {
     const NEVER: i64 = 3600;
     let limits = limits_of(role)?;
@@ -152,7 +153,7 @@ pub(crate) fn wait_of(role: pg_sys::Oid, count: u64) -> Result<Option<f64>, PgEr
 ///
 /// # Errors
 ///
-/// What reading the limits raises.
+/// Errors from reading the limits.
 pub(crate) fn room_of(role: pg_sys::Oid, now: bool) -> Result<Option<u64>, PgError> {
     let allowed = limits_of(role)?.allowed;
     if now {

@@ -4,7 +4,7 @@
 //! here, in shared memory, and the worker writes it down.
 //!
 //! Refusals of the same role about the same thing are one entry with a count, until they are written; a role
-//! has a few entries at most, and a database some. What finds no place is counted.
+//! has a few entries at most, and a database some. Refusals that find no place are counted.
 //!
 //! Invariant: everything here is guarded by the part's lock. No text of a request gets here: the messages
 //! that are noted have names and numbers only.
@@ -218,7 +218,7 @@ pub(crate) fn unwritten(slot: &Slot) -> (Vec<Refusal>, u64) {
     (unwritten.unwrap_or_default(), dropped)
 }
 
-/// These have been written down. What was refused meanwhile stays.
+/// Removes entries that have been written down. Refusals that were added to them meanwhile stay.
 pub(crate) fn forget_written(slot: &Slot, written: &[Refusal], dropped: u64) {
     let database = catalog::my_database().to_u32();
     TABLE.with_lock(true, |table| {
@@ -235,7 +235,7 @@ pub(crate) fn forget_written(slot: &Slot, written: &[Refusal], dropped: u64) {
                 None => more = true,
             }
         }
-        // Whoever notes something sets it after that, outside of the lock.
+        // A process that notes a refusal sets the flag after that, outside of the lock.
         if !more {
             slot.refusals_wait.store(false, Release);
         }

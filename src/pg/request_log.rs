@@ -1,6 +1,6 @@
 //! `pg_steadytext.log_min_duration`: a line in the server's log for each request that took long.
 //!
-//! Invariant: a line has numbers and names, and nothing of what was asked or answered.
+//! Invariant: a line has numbers and names, and no part of a prompt or an answer.
 
 use std::ffi::{CString, c_char};
 use std::time::Duration;

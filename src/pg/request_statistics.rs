@@ -1,12 +1,12 @@
-//! What became of requests, counted in shared memory: by database, model and type of request.
+//! Counters of requests by their outcome, in shared memory: by database, model and type of request.
 //!
 //! A request is counted where it ends, by the worker or by the process of a synchronous call, also in
 //! transactions that are read-only or roll back, and on standbys. To count is to find an entry by its hash
 //! and to add to some atomic numbers under the shared lock, which takes some tenths of a microsecond.
 //!
-//! The table has room for [`ENTRIES`], and a database for [`ENTRIES_OF_ONE`]. What finds no room is counted
-//! under the model [`OTHER`], and where there is no room for that either, in one entry for the whole server,
-//! whose database is 0.
+//! The table has room for [`ENTRIES`], and a database for [`ENTRIES_OF_ONE`]. Requests without room are
+//! counted under the model [`OTHER`], and where there is no room for that either, in one entry for the whole
+//! server, whose database is 0.
 //!
 //! Invariant: entries come and go under the exclusive lock only, so that their keys stand still under the
 //! shared one.
@@ -50,11 +50,11 @@ pub(super) const NUMBERS: usize = COUNTERS + 3 * (1 + BUCKETS);
 pub(crate) struct Counted {
     /// Requests that have begun.
     pub(crate) requests: u64,
-    /// Those that ended with an answer,
+    /// Requests that ended with an answer.
     pub(crate) completed: u64,
-    /// with an error,
+    /// Requests that ended with an error.
     pub(crate) failed: u64,
-    /// or because nobody wanted the answer any more.
+    /// Requests that ended because nobody wanted the answer any more.
     pub(crate) cancelled: u64,
     /// Attempts that ended with an error and are made again.
     pub(crate) retried: u64,
@@ -62,7 +62,7 @@ pub(crate) struct Counted {
     pub(crate) cache_hits: u64,
     /// Tokens of prompts.
     pub(crate) prompt_tokens: u64,
-    /// Those of them that were not computed.
+    /// Tokens of prompts that were not computed.
     pub(crate) cached_tokens: u64,
     /// Tokens of answers.
     pub(crate) generated_tokens: u64,
@@ -73,7 +73,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// Both together; `None` where both have times, each of which has a bucket of its own.
+    /// The sum of both; `None` where both have times, each of which has a bucket of its own.
     pub(super) fn plus(&self, more: &Counted) -> Option<Counted> {
         let is_plain = |counted: &Counted| counted.times.iter().all(Option::is_none);
         let times = match (is_plain(self), is_plain(more)) {

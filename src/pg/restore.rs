@@ -1,10 +1,10 @@
 //! Restores of data alone, with triggers switched off (`pg_dump --data-only --disable-triggers`), into a
 //! database that has the extension already.
 //!
-//! Two things are in their way, which the triggers would see to. The default rows of steadytext_config and
-//! steadytext_models have the keys of the rows that come: while a COPY runs, they have others. And `ENABLE
-//! TRIGGER ALL`, the last line of such a restore, makes ordinary triggers of those that fire always: they are
-//! made what they were.
+//! Two obstacles are in their way, which the triggers would remove. The default rows of steadytext_config and
+//! steadytext_models have the keys of the rows that come: while a COPY runs, they are given others. And
+//! `ENABLE TRIGGER ALL`, the last line of such a restore, turns triggers that always fire into ordinary ones:
+//! they are turned back.
 
 use std::ffi::CStr;
 

@@ -1,5 +1,6 @@
-//! What a process that claims requests remembers of those that must not hold up the others: rows that cannot
-//! be written, long stretches of rows that somebody has locked, and roles that have too many of either.
+//! Obstacles that a process which claims requests remembers, so that they do not hold up other requests: rows
+//! that cannot be written, long stretches of rows that somebody has locked, and roles that have too many of
+//! either.
 //!
 //! Invariant: all of it is advice that grows old by itself. Nothing is lost when it is forgotten, and nothing
 //! is claimed twice because of it: rows are locked before they are claimed, whatever is remembered here.

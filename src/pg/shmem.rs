@@ -4,7 +4,7 @@
 //! A part is a struct of the module that owns it, declared there as a `static` [`Part`]; `super::PARTS` lists
 //! all of them. Two things are common to all, which this module does: every part has a lock, and it exists
 //! only while the library is in shared_preload_libraries. [`Part::get`] is `None` otherwise, and every user
-//! has to say what it does then.
+//! has to handle that.
 //!
 //! This module's own part is [`Shared`]: the launcher's mailbox and a slot for each database's worker.
 //!
@@ -85,8 +85,8 @@ pub(super) trait AnyPart: Sync {
     ///
     /// # Safety
     ///
-    /// Both are in the server's shared memory, and the memory is as [`AnyPart::layout`] says: zeros if
-    /// `is_new`, and otherwise what this function has made of them before.
+    /// The memory and the lock are in the server's shared memory, and the memory is as [`AnyPart::layout`]
+    /// says: zeros if `is_new`, and otherwise as an earlier call of this function has left it.
     unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool);
 }
 
@@ -155,7 +155,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// What [`super::slots::Ended`] says of the last run.
+    /// How the last run ended, as a [`super::slots::Ended`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
@@ -216,7 +216,7 @@ pub(crate) struct Slot {
     pub(crate) vectorizer_calls: AtomicU64,
     /// The processes that work for vectorizers, by [`Pace`].
     pub(crate) vectorizers: [Vectorizing; PACES],
-    /// What roles have used, as [`super::rate_counters`] counts it, is not written down yet.
+    /// The usage of roles, which [`super::rate_counters`] counts, has changed since it was written down.
     pub(crate) usage_waits: AtomicBool,
     /// Something was refused that is not written down yet.
     pub(crate) refusals_wait: AtomicBool,
@@ -253,7 +253,7 @@ pub(crate) enum Pace {
 }
 
 impl Pace {
-    /// All of them.
+    /// All paces.
     pub(crate) const ALL: [Pace; PACES] = [Pace::Fast, Pace::Slow];
 
     /// The one that this is not.
@@ -285,7 +285,7 @@ pub(crate) fn get() -> Option<&'static Shared> {
     SHARED.get()
 }
 
-/// What to say where the library is not in shared_preload_libraries.
+/// The error of functions that need the library in shared_preload_libraries.
 pub(crate) fn not_preloaded(message: &'static str) -> PgError {
     PgError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .hint("Add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server.")

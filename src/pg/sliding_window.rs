@@ -1,10 +1,10 @@
-//! How much was used in a period that ends now.
+//! The usage in a period that ends now.
 //!
 //! A window is a ring of buckets. It covers the bucket that is being filled and as many whole ones before it
-//! as the period has, so that what was used in any stretch of the length of the period is never more than
-//! what the window has said.
+//! as the period has, so that the usage in any stretch of the length of the period is never more than the
+//! window's total.
 //!
-//! Nothing of PostgreSQL is in here; whoever shares a window between processes has a lock for it.
+//! Nothing of PostgreSQL is in here; processes that share a window have a lock for it.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU32;
@@ -17,7 +17,7 @@ pub(crate) const BUCKETS: usize = 61;
 /// The length of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Period {
-    /// As it is called in settings and messages.
+    /// Its name in settings and messages.
     pub(crate) name: &'static str,
     /// Seconds of one bucket.
     pub(crate) bucket_s: i64,
@@ -149,7 +149,7 @@ impl SlidingWindow {
         }
     }
 
-    /// Nothing was used.
+    /// Empties the window.
     pub(crate) fn clear(&self) {
         self.counts.0.iter().for_each(|cell| cell.store(0, Relaxed));
         self.total.store(0, Relaxed);

@@ -1,14 +1,15 @@
-//! How a worker takes SIGTERM: it ends its statement, gives back what it has claimed, and goes.
+//! SIGTERM in a worker: it ends its statement, gives back the requests that it has claimed, and exits.
 //!
 //! PostgreSQL's own handler ends a process in the middle of a statement. The requests that it has in flight
 //! would then look as if it had died of one of them: they would be tried one at a time, and one that was
 //! alone would have lost a try, and wait, or fail. So the first SIGTERM only asks for the end. A statement
 //! may wait for a lock or run somebody's trigger, and shutdown must not wait for that: PostgreSQL's handler
-//! runs when [`GRACE`] is over, and at a second SIGTERM. What is given back after that has a time of its own,
-//! [`LAST_GRACE`], for the same reason: it runs users' triggers too, and its commit may wait for a standby.
+//! runs when [`GRACE`] is over, and at a second SIGTERM. Giving requests back after that has a time limit of
+//! its own, [`LAST_GRACE`], for the same reason: it runs users' triggers too, and its commit may wait for a
+//! standby.
 //!
 //! The postmaster signals the process and, after that, the group that the process leads, so that one wish
-//! arrives twice. What arrives within [`ONE_WISH`] after the first SIGTERM is taken for the same.
+//! arrives twice. A SIGTERM within [`ONE_WISH`] after the first one is taken for the same.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::AtomicI64;
@@ -102,8 +103,8 @@ pub(super) fn is_asked() -> bool {
     ASKED_AT.load(SeqCst) != 0
 }
 
-/// What is done from now on is the last thing that this process does, if it was asked to end, and has a time
-/// of its own.
+/// Begins the last work of this process, if it was asked to end: from now on that work has a time limit of
+/// its own, [`LAST_GRACE`].
 pub(super) fn begin_last_grace() {
     if is_asked() {
         TIMER.set(LAST_GRACE);

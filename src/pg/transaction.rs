@@ -14,7 +14,7 @@ use super::error::PgError;
 ///
 /// # Errors
 ///
-/// Whatever `work` returned or raised; the transaction was aborted then.
+/// The errors that `work` returned or raised; the transaction was aborted then.
 pub(crate) fn transaction<T>(
     activity: &str,
     work: impl FnOnce() -> Result<T, PgError>,
@@ -58,7 +58,7 @@ pub(crate) fn trigger_depth() -> i32 {
 ///
 /// # Errors
 ///
-/// Whatever `work` raised.
+/// The errors that `work` raised.
 pub(crate) fn guarded(work: impl FnOnce()) -> Result<(), PgError> {
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
         work();
@@ -135,7 +135,7 @@ pub(crate) fn is_parallel_worker() -> bool {
     unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
-/// What now() says in this transaction, as TimestampTz.
+/// The value of now() in this transaction, as TimestampTz.
 pub(crate) fn started_at() -> i64 {
     // SAFETY: a plain getter.
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }

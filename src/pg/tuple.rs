@@ -11,8 +11,8 @@ use pgrx::{AllocatedByPostgres, AnyElement, FromDatum, IntoDatum, PgTupleDesc};
 use super::jsonb::Jsonb;
 use super::varlena;
 
-/// The new row of a BEFORE INSERT trigger, where the executor has it: each value is there already, and what
-/// is not asked for is not looked at.
+/// The new row of a BEFORE INSERT trigger, in the executor's slot: each value is there already, and only
+/// those that are asked for are looked at.
 #[derive(Clone, Copy)]
 pub(crate) struct NewRow<'a> {
     slot: *const pg_sys::TupleTableSlot,

@@ -8,7 +8,7 @@ use pgrx::{FromDatum, pg_sys};
 ///
 /// It is of a type of variable length.
 pub(super) unsafe fn bytes(datum: pg_sys::Datum) -> usize {
-    // SAFETY: the caller's promise. What PostgreSQL counts includes a header.
+    // SAFETY: the caller's promise. PostgreSQL's count of bytes includes a header.
     unsafe { pg_sys::toast_raw_datum_size(datum).saturating_sub(pg_sys::VARHDRSZ) }
 }
 

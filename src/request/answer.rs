@@ -1,4 +1,4 @@
-//! What came of a request, and what a function gives where nothing did.
+//! Answers to requests, and the values that functions return where there is no answer.
 
 use pgrx::prelude::*;
 use steadytext_engine::Verification;
@@ -26,7 +26,7 @@ pub(crate) enum Answer {
     Chunks(Vec<Chunk>),
     /// Categories, best first.
     Categories(Categories),
-    /// Those to the elements of an array; `None` where one cannot be answered.
+    /// The answers to the elements of an array; `None` where one cannot be answered.
     Many(Vec<Option<Answer>>),
     /// How far the backends are apart.
     Verification(Verification),
@@ -48,7 +48,7 @@ impl Answer {
         }
     }
 
-    /// As steadytext_queue.results has it: documents or categories, best first.
+    /// The list in the form of steadytext_queue.results: documents or categories, best first.
     pub(crate) fn list(&self) -> Option<Vec<&str>> {
         match self {
             Answer::Ranking(ranking) => Some(ranking.documents().collect()),
@@ -87,8 +87,8 @@ pub(crate) fn unexpected() -> PgError {
     PgError::internal("the engine's answer is of another kind than the request")
 }
 
-/// What becomes of the statement where a row cannot be answered: the parameter `on_error` of the functions
-/// that answer.
+/// How a statement treats a row that cannot be answered: the parameter `on_error` of the functions that
+/// answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
     /// The call ends with the error.

@@ -1,7 +1,7 @@
-//! Answers that somebody else has given, compared with what was asked.
+//! Checks of answers from workers outside the server against their requests.
 //!
-//! Invariant: only what can be seen in little time is looked at. What passes may be a lie all the same, but
-//! it has the form of an answer, and nobody who relies on a schema, a choice or a length is misled.
+//! Invariant: only cheap checks are made. An answer that passes may be a lie all the same, but it has the
+//! form of an answer, and nobody who relies on a schema, a choice or a length is misled.
 
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Work};
@@ -24,7 +24,7 @@ const ESCAPED_BYTES: usize = 6;
 const OF_TEXTS: &str = "is not among what was asked for";
 const OF_LISTS: &str = "has a list, and none was asked for";
 
-/// What somebody says the answer is.
+/// An answer as somebody else reports it.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct ForeignAnswer<'a> {
     /// The text.
@@ -38,7 +38,7 @@ pub(crate) struct ForeignAnswer<'a> {
 }
 
 impl Subtasks {
-    /// What keeps an answer from being one to this; `None`: nothing that is seen in little time.
+    /// The reason why an answer cannot be one to this; `None` where the cheap checks find none.
     pub(crate) fn flaw(&self, answer: &ForeignAnswer<'_>) -> Option<&'static str> {
         if answer.list.is_some() && !self.has_list() {
             return Some(OF_LISTS);
@@ -77,7 +77,7 @@ impl Subtasks {
     }
 }
 
-/// What keeps numbers from being the vectors of texts.
+/// The reason why numbers cannot be the vectors of texts.
 pub(crate) fn flaw_of_vectors(numbers: &[f32], count: usize, width: Option<usize>) -> Option<&'static str> {
     if count == 0 || numbers.is_empty() || !numbers.len().is_multiple_of(count) {
         return Some("must have a vector for each text");

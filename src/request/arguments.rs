@@ -1,7 +1,7 @@
 //! From the arguments of the SQL functions to the parameters of a request.
 //!
-//! Parameters that say what would happen anyway are left out, so that requests that ask for the same look the
-//! same, whichever function wrote them down.
+//! Parameters with default values are left out, so that requests that ask for the same look the same,
+//! whichever function wrote them down.
 
 use serde_json::{Map, Value};
 
@@ -84,7 +84,7 @@ pub(crate) fn verb_params(
     ])
 }
 
-/// What a classification has beside [`verb_params`], as far as it differs from the defaults.
+/// The parameters of a classification besides [`verb_params`], as far as they differ from the defaults.
 pub(crate) fn classify_params(
     task_description: Option<&str>,
     method: Option<&str>,

@@ -1,4 +1,4 @@
-//! What a row of the queue, or a synchronous call, says.
+//! Requests as a row of the queue, or a synchronous call, gives them.
 
 use serde_json::Value;
 use steadytext_engine::Purpose;
@@ -7,10 +7,10 @@ use super::defaults;
 use crate::registry::Wanted;
 
 /// The parameter in which a queued request keeps the default of the session that enqueued it. It is no part
-/// of what is asked: the key of the cache does not have it.
+/// of the question: the key of the cache does not contain it.
 pub(crate) const DEFAULT_MODEL: &str = "default_model";
 
-/// What a row, or a call, says.
+/// A request as a row, or a call, gives it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     /// `generate`, `embed`, …
@@ -45,7 +45,7 @@ pub(super) fn dimensions(params: &Value) -> Option<usize> {
     params.get("dimensions").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
 }
 
-/// What an embedding is for: a task is a query's, or that of an adapter.
+/// The purpose of an embedding. A task makes it a query's, unless the mode says otherwise.
 pub(super) fn purpose(params: &Value) -> Purpose {
     let text = |name: &str| params.get(name).and_then(Value::as_str);
     match (text("mode"), text("task")) {

@@ -1,4 +1,4 @@
-//! Requests of many texts: what a row or a call must say, its limits, and the subtasks that come of it.
+//! Requests of many texts: their texts and parameters, their limits, and their subtasks.
 //!
 //! | type | texts | also taken |
 //! |---|---|---|
@@ -104,7 +104,7 @@ pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Subtasks, PgEr
     }))
 }
 
-/// What the caller calls the documents.
+/// The caller's ids of the documents.
 fn ids<'a>(params: &'a Value, documents: usize, config: &Config) -> Result<Option<Vec<&'a str>>, PgError> {
     let Some(ids) = params.get("document_ids") else { return Ok(None) };
     let invalid = |message: String| PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
@@ -208,7 +208,7 @@ pub(crate) fn check_length(
     Ok(())
 }
 
-/// What the elements of column prompts are called in messages.
+/// The name of the elements of column prompts in messages.
 pub(crate) fn name_of_prompts(request_type: &str) -> &'static str {
     match request_type {
         "rerank" => "Documents",
@@ -229,11 +229,11 @@ pub(crate) fn most_bytes(config: &Config) -> usize {
 ///
 /// 54000.
 pub(crate) fn check_stored(bytes: usize, config: &Config) -> Result<(), PgError> {
-    /// What an array needs besides the bytes of its texts, for each of them.
+    /// Bytes that an array needs for each of its texts besides the text.
     const BYTES_OF_ELEMENT: usize = 8;
     let elements = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
     let most = most_bytes(config).saturating_add(elements.saturating_mul(BYTES_OF_ELEMENT));
-    // The message speaks of what the texts may have; what their array needs besides is nobody's concern.
+    // The message gives the limit of the texts alone: what their array adds is no concern of the caller's.
     if bytes > most { check_bytes(bytes, "the texts", config) } else { Ok(()) }
 }
 

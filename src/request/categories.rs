@@ -10,7 +10,8 @@ pub(crate) struct Categories {
 }
 
 impl Categories {
-    /// As steadytext_queue.result has it: an array of objects with scores, or of names without.
+    /// The categories in the form of steadytext_queue.result: an array of objects with scores, or of names
+    /// without.
     pub(crate) fn json(&self) -> String {
         let lines = self.lines.iter().map(|(name, score)| match score {
             Some(score) => {
@@ -24,7 +25,7 @@ impl Categories {
         Value::Array(lines.collect()).to_string()
     }
 
-    /// What [`Categories::json`] was made of; `None` for anything else.
+    /// Reads the output of [`Categories::json`]; `None` for anything else.
     pub(crate) fn from_json(json: &str) -> Option<Categories> {
         let Value::Array(lines) = serde_json::from_str(json).ok()? else { return None };
         let line = |line: Value| match line {
@@ -39,7 +40,7 @@ impl Categories {
         Some(Categories { lines: lines.into_iter().map(line).collect::<Option<_>>()? })
     }
 
-    /// As steadytext_queue.results has it.
+    /// The names, in the form of steadytext_queue.results.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(|(name, _)| name.as_str())
     }

@@ -1,4 +1,4 @@
-//! What a request must be, whatever it comes from: its type, its text and its parameters.
+//! Checks of a request's type, text and parameters, whatever it comes from.
 //!
 //! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
 //! same requests with the same words.
@@ -159,7 +159,7 @@ fn check_values(request_type: &str, params: &Value, config: &Config) -> Result<(
             }
             "seed" => require(value.is_i64(), key, "an integer")?,
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
-            // They were checked with the type.
+            // These were checked with the type.
             "schema" | "pattern" | "choices" | "system_prompt" | "messages" | "categories"
             | "descriptions" | "examples" | "fields" | "labels" | "max_facts" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {

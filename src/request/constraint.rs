@@ -1,4 +1,4 @@
-//! What the parameters of a request say its answer has to match.
+//! Constraints on answers, from the parameters of a request.
 
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -176,7 +176,7 @@ pub(super) fn check_keywords(schema: &Value) -> Result<(), PgError> {
     ))
 }
 
-/// What the engine says of a constraint, as an error of the statement that brings it.
+/// The engine's refusal of a constraint, as an error of the statement that brings it.
 pub(crate) fn refused_constraint(error: Error) -> PgError {
     match error {
         Error::InvalidRequest(reason) => invalid(reason).hint(

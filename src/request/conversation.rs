@@ -1,10 +1,10 @@
 //! Conversations: messages of a system, a user and an assistant, of which the last is the user's.
 //!
-//! In the queue the last message is the prompt, the system's message the parameter `system_prompt`, and what
-//! lies between them the parameter `messages`. So a conversation of one message is the same request as its
-//! prompt alone.
+//! In the queue the last message is the prompt, the system's message the parameter `system_prompt`, and the
+//! messages between them the parameter `messages`. So a conversation of one message is the same request as
+//! its prompt alone.
 //!
-//! Invariant: what is said is bounded in all, like a prompt, and never makes a control token.
+//! Invariant: the messages are bounded in all, like a prompt, and never make a control token.
 
 use serde_json::{Map, Value, json};
 use steadytext_engine::{MAX_HISTORY, Message, Role};
@@ -98,7 +98,7 @@ fn too_many() -> PgError {
     refused(format!("there may be {MAX_HISTORY} messages between the system's and the last one"))
 }
 
-/// What was said before the prompt, as a row says it.
+/// The messages before the prompt, from a row's parameters.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! What a parameter is where a request does not give it.
+//! Default values of the parameters of requests.
 //!
 //! The SQL functions repeat these values as the defaults of their arguments, because callers see them there;
 //! the server test `defaults` compares the two, and compiles this file for that purpose.

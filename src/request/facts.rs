@@ -1,4 +1,4 @@
-//! Facts: a list of them without those that say again what one before them says.
+//! Facts: a list of them without those that repeat an earlier one.
 //!
 //! Two facts are the same where their texts are, or where the cosine of their vectors is high enough. The
 //! text of a fact is the string that it is, or its member `text` or `fact`; of anything else it is the JSON.
@@ -23,7 +23,7 @@ const MAX_FACTS: usize = 500;
 /// A list of facts.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Facts {
-    /// As JSON.
+    /// The facts as JSON.
     given: Vec<String>,
     /// The different texts.
     texts: Vec<String>,

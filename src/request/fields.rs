@@ -26,12 +26,12 @@ const TYPES_HINT: &str = "A field is written name, name: description, or name: t
 /// A field, as prompts name it.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Field {
-    /// What the member is called.
+    /// The name of the member.
     pub(super) name: String,
     /// Its type, in words.
     #[serde(rename = "type")]
     pub(super) kind: String,
-    /// What is meant by it.
+    /// Its meaning, for the model.
     pub(super) description: Option<String>,
     #[serde(skip)]
     scalar: Scalar,

@@ -1,7 +1,7 @@
 //! Masking: a text with some of its words replaced by `[LABEL]`.
 //!
-//! The model does not write the text anew, it names the words: what is not replaced is as it was, by
-//! construction. A long text is read piece by piece; what is named in one of them is replaced in all.
+//! The model does not write the text anew, it names the words: the other words stay as they were, by
+//! construction. A long text is read piece by piece; words that are named in one piece are replaced in all.
 //!
 //! Invariant: the same words in the same places, whatever order the pieces came in.
 
@@ -29,7 +29,7 @@ fn no_labels() -> PgError {
     PgError::raised("Labels array cannot be empty").hint(LABELS_HINT)
 }
 
-/// What is masked in which text.
+/// A text, and the labels of the words to mask in it.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Masking {
     pub(super) text: String,
@@ -135,7 +135,7 @@ impl Masking {
     }
 }
 
-/// What stands in the place of words.
+/// The replacement of masked words.
 fn mark(label: &str) -> String {
     format!("[{}]", label.to_uppercase())
 }

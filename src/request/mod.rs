@@ -1,4 +1,4 @@
-//! The request model: what is asked, the work that it means for the engine, and what comes of it.
+//! The request model: requests, their work for the engine, and their answers.
 //!
 //! The queue's trigger, the synchronous calls and the worker share it, so that a request is checked,
 //! understood and answered in one way wherever it comes from.

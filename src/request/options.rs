@@ -1,8 +1,8 @@
-//! How an answer is chosen, and what the model is told beforehand: the parameters `system_prompt` and
-//! `options` of the functions that generate, and what these may hold.
+//! Sampling and system prompts: the parameters `system_prompt` and `options` of the functions that generate,
+//! and their limits.
 //!
-//! In the queue each option is a parameter of its own. What says that everything is as usual is kept as it
-//! was written: the key of an answer is made of the work for the engine, where it makes no difference.
+//! In the queue each option is a parameter of its own. Options with default values are kept as they were
+//! written: the key of an answer is made from the work for the engine, where they make no difference.
 
 use serde_json::{Map, Value};
 use steadytext_engine::{MAX_BIASES, MAX_STOP_BYTES, MAX_STOPS, Penalties, Sampling};
@@ -12,7 +12,7 @@ use super::values::{in_range, invalid, require, too_long};
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{Item, Jsonb};
 
-/// All of them.
+/// The names of all options.
 const NAMES: [&str; 9] = [
     "top_p",
     "top_k",
@@ -29,13 +29,12 @@ const MAX_BYTES: usize = 256 << 10;
 /// Highest bias, and highest penalty.
 const MOST: f64 = 100.0;
 
-/// Adds what the arguments say to the parameters of a generation. What is JSON's null is as if it were not
-/// there.
+/// Adds the system prompt and the options to the parameters of a generation. A JSON null counts as absent.
 ///
 /// # Errors
 ///
-/// 22023 for what is no object, and for an option that there is not; 54000 for too much. Whether values are
-/// in range is looked at with the other parameters.
+/// 22023 for `options` that is no object, and for an unknown option; 54000 for too many bytes. The ranges of
+/// values are checked with the other parameters.
 pub(crate) fn with_options(
     mut params: Map<String, Value>,
     system_prompt: Option<&str>,
@@ -128,7 +127,7 @@ fn token_id(key: &str) -> Option<u32> {
     (id.to_string() == key).then_some(id)
 }
 
-/// What checked parameters say of sampling, besides temperature and seed.
+/// The sampling parameters other than temperature and seed, from checked parameters.
 pub(super) fn sampling(params: &Value) -> Sampling {
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
     let usual = Sampling::default();
@@ -136,7 +135,7 @@ pub(super) fn sampling(params: &Value) -> Sampling {
     let biases = params.get("logit_bias").and_then(Value::as_object);
     let bias = |(token, bias): (&String, &Value)| Some((token_id(token)?, bias.as_f64()? as f32));
     let mut logit_bias: Vec<(u32, f32)> = biases.into_iter().flatten().filter_map(bias).collect();
-    // The same in another order is the same.
+    // The order of biases makes no difference, so they are sorted.
     logit_bias.sort_unstable_by_key(|(token, _)| *token);
     Sampling {
         top_k: params

@@ -1,7 +1,8 @@
 //! The parameters of a request: which ones each type takes, how much they may hold, and how they are read.
 //!
-//! Invariant: what a type does not take is refused and never copied. Bytes, elements and depth are known from
-//! lengths and counts that the value has at its head, and are looked at before anything is made of it.
+//! Invariant: a parameter that the type does not have is refused and never copied. Bytes, elements and depth
+//! are known from lengths and counts that the value has at its head, and are looked at before anything is
+//! made of it.
 
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -16,7 +17,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// Most elements of a schema or a list of choices.
 const MAX_ELEMENTS: usize = 65_536;
 
-/// What all types that generate take.
+/// The parameters of all types that generate.
 const GENERATE: &[&str] = &[
     "max_tokens",
     "seed",
@@ -51,7 +52,7 @@ const RERANK: &[&str] = &[
     "default_model",
 ];
 
-/// What all verbs take, what classifications take beside it, and with a threshold.
+/// The parameters of all verbs, those that classifications have besides, and those with a threshold.
 const VERB: &[&str] = &["template", "seed", "use_cache", "model", "size", "default_model"];
 const CLASSIFY: &[&str] = &["categories", "task_description", "descriptions", "examples", "method"];
 const CLASSIFY_MULTI: &[&str] =
@@ -71,8 +72,8 @@ const KNOWN_BY: [&str; 10] = [
     "summarize",
 ];
 
-/// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
-/// that this version does not know, nothing.
+/// The parameters of a type: its own, and those that it shares with other types. `None` for a type that this
+/// version does not know.
 fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
     Some(match request_type {
         "generate" => (&["eos_string", "stop", "thinking"], GENERATE),
@@ -164,7 +165,7 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
     Err(invalid(format!("requests of type {request_type} take no parameter {name}")).hint(hint))
 }
 
-/// What becomes of a parameter that the type does not take.
+/// The treatment of parameters that the type does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unused {
     /// The request is refused with an error.
@@ -173,13 +174,13 @@ pub(crate) enum Unused {
     Skipped,
 }
 
-/// Reads the parameters of a request. What is JSON's null is as if it were not there, and a number is an
-/// integer whatever zeros are written behind its point.
+/// Reads the parameters of a request. A JSON null counts as absent, and a number with only zeros behind its
+/// point is an integer.
 ///
 /// # Errors
 ///
-/// 22023 for what the type does not take and for what cannot be read, 54000 for too much of it. Whether the
-/// values are in range is looked at later.
+/// 22023 for parameters that the type does not have and for those that cannot be read, 54000 for too many of
+/// them or too long ones. The ranges of values are checked later.
 pub(crate) fn read(
     request_type: &str,
     params: Option<Jsonb<'_>>,
@@ -255,7 +256,7 @@ fn scalar(item: Item<'_>) -> Result<Value, PgError> {
             let float = || number.float().and_then(serde_json::Number::from_f64).map(Value::Number);
             number.integer().map(Value::from).or_else(float).ok_or_else(unreadable)
         }
-        // What the arrays and objects hold is not read, because a request with them is refused.
+        // The elements of arrays and objects are not read, because a request with them is refused.
         Item::Array(_) => Ok(Value::Array(Vec::new())),
         Item::Object(_) => Ok(Value::Object(Map::new())),
     }

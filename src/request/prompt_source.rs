@@ -1,7 +1,7 @@
-//! In which words a request is asked: those of the library's prompt, or of the one that its database keeps
-//! under the same name.
+//! The template that a request is asked with: the library's prompt, or the one that its database keeps under
+//! the same name.
 //!
-//! Which one that is, is decided when a request is made: what a database keeps is written into the request's
+//! The choice is made with the request: a template that a database keeps is written into the request's
 //! parameters, so that the worker asks with the same words, whatever was changed or deleted meanwhile.
 //!
 //! Invariant: a template that is not the library's runs in the sandbox of prompts.
@@ -31,7 +31,7 @@ const FUEL: u64 = 1_000_000;
 pub(crate) enum PromptSource {
     /// One of the library's.
     Builtin {
-        /// What it is called.
+        /// Its slug, `steadytext/…`.
         slug: &'static str,
         /// Counted from 1.
         version: i32,

@@ -1,11 +1,12 @@
 //! The prompts of the functions that ask for something in particular: templates in files beside this one,
 //! with a version each.
 //!
-//! What is constant over many rows comes before what differs, so that its keys and values are computed once.
-//! Whoever changes a byte of a template raises its version, which is part of the key of what is cached.
+//! The parts that are the same for many rows come before those that differ, so that their keys and values are
+//! computed once. A change of a template, even of one byte, needs a new version, which is part of the key of
+//! cached answers.
 //!
-//! A prompt is looked up by its slug in one place, [`find`]. What a database keeps under the same name takes
-//! its place: [`super::prompt_source`].
+//! A prompt is looked up by its slug in one place, [`find`]. A template that a database keeps under the same
+//! name replaces it: [`super::prompt_source`].
 
 /// A prompt with a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +19,8 @@ pub(crate) struct Prompt {
     pub(crate) template: &'static str,
     /// Names that the template takes values for, sorted.
     pub(crate) variables: &'static [&'static str],
-    /// Those of them without which a prompt would not ask what the function promises; none where no other
-    /// prompt takes its place.
+    /// The required ones of these: without them a prompt would not ask what the function promises. Empty
+    /// where no other prompt can replace this one.
     pub(crate) required: &'static [&'static str],
 }
 
@@ -39,7 +40,7 @@ pub(crate) const SCORE: Prompt = Prompt {
     variables: &["prompt"],
     required: &["prompt"],
 };
-/// What the model is told before it gets a text of which it is to find the category.
+/// The system prompt of a classification; the text follows as the user's message.
 pub(crate) const CLASSIFY: Prompt = Prompt {
     slug: "steadytext/classify",
     version: 1,
@@ -55,7 +56,7 @@ pub(crate) const CLASSIFY_MULTI: Prompt = Prompt {
     variables: &["category", "input", "task_description"],
     required: &["category", "input"],
 };
-/// What the model is told before it gets a text whose sentiment it is to name.
+/// The system prompt of sentiment analysis; the text follows as the user's message.
 pub(crate) const ANALYZE_SENTIMENT: Prompt = Prompt {
     slug: "steadytext/analyze-sentiment",
     version: 1,
@@ -63,7 +64,7 @@ pub(crate) const ANALYZE_SENTIMENT: Prompt = Prompt {
     variables: &["categories"],
     required: &["categories"],
 };
-/// What the model is told before it gets a text of which it is to make a document.
+/// The system prompt of an extraction into a JSON document; the text follows as the user's message.
 pub(crate) const EXTRACT: Prompt = Prompt {
     slug: "steadytext/extract",
     version: 1,
@@ -71,7 +72,7 @@ pub(crate) const EXTRACT: Prompt = Prompt {
     variables: &["fields", "schema"],
     required: &["schema"],
 };
-/// What the model is told before it gets a text that it is to translate.
+/// The system prompt of a translation; the text follows as the user's message.
 pub(crate) const TRANSLATE: Prompt = Prompt {
     slug: "steadytext/translate",
     version: 1,
@@ -79,7 +80,7 @@ pub(crate) const TRANSLATE: Prompt = Prompt {
     variables: &["to_language"],
     required: &["to_language"],
 };
-/// What the model is told before it gets a text in which it is to find what must not be seen.
+/// The system prompt of masking; the text follows as the user's message.
 pub(crate) const MASK: Prompt = Prompt {
     slug: "steadytext/mask",
     version: 1,
@@ -87,7 +88,7 @@ pub(crate) const MASK: Prompt = Prompt {
     variables: &["labels"],
     required: &["labels"],
 };
-/// What the model is told before it gets a text whose facts it is to list.
+/// The system prompt of an extraction of facts; the text follows as the user's message.
 pub(crate) const EXTRACT_FACTS: Prompt = Prompt {
     slug: "steadytext/extract-facts",
     version: 1,
@@ -95,7 +96,7 @@ pub(crate) const EXTRACT_FACTS: Prompt = Prompt {
     variables: &["max_facts"],
     required: &["max_facts"],
 };
-/// Something about the values of a group.
+/// A question about the values of a group.
 pub(crate) const AGG: Prompt = Prompt {
     slug: "steadytext/agg",
     version: 1,

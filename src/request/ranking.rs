@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use steadytext_engine::{Rerank, Work};
 
-/// What is to be ranked: every document for every query.
+/// A reranking request: every document is scored for every query.
 #[derive(Debug, Serialize)]
 pub(crate) struct Reranking {
     /// At least one.
@@ -21,7 +21,7 @@ pub(crate) struct Reranking {
     pub(crate) batch: bool,
     /// Whether documents that are too long are cut.
     pub(crate) truncate: bool,
-    /// What the caller calls the documents, as many as there are.
+    /// The caller's ids of the documents, one for each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ids: Option<Vec<String>>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Ranked {
     pub(crate) document: String,
     /// Its place among the documents, from 0.
     pub(crate) index: usize,
-    /// What the caller calls it.
+    /// The caller's id of it.
     pub(crate) id: Option<String>,
     /// From 0 to 1; `None` where it is not wanted.
     pub(crate) score: Option<f32>,
@@ -71,7 +71,7 @@ impl Reranking {
         })
     }
 
-    /// What errors call a pair.
+    /// The name of a pair in error messages.
     pub(crate) fn name(&self, index: usize) -> String {
         let (query, document) = self.pair(index);
         if self.batch {
@@ -99,7 +99,7 @@ impl Reranking {
 }
 
 impl Ranking {
-    /// As steadytext_queue.result has it: an array of objects.
+    /// The ranking in the form of steadytext_queue.result: an array of objects.
     pub(crate) fn json(&self) -> String {
         let objects = self.lines.iter().map(|line| {
             let mut object = Map::new();
@@ -119,7 +119,7 @@ impl Ranking {
         Value::Array(objects.collect()).to_string()
     }
 
-    /// What [`Ranking::json`] was made of; `None` for anything else.
+    /// Reads the output of [`Ranking::json`]; `None` for anything else.
     pub(crate) fn from_json(json: &str) -> Option<Ranking> {
         let objects: Vec<Map<String, Value>> = serde_json::from_str(json).ok()?;
         let batch = objects.first()?.contains_key("query_index");
@@ -140,7 +140,7 @@ impl Ranking {
         Some(Ranking { lines: lines.collect::<Option<_>>()?, batch })
     }
 
-    /// As steadytext_queue.results has it.
+    /// The documents, in the form of steadytext_queue.results.
     pub(crate) fn documents(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(|line| line.document.as_str())
     }

@@ -45,13 +45,13 @@ impl RequestMetrics {
         metrics
     }
 
-    /// The same request, of the queue: its id, and how long it has waited there.
+    /// Adds a request's id in the queue, and how long it has waited there.
     pub(crate) fn of_queue(mut self, request_id: Uuid, waited: Duration) -> RequestMetrics {
         (self.request_id, self.waited) = (Some(request_id), waited);
         self
     }
 
-    /// Another model answers it.
+    /// Changes the model that answers the request.
     pub(crate) fn name_model(&mut self, model: &str) {
         self.model = label(model);
     }
@@ -151,7 +151,7 @@ fn tokens(usage: &Usage) -> Counted {
     }
 }
 
-/// What a model is called: without the directories of a path that a setting names.
+/// The name of a model as a label of metrics: without the directories of a path that a setting names.
 fn label(model: &str) -> String {
     cut(model.rsplit('/').next().unwrap_or(model))
 }

@@ -1,4 +1,4 @@
-//! The work of a request in stages: what comes of one may say what is to be done next. Most requests have
+//! The work of a request in stages: the outputs of one may decide what is to be done next. Most requests have
 //! one.
 //!
 //! Invariant: a stage begins when all outputs of the one before are there, so that nothing depends on the
@@ -11,7 +11,7 @@ use super::subtasks::{Subtasks, Then};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
 
-/// All of it, and how far it is.
+/// A request and its progress.
 #[derive(Debug)]
 pub(crate) struct Stages {
     whole: Subtasks,
@@ -22,7 +22,7 @@ pub(crate) struct Stages {
     generated_tokens: usize,
 }
 
-/// What has come of a request.
+/// The result of a request.
 pub(crate) struct Ended {
     /// The answer.
     pub(crate) answer: Answer,
@@ -33,7 +33,7 @@ pub(crate) struct Ended {
 }
 
 impl Stages {
-    /// Nothing was handed over.
+    /// The request at its beginning.
     pub(crate) fn new(whole: Subtasks) -> Stages {
         let progress = Progress::new(whole.len());
         Stages { whole, now: None, progress, generated_tokens: 0 }
@@ -44,7 +44,7 @@ impl Stages {
         (self.now, self.progress, self.generated_tokens) = (None, Progress::new(self.whole.len()), 0);
     }
 
-    /// What is asked.
+    /// The whole request.
     pub(crate) fn whole(&self) -> &Subtasks {
         &self.whole
     }
@@ -54,7 +54,7 @@ impl Stages {
         self.now.as_ref().unwrap_or(&self.whole)
     }
 
-    /// What the engine is to do for subtask `index` of the present stage with a model.
+    /// The engine's work for subtask `index` of the present stage, with a model.
     pub(crate) fn work(&self, index: usize, model: &Resolved) -> Work {
         self.now().work_for(index, model)
     }
@@ -73,8 +73,8 @@ impl Stages {
         self.progress.next == self.progress.outputs.len()
     }
 
-    /// Takes what came of a subtask. What has come of all of it, once the last one of the last stage is
-    /// there.
+    /// Takes the output of a subtask. Returns the result of the request, once the last output of the last
+    /// stage is there.
     ///
     /// # Errors
     ///

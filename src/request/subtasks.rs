@@ -26,7 +26,7 @@ pub(crate) enum Subtasks {
     Embed {
         /// The texts.
         texts: Vec<String>,
-        /// What their vectors are for.
+        /// The purpose of their vectors.
         purpose: Purpose,
         /// Whether texts that are too long are cut.
         truncate: bool,
@@ -39,14 +39,14 @@ pub(crate) enum Subtasks {
     Verb(Verb),
     /// A summary, level by level.
     Summary(Level),
-    /// Elements of an array, each by itself, their places in it, and what becomes of one that cannot be
+    /// Elements of an array, each by itself, their places in it, and the treatment of one that cannot be
     /// answered. Only in calls.
     Many(Vec<Subtasks>, Vec<usize>, OnError),
     /// An element that has its answer, or can have none, while others go on. Only among many.
     Settled(Option<Answer>),
 }
 
-/// What comes of the outputs of a stage.
+/// The outcome of a stage.
 pub(super) enum Then {
     /// The end.
     Answer(Answer),
@@ -109,12 +109,12 @@ impl Subtasks {
         model.embedding().check(model.name(), task, dimensions)
     }
 
-    /// What the engine is to do for subtask `index` with a model.
+    /// The engine's work for subtask `index`, with a model.
     pub(crate) fn work_for(&self, index: usize, model: &Resolved) -> Work {
         model.embedding().applied_to(self.work(index))
     }
 
-    /// What is to be done for subtask `index`, whichever model does it.
+    /// The work for subtask `index`, whichever model does it.
     fn work(&self, index: usize) -> Work {
         match self {
             Subtasks::One(work) => work.clone(),
@@ -136,7 +136,7 @@ impl Subtasks {
         }
     }
 
-    /// What an error says in which subtask it happened; nothing where there is only one.
+    /// The name of a subtask in error messages; `None` where there is only one.
     fn name(&self, index: usize) -> Option<String> {
         match self {
             Subtasks::One(_) => None,
@@ -150,8 +150,8 @@ impl Subtasks {
         }
     }
 
-    /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the
-    /// caller finds them.
+    /// Describes the texts of subtask `index` without a word of them: by their lengths and digests, by which
+    /// the caller finds them.
     pub(crate) fn describe(&self, index: usize) -> String {
         if let Subtasks::Many(parts, ..) = self {
             let (part, index) = locate(parts, index);
@@ -206,7 +206,8 @@ impl Subtasks {
         self.is_text() || matches!(self, Subtasks::Summary(_))
     }
 
-    /// What comes of the outputs, which are as many as the subtasks and in their order.
+    /// Makes the answer or the next stage from the outputs, which are as many as the subtasks and in their
+    /// order.
     ///
     /// # Errors
     ///

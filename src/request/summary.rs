@@ -1,8 +1,8 @@
 //! Summaries of a text, or of the values of a group, of any length.
 //!
 //! A text that is longer than the context has room for is cut by the model's own tokenizer, each piece is
-//! summarised, and what comes of them, one after the other, is a text again, until one piece is left: the
-//! summary of that one is the answer. All pieces of a level are asked about at once.
+//! summarised, and the summaries, one after the other, are a text again, until one piece is left: the summary
+//! of that one is the answer. All pieces of a level are asked about at once.
 //!
 //! Invariant: there are few levels. The pieces of a level are fewer than those of the level before, or else
 //! the next summaries are shorter, down to a length of which several fit into a piece.
@@ -38,22 +38,22 @@ const MOST_METADATA_BYTES: usize = 8192;
 /// Bytes of the text that the cache shows.
 const SHOWN_BYTES: usize = 1000;
 
-/// What is to be summarised.
+/// The source of the text to summarise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 enum Source {
     Text,
     Rows,
 }
 
-/// What is asked.
+/// A request for a summary.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Summary {
     #[serde(serialize_with = "as_text")]
     text: Rc<str>,
     source: Source,
-    /// What is known about the text.
+    /// Metadata of the text, as the prompt has it.
     metadata: String,
-    /// What is asked about the values of a group, in the caller's words.
+    /// The caller's question about the values of a group; `None` for a summary of them.
     task_description: Option<String>,
     max_words: i64,
     /// The setting, on which depends where the text is cut.
@@ -219,7 +219,7 @@ enum Stage {
     Ask(Vec<String>),
 }
 
-/// What comes after a stage.
+/// The outcome of a stage.
 pub(crate) enum After {
     /// The end.
     Answer(Answer),
@@ -235,7 +235,7 @@ impl Level {
         Level { summary, number: 0, pieces_before: usize::MAX, part_tokens: PART_TOKENS, stage }
     }
 
-    /// What is asked.
+    /// The request.
     pub(crate) fn summary(&self) -> &Summary {
         &self.summary
     }
@@ -262,7 +262,7 @@ impl Level {
         self.beside().map(|_| ())
     }
 
-    /// What the engine is to do for subtask `index`.
+    /// The engine's work for subtask `index`.
     pub(crate) fn work(&self, index: usize) -> Work {
         match &self.stage {
             Stage::Cut(text, stretches) => Work::Chunk(Chunking {
@@ -292,7 +292,7 @@ impl Level {
         })
     }
 
-    /// What comes after this stage.
+    /// Makes the answer or the next level from the outputs of this stage.
     ///
     /// # Errors
     ///

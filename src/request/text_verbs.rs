@@ -1,9 +1,9 @@
-//! What a model writes in a form that its caller relies on: documents of a schema, translations, masked
-//! texts, lists of facts.
+//! Texts that a model generates in a form that the caller relies on: documents of a schema, translations,
+//! masked texts, lists of facts.
 //!
-//! What is asked is the system's message, the same for all rows, and the text is what the user says.
+//! The instruction is the system message, the same for all rows, and the text is the user's message.
 //!
-//! Invariant: an answer is whole. What did not fit is an error, not half an answer.
+//! Invariant: an answer is whole. One that did not fit into its tokens is an error, not half an answer.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,15 +18,15 @@ use crate::pg::error::PgError;
 /// A text, and what a model is to write about it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct TextVerb {
-    /// What the model is told.
+    /// The system message.
     pub(super) system: String,
-    /// What comes of it.
+    /// The kind of the answer, with the text.
     pub(super) what: What,
     /// Most tokens of an answer.
     pub(super) max_tokens: usize,
 }
 
-/// What comes of what a model writes.
+/// The kinds of answers that a model generates.
 #[derive(Debug, Clone, Serialize)]
 pub(super) enum What {
     /// A document of a schema.
@@ -48,7 +48,7 @@ impl TextVerb {
         }
     }
 
-    /// What the engine is to do for subtask `index`.
+    /// The engine's work for subtask `index`.
     pub(super) fn work(&self, index: usize) -> Work {
         let (text, schema, max_tokens) = match &self.what {
             What::Document { text, schema } => (text.as_str(), Some(schema.clone()), self.max_tokens),

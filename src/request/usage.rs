@@ -1,10 +1,10 @@
-//! What an answer took: tokens, the time to the first of them, and why it ended.
+//! The cost of an answer: tokens, the time to the first of them, and the reason why it ended.
 
 use std::time::{Duration, Instant};
 
 use steadytext_engine::Finish;
 
-/// What is known of it. Nothing of an answer that the cache had.
+/// The known part of an answer's cost. An answer from the cache has none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// Length of the prompt, template included; of many texts, all of them together.
@@ -17,7 +17,7 @@ pub(crate) struct Usage {
     pub(crate) finish_reason: Option<&'static str>,
     /// Milliseconds to the first token.
     pub(crate) first_token_ms: Option<i32>,
-    /// The same, to more digits.
+    /// The time to the first token, to more digits.
     pub(crate) first_token: Option<Duration>,
     /// The time until the engine began.
     pub(crate) begun: Option<Duration>,
@@ -48,7 +48,7 @@ impl Usage {
         self.note_first_token(since);
     }
 
-    /// What a worker elsewhere says of it.
+    /// The usage that a worker elsewhere reports.
     pub(crate) fn reported(
         prompt_tokens: Option<u64>,
         cached_tokens: Option<u64>,
@@ -63,8 +63,8 @@ impl Usage {
         }
     }
 
-    /// All of it is there: of a text its tokens, and why it ended. A text that was known without a model has
-    /// had no first token.
+    /// Notes the end of the answer: of a text its tokens, and why it ended. A text that was known without a
+    /// model has had no first token.
     pub(crate) fn ended(&mut self, text: Option<(usize, Finish)>, since: Instant) {
         let Some((generated_tokens, finish)) = text else { return };
         self.cached_tokens.get_or_insert(0);

@@ -1,4 +1,4 @@
-//! Checks of single values, and the errors that say what is wrong with them.
+//! Checks of single values, and their errors.
 
 use pgrx::prelude::*;
 use serde_json::Value;

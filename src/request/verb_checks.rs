@@ -1,4 +1,4 @@
-//! Verbs: what a row or a call must say, and its limits.
+//! Verbs: the texts and parameters of their requests, and their limits.
 //!
 //! | type | text | params |
 //! |---|---|---|
@@ -48,7 +48,7 @@ const TOKENS: usize = 256;
 const TOKENS_OF_FIELD: usize = 64;
 const TOKENS_OF_DOCUMENT: usize = 2048;
 const TOKENS_OF_BYTE: usize = 2;
-/// What a text can express.
+/// The categories of sentiment analysis.
 const SENTIMENTS: [(&str, Option<&str>); 4] = [
     ("positive", None),
     ("negative", None),
@@ -81,7 +81,7 @@ pub(crate) fn is_by_vectors(request_type: &str, params: &Value) -> bool {
         || params.get("method").and_then(Value::as_str) == Some("embed")
 }
 
-/// What a request asks for.
+/// The verb of a request, with its checked parameters.
 ///
 /// # Errors
 ///

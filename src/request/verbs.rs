@@ -1,11 +1,12 @@
-//! Verbs: what the engine is to do for each, and the answer that comes of it. Judgements (yes or no, a grade,
-//! a category, a similarity) are here; what a model writes is [`super::text_verbs`], and lists of facts are
-//! [`super::facts`].
+//! Verbs: the engine's work for each, and the answer from its outputs. Judgements (yes or no, a grade, a
+//! category, a similarity) are here; texts that a model generates are in [`super::text_verbs`], and lists of
+//! facts in [`super::facts`].
 //!
-//! A model that generates is not asked to write its answer: it says how likely each possible one is, and from
-//! that come an answer and a probability ([`Likelihoods`]). A category's probability is measured against what
-//! the model says of it for an empty text: how much more likely the text makes it. That takes out how long
-//! its name is, how common, and where it stands in the list, which small models follow more than the text.
+//! A model that generates is not asked to write its answer: it gives the likelihood of each possible one, and
+//! from these come an answer and a probability ([`Likelihoods`]). A category's probability is measured
+//! against its probability for an empty text: how much more likely the text makes it. That takes out the
+//! length of its name, how common that is, and its place in the list, which small models follow more than the
+//! text.
 //!
 //! Invariant: of equal scores the category that was given first comes first.
 
@@ -31,9 +32,9 @@ const COSINE_SCALE: f64 = 20.0;
 /// A category, as prompts name it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Category {
-    /// What the answer is.
+    /// The name, which is the answer.
     pub(crate) name: String,
-    /// What belongs to it.
+    /// A description of the texts that belong to it.
     pub(crate) description: Option<String>,
 }
 
@@ -46,26 +47,26 @@ pub(crate) struct Example {
     pub(crate) category: String,
 }
 
-/// What is asked of a text and some categories.
+/// A classification of a text by some categories.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Classification {
     /// The text.
     pub(crate) input: String,
     /// At least one.
     pub(crate) categories: Vec<Category>,
-    /// What is asked, in the caller's words.
+    /// The caller's instruction; `None` for the usual one.
     pub(crate) task_description: Option<String>,
     /// Texts whose category is known.
     pub(crate) examples: Vec<Example>,
     /// Whether vectors are compared.
     pub(crate) by_vectors: bool,
-    /// What is wanted of it.
+    /// The form of the answer.
     pub(crate) wanted: Wanted,
     /// The prompt that asks for it.
     pub(crate) prompt: PromptSource,
 }
 
-/// What is wanted of a classification.
+/// The forms of a classification's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) enum Wanted {
     /// The best category.
@@ -116,7 +117,7 @@ impl Verb {
         }
     }
 
-    /// What the engine is to do for subtask `index`.
+    /// The engine's work for subtask `index`.
     pub(crate) fn work(&self, index: usize) -> Work {
         match self {
             Verb::If { prompt, .. } => likelihoods(prompt.clone(), YES.iter().chain(&NO)),

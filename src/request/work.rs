@@ -1,4 +1,4 @@
-//! From what is asked to the work for the engine, and the model that does it.
+//! The work for the engine that a request means, and the model that does it.
 
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -31,7 +31,7 @@ pub(crate) fn subtasks(
     Ok((subtasks, model))
 }
 
-/// The same for a worker elsewhere.
+/// The subtasks and the model for a worker elsewhere.
 ///
 /// # Errors
 ///
@@ -130,7 +130,7 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -
     }
 }
 
-/// What a request that names no model has to remember of this session's settings.
+/// The default model that a request without a model has to remember of this session's settings.
 ///
 /// # Errors
 ///
@@ -143,7 +143,7 @@ pub(crate) fn default_to_remember(
     registry::to_remember(task_of(request_type, params), models)
 }
 
-/// What the model of a request is for.
+/// The task of a request's model.
 pub(crate) fn task_of(request_type: &str, params: &Value) -> Task {
     match request_type {
         "embed" | "batch_embed" => Task::Embed,
@@ -153,7 +153,7 @@ pub(crate) fn task_of(request_type: &str, params: &Value) -> Task {
     }
 }
 
-/// What the model of a judgement is for.
+/// The task of a verb's model.
 fn task_of_verb(request_type: &str, params: &Value) -> Task {
     if verb_checks::is_by_vectors(request_type, params) { Task::Embed } else { Task::Generate }
 }

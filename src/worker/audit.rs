@@ -1,9 +1,8 @@
-//! What the worker does for the audit log: it writes down what was refused, and deletes what is older than is
-//! kept.
+//! The worker's part in the audit log: it writes refusals down, and deletes entries that are older than the
+//! retention.
 //!
 //! The first refusal of a role is written at once, those that follow a minute later, so that a flood of them
-//! is a few rows with counts. Each role has a clock of its own: nobody's flood delays what is written about
-//! others.
+//! is a few rows with counts. Each role has a clock of its own: nobody's flood delays entries about others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ const STEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct AuditKeeper {
     /// When the next of those that gather is written.
     writes: Instant,
-    /// Nothing is written before this, as it could not be.
+    /// After an error nothing is written before this moment.
     rests: Instant,
     /// Roles of which something was written within the interval, and when.
     written: HashMap<pg_sys::Oid, Instant>,
@@ -97,8 +96,8 @@ impl AuditKeeper {
         Ok(())
     }
 
-    /// Writes all that was refused. What cannot be written waits; if this process ends after the transaction
-    /// and before it is forgotten, it is written twice.
+    /// Writes all refusals that were noted. Those that cannot be written wait; if this process ends after the
+    /// transaction and before they are forgotten, they are written twice.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! Claimed requests whose model is on its way: their rows are kept, with their leases, until its download has
 //! ended, and then given back, to be claimed in their turn.
 //!
-//! Invariant: nothing of what they ask is kept, so that however many wait, there is room for requests of
-//! other models.
+//! Invariant: none of their texts is kept, so that however many wait, there is room for requests of other
+//! models.
 
 use std::collections::HashMap;
 

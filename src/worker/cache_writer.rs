@@ -1,5 +1,5 @@
 //! The worker's part in the cache: it looks answers up before it hands requests to the engine, and writes
-//! down what is new and what was used.
+//! down new answers and the uses of old ones.
 //!
 //! Invariant: no request waits for a write here, and none fails by it: the table is written only while nobody
 //! has locked it, and a turn ends soon, whatever rows are locked.
@@ -26,7 +26,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// After this time a turn begins no further transaction.
 const TURN: Duration = Duration::from_millis(50);
-/// The same before the worker ends.
+/// The time of the last turn, before the worker ends.
 const LAST_TURN: Duration = Duration::from_millis(500);
 /// Entries written, and entries whose uses are, in one transaction.
 const ENTRIES_AT_ONCE: usize = 256;
@@ -54,7 +54,7 @@ pub(super) struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    /// What is asked by a request, if it could be prepared.
+    /// The question of a claimed request, if it could be prepared.
     pub(super) fn new(claimed: &Claimed, prepared: &'a Result<Prepared, PgError>) -> Self {
         let question = prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref());
         Asking { question, is_new: claimed.held.attempt <= 1 }
@@ -84,7 +84,7 @@ pub(super) fn look_up(questions: &[Asking<'_>]) -> Result<Vec<Option<Answer>>, P
 }
 
 impl CacheWriter {
-    /// Nothing waits.
+    /// A writer for which nothing waits.
     pub(super) fn new(slot: &'static Slot) -> CacheWriter {
         let now = Instant::now();
         CacheWriter {
@@ -97,7 +97,7 @@ impl CacheWriter {
         }
     }
 
-    /// Adds what came of requests of the queue.
+    /// Adds the answers to requests of the queue.
     pub(super) fn add(&mut self, entries: impl IntoIterator<Item = NewEntry>) {
         self.entries.extend(entries);
         let dropped = self.entries.len().saturating_sub(MAX_ENTRIES);
@@ -105,11 +105,11 @@ impl CacheWriter {
         self.entries.truncate(MAX_ENTRIES);
     }
 
-    /// Writes what is due.
+    /// Writes the entries and the counts of hits that are due.
     ///
     /// # Errors
     ///
-    /// The database's. What may work later is tried again then.
+    /// The database's. Errors that may pass are followed by another try at the next call.
     pub(super) fn write(&mut self) -> Result<(), PgError> {
         let now = Instant::now();
         if now >= self.store_at {
@@ -182,8 +182,8 @@ impl CacheWriter {
 
     /// Stores the first `count` entries. Of some that cannot be stored together, fewer are tried, and one
     /// that cannot be stored by itself is forgotten: its key may be in somebody's open transaction, and the
-    /// others must not wait for that. Returns how many are done with, and what failed. What is left can be
-    /// tried again.
+    /// others must not wait for that. Returns how many are done with, and the error if one stopped it. The
+    /// remaining entries can be tried again.
     fn store_apart(&mut self, count: usize, until: Instant) -> (usize, Option<PgError>) {
         let (mut done, mut failure) = (0, None);
         while done < count && Instant::now() < until {

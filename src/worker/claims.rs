@@ -1,4 +1,4 @@
-//! Rows of the queue that this worker has claimed: what they say, and how they end.
+//! Rows of the queue that this worker has claimed: their contents, and their outcomes.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,13 +1,13 @@
-//! The worker of one database: claims requests, hands them to the engine, stores what comes back.
+//! The worker of one database: claims requests, hands them to the engine, stores the results.
 //!
 //! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine
 //! signals, or something is due ([`super::due`]). Every step that touches the database is a short
 //! transaction; none is open while the engine works.
 //!
 //! Invariant: between its transactions the loop waits for nothing but its own latch and descriptor. In them
-//! it skips rows that somebody has locked; what else can hold one up is a lock on a whole table, for
-//! `lock_timeout` at most, the disk, and what users attach to the queue, such as a trigger that sleeps.
-//! Interrupts are answered there as in any statement.
+//! it skips rows that somebody has locked; a step can be held up only by a lock on a whole table, for
+//! `lock_timeout` at most, by the disk, and by code that users attach to the queue, such as a trigger that
+//! sleeps. Interrupts are answered there as in any statement.
 
 mod claiming;
 

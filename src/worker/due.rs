@@ -1,4 +1,4 @@
-//! When a worker does what nothing wakes it for.
+//! The times of work that nothing wakes a worker for.
 //!
 //! Commits wake a worker, and so do retries that come due. Nothing wakes it for rows that were locked and no
 //! longer are, for requests that came without the queue's triggers (restored, replicated), and for the leases

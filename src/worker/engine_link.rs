@@ -5,7 +5,7 @@
 //! through its socket ([`socket`]). When the leader goes, another worker takes its place, and every worker
 //! hands the requests that had not come back to the new engine: same request, same bytes.
 //!
-//! A program that crashes may do so again, by the same request. So what it had is not handed on by every
+//! A program that crashes may do so again, by the same request. So its requests are not handed on by every
 //! worker, but given to [`take_suspects`]. When all workers have the same program, the leader counts its
 //! crashes where they see them, before another one takes connections.
 //!
@@ -104,7 +104,7 @@ struct Connector {
     link: Option<Box<dyn EngineLink>>,
     /// Requests that wait for the next engine.
     unassigned: Vec<Submission>,
-    /// Those that an engine had which has gone.
+    /// Requests that an engine had which has gone.
     left: Vec<Submission>,
     /// How often a program had crashed when the link was made.
     crashes: u64,
@@ -114,7 +114,7 @@ struct Connector {
     since: Option<Instant>,
     /// How often in a row a program of this process has ended soon.
     falls: u32,
-    /// Those that the engine of this process was started with.
+    /// The settings that the engine of this process was started with.
     settings: Option<EngineSettings>,
     look_at: Option<Instant>,
 }
@@ -281,7 +281,7 @@ impl Connector {
         }
     }
 
-    /// What an engine had is suspect once it is known that it has crashed.
+    /// If the engine has crashed, the requests that it had become suspects.
     fn judge(&mut self) {
         if !self.left.is_empty() && engine_leader::crashes() != self.crashes {
             self.suspects.extend(self.left.drain(..).map(|job| job.request.key));

@@ -1,5 +1,5 @@
-//! Trimming the cache: every `cache_eviction_interval` seconds the worker chooses what must go, and removes
-//! it in short transactions, between which everything else goes on.
+//! Trimming the cache: every `cache_eviction_interval` seconds the worker chooses entries to evict, and
+//! removes them in short transactions, between which everything else goes on.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -41,7 +41,8 @@ impl Eviction {
     ///
     /// # Errors
     ///
-    /// The database's. What was chosen is forgotten, and looked for again after the interval.
+    /// The database's. The chosen entries are forgotten then, and the next ones are chosen after the
+    /// interval.
     pub(super) fn step(&mut self, config: &Config) -> Result<(), PgError> {
         if self.pause(config) != Some(Duration::ZERO) {
             return Ok(());

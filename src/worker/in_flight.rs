@@ -1,7 +1,7 @@
-//! Requests in flight: what this worker has claimed and handed to the engine.
+//! Requests in flight: claimed by this worker, and handed to the engine.
 //!
 //! A request may have many subtasks ([`Stages`]), each of which is a request to the engine. No row may wait
-//! for another row's subtasks, so every row that is held has one of its own in the engine; what room is left
+//! for another row's subtasks, so every row that is held has one of its own in the engine; the remaining room
 //! goes to the rows that have the fewest there.
 
 use std::cmp::Reverse;
@@ -65,7 +65,7 @@ impl Running {
         question.entry(self.stages.whole(), by, answer, self.since.elapsed())
     }
 
-    /// Begins anew, with another model. What the engine still has of it is of no use.
+    /// Begins anew, with another model. Results of the engine that are still to come are ignored.
     fn restart(&mut self, with: Resolved) {
         self.ticket.cancel();
         self.ticket = Ticket::new();
@@ -92,14 +92,14 @@ impl Running {
     }
 }
 
-/// All of them.
+/// The requests in flight.
 #[derive(Default)]
 pub(super) struct InFlight {
     requests: HashMap<Held, Running>,
-    /// Those of which the engine has nothing and that want something, by their order; and some that were that
+    /// Requests that want something of which the engine has nothing yet, by their order; and some that did
     /// once.
     waiting: BTreeMap<Rank, Held>,
-    /// By the engine's key: the row and the number of the subtask.
+    /// The row and the number of a subtask, by the engine's key.
     subtasks: HashMap<u64, (Held, usize)>,
     /// Never used twice, so that late events of a row that is claimed again are not taken for those of its
     /// new attempt.
@@ -396,9 +396,9 @@ impl InFlight {
 /// The requests that [`InFlight::suspect`] has taken out.
 #[derive(Default)]
 pub(super) struct Suspects {
-    /// Those that were alone, and those whose end was certain already.
+    /// Requests that were alone, and those whose end was certain already.
     pub(super) ended: Vec<Outcome>,
-    /// Those that are to be tried one at a time.
+    /// Requests that are to be tried one at a time.
     pub(super) others: Vec<(Held, pg_sys::Oid)>,
 }
 

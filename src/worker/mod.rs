@@ -23,7 +23,7 @@ mod vectorizer;
 
 use crate::pg::bgworker::{EntryPoints, entry_point};
 
-/// By which names PostgreSQL enters them.
+/// The names of the functions by which PostgreSQL enters the processes.
 pub(crate) const ENTRY_POINTS: EntryPoints = EntryPoints {
     launcher: LAUNCHER,
     worker: WORKER,

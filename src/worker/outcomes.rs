@@ -1,7 +1,7 @@
 //! Results on their way into the table, and those that cannot get there now, because their row is locked or
 //! the table refuses it.
 //!
-//! Invariant: what is kept for rows that cannot be written is bounded for each role. Beyond that an answer is
+//! Invariant: the memory for rows that cannot be written is bounded for each role. Beyond that an answer is
 //! dropped, and only the row is remembered, to be given back when it can be; the role's other requests are
 //! not claimed meanwhile, and everybody else's are.
 
@@ -25,14 +25,14 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 const MAX_ROWS: usize = 256;
 /// How soon what could not be written is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// The same of a row that somebody has locked: first, and in the end.
+/// The pauses between tries for a row that somebody has locked: the first, and the longest.
 const LOCKED: Pauses = Pauses(RETRY_PAUSE, Duration::from_secs(4));
-/// The same of a row that the table refuses.
+/// The pauses between tries for a row that the table refuses.
 const REFUSED: Pauses = Pauses(Duration::from_secs(1), Duration::from_secs(60));
 /// For how long a role's requests are left alone each time.
 const ROLE_PAUSE: Duration = Duration::from_secs(2);
 
-/// All of them.
+/// The outcomes that wait to be written.
 pub(super) struct Outcomes {
     ready: Vec<Outcome>,
     waiting: Vec<Waiting>,
@@ -276,7 +276,7 @@ impl Outcomes {
     }
 }
 
-/// Whether an error of a whole transaction is not about a row in it. What is missing may be a table that a
+/// Whether an error of a whole transaction does not concern a row in it. A missing table may be one that a
 /// trigger names, or the extension's.
 fn is_of_the_moment(error: &PgError, extension: pg_sys::Oid) -> bool {
     use PgSqlErrorCode as Code;

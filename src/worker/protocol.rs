@@ -212,7 +212,8 @@ pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i6
     })
 }
 
-/// Stores results and failures, and says what became of each; nothing of those that it did not come to.
+/// Stores results and failures, and returns the outcome of each; outcomes that it did not come to are
+/// missing.
 pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, Stored>, PgError> {
     in_queue("store results", || {
         let mut stored = complete(worker, outcomes)?;
@@ -329,7 +330,7 @@ pub(super) enum Depth {
     Thorough,
     /// Requests in flight are known from a sweep, by their ids.
     Swept(Vec<i64>),
-    /// Nothing is rescued, and of the outlook there is only what needs no walk.
+    /// Nothing is rescued, and the outlook has only the parts that need no walk.
     Short,
 }
 

@@ -67,7 +67,7 @@ struct Last {
 }
 
 impl Recount {
-    /// They were not, and are due.
+    /// The state at the start: the rows were not counted yet, and are due.
     pub(super) fn new() -> Recount {
         Recount { begun: Instant::now(), last: None, in_vain: 0 }
     }

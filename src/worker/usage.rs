@@ -1,8 +1,8 @@
-//! What roles have used, on its way into the table, so that it is known after a restart of the server.
+//! Writes the usage of roles into its table, so that it is known after a restart of the server.
 //!
-//! Limits are about the counters in shared memory, which survive a worker. The table is written from time to
-//! time, where anything has changed, and read once after the server's start. What was counted since the last
-//! writing is lost with the server.
+//! Limits are checked against the counters in shared memory, which survive a worker. The table is written
+//! from time to time, where anything has changed, and read once after the server's start. Usage that was
+//! counted since the last writing is lost with the server.
 
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};

@@ -1,9 +1,10 @@
-//! The processes that work for the vectorizers of a database: they turn what has changed into requests of the
+//! The processes that work for the vectorizers of a database: they turn changed rows into requests of the
 //! queue, and write their answers where they belong.
 //!
-//! They are processes of their own because they run what users have put on their tables, with their rights: a
-//! trigger that sleeps, or a table that is locked, holds up vectorizers and no request. Which vectorizer does
-//! what is decided by functions of schema steadytext; each step is one transaction for one vectorizer.
+//! They are processes of their own because they run code that users have put on their tables, with the users'
+//! rights: a trigger that sleeps, or a table that is locked, holds up vectorizers and no request. Functions
+//! of schema steadytext decide which vectorizer does which step; each step is one transaction for one
+//! vectorizer.
 //!
 //! There are two of them, so that vectorizers do not hold up each other either. The fast one takes short
 //! steps. A vectorizer whose step was not short is the slow one's for a while, as is one whose index is to be
@@ -25,7 +26,7 @@ use crate::pg::{bgworker, catalog_cache, interrupts};
 /// How long one step may take, users' triggers included, and after what time the process ends if that has not
 /// ended the step.
 const FAST_LIMITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
-/// The same for the slow process, which gives the parts of a step that failed a few seconds each.
+/// The limits of the slow process, which gives the parts of a step that failed a few seconds each.
 const SLOW_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(150));
 /// How much more time than others an owner's steps may have taken before these come first, in seconds.
 const HEAD_START_S: f64 = 0.5;
@@ -34,8 +35,8 @@ const CANCELED: &str = "57014";
 /// How soon after a round that has found nothing to do it looks at what was noted since: those who commit one
 /// row after the other do not pay for a look at each of them, and the rows gather.
 const GATHER_INTERVAL: Duration = Duration::from_millis(20);
-/// The same after several such rounds while nothing is under way: what is noted is that of definitions that
-/// are paused, or are tried later.
+/// The same interval after several such rounds while nothing is under way: the notes then belong to
+/// definitions that are paused, or are tried later.
 const LONGEST_GATHER_INTERVAL: Duration = Duration::from_millis(160);
 /// How soon it looks whether its requests have ended, where nobody says so.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ pub(super) struct Supervision {
 }
 
 impl Supervision {
-    /// They are looked for at once.
+    /// The state at the start: all processes are looked for at once.
     pub(super) fn new() -> Self {
         Supervision { notes_seen: 0, not_before: [Instant::now(); PACES], wanted: [true; PACES] }
     }

@@ -606,8 +606,8 @@ select is_empty(
 );
 select isnt_empty('select from relations where relkind = ''r''', 'the tables are found');
 
--- Twins. What a caller, the planner, pg_dump and an administrator can see of a function, but for its body. The arguments of two
--- differ, as the predecessor's do: see 32_plain_verbs.sql.
+-- Twins: the properties of a function that a caller, the planner, pg_dump and an administrator can see, except its body. The
+-- arguments of two differ, as the predecessor's do: see 32_plain_verbs.sql.
 create temporary view twins as
     select p.oid, p.proname like 'st\_%' as is_twin,
         pg_catalog.regexp_replace(p.proname::text, '^(steadytext|st)_', '') as name,

@@ -15,7 +15,7 @@ select throws_ok($$ select st_config_get('max_retrie') $$, '42704', null, 'st_co
 select is(steadytext_config_get(null), null, 'config_get: NULL');
 select is(st_config_get('default_seed'), '42', 'st_config_get');
 
--- What was set is what comes back.
+-- A value is read back as it was set.
 create function pg_temp.set_and_get(p_key text, p_value text) returns text
 language plpgsql as $$
 begin

@@ -1,5 +1,5 @@
--- Who may do what: users see and write their own requests, administrators configure, workers
--- call the protocol, everybody else nothing.
+-- Privileges: users see and write their own requests, administrators configure, workers call
+-- the protocol, everybody else nothing.
 \ir setup.psql
 select plan(83);
 
@@ -140,7 +140,7 @@ select is_empty(
            and a.attname ~ '(prompt|result|error|text|params|key|embedding)' and a.attname <> 'error_count' $$,
     'what it reads has no column for a text');
 
--- Who may dump the tables may dump their sequences.
+-- Roles that may dump the tables may dump their sequences.
 select is(pg_temp.run_as('st_root', $$ select last_value is not null from steadytext_queue_id_seq $$), 'true', 'an administrator reads the number of the queue');
 select is(pg_temp.run_as('st_root', $$ select last_value is not null from steadytext_audit_log_id_seq $$), 'true', 'and that of the audit log');
 select pg_temp.denied('st_root', $$ select setval('steadytext_queue_id_seq', 1) $$, 'set numbers back');

@@ -1,4 +1,4 @@
--- Whose a row is: it goes by the role, whatever that is called.
+-- Owners of rows: a row belongs to a role, under whatever name.
 \ir setup.psql
 select plan(33);
 
@@ -62,7 +62,7 @@ select throws_ok(
     $$ select pg_temp.run_as('st_alicia', 'insert into steadytext_queue (request_type, prompt, owner_role) values (''generate'', ''x'', ''st_bob'')') $$,
     '42501', null, 'nobody enqueues in the name of another');
 
--- What everybody may call says no more than a name is long.
+-- Functions that everybody may call cut long names.
 select throws_ok(
     $$ select steadytext.refuse_row(repeat('a', 100000), repeat('b', 100000)) $$, '23502',
     format('column "%s" of "%s" must not be NULL', repeat('b', 63), repeat('a', 63)), 'refuse_row: long names are cut');

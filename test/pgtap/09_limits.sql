@@ -1,5 +1,5 @@
--- What a request may hold, in every column and every form: lengths, numbers of elements, depth,
--- and what its type has no use for.
+-- Limits of requests, in every column and every form: lengths, numbers of elements, depth, and
+-- parameters that the type does not have.
 \ir setup.psql
 select plan(162);
 

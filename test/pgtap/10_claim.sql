@@ -42,7 +42,7 @@ select is_empty(
     'and leaves the others');
 delete from steadytext_queue;
 
--- What a claim returns and writes.
+-- The result of a claim, and the columns that it writes.
 insert into steadytext_queue (request_type, prompt, params, max_retries) values ('embed', 'the text', '{"model": "m"}', 2);
 update steadytext_queue set error = 'old', error_code = 'XX000', result = 'old', embedding = '[1,2]', completed_at = now(),
     processing_time_ms = 5, retry_count = 1, attempt = 4, worker = 'local:dead';

@@ -17,7 +17,7 @@ returns text language sql as $$
     from steadytext_queue where prompt = p_prompt
 $$;
 
--- Who is dead.
+-- Workers that count as dead.
 select is(steadytext.rescue_requests('{}'), 0, 'nothing in flight, nothing to rescue');
 select pg_temp.in_flight('local:a', 2);
 select is(steadytext.rescue_requests(array['local:a']), 0, 'a local worker that lives keeps its requests');

@@ -1,5 +1,5 @@
--- Synchronous functions and streams: answers, defaults, limits and rights. What runs them is in
--- the server tests.
+-- Synchronous functions and streams: answers, defaults, limits and rights. The server tests cover
+-- their execution.
 \ir setup.psql
 select plan(42);
 

@@ -1,5 +1,5 @@
--- Generation along a constraint: rows, limits, messages, answers and rights. What masks and grammars do is
--- tested in the engine.
+-- Generation along a constraint: rows, limits, messages, answers and rights. The engine's tests cover masks
+-- and grammars.
 \ir setup.psql
 select plan(78);
 

@@ -1,5 +1,5 @@
--- Reranking: rows, answers, order, limits and rights. What cancels and restarts do is in the
--- server tests, and what models of other kinds say in those of the engine.
+-- Reranking: rows, answers, order, limits and rights. The server tests cover cancels and
+-- restarts, and those of the engine models of other kinds.
 \ir setup.psql
 select plan(84);
 

@@ -1,5 +1,5 @@
--- The cache: keys, look-ups at enqueue and in calls, what is written, and rights. What runs the
--- worker and several sessions is in the server tests.
+-- The cache: keys, look-ups at enqueue and in calls, writes, and rights. The server tests cover
+-- the worker and several sessions.
 \ir setup.psql
 select plan(70);
 
@@ -142,7 +142,7 @@ select throws_ok($$ select steadytext_embed_cached('') $$, 'P0001', 'Text input 
 select pg_temp.put('17: damaged', null);
 select isnt(steadytext_generate('17: damaged'), null, 'generate: an entry without an answer is none');
 
--- What the worker writes for a call, after the fact and in a transaction of its own.
+-- The entry that the worker writes for a call, after the fact and in a transaction of its own.
 create function pg_temp.stored(p_key text) returns steadytext_cache language plpgsql as $$
 declare
     v_entry steadytext_cache;

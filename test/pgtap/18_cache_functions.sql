@@ -35,7 +35,8 @@ as $$
         limit p_count
     ) as w
 $$;
--- What rows take, as PostgreSQL forms them, with values out of line as they are stored there; and its line pointer.
+-- The bytes of the rows, as PostgreSQL forms them, with values out of line as they are stored there, and of their
+-- line pointers.
 create function pg_temp.bytes()
 returns bigint
 language sql

@@ -31,7 +31,7 @@ from unnest(array[
     'steadytext_rerank_batch(array[''q''], null)', 'st_rerank(null, null)'
 ]) as call;
 
--- What cannot be answered now or later gives NULL, if that is wanted.
+-- Requests that cannot be answered now or later give NULL, if that is wanted.
 select steadytext_config_set('max_prompt_bytes', '100000');
 create temporary table hopeless (call text, code text);
 insert into hopeless values
@@ -59,7 +59,7 @@ from unnest(array[
 ]) as call;
 select is(steadytext_generate('Say hello', 8, on_error => 'null'), steadytext_generate('Say hello', 8), 'on_error changes nothing where there is an answer');
 
--- What is wrong with the statement stays an error.
+-- An error in the statement stays an error.
 select throws_ok('select ' || call, code, null, 'on_error => null: ' || call)
 from (
     values ($$steadytext_generate('x', 0, on_error => 'null')$$, 'P0001'), ($$steadytext_generate('x', model => 'nix', on_error => 'null')$$, '42704'),

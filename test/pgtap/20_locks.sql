@@ -167,7 +167,7 @@ select is(pg_temp.behind(), pg_temp.id_of('l700'), 'claim: remembers the stretch
 select is(pg_temp.claim('elsewhere-a', 1), 'f2', 'claim: and begins behind it');
 insert into steadytext_queue (request_type, prompt, priority) values ('generate', 'p', 9);
 select is(pg_temp.claim('elsewhere-a', 1), 'p', 'claim: of that priority only');
--- A second look finds a row that is free, whoever holds the others.
+-- A second look finds a row that is free, whichever sessions hold the others.
 update steadytext_queue set priority = 4 where prompt = 'f3';
 select dblink_exec('other', 'savepoint a');
 select dblink_exec('other', 'rollback');

@@ -1,4 +1,4 @@
--- What the owner of the queue has attached to it, and what that may not do to the other rows.
+-- Triggers and other code that the queue's owner has attached to it, which must not hold up other rows.
 \ir setup.psql
 select plan(55);
 

@@ -49,8 +49,8 @@ cross join lateral (
     union all select unnest(array['', repeat('x', 63)]) where t.type = 'name'
 ) as h(value);
 
--- What is called: all that somebody was granted, but for functions that compute answers, twins, those that always raise, the one that runs a
--- statement of its caller's, and forms that take another type as text.
+-- The functions to be called: all that somebody was granted, but for functions that compute answers, twins, those that always raise, the one
+-- that runs a statement of its caller's, and forms that take another type as text.
 create temporary table functions as
     select p.oid, p.proname, p.pronargs, p.proargnames, has_function_privilege('st_alice', p.oid, 'execute') as is_for_users,
         array(select a::regtype::text from unnest(p.proargtypes::oid[]) with ordinality as u(a, n) order by n) as types
@@ -62,7 +62,7 @@ create temporary table functions as
         and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
         and not coalesce(p.proargnames::text ~ '\muntyped_', false)
         and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]'
-        -- What searches, batches and enrichments are made of.
+        -- Internal functions of searches, batches and enrichments.
         and p.oid::regprocedure::text !~ ('^steadytext[.](find_search_target|text_index|search_rows|search_statement|hybrid_statement|run_search|'
             || 'check_search|any_words|search|hybrid_search|rag|enqueue_rows|enqueue_query|base_type|key_comparison|'
             || 'make_definition_triggers|definition_trigger_drops)[(]');
@@ -84,7 +84,7 @@ begin
     end;
     return case
         when v_code = 'ZZ000' then null
-        -- What is wrong with the SQL of a caller, PostgreSQL says.
+        -- PostgreSQL reports the errors in a caller's own SQL.
         when v_code in ('42601', '42P11') and p_call ~ 'steadytext_(enqueue_query|search|hybrid_search|rag)[(]|check_filter[(]' then null
         when length(v_message) + length(v_hint) > 1000 then format('%s, %s characters long', v_code, length(v_message) + length(v_hint))
         -- Words of the predecessor, which have no SQLSTATE of their own.

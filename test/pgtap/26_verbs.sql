@@ -1,4 +1,5 @@
--- Judgements: values, arrays, NULLs, limits, rows, rights and plans. What models think is tested in the engine.
+-- Judgements: values, arrays, NULLs, limits, rows, rights and plans. The engine's tests cover the answers of
+-- models.
 \ir setup.psql
 select plan(142);
 
@@ -201,7 +202,7 @@ select isnt(pg_temp.run_as('st_alice', $$ select steadytext_if('x') $$), null, '
 select isnt(pg_temp.run_as('st_alice', $$ select steadytext_classify_async('x', array['a', 'b']) $$), null, 'and enqueue');
 select isnt(pg_temp.run_as('st_alice', $$ select steadytext_similarity_async('x', 'y') $$), null, 'also what compares');
 
--- What all elements are asked with is bounded together.
+-- The parameters of all elements together are bounded.
 select throws_ok(
     $$ select steadytext_classify(array_fill('x'::text, array[1000]), array['a', 'b'],
         examples => (select jsonb_agg(jsonb_build_object('input', repeat('w', 9000), 'category', 'a')) from generate_series(1, 100))) $$,

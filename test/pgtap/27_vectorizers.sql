@@ -1,4 +1,5 @@
--- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
+-- Vectorizers: definitions, what their triggers note, statements, rights. For the processing of the notes see
+-- test/server/tests/vectorizers.rs.
 \ir setup.psql
 select plan(105);
 
@@ -66,7 +67,7 @@ select throws_ok(
     $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', target_column => 'v', destination => 'x1') $$, '22023', null, 'vectors are in one place');
 select is((select count(*) from steadytext_vectorizers), 1::bigint, 'what was refused has left nothing');
 
--- What triggers note.
+-- The notes of the triggers.
 insert into article (id, title, body) values (1, 'a', 'one'), (2, 'b', 'two');
 select is(pg_temp.notes('article_title'), '[[1], [2]]', 'new rows are noted');
 select pg_temp.forget();
@@ -172,7 +173,7 @@ select is(
 drop table settings_matter cascade;
 select steadytext_drop_vectorizer('settings_matter_body', true);
 
--- What is in the way.
+-- Conflicts with existing objects.
 select throws_ok(
     $$ select steadytext_create_vectorizer('article', array['title'], name => 'second') $$, '42710', 'there is a table public.article_title_embedding already',
     'a table for vectors is of one vectorizer');
@@ -188,7 +189,7 @@ select is(
 select steadytext_alter_vectorizer('article_title', truncate => true);
 select is((select truncate from steadytext_vectorizers where name = 'article_title'), true, 'but where that is wanted');
 
--- What the model cannot take.
+-- Sizes that the model cannot take.
 select throws_ok(
     $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', chunk_size => 3000) $$,
     '22023', format('chunk_size is 3000, and the model takes %s tokens', steadytext.context_tokens('builtin', 'embed')), 'a chunk is no longer than a text of the model');
@@ -254,7 +255,7 @@ end
 $$;
 select is(current_setting('test.is'), 'true', 'keys are compared by the operator of their type''s order, whatever fits better');
 
--- Whoever may delete from a table may lock it, says PostgreSQL.
+-- In PostgreSQL, a role that may delete from a table may lock it.
 create view st_view as select * from steadytext_vectorizer_work;
 create view st_view_of_view as select * from st_view;
 grant select, delete on st_view_of_view to st_bob;
@@ -342,7 +343,7 @@ select throws_ok(
 insert into article (id, body) values (1, 'one');
 select is(pg_temp.run_as('st_bob', $$ select count(*) from steadytext_vectorizer_work $$), '0', 'others do not see what is to be done');
 select is(pg_temp.run_as('st_alice', $$ select count(*) from steadytext_vectorizer_work w join steadytext_vectorizers v on v.id = w.vectorizer_id where v.name = 'article_title' $$), '1', 'the owner does');
--- Whose trigger names a definition of somebody else's.
+-- A trigger that names somebody else's definition.
 select set_config('test.id', id::text, true) from steadytext_vectorizers where name = 'article_title';
 select pg_temp.forget();
 set local role st_bob;
@@ -391,7 +392,8 @@ select is(
     pg_temp.run_as('st_alice', $$ select steadytext_create_vectorizer('plain', array['body'], name => 'other', target_column => 'other', index => 'none') $$)
         || ' ' || pg_temp.type_of('other'), 'other vector', 'but where no index is wanted, the type stays');
 
--- What waits for a limit of its owner's is due as soon as it allows something; what waits for a full queue is not.
+-- A definition that waits for a limit of its owner's is due as soon as the limit allows something; one that waits for a full
+-- queue is not.
 insert into steadytext_vectorizer_state (vectorizer_id, is_limited, is_out_of_requests, retry_at)
 select v.id, true, v.name = 'empty', clock_timestamp() + case v.name when 'empty' then interval '4 seconds' else interval '1 hour' end
 from steadytext_vectorizers as v where v.name in ('empty', 'fitting')

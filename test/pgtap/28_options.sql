@@ -1,4 +1,4 @@
--- What a model is told beforehand and how its tokens are chosen: system_prompt, options, conversations; the order of properties.
+-- System prompts, options and conversations: system_prompt, options, messages; the order of properties.
 \ir setup.psql
 select plan(118);
 
@@ -42,7 +42,7 @@ select is(
     '{"max_tokens": 7, "use_cache": false, "seed": 3, "eos_string": "END", "model": "small", "size": "small", "temperature": 0.5, "system_prompt": "Be brief.", "top_k": 3}'::jsonb,
     'of a batch too');
 
--- What they do.
+-- The effects of the options.
 create temporary table usual as select steadytext_generate('What does VACUUM do?', 40) as answer;
 select is(steadytext_generate('What does VACUUM do?', 40, options => format('{"stop": [%s]}', to_json(substr(answer, 9, 4)))::jsonb), left(answer, strpos(answer, substr(answer, 9, 4)) - 1), 'stop: the answer ends before it') from usual;
 select is(steadytext_generate('What does VACUUM do?', 40, options => format('{"stop": ["@@none@@", %s, %s]}', to_json(substr(answer, 19, 4)), to_json(substr(answer, 9, 4)))::jsonb), left(answer, strpos(answer, substr(answer, 9, 4)) - 1), 'stop: before the first of them') from usual;

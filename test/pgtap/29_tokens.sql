@@ -1,4 +1,4 @@
--- What an answer took, and texts as a tokenizer sees them.
+-- The usage of answers, and texts as a tokenizer sees them.
 \ir setup.psql
 select plan(48);
 

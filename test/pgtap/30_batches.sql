@@ -6,7 +6,7 @@ create temporary table ticket (id integer primary key, place text, body text);
 insert into ticket select i, 'shelf ' || i % 3, 'ticket ' || i from generate_series(1, 2500) as i;
 grant select on ticket to st_alice;
 
--- What becomes of the columns.
+-- The use of the query's columns.
 create temporary table batch as
     select steadytext_enqueue_query('select id, place, body as prompt from ticket order by id desc', 'embed', name => 'tickets') as id;
 select is((select count(*) from steadytext_queue as q join batch as b on q.batch = b.id), 2500::bigint, 'a request for each row, in several pieces');
@@ -41,7 +41,7 @@ select lives_ok($$ select steadytext_enqueue_query('select id, nullif(body, ''ti
     'an empty text among those to embed fails alone, later');
 delete from steadytext_queue;
 
--- What is refused. Nothing of a refused batch stays.
+-- Refusals. Nothing of a refused batch stays.
 select throws_ok($$ select steadytext_enqueue_query('select id, nullif(body, ''ticket 2'') as prompt from ticket') $$, 'P0001', 'Prompt cannot be empty',
     'an empty prompt is an error of the statement');
 select throws_ok($$ select steadytext_enqueue_query('select id, body from ticket') $$, '42703', null, 'no column says what is asked');

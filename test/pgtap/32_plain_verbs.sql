@@ -1,5 +1,5 @@
--- Documents, translations, sentiments, masked texts and facts: values, arrays, NULLs, limits, rows, rights. What a small model makes
--- of a text is not tested; what holds whatever it says is.
+-- Documents, translations, sentiments, masked texts and facts: values, arrays, NULLs, limits, rows, rights. The answers of a small
+-- model are not tested; properties that hold for any answer are.
 \ir setup.psql
 select plan(177);
 

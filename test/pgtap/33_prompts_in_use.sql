@@ -47,7 +47,7 @@ select is((r).params ? 'template', true, 'but models are') from pg_temp.request(
 select isnt(steadytext_prompt_create('steadytext/extract', 'Schema: {{ schema }}'), null, 'one variable of two is enough');
 select isnt(steadytext_extract('x', array['a: boolean']), null, 'extract: asked in other words');
 
--- What is checked when it is kept.
+-- The checks of a prompt when it is kept.
 select throws_ok(format('select steadytext_prompt_create(%L, %L)', slug, template), code, message, message)
 from (values
     ('steadytext/nothing', 'x', '22023', 'the extension has no prompt "steadytext/nothing" that could be replaced'),

@@ -43,7 +43,7 @@ end
 $$;
 select is(pg_temp.value_of(given), pg_temp.value_of(same_as), btrim(given)) from call;
 
--- What has no type is what it was without these forms.
+-- Literals without a type mean the same as without these forms.
 truncate call;
 insert into call values
     ($$ steadytext_generate('Say hello', 8, true, 42, '[EOS]', null, null, null, 'error', 'Be brief.') $$, $$ steadytext_generate('Say hello', 8, system_prompt => 'Be brief.') $$),

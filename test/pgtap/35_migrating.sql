@@ -1,4 +1,4 @@
--- What docs/migrating.md says about data of the Python extension, with tables as that has them.
+-- The statements of docs/migrating.md about data of the Python extension, with tables of its form.
 \ir setup.psql
 select plan(9);
 

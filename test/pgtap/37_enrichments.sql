@@ -1,4 +1,5 @@
--- Enrichments: definitions and their checks, what is noted and judged, statements, rights. What becomes of it: test/server/tests/enrichments.rs.
+-- Enrichments: definitions and their checks, notes and verdicts, statements, rights. For the processing of the notes see
+-- test/server/tests/enrichments.rs.
 \ir setup.psql
 select plan(98);
 
@@ -61,7 +62,7 @@ alter table country rename column name to label;
 select results_eq(
     $$ select given, name from steadytext.enrichment_names(pg_temp.id_of('country_capital')) $$, $$ values ('name', 'label') $$, 'which is followed by its name');
 
--- What is refused.
+-- Refused definitions.
 select throws_ok($$ select steadytext_create_enrichment(null, 'x', '$body') $$, '22004', null, 'a table is named');
 select throws_ok($$ select steadytext_create_enrichment('article', null, '$body') $$, '22004', null, 'so is a column');
 select throws_ok($$ select steadytext_create_enrichment('article', 'x', null) $$, '22004', null, 'and a prompt');
@@ -98,7 +99,7 @@ select throws_ok($$ select steadytext_create_enrichment('article', 'kind', '$bod
 select is((select count(*) from steadytext_vectorizers), 2::bigint, 'what was refused has left nothing');
 select is((select count(*) from pg_attribute where attrelid = 'article'::regclass and attname = 'x'), 0::bigint, 'not even a column');
 
--- What is taken.
+-- Accepted definitions.
 select lives_ok($$ select steadytext_create_enrichment('article', 'kind', '$body', 'analyze_sentiment') $$, 'sentiments are values of a type of one''s own');
 select lives_ok($$ select steadytext_create_enrichment('article', 'flag', 'Is $body good?', 'if') $$, 'yes and no are a boolean');
 select lives_ok($$ select steadytext_create_enrichment('article', 'size', 'Is $body good?', 'score') $$, 'a grade is a number');
@@ -118,8 +119,8 @@ select throws_ok($$ select steadytext_create_enrichment('article', 'body', 'See 
 select throws_ok($$ select steadytext_create_enrichment('article', 'summary', '$title', name => 'second') $$, '42710', null, 'a column is filled by one');
 select throws_ok($$ select steadytext_alter_enrichment('article_summary', prompt => '$title $loud') $$, '22023', null, 'no change closes a circle');
 
--- What is noted.
--- Two statements: what one statement notes beyond the first few keys is written when it commits.
+-- Notes of changes.
+-- Two statements: the keys of one statement beyond the first few are written when it commits.
 insert into article (id, title, body) values (1, 'a', 'one');
 insert into article (id, title, body) values (2, 'b', ' ');
 select is(pg_temp.notes('article_summary'), '[[1], [2]]', 'new rows are noted');
@@ -136,7 +137,7 @@ select is(pg_temp.notes('article_summary'), '[[2]]', 'a change of a column of th
 truncate article;
 select is(pg_temp.notes('article_summary'), '[[2], null]', 'TRUNCATE is noted for the whole table');
 
--- What is read, and what becomes of it.
+-- Rows that are read, and the verdicts on them.
 insert into article (id, title, body) values (1, 'a', 'one'), (2, null, ' '), (3, 'c', 'there before');
 select pg_temp.forget();
 select is(pg_temp.rows_of('article_summary', '[[1], [2], [9]]') #>> '{0,prompt}', 'a: one', 'a prompt is the template with the columns of the row');

@@ -58,7 +58,7 @@ select ok((select prompt_tokens > 0 and generated_tokens = 0 and first_token_sec
 select is((select cached_tokens from steadytext_stat where datname = current_database() and request_type = 'embed'), null,
     'stat: nobody says how many tokens of it were there before');
 
--- What rolls back was counted all the same.
+-- A request is counted even if its transaction rolls back.
 do $$
 begin
     perform steadytext_generate('Rolled back', 5, use_cache => false);

@@ -28,7 +28,7 @@ begin
     return v_room;
 end
 $$;
--- What an error says besides its message.
+-- The fields of an error besides its message.
 create function pg_temp.said(p_role text, p_statement text, out code text, out message text, out hint text, out detail jsonb)
 language plpgsql as $$
 begin
@@ -74,7 +74,7 @@ select is((select count(*)::integer from steadytext_queue where prompt like 'row
 select lives_ok($$ select pg_temp.written_as('st_alice', $s$ insert into steadytext_queue (request_type, prompts) values ('batch_embed', '{g}') $s$) $$, 'one text');
 select throws_ok($$ select pg_temp.run_as('st_alice', 'select steadytext_generate_async(''h'')') $$, '53400', null, 'and now nothing more');
 
--- What a refusal says.
+-- The fields of a refusal.
 select is(s.code, '53400', 'a refusal has its SQLSTATE') from pg_temp.said('st_alice', 'select steadytext_generate_async(''sesame'')') as s;
 select ok(s.hint ~ '^It has asked for 5 before this.* Ask for fewer in a transaction', 'what to do: ' || s.hint) from pg_temp.said('st_alice', 'select steadytext_generate_async(''sesame'')') as s;
 select is(s.detail - 'retry_after_s', '{"limit": "requests_per_minute", "allowed": 5, "used": 5, "requested": 1}', 'for programs: which limit')
@@ -165,7 +165,7 @@ select throws_ok($$ select steadytext_set_limit('st_bob', requests_per_day => -1
 select throws_ok($$ select steadytext_set_limit('st_bob', tokens_per_day => 9223372036854775807) $$, '22023', null, 'more than anybody counts');
 select throws_ok($$ select steadytext_reset_usage('*') $$, '22023', null, 'reset_usage: everybody is nobody');
 
--- Who may do what.
+-- Privileges.
 select pg_temp.denied('st_carol', 'select count(*) from steadytext_rate_limits', 'read the limits of others');
 select pg_temp.denied('st_carol', 'select steadytext_set_limit(''st_carol'', requests_per_day => 1000000)', 'set a limit');
 select pg_temp.denied('st_carol', 'select steadytext_reset_usage(''st_carol'')', 'reset what was used');

@@ -12,7 +12,7 @@ $$;
 create function pg_temp.last() returns text language sql as $$
     select concat_ws(' ', user_id, action, details, success) from steadytext_audit_log where user_id not like 'unknown%' order by id desc limit 1
 $$;
--- What the worker writes meanwhile is about roles of other tests, which are gone.
+-- Entries that the worker writes meanwhile are about roles of other tests, which are gone.
 create function pg_temp.entries() returns integer language sql as
     $$ select count(*)::integer from steadytext_audit_log where user_id not like 'unknown%' $$;
 
@@ -117,13 +117,13 @@ select pg_temp.run_as('st_root', 'select steadytext_cache_clear()');
 select is(pg_temp.last(), 'st_root cache_clear {"entries": 0} t', 'the cache was emptied');
 select is((select count(*)::integer from steadytext_audit_log where steadytext_audit_log::text ~ 'Sesame'), 0, 'no word of a prompt is in it');
 
--- Whoever's rights are borrowed: the one who borrows is noted.
+-- In a function with other rights, the caller is noted.
 create function st_as_root() returns void language sql security definer as $$ select steadytext_config_set('default_seed', '9') $$;
 alter function st_as_root() owner to st_root;
 select pg_temp.run_as('st_alice', 'select st_as_root()');
 select is(pg_temp.last(), 'st_alice config_change {"key": "default_seed", "value": "9", "is_default": "false"} t', 'who calls a function with other rights');
 
--- What was refused, as the worker writes it.
+-- Refusals, as the worker writes them.
 select steadytext.note_refusals(
     array['st_alice'::regrole, 'st_bob'::regrole]::oid[], array['st_alice'::regrole, 'st_root'::regrole]::oid[],
     '{requests_per_minute,rights}', '{53400,42501}', '{too many,not yours}', '{5000,1}',
@@ -146,7 +146,7 @@ select steadytext_config_set('audit_retention_days', '390');
 select is(steadytext.sweep_audit_log(), false, 'with one');
 select is(pg_temp.entries(), (select entries + 2 - 3 from before), 'what is older goes');
 
--- Who may do what.
+-- Privileges.
 select ok(pg_temp.run_as('st_auditor', 'select count(*) from steadytext_audit_log')::integer > 0, 'auditors read it');
 select ok(pg_temp.run_as('st_root', 'select count(*) from steadytext_audit_log')::integer > 0, 'administrators do');
 select pg_temp.denied('st_alice', 'select count(*) from steadytext_audit_log', 'read it');

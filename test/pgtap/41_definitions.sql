@@ -1,4 +1,4 @@
--- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
+-- The common part of vectorizers and enrichments: names, columns that are dropped or renamed, broken definitions, models, leftovers.
 \ir setup.psql
 select plan(114);
 
@@ -143,7 +143,7 @@ select is((select state from steadytext_enrichment_status where name = 'open'), 
 select lives_ok(
     $$ select pg_temp.run_as('st_bob', $i$ select steadytext_create_enrichment('his', 'z', '$body') $i$) $$, 'and made');
 
--- What is told of rows that have failed.
+-- Hints for rows that have failed.
 insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_code) values (pg_temp.id_of('kinds'), '[1]', 'too long', '54000');
 select matches(
     (select hint from steadytext_enrichment_errors where name = 'kinds'), 'shorter prompt', 'what helps against a text that is too long is said of enrichments, too');
@@ -161,7 +161,7 @@ insert into counted (n, other) values (11, 'replicated');
 set session_replication_role = origin;
 select is((select jsonb_agg(w.key) from steadytext_vectorizer_work as w), '[[11]]', 'but where its trigger always fires');
 
--- What is left of definitions that are gone.
+-- Leftovers of definitions that are gone.
 delete from steadytext_vectorizer_work;
 insert into steadytext_vectorizer_work (vectorizer_id, key) values (gen_random_uuid(), '[1]'), (pg_temp.id_of('kinds'), '[1]'), (gen_random_uuid(), '[2]');
 insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_code) values (gen_random_uuid(), '[1]', 'x', '22023');
@@ -247,7 +247,7 @@ select lives_ok($$ select steadytext_alter_vectorizer('again', format => 'C: $ch
 select is((select v.columns from steadytext_vectorizers as v where v.name = 'again (next)'), array['title'], 'nor are they lost');
 select steadytext_drop_vectorizer('again', true);
 
--- What is wrong is shown with what to do, and a worker that is paused is nothing wrong.
+-- Problems are shown with a hint, and a paused worker is no problem.
 create table amiss (id int primary key, body text, other text);
 select steadytext_create_vectorizer('amiss', array['body'], name => 'amiss', index => 'none', model => 'builtin');
 select steadytext_create_enrichment('amiss', 'kind', '$other', 'generate_choice', '{"choices": ["a", "b"]}', name => 'amiss', model => 'builtin');
@@ -297,7 +297,7 @@ from unnest(array['chunk_size => 8', 'chunk_size => null', $t$target_column => '
 select steadytext_create_vectorizer('taken', array['body'], index => 'none', model => 'builtin', chunk_size => 100);
 select throws_ok($$ select steadytext_alter_vectorizer('taken_body', model => 'talker') $$, '42809', 'model "talker" is registered for task generate, not embed', 'as where it is altered');
 
--- What is done by who owns a definition, and is no superuser.
+-- Acts of a definition's owner who is no superuser.
 set local role st_alice;
 create table asked (id int primary key, body text, told text);
 select steadytext_create_vectorizer('asked', array['body'], index => 'none', model => 'builtin');

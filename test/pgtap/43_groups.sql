@@ -11,7 +11,7 @@ begin
     for v_line in execute 'explain (' || p_options || 'costs off) ' || p_statement loop v_plan := v_plan || v_line || E'\n'; end loop;
     return v_plan;
 end $$;
--- What follows is computed, not remembered.
+-- The answers that follow are computed, not taken from the cache.
 select steadytext_config_set('cache_enabled', 'false');
 
 -- Texts.
@@ -151,7 +151,7 @@ set local parallel_setup_cost = 0;
 set local parallel_tuple_cost = 0;
 set local max_parallel_workers_per_gather = 2;
 select matches(pg_temp.plan_of('select steadytext_summarize(body), steadytext_agg(body, ''Which one?'') from many_notes where i <= 400'), 'Finalize Aggregate.*Gather.*Partial Aggregate', 'summarize: a parallel plan');
--- What pgTAP's functions execute is not parallel: these are statements of their own.
+-- pgTAP's functions execute no parallel plans: these are statements of their own.
 create temporary table parallel as select steadytext_summarize(body) as s, steadytext_agg(body, 'Which one?') as a from many_notes where i <= 400;
 select results_eq('select s, a from parallel', 'select s, a from serial where kind is null', 'summarize and agg: the same bytes from parallel workers');
 set local enable_sort = off;

@@ -1,4 +1,5 @@
--- What members of steadytext_worker say: answers that are none, heartbeats without end, and rows of which no work can be made.
+-- Untrusted input from members of steadytext_worker: invalid answers, endless heartbeats, and rows of which no work can be
+-- made.
 \ir setup.psql
 select plan(43);
 

@@ -1,5 +1,5 @@
--- What a member of steadytext_worker says that an answer is: none that its request's choices, pattern, schema, list or model excludes, and nothing
--- without a bound.
+-- Answers from members of steadytext_worker: those that the request's choices, pattern, schema, list or model exclude are refused, and all have
+-- bounds.
 \ir setup.psql
 select plan(99);
 

@@ -151,7 +151,7 @@ select steadytext_drop_vectorizer('renamed', drop_all => true);
 select steadytext_drop_enrichment('renamed_too', drop_all => true);
 select is(pg_temp.columns_of('renamed'), '{id,title}', 'all of it is dropped by its present name');
 
--- What waits for a limit is not broken.
+-- A definition that waits for a limit is not broken.
 create table waiting (id int primary key, body text);
 select steadytext_create_vectorizer('waiting', array['body'], name => 'waiting', target_column => 'vec', index => 'none', model => 'builtin');
 select steadytext_create_enrichment('waiting', 'kind', '$body', name => 'waiting');
@@ -202,7 +202,7 @@ select throws_ok(
 select throws_ok(
     $$ select pg_temp.run_as('st_alice', $i$ select steadytext_pause_vectorizer('waiting') $i$) $$, '42501', 'must be owner of vectorizer "waiting"', 'as by what calls it');
 
--- What fails says why in bounds.
+-- The messages of failures are bounded.
 create temporary table held as
 select c.id, c.attempt from steadytext.claim_requests('local:a', 3, 60, null, false) as c;
 select is((select count(*) from held), 3::bigint, 'three requests are claimed');

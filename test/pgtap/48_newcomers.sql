@@ -1,4 +1,4 @@
--- What those stumble over who begin: requests that nobody claims, and errors that do not say what to do.
+-- Stumbling blocks for beginners: requests that nobody claims, and errors that do not say what to do.
 \ir setup.psql
 select plan(61);
 
@@ -109,14 +109,14 @@ create temporary table before as select pg_temp.read() as n;
 select is(pg_temp.unclaimed(), 'Far generate_json elsewhere 10000', 'counted up to 10,000 of a kind and user');
 select cmp_ok(pg_temp.read() - (select n from before), '<=', 11000::bigint, 'and no others are read');
 
--- What a heartbeat may say of it.
+-- The claims that a heartbeat may report.
 select throws_ok(format('select pg_temp.check_claims(%L)', c), '22023', null, 'no claims: ' || left(c, 40))
 from unnest(array['{}', '5', '["x"]', '[{"models": 5}]', '[{"models": ["x"], "types": "embed"}]',
     (select jsonb_agg('{}'::jsonb)::text from generate_series(1, 257)), (select jsonb_build_array(jsonb_build_object('models', jsonb_agg(repeat(n::text, 20))))::text from generate_series(1, 9000) as n)]) as c;
 select lives_ok(format('select pg_temp.check_claims(%L)', c), 'claims: ' || c)
 from unnest(array['[]', '[{}]', '[{"models": null, "types": null}]', '[{"models": ["a"]}, {"types": ["embed"]}]']) as c;
 
--- Prometheus hears of them, whoever they belong to, and of nothing where all are claimed.
+-- Prometheus gets them, of all owners, and nothing where all are claimed.
 create function pg_temp.unclaimed_samples() returns setof text language sql as $$
     select line from regexp_split_to_table(pg_temp.run_as('st_root', 'select steadytext_metrics()'), E'\n') as line
     where line ~ '^steadytext_unclaimed_requests\{'
@@ -130,7 +130,7 @@ select is_empty('select * from pg_temp.unclaimed_samples()', 'the metrics have n
 select is((select l.placement from steadytext_model_list() as l where l.name = 'Far'), 'elsewhere', 'steadytext_model_list shows the placement');
 select is((select l.placement from steadytext_model_list() as l where l.name = 'builtin'), 'any', 'and that of the builtin model');
 
--- What is placed elsewhere is said to be there, with who asks for it.
+-- Models that are placed elsewhere are reported as such, with the workers that claim them.
 create function pg_temp.hint(p_statement text)
 returns text language plpgsql as $$
 declare

@@ -237,7 +237,7 @@ insert into statements (statement) values
     ($$ select steadytext_create_enrichment('docs', 'x', '$body', params => '{"model": "small"}', model => 'large') $$),
     ($$ select steadytext_drop_enrichment('no-such') $$),
     ($$ select steadytext_alter_enrichment('no-such') $$),
-    -- What others may.
+    -- A statement of another user.
     ($$ select steadytext_generate_batch_async('{a,b,c}') $$);
 update statements set role = 'st_bob' where n = (select max(n) from statements);
 insert into statements (statement, role) values
@@ -257,7 +257,7 @@ insert into statements (statement, role) values
     ($$ select steadytext_cache_import(null) $$, 'st_root'),
     ($$ select steadytext_cache_import('no-such.db') $$, 'st_root'),
     ($$ select steadytext_model_verify('builtin', 0) $$, 'st_root'),
-    -- Who has not been given anything, and who has less.
+    -- Roles without any grant, and one with fewer rights.
     ($$ select steadytext_generate('x') $$, 'st_stranger'),
     ($$ select st_generate('x') $$, 'st_stranger'),
     ($$ select * from steadytext_queue $$, 'st_stranger'),

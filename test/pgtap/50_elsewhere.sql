@@ -1,4 +1,4 @@
--- What workers elsewhere leave in the database beside answers: how long vectors are, and what they have in hand.
+-- Traces of workers elsewhere in the database besides answers: the lengths of vectors, and requests in hand.
 \ir setup.psql
 select plan(28);
 
@@ -51,7 +51,7 @@ select throws_ok(
 update steadytext_models set file = 'other' where name = 'farther';
 select throws_ok(pg_temp.vectorizer($$ model => 'farther', name => 'third', destination => 'third' $$), '55000', null, 'of another file nothing is known');
 
--- What is in hand.
+-- Requests in hand.
 create role st_watch nologin in role pg_monitor;
 insert into steadytext_queue (request_type, prompt, owner_role) values ('generate', 'a', 'st_alice'), ('generate', 'b', current_user);
 select is((select count(*) from steadytext.claim_requests('e', 10, 60, null, false)), 2::bigint, 'two are claimed');
@@ -61,7 +61,7 @@ select is(pg_temp.run_as('st_watch', 'select count(*) from steadytext_activity w
 update steadytext_queue set worker = 'local:a' where status = 'processing';
 select is_empty($$ select * from steadytext_activity where phase = 'elsewhere' $$, 'the server''s own worker says more of its own');
 
--- What they say of tokens is charged to others, and is believed as far as it can be true.
+-- Reported token counts are charged to other roles, and are believed as far as they can be true.
 delete from steadytext_queue;
 create function pg_temp.tokens(p_prompt integer, p_cached integer, p_generated integer, p_answer text default 'text')
 returns text language sql as $$

@@ -1,4 +1,4 @@
--- What an upgrade must leave as it is, one line each.
+-- The facts that an upgrade must preserve, one line each.
 \set ON_ERROR_STOP on
 \pset format unaligned
 \pset tuples_only on

@@ -1,5 +1,5 @@
--- What a database of some age has, in the old server: requests in every state, settings, models, prompts, a cache, limits, a batch,
--- vectorizers and an enrichment, some of it in the midst of work.
+-- The contents of a database of some age, in the old server: requests in every state, settings, models, prompts, a cache, limits, a
+-- batch, vectorizers and an enrichment, some of it in the midst of work.
 \set ON_ERROR_STOP on
 create extension vector;
 create extension pg_steadytext;
@@ -102,7 +102,7 @@ update alice.note set body = 'Another text' where id = 1;
 insert into alice.note (id, body) values (41, 'A new note');
 delete from alice.note where id = 2;
 
--- What is to be found as it was: requests that have ended, and where the rows of vectors lie.
+-- State to be compared after the upgrade: requests that have ended, and where the rows of vectors lie.
 create table public.ended as
 select request_id from steadytext_queue where status in ('completed', 'failed', 'cancelled') and prompt !~ '^(Another|A new)';
 create table public.vectors as

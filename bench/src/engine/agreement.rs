@@ -40,7 +40,7 @@ const QUANTIZATIONS: [&str; 14] = [
 ];
 const OF_OTHERS: [&str; 3] = ["f32", "q8_0", "q4_k_m"];
 
-/// The same where files of the family have experts in MXFP4.
+/// The formats of families whose files have experts in MXFP4.
 const OF_GPT_OSS: [&str; 4] = ["f32", "q8_0", "q4_k_m", "mxfp4"];
 
 /// Every family, what it is quantized to, and its experts if it has some.

@@ -1,4 +1,4 @@
-//! What is generated along a constraint beside what is generated freely, and the time of the masks alone.
+//! Speed of generation along a constraint beside free generation, and the time of the masks alone.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What only a fresh process can tell: time to load, peak memory.
+//! Measurements that need a fresh process: time to load, peak memory.
 
 use std::path::Path;
 use std::process::Command;

@@ -169,7 +169,7 @@ fn context_length(path: &Path, settings: &Settings) -> usize {
     summary(path, settings.kv_cache_type).context_length.expect("the model has a context")
 }
 
-/// What there is to know of a model that is one request at a time.
+/// The summary of a model for one request at a time.
 pub(crate) fn summary(path: &Path, kv_cache_type: KvCacheType) -> Summary {
     let load = Load { requests: 1, tokens: 0, threads: 1, kv_cache_type };
     Summary::of(&ModelSource::File(path.into()), load).expect("the model can be opened").0

@@ -1,4 +1,4 @@
-//! What the command line says.
+//! Options of the command line.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
     pub(crate) kv_cache_type: KvCacheType,
     /// The Python that runs llama.cpp.
     pub(crate) peer: Option<PathBuf>,
-    /// What this process is to do as the fresh process of another one.
+    /// The measurement that this process makes as the fresh process of another one.
     pub(crate) fresh: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl Settings {
     /// Takes the options.
     ///
     /// # Errors
-    /// What is not understood.
+    /// A message about an option that is not understood.
     pub(crate) fn parse(arguments: &[String]) -> Result<Settings, String> {
         let list =
             |text: &str| text.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned).collect();

@@ -1,4 +1,4 @@
-//! What the cache gives: calls and requests that it answers, and what it writes for that.
+//! The rate of calls and requests that the cache answers, and the cost of its writes.
 
 use std::time::Instant;
 

@@ -10,7 +10,7 @@ use crate::USER;
 
 /// Requests of one transaction.
 const TOGETHER: i64 = 100;
-/// What an hour of the retention lasts here.
+/// The length of an hour of the retention here, in seconds.
 const HOUR_S: u32 = 10;
 /// Before this, requests may still be on their way.
 const SETTLED: Duration = Duration::from_secs(2);

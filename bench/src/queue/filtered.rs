@@ -1,4 +1,4 @@
-//! What requests that a worker leaves to others cost its claims.
+//! The cost of claims beside requests that their worker leaves to others.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use steadytext_test_server::Cluster;
 const LEFT: i64 = 200_000;
 const TAKEN: i64 = 16;
 const CLAIMS: usize = 50;
-/// What a claim may take beside them, in multiples of one without.
+/// The most time of a claim beside them, in multiples of one without.
 const BAR: f64 = 2.0;
 const CLAIM: &str =
     "select count(*) from steadytext.claim_requests('bench', 16, 60, null, false, p_models => '{far}')";

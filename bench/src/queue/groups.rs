@@ -18,7 +18,7 @@ const ROWS: usize = 10_000;
 
 pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     let mut session = cluster.session("postgres");
-    // Whatever has to be loaded first.
+    // The first run loads the model.
     session.run("select steadytext_embed('hello'), steadytext_generate('hello', 1)");
     embeddings(cluster, &mut session, report);
     session.run(&format!(

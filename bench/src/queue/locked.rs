@@ -1,5 +1,5 @@
-//! What one user's open transaction, which has cancelled a hundred thousand waiting requests, costs the
-//! others.
+//! The cost for other users of one user's open transaction that has cancelled a hundred thousand waiting
+//! requests.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::USER;
 const LOCKED: i64 = 100_000;
 const REQUESTS: usize = 1000;
 const WARM_UP: usize = 100;
-/// What the others' median may be, in multiples of the idle one.
+/// The largest median of the others, in multiples of the idle one.
 const BAR: f64 = 2.0;
 
 pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {

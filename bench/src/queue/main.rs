@@ -333,7 +333,7 @@ fn written(report: &Report, name: &str) -> ExitCode {
     }
 }
 
-/// The same, where there are bars.
+/// Writes a report with bars, which must have been kept.
 fn judged(report: &Report, name: &str, holds: bool) -> ExitCode {
     let written = written(report, name);
     if holds { written } else { ExitCode::FAILURE }

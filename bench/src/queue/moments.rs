@@ -18,7 +18,7 @@ const CANCELS: usize = 200;
 const REQUESTS: usize = 40;
 const READY: &str = "database system is ready to accept connections";
 
-/// What may be the slowest of a moment, in milliseconds.
+/// The largest value of each measurement, in milliseconds.
 const BARS: [(&str, f64); 7] = [
     ("recovery_to_claim_ms", 2000.0),
     ("restart_to_claim_ms", 2000.0),

@@ -1,4 +1,5 @@
-//! What a busy worker leaves to the other backends of its server: pgbench beside it, idle and busy in turns.
+//! The effect of a busy worker on the other backends of its server: pgbench beside it, idle and busy in
+//! turns.
 
 use steadytext_bench::{Report, percentile};
 use steadytext_test_models::{Architecture, Spec, write};

@@ -1,4 +1,4 @@
-//! What a download leaves to the requests that run beside it: tokens generated in slices of time, with and
+//! The effect of a download on the requests that run beside it: tokens generated in slices of time, with and
 //! without one in turns.
 
 use std::time::{Duration, Instant};

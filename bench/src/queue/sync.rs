@@ -16,13 +16,13 @@ const TEXT: &str = "hello";
 const BACKENDS: &str = "32";
 const PAIRS: usize = 3;
 
-/// What many backends ask for, each time anew, and for how many seconds: the vector of a short text, and a
-/// sentence.
+/// The statements of many backends, each with another text, and for how many seconds they run: the vector of
+/// a short text, and a sentence.
 const WORKLOADS: [(&str, u32, &str); 2] = [
     ("embed", 4, "select steadytext_embed('text ' || :i, false);"),
     ("generate", 4, "select steadytext_generate('Describe index ' || :i, 24, false);"),
 ];
-/// What they ask of a model that is given.
+/// The same for a model that is given.
 const OF_MODEL: (&str, u32, &str) =
     ("model", 20, "select steadytext_generate('Describe index ' || :i, 16, false, model => 'measured');");
 
@@ -42,7 +42,7 @@ pub(crate) fn measure(cluster: &Cluster, model: Option<&Path>, report: &mut Repo
     }
     for (name, seconds, statement) in workloads {
         let slice = |backends| slice(cluster, statement, backends, seconds);
-        // Whatever has to be loaded first.
+        // The first slice loads the model.
         slice("1");
         let mut ratios: Vec<(f64, f64)> = (0..PAIRS).map(|_| (slice("1"), slice(BACKENDS))).collect();
         ratios.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));

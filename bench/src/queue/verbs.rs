@@ -14,7 +14,7 @@ const TICKETS: &str = include_str!("../../data/tickets.tsv");
 const ROWS: usize = 60;
 const ROUNDS: usize = 3;
 const WAIT: Duration = Duration::from_millis(5);
-/// What is asked without a function for it.
+/// A prompt for a classification without a function for it.
 const NAIVE: &str = "'Classify this text into one of: ' || (select string_agg(c, ', ') from unnest(categories) as c) || E'.\\n\\n' || body";
 
 pub(crate) fn measure(cluster: &Cluster, model: &Path, encoder: &Path, report: &mut Report) {
@@ -87,7 +87,7 @@ fn speed(session: &mut Session, report: &mut Report) {
         Some((_, rates)) => rates.push(rate),
         None => rates.push((name.to_owned(), vec![rate])),
     };
-    // Whatever has to be loaded first.
+    // The first run loads the models.
     session.run(&rows(&choice, "few"));
     // Other texts in each round, so that nothing of them is known from before.
     for round in 0..ROUNDS {

@@ -1,5 +1,4 @@
-//! Who asks for what: clients of the queue, of synchronous calls, of a table with derived columns, and
-//! passers-by.
+//! The clients: of the queue, of synchronous calls, of a table with derived columns, and passers-by.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -5,9 +5,9 @@ use steadytext_test_server::{Footprint, slope};
 
 const HOUR_S: f64 = 3600.0;
 
-/// What one process took, second by second.
+/// The resources that one process took, second by second.
 pub(crate) struct Series {
-    /// What it is.
+    /// The kind of process.
     pub(crate) kind: String,
     /// Its number.
     pub(crate) pid: i32,

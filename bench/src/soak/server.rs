@@ -11,7 +11,7 @@ use crate::series::Series;
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is told how it goes.
 const WORD_INTERVAL: Duration = Duration::from_secs(60);
-/// What an hour of the retention lasts here.
+/// The length of an hour of the retention here, in seconds.
 const HOUR_S: u32 = 60;
 /// The share of the time that is not judged, as caches fill.
 const WARM_UP: f64 = 1.0 / 3.0;
@@ -26,7 +26,7 @@ struct Table {
 pub(crate) fn measure(time: Duration, report: &mut Report) -> Vec<String> {
     let cluster = Options::new()
         .set("max_connections", 100)
-        // What is kept of prompts fills within the first minutes.
+        // The memory for kept prompts fills within the first minutes.
         .set("pg_steadytext.kv_cache_mb", 32)
         .set("autovacuum_naptime", "10s")
         .start();

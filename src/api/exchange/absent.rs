@@ -1,5 +1,5 @@
-//! The functions of `exchange` in a build without that feature: SQL declares them all the same, and they say
-//! what is missing.
+//! The functions of `exchange` in a build without that feature: SQL declares them all the same, and their
+//! error names the missing feature.
 
 use pgrx::prelude::*;
 

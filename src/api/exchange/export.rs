@@ -34,7 +34,7 @@ pub(super) struct Options {
     pub(super) coding: Coding,
 }
 
-/// What became of the entries.
+/// The numbers of entries by their outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     /// Written to the file.
@@ -105,7 +105,7 @@ fn write(
     }
 }
 
-/// The next rows of the table, and what becomes of them in a file.
+/// The next rows of the table, each as its entry in the file or left out.
 fn read(
     installation: &Installation,
     after: i64,

@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Refused rows that have a message each.
 const REPORTED: i64 = 5;
 
-/// What became of the rows of a file.
+/// The numbers of a file's rows by their outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     /// Written to the cache.
@@ -36,7 +36,7 @@ pub(super) struct Counts {
     pub(super) refused: i64,
 }
 
-/// What stops an import.
+/// The errors that stop an import.
 enum Stop {
     File(file::Error),
     Database(PgError),

@@ -1,4 +1,4 @@
-//! What comes of a call, and what is not even asked.
+//! Answers of endpoints, and refusals of requests that an endpoint is not even asked.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,15 +10,15 @@ use super::client::Failed;
 /// The most tokens that a call is believed to have taken.
 const MAX_TOKENS: f64 = 1e8;
 
-/// What an endpoint says that an answer has taken. Servers differ in what they say of it, and it is no reason
-/// to lose an answer: what cannot be read is not known.
+/// The token counts that an endpoint reports for an answer. Servers report them differently, and that is no
+/// reason to lose an answer: a count that cannot be read is unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
 pub(super) struct Usage {
     pub(super) prompt_tokens: Option<u32>,
     pub(super) completion_tokens: Option<u32>,
     pub(super) cached_tokens: Option<u32>,
-    /// Those of the answer that were thoughts, where they are counted apart.
+    /// The tokens of the answer that were thoughts, where they are counted apart.
     pub(super) thought_tokens: Option<u32>,
 }
 
@@ -69,9 +69,9 @@ impl Usage {
     }
 }
 
-/// What has come of a piece of work.
+/// The result of a piece of work.
 pub(super) struct Answer {
-    /// What the engine would have given, or said.
+    /// The same output or error as the engine would have given.
     pub(super) outcome: Result<Output, Error>,
     pub(super) usage: Usage,
 }
@@ -91,14 +91,14 @@ impl Refused {
     }
 }
 
-/// What the row of a request says that no endpoint has answered.
+/// The refusal that the row of a request gets when no endpoint has answered it.
 pub(super) fn refusal(message: String, code: &str, retry: bool) -> Refusal {
     Refusal { message, code: code.to_owned(), retry }
 }
 
 /// An answer that is none.
 pub(super) fn unreadable(error: &serde_json::Error) -> Failed {
-    // What the error says beside its place may be the endpoint's own words.
+    // The error's own message may quote the endpoint's answer, so only its place is reported.
     let what = match error.classify() {
         serde_json::error::Category::Data => "has not the form that was asked for",
         _ => "is no JSON document",

@@ -1,10 +1,10 @@
-//! An endpoint at work: what waits for it, the threads that call it, and when it is left alone.
+//! An endpoint at work: its waiting jobs, the threads that call it, and when it is left alone.
 //!
-//! Each thread makes one call at a time: of a text, or of as many vectors or scores as there are for one
-//! call. What fails for a reason of the moment is tried again after a pause that grows; a batch that the
-//! endpoint refuses or breaks off at is halved, so that a text suffers for nothing but itself. An endpoint
-//! that takes nothing is left alone for a while, by all threads and by the claims, and is then tried with one
-//! call: what it could not take meanwhile is given back and loses no retry.
+//! Each thread makes one call at a time: of a text, or of as many vectors or scores as fit into one call. A
+//! call that fails for a passing reason is tried again after a pause that grows; a batch that the endpoint
+//! refuses or breaks off at is halved, so that a text suffers for nothing but itself. An endpoint that takes
+//! nothing is left alone for a while, by all threads and by the claims, and is then tried with one call: jobs
+//! that it could not take meanwhile are given back and lose no retry.
 //!
 //! Invariant: every job gets one last word. A job whose ticket is cancelled gets it soon: a call that nobody
 //! waits for is cut off.
@@ -76,7 +76,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// As requests name the model.
+    /// The model's name in requests.
     pub(crate) fn name(&self) -> &str {
         &self.settings.name
     }
@@ -186,7 +186,7 @@ impl Endpoint {
         (self.settings.timeout + RETRY_PAUSES.1) * (self.settings.retries + 1)
     }
 
-    /// Does jobs, and says of each what came of it. Some tries may have been made.
+    /// Does jobs, and sends the outcome of each. Some tries may have been made.
     fn run(&self, agent: &Agent, jobs: Vec<Job>, mut tries: Tries) {
         let (jobs, call) = match self.question(jobs) {
             (_, None) => return,
@@ -290,7 +290,7 @@ impl Endpoint {
         let rest = asked.map_or(own, |asked| asked.min(LONGEST_REST).max(own)).max(left.unwrap_or_default());
         state.is_doubtful = true;
         state.rest_until = Some(now + rest);
-        // Nobody is held up for that long.
+        // No job is held up for that long.
         if asked.is_some_and(|asked| asked >= DENIED_REST) {
             not_now(std::mem::take(&mut state.jobs).make_contiguous());
         }
@@ -333,7 +333,8 @@ impl Endpoint {
         format!("model \"{}\": {what}", self.settings.name)
     }
 
-    /// What jobs ask in one call, without those that need not, or cannot, be asked, which get their answers.
+    /// The jobs of one call with the question to ask. Jobs that need not be asked, or cannot be, get their
+    /// answers here.
     fn question(&self, jobs: Vec<Job>) -> (Vec<Job>, Option<Question>) {
         let settings = &self.settings;
         let mut asked: Vec<Job> = Vec::with_capacity(jobs.len());
@@ -428,7 +429,7 @@ struct Tries {
     until: Instant,
 }
 
-/// What is asked in a call.
+/// The question of a call.
 enum Question {
     Text(Box<(Generate, texts::Question)>),
     Vectors(Vec<String>),

@@ -43,7 +43,7 @@ pub(super) enum Failed {
     Broken(String),
 }
 
-/// What an endpoint says that is wrong.
+/// The body of an error response.
 #[derive(Deserialize)]
 struct Complaint {
     error: Option<Value>,
@@ -55,7 +55,7 @@ struct Complaint {
 ///
 /// # Errors
 ///
-/// What is wrong with the certificates or the proxy.
+/// A message about certificates or a proxy that cannot be used.
 pub(super) fn agent(settings: &Settings) -> Result<Agent, String> {
     let roots = match &settings.ca_file {
         Some(file) => authorities(file)?,
@@ -142,7 +142,7 @@ fn read(response: Response<Body>, most: u64, settings: &Settings) -> Result<Vec<
     if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
 }
 
-/// What an error means that is no answer.
+/// Classifies an error of a call that got no response.
 fn failed(error: &ureq::Error, settings: &Settings) -> Failed {
     use io::ErrorKind as Kind;
     let unreachable = |why: String| Failed::Busy(format!("the endpoint cannot be reached: {why}"), None);
@@ -166,7 +166,7 @@ fn failed(error: &ureq::Error, settings: &Settings) -> Failed {
         ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) | ureq::Error::TlsRequired => {
             Failed::Denied(format!("no TLS with the endpoint: {error}"))
         }
-        // What TLS says while a connection is made comes as an error of reading.
+        // TLS errors of the handshake are reported as read errors.
         ureq::Error::Io(cause) if cause.kind() == Kind::InvalidData => {
             Failed::Denied(format!("no TLS with the endpoint: {cause}"))
         }
@@ -179,7 +179,7 @@ fn failed(error: &ureq::Error, settings: &Settings) -> Failed {
     }
 }
 
-/// What a status means that is no success.
+/// Classifies a response whose status is not success.
 fn refused(response: Response<Body>, settings: &Settings, key: Option<&Key>) -> Failed {
     let status = response.status();
     let code = status.as_u16();
@@ -214,7 +214,7 @@ fn seconds(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// What an endpoint says of a request that it refuses, in one line and without the key.
+/// The endpoint's message about a request that it refuses, in one line and without the key.
 fn complaint(bytes: &[u8], key: Option<&Key>) -> Option<String> {
     let complaint: Complaint = serde_json::from_slice(bytes).ok()?;
     let text = |value: Value| match value {

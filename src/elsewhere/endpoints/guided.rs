@@ -1,4 +1,4 @@
-//! What an answer has to match, in the words of endpoints.
+//! Constraints on answers, as fields of the endpoints' protocols.
 //!
 //! Invariant: whatever an endpoint is told, its answer is checked afterwards by the code that checks the
 //! engine's own.
@@ -15,7 +15,7 @@ const FIELD: &str = "answer";
 /// How the text of an answer is made of what the endpoint gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// As it is.
+    /// The answer itself.
     Plain,
     /// A document around a choice.
     Wrapped,

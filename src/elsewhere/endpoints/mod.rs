@@ -3,7 +3,7 @@
 //!
 //! A request comes as work for an engine, and goes back as the outputs of one: an [`Endpoint`] stands in the
 //! engine's place for the models that a file names ([`settings`]), and nothing else of the program knows the
-//! difference. What it answers is not repeatable, so it says of each answer where it comes from.
+//! difference. Its answers are not repeatable, so each of them names where it comes from.
 //!
 //! Invariant: only types of requests are claimed that the endpoint can answer ([`kinds`]).
 

@@ -25,7 +25,7 @@ const MAX_MODELS: usize = 64;
 const MAX_NAME: usize = 200;
 const MAX_ADDRESS: usize = 200;
 
-/// Which of an endpoint's functions answers.
+/// The API of an endpoint that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Api {
@@ -59,7 +59,7 @@ pub(crate) enum Guided {
     Fields,
 }
 
-/// Which fields there are for sampling besides those of OpenAI.
+/// The sampling fields of an endpoint besides those of OpenAI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SamplingFields {
@@ -72,11 +72,11 @@ pub(crate) enum SamplingFields {
     Llama,
 }
 
-/// What becomes of requests that ask how likely answers are.
+/// The treatment of requests for the likelihoods of given answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Judgements {
-    /// They are left to others.
+    /// Such requests are left to others.
     #[default]
     None,
     /// The model chooses one of the answers, which is then the likely one.
@@ -94,7 +94,7 @@ pub(crate) enum RerankForm {
     Tei,
 }
 
-/// What the scores of `/rerank` are.
+/// The range of the scores of `/rerank`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scores {
@@ -112,7 +112,7 @@ struct File {
     model: Vec<Entry>,
 }
 
-/// A model as the file has it.
+/// The entry of a model in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -182,12 +182,12 @@ fn max_answer_mb() -> u64 {
 /// A model behind an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// As requests name it.
+    /// The model's name in requests.
     pub(crate) name: String,
     pub(crate) api: Api,
     /// The address before the paths, without a slash at its end.
     pub(crate) base_url: String,
-    /// As the endpoint names it.
+    /// The model's name at the endpoint.
     pub(crate) model: String,
     pub(crate) key_file: Option<PathBuf>,
     /// Certificates of the authorities that vouch for the endpoint; `None`: the system's.
@@ -227,7 +227,7 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// What the endpoint alone is shown.
+    /// The secret itself, which only the endpoint may see.
     pub(super) fn secret(&self) -> &str {
         &self.0
     }
@@ -236,7 +236,7 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// What is wrong with the file, in words that show nothing of it.
+    /// A message about the file that reveals nothing of its contents.
     pub(super) fn read(path: &Path) -> Result<Key, String> {
         let wrong = |why: &str| format!("key file {}: {why}", path.display());
         let file = fs::File::open(path).map_err(|error| wrong(&error.to_string()))?;
@@ -325,7 +325,7 @@ impl Entry {
                 "judgements = \"choice\" needs api = \"chat\" and a kind of guided decoding".to_owned()
             );
         }
-        // What decides what is asked, and how it is answered, is not theirs.
+        // `extra` must not replace the fields that decide the question and the form of its answer.
         if let Some(field) = self.extra.keys().find(|field| {
             ["model", "messages", "prompt", "input", "query", "documents", "texts", "stream", "n"]
                 .contains(&field.as_str())
@@ -366,8 +366,8 @@ fn in_range<T: PartialOrd + fmt::Display>(what: &str, value: T, least: T, most: 
     }
 }
 
-/// An address with a host and perhaps a path. What is said to another machine is encrypted, unless the file
-/// says otherwise.
+/// An address with a host and perhaps a path. Traffic to another machine is encrypted, unless the file allows
+/// `http://`.
 fn check_address(address: &str, plain_http: bool) -> Result<(), String> {
     let uri: Uri = address.parse().map_err(|_| "base_url is no address".to_owned())?;
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Texts: what a generation is to `/chat/completions` and `/completions`, and what their answers are to the
-//! queue.
+//! Texts: generations as calls of `/chat/completions` and `/completions`, and their answers as outputs of an
+//! engine.
 //!
 //! Messages go as messages: the endpoint puts its own template around them, and nothing of ours is put around
 //! them before.
@@ -13,7 +13,7 @@ use super::client::Failed;
 use super::guided::{self, Form, NoField};
 use super::settings::{Api, SamplingFields, Settings};
 
-/// What thoughts stand between, where an endpoint does not tell them apart from the answer.
+/// The tags around thoughts, where an endpoint does not separate them from the answer.
 const THOUGHTS: [&str; 2] = ["<think>", "</think>"];
 /// The logarithm of no probability at all, as far as a number can say it.
 const UNLIKELY: f64 = -1e3;
@@ -24,7 +24,7 @@ const TOKENS_AROUND_CHOICE: usize = 32;
 /// Longer than any token of a vocabulary that is in use.
 const MAX_BYTES_PER_TOKEN: usize = 512;
 
-/// What is asked, and how the answer is read.
+/// The body of a call, and the form of its answer.
 pub(super) struct Question {
     pub(super) body: Map<String, Value>,
     form: Form,
@@ -55,11 +55,11 @@ pub(super) fn path(api: Api) -> &'static str {
     if api == Api::Completions { "/completions" } else { "/chat/completions" }
 }
 
-/// What a generation asks.
+/// The question of a generation.
 ///
 /// # Errors
 ///
-/// [`Refused`] for what the endpoint has no field for.
+/// [`Refused`] for parameters that the endpoint's protocol has no field for.
 pub(super) fn question(settings: &Settings, how: &Generate) -> Result<Question, Refused> {
     let mut body = Map::new();
     body.insert("model".to_owned(), settings.model.as_str().into());
@@ -102,8 +102,8 @@ fn messages(how: &Generate) -> Value {
     system.into_iter().chain(said).chain([prompt]).collect()
 }
 
-/// How tokens are chosen. What would change nothing is not said, but where the endpoint would choose
-/// something else by itself.
+/// Adds the sampling parameters. Those without effect are left out, except where the endpoint's own default
+/// would differ.
 fn add_sampling(
     body: &mut Map<String, Value>,
     settings: &Settings,
@@ -151,11 +151,12 @@ fn add_sampling(
     Ok(())
 }
 
-/// What an endpoint has answered.
+/// Reads the endpoint's answer to a generation.
 ///
 /// # Errors
 ///
-/// [`Failed`] for what cannot be read; in the answer, what the engine would say of such a text.
+/// [`Failed`] for an answer that cannot be read. An error that the engine would have raised as well is in the
+/// [`Answer`].
 pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Result<Answer, Failed> {
     let completion: Completion = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
     let usage = completion.usage;
@@ -310,7 +311,7 @@ mod tests {
         // In the middle of a character, before it.
         assert_eq!(cut("ééééé", 10, 5), ("éé".to_owned(), true));
         assert_eq!(cut("", 10, 5), (String::new(), false));
-        // Nobody has counted.
+        // The number of tokens is unknown.
         assert_eq!(cut(&"x".repeat(5000), 0, 2), ("x".repeat(1024), true));
     }
 }

@@ -1,6 +1,6 @@
-//! What waits for an endpoint and what is under way there, and how it is: whether it is left alone.
+//! The jobs of an endpoint, waiting and under way, and whether the endpoint is left alone at the moment.
 //!
-//! Invariant: a job that is taken out gets its last word from whoever has taken it.
+//! Invariant: the thread that takes a job out sends its last word.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -23,14 +23,14 @@ pub(crate) struct Job {
     pub(crate) to: Sender<EndpointEvent>,
 }
 
-/// What an endpoint says of a job.
+/// An event of a job at an endpoint.
 #[derive(Debug)]
 pub(crate) struct EndpointEvent {
     pub(crate) key: u64,
     pub(crate) kind: EndpointEventKind,
 }
 
-/// What there is to say.
+/// The kind of an event.
 #[derive(Debug)]
 pub(crate) enum EndpointEventKind {
     /// The endpoint is asked.
@@ -46,26 +46,26 @@ pub(crate) enum EndpointEventKind {
 }
 
 impl Job {
-    /// Those who ask may be gone.
+    /// Sends an event of the job. Its receiver may be gone.
     pub(super) fn say(&self, kind: EndpointEventKind) {
         let _ = self.to.send(EndpointEvent { key: self.key, kind });
     }
 }
 
-/// All of it.
+/// The state of an endpoint.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) jobs: VecDeque<Job>,
-    /// By the number of the thread.
+    /// The calls under way, by the number of their thread.
     pub(super) under_way: HashMap<usize, Call>,
     pub(super) key: Option<Key>,
     /// The endpoint is left alone until then.
     pub(super) rest_until: Option<Instant>,
     /// For how long the endpoint will be left alone the next time.
     pub(super) next_rest: Duration,
-    /// Whether it has taken nothing the last time: then there is one call at a time.
+    /// Whether the endpoint has taken nothing the last time: then there is one call at a time.
     pub(super) is_doubtful: bool,
-    /// What was said of it last.
+    /// The last message logged about it, which is not logged again.
     pub(super) said: Option<String>,
 }
 
@@ -130,7 +130,7 @@ fn go_together(one: &Work, other: &Work) -> bool {
     }
 }
 
-/// What cannot be taken now: cancelled, or given back.
+/// Ends jobs that cannot be taken now: as cancelled where they are, and otherwise as given back.
 pub(super) fn not_now(jobs: &[Job]) {
     for job in jobs {
         job.say(if job.ticket.is_cancelled() {

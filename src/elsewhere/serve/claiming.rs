@@ -1,4 +1,4 @@
-//! What is claimed, when, and how much of its work is fetched.
+//! Claiming: which requests are claimed and when, and how much of their work is fetched.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl Server<'_> {
         let (mut is_more, mut is_crowded) = (false, false);
         // One after the other, so that none takes all the room for ever.
         for _ in 0..self.sets.len() {
-            // What is claimed may show that a model is no good, and the last set may have gone with it.
+            // Claimed work may show that a model is unusable, and the last set may have been removed with it.
             if self.sets.is_empty() {
                 break;
             }
@@ -166,7 +166,7 @@ impl Server<'_> {
         let claims = sets.iter().map(|set| Claim::new(&set.models, set.types.as_deref())).collect::<Vec<_>>();
         if claims != self.claims {
             self.claims = claims;
-            // Whoever looks for requests that nobody claims goes by it.
+            // The next heartbeat is due now: the server tells by it which requests nobody claims.
             self.heartbeat_at = Instant::now();
         }
         self.sets = sets;
@@ -185,7 +185,7 @@ impl Server<'_> {
         let came = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
         let came = match came {
             Ok(came) => came.map(|came| remote_job::decode(&came).unwrap_or_else(|error| unreadable(&error))),
-            // What is wrong with one row must not hold up the others.
+            // An error that concerns one row must not hold up the others.
             Err(TurnError::Database(error)) => {
                 let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
                 let Some(said) = said else { return Err(error.into()) };
@@ -248,7 +248,7 @@ impl Server<'_> {
     }
 }
 
-/// What is made of work that cannot be read.
+/// The refusal of work that cannot be decoded.
 fn unreadable(error: &Error) -> Prepared {
     Prepared::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
 }

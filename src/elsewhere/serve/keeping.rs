@@ -1,4 +1,4 @@
-//! What is held: kept while it is worked on, and given back when it cannot be ended.
+//! Leases: extended while requests are worked on, and given back when they cannot be completed.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use crate::protocol::{self, Heartbeat, Held};
 use crate::turn_error::TurnError;
 
 impl Server<'_> {
-    /// Keeps what is held, and lets go what is no longer ours.
+    /// Extends the leases of all rows in hand, and abandons rows that are no longer ours.
     pub(super) fn extend(&mut self, client: &mut Client) -> Result<(), TurnError> {
         // The server writes nothing for leases of which more than a half is left.
         let lease = Duration::from_secs(u64::try_from(self.shared.options.lease_s).unwrap_or(60));
@@ -28,7 +28,8 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// What is done once the program was told to stop.
+    /// Gives requests back after the program was told to stop: those not begun, or all of them when it is
+    /// late.
     pub(super) fn stop(&mut self, client: &mut Client) -> Result<(), TurnError> {
         let is_late =
             self.shared.stopping() > 1 || self.stop_at.is_some_and(|stop_at| Instant::now() >= stop_at);
@@ -54,8 +55,8 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Says that it has ended, so that nobody takes it for one that has died. Who cannot say so is forgotten
-    /// by what is kept of it.
+    /// Removes the worker's heartbeat, so that nobody takes the worker for one that has died. Without a
+    /// connection the heartbeat stays, until the server deletes it for its age.
     pub(super) fn say_goodbye(&self, client: Option<&mut Client>) {
         if let Some(client) = client {
             drop(protocol::end_heartbeat(client, &self.shared.worker));

@@ -1,5 +1,5 @@
-//! What became of requests: noted when the engine, or the server, has said the last word, and stored as soon
-//! as the server takes it.
+//! Outcomes of requests: noted when the engine or the server has decided them, and stored as soon as the
+//! server accepts them.
 //!
 //! Invariant: an outcome is kept until the server has taken it or said that the row is no longer ours.
 

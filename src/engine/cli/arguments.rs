@@ -12,7 +12,7 @@ use steadytext_engine::{BackendChoice, Constraint, KvCacheType, ModelSource, Sam
 use super::serving::Serving;
 use super::{Error, help};
 
-/// What a command line asks for.
+/// The action that a command line asks for.
 #[derive(Debug)]
 pub(super) enum Asked {
     Run(Box<Arguments>),
@@ -144,7 +144,7 @@ impl Arguments {
         }
     }
 
-    /// What stands in the place of the model.
+    /// The argument in the place of the model.
     pub(super) fn place(&self) -> &OsString {
         &self.model
     }
@@ -158,7 +158,7 @@ impl Arguments {
         }
     }
 
-    /// What stands in the place of the model, as text.
+    /// The argument in the place of the model, as text.
     #[cfg(feature = "hub")]
     pub(super) fn model_text(&self) -> Result<String, Error> {
         utf8(self.model.clone())

@@ -1,4 +1,4 @@
-//! What `--help` says: commands and options, each described once.
+//! The output of `--help`: commands and options, each described once.
 
 use std::fmt::Write as _;
 
@@ -7,10 +7,10 @@ use steadytext_engine::nearest;
 /// A subcommand.
 struct Command {
     name: &'static str,
-    /// What stands behind its name.
+    /// Its arguments, as they follow its name.
     arguments: &'static str,
     about: &'static str,
-    /// What it prints, and whatever else is to be known.
+    /// Its output, and notes.
     more: &'static str,
 }
 

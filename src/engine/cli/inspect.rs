@@ -1,4 +1,4 @@
-//! `inspect`: what a model file is, whether it can be used, and what it contains.
+//! `inspect`: the properties of a model file, whether it can be used, and its keys and tensors.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

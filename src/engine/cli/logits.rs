@@ -1,4 +1,4 @@
-//! `logits`: what the model expects after a text.
+//! `logits`: the tokens that the model expects after a text.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use arguments::{Arguments, Asked};
 
-/// What a subcommand can fail with.
+/// An error of a subcommand.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{0}")]
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => Err(error),
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };
-    // Whoever reads the output has seen enough of it, as `head` has.
+    // The reader of the output has closed it, as `head` does when it has enough.
     if matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
@@ -87,7 +87,7 @@ fn message(error: &Error) -> String {
     message
 }
 
-/// What can be done about an error.
+/// Advice about an error.
 fn hint(error: &Error) -> Option<String> {
     match error {
         Error::Engine(error) => error.hint().map(|hint| hint.to_string()),

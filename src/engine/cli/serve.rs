@@ -28,8 +28,8 @@ use super::arguments::Arguments;
 use super::serving::Serving;
 use super::{Error, print};
 
-/// What the process may take beside what its engine counts, which is a share of that and at least so much:
-/// stacks, the allocator's pieces, what crates keep.
+/// The process may take more memory than its engine accounts for, for stacks, fragments of the allocator and
+/// memory that crates keep: a share of the engine's limit, and at least this many MiB.
 const UNCOUNTED_MB: u64 = 1024;
 /// How long the last events may take to their readers, when the engine has failed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Nothing is put away in the end: whatever it does then, nobody waits for it.
+/// Serves until standard input ends. Nothing is cleaned up then, because nobody waits for it.
 fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
     let serving = &arguments.serving;
     if let Some(build) = serving.build.as_deref().filter(|build| *build != BUILD) {
@@ -89,7 +89,7 @@ fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
     if !engine.is_gone() {
         exit_at_once(0);
     }
-    // What it had begun has failed, and those who had asked are told so before the connection ends.
+    // Requests that were running have failed, and their clients are told so before the connection ends.
     let begun = Instant::now();
     while server.unfinished() > 0 && begun.elapsed() < LAST_WORDS {
         std::thread::sleep(Duration::from_millis(1));
@@ -112,7 +112,7 @@ fn wait(notifier: &Notifier, engine: &Engine) -> Result<(), Error> {
         }
         let readable = !waits[0].revents().is_empty();
         notifier.reset();
-        // Whatever it says, there is nothing to be said but the end.
+        // The result of the read does not matter: only the end of the input does.
         if readable && input.read(&mut bytes).unwrap_or(0) == 0 {
             return Ok(());
         }

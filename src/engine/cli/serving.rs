@@ -1,8 +1,8 @@
-//! What the arguments of `serve` say.
+//! The arguments of `serve`.
 
 use steadytext_engine::Config;
 
-/// What a server says of the engine that it wants.
+/// The engine that a server asks for.
 #[derive(Debug)]
 pub(super) struct Serving {
     /// The build of the server's library.

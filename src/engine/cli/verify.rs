@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     if verified.passed() { Ok(()) } else { Err(Error::Deviates) }
 }
 
-/// As JSON, which has no word for what is no number.
+/// The number as JSON; null where it is not finite, as JSON has no such numbers.
 fn decimal(value: f32) -> String {
     if value.is_finite() { format!("{value:.5}") } else { "null".to_owned() }
 }

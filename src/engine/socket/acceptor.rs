@@ -1,4 +1,4 @@
-//! Who is let in: accepts connections, and refuses those for whom there is none left.
+//! Accepts connections, and refuses those for which there is no room.
 //!
 //! Invariant: it never waits. At the limit of open files a spare one is given up to take in one connection,
 //! tell it so and close it.
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::connection::Connection;
 use super::limits::Refusal;
 
-/// For how long nobody is let in where the system has no open file left, not even the spare one.
+/// For how long nobody is let in when the system has no open file left, not even the spare one.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(20);
 
 /// The listening socket, and what is kept for when the process may open no more.
@@ -23,13 +23,13 @@ pub(super) struct Acceptor {
     shut_until: Option<Instant>,
 }
 
-/// What came through.
+/// The result of looking for a connection.
 pub(super) enum Came {
     /// A connection.
     Someone(UnixStream),
     /// One that was refused, as there was no open file for it.
     Refused,
-    /// Nobody, for now.
+    /// No connection for now.
     Nobody,
 }
 
@@ -40,7 +40,7 @@ impl Acceptor {
         acceptor
     }
 
-    /// What to wait for, unless nobody is let in for a while.
+    /// The descriptor to wait for, unless nobody is let in for a while.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.shut_until.is_none_or(|until| until <= Instant::now()).then(|| self.listener.as_fd())
     }

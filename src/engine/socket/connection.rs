@@ -55,7 +55,7 @@ pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
-    /// By the client's keys.
+    /// The client's requests, by its keys.
     pub(super) requests: HashMap<u64, Submitted>,
     /// The role and process of the client, once it has said them.
     pub(super) caller: Option<Caller>,

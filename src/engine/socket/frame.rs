@@ -1,4 +1,4 @@
-//! Messages as bytes: what has arrived of them, and what is still to be sent.
+//! Messages as bytes: buffers for arriving and for outgoing ones.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use super::MAX_MESSAGE_BYTES;
 use crate::Error;
 use crate::memory::{try_grow, watched};
 
-/// What takes the memory.
+/// The use of the memory, as errors name it.
 const MESSAGE: &str = "a message";
 
 /// Length of the length.
@@ -20,7 +20,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Beyond this, memory that is no longer needed is given back.
 const KEPT_BYTES: usize = 256 << 10;
 
-/// What has arrived and was not taken.
+/// Bytes that have arrived, from `taken` on not yet decoded.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     bytes: Vec<u8>,
@@ -104,7 +104,7 @@ fn malformed() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "the other end sent something that is no message")
 }
 
-/// What is to be sent.
+/// Bytes to be sent, from `sent` on not yet written.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,

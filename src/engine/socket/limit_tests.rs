@@ -1,4 +1,4 @@
-//! Who is connected, for how long, and who is refused.
+//! Limits of connections: their number, their time, and refusals.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Caller, Client, FromEngine, Limits, Refusal, Server};
 use crate::{Config, Embed, Engine, Event, EventKind, ModelSource, Reply, Request, Work};
 
-/// Nothing here takes longer unless it hangs.
+/// No test takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(3600);

@@ -67,7 +67,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a process that may have so many open files.
+    /// The limits of a process that may have so many open files.
     pub fn of(files: u64) -> Limits {
         let connections =
             (files.saturating_sub(OTHER_FILES) / 2).clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS) as usize;
@@ -81,7 +81,7 @@ impl Limits {
         }
     }
 
-    /// Those of this process, whose limit of open files is raised as far as it may be and is of use.
+    /// The limits of this process, whose limit of open files is raised as far as is allowed and useful.
     pub fn of_this_process() -> Limits {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let wanted = maximum.map_or(WANTED_FILES, |maximum| maximum.min(WANTED_FILES));

@@ -9,8 +9,8 @@
 //! disconnected after a while, which is no error: it connects again when it has a request. When a connection
 //! ends, whatever its client had submitted is cancelled.
 //!
-//! Invariant: what arrives can be anything. A length is checked before anything is kept, memory is only taken
-//! for bytes that have arrived, and a message that cannot be read ends its connection and nothing else.
+//! Invariant: arriving bytes are not trusted. A length is checked before anything is kept, memory is only
+//! taken for bytes that have arrived, and a message that cannot be read ends its connection and nothing else.
 
 mod acceptor;
 mod client;
@@ -38,7 +38,7 @@ use crate::{Event, LoadedModel, Request, Standing};
 /// Most bytes of a message.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
-/// What a client sends.
+/// A message of a client.
 #[derive(Debug, Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "it is sent as soon as it is made")]
 enum ToEngine<'a> {
@@ -56,14 +56,14 @@ enum ToEngine<'a> {
     Watch,
 }
 
-/// What a client receives.
+/// A message to a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromEngine {
     /// Something happened to a request.
     Event(Event),
     /// The models that are loaded now.
     Models(Vec<LoadedModel>),
-    /// What the engine is doing, for those who watch it.
+    /// The engine's state, for clients that watch it.
     State(State),
     /// There is no connection left for this client. This is the last message.
     Refused(Refusal),

@@ -1,8 +1,8 @@
 //! The serving end: one thread that accepts connections, hands their requests to the engine, and sends them
 //! its events.
 //!
-//! It never waits for one of them. Who has nothing to ask is disconnected after a while, or at once when
-//! somebody else needs the connection, and finds the way back by itself.
+//! It never waits for a client. A client without requests is disconnected after a while, or at once when
+//! somebody else needs the connection, and reconnects by itself when it needs to.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -43,7 +43,7 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What comes through a server.
+/// The traffic of a server.
 #[derive(Debug)]
 struct Load {
     begun: Instant,
@@ -203,7 +203,7 @@ impl Serving {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             if catch(|| self.turn()).is_err() {
-                // Whatever was half done was done for one of them.
+                // The turn that failed may have left any connection half served.
                 self.close_all();
             }
         }
@@ -257,8 +257,8 @@ impl Serving {
         }
     }
 
-    /// Tells those who watch what the engine has told. Who has not taken what was sent before is told nothing
-    /// in between, but the latest when there is room for it again.
+    /// Sends the engine's state to the clients that watch it. A client that has not read the previous message
+    /// gets none in between, but the latest one when there is room for it again.
     fn notify_watchers(&mut self, broken: &mut Vec<u64>) {
         let has_changed = self.board.has_changed();
         let state = self.state();
@@ -273,7 +273,7 @@ impl Serving {
         }
     }
 
-    /// How many have not said who they are.
+    /// The number of connections whose clients have not introduced themselves.
     fn newcomers(&self) -> usize {
         self.connections.values().filter(|connection| connection.caller.is_none()).count()
     }

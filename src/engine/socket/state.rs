@@ -1,4 +1,4 @@
-//! What an engine is doing, on its way to those who watch it from another process.
+//! The engine's state, on its way to those who watch it from another process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::pulse::Pulse;
 use crate::{Figures, FiguresSink};
 
-/// What a server says of itself and its engine.
+/// The state of a server and its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct State {
-    /// What the engine has told last; `None` where it has done nothing yet.
+    /// The engine's latest figures; `None` where it has done nothing yet.
     pub figures: Option<Figures>,
     /// Panics that it has caught.
     pub panics: u64,
@@ -51,7 +51,7 @@ impl Board {
         })
     }
 
-    /// Says who is to be woken.
+    /// Sets the function that wakes the server's thread.
     pub(super) fn wakes(&self, waker: Arc<dyn Fn() + Send + Sync>) {
         // A board has one server.
         let _ = self.waker.set(waker);

@@ -1,4 +1,4 @@
-//! Both ends against each other, and against ends that are not what they should be.
+//! The client and the server against each other, and each against a misbehaving peer.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ use crate::{
     Standing, Work,
 };
 
-/// Nothing here takes longer unless it hangs, however busy the machine is.
+/// No test takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 struct Served {
@@ -188,7 +188,7 @@ fn a_server_that_stops_closes_its_connections_and_removes_its_path() {
     assert!(matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset));
     assert!(!path.exists());
     assert_eq!(Client::connect(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);
-    // What a killed server leaves behind is no obstacle.
+    // The socket that a killed server leaves behind is no obstacle.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert_eq!(Client::connect(&path).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     let server = Server::start(&path, engine).unwrap();

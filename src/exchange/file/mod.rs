@@ -26,7 +26,7 @@ use crate::pickle::{self, Value};
 /// An entry of a cache file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// What it answers.
+    /// The request that it answers.
     pub key: Key,
     /// The answer.
     pub value: Value,
@@ -49,10 +49,10 @@ pub struct Refusal {
 /// Why a row is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// By its key.
+    /// The key was refused.
     #[error(transparent)]
     Key(#[from] key::Error),
-    /// By its value.
+    /// The value was refused.
     #[error(transparent)]
     Value(#[from] pickle::Error),
     /// A column is of another type.
@@ -95,7 +95,7 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// What SQLite says may hold names from the file.
+/// An error of SQLite, whose message may hold names from the file: it is cut and escaped.
 fn said(message: String) -> Error {
     Error::Sqlite(message.chars().take(200).flat_map(char::escape_debug).collect())
 }

@@ -1,4 +1,4 @@
-//! Files that were written here, and what nobody should have written.
+//! Files that were written here, and malformed ones.
 
 use std::path::PathBuf;
 

@@ -46,7 +46,7 @@ impl Writer {
         Ok(Writer { connection, coding })
     }
 
-    /// What takes the entries.
+    /// Prepares the statement that inserts the entries.
     ///
     /// # Errors
     ///

@@ -2,10 +2,10 @@
 //!
 //! A pickle is a program for a stack machine, and in Python's hands it can call anything. The machine here
 //! ([`reader`]) has only the instructions that these values need, and its "calls" ([`numpy`]) are a closed
-//! list of constructors that are understood, not run: what numpy's arrays and their types consist of.
+//! list of constructors that are understood, not run: those of numpy's arrays and their types.
 //!
-//! Invariant: reading costs memory in proportion to the pickle at most, never recurses, and what is not
-//! understood is refused, naming the instruction.
+//! Invariant: reading costs memory in proportion to the pickle at most, never recurses, and everything that
+//! is not understood is refused, naming the instruction.
 
 mod numpy;
 mod opcode;
@@ -85,7 +85,7 @@ pub enum Error {
         opcode: &'static str,
         /// Where it is.
         at: usize,
-        /// What it needs.
+        /// The operand that it needs.
         expected: &'static str,
     },
     /// More objects than any value needs.

@@ -1,4 +1,4 @@
-//! What numpy's arrays are pickled as: calls of a few functions with the type, the shape and the bytes.
+//! The pickled form of numpy's arrays: calls of a few functions with the type, the shape and the bytes.
 //!
 //! Two forms are in use. Up to protocol 4, and for arrays that do not lie in one piece,
 //! `_reconstruct(ndarray, (0,), b'b')` and then the state `(version, shape, dtype, is_fortran, bytes)`; with
@@ -42,7 +42,7 @@ pub(super) struct Dtype {
     is_big_endian: bool,
 }
 
-/// What REDUCE makes: the call of `callee` with `arguments`.
+/// The result of REDUCE: the call of `callee` with `arguments`.
 pub(super) fn reduce<'p>(
     machine: &Machine<'p>,
     callee: Handle,
@@ -69,7 +69,7 @@ pub(super) fn reduce<'p>(
     }
 }
 
-/// What BUILD makes of the object `of`: the object with its state.
+/// The result of BUILD: the object `of` with its state.
 pub(super) fn build<'p>(machine: &Machine<'p>, of: Handle, state: Handle) -> Result<Object<'p>, Error> {
     let state = machine.tuple(state).ok_or_else(|| machine.missing("a tuple"))?;
     match (machine.get(of), &state[..]) {

@@ -16,7 +16,7 @@ const MAX_ARGUMENTS: usize = 16;
 /// An index into [`Machine::objects`].
 pub(super) type Handle = usize;
 
-/// What the machine makes.
+/// An object of the pickle machine.
 #[derive(Debug, Clone)]
 pub(super) enum Object<'p> {
     None,
@@ -31,7 +31,7 @@ pub(super) enum Object<'p> {
     Tuple(Vec<Handle>),
     Global(Global),
     Dtype(Dtype),
-    /// What `_reconstruct` makes, until BUILD fills it.
+    /// The result of `_reconstruct`, until BUILD fills it.
     EmptyArray,
     Array(Vec<f32>),
 }
@@ -202,7 +202,7 @@ impl<'p> Machine<'p> {
         }
     }
 
-    /// What the pickle's program has made.
+    /// The value that the pickle's program has made.
     fn value(&self, handle: Handle) -> Result<Value, Error> {
         match &self.objects[handle] {
             Object::Text(text) => match text.len() {

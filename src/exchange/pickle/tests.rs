@@ -1,9 +1,9 @@
-//! Pickles as Python and numpy write them, and what nobody wrote.
+//! Pickles as Python and numpy write them, and malformed ones.
 
 use super::*;
 use crate::random::Random;
 
-/// What numpy 1.26 and 2.4 write of `[1.5, -0.25, 3e-5]` in several types, by version, array, protocol.
+/// The output of numpy 1.26 and 2.4 for `[1.5, -0.25, 3e-5]` in several types, by version, array, protocol.
 const NUMPY: &str = include_str!("numpy.tsv");
 
 fn bytes(hex: &str) -> Vec<u8> {

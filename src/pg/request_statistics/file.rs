@@ -2,11 +2,11 @@
 //! next start.
 //!
 //! As pg_stat_statements does with its own, the postmaster writes the file when everything else has ended,
-//! and removes it when it has read it. After a crash there is none, and what was counted is gone. A file that
-//! is not what it should be is removed and mentioned in the log, and nothing else comes of it.
+//! and removes it when it has read it. After a crash there is none, and the figures are lost. A file that is
+//! malformed is removed and mentioned in the log, with no other effect.
 //!
-//! Invariant: nothing here can keep the server from starting or ending: errors are said in the log, and
-//! panics end here.
+//! Invariant: nothing here can keep the server from starting or ending: errors are logged, and panics end
+//! here.
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,7 +23,7 @@ use crate::pg::error::PgError;
 /// Relative to the data directory, which is the postmaster's working directory.
 const FILE: &str = "pg_stat/pg_steadytext.stat";
 const NEW_FILE: &str = "pg_stat/pg_steadytext.stat.tmp";
-/// What the file begins with. Another number of buckets, or order of numbers, is another format.
+/// The magic number of the file. It changes with the number of buckets and the order of the counters.
 const MAGIC: &[u8; 16] = b"pg_steadytext 2\n";
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of a file. One with all entries is far shorter.

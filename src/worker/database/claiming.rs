@@ -1,6 +1,6 @@
-//! What is claimed, and when: as much as the engine has room for, and beyond that what is more urgent than
-//! anything there, for which the engine makes room. What a separate engine had when it crashed is claimed
-//! again as what a worker had that died: one at a time.
+//! Claiming: as many requests as the engine has room for, and beyond that those that are more urgent than all
+//! that it has, for which it makes room. Requests that a separate engine had when it crashed are claimed
+//! again as those of a worker that died: one at a time.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};

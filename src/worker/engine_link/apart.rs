@@ -213,7 +213,7 @@ impl EngineLink for ApartLink {
         self.link.as_mut().map(SocketLink::models).unwrap_or_default()
     }
 
-    /// As it has said when it was asked last.
+    /// The idle time that the engine has reported last, and the time since then.
     fn idle_for(&self) -> Duration {
         match (&self.link, self.state.idle_ms) {
             (None, _) | (_, 0) => Duration::ZERO,

@@ -166,7 +166,7 @@ impl EngineLink for ChannelLink {
         Some(Watchdog::piece(patience))
     }
 
-    /// Those that it has not begun have come back as events by then.
+    /// Submissions that the engine has not begun have come back as events by then.
     fn leave(self: Box<Self>) -> Vec<Submission> {
         engine_leader::close();
         self.unassigned

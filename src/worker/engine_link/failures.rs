@@ -1,4 +1,4 @@
-//! What the server log says of an engine in failure.
+//! Server-log messages about an engine in failure.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;

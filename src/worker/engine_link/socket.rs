@@ -50,7 +50,7 @@ impl SocketLink {
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The errors of connecting.
     pub(super) fn connect_at_once() -> io::Result<Self> {
         Ok(SocketLink {
             client: Client::connect_as(
@@ -149,7 +149,7 @@ impl EngineLink for SocketLink {
         if self.gone { 0 } else { capacity(&guc::engine()) }
     }
 
-    /// As the engine said when it was asked last; asks again.
+    /// The models that the engine has reported last; asks again.
     fn models(&mut self) -> Vec<(String, u64)> {
         let asked = self.client.ask_for_models();
         self.note(asked);

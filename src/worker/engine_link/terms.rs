@@ -1,4 +1,4 @@
-//! What an engine is started with, wherever it runs.
+//! The parameters that an engine is started with, wherever it runs.
 
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use steadytext_engine::memory::Machine;

@@ -1,5 +1,4 @@
-//! Calls about what is written down beside the requests: what roles have used, what was refused them, and
-//! that the worker lives.
+//! Calls for the records beside the requests: the usage of roles, refusals, and heartbeats.
 
 use pgrx::prelude::*;
 use serde_json::Value as Json;

@@ -1,4 +1,4 @@
-//! Calls about the cache: what is put into it, how often it was used, and what must go.
+//! Calls about the cache: new entries, counts of uses, and evictions.
 
 use pgrx::prelude::*;
 use serde_json::Value as Json;

@@ -1,5 +1,4 @@
-//! Calls about vectorizers and enrichments: whose turn it is, a step for one of them, and what has gone
-//! wrong.
+//! Calls about vectorizers and enrichments: which of them are due, a step for one of them, and errors.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use crate::pg::error::PgError;
 use crate::pg::interrupts;
 use crate::pg::spi::{self, Mode};
 
-/// What there is to be done for definitions.
+/// The work to be done for definitions.
 pub(in crate::worker) struct VectorizersOutlook {
     /// There is any definition.
     pub(in crate::worker) any_left: bool,
@@ -60,7 +59,7 @@ pub(in crate::worker) fn vectorizer_step(
     Ok(step?.flatten() == Some(true))
 }
 
-/// What there is to be done next, after a round that took so many seconds.
+/// The work to be done next, after a round that took so many seconds.
 pub(in crate::worker) fn vectorizers_outlook(
     is_slow: bool,
     round_s: f64,

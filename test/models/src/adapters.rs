@@ -17,8 +17,8 @@ pub const RANK: usize = 3;
 /// See [`RANK`].
 pub const ALPHA: f32 = 6.0;
 
-/// What an adapter has for the tensor `[outputs, inputs]` of this name; of a table of embeddings a row is an
-/// output. `ALPHA / RANK · B A` is added to it.
+/// The matrices of an adapter for the tensor `[outputs, inputs]` of this name; of a table of embeddings a row
+/// is an output. `ALPHA / RANK · B A` is added to it.
 #[derive(Debug, Clone)]
 pub struct Lora {
     /// The name of the tensor in GGUF.

@@ -10,13 +10,13 @@ use crate::gguf::{File, Tensor, Value};
 use crate::random::Random;
 use crate::{Error, Kind, Pooling, weights};
 
-/// What stands before all other tokens.
+/// The first tokens of the vocabulary.
 pub(crate) const CONTROL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// An encoder to be made. [`Bert::default`] is a tiny one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bert {
-    /// What it computes.
+    /// The family, which decides the layers.
     pub family: EncoderFamily,
     /// Transformer blocks.
     pub layers: usize,
@@ -329,7 +329,8 @@ impl Bert {
         self.file_with(&self.tensors())
     }
 
-    /// What transformers call a tensor: as BertForSequenceClassification has it, or as BertModel does.
+    /// The tensor's name in transformers: with the prefix of BertForSequenceClassification, or as BertModel
+    /// has it.
     fn full_name(&self, tensor: &Named) -> String {
         let name = &tensor.transformers;
         let prefix = match self.family {

@@ -1,4 +1,4 @@
-//! What the files of each family of encoders have that is not BERT's.
+//! The parts of each family of encoders' files that differ from BERT's.
 
 use crate::Kind;
 use crate::bert::{Bert, Named};
@@ -154,7 +154,7 @@ pub(crate) fn keys(spec: &Bert) -> Vec<(String, Value)> {
     keys
 }
 
-/// What the folder of a model says of it, as transformers write it.
+/// The `config.json` of a model's folder, as transformers write it.
 pub(crate) fn config(spec: &Bert) -> String {
     let Bert { width, layers, heads, feed_forward: inner, context, .. } = *spec;
     let vocabulary = spec.vocabulary().len();
@@ -418,8 +418,8 @@ pub(crate) fn tensors(spec: &Bert) -> Vec<Named> {
     tensors.tensors
 }
 
-/// Those of jina-embeddings-v2. What candle has in one matrix, gate and up, is two in files that llama.cpp's
-/// converter wrote at first, and one in those of today.
+/// The tensors of jina-embeddings-v2. Candle has gate and up in one matrix; early files of llama.cpp's
+/// converter have two, and those of today one.
 fn jina_v2(spec: &Bert) -> Vec<Named> {
     let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
     let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);
@@ -449,7 +449,7 @@ fn jina_v2(spec: &Bert) -> Vec<Named> {
     tensors.tensors
 }
 
-/// Those of EmbeddingGemma, under the names that they have in GGUF.
+/// The tensors of EmbeddingGemma, under the names that they have in GGUF.
 fn gemma(spec: &Bert) -> Vec<Named> {
     let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
     let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);

@@ -1,9 +1,8 @@
 //! An endpoint on this machine that speaks OpenAI's protocol as far as workers need it, and makes mistakes
 //! when told to.
 //!
-//! What it answers follows from what it is asked: a text is `echo: ` and the last message, a choice is the
-//! first one, a vector says how many bytes its text has, a score how many words of the query the document
-//! has.
+//! Its answers follow from the questions: a text is `echo: ` and the last message, a choice is the first one,
+//! a vector says how many bytes its text has, a score how many words of the query the document has.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -30,7 +29,7 @@ pub enum Mistake {
     Endless,
 }
 
-/// What was asked.
+/// A call that was made.
 #[derive(Debug, Clone)]
 pub struct Called {
     /// The path of the address.
@@ -81,7 +80,7 @@ impl LocalEndpoint {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&serving);
-                // Whoever asked may be gone.
+                // The client may be gone.
                 std::thread::spawn(move || drop(shared.serve(&stream)));
             }
         });
@@ -97,17 +96,17 @@ impl LocalEndpoint {
         self.0.state()
     }
 
-    /// What goes wrong with the next calls, one after the other.
+    /// Makes the next calls go wrong, one after the other.
     pub fn mistake(&self, mistakes: impl IntoIterator<Item = Mistake>) {
         self.state().mistakes.extend(mistakes);
     }
 
-    /// What the next texts are, one after the other.
+    /// Sets the next texts, one after the other.
     pub fn say(&self, texts: &[&str]) {
         self.state().texts.extend(texts.iter().map(ToString::to_string));
     }
 
-    /// Only whoever shows this key gets an answer.
+    /// Answers only calls that have this key.
     pub fn require_key(&self, key: &str) {
         self.state().key = Some(key.to_owned());
     }
@@ -117,7 +116,7 @@ impl LocalEndpoint {
         self.state().refused = Some(text.to_owned());
     }
 
-    /// What was asked up to now.
+    /// The calls up to now.
     pub fn called(&self) -> Vec<Called> {
         self.state().called.clone()
     }
@@ -132,7 +131,7 @@ impl LocalEndpoint {
         self.state().held
     }
 
-    /// Held calls whose connection was closed by whoever asked.
+    /// Held calls whose connection was closed by the client.
     pub fn closed(&self) -> usize {
         self.state().closed
     }
@@ -290,7 +289,7 @@ impl Shared {
         }
     }
 
-    /// Whether whoever asked is still there in the end.
+    /// Whether the client is still there in the end.
     fn hold(&self, stream: &TcpStream) -> std::io::Result<bool> {
         let mut state = self.state();
         state.held += 1;

@@ -1,4 +1,4 @@
-//! What the files of each family of decoders have beside what all have.
+//! The parts of each family of decoders' files that others do not have.
 
 use crate::gguf::{Tensor, Value};
 use crate::{Error, Kind, Spec, weights};
@@ -45,7 +45,7 @@ pub enum Architecture {
     GraniteMoe,
     /// Granite 4: state spaces in most layers.
     GraniteHybrid,
-    /// The same with experts.
+    /// Granite 4 with experts.
     GraniteHybridMoe,
     /// OLMo 3: norms of results only, windows.
     Olmo2,
@@ -65,7 +65,7 @@ pub enum Architecture {
     StarCoder2,
 }
 
-/// Which norms queries and keys have.
+/// The norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QueryKeyNorms {
     None,
@@ -73,7 +73,7 @@ pub(crate) enum QueryKeyNorms {
     Row,
 }
 
-/// Which tensors a family has.
+/// The tensors of a family.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Traits {
     /// Whether the head is the token embedding.
@@ -110,7 +110,8 @@ pub(crate) struct Traits {
 const WINDOW: u32 = 100;
 /// Length of the embedding of a token for a block.
 const PER_LAYER: usize = 32;
-/// The same of Gemma 3n, its streams and the rank of what is beside its attention: llama.cpp knows no others.
+/// The length of Gemma 3n's per-layer embeddings, its streams and the rank of the layers beside its
+/// attention: llama.cpp knows no others.
 const PER_LAYER_3N: usize = 256;
 const STREAMS: usize = 4;
 const LAUREL: usize = 64;
@@ -122,7 +123,7 @@ struct DeltaNet {
     value_heads: usize,
 }
 
-/// Those of attention, but in models of the published shapes.
+/// The sizes of attention, or the published ones in models of the published shapes.
 fn delta_net(spec: &Spec) -> DeltaNet {
     match spec.head_dim {
         256 => DeltaNet { dim: 128, key_heads: 16, value_heads: 16 },
@@ -143,7 +144,7 @@ fn state_space(spec: &Spec) -> StateSpace {
     if spec.layers < 8 {
         StateSpace { dim: spec.width / 4, heads: 8, groups: 2, state: 32 }
     } else {
-        // Those of the published models.
+        // The sizes of the published models.
         StateSpace { dim: 64, heads: spec.width / 32, groups: 1, state: 128 }
     }
 }
@@ -158,7 +159,7 @@ fn interval(spec: &Spec) -> usize {
 }
 
 impl Architecture {
-    /// All of them.
+    /// All architectures.
     pub const ALL: [Architecture; 28] = [
         Architecture::Llama,
         Architecture::Llama3,
@@ -252,7 +253,7 @@ impl Architecture {
         if self == Architecture::Olmoe { 4 } else { 2 }
     }
 
-    /// Which tensors its files have.
+    /// The tensors of its files.
     pub(crate) fn traits(self) -> Traits {
         use Architecture::*;
         Traits {
@@ -558,7 +559,7 @@ impl Architecture {
             tensors.push(vector("layer_output_scale", 1, 0.7)?);
             return Ok(tensors);
         }
-        // What the router says is divided by the width.
+        // The router's input is divided by the width.
         let router = (spec.width as f32).sqrt();
         let spread = |part: &str, row: usize, rows: usize, deviation: f32| {
             weights::matrix(spec.seed, name(part), row, rows, deviation, crate::Kind::F32)
@@ -618,7 +619,7 @@ impl Architecture {
     }
 }
 
-/// What makes the embeddings of each token for all blocks, so long for each.
+/// The tensors that make the embeddings of each token for all blocks, `length` values for each block.
 fn per_layer_tensors(spec: &Spec, length: usize) -> Result<Vec<Tensor>, Error> {
     let (seed, all) = (spec.seed, length * spec.layers);
     let matrix = |name: &str, row: usize, rows: usize| {

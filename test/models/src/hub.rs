@@ -40,7 +40,7 @@ pub enum Fault {
     Drip(usize),
 }
 
-/// What was asked for.
+/// A request to the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     /// `hub` or `store`.
@@ -192,13 +192,13 @@ impl LocalHub {
         self.state().details.insert(repository.to_owned(), fields);
     }
 
-    /// Only whoever shows this token gets anything.
+    /// Answers only requests that have this token.
     pub fn require_token(&self, token: &str) {
         self.state().token = Some(token.to_owned());
     }
 
-    /// What goes wrong when the bytes of a file are asked for, or the list of a repository (`list`), one
-    /// fault after the other. Without any left all goes well.
+    /// Makes requests for the bytes of a file, or for the list of a repository (`list`), go wrong, one fault
+    /// after the other. Without any left all goes well.
     pub fn fault(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
         self.state().faults.entry(path.to_owned()).or_default().extend(faults);
     }
@@ -218,7 +218,7 @@ impl LocalHub {
         self.0.rate.store(bytes, Relaxed);
     }
 
-    /// What was asked for up to now.
+    /// The requests up to now.
     pub fn asked(&self) -> Vec<Asked> {
         self.state().asked.clone()
     }
@@ -255,7 +255,7 @@ impl Shared {
     }
 
     fn serve(&self, place: &'static str, stream: TcpStream) {
-        // Whoever asked may be gone.
+        // The client may be gone.
         let _ = self.serve_all(place, &stream);
     }
 

@@ -28,7 +28,7 @@ pub use families::Architecture;
 use families::QueryKeyNorms;
 use gguf::{File, Tensor, Value};
 
-/// What can go wrong when a model is made.
+/// An error while a model is made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The specification contradicts itself.
@@ -100,8 +100,8 @@ impl Quantization {
         }
     }
 
-    /// As llama.cpp's Q4_K_M: Q4_K with Q6_K for embedding and head, and in about half of the layers for
-    /// values and down projections.
+    /// The mixture of llama.cpp's Q4_K_M: Q4_K with Q6_K for embedding and head, and in about half of the
+    /// layers for values and down projections.
     pub fn q4_k_m() -> Self {
         Quantization {
             embedding: Kind::Q6K,
@@ -114,12 +114,12 @@ impl Quantization {
         }
     }
 
-    /// As files of gpt-oss: MXFP4 for feed-forward, which is its experts, and Q8_0 for the rest.
+    /// The mixture of gpt-oss's files: MXFP4 for feed-forward, which is its experts, and Q8_0 for the rest.
     pub fn mxfp4() -> Self {
         Quantization { feed_forward: Kind::MXFP4, down: Kind::MXFP4, ..Quantization::uniform(Kind::Q8_0) }
     }
 
-    /// By its name in lower case, such as `q8_0` or `q4_k_m`.
+    /// The quantization of a name in lower case, such as `q8_0` or `q4_k_m`.
     pub fn named(name: &str) -> Option<Self> {
         let kind = match name {
             "f32" => Kind::F32,
@@ -169,7 +169,7 @@ pub enum Pooling {
     Rank,
 }
 
-/// What a model ranks documents by.
+/// The way in which a model ranks documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rerank {
     /// The tokens "yes" and "no", and those that Qwen3-Reranker's prompt is made of.
@@ -178,7 +178,7 @@ pub enum Rerank {
     Head(usize),
 }
 
-/// What the tokens stand for.
+/// The texts of the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text {
     /// Made-up words of ASCII letters: any answer is valid text.
@@ -241,9 +241,9 @@ pub struct Spec {
     pub tied: bool,
     /// Written where given.
     pub pooling: Option<Pooling>,
-    /// What it ranks documents by; then its answers are not endless.
+    /// The way in which it ranks documents; with one its answers are not endless.
     pub rerank: Option<Rerank>,
-    /// What the tokens stand for.
+    /// The texts of the tokens.
     pub text: Text,
     /// No token ends an answer: generation always runs to its limit.
     pub endless: bool,
@@ -320,8 +320,8 @@ impl Spec {
         }
     }
 
-    /// What is compared with llama.cpp, at up to [`Spec::context`] positions: beyond windows and the contexts
-    /// that rotations are stretched from.
+    /// A model to be compared with llama.cpp, at up to [`Spec::context`] positions: beyond windows and the
+    /// contexts that rotations are stretched from.
     pub fn compared(architecture: Architecture, quantization: Quantization) -> Self {
         Spec {
             layers: match architecture {
@@ -531,7 +531,7 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
     tokenizer.push(("tokens", Value::Strings(vocabulary.tokens)));
     tokenizer.push(("token_type", Value::I32s(vocabulary.types)));
     if spec.sentencepiece {
-        // What was made up first is joined first.
+        // Tokens that were made up first are joined first.
         let scores = (0..spec.vocab).map(|id| -(id as f32)).collect();
         tokenizer.push(("scores", Value::F32s(scores)));
     } else {

@@ -54,7 +54,8 @@ pub(crate) fn quantize(kind: Kind, values: &[f32]) -> Result<Vec<u8>, Error> {
                 push(&FOUR_BITS, block, power, &mut bytes);
             }
             Kind::TQ1_0 | Kind::TQ2_0 => {
-                // As far from 0 as weights are in the mean: two thirds of them are rounded away from it.
+                // The scale is the mean distance of the weights from 0: two thirds of them are rounded away
+                // from it.
                 let mean = block.iter().map(|value| value.abs()).sum::<f32>() / block.len() as f32;
                 let scale = half(mean)?;
                 bytes.extend(ternary::digits(kind, block, scale.0));
@@ -70,7 +71,7 @@ pub(crate) fn quantize(kind: Kind, values: &[f32]) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// What makes the greatest of 32 weights the greatest level.
+/// The scale by which the greatest of 32 weights becomes the greatest level.
 fn scale(part: &[f32]) -> f32 {
     part.iter().fold(0.0f32, |most, value| most.max(value.abs())) / 113.0
 }

@@ -18,7 +18,7 @@ const MAX_WORD: usize = 12;
 const LEFT_PARTS: usize = 8192;
 const RIGHT_PARTS: usize = 512;
 
-/// What goes into the `tokenizer.ggml.*` keys.
+/// The contents of the `tokenizer.ggml.*` keys.
 pub(crate) struct Vocabulary {
     pub(crate) tokens: Vec<String>,
     pub(crate) types: Vec<i32>,

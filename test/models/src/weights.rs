@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::{Error, Kind, nonlinear};
 
 impl Kind {
-    /// As candle knows it; None where it does not.
+    /// Candle's name for the type; None where it has none.
     fn dtype(self) -> Option<GgmlDType> {
         Some(match self {
             Kind::F32 => GgmlDType::F32,

@@ -152,9 +152,9 @@ static CLUSTERS: AtomicUsize = AtomicUsize::new(1);
 pub struct Cluster {
     directory: PathBuf,
     pub(crate) postmaster: Option<Child>,
-    /// What its processes may open.
+    /// The limit of open files for its processes.
     pub(crate) open_files: Option<u64>,
-    /// What is added to its environment.
+    /// Variables that are added to its environment.
     pub(crate) environment: Vec<(String, String)>,
 }
 
@@ -188,7 +188,7 @@ impl Cluster {
         self.directory.join("data")
     }
 
-    /// What `pg_steadytext.model_dir` names.
+    /// The directory that `pg_steadytext.model_dir` names.
     pub fn model_directory(&self) -> PathBuf {
         self.directory.join("models")
     }

@@ -1,4 +1,4 @@
-//! What tests of vectorizers and enrichments need: waiting until nothing is left to be done, and random
+//! Helpers for tests of vectorizers and enrichments: waiting until nothing is left to be done, and random
 //! changes of their tables.
 //!
 //! `OPERATIONS` and `SEED` in the environment say how many changes there are and which; a test that fails
@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Options};
 use crate::session::{Address, Session};
 use crate::wait::wait_until;
 
-/// Nothing is noted, under way or being searched, and nothing has changed unseen.
+/// Whether nothing is noted, under way or being searched, and nothing has changed unseen.
 pub const IS_AT_REST: &str = "
     select not exists (select from steadytext_vectorizer_work) and not exists (select from steadytext_vectorizer_batches)
         and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed and problem is null)
@@ -81,7 +81,7 @@ pub struct Changes {
     pub clients: u64,
     /// How many transactions they make together.
     pub operations: usize,
-    /// Which.
+    /// The seed of the random changes.
     pub seed: u64,
     /// One change, as SQL.
     pub change: fn(&mut Dice) -> String,
@@ -89,7 +89,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// As the environment says, or so many operations.
+    /// So many operations, unless the environment says otherwise.
     pub fn new(clients: u64, operations: usize, change: fn(&mut Dice) -> String) -> Self {
         fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
             std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)

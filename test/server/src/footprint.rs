@@ -1,4 +1,4 @@
-//! What a process takes of the machine, and whether that grows.
+//! The resources that a process takes, and whether they grow.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ pub struct Footprint {
     pub anonymous_kb: f64,
     /// All its pages in memory, in kB.
     pub rss_kb: f64,
-    /// The same, with its share only of what it shares.
+    /// All its pages in memory, in kB, of shared ones its share only.
     pub pss_kb: f64,
     /// Open files, sockets and pipes.
     pub descriptors: f64,
@@ -19,7 +19,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// As the kernel tells it (Linux); `None` when the process has gone.
+    /// The footprint of a process, from /proc (Linux); `None` when the process has gone.
     pub fn of(process: i32) -> Option<Footprint> {
         let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
         let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;

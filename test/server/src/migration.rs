@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::program::{pg_config, succeed};
 
-/// What is in a database of the extension: object, property and value, as text that is the same in another
-/// database.
+/// The objects of the extension in a database: object, property and value, as text that is the same in
+/// another database.
 pub const MEMBERS: &str = include_str!("members.sql");
 
 /// The directory of the extension's control file and scripts.
@@ -34,7 +34,8 @@ pub fn install_script() -> String {
     read(&directory().join(format!("pg_steadytext--{}.sql", default_version())))
 }
 
-/// What the install script begins with, which keeps others' objects out: so does every migration.
+/// The first statement of the install script, which keeps others' objects out: every migration begins with it
+/// too.
 pub fn opening_statement() -> String {
     let script = install_script();
     let line = script
@@ -133,7 +134,7 @@ impl OtherVersion {
         OtherVersion { _script: Script::write(version, install_script), version: version.to_owned() }
     }
 
-    /// What it is called.
+    /// Its version.
     pub fn version(&self) -> &str {
         &self.version
     }

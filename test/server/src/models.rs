@@ -100,9 +100,9 @@ fn register(session: &mut Session, name: &str, task: &str, file: &str) {
 pub struct BrokenModel {
     /// Its name in the registry.
     pub name: &'static str,
-    /// What the row of a request that wanted it must hold.
+    /// The SQLSTATE that a request for it fails with.
     pub sqlstate: &'static str,
-    /// What its error must mention.
+    /// The words that its error must have.
     pub mentions: &'static str,
 }
 

@@ -52,7 +52,7 @@ fn text_of(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// What `pg_config FLAG` prints; `PG_CONFIG` in the environment names another one than the PATH's.
+/// The output of `pg_config FLAG`; `PG_CONFIG` in the environment names another one than the PATH's.
 pub(crate) fn pg_config(flag: &str) -> String {
     let program = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
     text_of(Command::new(program).arg(flag))

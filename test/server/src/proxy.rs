@@ -9,16 +9,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::cluster::Cluster;
 
-/// What becomes of what passes.
+/// The faults of the connection.
 #[derive(Debug, Default)]
 struct Weather {
     /// Nothing passes, in neither direction, and nobody hears of it.
     is_still: bool,
     /// Nothing of the server's passes.
     is_deaf: bool,
-    /// What a client says before the server is no longer heard.
+    /// A message of the client after which the server is no longer heard.
     last_words: Option<Vec<u8>>,
-    /// What a client sends, and what the server gets instead.
+    /// A message of the client, and the one that the server gets instead.
     instead: Option<(Vec<u8>, Vec<u8>)>,
     /// Bytes that have come from clients.
     from_clients: usize,
@@ -65,7 +65,7 @@ impl Proxy {
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // Who finds no server is left alone.
+                // A client that finds no server is left alone.
                 drop(connect(client, &socket, &serving));
             }
         });
@@ -77,13 +77,12 @@ impl Proxy {
         format!("host=127.0.0.1 port={} user=remote dbname=postgres sslmode=disable", self.port)
     }
 
-    /// Nothing passes from now on, until it goes on.
+    /// Stops all traffic until [`Proxy::go_on`].
     pub fn stand_still(&self) {
         self.shared.change(|weather| weather.is_still = true);
     }
 
-    /// As soon as a client has said this, the server hears it, and nothing of what the server answers passes
-    /// any more.
+    /// As soon as a client has said these words, the server hears them, and its answers do not pass any more.
     pub fn keep_answers_to(&self, words: &str) {
         self.shared.change(|weather| weather.last_words = Some(words.as_bytes().to_vec()));
     }

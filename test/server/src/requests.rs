@@ -1,4 +1,4 @@
-//! What tests say about requests: enqueue, watch, wait, audit.
+//! Requests in tests: enqueue, watch, wait, audit.
 
 use std::fmt::Display;
 
@@ -175,7 +175,7 @@ impl Session {
         }
     }
 
-    /// What `steadytext.worker_state()` says, in one line.
+    /// The result of `steadytext.worker_state()`, in one line.
     pub fn worker_state(&mut self) -> String {
         match self.query_one("select s::text from steadytext.worker_state() s", &[]) {
             Ok(row) => row.get(0),

@@ -1,6 +1,6 @@
--- What somebody who may create in the schema of an extension can put in its way: operators, functions and types that fit what
--- an install script says better than those of pg_catalog do. Each notes who runs it. Run by that somebody, with the script in
--- the temporary table script and the extension's own functions in the temporary table own_functions.
+-- Objects with which a role that may create in the schema of an extension could hijack it: operators, functions and types that
+-- fit the expressions of an install script better than those of pg_catalog do. Each notes who runs it. Run by that role, with
+-- the script in the temporary table script and the extension's own functions in the temporary table own_functions.
 set search_path = pg_catalog;
 set check_function_bodies = off;
 
@@ -37,7 +37,7 @@ begin
             o.oprname::text in (
                 select m.found[1] from regexp_matches(v_script, '[-+*/<>=~!@#%^&|`?]+', 'g') as m(found)
             )
-            -- What BETWEEN, IN, LIKE and their opposites stand for.
+            -- The operators behind BETWEEN, IN, LIKE and their opposites.
             or o.oprname in ('=', '<>', '<', '<=', '>', '>=', '~~', '!~~')));
     foreach v_left in array v_types loop
         foreach v_right in array v_types loop
@@ -89,7 +89,7 @@ begin
         end loop;
     end loop;
 
-    -- What is called like the extension's own functions.
+    -- Functions with the names of the extension's own.
     for v_function in
         select distinct f.name,
             array_to_string(array(

@@ -36,7 +36,7 @@ impl WorkerElsewhere {
         WorkerElsewhere::start_with(url, cluster, arguments, &[])
     }
 
-    /// The same with variables of the environment.
+    /// Starts one with variables of the environment.
     #[track_caller]
     pub fn start_with(
         url: &str,
@@ -52,7 +52,7 @@ impl WorkerElsewhere {
         MISLEADING.iter().for_each(|name| {
             command.env_remove(name);
         });
-        // What somebody keeps at home for libpq is none of the test's.
+        // A developer's own files for libpq must not change the test.
         command.env("HOME", cluster.directory()).stderr(Stdio::piped());
         let spawned = command.spawn();
         let mut process = spawned.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
@@ -82,7 +82,7 @@ impl WorkerElsewhere {
             status = self.process.try_wait().expect("our own child");
             status.is_some()
         });
-        // What it has said last has been heard as well.
+        // Its last output has been read as well.
         self.hears.take().map(JoinHandle::join);
         status.is_some_and(|status| status.success())
     }
@@ -94,7 +94,7 @@ impl WorkerElsewhere {
         self.wait()
     }
 
-    /// What it has said up to now.
+    /// Its output up to now.
     pub fn said(&self) -> String {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

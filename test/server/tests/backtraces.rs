@@ -4,7 +4,7 @@
 use postgres::error::DbError;
 use steadytext_test_server::Cluster;
 
-/// What a backtrace has in it, or a path of the machine that built the library.
+/// Parts of a backtrace, or of a path of the machine that built the library.
 const SIGNS: [&str; 7] =
     ["backtrace", "/rustc/", ".cargo", "registry/src", "::{{closure}}", "pgrx", " at src/"];
 

@@ -50,7 +50,7 @@ fn a_batch_runs_to_its_end_and_its_answers_are_found_by_key() {
            from steadytext_batch_results('{batch}') where status = 'failed'"
     );
     assert_eq!(session.list::<String>(&failed), ["7 P0001 Text input cannot be empty"]);
-    // What has ended is not waited for, and not cancelled.
+    // Requests that have ended are not waited for, and not cancelled.
     assert!(session.one::<bool>(&format!("select steadytext_wait('{batch}'::uuid, 'any', 0)")));
     assert_eq!(session.one::<i64>(&format!("select steadytext_cancel_batch('{batch}')")), 0);
 }

@@ -155,7 +155,7 @@ fn existing_entries_stay_unless_they_are_to_be_replaced() {
     assert_eq!(session.one::<String>(ours), "ours|9|abc|f");
     assert_eq!(session.one::<i64>("select imported from st_cache_import('a.db', true)"), 4);
     assert_eq!(session.one::<String>(ours), "A row version.|9|t");
-    // What an older engine answered is no answer any more.
+    // An answer of an older engine is no longer valid.
     session.run("update steadytext_cache set imported = false, response = 'ours', kernel_version = 0");
     assert_eq!(session.one::<i64>("select imported from steadytext_cache_import('a.db')"), 4);
     assert_eq!(session.one::<String>(ours), "A row version.|9|t");
@@ -371,7 +371,7 @@ fn ten_thousand_entries_are_imported_within_five_seconds_of_processor_time_and_e
     assert_eq!(left, 0, "temporary files are gone");
 }
 
-/// What a process has had of the processors so far.
+/// The processor time of a process so far.
 fn processor_time(pid: i32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // Behind the name, which may hold anything: state is the third field, user and system time the 14th and

@@ -95,7 +95,7 @@ fn an_entry_is_found_in_whatever_way_it_came() {
     {
         assert!(is_found(&mut session, name), "{name}");
     }
-    // What the triggers were switched off for is found when the filter has been filled anew.
+    // A key that was inserted without the triggers is found when the filter has been filled anew.
     session.run(&format!(
         "alter table steadytext_cache disable trigger all; {}; alter table steadytext_cache enable trigger all;
          alter table steadytext_cache enable always trigger note_key",

@@ -219,7 +219,7 @@ fn an_export_that_is_stopped_leaves_no_draft_however_it_is_stopped() {
         assert!(stopped, "{how:?}");
     }
     let mut session = cluster.session("postgres");
-    // What a process of an earlier version has left is removed by the next one.
+    // A draft of an earlier process is removed by the next one.
     std::fs::write(directory.join(".a.db.4711.draft"), "half").expect("a file can be written");
     session.run("select steadytext_cache_export('a.db', replace => true)");
     assert_eq!(files(&directory), ["a.db"]);

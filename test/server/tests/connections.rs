@@ -106,7 +106,7 @@ fn five_sessions_with_60_streams_each_are_refused_in_time_and_others_are_answere
     }
     let holders: Vec<Session> =
         holders.into_iter().map(|holder| holder.join().expect("it does not panic")).collect();
-    // What they have open stays as it is, and the others are answered.
+    // Their open connections stay, and the others are answered.
     for i in 0..20 {
         let mut other = cluster.session("postgres");
         other.run(&format!("select steadytext_embed('beside {i}', false)"));

@@ -1,4 +1,4 @@
-//! What is counted, and for whom: what owners' code asks for, cancels, retries, calls and refusals, and
+//! Counting, and to whose account: requests, cancels, retries, calls and refusals of owners' code, and
 //! nothing that did not happen.
 
 use steadytext_test_server::{Cluster, Session, wait_until};
@@ -14,7 +14,7 @@ fn prepared() -> (Cluster, Session) {
     (cluster, session)
 }
 
-/// What the caller has used of a limit.
+/// The caller's usage of a limit.
 fn used(session: &mut Session, limit: &str) -> i64 {
     session.one(&format!("select used from steadytext_my_limits() where limit_name = '{limit}'"))
 }

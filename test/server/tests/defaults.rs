@@ -12,8 +12,7 @@ use request_defaults::{
     SIMILARITY_THRESHOLD, TEMPERATURE, THRESHOLD, TRUNCATE, USE_CACHE,
 };
 
-/// What an argument of this name is where a call leaves it out, as a text; `None` where that is not the
-/// request model's to say.
+/// The default of an argument of this name, as a text; `None` where it is not one of the request model's.
 fn expected(function: &str, argument: &str) -> Option<String> {
     Some(match argument {
         "seed" => SEED.to_string(),
@@ -24,7 +23,7 @@ fn expected(function: &str, argument: &str) -> Option<String> {
         "truncate" if function.contains("alter_vectorizer") => return None,
         "truncate" => TRUNCATE.to_string(),
         "return_scores" => RETURN_SCORES.to_string(),
-        // What is made of whole tables gives way to what somebody waits for.
+        // Requests for whole tables have a lower priority than those that somebody waits for.
         "priority"
             if ["enqueue_query", "vectorizer", "enrichment"].iter().any(|part| function.contains(part)) =>
         {

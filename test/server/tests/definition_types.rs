@@ -1,5 +1,5 @@
-//! What becomes of vectorizers and enrichments when columns get other types and names: nothing is lost, and
-//! what PostgreSQL refuses says what to do.
+//! Vectorizers and enrichments whose columns get other types and names: nothing is lost, and PostgreSQL's
+//! refusals have a hint.
 
 use steadytext_test_server::definitions::{prepared, rest};
 use steadytext_test_server::{Options, Session};
@@ -81,7 +81,7 @@ fn columns_of_an_enrichment_change_their_types_and_nothing_is_asked_again() {
          select steadytext_create_enrichment('asked', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"]}', name => 'asked')",
     );
     rest(&mut session);
-    // What somebody has written would be made anew, if rows lost what is known of them.
+    // A value that somebody has written would be made anew, if its row lost its entry.
     session.run("update asked set kind = 'mine' where id = 1");
     rest(&mut session);
     for change in ["alter column body type varchar", "alter column id type bigint"] {

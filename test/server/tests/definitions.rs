@@ -1,5 +1,4 @@
-//! What becomes of vectorizers and enrichments when what they are about goes: columns, rows that have failed,
-//! and their owner.
+//! Vectorizers and enrichments whose subjects are dropped: columns, rows that have failed, and their owner.
 
 use steadytext_test_server::definitions::{prepared, rest};
 use steadytext_test_server::{Options, Session, wait_until};

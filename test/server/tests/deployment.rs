@@ -1,4 +1,5 @@
-//! What is in `deploy/`, the Dockerfile and META.json says what the extension and its programs understand.
+//! Files in `deploy/`, the Dockerfile and META.json use only names that the extension and its programs
+//! understand.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! What workers elsewhere answer: the same bytes as the server's own worker's, counted with it, and charged
-//! to who has asked.
+//! Answers of workers elsewhere: the same bytes as the server's own worker's, counted with its, and charged
+//! to the role that has asked.
 
 use steadytext_engine::remote_job::{self, JobFailure, Report};
 use steadytext_engine::{Error, Finish, Output};
@@ -13,7 +13,7 @@ use steadytext_test_server::{
 use crate::endpoints::{file, model, register, start};
 use crate::workers_elsewhere::{enqueue_all_kinds, needs, results, unfinished};
 
-/// What is counted of requests, in one line for each model and type.
+/// The counters of requests, in one line for each model and type.
 fn figures(session: &mut Session) -> Vec<String> {
     session.list(
         "select concat_ws(' ', model, request_type, requests, completed, failed, cancelled, retried, prompt_tokens, generated_tokens)
@@ -168,7 +168,7 @@ fn what_a_worker_says_of_tokens_is_believed_within_bounds_and_counts_when_it_com
         || JobFailure::Failed { subtask: 0, error: Error::Unfinished { generated_tokens: usize::MAX } };
     let used = "select coalesce(sum(tokens_last_day), 0)::bigint from steadytext_limit_usage() where user_id = 'spender'";
     let mut before = 0;
-    // What is put aside counts at once.
+    // A report in a prepared transaction counts at once.
     let prepared = "prepare transaction 'told'";
     for (outputs, end) in
         [(Ok(vec![text()]), "commit"), (Err(unfinished()), "commit"), (Ok(vec![text()]), prepared)]
@@ -192,7 +192,7 @@ fn what_a_worker_says_of_tokens_is_believed_within_bounds_and_counts_when_it_com
             remote.query_one(sql, &[&held, &attempt, &report.as_slice()]).expect("an outcome");
             remote.run(end);
         };
-        // What is rolled back has not happened, however often.
+        // A report that is rolled back has not happened, however often.
         let counted = figures(&mut session);
         tell("rollback");
         tell("begin; savepoint a; rollback to a; rollback");

@@ -1,4 +1,4 @@
-//! Models behind endpoints that speak OpenAI's protocol: what is asked, and what becomes of the answers.
+//! Models behind endpoints that speak OpenAI's protocol: the questions, and the use of the answers.
 
 use std::fs;
 use std::path::PathBuf;
@@ -77,7 +77,7 @@ fn texts_are_asked_as_messages_and_answers_say_where_they_come_from() {
             "max_tokens": 9, "temperature": 0.0, "repetition_penalty": 1.0, "user": "queue",
         })
     );
-    // What is not repeatable is not remembered: the same is asked again.
+    // An answer that is not repeatable is not cached: the same question is asked again.
     let again = session.generate("What is a tuple?", ASSISTANT);
     session.answer(again);
     assert_eq!(endpoint.called().len(), 2);

@@ -52,7 +52,7 @@ fn a_program_that_dies_ends_no_session_and_its_requests_are_answered_once() {
                 reader.query_raw(sql, Vec::<String>::new()).and_then(|rows| rows.count()).map(|_| ()).err();
             (error, reader)
         });
-        // What has not begun when its engine ends is handed to the next engine, and does not fail.
+        // A request that has not begun when its engine ends is handed to the next engine, and does not fail.
         let begun = format!(
             "select count(distinct worker_pid) = 2 from steadytext_activity
               where worker_pid in ({caller_pid}, {reader_pid}) and generated_tokens > 0"

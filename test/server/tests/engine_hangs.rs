@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::engine_process::{PROGRAM, RESTART, audited, kill, next_program, options, program};
 
 const TIMEOUT: &str = "pg_steadytext.engine_hang_timeout";
-/// What the log says of one that was killed for it.
+/// The log message about an engine that was killed for it.
 const KILLED: &str = "gave no sign of life";
 
 /// Whether the figures and the diagnosis say that the engine does not get on.
@@ -53,7 +53,7 @@ fn a_program_that_was_stopped_is_killed_and_its_requests_are_answered_once() {
     cluster.reload();
     let next = next_program(&mut session, engine);
     assert!(!is_alive(engine));
-    // What comes now takes its time on a busy machine.
+    // The requests that follow take their time on a busy machine.
     cluster.configure(TIMEOUT, "120s");
     cluster.reload();
     for id in ids {

@@ -185,8 +185,8 @@ fn an_engine_that_fails_whatever_it_does_is_started_anew_in_the_same_process_and
     std::fs::write(&fault, "").expect("the directory can be written");
     cluster.wait_for_log(from, "failed whatever it did, and is started anew");
     std::fs::remove_file(&fault).expect("it was just written");
-    // What had not begun was handed to the next engine, and none of it is a failure; what had begun is tried
-    // again.
+    // Requests that had not begun were handed to the next engine, and none of them has failed; the one that
+    // had begun is tried again.
     for id in others {
         session.answer(id);
         let request = session.request(id);

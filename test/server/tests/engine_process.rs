@@ -13,7 +13,7 @@ const PROCESS: &str = "pg_steadytext.engine_process";
 /// The engine where it is a program.
 pub(crate) const PROGRAM: &str = "select e.pid from steadytext_engine_stat as e
     where e.pid is not null and not exists (select from pg_stat_activity as a where a.pid = e.pid)";
-/// What the log says when the server's processes are started anew.
+/// The log message when the server's processes are started anew.
 pub(crate) const RESTART: &str = "all server processes terminated";
 
 pub(crate) fn options() -> Options {
@@ -40,7 +40,7 @@ pub(crate) fn program(session: &mut Session) -> i32 {
     found.unwrap_or_else(|| panic!("there is no program: {}", session.worker_state()))
 }
 
-/// Another one than that.
+/// The program that follows this one.
 #[track_caller]
 pub(crate) fn next_program(session: &mut Session, before: i32) -> i32 {
     let found = eventually(PATIENCE, || Some(program(session)).filter(|pid| *pid != before));
@@ -57,7 +57,7 @@ pub(crate) fn kill(program: i32, how: Signal) {
     });
 }
 
-/// What /proc says of a process in a file.
+/// The contents of a file of a process in /proc.
 pub(crate) fn proc(pid: i32, file: &str) -> String {
     let bytes =
         std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_else(|error| panic!("{pid} {file}: {error}"));
@@ -140,7 +140,7 @@ fn the_program_has_nothing_of_the_server_but_its_user_and_its_directory() {
     assert!(names.is_empty(), "{names:?}");
 }
 
-/// What each type of request answers, through the queue and as calls.
+/// The answers to each type of request, through the queue and as calls.
 fn ask(session: &mut Session) -> Vec<String> {
     const CALLS: [&str; 16] = [
         "steadytext_generate('What does VACUUM do?', max_tokens => 24, use_cache => false)",
@@ -313,7 +313,7 @@ fn what_shows_an_engine_shows_this_one_and_what_stops_a_request_stops_it_here() 
     assert_eq!(error.code().code(), "57014", "{error:?}");
     wait_until("the engine lets go of it", || session.one("select running = 0 from steadytext_engine_stat"));
     assert_eq!(program(&mut session), engine);
-    // What is told to end ends, and the log does not call it a crash.
+    // An engine that is told to end ends, and the log does not call it a crash.
     signal(engine, Signal::TERM);
     next_program(&mut session, engine);
     cluster.wait_for_log(0, "was told to end by signal 15 (SIGTERM)");

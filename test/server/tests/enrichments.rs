@@ -355,7 +355,7 @@ fn requests_of_enrichments_give_way_and_fill_the_engine() {
             most.max(session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'"));
         most >= 16
     });
-    // Whoever asks meanwhile comes first.
+    // A user's request comes first meanwhile.
     let id = session.generate("What is a page?", "");
     session.answer(id);
     assert!(
@@ -398,7 +398,7 @@ fn values_are_written_with_the_rights_that_the_owner_has_then() {
     alice.run("drop trigger peek on alice.t; select steadytext_retry_enrichment('good')");
     rest(&mut session);
     assert_eq!(session.one::<i64>("select count(*) from alice.t where good is not null"), 1);
-    // Who is no user of the extension any more has nothing done.
+    // For a role that is no longer a user of the extension nothing is done.
     session.run("revoke steadytext_user from alice; insert into alice.t values (2, 'more')");
     wait_until("it is told", || {
         session.one("select exists (select from steadytext_enrichment_status where problem ~ 'not a member')")

@@ -152,7 +152,7 @@ fn a_model_that_is_not_registered_for_the_task_fails_its_requests_and_no_others(
         assert!(matches!(error.code().code(), "42704" | "42809"), "{call}: {error:?}");
         assert!(error.hint().is_some(), "{call}: {error:?}");
     }
-    // What was right when it was enqueued may be wrong when it is its turn.
+    // A request that was valid when it was enqueued may be invalid when it is its turn.
     session.run("select steadytext_daemon_stop()");
     let ids = [session.generate("x", "model => 'texts'"), session.embed("x", "model => 'vectors'")];
     session.run(

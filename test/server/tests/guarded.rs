@@ -1,6 +1,6 @@
-//! What attackers have found: requests that are counted though nothing happened, refusals that are made up,
-//! columns of others that take the place of a vectorizer's, limits that one request exceeds, and endpoints
-//! that refuse everything.
+//! Attacks: requests that are counted though nothing happened, refusals that are made up, columns of others
+//! that take the place of a vectorizer's, limits that one request exceeds, and endpoints that refuse
+//! everything.
 
 use steadytext_test_models::endpoint::{LocalEndpoint, Mistake};
 use steadytext_test_server::definitions::{prepared, rest};

@@ -100,7 +100,7 @@ fn a_sweep_over_the_requests_of_very_many_users_goes_in_portions_too() {
     holder.run("rollback");
 }
 
-/// What one user does at random: each transaction stays open for a moment, so that ids and commits come in
+/// The random requests of one user: each transaction stays open for a moment, so that ids and commits come in
 /// different orders.
 fn enqueue_at_random(mut user: Session, seed: u64) {
     let mut state = seed;
@@ -249,8 +249,8 @@ fn what_a_trigger_of_somebody_elses_frees_while_the_worker_writes_an_answer_is_c
     );
     let mut alice = answer_some(&cluster);
     let once_more = alice.generate("once more", "max_tokens => 2, use_cache => false");
-    // What nobody speaks of is looked for thirty seconds after the last look, so that one after the other
-    // they would take four minutes.
+    // Requests that come without notice are looked for thirty seconds after the last look, so that one after
+    // the other they would take four minutes.
     let begun = Instant::now();
     for i in 1..=8 {
         alice.generate(&format!("frees alice {i}"), "max_tokens => 2, use_cache => false");

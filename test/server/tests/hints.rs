@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use steadytext_test_server::{Cluster, Session};
 
-/// What hints name and is not the extension's: settings of PostgreSQL come from its catalog, these from
+/// Names in hints that are not the extension's: settings of PostgreSQL come from its catalog, these from
 /// elsewhere.
 const OF_OTHERS: [&str; 5] =
     ["tokenizer.chat_template", "gguf_convert_endian.py", "in_stock", "cron.database_name", "s_status"];
@@ -125,7 +125,7 @@ fn names(text: &str) -> Vec<(String, bool)> {
     while let Some(start) = rest.find(is_part) {
         let end = rest[start..].find(|c: char| !is_part(c)).map_or(rest.len(), |end| start + end);
         let word = rest[start..end].trim_matches('.');
-        // What begins with a placeholder, or ends with one, is no name yet.
+        // A word that begins or ends with a placeholder is no name yet.
         let is_open =
             rest[..start].ends_with(['{', '%', '-', '$']) || rest[end..].starts_with(['{', '%', '*', '…']);
         let is_name = word.contains('_') && word.chars().all(|c| !c.is_ascii_uppercase());

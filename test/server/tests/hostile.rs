@@ -133,7 +133,7 @@ fn migration() -> Migration {
     Migration::write(&format!("{}\n{ADDITIONS}", opening_statement()))
 }
 
-/// What runs statements that were made of names, called with exact types.
+/// Calls, with exact types, of functions that run statements made of names.
 const BATCHES_AND_SEARCHES: &str = "
 select public.steadytext_enqueue_query('select 1 as id, ''x'' as prompt'::text, 'embed'::text);
 select * from public.steadytext_batches;
@@ -172,7 +172,8 @@ fn installs_and_updates_untouched(vector_schema: &str) {
     session.run("set search_path = public; create extension pg_steadytext schema public; set search_path = pg_catalog");
     nothing_was_sprung(&mut session, "after the install");
 
-    // What runs later, called with exact types: the worker, the API, and what it calls in turn.
+    // Code that runs later, called with exact types: the worker, the API, and the functions that it calls in
+    // turn.
     session.run("set search_path = public, pg_temp");
     let id: uuid::Uuid = session.one("select public.steadytext_generate_async('hello'::text, 3::integer)");
     session.one::<String>(&format!("select public.steadytext_get_async_result('{id}'::uuid, 600::integer)"));
@@ -319,7 +320,7 @@ fn whatever_the_default_privileges_nobody_but_the_roles_of_the_extension_holds_a
     ] {
         assert_eq!(anon.error(sql).code().code(), "42501", "{sql}");
     }
-    // What an administrator grants later is not an accident, and stays.
+    // A right that an administrator grants later is not an accident, and stays.
     session.run("grant select on steadytext_models to anon");
     let migration = migration();
     session.run(&format!(

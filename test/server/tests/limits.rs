@@ -1,5 +1,5 @@
-//! What requests may hold, as the worker meets it: rows that nobody checked cost it no memory, and what is
-//! read is whole.
+//! Limits of requests in the worker: rows that nobody checked cost it no memory, and rows that are read are
+//! whole.
 
 use steadytext_test_server::{Cluster, Session};
 use uuid::Uuid;
@@ -53,7 +53,7 @@ fn the_worker_keeps_its_memory_whatever_unchecked_rows_hold() {
         "peak memory of the worker: {before} kB before, {after} kB after 160 rows of a million elements"
     );
     assert!(after - before < MOST_FOR_REFUSED_KB, "{before} kB, then {after} kB");
-    // What a type does not take is passed over, as it was let in when that was allowed.
+    // A parameter that the type does not have is passed over, as it was let in when that was allowed.
     let ended: Vec<String> = session.list(
         "select concat_ws(' ', request_type, status, error_code, count(*)) from steadytext_queue
          where created_at = '2020-01-01' group by request_type, status, error_code order by 1",

@@ -91,7 +91,7 @@ fn of_several_workers_one_that_dies_and_one_that_stands_still_are_replaced() {
     let id = session.generate("one more", "max_tokens => 2, use_cache => false");
     session.answer(id);
     assert_ledger(&mut session, 61);
-    // What those two held, and nothing else, was done again.
+    // The requests that those two held, and no others, were done again.
     let again: i64 = session.one("select count(*) from steadytext_queue where attempt > 1");
     assert!((1..=8).contains(&again), "{again}");
     assert!(!of_all[0].wait(), "it was killed");
@@ -110,7 +110,7 @@ fn a_network_that_stands_still_beyond_the_lease_costs_another_attempt_and_nothin
     proxy.stand_still();
     let mut near = Worker::start(&cluster, &["--lease", "1"]);
     wait_until("all have ended", || unfinished(&mut session) == 0);
-    // What it says now of requests that were its own is not heard.
+    // Its reports about requests that were its own are refused now.
     proxy.go_on();
     assert!(near.stop());
     let id = session.generate("one more", "max_tokens => 2, use_cache => false");

@@ -14,7 +14,7 @@ fn slow() -> (Cluster, Session) {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
     slow_model(&cluster, &mut session);
-    // What is asked twice here is to be computed twice.
+    // Repeated requests are to be computed again here.
     session.run(
         "insert into steadytext_models (name, task, file) values ('slow-reranker', 'rerank', 'slow.gguf');
          select steadytext_config_set('cache_enabled', 'false')",
@@ -46,7 +46,7 @@ fn wait_for_subtasks(session: &mut Session, id: Uuid) {
     assert_eq!(session.request(id).status, "processing");
 }
 
-/// What a completed reranking says must be what the same call says.
+/// The result of a completed reranking must be that of the same call.
 fn is_whole(session: &mut Session, id: Uuid, documents: usize) {
     let request = session.wait_for_end(id);
     assert_eq!(request.status, "completed", "{request:?}");
@@ -182,7 +182,7 @@ fn a_reranking_of_two_hundred_documents_stops_nobody_beside_it() {
     let reranking = enqueue(&mut session, 200);
     wait_for_subtasks(&mut session, reranking);
     let before: i64 = session.one(&generated);
-    // What comes later does not wait for all of its subtasks.
+    // A later request does not wait for all of its subtasks.
     let later = session.generate("it comes later", "model => 'slow', max_tokens => 2");
     session.answer(later);
     assert_eq!(session.request(reranking).status, "processing", "the machine is too fast for this test");

@@ -50,7 +50,7 @@ fn the_engine_says_what_it_may_take_and_its_process_is_the_first_to_go() {
     assert!(number(worker, "oom_score_adj", "") >= 500);
     let mine = session.backend_pid();
     assert!(number(mine, "oom_score_adj", "") < 500, "a backend is as before");
-    // What is set is said as well, once for each engine.
+    // The limit that is set is logged as well, once for each engine.
     cluster.configure("pg_steadytext.memory_limit_mb", 777);
     session.run("select pg_reload_conf()");
     cluster.wait_for_log(0, "may take 777 MB of memory: pg_steadytext.memory_limit_mb");

@@ -156,7 +156,7 @@ fn a_file_that_is_not_the_registered_one_answers_nothing() {
     let answer: String = session.one(&format!("select steadytext_generate({})", of("right")));
     let id = session.generate("which one", "max_tokens => 4, model => 'right', use_cache => false");
     assert_eq!(session.answer(id), answer);
-    // What the cache has is no way around.
+    // The cache is no way around the refusal.
     refused(&mut session);
     session.run(&format!("update steadytext_models set sha256 = '{right}' where name = 'wrong'"));
     assert_eq!(session.one::<String>(&format!("select steadytext_generate({})", of("wrong"))), answer);
@@ -237,7 +237,7 @@ fn auto_finds_a_registered_file_however_its_row_writes_it_and_soon_after_it_has_
         assert!(found(&mut session, file), "{file}");
     }
     assert!(!found(&mut session, "folder/other.gguf"));
-    // Who may not list a directory may still open what is in it.
+    // A process that may not list a directory may still open the files in it.
     let mode = |mode: u32| {
         fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).expect("our own directory")
     };

@@ -1,5 +1,5 @@
-//! What the registry of models can make the server look at: files below the directory of the models, and what
-//! superusers have named.
+//! Files that the registry of models can make the server look at: those below the directory of the models,
+//! and those that superusers have named.
 
 use std::os::unix::fs::symlink;
 

@@ -129,7 +129,7 @@ fn names_that_several_files_have_or_that_lead_elsewhere_are_refused() {
         vector(&mut session, ", model => 'twice'"),
         "a link that stays inside"
     );
-    // What its card says it is not for.
+    // A task for which its card does not have it.
     card(&cluster, "twice.gguf", r#"{"tasks": ["rerank"]}"#);
     let (state, message) = refused(&mut session, "select steadytext_embed('x', model => 'twice')");
     assert_eq!((state.as_str(), message.contains("meant for task rerank")), ("42809", true), "{message}");
@@ -248,7 +248,7 @@ fn the_default_is_set_on_every_level_and_a_queued_request_keeps_that_of_its_sess
         )),
         "session"
     );
-    // What is wrong is said when it is asked.
+    // An error in the value is raised when a request is made.
     alice.run("set pg_steadytext.embedding_model = 'nix'");
     assert_eq!(refused(&mut alice, "select steadytext_embed_async('x')").0, "42704");
     assert_eq!(refused(&mut alice, "select steadytext_embed('x', use_cache => false)").0, "42704");
@@ -293,7 +293,7 @@ fn paths_are_for_superusers_to_set() {
         .0,
         "42704"
     );
-    // What a superuser has set for others holds for them.
+    // A path that a superuser has set for others holds for them.
     session.run(&format!("alter role alice set pg_steadytext.embedding_model = '{path}'"));
     let mut alice = cluster.session_as("postgres", "alice");
     assert_eq!(vector(&mut alice, ", use_cache => false"), one);

@@ -48,7 +48,7 @@ fn dump(cluster: &Cluster, more: &[&str]) -> PathBuf {
     file
 }
 
-/// What psql says of the errors of a restore.
+/// psql's message about the errors of a restore.
 fn restore(cluster: &Cluster, database: &str, file: &Path) -> Result<(), String> {
     let mut command: Command = cluster.client_program("psql");
     let output = command

@@ -1,4 +1,4 @@
-//! What is in `monitoring/`: its queries run, and everything there names only metrics that exist.
+//! Files in `monitoring/`: the queries run, and everything there names only metrics that exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

@@ -4,7 +4,7 @@ use steadytext_test_models::Bert;
 use steadytext_test_server::{Cluster, Session, encoders, wait_until};
 use uuid::Uuid;
 
-/// What a request took, as steadytext_check_async shows it.
+/// The usage of a request, as steadytext_check_async shows it.
 #[derive(Debug, PartialEq)]
 struct Took {
     prompt: Option<i32>,

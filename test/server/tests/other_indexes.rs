@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use steadytext_test_server::{Cluster, Session, audited_users, eventually, litter, wait_until};
 
-/// That no process has died since the server started.
+/// Asserts that no process has died since the server started.
 #[track_caller]
 fn assert_alive(cluster: &Cluster) {
     let log = cluster.log();

@@ -1,4 +1,4 @@
-//! Whose a request is: it goes by the role, under whatever name, in this cluster and in others.
+//! Owners of requests: a request belongs to a role, under whatever name, in this cluster and in others.
 
 use std::path::Path;
 
@@ -126,7 +126,7 @@ fn logical_replication_and_binary_copies_name_owners() {
             ["of alice alicia", "of bob ", "of gone "],
             "binary {binary}"
         );
-        // What comes after the first copy goes another way.
+        // Changes after the first copy go another way.
         session.run("update steadytext_queue set priority = 6 where prompt = 'of alice'");
         wait_until("the change is there", || {
             there.one::<i64>(

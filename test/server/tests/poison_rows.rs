@@ -1,5 +1,5 @@
-//! What the owner of the queue attaches to it, such as a trigger that raises for one row: that row alone
-//! suffers, and says why.
+//! Code that the owner of the queue attaches to it, such as a trigger that raises for one row: that row alone
+//! suffers, and its error tells why.
 
 use steadytext_test_server::{Cluster, Request, Session, wait_until};
 use uuid::Uuid;

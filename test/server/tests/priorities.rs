@@ -1,4 +1,5 @@
-//! Whose turn it is: rows and calls go by priority, users in turn, and what is in nobody's way goes on.
+//! Order of execution: rows and calls go by priority, users in turn, and requests that are in nobody's way go
+//! on.
 
 use std::thread;
 

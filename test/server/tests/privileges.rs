@@ -1,5 +1,4 @@
-//! What each role may see and do: users among each other, and users against the worker, which starts as
-//! superuser.
+//! Privileges of each role: users among each other, and users against the worker, which starts as superuser.
 
 use steadytext_test_server::{Cluster, Session, endless_text, slow_model, wait_until};
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! What counts for max_queue_size and max_queue_size_per_role, and what does not.
+//! The requests that count for max_queue_size and max_queue_size_per_role, and those that do not.
 
 use steadytext_test_server::{Cluster, Session, sqlstate_of, wait_until};
 
@@ -176,7 +176,7 @@ fn one_role_cannot_lock_the_others_out() {
     let error = carol
         .error("select steadytext_embed_batch_async(array_agg(i::text)) from generate_series(1, 21) as i");
     assert_eq!(error.message(), "the queue is full: 60 requests are pending");
-    // What is answered makes room for its role.
+    // An answered request makes room for its role.
     session.run("select steadytext_daemon_start()");
     for id in session.list("select request_id from steadytext_queue") {
         session.answer(id);

@@ -26,7 +26,7 @@ fn people() -> (Cluster, Session) {
     (cluster, session)
 }
 
-/// What the caller has used of a limit.
+/// The caller's usage of a limit.
 fn used(session: &mut Session, limit: &str) -> i64 {
     session.one(&format!("select used from steadytext_my_limits() where limit_name = '{limit}'"))
 }
@@ -424,7 +424,7 @@ fn limits_are_dumped_and_restored_by_the_names_of_roles() {
     run("pg_restore", &["--exit-on-error", "-d", "restored", file.to_str().expect("a path")]);
     let mut restored = cluster.session("restored");
     assert_eq!(restored.one::<String>(LIMITS), limits);
-    // What was done is known there, and the restore itself is no act.
+    // Earlier acts are known there, and the restore itself is no act.
     assert_eq!(restored.one::<String>(ACTS), acts);
     restored.run("select steadytext_config_set('default_seed', '6')");
     assert_eq!(
@@ -456,7 +456,7 @@ fn the_first_refusal_of_each_role_is_written_down_at_once_whoever_else_is_refuse
     wait_until("the first one of somebody else is written down", || {
         session.one::<i64>(&format!("{OF}'bob'")) == 1
     });
-    // What has gathered of alice since comes a minute after her first one.
+    // The refusals of alice since then are written a minute after her first one.
     let written = session.one::<i64>(&format!("{OF}'alice'"));
     assert!(
         written == 1 || begun.elapsed() >= Duration::from_secs(59),

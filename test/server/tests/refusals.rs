@@ -180,7 +180,7 @@ fn neither_does_copy_show_the_row_that_is_refused_nor_one_whose_triggers_are_off
         let error = copied(&mut session, cache, columns, &values);
         assert!(error.message().contains(said), "{error:?}");
     }
-    // What COPY takes, it takes as before, and later errors have their context.
+    // COPY takes the same rows as before, and later errors have their context.
     session.run(&format!("copy (select 'generate', 'fine') to '{}'", file.display()));
     session.run(&format!("copy {queue} (request_type, prompt) from '{}'", file.display()));
     session.run(&format!("copy (select 'generate', 'x', 'no number') to '{}'", file.display()));

@@ -1,4 +1,4 @@
-//! What becomes of texts around a model's answer, without a server: words that are replaced, pieces, and JSON
+//! Processing of texts around a model's answer, without a server: words that are replaced, pieces, and JSON
 //! as it is written.
 
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ fn of_words_that_overlap_the_longest_and_of_the_same_words_the_first_number_is_t
     );
     assert_eq!(masked("New York City", &[("York City", 1), ("New", 3), ("York", 4)]), "[3] [1]");
     assert_eq!(masked("Paris", &[("Paris", 2), ("Paris", 1), ("Paris", 3)]), "[1]");
-    // What a mark says is not looked at again.
+    // The text of a mark is not looked at again.
     assert_eq!(masked("1 0", &[("1", 0), ("0", 1)]), "[0] [1]");
     assert_eq!(masked("Zoë, zoë, Zoëë", &[("Zoë", 0)]), "[0], zoë, Zoëë");
 }
@@ -86,7 +86,7 @@ fn a_document_has_nothing_that_jsonb_cannot_have() {
     let zeros = r#"{"a\u0000": ["x\u0000y", {"b": "\u0000"}]}"#;
     assert_eq!(without_zeros(zeros).map(|text| value(&text)), Some(json!({ "a": ["xy", { "b": "" }] })));
     assert_eq!(without_zeros("\\u0000"), None);
-    // What is taken out takes nothing else along: digits, spaces, order, what is escaped beside it.
+    // The removal takes nothing else along: digits, spaces, order, other escapes beside it.
     assert_eq!(
         without_zeros(
             r#"{ "z": 12345678901234567890.123456789012345678901,"a\u0000": ["\\\u0000\"ä\u0001\\u0000", 1.50E+400] }"#

@@ -33,7 +33,7 @@ fn a_search_finds_what_the_table_has_now() {
     wait_until("the change has its vector", || session.one(is_there));
     let expected = nearest(&mut session, "a new edition");
     assert_eq!(session.one::<String>(found), expected);
-    // What is deleted is not found, whether its vector is still there or not.
+    // A deleted row is not found, whether its vector is still there or not.
     session.run("select steadytext_pause_vectorizer('books'); delete from book where place > 1");
     let places = "select ('row ' || (key ->> 'shelf') || (key ->> 'place')) from steadytext_search('books', 'x', 50) order by 1";
     let left: Vec<String> = session.list(places);
@@ -69,7 +69,7 @@ fn a_search_before_there_are_vectors_says_so() {
         let said = notices.iter().find(|notice| notice.message().contains("\"books\" has no vectors yet"));
         let hint = said.and_then(|notice| notice.hint());
         assert!(hint.is_some_and(|hint| hint.contains("steadytext_vectorizer_status")), "{notices:?}");
-        // What a filter keeps out is not missing.
+        // A row that a filter excludes is not missing.
         session.one::<i64>(&format!(
             "select count(*) from {}",
             search.replace("'x')", "'x', filter => 'false')")

@@ -111,7 +111,7 @@ fn max_worker_processes_used_up_is_said_in_the_log_and_the_worker_comes_when_the
     assert_eq!(other.request(id).attempt, 0);
     let said = cluster.log()[from..].lines().filter(|line| line.contains("max_worker_processes")).count();
     assert!(said < 10, "it is said {said} times");
-    // Whoever asks is told, too.
+    // A session that asks is told, too.
     let message: String = other.one("select message from steadytext.worker_state()");
     assert!(message.contains("max_worker_processes"), "{message}");
     assert_eq!(

@@ -24,7 +24,7 @@ fn database(cluster: &Cluster, name: &str) -> Session {
     session
 }
 
-/// What a database of this version has.
+/// The objects of a database of this version.
 fn installed(cluster: &Cluster, name: &str, version: &str) -> BTreeSet<Fact> {
     let mut session = database(cluster, name);
     session.run(&format!("create extension pg_steadytext version '{version}'"));
@@ -39,7 +39,7 @@ enum Transactions {
     Two,
 }
 
-/// What a database has that was updated from one version to another.
+/// The objects of a database that was updated from one version to another.
 fn updated(
     cluster: &Cluster,
     name: &str,
@@ -60,7 +60,7 @@ fn updated(
     facts(&mut session)
 }
 
-/// What only one of them has, as lines.
+/// The objects that only one of them has, as lines.
 fn differences(new: &BTreeSet<Fact>, updated: &BTreeSet<Fact>) -> Vec<String> {
     let line = |what: &str, fact: &Fact| format!("{what} has: {}, {}: {:.300}", fact.0, fact.1, fact.2);
     new.difference(updated)
@@ -71,12 +71,12 @@ fn differences(new: &BTreeSet<Fact>, updated: &BTreeSet<Fact>) -> Vec<String> {
 
 /// A statement of a later version.
 struct Addition {
-    /// What others call it that cannot run without it.
+    /// The name by which those refer to it that cannot run without it.
     name: &'static str,
-    /// Those that it cannot run without.
+    /// The names of the additions that it cannot run without.
     needs: &'static [&'static str],
     statement: &'static str,
-    /// What the walk must say of a database whose update has left it out.
+    /// The difference that the walk must report for a database whose update has left it out.
     missed: &'static str,
 }
 

@@ -31,7 +31,7 @@ fn a_worker_beside_vectorizers_sleeps_while_nothing_is_to_be_done() {
     session.run("insert into chunked values (1, 'words'); insert into inside values (1, 'words')");
     rest(&mut session);
     let worker = session.worker_pid();
-    // What came last may still be written down.
+    // The last results may still be written down.
     wait_until("it does nothing", || {
         let before = ticks(worker);
         std::thread::sleep(std::time::Duration::from_secs(2));
@@ -121,7 +121,7 @@ fn an_index_is_built_while_others_are_embedded() {
          insert into large select i, 'row ' || i from generate_series(1, 20) as i",
     );
     rest_of(&mut session, "quick_body");
-    // Whoever makes an index of it now sleeps in it.
+    // A process that makes an index of it sleeps in that from now on.
     session.run(
         "create function stop_index() returns event_trigger language plpgsql as $$
              begin
@@ -170,7 +170,7 @@ fn nothing_that_a_large_statement_changes_is_lost() {
         session.one::<i64>("select count(*) from steadytext_vectorizer_work") < 100,
         "many keys are one row"
     );
-    // What is rolled back is not noted, and what is around it is.
+    // Changes that are rolled back are not noted, and those around them are.
     session.run(
         "begin;
          insert into chunked select i, 'row ' || i from generate_series(1001, 1100) as i;
@@ -240,7 +240,7 @@ fn a_vector_in_a_column_is_that_of_its_text_whoever_has_written_it() {
     session.run("select steadytext_resume_vectorizer('inside_body')");
     rest(&mut session);
     assert_eq!(session.one::<i64>(wrong), 0);
-    // What no trigger has seen is found by a search.
+    // A change that no trigger has seen is found by a search.
     session.run(
         "alter table inside disable trigger user; update inside set embedding = steadytext_embed('foreign') where id = 5;
          alter table inside enable trigger user",

@@ -1,5 +1,5 @@
-//! What vectorizers and enrichments wait for: limits of their owners that have no room for a row, and rows
-//! that somebody has locked. What was computed meanwhile is computed once.
+//! Waits of vectorizers and enrichments: for limits of their owners that have no room for a row, and for rows
+//! that somebody has locked. Texts that were computed meanwhile are computed once.
 
 use steadytext_test_server::definitions::{prepared, rest};
 use steadytext_test_server::{Cluster, Options, Session, wait_until};
@@ -16,7 +16,7 @@ fn alice() -> (Cluster, Session, Session) {
     (cluster, session, alice)
 }
 
-/// What alice has asked for: each text that was embedded, and each prompt, is one.
+/// The number of alice's requests: each text that was embedded, and each prompt, is one.
 fn used(alice: &mut Session) -> i64 {
     alice.one("select used from steadytext_my_limits() where limit_name = 'requests_per_day'")
 }
@@ -395,7 +395,7 @@ fn what_is_due_of_a_paused_vectorizer_is_no_reason_to_look_again_and_again() {
         )
     };
     session.run(&note("paused", "0 seconds"));
-    // What is due later of another one is not forgotten for that.
+    // Later work of another definition is not forgotten for that.
     session.run(&note("going on", "1 second"));
     wait_until("the other one goes on", || {
         session.one("select not exists (select from steadytext_vectorizer_work as w join steadytext_vectorizers as v on v.id = w.vectorizer_id where v.name = 'going on')")

@@ -58,7 +58,7 @@ fn change(dice: &mut Dice) -> String {
     // Rows of a partition have short texts, so that each has one chunk.
     let short = if body.starts_with("repeat") { format!("'short {text}'") } else { body.clone() };
     match dice.roll(19) {
-        // Whoever alters a table waits for others a moment, and no longer.
+        // A session that alters a table waits for others a moment, and no longer.
         16 if dice.roll(4) == 0 => format!(
             "set local lock_timeout = '500ms'; alter table {table} add column if not exists spare int default {text}",
             table = ["plain", "parted", "inside"][dice.roll(3) as usize]

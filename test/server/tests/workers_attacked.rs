@@ -61,7 +61,8 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
         $$";
     session.run(store);
     assert!(Worker::start(&cluster, &["--drain"]).wait());
-    // What names a model that nobody has is left to the server's own worker, which says so.
+    // Requests that name a model that nobody has are left to the server's own worker, which ends them with an
+    // error.
     session.run("select steadytext_daemon_start()");
     wait_until("the rest has ended", || unfinished(&mut session) == 0);
     let by_own: Vec<String> = session.list(
@@ -349,7 +350,7 @@ fn hostile_server(answer: &'static [u8]) -> (String, &'static AtomicUsize) {
     };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // Who goes away has heard enough.
+            // The error of a client that goes away is ignored.
             std::thread::spawn(move || drop(serve(stream)));
         }
     });

@@ -1,5 +1,5 @@
-//! Who starts `steadytext-worker` for the first time: mistakes end it at once and with the reason, and the
-//! queue's own side knows what nobody claims.
+//! First starts of `steadytext-worker`: mistakes end it at once and with the reason, and the queue's own side
+//! knows which requests nobody claims.
 
 use std::process::{Command, Output};
 
@@ -88,7 +88,7 @@ fn what_cannot_be_served_ends_a_program_that_is_started_for_once_and_says_why() 
             assert!(all.contains("1 of 1 databases could not be served"), "{url} {how}: {all}");
         }
     }
-    // Who is to stay waits until somebody has mended it.
+    // A worker that is to stay waits until somebody has mended it.
     let directory = cluster.directory().display().to_string();
     let url = format!("host={directory} port=5432 user=remote dbname=bare");
     let mut worker = Worker::start_at(&url, &cluster, &[]);
@@ -156,7 +156,7 @@ fn the_examples_of_the_help_run() {
     }
 }
 
-/// What the server says of requests that nobody claims.
+/// The server's report of requests that nobody claims.
 fn unclaimed(session: &mut Session) -> Vec<String> {
     session.list(
         "select concat_ws(' ', model, request_type, requests, reason) from steadytext.unclaimed_requests() order by 1",

@@ -58,8 +58,8 @@ pub(crate) fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -
     session.one::<i64>(&format!("select count(*) from steadytext_queue where session_id = '{tag}'")) as usize
 }
 
-/// What the types of requests need beside the builtin model: one that is named, one with prompts, and a
-/// prompt that the database keeps.
+/// Prepares the models for all types of requests besides the builtin one: one that is named, one with
+/// prompts, and a prompt that the database keeps.
 pub(crate) fn needs(cluster: &Cluster, session: &mut Session) {
     slow_model(cluster, session);
     encoders(cluster, session, &Bert::default());
@@ -70,7 +70,7 @@ pub(crate) fn needs(cluster: &Cluster, session: &mut Session) {
     );
 }
 
-/// What came of them, in order.
+/// The results of these requests, in order.
 pub(crate) fn results(session: &mut Session, tag: &str) -> Vec<String> {
     session.list(&format!(
         "select concat_ws('|', request_type, status, result, results, embedding, embeddings, error, error_code, prompt_tokens,

@@ -1,4 +1,4 @@
-//! What the storm does to the server.
+//! The disturbances of the storm.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -132,8 +132,8 @@ const STRIKES: [Strike; 34] = [
 pub(super) struct Storm {
     random: StdRng,
     ledger: Arc<Ledger>,
-    /// What is still to come of the current round through [`STRIKES`]: each comes once before any comes
-    /// twice.
+    /// The strikes of the current round through [`STRIKES`] that are still to come: each comes once before
+    /// any comes twice.
     ahead: Vec<Strike>,
     /// Idle sessions.
     crowd: Vec<Session>,

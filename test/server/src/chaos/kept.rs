@@ -76,11 +76,11 @@ pub(super) fn change(session: &mut Session, random: &mut StdRng) {
     }
 }
 
-/// What is wrong when everything is quiet, one line each.
+/// The faults that remain when everything is quiet, one line each.
 pub(super) fn settle(cluster: &Cluster) -> Vec<String> {
     let attempt = |sql: &str| -> Option<()> { cluster.session("postgres").batch_execute(sql).ok() };
     let established = eventually(STILLNESS, || attempt(ESTABLISH)).and_then(|()| {
-        // What the storm itself has put in the way of a row is written down; it is tried again.
+        // Rows that failed because of the storm itself are recorded as failures; they are tried again.
         eventually(STILLNESS, || attempt("select steadytext_retry_vectorizer('kept'), steadytext_retry_enrichment('kept'); insert into kept (id, body) values (9999, 'last') on conflict do nothing"))
     });
     if established.is_none() {

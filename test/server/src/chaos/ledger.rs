@@ -25,12 +25,12 @@ struct Entry {
     tag: String,
     /// Requests that it enqueues when it commits.
     requests: usize,
-    /// Those whose id the client has seen.
+    /// The ids that the client has seen.
     ids: Vec<Uuid>,
     outcome: Outcome,
 }
 
-/// What clients note down.
+/// The records of the clients.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     entries: Mutex<Vec<Entry>>,
@@ -171,7 +171,7 @@ impl Fate {
     }
 }
 
-/// What can be wrong.
+/// The kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Lost,
@@ -185,11 +185,11 @@ enum Fault {
 pub struct Counts {
     /// Requests that were committed.
     pub requests: usize,
-    /// Those that were answered.
+    /// Requests that were answered.
     pub completed: usize,
-    /// Those that were cancelled.
+    /// Requests that were cancelled.
     pub cancelled: usize,
-    /// Those that were still to do when their table was dropped.
+    /// Requests that were still to do when their table was dropped.
     pub dropped: usize,
     /// Transactions of which no client knows how they ended.
     pub unknown: usize,
@@ -243,7 +243,7 @@ impl Counts {
         self.faults.is_empty()
     }
 
-    /// What went wrong, one line each.
+    /// The faults, one line each.
     pub fn faults(&self) -> Vec<String> {
         self.faults.iter().map(|(fault, what)| format!("{fault:?} {what}").to_lowercase()).collect()
     }
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::Options;
 
-    /// What the storm's tables look like to [`Ledger::settle`].
+    /// Tables of the same form as the storm's, for [`Ledger::settle`].
     const TABLES: &str = "
         create schema audit;
         create table steadytext_queue (request_id uuid, request_type text default 'generate', prompt text default 'p',
