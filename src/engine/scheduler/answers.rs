@@ -22,7 +22,7 @@ use crate::kernels::instructions::Instructions;
 use crate::kernels::softmax::sum_of_exps;
 use crate::tokenizer::Tokenizer;
 
-/// What may follow a node.
+/// The token that a node stands for, or the end of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// This token.
@@ -31,23 +31,23 @@ enum Next {
     End,
 }
 
-/// A token of answers, behind those before it.
+/// A node of the tree of answers: one more token behind those of its ancestors, or the end of an answer.
 #[derive(Debug)]
 struct Node {
     next: Next,
     parent: usize,
-    /// How many tokens behind the prompt.
+    /// Number of nodes between the end of the prompt and this node, itself included.
     depth: usize,
     children: Vec<usize>,
-    /// The logarithm of its probability behind its parent, once that is known.
+    /// The logarithm of its probability given the path to its parent; None until it is computed.
     log_probability: Option<f64>,
 }
 
 /// The answers to a prompt.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// The first is the end of the prompt. A node comes before its children, and those before the node's next
-    /// sibling; ends come last.
+    /// Nodes in depth-first order. The first is the root, which is the end of the prompt; ends of answers
+    /// come last.
     nodes: Vec<Node>,
     /// Where each answer ends, in the order in which they were given.
     ends: Vec<usize>,
@@ -61,7 +61,7 @@ pub(super) struct Answers {
     end_tokens: Vec<u32>,
 }
 
-/// A row whose logits are wanted: what follows them in the tree.
+/// A row whose logits are wanted, and the children of its node in the tree.
 #[derive(Debug)]
 pub(super) struct Wanted {
     node: usize,
@@ -236,8 +236,8 @@ fn add(nodes: &mut Vec<Node>, parent: usize, next: Next) -> usize {
 }
 
 impl Wanted {
-    /// What the logits of all tokens behind its node say of its children. None where one of the logits is no
-    /// finite number.
+    /// The log-probabilities of the children of its node, from the logits of all tokens behind the node. None
+    /// where one of the logits is not a finite number.
     pub(super) fn log_probabilities(&self, logits: &[f32], instructions: Instructions) -> Option<Vec<f64>> {
         let highest = *logits.get(highest(instructions, logits)?)?;
         let all = libm::log(sum_of_exps(instructions, logits, highest));

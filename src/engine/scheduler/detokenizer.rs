@@ -244,7 +244,7 @@ mod tests {
         assert!(text.push(b"a stop\xff").unwrap(), "what follows a stop string does not matter");
     }
 
-    /// What an answer of these pieces looks like without its thoughts, piece by piece and in the end.
+    /// The text shown after each of these pieces, and the whole text of their answer.
     fn answer(pieces: &[&str], begun: bool, keep: bool) -> (Vec<String>, String) {
         let marks = Marks::of(&["<think></think>"]).unwrap();
         let mut text = Detokenizer::with_thoughts(vec!["END".to_owned()], Thoughts::new(marks, begun, keep));

@@ -24,14 +24,14 @@ use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::work::shortened;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
-/// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they
-/// can be found when their model has gone.
+/// Most tokens of texts that are queued here beyond those of the current pass. Other texts wait outside,
+/// where they can be found when their model has gone.
 const MAX_QUEUED_TOKENS: usize = 8192;
-/// What memory beyond that of a model is for.
+/// The purpose of the memory of a long pass beyond that of its model, as errors name it.
 const LONG_TEXT: &str = "the workspace of a long text";
 /// Rows of a pass while requests generate, unless its first text has more.
 const SHARED_ROWS: usize = 128;
-/// What they may allocate.
+/// Memory that a call which computes layers may allocate.
 const STEP_BYTES: usize = 4 << 20;
 /// For how long layers are computed before a step gets its turn. A layer is never cut.
 const SHARED_SLICE: Duration = Duration::from_millis(30);
@@ -52,10 +52,10 @@ struct EncodeRequest {
     round: usize,
 }
 
-/// All of them: first those of the pass that is computed, then those that wait.
+/// All requests of encoders: those of the current pass, and those that wait.
 pub(super) struct EncodeBatches {
     pass: Vec<EncodeRequest>,
-    /// What the pass takes beyond the memory of its model, where it is a long one.
+    /// The extra memory of the pass beyond that of its model, where the pass is a long one.
     long: Option<(ModelSource, Held)>,
     queue: VecDeque<EncodeRequest>,
     queued_tokens: usize,
@@ -262,7 +262,7 @@ impl EncodeBatches {
     }
 }
 
-/// What comes of a request whose texts are computed.
+/// The result of a request whose texts are computed.
 fn outcome(
     work: &Work,
     encoder: &mut dyn Encoder,

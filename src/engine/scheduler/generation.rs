@@ -69,9 +69,9 @@ struct Choice {
 pub(super) struct ConstrainedStart {
     matcher: Matcher,
     detokenizer: Detokenizer,
-    /// What every answer begins with.
+    /// Tokens that every answer begins with.
     forced: Vec<u32>,
-    /// The whole of it, where nothing is left to choose. It has still to be checked.
+    /// The whole answer, where the constraint leaves nothing to choose. It has still to be checked.
     pub(super) output: Option<Output>,
 }
 
@@ -117,7 +117,7 @@ impl ConstrainedStart {
         Ok((ConstrainedStart { matcher, detokenizer, forced: forced.clone(), output }, forced))
     }
 
-    /// What checks the answer.
+    /// The checker of the finished answer.
     pub(super) fn checker(&self) -> Arc<Checker> {
         self.matcher.checker()
     }
@@ -234,7 +234,7 @@ impl Generation {
         }
     }
 
-    /// What it has to match.
+    /// The matcher of its constraint; None where it has none.
     pub(super) fn matcher(&self) -> Option<&Matcher> {
         self.matcher.as_ref()
     }

@@ -58,7 +58,7 @@ impl<'a> JobQueue<'a> {
     }
 }
 
-/// What users wait for.
+/// Waiting jobs of each user; users are served in turn.
 struct Turns<T> {
     lanes: BTreeMap<u32, VecDeque<T>>,
     /// The user whose job was the last one.

@@ -32,13 +32,13 @@ use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Ticket};
 /// writes) is left to itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a job takes beside what depends on a model or a text.
+/// Memory that a job may allocate beside what depends on a model or a text.
 const OPENING_BYTES: usize = 1 << 20;
 
 /// Run first on every thread of the engine.
 pub(super) type Hook = Arc<dyn Fn() + Send + Sync>;
 
-/// What came of a job.
+/// The result of a job.
 pub(super) enum Report {
     Opened(ModelSource, Result<Box<Opened>, Error>),
     Loaded(ModelSource, Result<(AnyModel, ModelIdentity), Error>),

@@ -59,7 +59,7 @@ pub const MAX_STOP_BYTES: usize = 1024;
 pub const MAX_HISTORY: usize = 256;
 /// Most tokens of a request that have a bias.
 pub const MAX_BIASES: usize = 1024;
-/// What is added to or subtracted from a logit, at most.
+/// Bound of a bias and of a penalty: at most so much is added to or subtracted from a logit.
 const MAX_BIAS: f32 = 100.0;
 /// Most answers whose likelihoods are wanted, most bytes of one, and of all of them.
 const MAX_ANSWERS: usize = 1000;
@@ -76,7 +76,7 @@ pub struct Engine {
     verifier: Verifier,
 }
 
-/// What the engine's threads and its owner share.
+/// State that the engine's threads and its owner share.
 #[derive(Debug, Default)]
 struct Shared {
     /// Requests that were submitted and have not begun.
@@ -90,7 +90,7 @@ struct Shared {
     heart: Heart,
 }
 
-/// What goes to the engine thread.
+/// Messages to the engine thread.
 enum Message {
     Submit(Box<Queued>),
     /// Something was done beside the engine thread.
@@ -105,7 +105,7 @@ struct Queued {
     slot: QueueSlot,
 }
 
-/// A place in the queue of those that wait. Dropping it gives it back, whatever has become of its request.
+/// A place in the queue of waiting requests. Dropping it frees the place, whatever has become of its request.
 struct QueueSlot(Arc<Shared>);
 
 impl QueueSlot {
@@ -207,7 +207,7 @@ impl Engine {
         listed.iter().map(models::Listed::shown).collect()
     }
 
-    /// What was computed since the start, and what did not have to be.
+    /// Counters since the start: work that was computed, and work that was avoided.
     pub fn statistics(&self) -> Statistics {
         self.shared.statistics.read()
     }

@@ -83,7 +83,7 @@ pub(super) struct Models {
     loaded: Vec<Entry>,
     coming: Vec<(ModelSource, Stage)>,
     loader: Worker,
-    /// What [`crate::Engine::loaded_models`] shows.
+    /// The list that [`crate::Engine::loaded_models`] reads.
     listing: Arc<Mutex<Vec<Listed>>>,
     memory: Arc<Ledger>,
     idle_timeout: Option<Duration>,
@@ -237,7 +237,7 @@ impl Models {
         self.loaded.iter().any(|entry| entry.model.decoder().is_none())
     }
 
-    /// What tokenizes the requests of the model, if it is there.
+    /// The part of the model that plans its requests, if the model is loaded.
     pub(super) fn texts(&mut self, source: &ModelSource) -> Option<Texts> {
         Some(match self.any(source)? {
             AnyModel::Decoder(loaded) => Texts::Decoder(loaded.reader()),
@@ -376,7 +376,7 @@ impl Models {
         self.loaded.iter().map(|loaded| timeout.saturating_sub(loaded.used.elapsed())).min()
     }
 
-    /// What is wrong with a model's file, if it can no longer be read.
+    /// The error of a model whose file can no longer be read; None while it can.
     pub(super) fn lost(&self, source: &ModelSource) -> Option<Error> {
         let entry = self.loaded.iter().find(|entry| entry.source == *source)?;
         entry.model.check_lost().err()

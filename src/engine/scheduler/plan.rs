@@ -1,5 +1,5 @@
-//! What a request needs, as far as its text and its model tell: its tokens, and what comes of it without a
-//! model.
+//! The plan of a request, made from its text and its model's tokenizer: its tokens, or its result where that
+//! takes no pass of the model.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::template::{ChatTemplate, Conversation};
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
 use crate::{Embed, Error, Output, Sampling, Work};
 
-/// What a request needs, known after tokenizing.
+/// The plan of a request, known after tokenizing.
 pub(super) struct Plan {
-    /// The prompt, and what every answer begins with.
+    /// The prompt, and the tokens that every answer begins with.
     pub(super) tokens: Vec<u32>,
-    /// Those of a second text, which is computed apart.
+    /// Tokens of a second text, which is computed apart.
     pub(super) second: Option<Vec<u32>>,
     /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of
     /// tokens.
@@ -30,15 +30,15 @@ pub(super) struct Plan {
     pub(super) constrained: Option<ConstrainedStart>,
     /// The whole answer, where it takes no model but its tokenizer.
     output: Option<Output>,
-    /// What may come before its answer.
+    /// The parser of the thoughts that may precede the answer.
     pub(super) thoughts: Option<Thoughts>,
-    /// Those whose likelihoods are wanted.
+    /// The answers whose likelihoods are wanted.
     pub(super) answers: Option<Answers>,
     /// Positions that its state will have.
     pub(super) positions: usize,
 }
 
-/// What of a model tokenizes requests.
+/// The parts of a model that planning its requests takes.
 pub(super) struct Reader {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) grammars: Arc<Grammars>,
@@ -189,7 +189,7 @@ impl Plan {
     }
 }
 
-/// What comes of work that takes a tokenizer and nothing else.
+/// The result of work that takes a tokenizer and nothing else; None for other work.
 ///
 /// # Errors
 /// Those of [`Tokenizer::encode`].

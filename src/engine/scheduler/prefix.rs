@@ -5,9 +5,9 @@
 //! end. A hit is compared token by token and by its place in the chain, so a collision is a miss and never a
 //! wrong block. States are the same bytes whoever computes them, so hits change no result.
 //!
-//! What windows see of a block ([`Block::has_window`]) may go by itself: then no sequence goes on where its
-//! windows reach back to that block, until somebody has computed it again; further on, and before it, they
-//! do.
+//! The part of a block that only sliding windows read ([`Block::has_window`]) may be dropped by itself. Then
+//! no sequence resumes where its windows reach back to that block, until another sequence has computed the
+//! part again; sequences still resume before the block, and further behind it.
 //!
 //! Beside them the last blocks of some prompts are kept, which are not full: prompts that begin alike and are
 //! shorter than a block, or differ in the middle of one, share what they have in common of it. The block is
@@ -47,7 +47,7 @@ struct Tail {
     salt: u64,
     /// Number of the entry that it follows; 0 for none.
     parent: u64,
-    /// What is in it of the prompt.
+    /// Tokens of the prompt that the block holds.
     tokens: Box<[u32]>,
     block: Block,
     bytes: u64,
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(attached(&mut prefixes, 0, &one[BLOCK..]), 0, "not in another place");
         other[BLOCK + 3] += 1;
         assert_eq!(attached(&mut prefixes, 0, &other), BLOCK, "not for a few");
-        // What others share most of is kept once.
+        // A tail is not kept again where a kept one shares most of it.
         prefixes.keep_tail(&chain, &cache, &one);
         assert_eq!(prefixes.tails.len(), 1);
         drop(cache);
@@ -466,7 +466,7 @@ mod tests {
         let mut prefixes = Prefixes::default();
         let one = tokens(3, 2);
         kept(&mut prefixes, 0, &one);
-        // What a collision would look like: the same hash over other tokens, or behind another block.
+        // A collision as it would look: the same hash for other tokens, then for another parent block.
         for entry in prefixes.entries.values_mut() {
             entry.tokens[0] ^= 1;
         }

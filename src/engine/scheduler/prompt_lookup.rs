@@ -13,7 +13,7 @@ const AGREEING: [usize; 2] = [4, 2];
 /// A pass without luck is followed by 2 passes without guesses, then 4, and so on up to 2 to this power.
 const MAX_PAUSE_LOG2: u32 = 7;
 
-/// What a request has learnt about guessing.
+/// The drafter of a request: how many tokens to guess next, and when, by how its earlier guesses turned out.
 #[derive(Debug)]
 pub(super) struct Drafter {
     /// How many tokens to guess.

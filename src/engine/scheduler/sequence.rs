@@ -62,7 +62,7 @@ pub(super) struct Suspended {
     pub(super) load: Option<u64>,
 }
 
-/// What a pass computes of a request.
+/// The part of a request that one pass computes.
 pub(super) struct Slice<'a> {
     pub(super) submission: &'a Submission,
     /// The number of the path through answers that it belongs to; 0 where there are none.
@@ -72,7 +72,7 @@ pub(super) struct Slice<'a> {
     pub(super) wanted: WantedRows,
 }
 
-/// What is to come of a request.
+/// The result that a request is to have, as far as it is computed.
 enum Goal {
     Text(Box<Generation>),
     Vector {
@@ -80,7 +80,7 @@ enum Goal {
         pooling: Pooling,
         pair: Option<Pair>,
     },
-    /// What the model says of a document behind the last token.
+    /// The model's score of a document, from the row of the last token.
     Score,
     /// How likely answers are. The tokens are the prompt and the path through the answers that is computed
     /// now.
@@ -365,8 +365,8 @@ impl Sequence {
         Err(Error::NonFinite { position: self.state.len().saturating_sub(1) })
     }
 
-    /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
-    /// guess that is now dropped.
+    /// Handles a position whose values were not finite in the last pass: an error, unless the position
+    /// belongs only to a guess, which is then dropped.
     pub(super) fn fault(&mut self, path: usize, position: usize) -> Result<(), Error> {
         let known = self.tokens.len() - self.guessed;
         if path > 0 || position < known {

@@ -44,7 +44,7 @@ const MAX_GUESSES: usize = 32;
 const FEW_ROWS: usize = 8;
 /// Most requests of such a step.
 const FEW_REQUESTS: usize = 2;
-/// What a step may allocate.
+/// Memory that a step may allocate.
 const STEP_BYTES: usize = 8 << 20;
 /// Logits of a share of the pool's work, and shares of a mask.
 const CHOICES_WORTH: usize = 32_768;

@@ -15,9 +15,10 @@ use crate::{Error, EventKind, Reply, Request, Standing, Ticket};
 
 /// The highest priority.
 pub(super) const HIGHEST: u8 = 10;
-/// What a request takes beside its texts.
+/// Bytes that a request takes beside its texts.
 const REQUEST_BYTES: u64 = 1024;
-/// What a byte of text takes: itself, and a token, as there are at most as many of them as bytes.
+/// Bytes that a byte of text takes: itself, and a token of 4 bytes, as a text has at most as many tokens as
+/// bytes.
 const BYTES_PER_BYTE: u64 = 5;
 
 /// A request with the ends of its lines to those who wait for it.
@@ -27,7 +28,7 @@ pub(super) struct Submission {
     priority: Cell<u8>,
     shared: Arc<Shared>,
     listeners: RefCell<Vec<Listener>>,
-    /// What those who join later have to be told first.
+    /// Events that were sent already, for listeners that join later.
     begun: RefCell<Vec<EventKind>>,
     /// Whether the last event was sent.
     ended: Cell<bool>,
@@ -35,7 +36,7 @@ pub(super) struct Submission {
     held: Option<Held>,
 }
 
-/// One who waits.
+/// A caller that waits for the request.
 struct Listener {
     /// The key that it gave its request.
     key: u64,

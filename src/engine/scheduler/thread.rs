@@ -100,7 +100,7 @@ pub(super) fn start(
         .map_err(|error| Error::no_thread(&error))
 }
 
-/// What every thread of the engine runs first.
+/// The function that every thread of the engine runs first.
 fn hook(config: &Config, more_nice: i32) -> Hook {
     let on_start = config.on_thread_start(more_nice);
     Arc::new(move || {
@@ -116,7 +116,7 @@ pub(super) fn hook_beside(config: &Config) -> Hook {
     hook(config, BESIDE_NICE)
 }
 
-/// What a report is about.
+/// The subject of a report.
 enum About {
     Model(ModelSource),
     Plan(u64),

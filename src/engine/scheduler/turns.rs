@@ -1,4 +1,4 @@
-//! Whose turn it is: requests that wait go by priority, then users in turn, then by age.
+//! The order of waiting requests: by priority, then users in turn, then by age.
 //!
 //! Time is counted in turns of the engine thread in which something was computed, so that what happens does
 //! not depend on how fast the machine is.
@@ -35,7 +35,7 @@ impl Age {
         now.saturating_sub(self.since)
     }
 
-    /// What its priority has become by waiting.
+    /// The priority after its wait: one more for every [`AGEING`] turns, up to [`HIGHEST`].
     pub(super) fn priority(&self, priority: u8, now: u64) -> u8 {
         let risen = u64::from(priority) + self.waited(now) / AGEING;
         u8::try_from(risen).map_or(HIGHEST, |risen| risen.min(HIGHEST))
@@ -159,7 +159,7 @@ pub(super) struct Users {
 const MOST_USERS: usize = 4096;
 
 impl Users {
-    /// What decides between requests that wait: the least goes first.
+    /// The order of waiting requests: the least rank goes first.
     pub(super) fn rank(&self, priority: u8, age: &Age, user: u32, places: usize, now: u64) -> Rank {
         Rank(
             Reverse(age.priority(priority, now)),

@@ -61,7 +61,7 @@ impl Verifier {
                     Pool::new(threads, instructions, &hook).map_err(|error| Error::no_thread(&error))?;
                 run(&submission, &what, &pool, &shared)
             });
-            // Whoever learns that it has ended may ask for the next one.
+            // Freed before the last event: its receiver may ask for the next verification at once.
             drop(busy);
             match verified.and_then(|verified| verified) {
                 Ok(verified) => submission.send(EventKind::Done(Output::Verification(verified))),

@@ -11,7 +11,7 @@ use crate::{Figures, FiguresSink};
 /// How often it is told while there is work.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Who gets the figures, and when that was last.
+/// The receiver of the figures, and the time at which they were last published.
 pub(super) struct Watch {
     publish: Option<FiguresSink>,
     published_at: Option<Instant>,

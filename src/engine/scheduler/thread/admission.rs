@@ -28,10 +28,10 @@ enum Candidate {
     Suspended(usize),
 }
 
-/// What was found in one round of admissions.
+/// The findings of one round of admissions.
 #[derive(Default)]
 struct Round {
-    /// Where to go on in each lane: those before have to wait.
+    /// The index of the next request to consider in each lane; those before it have to wait.
     passed: HashMap<Lane, usize>,
     /// Suspended requests that have to wait, by the numbers of their arrival.
     passed_suspended: Vec<u64>,
@@ -40,10 +40,10 @@ struct Round {
     /// The priority of a request for whose keys and values there is no room, so that nothing less urgent gets
     /// any.
     blocked: Option<u8>,
-    /// Lanes for which nobody gives way.
+    /// Lanes for which no running request gives way.
     closed: Vec<Lane>,
-    /// Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may
-    /// run.
+    /// Requests of this round that are tokenized or compiled on other threads. Later ones of their model may
+    /// overtake them, unless there are more of them than may run.
     planning: usize,
 }
 
@@ -255,7 +255,7 @@ impl EngineThread {
         let staying = self.running.iter().filter(|running| !self.gives_way(running, claim));
         let staying: u64 = staying.map(Sequence::own_bytes).sum();
         if staying.saturating_add(new) > most {
-            // Whoever gave way would do so for nothing.
+            // There would be too little room even if all that may give way did.
             return false;
         }
         loop {
@@ -407,7 +407,7 @@ impl EngineThread {
         self.running.push(sequence);
     }
 
-    /// What the model has computed for another request that asked for the same.
+    /// The result of an earlier request that asked the model for the same.
     fn known_output(&mut self, waiting: &Waiting) -> Option<Output> {
         let request = &waiting.submission.request;
         let key = key_of(request).filter(|_| self.prefix_reuse)?;
