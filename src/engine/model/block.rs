@@ -39,7 +39,7 @@ pub(super) struct Block {
     per_layer: Option<PerLayerInput>,
     update: Option<Update>,
     laurel: Option<Laurel>,
-    /// What the result is multiplied with.
+    /// The factor of the block's result.
     output_scale: Option<f32>,
 }
 
@@ -49,7 +49,7 @@ enum Half {
     Experts(Box<Experts>),
 }
 
-/// What brings the positions together.
+/// The first half of a block, which combines positions.
 enum Mixer {
     Attention(Attention),
     ShortConv(ShortConv),
@@ -248,8 +248,8 @@ impl Block {
         });
     }
 
-    /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x +
-    /// feed_forward(x))`.
+    /// The rest of a block behind its mixer with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x
+    /// + feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let end = |dense: Option<&Dense>,
@@ -299,7 +299,7 @@ impl Block {
 }
 
 impl Mixer {
-    /// What makes its result, whose bias is added at the end of the half.
+    /// The last matrix of the mixer, whose bias is added at the end of the half.
     fn output(&self) -> &Dense {
         match self {
             Mixer::Attention(attention) => &attention.output,

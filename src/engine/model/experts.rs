@@ -38,7 +38,7 @@ pub(super) struct Experts {
     biases: Option<Biases>,
     /// Zeros `[inner]`.
     no_bias: Vec<f32>,
-    /// What each expert's result is multiplied with, beside its weight.
+    /// The factor of each expert's result, beside its weight.
     scales: Option<Vec<f32>>,
     shared: Option<Shared>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Experts {
 /// The expert that all rows use.
 struct Shared {
     expert: FeedForward,
-    /// The logistic function of its product with the input is what the result is multiplied with.
+    /// The result is multiplied with the logistic function of the dot product of this gate and the input.
     gate: Option<Vec<f32>>,
     norms: Option<Norms>,
 }
@@ -59,7 +59,7 @@ struct Norms {
     of_experts: Norm,
 }
 
-/// What is added to the outputs of each expert's matrices: `[experts, outputs]`.
+/// Biases of each expert's matrices: `[experts, outputs]`.
 struct Biases {
     gate: Vec<f32>,
     up: Vec<f32>,

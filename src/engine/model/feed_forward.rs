@@ -20,7 +20,7 @@ pub(super) struct FeedForward {
     pub(super) down: Dense,
 }
 
-/// What makes the inner rows of feed-forward.
+/// The matrices that make the inner rows of feed-forward.
 enum Inner {
     /// `activation(gate(x)) · up(x)`.
     Gated { gate: Matrix, up: Matrix },

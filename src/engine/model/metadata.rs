@@ -398,10 +398,10 @@ impl Metadata<'_> {
         }
     }
 
-    /// What the frequency of each pair is divided by, where the file says so pair by pair: for all contexts
-    /// (Llama 3), or for short and for long ones ([LongRoPE](https://arxiv.org/abs/2402.13753)). Which of
-    /// these two is decided once for the model, by the longest context that it is used with, so that all
-    /// requests see the same model.
+    /// Divisors of the frequencies of rotation, one for each pair; None where the file has none. They are for
+    /// all contexts (Llama 3), or for short and for long ones ([LongRoPE](https://arxiv.org/abs/2402.13753)).
+    /// Which of these two is decided once for the model, by the longest context that it is used with, so that
+    /// all requests see the same model.
     fn rope_factors(&self, dimensions: usize) -> Result<Option<Vec<f32>>, Error> {
         let gguf = self.gguf;
         let read = |name: &str| -> Result<Option<Vec<f32>>, Error> {

@@ -1,7 +1,7 @@
 //! Models as this crate's own kernels compute them, on the CPU: decoders ([`decoder`]) and encoders
 //! ([`encoder`]) of the same blocks ([`block`]).
 //!
-//! What a model is comes from its file: the metadata become a [`spec::ModelSpec`] in the file of its family
+//! A model is described by its file: the metadata become a [`spec::ModelSpec`] in the module of its family
 //! ([`arch`]), which says which weights its blocks have and what they compute.
 //!
 //! Invariant: what a row computes depends on the tokens before it in its own sequence and on nothing else:

@@ -1,5 +1,6 @@
-//! What a model is, as data: one [`ModelSpec`] says of every block what it computes, so that the code that
-//! computes it knows no families of models. The files of [`super::arch`] fill it from the metadata of a file.
+//! The specification of a model as data: one [`ModelSpec`] says of every block what it computes, so that the
+//! code that computes it knows no families of models. The files of [`super::arch`] fill it from the metadata
+//! of a file.
 //!
 //! An enum here has the variants that the kernels can compute. A family that needs more adds a variant, and
 //! the compiler shows where it has to be computed: [`super::block`], and for what sequences remember
@@ -33,7 +34,7 @@ pub(crate) struct ModelSpec {
     pub(crate) tensors: TensorNames,
 }
 
-/// What stands before the first block and behind the last one.
+/// The kind of a model, with the layers before its first block and behind its last one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     /// A model that predicts the next token: an embedding of tokens before, a norm and a head over the

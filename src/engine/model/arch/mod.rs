@@ -55,7 +55,7 @@ use crate::{Error, adapters, nearest};
 struct Family {
     /// The value of `general.architecture`.
     name: &'static str,
-    /// What a file of the family describes.
+    /// Reads the specification of a model from the metadata of its file.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming what the kernels lack.
@@ -162,8 +162,8 @@ pub(crate) fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
 }
 
-/// What most decoders have in common, for a family to change where it differs: blocks with norms before their
-/// halves, grouped queries, rotation, and a feed-forward gated with SiLU.
+/// The form that most decoders have in common, for a family to change where it differs: blocks with norms
+/// before their halves, grouped queries, rotation, and a feed-forward gated with SiLU.
 ///
 /// # Errors
 /// As [`Family::spec`].
@@ -248,7 +248,7 @@ fn decoder_of(
     })
 }
 
-/// What the file describes.
+/// The specification of the model in a file.
 ///
 /// # Errors
 /// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the family or what the kernels
@@ -267,7 +267,7 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     let read = RefCell::default();
     let metadata = Metadata { gguf, architecture: family.name, read: &read };
     let spec = (family.spec)(&metadata)?;
-    // What no family computes, whatever a file may say.
+    // Features that no family computes.
     if matches!(spec.kind, Kind::Decoder { .. })
         && gguf.opt_bool(&metadata.key("attention.causal"))? == Some(false)
     {

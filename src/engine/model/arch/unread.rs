@@ -1,5 +1,5 @@
-//! What a file says and its family does not read: keys and tensors that would change what is computed are
-//! refused, as leaving them out would change every answer without a word.
+//! Refusal of files with keys or tensors that their family does not read and that would change what is
+//! computed: leaving them out would change every answer without a word.
 
 use std::collections::BTreeSet;
 

@@ -40,7 +40,7 @@ pub(crate) use pass::EncoderWorkspace;
 /// A loaded encoder.
 pub(crate) struct Encoder {
     gguf: Gguf,
-    /// What holds the packed weights, once there are some.
+    /// The mapping that holds the packed weights, once they are made.
     packed: Option<Arc<Mapping>>,
     spec: ModelSpec,
     vocabulary: usize,
@@ -50,14 +50,14 @@ pub(crate) struct Encoder {
     positions: Option<Matrix>,
     /// Embeddings `[width]` of the first and the second text of a pair; those of a model without are zeros.
     types: [Vec<f32>; 2],
-    /// What each adapter makes of these embeddings.
+    /// The changes of each adapter to these embeddings.
     adapters: Vec<AdaptedEmbeddings>,
-    /// What the embeddings of tokens are multiplied with.
+    /// The factor of token embeddings.
     scale: f32,
     norm: Option<Norm>,
     output_norm: Option<Norm>,
     blocks: Vec<Block>,
-    /// What a vector goes through behind the pool.
+    /// Matrices that are applied to a pooled vector, one after the other.
     projections: Vec<Dense>,
     head: Option<Head>,
 }

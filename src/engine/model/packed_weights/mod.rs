@@ -150,7 +150,7 @@ pub(super) fn check_lost(gguf: &Gguf, panels: Option<&Mapping>) -> Result<(), Er
     }
 }
 
-/// What is known of the file of panels beside a model's file.
+/// The state of the file of packed weights beside a model's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackedState {
     /// The model has no file of packed weights.
@@ -158,7 +158,7 @@ pub enum PackedState {
     /// The file belongs to another model or layout, or somebody else could have written it: loading replaces
     /// it.
     Stale,
-    /// Its content is not what the model's weights are in panels.
+    /// Its content differs from the panels of the model's weights.
     Corrupt,
     /// Every byte is as it should be.
     Sound,

@@ -72,7 +72,7 @@ pub(super) fn claim(
             return Claim::Stored(mapping);
         }
         match lock(&temporary) {
-            // Whoever had it may have published it in the meantime.
+            // The last process that held the lock may have published the file in the meantime.
             Ok(Some(file)) => match open(path, key, entries, size) {
                 Some(mapping) => {
                     let _ = std::fs::remove_file(&temporary);

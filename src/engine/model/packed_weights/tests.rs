@@ -85,7 +85,7 @@ fn inode(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().ino()
 }
 
-/// What is there is not believed, but replaced by a sound file.
+/// Checks that the file in place is not trusted, but replaced by a sound one.
 fn check_replaced(world: &World, expected: &[u8], why: &str) {
     let panels = world.open();
     assert!(panels.stored() && content(&panels) == expected, "{why}");

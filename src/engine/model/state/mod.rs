@@ -1,15 +1,16 @@
-//! What a sequence keeps of the tokens that were computed: its state.
+//! The state of a sequence: the keys and values of its computed tokens, and what other layers remember of
+//! them.
 //!
 //! It grows by blocks of [`TILE`] positions. A block is one allocation, made when its first position is
 //! reached, of which each layer has a part; how the part is laid out is up to the kind of the layer
 //! ([`LayerState`]), and `layout.rs` shows a block. Sequences that begin with the same tokens may share
 //! blocks.
 //!
-//! What a layer keeps of attention is a row for each position, so it can be cut anywhere. What other layers
-//! keep is overwritten by each position: it lies beside the blocks ([`Kept`]), and some blocks have a copy of
-//! what it was behind the block's last position: all of them, or one in a few where copies are large
-//! ([`StateLayout`]). A sequence that has to go back goes to the last place of which there is a copy, and
-//! computes from there again.
+//! Attention keeps a row for each position, so its part can be cut anywhere. Other layers keep values that
+//! each position overwrites. These lie beside the blocks ([`Kept`]), and some blocks have a copy of them as
+//! of the block's last position: all blocks, or one in a few where copies are large ([`StateLayout`]). A
+//! sequence that has to go back goes to the last place of which there is a copy, and computes from there
+//! again.
 //!
 //! Layers that see a window of positions only have allocations of their own, one for each block of positions,
 //! which go when the window of the next position sees nothing of them ([`State::settle`]). A sequence cannot

@@ -140,7 +140,7 @@ fn a_state_goes_back_to_where_windows_are_there_or_to_the_beginning() {
     state.reserve(456).unwrap();
     assert_eq!(seen(&state), (1..8).collect::<Vec<_>>());
     state.advance(256);
-    // What the last pass has seen is still there.
+    // Positions that the last pass has seen are still there.
     state.truncate(430);
     assert_eq!((state.len(), state.window_blocks()), (430, 6));
     state.truncate(163);

@@ -139,8 +139,8 @@ fn gemma(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
     linear(&inner, "dense_3", GEMMA_PROJECTION, width)
 }
 
-/// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other; with a
-/// task, of weights to which its adapter was added.
+/// Reference results of jina-embeddings-v3 and nomic-embed-text 2, computed one expert and one row after the
+/// other; with a task, from weights to which its adapter was added.
 pub(super) fn by_hand(spec: &Bert, tokens: &[u32], task: Option<usize>) -> candle_core::Result<Tensor> {
     let (weights, width, inner) = (weights(spec), spec.width, spec.feed_forward);
     let dim = width / spec.heads;
@@ -356,7 +356,7 @@ fn a_file_that_contradicts_itself_is_refused() {
     assert!(set(gemma, "gemma-embedding.attention.causal", Value::Bool(true)).contains("attention.causal"));
     assert!(set(gemma, "gemma-embedding.attn_logit_softcapping", Value::F32(50.0)).contains("softcapping"));
     assert!(set(gemma, "gemma-embedding.attention.head_count_kv", Value::U32(3)).contains("heads"));
-    // What llama.cpp's converter writes beside jina-embeddings-v3, a file for each task.
+    // The file of an adapter, as llama.cpp's converter writes one for each task of jina-embeddings-v3.
     let v3 = EncoderFamily::JinaBertV3;
     assert!(set(v3, "general.type", Value::String("adapter".into())).contains("it is an adapter (LoRA)"));
     assert!(
