@@ -1,4 +1,4 @@
-//! What a template may use up while it runs: bytes of text and sizes of values.
+//! The budget of a running template: bytes of text, and sizes of values.
 //!
 //! Fuel bounds how many instructions run, but a few dozen of them can double a string to terabytes, or nest
 //! a list that takes for ever to compare. So every operation that makes a value asks here first.
@@ -21,7 +21,7 @@ const MAX_READ_BYTES: usize = 1 << 24;
 /// Counted for a number or a list, beside its contents.
 pub(super) const NODE_BYTES: usize = 32;
 
-/// What is used up already.
+/// The part of the budget that is used up.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     used_bytes: AtomicUsize,
@@ -132,8 +132,8 @@ impl Budget {
         Ok(value)
     }
 
-    /// What may be assigned to a namespace, the only thing that can change: nothing that could hold the
-    /// namespace itself.
+    /// Checks a value that is assigned to a namespace. Namespaces are the only values that can change, so one
+    /// must not hold anything that could hold the namespace itself.
     pub(super) fn flat(&self, value: Value) -> Result<Value, Error> {
         let scalar = |value: &Value| {
             !matches!(

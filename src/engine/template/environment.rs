@@ -1,4 +1,4 @@
-//! What a template can call: operators, filters, tests, functions and methods, all within its budget.
+//! The operators, filters, tests, functions and methods that a template can call, all within its budget.
 
 use std::sync::Arc;
 

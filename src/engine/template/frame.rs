@@ -1,7 +1,7 @@
-//! What stands around the messages of a conversation: a template run once for each shape of conversations, on
-//! placeholders.
+//! Frames: the text that a template writes around the messages of a conversation. A template runs once for
+//! each shape of conversations, on placeholders.
 //!
-//! Invariant: nothing that anybody has said is seen by a template.
+//! Invariant: no template sees the text of a message.
 
 use minijinja::{Value, context};
 
@@ -14,9 +14,9 @@ use crate::tokenizer::Part;
 /// White space that no template writes by itself, to see whether it trims.
 const MARGIN: char = '\u{2028}';
 
-/// What a placeholder says, to see whether the template changes the characters of a message: letters of both
-/// cases, what the notations of other languages escape, white space of several kinds, and something to split
-/// at.
+/// The text of a placeholder, which shows whether the template changes the characters of a message: letters
+/// of both cases, characters that the notations of other languages escape, white space of several kinds, and
+/// something to split at.
 const PROBE: &str = "probe PROBE, \"it's\" <b>1 & 2</b> {3} \\ ß\n\n\t- end.";
 
 /// A template with what it is given in every conversation.
@@ -28,15 +28,15 @@ pub(super) struct Source {
     pub(super) eos: String,
 }
 
-/// What of a conversation decides what stands around its messages.
+/// The properties of a conversation that its frame depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Who speaks, and whether the template is to see an empty message.
+    /// The role of each message, and whether the template is to see the message empty.
     pub(super) messages: Vec<(Role, bool)>,
     pub(super) thinking: bool,
 }
 
-/// What stands around the messages.
+/// The text around the messages of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
     slots: Vec<Slot>,
@@ -53,7 +53,7 @@ struct Slot {
 }
 
 impl Source {
-    /// What stands around the messages of such conversations. The error is a message.
+    /// The frame of conversations of this shape. The error is a message.
     pub(super) fn frame(&self, shape: &Shape) -> Result<Frame, String> {
         // A noncharacter that the template does not contain marks the places.
         let mark = ('\u{fdd0}'..='\u{fdef}')
@@ -167,7 +167,7 @@ impl Frame {
         parts
     }
 
-    /// What the assistant's answer follows.
+    /// The text behind the last message, which the assistant's answer follows.
     pub(super) fn after(&self) -> &str {
         &self.after
     }

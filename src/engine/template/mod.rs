@@ -64,12 +64,11 @@ pub enum Origin {
 /// A conversation that the assistant is to continue.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Conversation<'a> {
-    /// What the assistant is told beforehand; an empty text keeps the template from saying something of its
-    /// own.
+    /// The system message; an empty one keeps the template from writing one of its own.
     pub system: Option<&'a str>,
-    /// What was said before the prompt.
+    /// The messages before the prompt.
     pub history: &'a [Message],
-    /// What the user says last.
+    /// The user's last message.
     pub prompt: &'a str,
     /// Whether the model is to think before it answers, where the template has a switch for that.
     pub thinking: bool,
@@ -172,7 +171,7 @@ impl ChatTemplate {
         Ok(ChatTemplate { origin, template: Some(template) })
     }
 
-    /// What a prompt looks like in it.
+    /// A prompt as the template writes it.
     pub fn show(&self, prompt: &str) -> String {
         match &self.template {
             None => prompt.to_owned(),
@@ -218,7 +217,7 @@ impl ChatTemplate {
     }
 }
 
-/// What a prompt looks like in it.
+/// Shows the template around the word PROMPT.
 impl std::fmt::Display for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.show("PROMPT"))

@@ -27,7 +27,7 @@ pub(super) const MAX_SOURCE_BYTES: usize = 1 << 15;
 /// Real tags have a hundred or two. Compiling an expression takes time that grows with the square of its
 /// depth.
 const MAX_TAG_TOKENS: usize = 2000;
-/// What text that is written in a template is multiplied with: an indentation.
+/// The largest factor of a product of constants: templates repeat text to make an indentation.
 const MAX_FACTOR: u64 = 256;
 /// Names in expressions that are not those of variables.
 const CONSTANTS: [&str; 13] =
@@ -39,7 +39,7 @@ pub(super) const MAX_CALL_DEPTH: usize = 64;
 /// A source of the size above cannot nest deeper than this can hold.
 const STACK_BYTES: usize = 1 << 25;
 
-/// What stands for today: an answer must not depend on the day.
+/// The date of the stopped clock, by format code: an answer must not depend on the day.
 const DATE: [(&str, &str); 12] = [
     ("%Y", "2024"),
     ("%y", "24"),
@@ -60,7 +60,7 @@ const MAX_MESSAGE_CHARACTERS: usize = 1000;
 /// How a template is read and run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dialect {
-    /// What messages call it.
+    /// Its name in messages.
     name: &'static str,
     whitespace: WhitespaceConfig,
     undefined: UndefinedBehavior,
@@ -223,7 +223,7 @@ impl Dialect {
     }
 }
 
-/// What cannot be bounded while the template runs, because it happens while it is compiled.
+/// Refuses sources that would take too much to compile: the limits of a running template do not hold then.
 fn check_tokens(source: &str, whitespace: WhitespaceConfig) -> Result<(), Error> {
     let mut tag: Vec<Token<'_>> = Vec::new();
     for token in tokenize(source, false, SyntaxConfig, whitespace) {

@@ -5,7 +5,7 @@
 
 use minijinja::Value;
 
-/// What some templates look for in messages.
+/// The word by which some templates recognise messages that switch thinking off.
 pub(super) const NO_THINK: &str = "/no_think";
 
 /// The variables that switch thinking on or off. Those that set its extent have the least one that the

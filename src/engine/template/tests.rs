@@ -140,7 +140,7 @@ fn conversation(source: &str, messages: &[&str], thinking: bool) -> Result<Strin
 fn refused(source: &str) -> String {
     let start = Instant::now();
     let reason = template(source, "", "").unwrap_err();
-    // What is not stopped goes on for ever.
+    // A source that is not stopped runs for ever.
     assert!(start.elapsed() < Duration::from_secs(300), "{:?}: {reason}", start.elapsed());
     reason
 }
@@ -370,7 +370,7 @@ fn conversations_stand_where_the_template_puts_them() {
          <|start_header_id|>assistant<|end_header_id|>\n\n"
     );
     assert_eq!(conversation(GATHERING, &["s S", "u U"], false).unwrap(), "<s>S<｜User｜>U<｜Assistant｜>");
-    // What is empty is empty to the template as well.
+    // An empty message is empty to the template as well: it gets no placeholder.
     let counts = "{{ messages[0].content or 'nothing' }}|{{ messages[1].content }}";
     assert_eq!(conversation(counts, &["s ", "u U"], false).unwrap(), "nothing|U");
 }

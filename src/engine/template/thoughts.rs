@@ -53,7 +53,8 @@ impl Marks {
         }
     }
 
-    /// What a template that ends in `text` is continued with so that the answer follows at once.
+    /// The text that a prompt which ends in `text` needs behind it, so that the answer follows without
+    /// thoughts.
     pub(super) fn closing(&self, text: &str) -> String {
         match self.are_open(text) {
             true if text.ends_with('\n') => format!("\n{}\n\n", self.close),
