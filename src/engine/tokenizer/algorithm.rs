@@ -35,7 +35,7 @@ pub(super) enum Algorithm {
     WordPiece(WordPiece),
 }
 
-/// What holds where the file says nothing.
+/// Defaults for keys that the file lacks.
 #[derive(Debug, Default)]
 pub(super) struct Defaults {
     pub(super) bos: Option<u32>,
@@ -44,7 +44,7 @@ pub(super) struct Defaults {
     pub(super) add_bos: bool,
     /// Texts to be embedded end with one.
     pub(super) add_eos: Option<bool>,
-    /// What is given above holds whatever the file says.
+    /// Whether the defaults that are given above hold even against the file.
     pub(super) fixed: bool,
 }
 
@@ -112,7 +112,7 @@ impl Algorithm {
         Ok((vocabulary, algorithm))
     }
 
-    /// What holds where the file says nothing.
+    /// The defaults of the algorithm for keys that the file lacks.
     pub(super) fn defaults(&self) -> Defaults {
         match self {
             Algorithm::ByteLevelBpe(bpe) => {
@@ -207,7 +207,7 @@ impl Algorithm {
     }
 }
 
-/// What the file says of the way to split text.
+/// The pre-tokenizer that the file names, or the default one.
 fn named_pre(gguf: &Gguf) -> Result<&'static Pre, Error> {
     let name = gguf.opt_str("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()).unwrap_or(pre::DEFAULT);
     Pre::named(name).ok_or_else(|| {

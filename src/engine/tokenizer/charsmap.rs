@@ -1,5 +1,4 @@
-//! The precompiled character map of SentencePiece: what replaces the beginnings of a text that it knows, such
-//! as `ﬁ`.
+//! The precompiled character map of SentencePiece, which replaces prefixes of a text, such as `ﬁ`.
 //!
 //! It is a double array ([Darts-clone](https://github.com/s-yata/darts-clone)) over the bytes of what is
 //! replaced, and the replacements, each of which ends in a zero byte. A unit of the array holds its label in
@@ -17,7 +16,7 @@ const MAX_PREFIX_BYTES: usize = 128;
 /// How many times longer a replacement may be; NFKC's longest is 11 times.
 const MAX_GROWTH: usize = 16;
 
-/// What replaces beginnings of a text.
+/// A map from prefixes of a text to their replacements.
 #[derive(Debug, Default)]
 pub(super) struct Charsmap {
     units: Vec<u32>,
@@ -69,7 +68,7 @@ impl Charsmap {
         self.units.get(at as usize).copied()
     }
 
-    /// What a unit's number is combined with to reach its children.
+    /// The offset of a unit's children: the number of the unit is XORed with it.
     fn children(&self, at: u32) -> Option<u32> {
         let unit = self.unit(at)?;
         Some((unit >> 10) << ((unit & (1 << 9)) >> 6))

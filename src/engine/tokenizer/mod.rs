@@ -271,7 +271,7 @@ impl Tokenizer {
         usize::from(self.embedding_suffix.is_some())
     }
 
-    /// What the token adds to the output; nothing for control tokens and ids that do not exist.
+    /// The bytes that the token adds to the output; none for control tokens and ids that do not exist.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.vocabulary.bytes(id)
     }

@@ -1,6 +1,6 @@
-//! What is done to a text before it is cut into tokens, where a folder's `tokenizer.json` says so: forms of
-//! Unicode, capitals, accents, spaces at the ends. GGUF has no words for it, so that the steps come under a
-//! key of ours.
+//! Normalization of a text before it is cut into tokens, where a folder's `tokenizer.json` asks for it: forms
+//! of Unicode, lower case, accents, spaces at the ends. GGUF has no keys for these steps, so they come under
+//! a key of ours.
 //!
 //! Each step is that of the `tokenizers` crate. A text grows to eleven times its bytes at most: a step that
 //! makes another one's result longer again does not exist.
@@ -16,7 +16,7 @@ use crate::gguf::Gguf;
 /// The names of the steps, in their order.
 pub(crate) const KEY: &str = "steadytext.tokenizer.normalizer";
 
-/// One thing that is done to a text.
+/// A step of normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Nfc,

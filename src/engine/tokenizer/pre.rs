@@ -6,7 +6,7 @@
 
 use super::split::Stage::{self, *};
 
-/// What a value of `tokenizer.ggml.pre` stands for.
+/// The pre-tokenizer for some values of `tokenizer.ggml.pre`.
 #[derive(Debug)]
 pub(super) struct Pre {
     pub(super) names: &'static [&'static str],
@@ -107,7 +107,7 @@ const NO_SENTENCE_ENDS: &str = r" ?[^(\s|.,!?)\x{2026}\x{3002}\x{FF0C}\x{3001}\x
 const PLAIN: Pre =
     Pre { names: &[], stages: &[], whole_words: false, begins_with_a_token: false, plain: false };
 
-/// What a file without the key is read as, as llama.cpp does.
+/// The pre-tokenizer of a file without the key, as in llama.cpp.
 pub(super) const DEFAULT: &str = "default";
 
 /// All that are known.

@@ -49,7 +49,7 @@ impl Stage {
     }
 }
 
-/// What is done with each piece; the error ends splitting.
+/// The function that takes each piece; its error ends splitting.
 type Each<'a> = dyn FnMut(&str) -> Result<(), u8> + 'a;
 
 impl Splitter {

@@ -64,7 +64,7 @@ impl State {
     }
 }
 
-/// What can follow, for one vocabulary.
+/// The tokens that can follow a text, for one vocabulary.
 #[derive(Debug, Default)]
 pub(super) struct Continuations(OnceLock<Table>);
 
@@ -78,11 +78,11 @@ struct Table {
     completes: [bool; 8],
 }
 
-/// What of a vocabulary the table is made from.
+/// The properties of a vocabulary that the table is made from.
 pub(super) trait Tokens {
     /// Number of tokens.
     fn count(&self) -> usize;
-    /// What a token adds to the text.
+    /// The bytes that a token adds to the text.
     fn bytes(&self, id: u32) -> &[u8];
     /// Whether it ends the text.
     fn ends(&self, id: u32) -> bool;

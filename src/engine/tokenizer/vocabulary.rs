@@ -8,7 +8,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
-/// What stands for a space where tokens are written as text.
+/// The character for a space where tokens are written as text.
 pub(super) const SPACE: char = '▁';
 
 /// Far above any real vocabulary; bounds the tables that are built here.
@@ -76,7 +76,7 @@ fn ordinary_names(ids: &Ids<'_>) -> Vec<&'static str> {
 /// The control tokens of BERT.
 const BERT_NAMES: [&str; 5] = ["[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]"];
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// Part of text.
@@ -398,7 +398,7 @@ impl Vocabulary {
         self.role(id) == Some(Role::Text)
     }
 
-    /// What the token adds to the output.
+    /// The bytes that the token adds to the output.
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;
         let start = match id.checked_sub(1) {

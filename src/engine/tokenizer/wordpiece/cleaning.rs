@@ -22,8 +22,8 @@ pub(super) struct Cleaning {
 }
 
 impl Cleaning {
-    /// What the file says of it. Newer converters write what its normalizer does; what a folder of
-    /// safetensors says comes under keys of ours.
+    /// The cleaning that the file asks for. Newer converters write the settings of its normalizer; those of a
+    /// folder of safetensors come under keys of ours.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where such a key is no truth value.
@@ -56,7 +56,8 @@ impl Cleaning {
         clean
     }
 
-    /// What becomes of a character at first.
+    /// The first step for a character: where text is cleaned, white space becomes a space, and invisible
+    /// characters are dropped.
     fn seen(self, c: char) -> Option<char> {
         if self.clean_text { visible(c) } else { Some(c) }
     }
