@@ -45,7 +45,7 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// What scores are multiplied with unless a model says otherwise: `1 / sqrt(dim)`.
+    /// The factor of scores unless a model says otherwise: `1 / sqrt(dim)`.
     pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
     }
@@ -99,7 +99,7 @@ impl Rows<'_> {
 /// How scores are made, and which positions have one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scoring<'a> {
-    /// What products of queries and keys are multiplied with.
+    /// The factor of products of queries and keys.
     pub(crate) scale: f32,
     /// Scores `s` become `cap · tanh(s / cap)`.
     pub(crate) cap: Option<f32>,
@@ -108,12 +108,12 @@ pub(crate) struct Scoring<'a> {
     pub(crate) window: Option<usize>,
     /// A score for each query head that takes part in the softmax and has no value, `[query]`.
     pub(crate) sinks: Option<&'a [f32]>,
-    /// What the scores of each query head lose for each position between a row and what it sees, on both
-    /// sides alike, `[query]`. Not together with `cap`.
+    /// The amount that the scores of each query head lose for each position between a row and the position
+    /// that it sees, on both sides alike, `[query]` (ALiBi). Not together with `cap`.
     pub(crate) slopes: Option<&'a [f32]>,
 }
 
-/// What a row sees of a tile.
+/// The part of a tile that a row sees.
 #[derive(Debug, Clone)]
 struct Seen {
     /// Positions, counted from the tile's start.
@@ -136,7 +136,7 @@ impl Scoring<'_> {
     }
 }
 
-/// What is computed from the rows of a layer.
+/// The projections of a layer's rows, and how scores are made of them.
 pub(crate) struct Projections<'a> {
     /// `query · dim` values a row.
     pub(crate) queries: &'a mut [f32],

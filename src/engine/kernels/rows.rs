@@ -22,7 +22,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) rows: usize,
     /// Index of the first row in queries and output.
     pub(crate) first_row: usize,
-    /// What layers other than attention keep; None where the model has none.
+    /// The states of layers other than attention; None where the model has none.
     pub(crate) running: Option<Running<'a>>,
     /// Each row attends to positions behind its own, too, and `position` is 0: encoders.
     pub(crate) both_ways: bool,

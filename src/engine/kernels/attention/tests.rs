@@ -29,7 +29,7 @@ fn tiles(
     tiles
 }
 
-/// What is read of a stored element, by the definition of the type.
+/// The value of element `d` as it is read from the cache, by the definition of the type.
 fn stored(kind: KvCacheType, d: usize, dim: usize, x: impl Fn(usize) -> f32) -> f64 {
     match kind {
         KvCacheType::F16 => f64::from(::half::f16::from_f32(x(d)).to_f32()),

@@ -14,7 +14,7 @@ pub(crate) const PANEL: usize = 16;
 /// The values of the 4-bit quants of IQ4_NL and IQ4_XS.
 pub(super) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// What the 4-bit quants of MXFP4 stand for, doubled: a sign, two bits of exponent and one of mantissa ([OCP
+/// The values of MXFP4's 4-bit quants, doubled: a sign, two bits of exponent and one of mantissa ([OCP
 /// Microscaling
 /// Formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf)).
 pub(super) const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];

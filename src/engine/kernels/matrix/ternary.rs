@@ -38,7 +38,7 @@ pub(super) fn as_q3_k(kind: Ternary, source: &[u8]) -> [u8; Q3_K_BYTES] {
     block
 }
 
-/// What weight `k` of a block is stored as: its value plus 1.
+/// The stored digit of weight `k` of a block: its value plus 1.
 fn digit(kind: Ternary, source: &[u8], k: usize) -> u8 {
     if kind == Ternary::TwoBits {
         return source[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3;

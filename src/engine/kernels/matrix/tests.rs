@@ -53,7 +53,7 @@ fn pool(threads: usize) -> Pool {
     Pool::new(threads, Instructions::best(), &start).unwrap()
 }
 
-/// What blocks are filled with.
+/// The content of random blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fill {
     /// Random bytes, scales within 0.1.
