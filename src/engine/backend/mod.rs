@@ -1,4 +1,4 @@
-//! What computes models: this crate's own kernels, and candle. Both are a [`Backend`] of
+//! The backends that compute models: this crate's own kernels, and candle. Both are a [`Backend`] of
 //! [`crate::computing`].
 
 mod candle;

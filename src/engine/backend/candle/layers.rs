@@ -1,4 +1,4 @@
-//! What blocks are made of, as tensors: products with a bias, and norms.
+//! The layers that blocks are made of, as tensors: products with a bias, and norms.
 
 use std::ops::Range;
 use std::sync::Arc;

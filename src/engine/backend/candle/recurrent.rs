@@ -210,6 +210,6 @@ impl DeltaNet {
 /// `ln(1 + exp(x))`.
 pub(super) fn softplus(x: f32) -> f64 {
     let x = f64::from(x);
-    // What is no number stays none.
+    // NaN stays NaN.
     if x.is_nan() { x } else { x.max(0.0) + libm::log1p(libm::exp(-x.abs())) }
 }

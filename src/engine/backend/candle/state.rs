@@ -1,10 +1,10 @@
-//! What a sequence keeps of the tokens that were computed, as tensors: keys and values of each layer, in
-//! blocks of [`BLOCK`] positions that sequences share.
+//! The state of a sequence, as tensors: keys and values of each layer, in blocks of [`BLOCK`] positions that
+//! sequences share.
 //!
-//! What other layers than attention keep ([`Memory`]) is overwritten by each position. A state has it behind
-//! its last position, and behind the last one that was no guess; one block in some has it behind the block's
-//! last position. A sequence that has to go back goes to the last of these places, and computes from there
-//! again.
+//! Layers other than attention keep a [`Memory`] that each position overwrites. A state has those behind its
+//! last position, and those behind the last one that was no guess; one block in every few has those behind
+//! the block's last position. A sequence that has to go back goes to the last of these places, and computes
+//! from there again.
 //!
 //! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
 
@@ -28,18 +28,19 @@ pub(super) struct Layers(Arc<Inner>);
 struct Inner {
     /// Key-value heads and their length, of the layers that keep any.
     layers: Vec<Option<[usize; 2]>>,
-    /// The states before a text of the layers that are no attention.
+    /// The states, before a text, of layers other than attention.
     empty: Vec<Option<Memory>>,
-    /// Values of that.
+    /// Number of values of these states.
     memory_values: u64,
-    /// One block in so many has that.
+    /// One block in so many has a copy of these states.
     interval: usize,
     device: Device,
 }
 
-/// What blocks have of layers that are no attention may take so many times the memory of keys and values.
+/// Most memory of these copies, as a multiple of that of keys and values, unless even [`LONGEST_INTERVAL`]
+/// leaves more.
 const MOST_COPIES: u64 = 8;
-/// At least one block in so many has it.
+/// At least one block in so many has a copy.
 const LONGEST_INTERVAL: usize = 8;
 
 impl Layers {
