@@ -1,4 +1,4 @@
-//! What of a schema guides an answer: as much of it as llguidance can be given. What is left out is left to
+//! The part of a schema that guides an answer: as much of it as llguidance can be given. The rest is left to
 //! the check of the finished answer.
 
 use regex_syntax::Parser;

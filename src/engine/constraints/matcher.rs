@@ -309,7 +309,7 @@ impl Matcher {
         if !self.grammar.is_stopped() {
             forced = self.grammar.compute_ff_tokens();
             self.consume(&forced)?;
-            // What is forced is part of every way.
+            // Every way to the end goes through the forced tokens, so the known one only loses them.
             self.way = self.way.take().and_then(|way| {
                 let bytes: Vec<u8> =
                     forced.iter().flat_map(|id| self.tokenizer.token_bytes(*id)).copied().collect();

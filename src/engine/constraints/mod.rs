@@ -53,7 +53,7 @@ const MAX_CHOICES: usize = 1000;
 /// Most bytes of all choices.
 const MAX_CHOICES_BYTES: usize = 64 << 10;
 
-/// What an answer has to match, whole.
+/// The constraint that a whole answer has to match.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Constraint {
     /// A JSON document that conforms to this schema, which is JSON itself.

@@ -153,7 +153,7 @@ fn documents_conform_and_are_written_on_one_line() {
     }));
     assert!(model.accepts(&tree, "[[], [[[]], []]]"));
     assert!(!model.accepts(&tree, "[[], [], []]"));
-    // What a user writes under llguidance's own key changes nothing.
+    // Keys that llguidance reads itself have no effect in a user's schema.
     let own =
         json_of(json!({ "x-guidance": { "whitespace_pattern": "x", "lenient": true }, "const": [1, 2] }));
     assert!(model.accepts(&own, "[1, 2]"));
@@ -341,7 +341,7 @@ fn checking_an_answer_takes_no_longer_than_it_should() {
     }
 }
 
-/// What the engine does, in the simplest way: one token after the other through the model, forced or chosen.
+/// The engine's loop in its simplest form: one token after the other through the model, forced or chosen.
 #[test]
 fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
     let model = model();
@@ -531,7 +531,7 @@ fn a_check_between_two_tokens_leaves_what_would_take_long_to_the_end() {
     let Err(Error::Mismatch { reason }) = all.check(&document, &[]) else { panic!("it passes") };
     assert!(reason.contains("too many steps"), "{reason}");
     assert!(all.check(r#"{"x": "aac7"}"#, &[]).is_ok());
-    // What takes little is found.
+    // Patterns that take few steps are matched.
     let one = checker(json!({ "properties": { "x": { "pattern": "^(?!a)" } } }));
     assert_eq!(one.flaw(r#"{"x": "ab"}"#), Some(6..10));
     assert_eq!(one.flaw(r#"{"x": "ba"}"#), None);
@@ -590,7 +590,7 @@ fn masks_of_patterns_and_choices_are_those_of_llguidance() {
     assert!(masks > 1000, "{masks} masks");
 }
 
-/// What is asserted is work, which is the same on every machine.
+/// The test asserts amounts of work, which are the same on every machine, instead of times.
 #[test]
 fn a_mask_never_costs_more_steps_than_it_may() {
     let model = model();
