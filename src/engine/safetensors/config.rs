@@ -22,7 +22,7 @@ pub(super) enum Family {
     ModernBert,
 }
 
-/// What decides what tensors are called.
+/// The properties of a model on which the names of its tensors depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) family: Family,
@@ -57,7 +57,7 @@ struct Bert {
     rotary_emb_base: Option<f64>,
 }
 
-/// What that of XLM-RoBERTa says of adapters, where there are some.
+/// The keys for adapters in the configuration of XLM-RoBERTa, where there are some.
 #[derive(Deserialize)]
 struct Adapters {
     #[serde(default)]
@@ -182,7 +182,7 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape
 }
 
 impl Family {
-    /// What GGUF files call it.
+    /// Its name in GGUF files.
     fn architecture(self) -> &'static str {
         match self {
             Family::Bert | Family::XlmRoberta => "bert",

@@ -1,4 +1,4 @@
-//! What transformers call the tensors of an encoder, in llama.cpp's words.
+//! Translation of the names that transformers give the tensors of an encoder to those of llama.cpp.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::shards::Weights;
 use crate::gguf::{GgmlType, Translation};
 use crate::{Error, adapters};
 
-/// What becomes of a tensor.
+/// The use of a tensor.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     /// It is this one.
@@ -213,8 +213,8 @@ fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
     }
 }
 
-/// What a tensor of jina-embeddings-v3 is, whose weights are written as PyTorch's parametrizations where
-/// adapters change them.
+/// The use of a tensor of jina-embeddings-v3. Weights that adapters change are written as PyTorch's
+/// parametrizations.
 fn meaning_in_jina_bert_v3(name: &str, shape: &Shape) -> Meaning {
     let (part, ending) = match name.split_once(".parametrizations.weight.") {
         Some((part, "original")) => (part, "weight"),

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::gguf::Translation;
 use crate::tokenizer::normalizer::{KEY, Step};
 
-/// What a normalizer does, one after the other: steps, then one of the others.
+/// The normalizers of a tokenizer, in the order in which they apply: steps, then one of the others.
 #[derive(Debug, Default)]
 pub(super) struct Normalizers {
     steps: Vec<Step>,

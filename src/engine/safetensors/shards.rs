@@ -27,11 +27,11 @@ const MAX_SHARDS: usize = 256;
 pub(super) struct Weights {
     /// The files, in the order of their names.
     pub(super) files: Vec<PathBuf>,
-    /// What says which tensor is in which of them, where there are several.
+    /// The index, which says in which file each tensor is, where there are several files.
     pub(super) index: Option<Index>,
 }
 
-/// What `model.safetensors.index.json` says.
+/// The content of `model.safetensors.index.json`.
 pub(super) struct Index {
     path: PathBuf,
     /// The shard of each tensor, by its name.

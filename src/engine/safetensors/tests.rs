@@ -1,4 +1,5 @@
-//! What the reader makes of folders, and what it says of those that it refuses.
+//! Tests of reading folders: the files that the reader makes of them, and its errors for those that it
+//! refuses.
 
 mod normalizers;
 mod shards;

@@ -196,7 +196,7 @@ fn added(path: &Path, tokens: &[Added], kinds: &mut [i32]) -> Result<(), Error> 
     Ok(())
 }
 
-/// What stands before and behind each text.
+/// Adds the special tokens before and behind each text.
 fn ends(translation: &mut Translation, first: u32, last: u32) {
     translation.integer("tokenizer.ggml.bos_token_id", first);
     translation.integer("tokenizer.ggml.eos_token_id", last);

@@ -15,10 +15,10 @@ use crate::gguf::Translation;
 /// Most bytes of a vocabulary; those of many languages have a few millions.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
 pub(super) const MAX_TOKENS: usize = 1 << 20;
-/// What the tokens for the model itself are called.
+/// Names of control tokens.
 const CONTROL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
-/// What `tokenizer_config.json` says of cleaning.
+/// The settings for cleaning in `tokenizer_config.json`.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct TokenizerConfig {

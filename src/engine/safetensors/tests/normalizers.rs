@@ -1,4 +1,4 @@
-//! What folders say of Unicode is done as the tokenizers crate does it, and what is not known is refused.
+//! Normalizers give the same text as those of the tokenizers crate, and unknown ones are refused.
 
 use std::path::Path;
 
