@@ -1,4 +1,4 @@
-//! What happens where the system has no more memory.
+//! Behaviour where the system has no more memory.
 //!
 //! Rust's answer is to abort, which in a server's process ends all sessions of the server. The answer here
 //! has three parts:

@@ -1,5 +1,5 @@
-//! What requests take beside models, keys and values: prompts that wait, compiled constraints, what is on its
-//! way through the socket. It is reserved before it is taken, so that nothing of it can exceed the limit.
+//! Memory of requests beside models, keys and values: prompts that wait, compiled constraints, messages on
+//! their way through the socket. It is reserved before it is taken, so that it cannot exceed the limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
