@@ -21,7 +21,7 @@ const MAX_PARTS: usize = 256;
 /// Keys that are the same in all parts that have them.
 const COMMON: [&str; 3] = ["general.architecture", "general.name", "split.tensors.count"];
 
-/// What a name says of a part.
+/// The name of a part, parsed.
 struct Name {
     /// The path up to the number.
     prefix: Vec<u8>,
@@ -65,7 +65,7 @@ pub fn parts(path: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// What the keys of a part say of it.
+/// The place of a part among all parts, by the keys of its file.
 #[derive(PartialEq)]
 struct TensorPlace {
     /// From 0 on.
