@@ -31,7 +31,8 @@ pub(crate) trait Decoder: Send {
     /// ([`State::len`]).
     ///
     /// # Errors
-    /// What keeps the pass from being computed at all. The sequences cannot go on.
+    /// An error of the backend, such as [`Error::OutOfMemory`]: the pass was not computed, and its sequences
+    /// cannot go on.
     fn forward(
         &mut self,
         segments: &mut [Segment<'_>],
@@ -51,7 +52,7 @@ pub(crate) trait Decoder: Send {
     /// [`Decoder::logits`] of two tokens only, bit for bit.
     ///
     /// # Errors
-    /// What keeps them from being computed.
+    /// An error of the backend, such as [`Error::OutOfMemory`].
     fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Result<Vec<[f32; 2]>, Error>;
 
     /// The outputs of the model's head for ranking for one of those rows; nothing without a head.

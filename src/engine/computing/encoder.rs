@@ -6,7 +6,7 @@ use crate::kernels::Pool;
 /// Most texts of a pass of an encoder.
 pub(crate) const MAX_TEXTS: usize = 128;
 
-/// What there is to know of an encoder.
+/// Sizes and limits of an encoder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EncoderFacts {
     /// Number of token ids.

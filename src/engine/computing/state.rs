@@ -1,4 +1,4 @@
-//! What decoders keep of sequences, in blocks that sequences share.
+//! The states of sequences that decoders keep, in blocks that sequences share.
 
 use std::any::Any;
 use std::sync::Arc;
