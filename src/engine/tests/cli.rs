@@ -38,7 +38,7 @@ fn world() -> World {
     World(TempDir::new().unwrap())
 }
 
-/// What `inspect` says of a file, as text, and its exit status.
+/// The output of `inspect` for a file, and its exit status.
 fn inspected(path: &Path) -> (String, i32) {
     let (text, _, status) = said(&["inspect", path.to_str().unwrap()]);
     (text, status)

@@ -163,7 +163,7 @@ fn a_model_whose_file_was_replaced_is_loaded_anew_and_each_answer_says_which_one
     let first = identity(&world.events);
     assert_eq!(recorded(&model), Some(first));
     world.wait_for_progress();
-    // What runs goes on with the file that it began with; what comes waits for its end.
+    // A running request goes on with the file that it began with; later ones of the model wait for its end.
     world.model(2);
     world.submit(2, &model, None, 4);
     world.submit(3, &ModelSource::Builtin, None, 4);

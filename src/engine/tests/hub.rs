@@ -72,7 +72,7 @@ impl World {
         Card::read(&self.path().join(name)).unwrap().unwrap()
     }
 
-    /// What lies in the directory of the models, without what is on its way.
+    /// The files in the directory of the models, without those that are being fetched.
     fn names(&self) -> Vec<String> {
         let entries =
             self.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -81,7 +81,7 @@ impl World {
         names
     }
 
-    /// What is on its way.
+    /// The files that are being fetched.
     fn staged(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.path().join(".pull")];
         let mut files = Vec::new();

@@ -76,7 +76,7 @@ fn by_hand(model: &ModelSource, prompt: &str, begin: &str, answers: &[&str]) -> 
     let template = ChatTemplate::from_gguf(&gguf).unwrap();
     let conversation = Conversation { prompt, direct: true, ..Conversation::default() };
     let mut given = template.encode(&tokenizer, &conversation).unwrap().tokens;
-    // What goes on behind something else: without what tokenizers put before a text.
+    // The tokens of a text that follows another one, without those that the tokenizer puts before a text.
     let behind = |text: &str| {
         let (bar, both) = (tokenizer.encode("|").unwrap(), tokenizer.encode(&format!("|{text}")).unwrap());
         assert_eq!(both[..bar.len()], bar, "{text}");

@@ -1,4 +1,4 @@
-//! What a model file must have: every tensor in its shape and type, and nothing that the decoder leaves out.
+//! Requirements of a model file: every tensor in its shape and type, and nothing that the decoder leaves out.
 
 use std::path::PathBuf;
 
@@ -153,7 +153,7 @@ fn what_gemma_3n_says_of_its_streams_gates_and_keys_is_checked() {
         let alter = |file: &mut File| file.tensor_mut("blk.1.laurel_l.weight").unwrap().shape = shape;
         corrupt(&spec, alter, "");
     }
-    // What the published sizes have is meant where nothing is said: the first blocks keep one gate in twenty.
+    // Missing keys mean the values of the published sizes: the first blocks keep one gate in twenty.
     let logits = |alter: &dyn Fn(&mut File)| {
         let mut probe = open(&spec, alter).unwrap();
         probe.extend(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap().unwrap().to_vec()

@@ -40,7 +40,7 @@ fn submit(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> (usize, Rec
     (count, events)
 }
 
-/// What becomes of some work that is submitted at once.
+/// The results of requests that are submitted at once.
 fn run(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> Vec<Result<Output, Error>> {
     let (count, events) = submit(engine, model, works);
     let mut ends = Vec::new();
@@ -57,8 +57,8 @@ fn run(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> Vec<Result<Out
     ends
 }
 
-/// How many of them there was no memory for. Other errors than those of the request itself are none that may
-/// come.
+/// The number of requests for which there was no memory. No other errors may come than those of the requests
+/// themselves.
 fn refused(what: &str, ends: &[Result<Output, Error>]) -> usize {
     let no_memory = |end: &&Result<Output, Error>| match end {
         Ok(_)
@@ -163,7 +163,7 @@ fn within(megabytes: u64) {
     ];
     for (what, model, works) in rounds {
         without += refused(what, &run(&engine, model, works));
-        // What is small goes on, at the latest when what was large has gone.
+        // Small requests are served again, at the latest when the large ones are gone.
         for _ in 0..20 {
             let now = run(&engine, &builtin, usual());
             if refused(what, &now) == 0 {

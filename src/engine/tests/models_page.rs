@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const WRITE: &str = "STEADYTEXT_WRITE_DOCS";
 const PAGE: &str = "../../docs/models.md";
 
-/// What is published in a family's form.
+/// The published models of a family.
 struct Published {
     family: &'static str,
     /// Models that people use.
@@ -25,13 +25,13 @@ struct Published {
     tokenizers: &'static [(&'static str, &'static str)],
     /// Their chat templates, by the names that llama.cpp's tree has for them.
     templates: &'static [&'static str],
-    /// What the tests of real weights call them.
+    /// Their names in the tests of real weights.
     real: &'static [&'static str],
 }
 
 const SENTENCE_PIECE: (&str, &str) = ("llama", "");
 
-/// Of families that are not among the engine's nothing is shown.
+/// Entries of families that the engine does not have are not shown.
 const PUBLISHED: &[Published] = &[
     Published {
         family: "llama",
@@ -409,7 +409,7 @@ fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// What is known of published templates, if anything.
+/// The recorded outcomes of published templates.
 fn template_outcomes() -> String {
     texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join("template/reference/expected.jsonl")).concat()
 }
@@ -424,7 +424,7 @@ fn is_read((model, pre): (&str, &str)) -> bool {
     made.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
     let load = Load { requests: 1, tokens: 1, threads: 1, kv_cache_type: KvCacheType::F16 };
     let (summary, _) = Summary::of(&ModelSource::File(path), load).unwrap();
-    // What such a tokenizer needs beside its name is not there, which makes the file a corrupt one.
+    // The file has nothing else that such a tokenizer needs, which makes it a corrupt one.
     let about = |reason: &str| reason.contains("tokenizer") && !reason.starts_with("it is corrupt");
     !summary.refusals.iter().any(|refusal| about(&refusal.reason))
 }

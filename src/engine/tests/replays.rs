@@ -82,7 +82,7 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
     std::iter::once(ModelSource::Builtin).chain(files).collect()
 }
 
-/// What is asked of each model: short and long, greedy and sampled, common beginnings, repetitions.
+/// The requests to each model: short and long, greedy and sampled, common beginnings, repetitions.
 fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     let text = |seed: usize, words: usize| -> String {
         (0..words).map(|i| format!("{} ", (seed * 7919 + i * i * 31) % 1000)).collect()

@@ -194,7 +194,7 @@ fn documents_of_one_query_compute_what_they_have_in_common_once() {
     let documents = documents();
     let lengths: Vec<u64> =
         documents.iter().map(|document| prompt(&tokenizer, &query, document).len() as u64).collect();
-    // What differs begins behind the query; blocks have 64 tokens.
+    // The prompts differ only behind the query; blocks have 64 tokens.
     let common = (prompt(&tokenizer, &query, "").len() as u64 - 20) / 64 * 64;
     assert!(common > 1000, "{common}");
     let before = engine.statistics();
@@ -284,7 +284,7 @@ fn a_document_is_cut_where_that_is_wanted_and_everything_around_it_stays() {
         // The query is read, so it matters, and it is never cut.
         assert_ne!(score(pair("another", &long, true)).unwrap(), Output::Score(cut), "{name}");
         assert!(matches!(score(pair(&long, "short", true)), Err(Error::PromptTooLong { .. })), "{name}");
-        // What has room is not touched.
+        // A pair that fits is not cut.
         let short = score(pair("which", "short", false)).unwrap();
         assert_eq!(score(pair("which", "short", true)).unwrap(), short, "{name}");
     }

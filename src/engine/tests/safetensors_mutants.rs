@@ -30,7 +30,7 @@ fn limit_memory() {
     setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) }).unwrap();
 }
 
-/// What becomes of a text on the folder.
+/// The result of embedding a text with the folder's model.
 fn embed(engine: &Engine, folder: &Path) -> Result<Vec<f32>, Error> {
     let (sender, events) = unbounded();
     let work = Work::Embed(Embed::passage("Hello wörld, 日本 ab12!"));

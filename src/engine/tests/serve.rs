@@ -85,7 +85,7 @@ fn it_serves_tells_its_figures_and_ends_with_its_input() {
     });
     let figures = told.unwrap();
     assert!(figures.models == 1 && figures.limit_bytes == 500 << 20, "{figures:?}");
-    // Who does not watch is told nothing.
+    // A client that does not watch gets no figures.
     let mut other = Client::connect(&socket).unwrap();
     other.submit(&embed(8)).unwrap();
     wait_for(&mut other, |message| match message {
@@ -134,7 +134,7 @@ fn where_its_engine_has_failed_for_good_it_ends_and_says_so_by_its_status() {
     while !ended {
         assert!(begun.elapsed() < PATIENCE);
         match client.flush().and_then(|()| client.receive()) {
-            // What it had begun has failed, and nothing else happens.
+            // The request that had begun fails, and no other is answered.
             Ok(Some(FromEngine::Event(Event { kind: EventKind::Done(_), .. }))) => panic!("nothing works"),
             Ok(_) => std::thread::sleep(Duration::from_millis(1)),
             Err(_) => ended = true,

@@ -114,7 +114,7 @@ fn thoughts_are_counted_and_not_shown_unless_they_are_asked_for() {
     let (_, result) = run(&engine, &model, Generate { stop: vec![inside], ..generate(TOKENS) });
     assert_eq!(result.unwrap().0, answer);
 
-    // What must match a constraint does so from its beginning.
+    // An answer under a constraint matches it from its first byte on, and has no thoughts before.
     let constraint = Some(Constraint::Regex("[a-z]{3}".to_owned()));
     for thinking in [false, true] {
         let how = Generate { constraint: constraint.clone(), thinking, ..generate(TOKENS) };

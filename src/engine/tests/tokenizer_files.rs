@@ -335,7 +335,7 @@ fn no_merges_make_a_control_token_of_a_users_text() {
     let tokenizer = tokenizer(&file);
     assert!(tokenizer.is_control(id) && !tokenizer.encode("QZ").unwrap().contains(&id));
     assert_eq!(tokenizer.encode_marked("ZQ").unwrap(), [id + 1]);
-    // What merges make of text is text, even if it looks like a control token.
+    // A token that merges make of text is text, even if it looks like a control token.
     let mut html = self::file(&spec());
     let tokens = strings_mut(&mut html, "tokenizer.ggml.tokens");
     tokens.extend(["</".to_owned(), "s>".to_owned(), "</s>".to_owned()]);

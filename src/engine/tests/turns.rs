@@ -1,5 +1,5 @@
-//! Whose turn it is: by priority, users in turn, nobody for ever. Counted in turns of the engine, not in
-//! seconds.
+//! The order of requests: by priority, users in turn, and no request waits for ever. Time is counted in turns
+//! of the engine, not in seconds.
 
 use std::sync::Arc;
 

@@ -126,7 +126,7 @@ fn what_files_of_all_families_may_have_changes_nothing() {
         let all = |file: &mut File| {
             for (key, value) in &keys {
                 let full = format!("{name}.{key}");
-                // What the family reads says something.
+                // A key that the family reads would change the result.
                 let of_gemma2 = name == "gemma2" && *key == "attn_logit_softcapping";
                 if file.keys.iter().all(|(key, _)| *key != full) && !of_gemma2 {
                     file.set(&full, value.clone());
