@@ -33,22 +33,22 @@ const LONG_TEXT: &str = "the workspace of a long text";
 const SHARED_ROWS: usize = 128;
 /// Memory that a call which computes layers may allocate.
 const STEP_BYTES: usize = 4 << 20;
-/// For how long layers are computed before a step gets its turn. A layer is never cut.
+/// Time for which layers are computed before a step gets its turn. A layer is never cut.
 const SHARED_SLICE: Duration = Duration::from_millis(30);
-/// The same while nothing generates: new texts and cancelled ones are looked for in between.
+/// The same while nothing generates: new and cancelled texts are looked for in between.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// A request: a text, or a query and a document.
 struct EncodeRequest {
     submission: Submission,
     tokens: Vec<u32>,
-    /// Where the second of two texts begins that are looked at together.
+    /// The first token of the second text where two are computed together.
     border: usize,
-    /// A second text that is looked at by itself.
+    /// A second text that is computed apart.
     other: Option<Vec<u32>>,
     /// The adapters that both texts are computed with.
     adapters: [Option<u16>; 2],
-    /// How many texts of its owner were there before it: owners go in turn.
+    /// The number of texts of its owner that came before it: owners go in turn.
     round: usize,
 }
 
@@ -139,7 +139,7 @@ impl EncodeBatches {
         }
     }
 
-    /// Computes layers until the pass is done or it is somebody else's turn.
+    /// Computes layers until the pass is done or something else has its turn.
     pub(super) fn advance(
         &mut self,
         models: &mut Models,
@@ -188,7 +188,7 @@ impl EncodeBatches {
         }
     }
 
-    /// Gives back what a long pass has taken.
+    /// Gives back the extra memory of a long pass.
     fn release(&mut self, models: &mut Models, pool: &Pool) {
         if let Some((source, held)) = self.long.take() {
             if let Some(loaded) = models.get_encoder(&source) {
@@ -233,7 +233,7 @@ impl EncodeBatches {
         }
     }
 
-    /// Ends the texts of the pass with what came of them.
+    /// Ends the texts of the pass with their results.
     fn finish(&mut self, models: &mut Models, source: &ModelSource, pool: &Pool) {
         let Some(loaded) = models.get_encoder(source) else { return };
         let encoder = &mut *loaded.encoder;
@@ -249,7 +249,7 @@ impl EncodeBatches {
         }
         let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
         self.shared.statistics.computed(self.pass.len(), rows, 0);
-        // Whatever came of it was computed from zeros.
+        // Results of a lost file were computed from zeros.
         let lost = encoder.check_lost().err();
         for (encoding, result) in self.pass.drain(..).zip(results) {
             encoding.submission.send(match (&lost, result) {
@@ -282,7 +282,7 @@ fn outcome(
         // Nothing else comes here.
         _ => {
             let vector = encoder.vector(texts.start, pool);
-            // The layers behind the last norm may leave the range of numbers.
+            // The layers behind the last norm may overflow.
             if vector.iter().any(|value| !value.is_finite()) {
                 return Err(Error::NonFinite { position: 0 });
             }
@@ -291,7 +291,7 @@ fn outcome(
     })
 }
 
-/// A model was unloaded against the rule that one in use is not.
+/// The error for a model that was unloaded although it is in use, which is a bug.
 fn gone() -> Error {
     Error::Panicked("the model of a text is gone".to_owned())
 }

@@ -11,7 +11,7 @@ use crate::{Request, Work};
 /// Most entries. Each has a number for each answer.
 const MOST: usize = 64;
 
-/// Which likelihoods are asked for, of one model.
+/// A hash of the texts and the salt of a request.
 pub(super) type Key = [u8; 32];
 
 /// The last likelihoods of one model.

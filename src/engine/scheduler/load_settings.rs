@@ -49,7 +49,7 @@ impl Settings {
     }
 }
 
-/// The passes of an engine that runs so many requests at a time.
+/// Limits of the passes of an engine that runs so many requests at a time.
 pub(crate) fn limits(max_running: usize, threads: usize) -> ModelLimits {
     ModelLimits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
 }

@@ -50,13 +50,13 @@ pub(super) struct Opened {
 impl Opened {
     /// Opens the file and adds up what its model needs.
     pub(super) fn new(source: &ModelSource, settings: &Settings) -> Result<Opened, Error> {
-        // Before it is read: what changes meanwhile makes it another one.
+        // Taken before the file is read: a file that changes meanwhile is another one.
         let file = match source {
             ModelSource::Builtin => None,
             ModelSource::File(path) => ModelIdentity::file_of(path).ok(),
         };
         let gguf = source.open()?;
-        // Vocabulary and merges are built from what is not weights, and take some times as much.
+        // Vocabulary and merges are built from the metadata, and take some times as much.
         let metadata = gguf.metadata_bytes().saturating_mul(4);
         let backend = settings.backend.of(&gguf, settings.kv_cache_type, settings.limits())?;
         let bytes =

@@ -93,7 +93,7 @@ struct Shared {
 /// Messages to the engine thread.
 enum Message {
     Submit(Box<Queued>),
-    /// Something was done beside the engine thread.
+    /// A job was done on another thread.
     Report(loader::Report),
     /// Look at the stop flag.
     Wake,
@@ -140,7 +140,7 @@ impl Engine {
         Ok(Engine { shared, queue, capacity, thread: Some(thread), verifier })
     }
 
-    /// Hands over a request. Its events go to `reply`; errors come as [`EventKind::Failed`], also those that
+    /// Submits a request. Its events go to `reply`; all errors come as [`EventKind::Failed`], also those that
     /// are found at once.
     pub fn submit(&self, request: Request, reply: Reply) -> Ticket {
         let ticket = Ticket::new();
@@ -153,7 +153,7 @@ impl Engine {
         self.submit_as(request, Standing::default(), reply, ticket);
     }
 
-    /// As [`Engine::submit_with`], for somebody in particular.
+    /// As [`Engine::submit_with`], with the user and the priority of the request.
     pub fn submit_as(&self, request: Request, standing: Standing, reply: Reply, ticket: Ticket) {
         let mut submission = Submission::new(request, standing, reply, ticket, Arc::clone(&self.shared));
         if let Err(error) = validate(&submission.request).and_then(|()| submission.hold(&self.shared.memory))
@@ -175,13 +175,13 @@ impl Engine {
         }
     }
 
-    /// Makes it look at its requests: one that was paused may go on.
+    /// Makes the engine look at its requests: one that was paused may go on.
     pub fn wake(&self) {
         // Where there is no receiver, the thread has ended.
         let _ = self.queue.send(Message::Wake);
     }
 
-    /// Whether its thread has ended without being told to: nothing more will come of it.
+    /// Whether its thread has ended without being told to: requests get no more results.
     pub fn is_gone(&self) -> bool {
         self.shared.gone.load(Ordering::Acquire)
     }
@@ -191,12 +191,12 @@ impl Engine {
         self.shared.heart.pulse(!self.queue.is_empty())
     }
 
-    /// How many requests have not begun.
+    /// Number of requests that have not begun.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Acquire)
     }
 
-    /// Says how much memory messages take that are on their way. False if there may not be so much.
+    /// Notes the memory of messages on their way. False if that would exceed the limit.
     pub(crate) fn note_buffers(&self, bytes: u64) -> bool {
         self.shared.memory.note_buffers(bytes)
     }
@@ -283,7 +283,7 @@ fn validate(request: &Request) -> Result<(), Error> {
     constraint.check_limits()
 }
 
-/// Refuses answers whose likelihoods nobody can ask for, and more of them than may be compared.
+/// Refuses answers whose likelihoods cannot be computed, and more of them than may be compared.
 fn validate_answers(answers: &[String]) -> Result<(), Error> {
     let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
     if answers.is_empty() {

@@ -19,12 +19,12 @@ pub(super) struct Plan {
     pub(super) tokens: Vec<u32>,
     /// Tokens of a second text, which is computed apart.
     pub(super) second: Option<Vec<u32>>,
-    /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of
+    /// The first token of the second text where an encoder computes two together; elsewhere, the number of
     /// tokens.
     pub(super) border: usize,
     /// The adapters of an encoder that both texts are computed with.
     pub(super) adapters: [Option<u16>; 2],
-    /// How many of the tokens are the prompt.
+    /// How many of the tokens belong to the prompt.
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
     pub(super) constrained: Option<ConstrainedStart>,
@@ -72,7 +72,7 @@ impl Plan {
                     history: &how.history,
                     prompt: &how.prompt,
                     thinking: how.thinking,
-                    // Its constraint is for all of an answer.
+                    // A constraint holds for the whole answer, so there are no thoughts before it.
                     direct: how.constraint.is_some(),
                 };
                 let encoded = reader.template.encode(tokenizer, &conversation)?;
@@ -149,7 +149,7 @@ impl Plan {
         })
     }
 
-    /// That of an encoder, which keeps no state.
+    /// The plan of a request to an encoder, which keeps no state.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>, adapters: [Option<u16>; 2]) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
@@ -168,13 +168,13 @@ impl Plan {
         }
     }
 
-    /// The plan of work which is done already.
+    /// The plan of a request that is answered already.
     pub(super) fn answered(output: Output) -> Plan {
         let none = Encoded { tokens: Vec::new(), second: 0 };
         Plan { output: Some(output), ..Plan::encoded(none, None, [None; 2]) }
     }
 
-    /// The whole answer, where it was known without a model, and what it has to be checked by.
+    /// The whole answer, where it was known without a model, and its checker.
     pub(super) fn take_output(&mut self) -> Option<(Output, Option<Arc<Checker>>)> {
         if let Some(output) = self.output.take() {
             return Some((output, None));

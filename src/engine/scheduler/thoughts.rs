@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::template::Marks;
 
-/// White space before thoughts, at most; whatever comes behind more of it is the answer.
+/// Most white space before thoughts; text behind more of it is the answer.
 const MAX_SPACE_BYTES: usize = 64;
 
 /// Parser of the marks around thoughts in an answer. Small: it is copied with every token.

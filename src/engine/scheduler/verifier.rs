@@ -29,7 +29,7 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
-/// Says that there is none under way when it is dropped.
+/// Clears the flag when it is dropped.
 struct Busy(Arc<AtomicBool>);
 
 impl Drop for Busy {
@@ -44,7 +44,7 @@ impl Verifier {
         Verifier { threads, instructions, hook, busy: Arc::default(), thread: Mutex::new(None) }
     }
 
-    /// Begins, unless another one is under way. The submission gets its events.
+    /// Begins, unless another verification is under way. Its events go to the submission.
     pub(super) fn begin(&self, submission: Submission, what: Verify, shared: &Arc<Shared>) {
         if self.busy.swap(true, Ordering::AcqRel) {
             return submission.fail(Error::QueueFull { capacity: 1 });
