@@ -43,7 +43,7 @@ pub(crate) struct Workspace {
     /// families.
     pub(super) per_layer: Floats,
     pub(super) per_layer_width: usize,
-    /// Those that are looked up for a token, `[per_layer_width]`.
+    /// The embeddings that are looked up for a token, `[per_layer_width]`.
     pub(super) per_layer_row: Floats,
     pub(super) experts: ExpertRows,
     /// The position of each row in its sequence.
@@ -161,9 +161,9 @@ impl Workspace {
         let row = (5 + streams) * spec.width
             + 2 * (query + kv)
             + mixed
-            // The last one is what activations are quantized to, generously.
+            // The last of them is the quantized activations, counted generously.
             + (if gated { 3 } else { 2 }) * inner
-            // The rows of experts, what they are quantized to, and who uses them.
+            // The rows of experts, their quantized form, and the experts that use them.
             + experts + used * (2 * spec.width + 5)
             + 2 * pairs
             + per_layer_width(spec);
@@ -207,7 +207,7 @@ impl Workspace {
     }
 }
 
-/// The longest rows of any block.
+/// The longest rows of all blocks.
 struct Widths {
     query: usize,
     kv: usize,

@@ -1,4 +1,4 @@
-//! The encoder against candle-transformers' BERT, and against itself in other company.
+//! The encoder against candle-transformers' BERT, and against itself with other texts in the pass.
 
 mod adapters;
 mod families;

@@ -106,7 +106,7 @@ fn large_copies_are_in_some_blocks_only() {
     assert_eq!((state.len(), state.blocks()), (4 * TILE, 4));
 }
 
-/// Which blocks have what windows see.
+/// The blocks that have their window part.
 fn seen(state: &SequenceState) -> Vec<usize> {
     (0..state.windows.len()).filter(|index| !state.windows[*index].is_empty()).collect()
 }

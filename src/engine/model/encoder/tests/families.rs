@@ -227,7 +227,7 @@ fn every_family_agrees_with_its_reference() {
     }
 }
 
-/// Heads that are no power of two have slopes of two sequences, as those of jina-embeddings-v2-base have.
+/// Numbers of heads that are no power of two have slopes of two sequences, as in jina-embeddings-v2-base.
 #[test]
 fn jina_v2_agrees_with_candle_whatever_the_number_of_heads() {
     for heads in [1, 2, 3, 6, 8, 12] {
@@ -264,7 +264,8 @@ fn the_gate_of_jina_v2_may_have_a_matrix_of_its_own() {
     assert!(vectors(&load(&path), &[one(&tokens)], 2) == vectors(&fused, &[one(&tokens)], 2));
 }
 
-/// Windows are crossed, and a block sees all; what is left is that llama.cpp looks GELU up in a table of f16.
+/// Texts are longer than a window, and one block sees all. The remaining difference is that llama.cpp looks
+/// GELU up in a table of f16.
 #[test]
 fn vectors_of_gemma_embedding_are_those_of_llama_cpp() {
     let spec = Bert { layers: 4, ..spec(EncoderFamily::GemmaEmbedding) };
@@ -383,7 +384,7 @@ fn a_file_that_contradicts_itself_is_refused() {
     let rename = |family, from: &'static str, to: &'static str| {
         refused(family, &move |file| file.tensor_mut(from).unwrap().name = to.to_owned())
     };
-    // Of the model for code.
+    // Tensors of the model for code.
     assert!(rename(jina, "blk.0.attn_q.bias", "blk.0.attn_q_norm.bias").contains("attn_q_norm.bias"));
     assert!(rename(jina, "blk.1.attn_output_norm.bias", "blk.1.attn_norm_2.bias").contains("attn_"));
     assert!(rename(modern, "output_norm.weight", "output_norm.bias").contains("output_norm"));
