@@ -19,11 +19,11 @@ const MARGIN: char = '\u{2028}';
 /// something to split at.
 const PROBE: &str = "probe PROBE, \"it's\" <b>1 & 2</b> {3} \\ ß\n\n\t- end.";
 
-/// A template with what it is given in every conversation.
+/// A template with the values that it gets in every conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) text: String,
-    /// How it writes the first and the last token.
+    /// The texts of the first and the last token.
     pub(super) bos: String,
     pub(super) eos: String,
 }
@@ -91,19 +91,19 @@ impl Source {
         Ok(frame)
     }
 
-    /// The frame without a system message: the template's own stands in it only if an empty one does not
+    /// The frame without a system message: the template's own is part of it only if an empty one does not
     /// prevent that.
     pub(super) fn frame_without_system(&self, shape: &Shape) -> Result<Frame, String> {
         let plain = self.frame(shape);
         if shape.thinking && self.marks().is_some() {
-            // The system message that the template writes by itself may say how the model is to think.
+            // The template's own system message may say how the model is to think.
             return plain;
         }
         let mut messages = vec![(Role::System, true)];
         messages.extend(&shape.messages);
         let mut empty = match self.frame(&Shape { messages, thinking: shape.thinking }) {
             Ok(empty) => empty,
-            // The template knows no system messages.
+            // The template takes no system messages.
             Err(_) => return plain,
         };
         empty.slots.iter_mut().for_each(|slot| slot.message -= 1);
@@ -113,7 +113,7 @@ impl Source {
         }
     }
 
-    /// How its family marks thoughts, as far as the template itself tells.
+    /// The marks of thoughts of its family, as far as the template itself tells.
     fn marks(&self) -> Option<&'static Marks> {
         Marks::of(&[&self.text])
     }
@@ -141,8 +141,8 @@ impl Source {
         }
     }
 
-    /// Most templates that can show a date go without where there is none, and show a fixed one of their own;
-    /// only those that insist get the sandbox's.
+    /// Most templates that can show a date show a fixed one of their own where there is no clock. Only those
+    /// that fail without a clock get the sandbox's.
     fn render(&self, context: &Value) -> Result<String, String> {
         sandbox::render(&self.text, context, false).or_else(|first| {
             if self.text.contains("strftime_now") {

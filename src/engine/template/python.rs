@@ -130,7 +130,7 @@ impl Json<'_> {
     }
 
     fn string(&mut self, value: &str) -> Result<(), Error> {
-        // No character becomes more than six.
+        // Escaping makes at most six bytes of one.
         self.budget.spend(value.len().saturating_mul(6))?;
         self.text.push('"');
         for character in value.chars() {
@@ -153,7 +153,7 @@ impl Json<'_> {
     }
 }
 
-/// A test, where Python decides otherwise than minijinja.
+/// A test on which Python decides otherwise than minijinja.
 pub(super) fn test(name: &str, value: &Value) -> Option<bool> {
     let kind = value.kind();
     Some(match name {
@@ -189,7 +189,7 @@ pub(super) fn multiply(budget: &Budget, left: &Value, right: &Value) -> Result<V
     if !times.is_integer() {
         return Err(refuse("text and lists are multiplied by whole numbers"));
     }
-    // Python makes nothing of less than none.
+    // Python takes negative factors as 0.
     let times = usize::try_from(i64::try_from(times.clone())?).unwrap_or(0);
     match value.as_str() {
         Some(text) => {
@@ -204,10 +204,10 @@ pub(super) fn multiply(budget: &Budget, left: &Value, right: &Value) -> Result<V
     }
 }
 
-/// `left % right`: what is left of numbers, and formats.
+/// `left % right`: the remainder of numbers, or formatting.
 pub(super) fn remainder(budget: &Budget, left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(form) = left.as_str() {
-        // A list stands for the tuple that it is in real templates.
+        // Real templates have a tuple where minijinja has a list.
         let arguments = match right.kind() {
             ValueKind::Seq => right.try_iter()?.collect(),
             _ => vec![right.clone()],
@@ -385,7 +385,7 @@ fn split(value: &str, arguments: &[Value], from_end: bool) -> Result<Value, Erro
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Parts between white space; what is left behind the last cut keeps its other end.
+/// Parts between white space; after the last cut, the rest keeps the white space at its other end.
 fn words(value: &str, most: Option<usize>, from_end: bool) -> Vec<&str> {
     let mut rest = value;
     let mut words = Vec::new();
@@ -415,7 +415,7 @@ fn words(value: &str, most: Option<usize>, from_end: bool) -> Vec<&str> {
     words
 }
 
-/// `str.splitlines`, which knows more ends of lines than one.
+/// `str.splitlines`, which knows several ends of lines.
 fn lines(value: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (kept, kwargs): (Option<bool>, Kwargs) = from_args(arguments)?;
     let kept = kept.or(kwargs.get("keepends")?).unwrap_or(false);
@@ -440,7 +440,7 @@ fn lines(value: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(lines))
 }
 
-/// An item of a list or a dictionary by a dotted path, as `map(attribute='a.b')` has it.
+/// An item of a list or a dictionary by a dotted path, as in `map(attribute='a.b')`.
 pub(super) fn attribute(value: &Value, path: &str) -> Result<Value, Error> {
     path.split('.').try_fold(value.clone(), |value, name| match name.parse::<i64>() {
         Ok(index) => value.get_item(&Value::from(index)),
