@@ -41,7 +41,7 @@ impl Marks {
         Ok(Marks { all, user_defined })
     }
 
-    /// Special tokens in `text`, in order, none overlapping; control tokens only where `control` says so.
+    /// Special tokens in `text`, in order, without overlaps; control tokens only if `control` is set.
     pub(super) fn find<'a>(&'a self, text: &'a str, control: bool) -> impl Iterator<Item = Mark> + 'a {
         let set = if control { &self.all } else { &self.user_defined };
         set.automaton.find_iter(text).filter_map(|found| {

@@ -1,8 +1,8 @@
-//! From a text to the words that are looked up: control characters away, accents and capitals folded,
-//! punctuation and Chinese characters on their own.
+//! From a text to the words that are looked up: control characters are removed, accents and capitals folded,
+//! punctuation and Chinese characters separated.
 //!
-//! In the order of transformers' BERT normalizer: a character is judged as it is written, then decomposed,
-//! then made lower case.
+//! The order is that of transformers' BERT normalizer: a character is classified as it is written, then
+//! decomposed, then made lower case.
 
 use unicode_general_category::{GeneralCategory as Category, get_general_category};
 use unicode_normalization::UnicodeNormalization;
@@ -10,14 +10,14 @@ use unicode_normalization::UnicodeNormalization;
 use crate::Error;
 use crate::gguf::Gguf;
 
-/// How a model wants its text.
+/// The cleaning of a model's texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cleaning {
-    /// Control characters go, and all white space is a space.
+    /// Whether control characters are removed, and all white space becomes spaces.
     clean_text: bool,
     lower_case: bool,
     strip_accents: bool,
-    /// Chinese characters are words of their own.
+    /// Whether Chinese characters are words of their own.
     split_chinese: bool,
 }
 
@@ -71,7 +71,7 @@ impl Cleaning {
     }
 }
 
-/// White space as a space; None for what is neither seen nor space.
+/// White space as a space; None for characters that are neither visible nor space.
 fn visible(c: char) -> Option<char> {
     match c {
         '\t' | '\n' | '\r' | ' ' => Some(' '),
@@ -125,7 +125,7 @@ fn is_punctuation(c: char) -> bool {
     )
 }
 
-/// The words of a clean text: what lies between white space, and each punctuation mark.
+/// The words of a clean text: the stretches between white space, and each punctuation mark.
 pub(super) fn words(clean: &str) -> impl Iterator<Item = &str> {
     let mut rest = clean;
     std::iter::from_fn(move || {
