@@ -57,13 +57,13 @@ impl Sampling {
         self.temperature <= 0.0 || self.top_k == 1
     }
 
-    /// Whether the logits are taken as the model gives them.
+    /// Whether the logits are used without biases and penalties.
     pub fn takes_logits_as_they_are(&self) -> bool {
         self.penalties.are_off() && self.logit_bias.is_empty()
     }
 }
 
-/// As with [`crate::Generate`]: in text formats, what was added later is left out where it is not used.
+/// As with [`crate::Generate`]: text formats omit fields that were added later, where they are not used.
 impl Serialize for Sampling {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = !serializer.is_human_readable();
