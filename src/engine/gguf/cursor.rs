@@ -36,7 +36,7 @@ impl<'a> Cursor<'a> {
         self.bytes.len() - self.position
     }
 
-    /// The next `length` bytes of `what`.
+    /// The next `length` bytes; `what` names them in errors.
     pub(super) fn take(&mut self, length: u64, what: &dyn Fn() -> String) -> Result<&'a [u8], Problem> {
         let rest = self.bytes.get(self.position..).unwrap_or_default();
         match usize::try_from(length).ok().and_then(|length| rest.get(..length)) {
