@@ -55,8 +55,7 @@ impl Machine {
     }
 
     /// A limit for an engine beside `taken` bytes that others use permanently: the available memory, less a
-    /// fifth of it for everything else and less those, but at least [`LEAST_BYTES`]. None where nothing is
-    /// known.
+    /// fifth of it for everything else and less those, but at least 64 MB. None where nothing is known.
     pub fn engine_bytes(&self, taken: u64) -> Option<u64> {
         let available = self.available_bytes()?;
         Some((available - available / SHARE).saturating_sub(taken).max(LEAST_BYTES))
