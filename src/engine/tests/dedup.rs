@@ -50,7 +50,7 @@ impl World {
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
-    /// Last events by key, of so many requests.
+    /// The last events of so many requests, by key.
     fn endings(&self, count: usize) -> Vec<(u64, Result<Output, Error>)> {
         let mut endings = Vec::new();
         while endings.len() < count {
@@ -172,7 +172,7 @@ fn a_model_whose_file_was_replaced_is_loaded_anew_and_each_answer_says_which_one
     let second = identity(&world.events);
     assert_ne!(second.hash, first.hash);
     assert_eq!(recorded(&model), Some(second));
-    // The cancelled one may have been told of before or after.
+    // The event of the cancelled request may come before or after.
     assert!(world.endings(1).iter().any(|(key, _)| *key == 2));
 }
 

@@ -1,6 +1,6 @@
-//! The engine's bytes, written down: whoever changes one of them notices, and raises `KERNEL_VERSION`, so
-//! that cached answers of before are not given any more. The same on every x86-64 machine, whatever its
-//! instructions and the number of threads.
+//! Recorded digests of the engine's bytes: a change that alters one of them is noticed, and has to raise
+//! `KERNEL_VERSION`, so that cached answers of before are not given any more. The digests are the same on
+//! every x86-64 machine, for all instructions and numbers of threads.
 #![cfg(target_arch = "x86_64")]
 
 use std::path::Path;
@@ -320,7 +320,7 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     results
 }
 
-/// Answers that have to match something.
+/// Constraints for answers.
 fn constrained() -> [(&'static str, Constraint); 3] {
     let schema = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "kind": {"enum": ["a", "bé"]},
         "count": {"type": "integer", "minimum": -3, "maximum": 1200}}, "required": ["name", "kind", "count"],
@@ -373,7 +373,7 @@ fn words(path: &Path, splitter: Splitter) -> Vec<u8> {
         match (key.as_str(), value) {
             ("tokenizer.ggml.tokens", Value::Strings(tokens)) => {
                 let first = tokens.len() - merges.len();
-                // In the place of words, whose own merges go as well.
+                // In place of words, whose own merges are removed as well.
                 for ((left, right), token) in merges.iter().zip(&mut tokens[first..]) {
                     *token = format!("{left}{right}");
                 }

@@ -1,6 +1,6 @@
-//! The tables of docs/models.md: written from what the engine knows and from what its tests name, and
-//! compared with the page. A family that is added to the engine or to a test comes into them by itself; `make
-//! docs-models` writes them.
+//! The tables of docs/models.md: generated from the engine and from the names in its tests, and compared with
+//! the page. A family that is added to the engine or to a test appears in them by itself; `make docs-models`
+//! writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -263,10 +263,10 @@ const PUBLISHED: &[Published] = &[
     },
 ];
 
-/// Besides the files below, every test whose first lines speak of it.
+/// Proof by any test with this name in its first lines, beside the files below.
 const LLAMA_CPP: &str = "llama.cpp";
 
-/// How a family is verified: a word for the table, and the files whose mention of it says so.
+/// The proofs of a family: a word for the table, and files that prove it by naming the family.
 const PROOFS: &[(&str, &[&str])] = &[
     ("candle", &["tests/oracle.rs", "tests/oracle", "model/encoder/tests/families.rs"]),
     (LLAMA_CPP, &["../../bench/src/engine/agreement.rs"]),
@@ -356,7 +356,7 @@ fn proofs(family: &str, published: Option<&Published>) -> Vec<String> {
     proofs
 }
 
-/// Whether a test that says that it compares with llama.cpp names the family.
+/// Whether a test names the family that, by its first lines, compares with llama.cpp.
 fn beside_llama_cpp(family: &str) -> bool {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let files = tests.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -404,7 +404,7 @@ fn texts(path: &Path) -> Vec<String> {
     paths.iter().flat_map(|path| texts(path)).collect()
 }
 
-/// A name as it is the same in code and in files.
+/// A name in the form that code and files share.
 fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
@@ -414,7 +414,7 @@ fn template_outcomes() -> String {
     texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join("template/reference/expected.jsonl")).concat()
 }
 
-/// Whether files with such a tokenizer are not refused for it.
+/// Whether files with such a tokenizer are not refused because of it.
 fn is_read((model, pre): (&str, &str)) -> bool {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("model.gguf");
