@@ -75,9 +75,9 @@ pub(crate) struct HeadSpec {
 /// The activation between the two layers of a head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum HeadActivation {
-    /// The hyperbolic tangent, as BERT's pooler has it.
+    /// The hyperbolic tangent, as in BERT's pooler.
     Tanh,
-    /// GELU and a norm, as ModernBERT has it.
+    /// GELU and a norm, as in ModernBERT.
     GeluNorm(NormSpec),
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 /// The seed of requests that give none.
 pub const DEFAULT_SEED: u64 = 42;
 
-/// How the next token is chosen from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this
+/// The choice of the next token from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this
 /// order.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Sampling {

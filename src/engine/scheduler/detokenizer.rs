@@ -16,7 +16,7 @@ pub(crate) struct Detokenizer {
     /// Bytes up to here were given out.
     taken: usize,
     stop: Vec<String>,
-    /// Where the model may think before it answers.
+    /// The parser of thoughts, where the model may think before it answers.
     thoughts: Option<Thoughts>,
 }
 

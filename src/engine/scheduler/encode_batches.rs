@@ -130,7 +130,7 @@ impl EncodeBatches {
         self.forget_ended();
     }
 
-    /// Drops what has got its last event. A pass goes on for those that are left.
+    /// Drops requests that have got their last event. The pass goes on for those that are left.
     fn forget_ended(&mut self) {
         self.queue.retain(|encoding| !encoding.submission.has_ended());
         self.queued_tokens = self.queue.iter().map(EncodeRequest::len).sum();
@@ -272,7 +272,7 @@ fn outcome(
     Ok(match (work, texts.len()) {
         (Work::Rerank(_), 1) => {
             let labels = encoder.scores(&[texts.start], pool);
-            // The second one of two labels is the one that says yes, as transformers has it.
+            // The second one of two labels is the one for yes, as in transformers.
             Output::Score(score_of_labels(&labels, labels.len() - 1))
         }
         (Work::Rerank(_), _) => {

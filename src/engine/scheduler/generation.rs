@@ -82,7 +82,7 @@ pub(super) struct Chosen {
     pub(super) forced: Vec<u32>,
     /// The whole answer, if that was its end.
     pub(super) output: Option<Output>,
-    /// How many tokens of the answer are left, where it has gone back.
+    /// Number of the answer's tokens that are left, where it has gone back.
     pub(super) back: Option<usize>,
 }
 
@@ -239,7 +239,7 @@ impl Generation {
         self.matcher.as_ref()
     }
 
-    /// How many tokens it may still get.
+    /// Number of tokens that it may still get.
     pub(super) fn room(&self) -> usize {
         self.max_tokens - self.generated
     }

@@ -1,8 +1,8 @@
 //! Recently computed likelihoods, for requests that are marked as repeated: every classification of one kind
 //! compares its likelihoods with those of the same answers to one prompt without content.
 //!
-//! Invariant: an entry is what the model would compute now, bit for bit, so that a hit changes no result.
-//! Only requests of the same salt share one.
+//! Invariant: an entry has the values that the model would compute now, bit for bit, so that a hit changes no
+//! result. Only requests of the same salt share one.
 
 use sha2::{Digest, Sha256};
 

@@ -22,7 +22,7 @@ pub struct LoadedModel {
     pub name: String,
     /// Memory that it takes, keys and values of its requests apart.
     pub memory_mb: u64,
-    /// When a request last used it, in milliseconds since 1970.
+    /// The last use by a request, in milliseconds since 1970.
     pub used_at_ms: u64,
 }
 
@@ -54,7 +54,7 @@ struct Entry {
     used_at_ms: Arc<AtomicU64>,
     /// Unique for each load.
     number: u64,
-    /// Its file, told with what it computes.
+    /// The identity of its file, which comes with every result.
     identity: ModelIdentity,
     model: AnyModel,
 }
@@ -109,7 +109,7 @@ impl Models {
         }
     }
 
-    /// Bytes left for keys and values, beside the models, what requests hold, and what is reserved already.
+    /// Bytes left for keys and values, beside the models, the memory of requests, and `reserved` bytes.
     pub(super) fn room(&self, reserved: u64) -> u64 {
         let others = reserved.saturating_add(self.memory.held_bytes()).saturating_add(self.bytes());
         self.memory.limit_bytes().saturating_sub(others)

@@ -24,7 +24,7 @@ pub(super) struct Plan {
     pub(super) border: usize,
     /// The adapters of an encoder that both texts are computed with.
     pub(super) adapters: [Option<u16>; 2],
-    /// How many of the tokens belong to the prompt.
+    /// Number of these tokens that belong to the prompt.
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
     pub(super) constrained: Option<ConstrainedStart>,
@@ -48,7 +48,7 @@ pub(super) struct Reader {
 }
 
 impl Plan {
-    /// Tokenizes the request, checks that it fits into the context, and begins what it is constrained to.
+    /// Tokenizes the request, checks that it fits into the context, and begins its constraint.
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;

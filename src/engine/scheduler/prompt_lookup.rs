@@ -17,7 +17,7 @@ const MAX_PAUSE_LOG2: u32 = 7;
 /// The drafter of a request: how many tokens to guess next, and when, by how its earlier guesses turned out.
 #[derive(Debug)]
 pub(super) struct Drafter {
-    /// How many tokens to guess.
+    /// Number of tokens to guess.
     length: usize,
     /// Passes to wait before the next guess.
     pause: u32,

@@ -34,12 +34,12 @@ pub(super) struct Sequence {
     /// The prompt and the generated tokens, then guesses for the current pass. Tokens that are not in the
     /// state are still to be computed.
     tokens: Vec<u32>,
-    /// How many of them were there before the first was chosen: the prompt, and the tokens that every answer
-    /// begins with.
+    /// Number of them that were there before the first was chosen: the prompt, and the tokens that every
+    /// answer begins with.
     given: usize,
-    /// How many of them are guesses.
+    /// Number of them that are guesses.
     guessed: usize,
-    /// How many tokens of the prompt were found computed; None once that was told.
+    /// Number of the prompt's tokens that were found computed; None once that was told.
     cached: Option<usize>,
     prompt_tokens: usize,
     drafter: Drafter,

@@ -52,7 +52,7 @@ const MASK_SHARES: usize = 16;
 /// The time for a logit whose exponential is wanted, as a multiple of the time for another one.
 const EXPS_WORTH: usize = 8;
 
-/// Computes steps; keeps what they share.
+/// Computes steps, with the threads and the memory that they share.
 pub(super) struct Stepper {
     pool: Pool,
     /// One for each thread.

@@ -85,7 +85,7 @@ pub(super) fn start(
         .name("st-engine".to_owned())
         .stack_size(COMPUTING_STACK_BYTES)
         .spawn(move || {
-            // A hook of the caller that panics has nobody to be told.
+            // There is nobody to tell of a panic in the caller's hook.
             let _ = catch(|| marked());
             let gone = Arc::clone(&shared);
             let ran = catch(|| EngineThread::new(&config, shared, messages, pool, models, helpers).run());
@@ -203,7 +203,7 @@ impl EngineThread {
         }
     }
 
-    /// Where tests make it panic.
+    /// Calls [`Config::fault`] at a place where tests may make the thread panic.
     fn fault(&self, place: &'static str) {
         if let Some(fault) = &self.fault {
             fault(place);
@@ -231,7 +231,8 @@ impl EngineThread {
         }
         self.models.clear();
         self.fail_begun(&Error::Stopped);
-        // Closing the channel first leaves nobody in it.
+        // Requests that are still in the channel fail as well. One that comes later is dropped with the channel,
+        // which sends its last event.
         let queued = self.messages.try_iter().filter_map(|message| match message {
             Message::Submit(queued) => Some(queued.submission),
             Message::Report(_) | Message::Wake => None,

@@ -1,5 +1,5 @@
-//! Where Python and minijinja differ in what values are and do: their text, JSON, tests, operators and
-//! methods of strings.
+//! Differences between Python and minijinja in values and operations: text of values, JSON, tests, operators
+//! and methods of strings.
 //!
 //! Templates are written for Python's jinja2 and make use of it down to the spelling of `None`. What makes
 //! text of any length (formats with a width, repetition, JSON with indentation) says how many bytes it is
@@ -21,7 +21,8 @@ pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
 
-/// `str(value)` of what is no list and no dictionary; those have a spelling in Python that no template wants.
+/// `str(value)` of a value other than a list or a dictionary; those have a spelling in Python that no
+/// template needs.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::String | ValueKind::Number => Ok(value.to_string()),

@@ -57,7 +57,7 @@ const DATE: [(&str, &str); 12] = [
 const MAX_DATE_BYTES: usize = 256;
 const MAX_MESSAGE_CHARACTERS: usize = 1000;
 
-/// How a template is read and run.
+/// The settings with which a template is compiled and run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dialect {
     /// Its name in messages.

@@ -605,7 +605,7 @@ fn fuel_and_depth_alone_bound_no_memory() {
         )
     };
     let mut environment = minijinja::Environment::new();
-    // A hundredth of what a template may use up.
+    // A hundredth of a template's fuel.
     environment.set_fuel(Some(sandbox::FUEL / 100));
     environment.set_recursion_limit(sandbox::MAX_CALL_DEPTH);
     let length = environment.render_str(&source(DOUBLINGS), ()).unwrap();

@@ -285,7 +285,7 @@ fn end_tokens(
     Ok(ends)
 }
 
-/// The type of a token as the file has it.
+/// The type of a token in the file.
 ///
 /// # Errors
 /// [`Error::CorruptModel`] where the types are no numbers.

@@ -171,7 +171,7 @@ impl Encoder {
         self.vocabulary
     }
 
-    /// How many scores its head gives a text; 0 where it has none.
+    /// Number of scores that its head gives a text; 0 where it has none.
     pub(crate) fn scores_per_text(&self) -> usize {
         self.head.as_ref().map_or(0, Head::outputs)
     }
@@ -201,7 +201,7 @@ impl Encoder {
 
     /// Gives back the extra memory of a long pass.
     pub(crate) fn rest(&self, workspace: &mut EncoderWorkspace, threads: usize) {
-        // Where there is no memory for a usual pass the next one says so.
+        // If there is no memory for a usual pass, the next pass returns the error.
         let _ = workspace.fit(&self.spec, 0, threads);
     }
 

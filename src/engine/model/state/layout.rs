@@ -158,7 +158,7 @@ pub(super) struct Parts {
     pub(super) gone: SharedBlock,
     /// One block in so many has copies.
     pub(super) interval: usize,
-    /// How keys and values are stored.
+    /// The type in which keys and values are stored.
     pub(super) kind: KvCacheType,
 }
 
@@ -242,7 +242,7 @@ impl StateLayout {
         StateLayout::new(layers.into_iter(), kind)
     }
 
-    /// How keys and values are stored.
+    /// The type in which keys and values are stored.
     pub(in crate::model) fn kind(&self) -> KvCacheType {
         self.0.kind
     }
@@ -280,7 +280,7 @@ impl StateLayout {
         positions / each * each
     }
 
-    /// Where a layer's part begins.
+    /// The place of a layer's part.
     pub(in crate::model) fn place(&self, layer: usize) -> StatePlace {
         let Part { range, running, .. } = &self.0.layers[layer];
         StatePlace { running: running.start, block: range.start }

@@ -87,7 +87,7 @@ impl SequenceState {
         SequenceState { layout, blocks, windows, gone: 0, rows, len: 0, now, ahead, guesses: 0 }
     }
 
-    /// How keys and values are stored.
+    /// The type in which keys and values are stored.
     pub(super) fn kind(&self) -> KvCacheType {
         self.layout.kind()
     }

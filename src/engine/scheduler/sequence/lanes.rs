@@ -111,7 +111,7 @@ impl Sequence {
         answers.wanted(path, end.saturating_sub(rows)..end)
     }
 
-    /// Takes what the logits of such a row say.
+    /// Takes the log-probabilities from the logits of such a row.
     pub(in crate::scheduler) fn weighed(
         &mut self,
         wanted: &answers::Wanted,

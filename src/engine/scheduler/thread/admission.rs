@@ -249,8 +249,9 @@ impl EngineThread {
         running + suspended
     }
 
-    /// Whether so many bytes of keys and values fit, if need be in the place of those of suspended requests,
-    /// and of running ones that have to give way. False also where they do not fit beside what is left then.
+    /// Whether so many bytes of keys and values fit, after suspended requests have given up their state and
+    /// running ones their places as far as needed. False also where they do not fit beside the requests that
+    /// stay.
     fn make_room(&mut self, new: u64, most: u64, claim: Claim) -> bool {
         let staying = self.running.iter().filter(|running| !self.gives_way(running, claim));
         let staying: u64 = staying.map(Sequence::own_bytes).sum();
