@@ -23,10 +23,10 @@ use crate::{Error, ModelSource, Output};
 /// The index of a request that ended, and its result.
 type Ended = (usize, Result<Output, Error>);
 
-/// Longest time of a step while requests generate, so that they get a token now and then.
+/// Intended longest time of a step while requests generate, so that they get a token now and then.
 const SHARED_STEP_SECONDS: f64 = 0.1;
-/// Longest time of a step while there are only prompts. Long slices cost less, as they share the reading of
-/// the weights.
+/// Intended longest time of a step while there are only prompts. Long slices cost less, as they share the
+/// reading of the weights.
 const PREFILL_STEP_SECONDS: f64 = 0.4;
 /// Fewest prompt rows of a step, if there are any.
 const MIN_PREFILL_ROWS: usize = 8;

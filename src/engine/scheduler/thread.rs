@@ -231,8 +231,8 @@ impl EngineThread {
         }
         self.models.clear();
         self.fail_begun(&Error::Stopped);
-        // Requests that are still in the channel fail as well. One that comes later is dropped with the channel,
-        // which sends its last event.
+        // Requests that are still in the channel fail as well. One that comes later is dropped with the
+        // channel, which sends its last event.
         let queued = self.messages.try_iter().filter_map(|message| match message {
             Message::Submit(queued) => Some(queued.submission),
             Message::Report(_) | Message::Wake => None,
