@@ -10,16 +10,16 @@ use crate::kernels::tile::KvCacheType;
 use crate::model::encoder::{self, EncoderWorkspace};
 use crate::model::{self, DecoderWorkspace, SequenceState};
 
-/// Computes with [`crate::kernels`].
+/// The backend that computes with [`crate::kernels`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Native {
-    /// How it keeps keys and values.
+    /// The type of keys and values.
     pub(crate) kv_cache_type: KvCacheType,
-    /// Whether it also keeps what no window sees any more.
+    /// Whether sequences also keep the keys and values that no window sees any more.
     pub(crate) whole: bool,
 }
 
-/// A decoder and what its passes work in.
+/// A decoder with the memory for its passes.
 struct NativeDecoder {
     model: model::Decoder,
     workspace: DecoderWorkspace,
@@ -27,7 +27,7 @@ struct NativeDecoder {
     rows: usize,
 }
 
-/// An encoder and the pass that it computes.
+/// An encoder with its current pass.
 struct NativeEncoder {
     model: encoder::Encoder,
     workspace: EncoderWorkspace,

@@ -1,25 +1,24 @@
-//! Where a text may be cut: the places where something begins, by kind.
+//! Borders: the places where a text may be cut, by kind.
 
 use super::Strategy;
 use crate::Error;
 use crate::memory::{try_grow, try_vec};
 
-/// A mark of a heading has so many `#` at most.
+/// Most `#` of the mark of a heading.
 const MAX_HEADING: usize = 6;
 
-/// Where something begins, the best kind first, ascending in each kind.
+/// The places where lines, sentences and so on begin: the best kind first, in ascending order within a kind.
 #[derive(Debug, Default)]
 pub(super) struct Borders {
     kinds: Vec<Vec<u32>>,
-    /// How many of the kinds a chunk may not begin with where it overlaps the one before: that would take too
-    /// much.
+    /// Number of kinds at which an overlap may not begin, as it would be too long.
     large: usize,
     /// Whether the first kind are headings.
     has_headings: bool,
 }
 
 impl Borders {
-    /// Those that a strategy looks for. None of them is the beginning of the text.
+    /// The borders for a strategy. The beginning of the text is none of them.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -44,7 +43,7 @@ impl Borders {
         })
     }
 
-    /// The last border of the best kind behind `after`, and not behind `most`.
+    /// The last border of the best kind behind `after` and up to `most`.
     pub(super) fn last(&self, after: usize, most: usize) -> Option<usize> {
         self.kinds.iter().find_map(|kind| {
             let count = kind.partition_point(|at| *at as usize <= most);
@@ -53,7 +52,7 @@ impl Borders {
         })
     }
 
-    /// The number of the best kind that has a border there; that of kinds where none has.
+    /// The number of the best kind with a border there; the number of kinds where there is none.
     pub(super) fn rank(&self, at: usize) -> usize {
         let has = |kind: &Vec<u32>| kind.binary_search(&(at as u32)).is_ok();
         self.kinds.iter().position(has).unwrap_or(self.kinds.len())
@@ -65,8 +64,8 @@ impl Borders {
         headings.is_some_and(|headings| headings.binary_search(&(at as u32)).is_ok())
     }
 
-    /// The first border from `earliest` on and before `cut`, of sentences if there is one, and otherwise of
-    /// words where chunks may begin with any of these.
+    /// The first border from `earliest` on and before `cut` at which an overlap may begin: that of a sentence
+    /// if there is one, otherwise that of a word where the strategy allows words.
     pub(super) fn first_for_overlap(&self, earliest: usize, cut: usize) -> Option<usize> {
         let mut small = self.kinds.get(self.large..).unwrap_or_default();
         if self.large == 0 {
@@ -88,15 +87,15 @@ fn add(borders: &mut Vec<u32>, at: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where lines begin that are not blank.
+/// The beginnings of lines that are not blank.
 struct Lines {
-    /// Those that are headings of Markdown, outside of fences.
+    /// Headings of Markdown, outside of fences.
     headings: Vec<u32>,
-    /// Those behind a heading of Markdown, which it does not leave alone.
+    /// Lines behind a heading of Markdown, which stay together with it.
     headed: Vec<u32>,
-    /// Those behind a blank line, outside of fences; not behind a heading.
+    /// Lines behind a blank line, outside of fences; not behind a heading.
     blocks: Vec<u32>,
-    /// All of them, but not behind a heading.
+    /// All lines, but not those behind a heading.
     lines: Vec<u32>,
 }
 
@@ -137,7 +136,7 @@ impl Lines {
     }
 }
 
-/// The marks of a line that opens or closes a fence: which character, and how many.
+/// The character and the number of marks of a line that opens or closes a fence.
 fn fence_marks(line: &str) -> Option<(char, usize)> {
     let mark = line.chars().next().filter(|mark| matches!(mark, '`' | '~'))?;
     let count = line.chars().take_while(|other| *other == mark).count();
@@ -150,11 +149,11 @@ fn is_heading(line: &str) -> bool {
     (1..=MAX_HEADING).contains(&count) && (rest.starts_with([' ', '\t']) || rest.trim().is_empty())
 }
 
-/// Where sentences begin: behind the end of one and white space, and behind the end of one in scripts without
-/// spaces; and behind a blank line.
+/// The beginnings of sentences: behind the end of a sentence and white space, directly behind such an end in
+/// scripts without spaces, and behind a blank line.
 fn sentences(text: &str) -> Result<Vec<u32>, Error> {
     let mut borders = try_vec("the borders in a text", 0)?;
-    // Whether a sentence has ended, and how many lines since.
+    // Whether a sentence has ended, and the number of lines since.
     let (mut ended, mut spaced, mut lines) = (false, false, 0);
     let mut ideographic = false;
     for (at, character) in text.char_indices() {
@@ -185,7 +184,7 @@ fn is_closing(character: char) -> bool {
     matches!(character, '"' | '\'' | ')' | ']' | '}' | '”' | '’' | '»' | '」' | '』' | '）')
 }
 
-/// Where words begin behind white space.
+/// The beginnings of words behind white space.
 fn words(text: &str) -> Result<Vec<u32>, Error> {
     let mut borders = try_vec("the borders in a text", 0)?;
     let mut spaced = false;

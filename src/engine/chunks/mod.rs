@@ -1,17 +1,17 @@
-//! A text in pieces of so many tokens of a model, which overlap if that is wanted.
+//! Chunking: a text is cut into pieces of at most so many tokens of a model, which may overlap.
 //!
-//! The text is gone through once. A chunk takes as many tokens as fit, and ends at the last border of the
-//! best kind among them: a heading before a paragraph, a paragraph before a line, and so on ([`borders`]);
-//! the next one begins there, or a little before, unless something would be broken for that which fits
-//! otherwise. Where tokens end is known from the tokens of the whole text, which may be others than those of
-//! a piece: so each chunk is tokenized by itself in the end, and is shortened where that makes it too long.
+//! The text is read once. A chunk takes as many tokens as fit, and ends at the last border of the best kind
+//! among them: a heading before a paragraph, a paragraph before a line, and so on ([`borders`]). The next one
+//! begins there, or a little before, unless the overlap would break a unit that fits without it. The ends of
+//! tokens are those of the whole text, whose tokens may differ from those of a piece: so each chunk is
+//! tokenized by itself in the end, and shortened if it is too long.
 //!
 //! Invariant: chunks are stretches of the text, in their order, each of which ends behind the one before;
-//! none begins or ends inside a character. A chunk has at most as many tokens as wanted, unless it is one
+//! none begins or ends inside a character. A chunk has at most the wanted number of tokens, unless it is one
 //! character.
 //!
 //! Invariant: the work is within a few times that of tokenizing the text: chunks overlap by half at most, and
-//! of two that follow each other at least one ends so far behind the other as there was room for.
+//! of two successive chunks, at least one ends as far behind the other as there was room for.
 
 mod borders;
 
@@ -34,30 +34,30 @@ pub struct Chunking {
     pub size: usize,
     /// Most tokens that a chunk has in common with the one before; at most half of `size`.
     pub overlap: usize,
-    /// Where it is cut.
+    /// The places where it is cut.
     pub strategy: Strategy,
-    /// The prompt that shares the context of the model with each chunk; the model is one that generates then,
-    /// and `size` is what a chunk may have at most.
+    /// The prompt that shares the context of the model with each chunk; the model must generate then, and
+    /// `size` is only the upper limit of a chunk.
     pub beside: Option<Beside>,
 }
 
-/// A prompt that is waiting for a piece of a text.
+/// A prompt to which a piece of a text is added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beside {
     /// The prompt without the piece; the model's chat template is put around it.
     pub prompt: String,
-    /// Most tokens of the answer. Pieces leave it as many, but half of the room at most.
+    /// Most tokens of the answer. Pieces leave room for them, up to half of the room.
     pub answer_tokens: usize,
 }
 
-/// Where a text is cut.
+/// The places where a text is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Strategy {
-    /// Wherever the tokens are enough: chunks are as long as they may be, with the white space at their ends.
+    /// Behind any token: chunks are as long as possible, with the white space at their ends.
     Token,
     /// Between paragraphs; where these are too long between lines, then sentences, words, tokens.
     Recursive,
-    /// Between sentences; where these are too long between words, then tokens. What overlaps is whole
+    /// Between sentences; where these are too long between words, then tokens. Chunks overlap by whole
     /// sentences.
     Sentence,
     /// Before headings; then between blocks of which none is inside a fence, lines, sentences, words, tokens.
@@ -78,7 +78,7 @@ pub struct Chunk {
 }
 
 impl Chunking {
-    /// Refuses numbers that make no sense.
+    /// Refuses sizes that make no sense.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`].
@@ -94,15 +94,15 @@ impl Chunking {
     }
 }
 
-/// Tokens of a piece that is worth asking a model about, and what its tokens may be more in the middle of a
-/// prompt.
+/// Fewest tokens of a piece that is worth a request to a model, and the tokens that a piece may have more in
+/// the middle of a prompt than by itself.
 const LEAST_ROOM: usize = 64;
 const SPARE_TOKENS: usize = 8;
 
-/// How many tokens of a text fit beside a prompt of some tokens and its answer.
+/// Number of tokens of a text that fit beside a prompt of `prompt_tokens` tokens and its answer.
 ///
 /// # Errors
-/// [`Error::PromptTooLong`] where that is next to nothing.
+/// [`Error::PromptTooLong`] where that is less than [`LEAST_ROOM`].
 pub(crate) fn room(
     prompt_tokens: usize,
     answer_tokens: usize,
@@ -116,7 +116,7 @@ pub(crate) fn room(
     Ok(room)
 }
 
-/// Cuts a text into pieces of `size` tokens at most, whatever size is asked for.
+/// Cuts a text into pieces of at most `size` tokens, in place of the size in `how`.
 ///
 /// # Errors
 /// Those of [`Tokenizer::encode`]; [`Error::OutOfMemory`].
@@ -135,7 +135,7 @@ struct Cutter<'a> {
     how: &'a Chunking,
     size: usize,
     tokenizer: &'a Tokenizer,
-    /// Where each token of the text ends, ascending.
+    /// The end of each token of the text, ascending.
     ends: Vec<u32>,
     borders: Borders,
 }
@@ -144,12 +144,12 @@ impl Cutter<'_> {
     fn chunks(&self) -> Result<Vec<Chunk>, Error> {
         let text = self.how.text.as_str();
         let mut chunks: Vec<Chunk> = Vec::new();
-        // The place up to which characters were counted, and how many there are.
+        // The place up to which characters were counted, and their number.
         let (mut counted, mut characters) = (0, 0);
         let (mut from, mut cut) = (self.begin(0), 0);
         while from < text.len() {
             let Some((start, end, next_cut, tokens)) = self.chunk_at_best(from, cut)? else {
-                // The overlap would leave no room for anything new.
+                // The overlap would leave no room for new text.
                 from = self.begin(cut);
                 continue;
             };
@@ -167,8 +167,8 @@ impl Cutter<'_> {
         Ok(chunks)
     }
 
-    /// [`Cutter::chunk`], which overlaps the one before only where that does not break what would be whole
-    /// without.
+    /// As [`Cutter::chunk`], but it overlaps the chunk before only where that does not break a unit that is
+    /// whole without the overlap.
     fn chunk_at_best(
         &self,
         from: usize,
@@ -186,13 +186,13 @@ impl Cutter<'_> {
         Ok(found)
     }
 
-    /// How good a place to cut is: the end of the text is the best one.
+    /// The rank of a place to cut: the end of the text is the best one.
     fn rank(&self, cut: usize) -> usize {
         if cut >= self.how.text.len() { 0 } else { self.borders.rank(cut) }
     }
 
-    /// The chunk that begins at `from` and is cut behind `before`: where it begins and ends without white
-    /// space, where it is cut, white space included, and its tokens. `None` where there is no such chunk.
+    /// The chunk that begins at `from` and is cut behind `before`: its beginning and end without white space,
+    /// the place of the cut, behind the white space, and its tokens. `None` where there is no such chunk.
     fn chunk(&self, from: usize, before: usize) -> Result<Option<(usize, usize, usize, usize)>, Error> {
         let text = self.how.text.as_str();
         let first = self.tokens_before(from);
@@ -200,7 +200,7 @@ impl Cutter<'_> {
         let shortest = text.ceil_char_boundary(from + 1);
         loop {
             let most = match self.ends.get(first + room) {
-                // Up to where the first token begins that has no room.
+                // Up to the beginning of the first token that has no room.
                 Some(_) => self.ends.get((first + room).wrapping_sub(1)).map_or(0, |end| *end as usize),
                 None => text.len(),
             };
@@ -220,8 +220,8 @@ impl Cutter<'_> {
             if tokens <= self.size || cut <= shortest {
                 return Ok(Some((start, end, self.begin(cut), tokens)));
             }
-            // The end moves back by what the chunk is too long, from where it ends rather than from where it
-            // was to end, and by more each time, so that there are few tries.
+            // The end moves back by the excess, counted from the actual end rather than from the place tried,
+            // and by more each time, so that there are few tries.
             let excess = (tokens - self.size).saturating_mul(1 << tries.min(20));
             tries += 1;
             let now = self.tokens_before(cut).saturating_sub(first).min(room);
@@ -238,11 +238,11 @@ impl Cutter<'_> {
         }
     }
 
-    /// Where the chunk behind one begins that begins at `from` and is cut at `cut`.
+    /// The beginning of the next chunk, where the current one begins at `from` and is cut at `cut`.
     fn next_start(&self, from: usize, cut: usize) -> usize {
         let text = self.how.text.as_str();
         let behind = self.begin(cut);
-        // A section is not begun with the end of the one before.
+        // A section does not begin with the end of the one before.
         if self.how.overlap == 0 || self.borders.is_heading(cut) {
             return behind;
         }
@@ -255,19 +255,19 @@ impl Cutter<'_> {
         match self.how.strategy {
             Strategy::Token => earliest,
             _ => self.borders.first_for_overlap(earliest, cut).unwrap_or_else(|| {
-                // A part of a word is nothing to begin with, unless there are no words at all.
+                // A chunk does not begin inside a word, unless there are no words at all.
                 let has_words = self.borders.first_for_overlap(from + 1, cut).is_some();
                 if has_words || self.how.strategy == Strategy::Sentence { behind } else { earliest }
             }),
         }
     }
 
-    /// How many tokens end at `at` or before.
+    /// Number of tokens that end at `at` or before.
     fn tokens_before(&self, at: usize) -> usize {
         self.ends.partition_point(|end| *end as usize <= at)
     }
 
-    /// Where what begins at `at` has its first character.
+    /// The first character to keep of a chunk that begins at `at`: white space before it is skipped.
     fn begin(&self, at: usize) -> usize {
         match self.how.strategy {
             Strategy::Token => at,
@@ -289,8 +289,8 @@ impl Cutter<'_> {
     }
 }
 
-/// Where each token of a text ends. Where the tokens do not spell the text, as those of WordPiece, the tokens
-/// of each word are spread over it.
+/// The end of each token of a text. Where the tokens do not spell the text, such as those of WordPiece, the
+/// tokens of each word are spread over it.
 fn token_ends(text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
     let tokens = tokenizer.encode(text)?;
     let mut ends: Vec<u32> = try_vec("the ends of tokens", tokens.len())?;
@@ -338,7 +338,7 @@ mod tests {
         chunks.iter().map(|chunk| &text[chunk.start..chunk.start + chunk.bytes]).collect()
     }
 
-    /// A text without much sense, of everything that matters for cutting.
+    /// A random text with everything that matters for cutting.
     fn made_up(seed: u64, words: usize) -> String {
         let pieces = [
             "word",
@@ -439,7 +439,7 @@ mod tests {
         let found = texts(text, &found);
         assert_eq!(found.len(), 2);
         assert!(found[1].starts_with("## Two") && found[0].ends_with("```"), "{found:?}");
-        // A heading is not left alone, and nothing of the section before comes again.
+        // A heading is not separated from its section, and no part of the section before is repeated.
         let text = "# Title\n\nSome words of an introduction. And more!\n\n## Part\n\nThe end of it all, in a few words.";
         let found = cut(
             text,

@@ -1,4 +1,4 @@
-//! Models that predict the next token, and the rows that they are asked for.
+//! Models that predict the next token, and the rows of their passes.
 
 use super::{Pooling, State};
 use crate::Error;
@@ -13,11 +13,11 @@ pub(crate) struct DecoderFacts {
     pub(crate) width: usize,
     /// Positions that the model can tell apart.
     pub(crate) context_length: usize,
-    /// How hidden states become an embedding.
+    /// The pooling of hidden states to an embedding.
     pub(crate) pooling: Pooling,
 }
 
-/// A model that predicts the next token, loaded, with the memory that its passes work in.
+/// A loaded model that predicts the next token, with the memory for its passes.
 pub(crate) trait Decoder: Send {
     /// Sizes and constants.
     fn facts(&self) -> DecoderFacts;
@@ -26,12 +26,13 @@ pub(crate) trait Decoder: Send {
     fn new_state(&self) -> Box<dyn State>;
 
     /// Computes the segments' rows, at most [`super::ModelLimits::rows`], and adds them to their states.
-    /// `interrupted` is asked now and then: once it says yes the pass ends, false is returned, and the states
-    /// have no position more than before, and fewer where a layer cannot take back what was computed
-    /// ([`State::len`]).
+    /// `interrupted` is called now and then: once it returns true, the pass ends and false is returned. The
+    /// states then have no more positions than before, and fewer where a layer cannot take back its
+    /// computation ([`State::len`]).
     ///
     /// # Errors
-    /// What keeps the pass from being computed at all. The sequences cannot go on.
+    /// An error of the backend, such as [`Error::OutOfMemory`]: the pass was not computed, and its sequences
+    /// cannot go on.
     fn forward(
         &mut self,
         segments: &mut [Segment<'_>],
@@ -51,13 +52,13 @@ pub(crate) trait Decoder: Send {
     /// [`Decoder::logits`] of two tokens only, bit for bit.
     ///
     /// # Errors
-    /// What keeps them from being computed.
+    /// An error of the backend, such as [`Error::OutOfMemory`].
     fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Result<Vec<[f32; 2]>, Error>;
 
     /// The outputs of the model's head for ranking for one of those rows; nothing without a head.
     fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32>;
 
-    /// Whether everything that was computed up to now came from weights that were there.
+    /// Checks that all weights could be read so far: results of a lost file are wrong.
     ///
     /// # Errors
     /// [`Error::LostModel`], naming the file.
@@ -72,7 +73,7 @@ pub(crate) struct Segment<'a> {
     pub(crate) tokens: &'a [u32],
     /// The rows whose final hidden state is wanted.
     pub(crate) wanted: WantedRows,
-    /// Set by the pass: the first position at which something was not finite.
+    /// Set by the pass: the first position with a value that is not finite.
     pub(crate) fault: Option<usize>,
 }
 
@@ -90,7 +91,7 @@ pub(crate) enum WantedRows {
 }
 
 impl WantedRows {
-    /// How many of `rows` rows they are.
+    /// Number of these rows among `rows` rows.
     pub(crate) fn count(self, rows: usize) -> usize {
         match self {
             WantedRows::None => 0,
@@ -100,7 +101,7 @@ impl WantedRows {
         }
     }
 
-    /// How many of the last rows may be taken back.
+    /// Number of rows at the end that may be taken back.
     pub(crate) fn guesses(self) -> usize {
         match self {
             WantedRows::Last(count) => count.saturating_sub(1),
@@ -109,7 +110,7 @@ impl WantedRows {
         }
     }
 
-    /// Whether row `row` of `rows` is one of them.
+    /// Whether row `row` of `rows` is one of these.
     pub(crate) fn includes(self, row: usize, rows: usize) -> bool {
         match self {
             WantedRows::None => false,

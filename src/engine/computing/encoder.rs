@@ -6,14 +6,14 @@ use crate::kernels::Pool;
 /// Most texts of a pass of an encoder.
 pub(crate) const MAX_TEXTS: usize = 128;
 
-/// What there is to know of an encoder.
+/// Sizes and limits of an encoder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EncoderFacts {
     /// Number of token ids.
     pub(crate) vocabulary: usize,
     /// Tokens that a text may have.
     pub(crate) context_length: usize,
-    /// How many scores its head gives a text; 0 where it has none.
+    /// Number of scores that its head gives a text; 0 where it has none.
     pub(crate) scores_per_text: usize,
     /// Most rows of a pass, unless it is of one request.
     pub(crate) rows: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Text<'a> {
     pub(crate) adapter: Option<u16>,
 }
 
-/// A model that makes a vector or scores of a text, loaded, with the memory that its passes work in.
+/// A loaded model that makes a vector or scores of a text, with the memory for its passes.
 pub(crate) trait Encoder: Send {
     /// Sizes and constants.
     fn facts(&self) -> EncoderFacts;
@@ -45,14 +45,14 @@ pub(crate) trait Encoder: Send {
     /// [`EncoderFacts::rows`].
     fn more_bytes(&self, rows: usize, threads: usize) -> u64;
 
-    /// Gives back what passes have taken beyond [`super::Backend::bytes`]. What came of the last one is
-    /// forgotten.
+    /// Gives back the memory of passes beyond [`super::Backend::bytes`]. The results of the last pass are
+    /// dropped.
     fn rest(&mut self, threads: usize);
 
     /// Computes some more of the pass; true once it is done.
     fn advance(&mut self, pool: &Pool) -> bool;
 
-    /// Whether a row of a text was not finite: its position.
+    /// The position of the first row of a text with a value that is not finite, if there is one.
     fn fault(&self, text: usize) -> Option<usize>;
 
     /// The vector of a text, of length 1, after the pass: `[width]`.
@@ -61,7 +61,7 @@ pub(crate) trait Encoder: Send {
     /// The scores that the head gives some texts, after the pass: `[texts, scores_per_text]`.
     fn scores(&mut self, texts: &[usize], pool: &Pool) -> Vec<f32>;
 
-    /// Whether everything that was computed up to now came from weights that were there.
+    /// Checks that all weights could be read so far: results of a lost file are wrong.
     ///
     /// # Errors
     /// [`Error::LostModel`], naming the file.

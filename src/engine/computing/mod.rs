@@ -1,15 +1,16 @@
-//! The seam between the scheduler, which decides what is computed when, and the backends, which compute it.
+//! The interface between the scheduler, which decides what is computed when, and the backends, which compute
+//! it.
 //!
-//! A [`Backend`] loads the models of files. A [`Decoder`] computes rows of several sequences at once; what it
-//! keeps of each sequence is a [`State`], which belongs to the sequence and is made of blocks that sequences
+//! A [`Backend`] loads the models of files. A [`Decoder`] computes rows of several sequences at once; the
+//! memory of each sequence is a [`State`], which belongs to the sequence and is made of blocks that sequences
 //! share. An [`Encoder`] computes whole texts, some layers at a time. The scheduler knows nothing else of
 //! models.
 //!
-//! Invariant: what a backend computes of a row depends on the tokens before it in its own sequence and on
-//! nothing else: not on how they were cut into passes, nor on the other segments, nor on threads.
+//! Invariant: a backend's result for a row depends on the tokens before it in its own sequence and on nothing
+//! else: not on how they were cut into passes, nor on the other segments, nor on threads.
 //!
-//! Invariant: nothing here knows what implements it. `make lint` checks that neither a backend nor a model is
-//! used.
+//! Invariant: this module does not know its implementations. `make lint` checks that it uses neither a
+//! backend nor a model.
 
 mod decoder;
 mod encoder;
@@ -25,7 +26,7 @@ pub(crate) use state::{BLOCK, Block, State};
 
 /// A backend, which computes models.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
-    /// Bytes that the model of a file takes while it is loaded, without what belongs to sequences.
+    /// Bytes that the model of a file takes while it is loaded, without those of sequences.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
@@ -59,7 +60,7 @@ pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
 pub(crate) struct Loading<'a> {
     /// Threads that repack weights.
     pub(crate) pool: &'a Pool,
-    /// Asked now and then: once it says yes, loading ends with [`Error::Stopped`].
+    /// Called now and then: once it returns true, loading ends with [`Error::Stopped`].
     pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -74,7 +75,8 @@ pub(crate) struct ModelLimits {
     pub(crate) threads: usize,
 }
 
-/// How the hidden states of a text become its embedding; numbers as in llama.cpp's `pooling_type`.
+/// The way in which the hidden states of a text become its embedding; numbers as in llama.cpp's
+/// `pooling_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pooling {
     /// 1: the mean over all tokens.

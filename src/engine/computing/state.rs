@@ -1,4 +1,4 @@
-//! What decoders keep of sequences, in blocks that sequences share.
+//! The states of sequences that decoders keep, in blocks that sequences share.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -9,36 +9,35 @@ use crate::kernels::tile::TILE;
 /// Positions of a block of state.
 pub(crate) const BLOCK: usize = TILE;
 
-/// The state of one sequence: what a decoder keeps of its tokens, in blocks of [`BLOCK`] positions.
+/// The state of one sequence: the memory that a decoder keeps of its tokens, in blocks of [`BLOCK`]
+/// positions.
 pub(crate) trait State: Send {
-    /// Number of positions that are there. The tokens behind them are computed, or computed again, by the
-    /// next passes.
+    /// Number of its positions. The tokens behind them are computed, or computed again, by the next passes.
     fn len(&self) -> usize;
 
     /// Number of its blocks, shared ones included.
     fn blocks(&self) -> usize;
 
-    /// Bytes of its first `blocks` blocks, whether they are there or not, without what windows see of them.
+    /// Bytes of its first `blocks` blocks, whether they exist or not, without their window parts.
     fn block_bytes(&self, blocks: usize) -> u64;
 
-    /// Bytes of what windows see of `blocks` blocks. Layers with a sliding window keep a block only as long
-    /// as their window sees some of it.
+    /// Bytes of the window parts of `blocks` blocks. Layers with a sliding window keep a block only as long
+    /// as their window reaches it.
     fn window_bytes(&self, _blocks: usize) -> u64 {
         0
     }
 
-    /// Of so many blocks it has that at a time, at most.
+    /// Most blocks that have their window part at a time.
     fn most_window_blocks(&self) -> usize {
         0
     }
 
-    /// Of so many blocks it has that now.
+    /// Number of blocks that have their window part now.
     fn window_blocks(&self) -> usize {
         0
     }
 
-    /// Gives back what no window sees any more, now that the next position is the one behind all that are
-    /// there.
+    /// Gives back the window parts that the window of the next position no longer reaches.
     fn settle(&mut self) {}
 
     /// Bytes that a state takes beside its blocks, however many positions it has.
@@ -46,15 +45,14 @@ pub(crate) trait State: Send {
         0
     }
 
-    /// Bytes of a state of `positions` positions that shares none, at most, while it grows.
+    /// Most bytes of a state of `positions` positions while it grows, without shared blocks.
     fn bytes(&self, positions: usize) -> u64 {
         let blocks = positions.div_ceil(BLOCK);
         let seen = self.window_bytes(blocks.min(self.most_window_blocks()));
         self.block_bytes(blocks).saturating_add(seen).saturating_add(self.fixed_bytes())
     }
 
-    /// Whether a sequence can go on behind its first `blocks` blocks, which are there, when it has only
-    /// those.
+    /// Whether a sequence can resume behind its first `blocks` blocks, which exist, when it has only those.
     fn resumes_behind(&self, blocks: usize) -> bool;
 
     /// Makes room for `positions` positions, without adding them.
@@ -63,39 +61,39 @@ pub(crate) trait State: Send {
     /// [`Error::OutOfMemory`] where there is no more.
     fn reserve(&mut self, positions: usize) -> Result<(), Error>;
 
-    /// Forgets the positions from `len` on; what is computed afterwards is as if they had never been. Fewer
-    /// positions than `len` are left where the layers of the model cannot go back to just that one:
-    /// [`State::len`] says how many.
+    /// Forgets the positions from `len` on; later results are as if they had never been. Fewer positions than
+    /// `len` are left where the layers of the model cannot go back to exactly that one: [`State::len`] is the
+    /// number left.
     fn truncate(&mut self, len: usize);
 
-    /// [`State::truncate`], leaving nothing where the positions were: values that are not finite would spoil
-    /// even what has no weight.
+    /// [`State::truncate`], which also clears the values of the positions: values that are not finite would
+    /// spoil results even with a weight of 0.
     fn wipe(&mut self, len: usize);
 
     /// Forgets all positions and gives back all blocks.
     fn forget(&mut self);
 
     /// Adds the positions of a block that another sequence of this model has computed after the same tokens.
-    /// Where the state cannot [go on](State::resumes_behind) behind it, another block or [`State::truncate`]
+    /// Where the state cannot [resume](State::resumes_behind) behind it, another block or [`State::truncate`]
     /// must follow.
     fn attach(&mut self, block: Block);
 
-    /// Block `index`, whose positions are all there, with what windows see of it if that is still there.
+    /// Block `index`, all of whose positions are computed, with its window part if that still exists.
     fn block(&self, index: usize) -> Block;
 
-    /// Takes another block of the same contents for block `index`, as far as both are there.
+    /// Replaces block `index` by another one of the same contents, as far as both exist.
     fn replace(&mut self, index: usize, block: Block);
 
     /// The backend's own type of it.
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
-/// [`BLOCK`] positions of a state. What they look like is their backend's affair. Clones share them.
+/// [`BLOCK`] positions of a state, in a form of the backend's own. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Block {
-    /// The part that all positions behind it see.
+    /// The part that all later positions see.
     content: Arc<dyn Any + Send + Sync>,
-    /// The part that windows see, as long as somebody keeps it.
+    /// The part that only windows see, as long as it is kept.
     window: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -104,7 +102,7 @@ impl Block {
         Block { content, window: None }
     }
 
-    /// The block with what windows see of it.
+    /// The block with its window part.
     pub(crate) fn with_window<T: Any + Send + Sync>(self, window: Option<Arc<T>>) -> Block {
         let window = window.map(|window| -> Arc<dyn Any + Send + Sync> { window });
         Block { window, ..self }
@@ -115,34 +113,34 @@ impl Block {
         self.content.downcast().ok()
     }
 
-    /// The part that windows see, if it is there.
+    /// Its window part, if that exists.
     pub(crate) fn window<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.window.clone()?.downcast().ok()
     }
 
-    /// Whether there is what windows see of it.
+    /// Whether it has its window part.
     pub(crate) fn has_window(&self) -> bool {
         self.window.is_some()
     }
 
-    /// Takes that of another block of the same contents, where it has none.
+    /// Takes the window part of another block of the same contents, where it has none.
     pub(crate) fn take_window(&mut self, other: &Block) {
         if self.window.is_none() {
             self.window.clone_from(&other.window);
         }
     }
 
-    /// Forgets that.
+    /// Drops its window part.
     pub(crate) fn drop_window(&mut self) {
         self.window = None;
     }
 
-    /// Whether anybody else has it too.
+    /// Whether it has other owners.
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.content) > 1
     }
 
-    /// Whether anybody else has what windows see of it.
+    /// Whether its window part has other owners.
     pub(crate) fn window_is_shared(&self) -> bool {
         self.window.as_ref().is_some_and(|window| Arc::strong_count(window) > 1)
     }

@@ -1,4 +1,4 @@
-//! How long masks take, and ways to the end, for the benchmark.
+//! The times of masks and of ways to the end, for the benchmark.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ pub struct Walker {
 }
 
 impl Walker {
-    /// Makes what is made once for a vocabulary.
+    /// Prepares the vocabulary, once for all constraints.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] where it is not made for constraints.
+    /// [`Error::InvalidRequest`] where the vocabulary cannot be used for constraints.
     pub fn new(tokenizer: Tokenizer) -> Result<Walker, Error> {
         let rows = tokenizer.vocab_size();
         let tokenizer = Arc::new(tokenizer);
@@ -53,7 +53,7 @@ impl Walker {
         Ok(times)
     }
 
-    /// The time of each mask along a text, of which each step takes as much as a token can.
+    /// The time of each mask along a text, where each step takes the longest token that agrees with it.
     ///
     /// # Errors
     /// Those of the constraint; [`Error::Constraint`] where the text does not match it.

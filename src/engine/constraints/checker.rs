@@ -1,5 +1,5 @@
-//! The check of a finished answer: by the crates `jsonschema` and `regex`, which share no code with what
-//! guided it.
+//! The check of a finished answer: by the crates `jsonschema` and `regex`, which share no code with the
+//! grammar that guided it.
 
 use std::ops::Range;
 
@@ -22,10 +22,10 @@ const MAX_REGEX_DEPTH: u32 = 64;
 /// Most steps that all patterns take together for one answer; some 300,000 a millisecond, and seldom as few
 /// as 100,000.
 const MAX_STEPS: u64 = 300_000_000;
-/// The same, and most schemas that are looked at, while an answer is checked between two tokens.
+/// The same, and the most schemas that are applied, for a check between two tokens.
 const MAX_STEPS_BETWEEN: u64 = 1_000_000;
 const MAX_CHECKS_BETWEEN: u64 = 2_000;
-/// Digits of a number that is not too large, whatever they are.
+/// Digits of a number that is small enough in any case.
 const MAX_DIGITS: usize = 250;
 /// Most bytes of such an answer.
 const MAX_BYTES_BETWEEN: usize = 64 << 10;
@@ -58,12 +58,12 @@ impl Checker {
         })
     }
 
-    /// Whether more is checked of an answer than has guided it.
+    /// Whether the check covers more than the grammar that has guided the answer.
     pub(crate) fn is_stricter(&self) -> bool {
         matches!(self, Checker::Json(_))
     }
 
-    /// The part of an answer that does not match, if the answer can be checked in little time.
+    /// The part of an answer that does not match, if the answer can be checked within [`MAX_STEPS_BETWEEN`].
     pub(crate) fn flaw(&self, answer: &str) -> Option<Range<usize>> {
         let Checker::Json(json) = self else { return None };
         let (validator, graph) = &**json;
@@ -72,7 +72,7 @@ impl Checker {
         }
         let document = match serde_json::from_str::<Value>(answer) {
             Ok(document) => document,
-            // A number that is too large, as a rule. It stands on one line.
+            // As a rule, a number that is too large. It stands on one line.
             Err(error) => {
                 let end = error.column().min(answer.len());
                 let number = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
@@ -93,7 +93,7 @@ impl Checker {
         Some(span(answer, &place??))
     }
 
-    /// Whether the answer matches. Ends early where all `tickets`, of those who want it, are cancelled.
+    /// Checks an answer. Ends early where all `tickets`, of the listeners of the request, are cancelled.
     ///
     /// # Errors
     /// [`Error::Mismatch`], without the answer.
@@ -109,7 +109,7 @@ impl Checker {
                 if !graph.is_checked_soon(&document) {
                     return mismatch("the schema applies to it in too many ways".to_owned());
                 }
-                // `validate` would also say where the document is wrong, and take longer than what was
+                // `validate` would also name the wrong part of the document, but take longer than was
                 // counted.
                 match within(MAX_STEPS, tickets, || validator.is_valid(&document)) {
                     Some(true) => Ok(()),
@@ -134,8 +134,8 @@ pub(super) fn parse(schema: &str) -> Result<Value, Error> {
     }
 }
 
-/// A validator that fetches nothing: what the schema refers to has to be in it. Formats are checked. A schema
-/// that does not say of which draft it is may be of an older one.
+/// A validator that fetches nothing: the schema must contain all that it refers to. Formats are checked. A
+/// schema that does not name its draft may be of an older one.
 fn validator(schema: &Value) -> Result<Validator, Error> {
     let newest = build(schema, None);
     let older =
@@ -150,8 +150,8 @@ fn validator(schema: &Value) -> Result<Validator, Error> {
     })
 }
 
-/// Patterns of strings are counted ([`Pattern`]). Those of names are matched in linear time, and only where
-/// they are not regular in bounded time.
+/// Patterns of strings are counted ([`Pattern`]). Patterns of names are matched in linear time if they are
+/// regular, and in bounded time otherwise.
 fn build(schema: &Value, draft: Option<Draft>) -> Result<Validator, ValidationError<'static>> {
     let options = || {
         let options = jsonschema::options()
@@ -176,13 +176,13 @@ fn full_match(pattern: &str) -> Result<Regex, Error> {
             .nest_limit(MAX_REGEX_DEPTH)
             .build()
     };
-    // The pattern is compiled by itself first, so that errors are about what was written and its brackets
-    // close what they open.
+    // The pattern is compiled by itself first, so that errors are about the user's text, and its brackets are
+    // balanced.
     let whole = compile(pattern).and_then(|_| compile(&format!("\\A(?:{pattern})\\z")));
     whole.or_else(|error| invalid(format!("the pattern is invalid: {}", regex_reason(&error))))
 }
 
-/// The reason alone, without the pattern and an arrow into it.
+/// The reason alone, without the pattern and the arrow into it.
 fn regex_reason(error: &regex::Error) -> String {
     let text = error.to_string();
     brief(text.rsplit_once("error: ").map_or(text.as_str(), |(_, reason)| reason))

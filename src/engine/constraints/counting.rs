@@ -1,26 +1,26 @@
-//! How many tokens a text takes as the answer would go: those that are forced as the tokenizer has them, and
-//! between them the fewest that the vocabulary has.
+//! The number of tokens that a text takes in an answer: forced tokens as the tokenizer makes them, and
+//! between them the fewest that the vocabulary allows.
 //!
-//! They are counted by going along the text on a copy of the grammar, which takes long where much is still to
-//! come. Two texts that are counted one after the other mostly differ at their beginnings alone, so the
-//! places of the last walk are kept: where a walk has come through several of them in a row as the last one
-//! did, the rest is known. A walk that meets none of them ends after a number of steps, and the rest counts
-//! as a token for each byte, which is never too few.
+//! They are counted by following the text on a copy of the grammar, which takes long for a long text. Two
+//! texts that are counted one after the other mostly differ at their beginnings alone, so the places of the
+//! last walk are kept: where a walk comes through several of them in a row as the last one did, the rest is
+//! known. A walk that meets none of them ends after a number of steps; the rest then counts as a token for
+//! each byte, which is never too few.
 
 use toktrie::TokTrie;
 
 use super::closing::fewest;
 use crate::tokenizer::Tokenizer;
 
-/// How many places in a row have to be those of the last walk.
+/// Number of places in a row that have to be those of the last walk.
 const ALIKE: usize = 4;
 /// Most steps of all walks for one choice. Each takes a tenth of a millisecond or two.
 pub(super) const MAX_STEPS: usize = 128;
 
-/// A place of a walk at which tokens that are forced may begin, and behind them one that is chosen.
+/// A place of a walk at which forced tokens may begin, followed by a chosen one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stop {
-    /// Bytes from here to the end, and tokens.
+    /// Bytes and tokens from here to the end.
     bytes: usize,
     tokens: usize,
     /// Bytes that are forced here.
@@ -33,25 +33,25 @@ pub(super) struct Counted {
     text: Vec<u8>,
     /// The places of the walk, the last one first.
     stops: Vec<Stop>,
-    /// How many tokens it takes.
+    /// Number of its tokens.
     pub(super) tokens: usize,
 }
 
 /// The inputs of a walk.
 pub(super) struct Walk<'a> {
-    /// At the beginning of the text.
+    /// The grammar, at the beginning of the text.
     pub(super) grammar: llguidance::Matcher,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) trie: &'a TokTrie,
     /// The last walk.
     pub(super) known: Option<&'a Counted>,
-    /// Tokens that may be taken.
+    /// Most tokens that the text may take.
     pub(super) left: usize,
 }
 
 impl Walk<'_> {
-    /// Counts the tokens of a text; None where they are more than there may be, or the text does not lead to
-    /// the end. Takes the steps that the walk takes from `steps`.
+    /// Counts the tokens of a text; None where they are more than `left`, or the text does not lead to the
+    /// end. Subtracts the steps of the walk from `steps`.
     pub(super) fn count(mut self, text: &[u8], steps: &mut usize) -> Option<Counted> {
         let fewest = fewest(self.trie, text);
         let shared = self.known.map_or(0, |known| common_end(&known.text, text));
@@ -102,7 +102,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A walk that goes on as the last one did from a place of it.
+    /// The count for a walk that continues as the last one did from one of its places.
     fn joined(&self, text: &[u8], places: Vec<Stop>, stop: Stop, before: usize) -> Option<Counted> {
         let known = self.known?;
         let all = before + stop.tokens;
@@ -115,7 +115,7 @@ impl Walk<'_> {
         Some(joined)
     }
 
-    /// A walk that was given up: the rest is spelled.
+    /// The count for a walk that was given up: the rest takes a token for each byte.
     fn spelled(&self, text: &[u8], at: usize, tokens: usize) -> Option<Counted> {
         let all = tokens + text.len() - at;
         let fits = all <= self.left && can_spell(self.trie, &text[at..]);
@@ -131,13 +131,13 @@ impl Counted {
         Some((index, self.stops[index]))
     }
 
-    /// Whether it tells anything about other texts.
+    /// Whether it helps to count other texts.
     pub(super) fn has_places(&self) -> bool {
         !self.stops.is_empty()
     }
 }
 
-/// A text with its places, whose tokens are counted from the beginning.
+/// A counted text. The tokens of `places` are given from its beginning and kept from its end.
 fn counted(text: &[u8], places: Vec<Stop>, tokens: usize) -> Counted {
     let from_end = |place: &Stop| Stop { tokens: tokens - place.tokens, ..*place };
     let stops = places.iter().rev().map(from_end).collect();
@@ -152,7 +152,7 @@ pub(super) fn can_spell(trie: &TokTrie, text: &[u8]) -> bool {
     })
 }
 
-/// How many bytes two texts have in common at their ends.
+/// Number of bytes that two texts have in common at their ends.
 fn common_end(one: &[u8], other: &[u8]) -> usize {
     one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count()
 }

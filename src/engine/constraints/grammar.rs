@@ -1,4 +1,4 @@
-//! Constraints compiled for a model's vocabulary, and the last of them kept.
+//! Constraints compiled for a model's vocabulary, of which the last ones are kept.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::Error;
 use crate::memory::{Held, Ledger};
 use crate::tokenizer::Tokenizer;
 
-/// Most grammars that are kept, and bytes of their languages.
+/// Most grammars that are kept, and most bytes of their languages.
 const MAX_KEPT: usize = 32;
 const MAX_KEPT_BYTES: usize = 32 << 20;
 
@@ -42,9 +42,9 @@ const MAX_GRAMMAR_SIZE: usize = 200_000;
 /// The message of llguidance about a schema to which nothing conforms.
 const UNSATISFIABLE: &str = "Unsatisfiable schema";
 
-/// Bytes of a copy of a grammar that a request goes on with, apart from those that its text adds.
+/// Bytes of a request's copy of a grammar, apart from those that its text adds.
 const MATCHER_BYTES: u64 = 1 << 20;
-/// Bytes that each byte of a constraint's text takes once it is compiled: productions, states, symbols.
+/// Bytes of a compiled constraint for each byte of its text: productions, states, symbols.
 const BYTES_PER_BYTE: u64 = 64;
 /// Bytes that the trie and the tree of a vocabulary take for each token, and llguidance's slices.
 const BYTES_PER_TOKEN: u64 = 400;
@@ -55,13 +55,13 @@ fn own_bytes(constraint: &Constraint) -> u64 {
 
 /// A constraint, ready to be followed by any number of requests.
 pub(crate) struct Grammar {
-    /// At its beginning. Never moved on, only copied.
+    /// The parser at its beginning. It is only copied, never advanced.
     parser: Mutex<TokenParser>,
     /// The automaton of a pattern.
     language: Option<Arc<Language>>,
-    /// At its beginning, of what has no language.
+    /// The chart at its beginning, for constraints without a language.
     chart: Option<Mutex<Chart>>,
-    /// A shortest answer, whose tokens are counted.
+    /// A shortest answer, and the count of its tokens.
     way: Option<(Way, Counted)>,
     checker: Arc<Checker>,
     _held: Held,
@@ -93,13 +93,13 @@ struct Kept {
 }
 
 impl Grammars {
-    /// For a model whose head has `rows` rows. What is compiled counts in `memory`.
+    /// For a model whose head has `rows` rows. Compiled grammars are counted in `memory`.
     pub(crate) fn new(tokenizer: Arc<Tokenizer>, rows: usize, memory: Arc<Ledger>) -> Grammars {
         Grammars { tokenizer, rows, memory, vocabulary: OnceLock::new(), kept: Mutex::default() }
     }
 
-    /// A matcher of the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large
-    /// stack.
+    /// A matcher of the constraint, at its beginning. Compiles the constraint unless its grammar is kept,
+    /// which takes long, and a large stack.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] where the constraint makes no sense, or is more than llguidance or its
@@ -114,7 +114,7 @@ impl Grammars {
         Ok(matcher)
     }
 
-    /// A matcher that knows no way to the end.
+    /// A matcher without a known way to the end.
     fn follow(&self, grammar: &Grammar, constraint: &Constraint) -> Result<Matcher, Error> {
         let vocabulary = self.vocabulary()?;
         let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
@@ -135,8 +135,8 @@ impl Grammars {
     }
 
     fn vocabulary(&self) -> Result<&Vocabulary, Error> {
-        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may
-        // be memory later.
+        // Two threads that come first may both make it; one result is dropped. A failure is not kept, as
+        // there may be memory later.
         if self.vocabulary.get().is_none() {
             let _ = self.vocabulary.set(vocabulary(&self.tokenizer, self.rows, &self.memory)?);
         }
@@ -153,7 +153,7 @@ impl Grammars {
         Some(Arc::clone(grammar))
     }
 
-    /// Keeps it, in the place of those that were not used for the longest time.
+    /// Keeps a grammar, in the place of the least recently used ones.
     fn keep(&self, constraint: &Constraint, grammar: Arc<Grammar>) -> Arc<Grammar> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = |grammar: &Grammar| grammar.language.as_ref().map_or(0, |language| language.bytes());
@@ -196,9 +196,9 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
     let (environment, tree) = trie::environment(tokenizer, rows)?;
     let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
     let mut slices = SlicedBiasComputer::general_slices();
-    // Words of a string that may have so many more characters come in one step. llguidance's own slices, of
-    // 10 and of 30, leave most of the vocabulary to be walked through near the end of a `maxLength`. Each
-    // costs some 8 MB.
+    // Slices: words of a string that may have this many more characters are allowed in one step. llguidance's
+    // own slices, of 10 and of 30, leave most of the vocabulary to be walked through near the end of a
+    // `maxLength`. Each takes some 8 MB.
     slices.extend([5, 18].map(|most| format!(r#"[^"\\\x00-\x1F\x7F]{{1,{most}}}"#)));
     let mut factory = ParserFactory::new(&environment, capabilities, &slices)
         .map_err(|error| Error::InvalidRequest(reason(&format!("{error:#}"))))?;
@@ -213,7 +213,7 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
     Ok(Vocabulary { _held: held, factory, tree: Arc::new(tree) })
 }
 
-/// The parser that guides an answer: of a schema, it takes as much as llguidance takes.
+/// The parser that guides an answer: of a schema, the largest part that llguidance can take.
 fn parser(constraint: &Constraint, factory: &ParserFactory) -> Result<TokenParser, Error> {
     let told = |error: &dyn std::fmt::Display, what| {
         let reason = reason(&format!("{error:#}"));
@@ -240,10 +240,11 @@ fn parser(constraint: &Constraint, factory: &ParserFactory) -> Result<TokenParse
         match factory.create_parser(json_grammar(part.of(&schema))) {
             Ok(parser) => return Ok(parser),
             Err(error) => {
-                // Nothing conforms to it: less of it would let through what never does.
+                // No document conforms to it: a smaller part would allow answers that never do.
                 let empty = format!("{error:#}").contains(UNSATISFIABLE);
                 let error = first.get_or_insert(told(&error, "schema"));
-                // Twice: the whole takes what stands beside a reference for part of it, in all drafts.
+                // This does not hold for the whole, which takes keywords beside a reference for part of the
+                // schema, in all drafts.
                 if empty && part != Part::Whole {
                     return Err(error.clone());
                 }
@@ -265,9 +266,9 @@ fn pattern(constraint: &Constraint) -> Option<Cow<'_, str>> {
     }
 }
 
-/// One line, with a space after each comma and colon: a small model does not lose itself in white space, and
-/// whatever the schema fixes is forced, tokens and all. Of `oneOf` it is made sure in the end that one branch
-/// holds alone.
+/// One line, with a space after each comma and colon, so that a small model does not lose itself in white
+/// space, and all that the schema fixes is forced, in tokens. That only one branch of a `oneOf` holds is
+/// checked at the end.
 fn json_grammar(schema: Value) -> TopLevelGrammar {
     let options = JsonCompileOptions {
         item_separator: ", ".to_owned(),
@@ -279,7 +280,7 @@ fn json_grammar(schema: Value) -> TopLevelGrammar {
         ..JsonCompileOptions::default()
     };
     let mut schema = if schema.is_object() { schema } else { json!({ "allOf": [schema] }) };
-    // These options take the place of what the user may have written into the schema.
+    // These options replace those that the user may have written into the schema.
     options.apply_to(&mut schema);
     TopLevelGrammar::from_json_schema(schema)
 }

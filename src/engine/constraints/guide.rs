@@ -1,4 +1,4 @@
-//! What of a schema guides an answer: as much of it as llguidance can be given. What is left out is left to
+//! The part of a schema that guides an answer: as much of it as llguidance can be given. The rest is left to
 //! the check of the finished answer.
 
 use regex_syntax::Parser;
@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::plain::{is_draft, visit};
 
-/// How deep the schemas are that guide where the whole is too much, and how many members each has beside
-/// those that are required.
+/// Depth of the schemas that guide where the whole is too large, and the members that each has beside the
+/// required ones.
 const SHALLOW: usize = 4;
 const FEW: usize = 24;
 
-/// How much is left out of a schema, from little to nearly all.
+/// The part of a schema that guides an answer. Each variant names what is left out, from little to nearly
+/// all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// Keywords that have no meaning for a grammar.
@@ -29,11 +30,11 @@ pub(super) enum Part {
 pub(super) const PARTS: [Part; 5] = [Part::Whole, Part::Regular, Part::Shape, Part::Top, Part::Outline];
 
 impl Part {
-    /// This part of a plain schema. Whatever conforms to the schema conforms to it, but for [`Part::Top`],
-    /// which leaves out some members that a document may have.
+    /// This part of a plain schema. All documents that conform to the schema conform to it, except for
+    /// [`Part::Top`], which leaves out some members that a document may have.
     pub(super) fn of(self, schema: &Value) -> Value {
         let mut part = schema.clone();
-        // Draft 4 to 7 ignore what stands beside a reference.
+        // Drafts 4 to 7 ignore keywords beside a reference.
         let old =
             part.get("$schema").and_then(Value::as_str).is_some_and(|draft| !draft.contains("draft/20"));
         visit(&mut part, &mut |keywords| {
@@ -62,7 +63,7 @@ impl Part {
 fn is_regular(pattern: &str) -> bool {
     Parser::new().parse(pattern).is_ok_and(|parsed| {
         let looks = parsed.properties().look_set();
-        // Anchors are; borders of words are not for llguidance.
+        // llguidance supports anchors, but not word boundaries.
         !looks.contains_word()
     })
 }
@@ -75,7 +76,7 @@ fn without_irregular(keywords: &mut Map<String, Value>) {
         let before = members.len();
         members.retain(|pattern, _| is_regular(pattern));
         if members.len() < before {
-            // Members that the patterns which are left out allow must not be forbidden as additional ones.
+            // Members that the omitted patterns allow must not be forbidden as additional ones.
             keywords.shift_remove("additionalProperties");
         }
     }
@@ -90,7 +91,7 @@ fn without_patterns(keywords: &mut Map<String, Value>) {
     }
 }
 
-/// Leaves out what is deeper than so many levels of items and members, and members beyond a number.
+/// Leaves out items and members deeper than `levels`, and members beyond a number.
 fn cut(schema: &mut Value, levels: usize) {
     let Value::Object(keywords) = schema else { return };
     if levels == 0 {

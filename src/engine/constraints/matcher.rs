@@ -16,18 +16,18 @@ use crate::tokenizer::Tokenizer;
 /// A request's place in its grammar.
 pub(crate) struct Matcher {
     grammar: llguidance::Matcher,
-    /// The same place in the language of a pattern, which masks are made from.
+    /// The same place in the language of a pattern, from which masks are made.
     regular: Option<Regular>,
     tokenizer: Arc<Tokenizer>,
     words: TokEnv,
     checker: Arc<Checker>,
-    /// The same place in the grammar of a document, which ways to the end are made from.
+    /// The same place in the grammar of a document, from which ways to the end are made.
     chart: Option<Box<Chart>>,
     /// A way to the end from here, where one is known.
     way: Option<Way>,
-    /// The last such way whose tokens were counted one by one.
+    /// The last way whose tokens were counted one by one.
     counted: Option<Counted>,
-    /// Steps that counting may still take before the next token is taken.
+    /// Steps left for counting until the next token is taken.
     steps: usize,
     /// The token that [`Matcher::admits`] has admitted, and the way to the end from there.
     admitted: Option<(u32, Option<Way>)>,
@@ -36,15 +36,15 @@ pub(crate) struct Matcher {
     _held: Held,
 }
 
-/// A place in an answer, to come back to.
+/// A place in an answer to return to.
 #[derive(Clone, Copy)]
 pub(crate) struct GrammarPlace {
     tokens: usize,
     mark: Option<Mark>,
 }
 
-/// How many times as many tokens as a way to the end takes have to be left, and how many more, for a token to
-/// be admitted behind which no way was found.
+/// The room that a token needs to be admitted if no way to the end was found behind it: this many times the
+/// tokens of the known way, plus this many.
 const AMPLE: (usize, usize) = (4, 100);
 
 /// The consequences of a token.
@@ -82,12 +82,12 @@ impl Matcher {
         }
     }
 
-    /// This place.
+    /// The current place.
     pub(crate) fn place(&self) -> GrammarPlace {
         GrammarPlace { tokens: self.tokens, mark: self.chart.as_ref().map(|chart| chart.mark()) }
     }
 
-    /// Goes back to a place that the answer has come through.
+    /// Goes back to an earlier place of the answer.
     ///
     /// # Errors
     /// As [`Matcher::allowed`].
@@ -108,8 +108,8 @@ impl Matcher {
         Ok(())
     }
 
-    /// A shortest answer, and how many tokens it takes, what every answer begins with included. Before
-    /// anything else, and not between two tokens: all of it is counted.
+    /// A shortest answer, with the number of its tokens, including those that every answer begins with.
+    /// Called before anything else, not between two tokens, as all of it is counted.
     pub(super) fn find_way(&mut self) -> Option<(Way, Counted)> {
         let shortest = self.search(&[]);
         let fewest = self.regular.as_ref().and_then(Regular::fewest);
@@ -125,18 +125,18 @@ impl Matcher {
         ways.into_iter().min_by_key(|(way, _)| way.tokens)
     }
 
-    /// The way to the end that [`Matcher::find_way`] has found for a matcher of the same constraint.
+    /// Sets the way to the end that [`Matcher::find_way`] has found for a matcher of the same constraint.
     pub(super) fn set_way(&mut self, way: Option<(Way, Counted)>) {
         (self.way, self.counted) = way.unzip();
     }
 
-    /// How many tokens the shortest answer takes, as far as it is known, at its beginning; later, how many
-    /// are enough for what is to come.
+    /// At the beginning, the number of tokens of the shortest answer, as far as it is known; later, a number
+    /// that is enough for the rest.
     pub(crate) fn needed(&self) -> Option<usize> {
         self.way.as_ref().map(|way| way.tokens)
     }
 
-    /// The tokens that every answer begins with. To be called before anything else.
+    /// The tokens that every answer begins with. Must be called first.
     ///
     /// # Errors
     /// [`Error::Constraint`].
@@ -144,7 +144,7 @@ impl Matcher {
         self.force()
     }
 
-    /// The tokens that may follow, those that end the answer among them where it matches.
+    /// The tokens that may follow, including those that end the answer if it matches.
     ///
     /// # Errors
     /// [`Error::Constraint`] where there are none, or where finding them would take too many steps.
@@ -160,12 +160,12 @@ impl Matcher {
                 return Ok(mask);
             }
         }
-        // Also where there is none, to say why.
+        // Called even where there is none, for the reason.
         self.grammar.compute_mask().map_err(|error| self.failed(&error))
     }
 
-    /// Whether an allowed token that does not end the answer leaves a way to its end: `room` tokens are left,
-    /// that one among them. Where no way is known, all tokens are admitted.
+    /// Whether an allowed token that does not end the answer leaves a way to its end, where `room` tokens are
+    /// left, including that one. Where no way is known, all tokens are admitted.
     pub(crate) fn admits(&mut self, token: u32, room: usize) -> bool {
         if self.way.is_none() {
             return true;
@@ -174,13 +174,13 @@ impl Matcher {
         let tokenizer = Arc::clone(&self.tokenizer);
         let bytes = tokenizer.token_bytes(token);
         let searched = self.search(bytes);
-        // Along the way that is known, which may be another.
+        // The known way, which may differ from the one just found.
         let along = self.way.as_ref().and_then(|way| way.text.strip_prefix(bytes)).map(<[u8]>::to_vec);
         let none = searched.is_none() && along.is_none();
         let found = searched.and_then(|text| Some(Way { tokens: self.fits(token, &text, left)?, text }));
         let found = found.or_else(|| {
             let text = along?;
-            // The first step of the way, which was counted with the rest of it.
+            // The first step of the way was counted together with the rest.
             let counted = self.way_on() == Some(token);
             let behind = self.way.as_ref().map(|way| way.tokens.saturating_sub(1));
             let tokens = behind.filter(|tokens| counted && *tokens <= left);
@@ -199,14 +199,14 @@ impl Matcher {
         false
     }
 
-    /// The first token of the way to the end: where others leave none, this one does. None where the answer
-    /// is at its end, or no way is known.
+    /// The first token of the way to the end, which is always admitted. None where the answer is at its end,
+    /// or no way is known.
     pub(crate) fn way_on(&self) -> Option<u32> {
         let way = self.way.as_ref()?;
         fewest(self.words.tok_trie(), &way.text).first().copied().flatten().map(|(_, token)| token)
     }
 
-    /// Goes on with an allowed token that does not end the answer.
+    /// Takes an allowed token that does not end the answer.
     ///
     /// # Errors
     /// As [`Matcher::allowed`].
@@ -230,7 +230,7 @@ impl Matcher {
         closing
     }
 
-    /// How many tokens a text behind a token takes at most, where `left` are enough for it.
+    /// An upper bound of the tokens of a text behind a token, where `left` are enough for it.
     fn fits(&mut self, token: u32, text: &[u8], left: usize) -> Option<usize> {
         // No token is empty.
         if text.len() <= left && can_spell(self.words.tok_trie(), text) {
@@ -243,7 +243,7 @@ impl Matcher {
         self.count(Some(token), text, left)
     }
 
-    /// Counts the tokens of a text behind a token on a copy, if they are no more than are left.
+    /// Counts the tokens of a text behind a token on a copy, if they are no more than `left`.
     fn count(&mut self, token: Option<u32>, text: &[u8], left: usize) -> Option<usize> {
         let mut grammar = self.grammar.clone();
         if let Some(token) = token {
@@ -259,7 +259,7 @@ impl Matcher {
         Some(tokens)
     }
 
-    /// Whether the answer matches as it is.
+    /// Whether the answer matches in its present state.
     pub(crate) fn matches(&mut self) -> bool {
         // A grammar that has stopped without an error has found the end.
         if self.grammar.is_stopped() {
@@ -280,13 +280,13 @@ impl Matcher {
         statistics.map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items))
     }
 
-    /// Steps that counting has left for this choice.
+    /// Steps left for counting at this choice.
     #[cfg(test)]
     pub(super) fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Counts anew, and to the end, the tokens of the way to it.
+    /// Counts all tokens of the way to the end again.
     #[cfg(test)]
     pub(super) fn count_anew(&mut self) -> Option<(usize, usize)> {
         let way = self.way.clone()?;
@@ -297,7 +297,7 @@ impl Matcher {
         Some((way.tokens, tokens?))
     }
 
-    /// [`Matcher::allowed`] by llguidance; None where that makes it in any case.
+    /// [`Matcher::allowed`] by llguidance; None where that is the usual way.
     #[cfg(test)]
     pub(super) fn allowed_by_llguidance(&mut self) -> Option<SimpleVob> {
         self.regular.as_ref()?;
@@ -309,7 +309,7 @@ impl Matcher {
         if !self.grammar.is_stopped() {
             forced = self.grammar.compute_ff_tokens();
             self.consume(&forced)?;
-            // What is forced is part of every way.
+            // Every way to the end goes through the forced tokens, so the known one only loses them.
             self.way = self.way.take().and_then(|way| {
                 let bytes: Vec<u8> =
                     forced.iter().flat_map(|id| self.tokenizer.token_bytes(*id)).copied().collect();
@@ -328,7 +328,7 @@ impl Matcher {
         if let Some(chart) = &mut self.chart
             && !tokens.iter().all(|id| chart.push(self.tokenizer.token_bytes(*id)))
         {
-            // The chart has grown too large, so the way to the end is not known any more.
+            // The chart has grown too large, so the way to the end is no longer known.
             self.chart = None;
         }
         if let Some(regular) = &mut self.regular {
@@ -352,7 +352,7 @@ pub(super) fn reason(text: &str) -> String {
     let marks = ["<state>", "<non-verbose/>", "<backtrace>", " in regex /"];
     let end = marks.iter().filter_map(|mark| text.find(mark)).min();
     match brief(&text[..end.unwrap_or(text.len())]).as_str() {
-        // A mask without tokens is an end that it had not seen coming.
+        // An empty mask: llguidance had not recognised that the text ends here.
         "" | "NoExtensionBias" => "no token of the model leads on".to_owned(),
         reason => reason.to_owned(),
     }

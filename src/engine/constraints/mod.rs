@@ -1,16 +1,16 @@
 //! Answers that match a JSON schema, a regular expression or one of some choices, by llguidance: before each
-//! token is chosen, those are masked out that no such answer goes on with.
+//! token is chosen, all tokens are masked out that no such answer continues with.
 //!
 //! A [`Constraint`] comes with a request. The model's [`Grammars`] compile it into a [`Grammar`], which later
-//! requests find again, and each request follows it with a [`Matcher`] of its own. Masks of patterns and
-//! choices come from their automaton ([`regular`]), which needs no parser and is faster. The finished answer
-//! is checked once more by other code ([`Checker`]), as the last line of defence.
+//! requests find again, and each request follows it with its own [`Matcher`]. Masks of patterns and choices
+//! come from their automaton ([`regular`]), which needs no parser and is faster. The finished answer is
+//! checked once more by other code ([`Checker`]), as the last line of defence.
 //!
 //! Invariant: a matcher's state depends on its constraint and the tokens it was given, and on nothing else,
-//! so that masks, forced tokens and failures are the same whatever runs beside it.
+//! so that masks, forced tokens and failures are the same whatever else is running.
 //!
-//! Invariant: what a user sends is bounded before anything recursive sees it, and all work on it by counted
-//! steps: fuel, items, states, and bytes of automata.
+//! Invariant: a user's constraint is bounded before any recursive code reads it, and all work on it is
+//! bounded by counted steps: fuel, items, states, and bytes of automata.
 
 #[doc(hidden)]
 pub mod bench;
@@ -45,7 +45,7 @@ const MAX_SCHEMA_BYTES: usize = 256 << 10;
 const MAX_SCHEMA_DEPTH: usize = 64;
 /// Most bytes of a pattern.
 const MAX_PATTERN_BYTES: usize = 8 << 10;
-/// Most steps to see that a text does not match a pattern, where what takes more may be left out: a tenth of
+/// Most steps to find that a text does not match a pattern, where undecided checks may be skipped: a tenth of
 /// a second, or less.
 const MAX_REFUTING_STEPS: u64 = 30_000_000;
 /// Most choices.
@@ -53,7 +53,7 @@ const MAX_CHOICES: usize = 1000;
 /// Most bytes of all choices.
 const MAX_CHOICES_BYTES: usize = 64 << 10;
 
-/// What an answer has to match, whole.
+/// The constraint that a whole answer has to match.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Constraint {
     /// A JSON document that conforms to this schema, which is JSON itself.
@@ -75,7 +75,7 @@ impl Constraint {
         }
     }
 
-    /// Checks sizes and nesting: what must hold before anything else looks at it.
+    /// Checks sizes and nesting, before any other code reads the constraint.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`].
@@ -113,8 +113,8 @@ impl Constraint {
         }
     }
 
-    /// Checks all that can be known without a model and in little time. What passes may still be refused when
-    /// a model's grammar is made of it.
+    /// Checks all that can be checked without a model and in little time. A constraint that passes may still
+    /// be refused when a model's grammar is made of it.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`].
@@ -123,7 +123,7 @@ impl Constraint {
         Checker::new(self).map(drop)
     }
 
-    /// Checks an answer that another engine has given, as the answers of this one are checked.
+    /// Checks an answer of another engine in the same way as those of this one.
     ///
     /// # Errors
     /// [`Error::Mismatch`], without the answer; those of [`Constraint::check`].
@@ -132,8 +132,8 @@ impl Constraint {
         Checker::new(self)?.check(answer, &[])
     }
 
-    /// Whether an answer does not match, as far as that is seen in little time. What takes longer is left to
-    /// whoever has made it.
+    /// Whether an answer certainly does not match, as far as that can be found in little time. Checks that
+    /// take longer are skipped: the author of the answer has to make them.
     pub fn refutes(&self, answer: &str) -> bool {
         let Ok(checker) = Checker::new(self) else { return false };
         match self {
@@ -149,8 +149,8 @@ impl Constraint {
         }
     }
 
-    /// The schema of a document as other engines read schemas: its properties stand in the order in which
-    /// they are wanted, and `propertyOrdering`, which says so, is gone.
+    /// The schema of a document in the form that other engines take: its properties are in the wanted order,
+    /// and `propertyOrdering`, which gives that order, is removed.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] for what is no schema.
@@ -171,7 +171,8 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, Error> {
     Err(Error::InvalidRequest(reason.into()))
 }
 
-/// How deep brackets are nested in a JSON text, counted without a stack. What is no JSON gets some number.
+/// The depth of nested brackets in a JSON text, counted without a stack. For other texts the number has no
+/// meaning.
 fn depth(json: &str) -> usize {
     let (mut depth, mut deepest) = (0usize, 0);
     let (mut in_string, mut escaped) = (false, false);

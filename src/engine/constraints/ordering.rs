@@ -19,7 +19,7 @@ const SCHEMAS_BY_NAME: [&str; 6] =
 /// Puts the properties of all schemas in a schema, whose nesting is bounded, into the order that it asks for.
 ///
 /// # Errors
-/// [`Error::InvalidRequest`] where a list has something else than names of properties, or one of them twice.
+/// [`Error::InvalidRequest`] where a list has anything but names of properties, or one of them twice.
 pub(super) fn ordered(schema: &mut Value) -> Result<(), Error> {
     match schema {
         Value::Array(items) => items.iter_mut().try_for_each(ordered),
@@ -63,7 +63,7 @@ fn order(keywords: &mut Map<String, Value>, names: &[Value]) -> Result<(), Error
 }
 
 /// Adds the keyword wherever PostgreSQL's type jsonb, which orders names by their length and then by their
-/// bytes, would forget the order in which properties are written. Whether it was added anywhere.
+/// bytes, would lose the order in which properties are written. Returns whether it was added anywhere.
 pub fn keep_written_order(schema: &mut Value) -> bool {
     match schema {
         Value::Array(items) => items.iter_mut().fold(false, |added, item| keep_written_order(item) | added),
@@ -91,7 +91,7 @@ pub fn keep_written_order(schema: &mut Value) -> bool {
     }
 }
 
-/// The names of properties in their order, where jsonb would put them into another one.
+/// The names of properties in their order, where jsonb would order them otherwise.
 fn forgotten_order(properties: &Value) -> Option<Value> {
     let names: Vec<&String> = properties.as_object()?.keys().collect();
     let is_kept = names.is_sorted_by_key(|name| (name.len(), name.as_bytes()));

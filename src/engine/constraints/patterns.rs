@@ -1,12 +1,11 @@
-//! Patterns inside schemas, whose matching is counted: the crates that match them have no limit for all of a
-//! document.
+//! Counted matching of patterns in schemas, as the crates that match them have no limit for a whole document.
 //!
-//! Before a string is matched, the steps that this may take are taken from what the check as a whole may
-//! spend ([`within`]). Patterns that are regular take time in proportion to the string; the others go back
-//! and forth, so they are tried with few steps back first, and with more where these do not decide. What is
-//! undecided, or too much, ends the check.
+//! Before a string is matched, the most steps that this may take are subtracted from those of the whole check
+//! ([`within`]). Regular patterns take time in proportion to the string. Others backtrack, so they are tried
+//! with few steps back first, and with more where these do not decide. A pattern that stays undecided, or
+//! takes too much, ends the check.
 //!
-//! Invariant: what a check spends depends on the schema and the document alone, so that the same document
+//! Invariant: the steps of a check depend on the schema and the document alone, so that the same document
 //! passes or fails everywhere.
 
 use std::cell::RefCell;
@@ -21,24 +20,24 @@ use crate::Ticket;
 
 /// Most bytes of a compiled regular expression, and of its cache.
 const MAX_REGEX_BYTES: usize = 2 << 20;
-/// Steps back that a pattern which is not regular may take for one string, one after the other.
+/// Most steps back for a string and a pattern that is not regular, for one attempt after the other.
 const STEPS_BACK: [usize; 3] = [16, 400, 10_000];
-/// The same for names of members, which the crate matches by itself, as often as [`KEY_RUNS`] where it cannot
-/// decide.
+/// The same for names of members, which the crate matches by itself, and up to [`KEY_RUNS`] times where it
+/// cannot decide.
 const KEY_STEPS_BACK: usize = 100;
 const KEY_RUNS: u64 = 64;
-/// Steps of a character class beyond ASCII, whose bytes are told apart one by one.
+/// Steps for a character class beyond ASCII, whose bytes are compared one by one.
 const WIDE_CLASS: u64 = 8;
-/// Steps for each byte of a pattern that only the crate can read.
+/// Steps for each byte of a pattern that only the crate can parse.
 const UNREAD: u64 = 64;
 
-/// The steps that a check may still take.
+/// The steps left for a check.
 #[derive(Default)]
 struct Budget {
     steps: u64,
-    /// The work would have taken more than there was, or nobody wants the answer any more.
+    /// Whether the work would have taken more steps, or no listener waits for the answer any more.
     is_over: bool,
-    /// Those who want the answer.
+    /// The tickets of the listeners that wait for the answer.
     tickets: Vec<Ticket>,
 }
 
@@ -46,8 +45,8 @@ thread_local! {
     static BUDGET: RefCell<Budget> = RefCell::default();
 }
 
-/// Does work in which patterns take so many steps at most. None where they would take more, or all of those
-/// who want it have cancelled.
+/// Runs work whose patterns take at most `steps` steps. None where they would take more, or all tickets are
+/// cancelled.
 pub(super) fn within<T>(steps: u64, tickets: &[Ticket], work: impl FnOnce() -> T) -> Option<T> {
     BUDGET.set(Budget { steps, is_over: false, tickets: tickets.to_vec() });
     let result = work();
@@ -55,7 +54,7 @@ pub(super) fn within<T>(steps: u64, tickets: &[Ticket], work: impl FnOnce() -> T
     (!is_over).then_some(result)
 }
 
-/// Takes steps from what there is; false where there are not so many.
+/// Subtracts steps from those left; false where there are too few.
 fn spend(steps: u64) -> bool {
     BUDGET.with_borrow_mut(|budget| {
         let unwanted = || !budget.tickets.is_empty() && budget.tickets.iter().all(Ticket::is_cancelled);
@@ -65,16 +64,17 @@ fn spend(steps: u64) -> bool {
     })
 }
 
-/// A pattern that strings are matched with.
+/// A pattern for strings.
 pub(super) struct Pattern {
-    /// Steps for each byte of a string, or, of one that is not regular, what is added to its length.
+    /// Steps for each byte of a string; for a pattern that is not regular, a number that is added to the
+    /// string's length.
     weight: u64,
     matcher: Matcher,
 }
 
 enum Matcher {
     Regular(Validator),
-    /// By steps back, made when one is needed.
+    /// One validator for each number of steps back, made when it is first needed.
     Irregular(Value, Box<[OnceLock<Option<Validator>>; STEPS_BACK.len()]>),
 }
 
@@ -119,8 +119,7 @@ impl Pattern {
                         Err(_) => return false,
                     }
                 }
-                // Whether it matches is not known, and what would follow from a match or from none would be
-                // guessed.
+                // It is not known whether the pattern matches, so the rest of the check would be a guess.
                 spend(u64::MAX)
             }
         }
@@ -140,12 +139,12 @@ impl<'i> Keyword<'i> for Pattern {
     }
 }
 
-/// Options for patterns that are regular: the crate matches them in time in proportion to the string.
+/// Options for regular patterns: the crate matches them in time in proportion to the string.
 pub(super) fn regular() -> PatternOptions<jsonschema::Regex> {
     PatternOptions::regex().size_limit(MAX_REGEX_BYTES).dfa_size_limit(MAX_REGEX_BYTES)
 }
 
-/// Options for patterns of the names of members that are not.
+/// Options for patterns of names of members that are not regular.
 pub(super) fn of_names() -> PatternOptions<jsonschema::FancyRegex> {
     irregular(KEY_STEPS_BACK)
 }
@@ -166,7 +165,7 @@ fn is_undecided(error: &ValidationError<'_>) -> bool {
     matches!(error.kind(), ValidationErrorKind::BacktrackLimitExceeded { .. })
 }
 
-/// A pattern of names of members, as far as is known before it is matched.
+/// A pattern of names of members: all that is known before it is matched.
 #[derive(Debug)]
 pub(super) struct NamePattern {
     weight: u64,
@@ -180,7 +179,7 @@ impl NamePattern {
         NamePattern { weight, is_regular }
     }
 
-    /// Most steps that it takes to match a name.
+    /// Most steps to match a name.
     pub(super) fn steps(&self, name: &str) -> u64 {
         let length = name.len() as u64;
         if self.is_regular {
@@ -190,7 +189,7 @@ impl NamePattern {
     }
 }
 
-/// How many steps it takes at most to match a regular pattern with a text of a length.
+/// Most steps to match a regular pattern with a text of this length.
 pub(super) fn most_steps(pattern: &str, length: usize) -> u64 {
     regular_steps(length as u64, weight(pattern))
 }
@@ -199,14 +198,14 @@ fn regular_steps(length: u64, weight: u64) -> u64 {
     length.saturating_add(1).saturating_mul(weight)
 }
 
-/// Between two steps back it may go through all of the string and look ahead from everywhere; that goes in
-/// leaps.
+/// Between two steps back it may go through all of the string and look ahead from everywhere, but it does so
+/// in large steps.
 fn irregular_steps(length: u64, weight: u64, steps_back: usize) -> u64 {
     let both = length.saturating_add(weight);
     both.saturating_mul(both).div_ceil(8).saturating_mul(steps_back as u64)
 }
 
-/// How many places in a regular pattern a matcher may be at, at the same time.
+/// Most places in a regular pattern at which a matcher may be at the same time.
 fn weight(pattern: &str) -> u64 {
     let unread = || (pattern.len() as u64).saturating_mul(UNREAD);
     regex_syntax::parse(pattern).map_or_else(|_| unread(), |pattern| places(&pattern)).saturating_add(1)
@@ -230,8 +229,8 @@ fn places(pattern: &Hir) -> u64 {
     }
 }
 
-/// The length of a pattern that is not regular, as often as its groups have to be repeated: empty ones are as
-/// well, which takes no step back.
+/// The length of a pattern that is not regular, times the repetitions of its groups: empty ones are repeated
+/// as well, which takes no step back.
 fn irregular_weight(pattern: &str) -> u64 {
     let repeated = pattern.split("){").skip(1).map(|rest| {
         let digits = rest.bytes().take_while(u8::is_ascii_digit);
@@ -271,12 +270,12 @@ mod tests {
     #[test]
     fn what_would_take_too_many_steps_is_not_begun() {
         let long = "a".repeat(8000);
-        // Goes through all of the string from every place of it, with hardly a step back.
+        // Goes through all of the string from every place in it, with hardly a step back.
         let leaps = "^(?:(?=[^z]*)a)*b";
         assert_eq!(matches(leaps, &long, 1_000_000), None);
         assert_eq!(matches("^(?:(?=[^zy0]*z)x|a(?=a?))*c0$", &long, MUCH), None);
         assert_eq!(matches("^(?:(?=[^zy0]*z)x|a(?=a?))*c0$", "aaaac0", 1_000_000), Some(true));
-        // No step back at all.
+        // Takes no step back at all.
         assert_eq!(matches(r"^(?:(?:(?:(\1?)){65535}){65535}){65535}$", "a", MUCH), None);
         let regular = format!("[ab]*a[ab]{{{}}}", 500);
         assert_eq!(matches(&regular, &long, 1_000_000), None, "as many places for each byte");

@@ -1,6 +1,6 @@
-//! A schema in plain form, whoever wrote it and however: what its references mean by identifiers, anchors and
-//! relative addresses is written as pointers from its root, and identifiers are left out. Whatever reads the
-//! schema afterwards finds the same parts by the same way.
+//! A schema in plain form: references by identifiers, anchors and relative addresses become pointers from its
+//! root, and identifiers are removed. All later readers of the schema then find the same parts in the same
+//! way.
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,14 +25,14 @@ const SCHEMAS: [&str; 13] = [
     "extends",
     "disallow",
 ];
-/// Keywords whose value is a list of schemas, or may be.
+/// Keywords whose value is, or may be, a list of schemas.
 const LISTS: [&str; 5] = ["allOf", "anyOf", "oneOf", "prefixItems", "items"];
-/// Keywords whose value has schemas by names.
+/// Keywords whose value maps names to schemas.
 const MAPS: [&str; 6] =
     ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
-/// Keywords that name a schema, or change what its references mean.
+/// Keywords that name a schema, or change the meaning of its references.
 const NAMES: [&str; 5] = ["$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "id"];
-/// Drafts that are known, without the scheme and an empty fragment.
+/// Known drafts, without the scheme and an empty fragment.
 const DRAFTS: [&str; 5] = [
     "//json-schema.org/draft-04/schema",
     "//json-schema.org/draft-06/schema",
@@ -43,7 +43,7 @@ const DRAFTS: [&str; 5] = [
 /// Most bytes of all pointers to the schemas inside a schema.
 const MAX_BYTES: usize = 16 << 20;
 
-/// The draft that an address stands for: without a fragment, with the scheme that drafts have.
+/// The draft of an address: without a fragment, with the scheme that drafts have.
 pub(super) fn draft(address: &str) -> Option<String> {
     let bare = address.trim_end_matches('#');
     let bare = bare.strip_prefix("https:").or_else(|| bare.strip_prefix("http:"))?;
@@ -51,7 +51,7 @@ pub(super) fn draft(address: &str) -> Option<String> {
     Some(format!("{}{}", if index < 3 { "http:" } else { "https:" }, DRAFTS[index]))
 }
 
-/// Whether the schema of some draft is meant by a reference, or a part of it.
+/// Whether a reference is to the schema of a draft, or to a part of that.
 pub(super) fn is_draft(reference: &str) -> bool {
     reference.split('#').next().is_some_and(|address| draft(address).is_some())
 }
@@ -59,7 +59,7 @@ pub(super) fn is_draft(reference: &str) -> bool {
 /// Makes a schema plain.
 ///
 /// # Errors
-/// [`Error::InvalidRequest`] for references that lead out of it, or to what is not there.
+/// [`Error::InvalidRequest`] for references that lead out of it, or to parts that do not exist.
 pub(super) fn plain(mut schema: Value) -> Result<Value, Error> {
     let mut survey = Survey::default();
     survey.walk(&schema, String::new(), "");
@@ -75,7 +75,7 @@ pub(super) fn plain(mut schema: Value) -> Result<Value, Error> {
             && !is_draft(reference)
         {
             let found = survey.target(&schema, &base, reference)?;
-            // A part that no keyword leads to is a schema as well, if something refers to it.
+            // A part that no keyword leads to is a schema as well, if a reference leads to it.
             if !survey.seen.contains(&found) {
                 let part = schema.pointer(&found).unwrap_or(&Value::Null);
                 survey.walk(part, found.clone(), &base);
@@ -90,7 +90,7 @@ pub(super) fn plain(mut schema: Value) -> Result<Value, Error> {
     for (pointer, target) in rewritten {
         let Some(Value::Object(keywords)) = schema.pointer_mut(&pointer) else { continue };
         for name in NAMES {
-            // Elsewhere it is no keyword.
+            // A name with a value of another type is no keyword here.
             if keywords.get(name).is_some_and(|value| value.is_string() || value.is_boolean()) {
                 keywords.shift_remove(name);
             }
@@ -113,14 +113,14 @@ pub(super) fn plain(mut schema: Value) -> Result<Value, Error> {
 /// The schemas inside a schema, and their names.
 #[derive(Default)]
 struct Survey {
-    /// Their pointers, with the addresses that references in them begin from.
+    /// Their pointers, with the base addresses of references in them.
     found: Vec<(String, String)>,
     seen: HashSet<String>,
-    /// Bytes of what was found.
+    /// Bytes of all pointers found.
     bytes: usize,
     /// Pointers by address, with an anchor where there is one.
     names: HashMap<String, String>,
-    /// The pointer to the schema that an address names, from which pointers in references begin.
+    /// The pointer to the schema that an address names, which pointers in references start from.
     roots: HashMap<String, String>,
 }
 
@@ -173,7 +173,7 @@ impl Survey {
         }
     }
 
-    /// The pointer to what a reference means.
+    /// The pointer to the target of a reference.
     fn target(&self, schema: &Value, base: &str, reference: &str) -> Result<String, Error> {
         let (address, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let address = if address.is_empty() { base.to_owned() } else { resolved(base, address) };
@@ -185,7 +185,8 @@ impl Survey {
             Some(root.clone())
         } else if fragment.starts_with('/') {
             let whole = format!("{root}{fragment}");
-            // A pointer may lead from the root of all, where somebody has put a part into a place of its own.
+            // A pointer may also start from the root of the whole schema, where a part with an identifier of
+            // its own was embedded without changing its references.
             [whole, fragment].into_iter().find(|pointer| schema.pointer(pointer).is_some())
         } else {
             self.names.get(&format!("{address}#{fragment}")).cloned()
@@ -194,12 +195,12 @@ impl Survey {
     }
 }
 
-/// A key in a pointer.
+/// A key as part of a pointer.
 fn segment(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// A pointer in a URI.
+/// A pointer as part of a URI.
 fn escaped(pointer: &str) -> String {
     let mut text = String::with_capacity(pointer.len());
     for byte in pointer.bytes() {
@@ -213,7 +214,7 @@ fn escaped(pointer: &str) -> String {
     text
 }
 
-/// A part of a URI without its percent signs. What is not UTF-8 then is found nowhere.
+/// A part of a URI with its percent signs decoded. If that is not UTF-8, no part has such a name.
 pub(super) fn unescaped(pointer: &str) -> String {
     let bytes = pointer.as_bytes();
     let mut text = Vec::with_capacity(bytes.len());
@@ -270,7 +271,7 @@ fn resolved(base: &str, address: &str) -> String {
     format!("{}/{}", &base[..authority], parts.join("/"))
 }
 
-/// Visits a schema and those inside it, from outside.
+/// Visits a schema and the schemas inside it, the outer ones first.
 pub(super) fn visit(schema: &mut Value, see: &mut impl FnMut(&mut Map<String, Value>)) {
     let Value::Object(keywords) = schema else { return };
     see(keywords);

@@ -1,16 +1,16 @@
-//! Masks of patterns and lists of choices.
+//! Masks for patterns and lists of choices.
 //!
-//! Such a constraint is one regular language: which tokens may follow is a matter of its automaton alone,
-//! without the parser that llguidance has for documents. The automaton (regex-automata's, all of it, in a
-//! table) walks over a tree of the vocabulary, and takes in one step all words below a node where any such
-//! characters may follow.
+//! Such a constraint is one regular language: the tokens that may follow depend on its automaton alone,
+//! without the parser that llguidance has for documents. The automaton (regex-automata's, computed completely
+//! into a table) walks over a tree of the vocabulary, and takes in one step all words below a node where any
+//! such characters may follow.
 //!
-//! It is here for its speed: with the vocabulary of Qwen 2 (152,000 tokens) the 99th percentile of the time
-//! of a mask is 1.0 to 1.5 ms, where llguidance's parser takes 3.5 to 7.3 ms along texts and 3.5 to 6.5 ms on
+//! It exists for its speed: with the vocabulary of Qwen 2 (152,000 tokens) the 99th percentile of the time of
+//! a mask is 1.0 to 1.5 ms, where llguidance's parser takes 3.5 to 7.3 ms along texts and 3.5 to 6.5 ms on
 //! random walks; the median is the same, 0.3 to 0.4 ms (`bench/results/2026-11-26-sapphire-rapids.md`;
 //! `ONLY=regex_ make bench-engine` measures it).
 //!
-//! Invariant: a mask holds what llguidance's holds, but for the tokens that end the answer.
+//! Invariant: a mask has the tokens of llguidance's mask, except for those that end the answer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,43 +25,43 @@ use regex_syntax::utf8::{Utf8Range, Utf8Sequence};
 
 use super::tree::{Groups, SEQUENCES, Tree, group};
 
-/// Bytes that an automaton may have, and that may be needed to find its states. It takes less than half a
-/// second to see that these are not enough.
+/// Most bytes of an automaton, and of the memory to find its states. It takes less than half a second to find
+/// that these are not enough.
 const MAX_BYTES: usize = 8 << 20;
-/// Masks that are kept: those that were made first, which most answers need.
+/// Most masks that are kept: the first ones made, which most answers need.
 const MAX_MASKS: usize = 48;
-/// States that are gone through in search of the fewest tokens, a millisecond each with a large vocabulary.
+/// Most states that a search for the fewest tokens visits, a millisecond each with a large vocabulary.
 const MAX_SEARCHED: usize = 60;
-/// Leads nowhere.
+/// The state that leads nowhere.
 const DEAD: u32 = 0;
 
 /// A regular language, by the states of its automaton.
 pub(super) struct Language {
     /// The column of each byte in a row.
     columns: [u16; 256],
-    /// A row for each state, which is where the row begins. From every state but [`DEAD`] some word of the
-    /// language can be reached.
+    /// A row for each state, whose number is the index of the row's beginning. From every state but [`DEAD`]
+    /// some word of the language can be reached.
     ///
     /// Column 0 has some groups of characters and column 1 a number: so many characters of these groups may
-    /// follow, whatever they are. The others have the state that each byte leads to.
+    /// follow, in any order. The others have the state that each byte leads to.
     rows: Vec<u32>,
-    /// By number of the row: how many bytes lead from its state to the end of a word, at least.
+    /// For each row, the least number of bytes from its state to the end of a word.
     distances: Vec<u32>,
     start: u32,
     tree: Arc<Tree>,
     /// Bits of a mask.
     mask_len: usize,
-    /// By state. They never change.
+    /// Masks by state. They never change.
     masks: Mutex<HashMap<u32, SimpleVob>>,
 }
 
 impl Language {
     /// The language of a pattern, for masks over so many tokens; None where its automaton is too large, or
-    /// nothing is in it.
+    /// the language is empty.
     pub(super) fn new(pattern: &str, tree: &Arc<Tree>, mask_len: usize) -> Option<Language> {
         let config = dense::Config::new()
             .start_kind(StartKind::Anchored)
-            // All ways to go on count, behind a match as well.
+            // All continuations count, also those behind a match.
             .match_kind(MatchKind::All)
             .accelerate(false)
             .dfa_size_limit(Some(MAX_BYTES))
@@ -98,21 +98,22 @@ impl Language {
         leads_on.then_some(language)
     }
 
-    /// Bytes that it takes, with all masks that may be kept.
+    /// Its bytes, with all masks that may be kept.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.rows[..]) + size_of_val(&self.distances[..]) + MAX_MASKS * self.mask_len / 8
     }
 
-    /// How many bytes lead from a state to the end of a word, at least.
+    /// The least number of bytes from a state to the end of a word.
     fn distance(&self, state: u32) -> u32 {
         // The number of a state is that of its row times the columns of a row.
         self.distances[state as usize / (self.rows.len() / self.distances.len())]
     }
 
-    /// A word of as few tokens as can be, if `most` states are enough to find one.
+    /// A word of the fewest tokens, if `most` states are enough to find one.
     fn fewest(&self, most: usize) -> Option<Vec<u8>> {
         let (nodes, ids) = (self.tree.nodes(), self.tree.ids());
-        // States in the order in which tokens reach them: the one before, and the bytes between.
+        // States in the order in which tokens reach them, with the index of the state before and the bytes
+        // between.
         let mut reached: Vec<(u32, usize, Vec<u8>)> = vec![(self.start, 0, Vec::new())];
         let mut seen = HashSet::from([self.start]);
         let mut states = vec![DEAD; self.tree.depth() + 1];
@@ -149,7 +150,7 @@ impl Language {
         None
     }
 
-    /// A shortest text that leads from a state to the end of a word, of printable characters where it can be.
+    /// A shortest text from a state to the end of a word, of printable characters where that is possible.
     fn closing(&self, mut state: u32) -> Vec<u8> {
         let mut text = Vec::new();
         for left in (0..self.distance(state)).rev() {
@@ -166,7 +167,7 @@ impl Language {
         self.rows[state as usize + usize::from(self.columns[usize::from(byte)])]
     }
 
-    /// Whether any words below a node may follow a state.
+    /// Whether any word below a node may follow a state.
     fn allows_all(&self, state: u32, below: Groups, height: u8) -> bool {
         let (groups, run) = (self.rows[state as usize], self.rows[state as usize + 1]);
         // The greatest height stands for all above it.
@@ -178,7 +179,7 @@ impl Language {
         let mut mask = SimpleVob::alloc_with_capacity(self.mask_len, self.mask_len + 1);
         let (rows, columns) = (&self.rows[..], &self.columns);
         let (nodes, ids) = (self.tree.nodes(), self.tree.ids());
-        // The state behind each byte of the way to the node.
+        // The state behind each byte of the path to the node.
         let mut states = vec![state; self.tree.depth() + 1];
         let mut index = 1;
         while index + 1 < nodes.len() {
@@ -187,7 +188,7 @@ impl Language {
             let state = rows[states[depth - 1] as usize + usize::from(columns[usize::from(node.byte)])];
             let mut next = node.end as usize;
             if state != DEAD {
-                // Half of the nodes have none below them.
+                // Half of the nodes have no children.
                 if next != index + 1 && !self.allows_all(state, node.below, node.height) {
                     states[depth] = state;
                     next = index + 1;
@@ -207,7 +208,7 @@ impl Language {
         let run = |state: u32| runs[state as usize / width - 1];
         let mut lengths: HashMap<u32, u32> = HashMap::new();
         for state in states() {
-            // The way goes from one state to the next as long as the groups do not become fewer.
+            // The path goes from one state to the next as long as the groups stay the same or grow.
             let mut way = vec![state];
             let mut length = loop {
                 let state = way[way.len() - 1];
@@ -218,7 +219,7 @@ impl Language {
                     None if next == state => break u32::MAX,
                     None if groups & !run(next).0 != 0 => break 1,
                     None => {
-                        // At least; known by the way that comes back to it.
+                        // A lower bound; a path that comes back to this state finds it.
                         lengths.insert(state, 1);
                         way.push(next);
                     }
@@ -237,10 +238,10 @@ impl Language {
         }
     }
 
-    /// Groups of characters all of which lead from a state to one other, and that: itself if there are such,
-    /// or the one that the first such group leads to.
+    /// Groups of characters all of which lead from a state to one other state, and that state: the state
+    /// itself if some groups lead to it, or the one that the first group leads to.
     fn groups_alike(&self, state: u32) -> (Groups, u32) {
-        // The targets stand by the number of the group, as far as its bytes are alike.
+        // The targets by the number of the group, as far as all its bytes lead to the same one.
         let mut targets = [None; Groups::BITS as usize];
         for byte in 0..=0x7f {
             let (target, next) =
@@ -261,12 +262,12 @@ impl Language {
         (groups & !others, to)
     }
 
-    /// Whether bytes of some ranges, one after the other, lead from one state to another whatever they are.
+    /// Whether all sequences of bytes from these ranges lead from one state to another.
     fn all_lead(&self, from: u32, ranges: &[Utf8Range], to: u32) -> bool {
         let Some((range, ranges)) = ranges.split_first() else { return from == to };
         let mut before = 0;
         (range.start..=range.end).all(|byte| {
-            // Bytes of one column are alike, and often neighbours.
+            // Bytes of one column lead to the same state, and are often neighbours.
             let column = std::mem::replace(&mut before, self.columns[usize::from(byte)]);
             column == before
                 || match self.next(from, byte) {
@@ -296,7 +297,8 @@ impl Found {
     }
 }
 
-/// Makes dead what no end can be reached from. Returns how many bytes lead from each row to an end, at least.
+/// Makes rows dead from which no end can be reached. Returns the least number of bytes from each row to an
+/// end.
 fn remove_dead_ends(rows: &mut [u32], width: usize, ends: Vec<usize>) -> Vec<u32> {
     let mut before: Vec<Vec<usize>> = vec![Vec::new(); rows.len() / width];
     for (row, nexts) in rows.chunks_exact(width).enumerate() {
@@ -331,19 +333,19 @@ impl Regular {
         Regular { language: Arc::clone(language), state: language.start }
     }
 
-    /// Goes on with bytes that the language allows.
+    /// Takes bytes that the language allows.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         self.state = bytes.iter().fold(self.state, |state, byte| self.language.next(state, *byte));
     }
 
-    /// A shortest text that leads from here, and past some bytes, to the end of a word; None where these lead
+    /// A shortest text that leads from here, after some bytes, to the end of a word; None where these lead
     /// nowhere.
     pub(super) fn closing_behind(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let state = bytes.iter().fold(self.state, |state, byte| self.language.next(state, *byte));
         (state != DEAD).then(|| self.language.closing(state))
     }
 
-    /// A word of the language of as few tokens as can be, if it is found in little time.
+    /// A word of the language with the fewest tokens, if it is found in little time.
     pub(super) fn fewest(&self) -> Option<Vec<u8>> {
         self.language.fewest(MAX_SEARCHED)
     }

@@ -1,6 +1,6 @@
-//! A JSON schema as a graph: which schemas stand inside which, and which they refer to. Before a document is
-//! checked, the graph says how much work that can be: the crate that checks has no limit of its own, and a
-//! few lines of schema can lead it through the same places more often than can be counted.
+//! A JSON schema as a graph: the schemas inside each schema, and those that it refers to. Before a document
+//! is checked, the graph bounds the work: the crate that checks has no limit of its own, and a few lines of
+//! schema can lead it through the same places an exponential number of times.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use super::patterns::NamePattern;
 use super::plain::{is_draft, unescaped};
 use crate::Error;
 
-/// Longest way through schemas that apply to the same part of a document.
+/// Longest path through schemas that apply to the same part of a document.
 const MAX_CHAIN: usize = 200;
-/// Most schemas that are looked at while a document is checked, as far as can be told.
+/// Most schemas that are applied while a document is checked, by an upper bound.
 const MAX_CHECKS: u64 = 500_000;
-/// Bytes of a string, values of an enumeration, and steps of a pattern, that count as much as a schema.
+/// Bytes of a string, values of an enumeration, and steps of a pattern that count as one schema.
 const STRING_BYTES: u64 = 4096;
 const VALUES: u64 = 256;
 const STEPS: u64 = 500;
-/// Keywords by which the crate matches the names of members with their patterns.
+/// Keywords for which the crate matches the names of members with their patterns.
 const NAME_PASSES: u64 = 3;
 
 /// Keywords whose value is a schema for the same part of the document.
@@ -30,24 +30,24 @@ const SAME_LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const ITEMS: [&str; 4] = ["items", "additionalItems", "contains", "unevaluatedItems"];
 /// Keywords whose value is a schema for members.
 const MEMBERS: [&str; 3] = ["additionalProperties", "propertyNames", "unevaluatedProperties"];
-/// Where schemas inside a schema apply.
+/// The schemas inside a schema, by the part of the document that they apply to.
 #[derive(Debug, Default)]
 struct Node {
     /// Schemas that apply to the same part of a document: indexes of their nodes.
     same: Vec<usize>,
     /// Schemas that apply to each item of an array.
     items: Vec<usize>,
-    /// Schemas that apply to an item of an array by its place, as far as there are such.
+    /// Schemas that apply to an item of an array by its index.
     item: Vec<Vec<usize>>,
     /// Schemas that apply to each member of an object.
     members: Vec<usize>,
     /// Schemas that apply to one member of an object.
     member: HashMap<String, usize>,
-    /// The patterns that names of members are matched with.
+    /// The patterns for names of members.
     names: Vec<NamePattern>,
-    /// How many values it enumerates.
+    /// Number of values that it enumerates.
     values: u64,
-    /// The types that it allows for the document, as far as they are checked before all else.
+    /// The types that it allows for the document, if these are checked before all else.
     types: Option<Vec<String>>,
 }
 
@@ -75,7 +75,7 @@ impl Graph {
         Ok(graph)
     }
 
-    /// Goes through the schemas from those that others apply, so that a circle is what is left over.
+    /// Processes the schemas in topological order, so that those in a circle are left over.
     fn check_chains(&self) -> Result<(), Error> {
         let mut users = vec![0usize; self.nodes.len()];
         self.nodes.iter().flat_map(|node| &node.same).for_each(|same| users[*same] += 1);
@@ -101,19 +101,20 @@ impl Graph {
         Ok(())
     }
 
-    /// Whether a document can be checked in bounded time: how many schemas are looked at, if no check ends
-    /// early but those of types.
+    /// Whether a document can be checked in bounded time: counts the schemas that are applied, as if no check
+    /// ended early except those of types.
     pub(super) fn is_checked_soon(&self, document: &Value) -> bool {
         self.is_checked_within(MAX_CHECKS, document)
     }
 
-    /// Whether not more schemas are looked at.
+    /// Whether at most `most` schemas are applied.
     pub(super) fn is_checked_within(&self, most: u64, document: &Value) -> bool {
         let mut costs = HashMap::new();
         self.cost(0, document, most, &mut costs).is_some_and(|cost| cost <= most)
     }
 
-    /// Recurses along chains and into the document, both of which are bounded. `None` where it is too much.
+    /// Recurses along chains and into the document, both of which are bounded. `None` where the cost is too
+    /// high.
     fn cost(
         &self,
         index: usize,
@@ -192,7 +193,7 @@ fn is_of_type(document: &Value, name: &str) -> bool {
 /// Numbers schemas as they are found.
 struct Builder<'a> {
     root: &'a Value,
-    /// By where they lie in memory.
+    /// By their addresses in memory.
     numbers: HashMap<usize, usize>,
     found: Vec<&'a Value>,
 }
@@ -212,7 +213,7 @@ impl<'a> Builder<'a> {
         let Value::Object(keywords) = schema else { return Ok(node) };
         for (keyword, value) in keywords {
             match (keyword.as_str(), value) {
-                // A schema as a document is nested as it is.
+                // The document is a schema itself, so all its items and members are checked alike.
                 ("$ref", Value::String(reference)) if is_draft(reference) => {
                     let own = self.number(schema);
                     node.items.push(own);

@@ -1,8 +1,8 @@
-//! Where a part of a document stands in its text.
+//! The place of a part of a document in its text.
 
 use std::ops::Range;
 
-/// The bytes of the value that a pointer leads to, or of the last on the way that is there. The text is a
+/// The bytes of the value that a pointer leads to, or of the last existing value on its path. The text is a
 /// valid document.
 pub(super) fn span(text: &str, pointer: &str) -> Range<usize> {
     let bytes = text.as_bytes();
@@ -15,7 +15,7 @@ pub(super) fn span(text: &str, pointer: &str) -> Range<usize> {
     at..end(bytes, at)
 }
 
-/// Where the member or item of a value begins.
+/// The beginning of the member or item of a value.
 fn inside(text: &str, start: usize, part: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let open = *bytes.get(start)?;
@@ -44,7 +44,7 @@ fn inside(text: &str, start: usize, part: &str) -> Option<usize> {
     None
 }
 
-/// Where a value ends that begins at a place.
+/// The end of the value that begins at a place.
 fn end(bytes: &[u8], start: usize) -> usize {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for (at, byte) in bytes.iter().enumerate().skip(start) {
@@ -90,7 +90,7 @@ mod tests {
             ("/a/2/0", "true"),
             ("/a/2/1", "null"),
             ("/~0", "-1.5e3"),
-            // The last that is there.
+            // The last value on the path that exists.
             ("/a/2/7", "[true , null]"),
             ("/b", text),
         ] {

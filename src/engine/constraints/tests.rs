@@ -1,4 +1,4 @@
-//! Matchers by themselves: what they let through, what they force, and what they refuse.
+//! Tests of matchers: the texts that they allow, force and refuse.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ struct Model {
 fn model() -> Model {
     let gguf = builtin::gguf().unwrap();
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
-    // More rows than tokens, as padded heads have.
+    // More rows than tokens, as in padded heads.
     let grammars = Grammars::new(Arc::clone(&tokenizer), tokenizer.vocab_size() + 64, Ledger::new(0));
     Model { tokenizer, grammars }
 }
@@ -41,7 +41,7 @@ impl Model {
         self.grammars.matcher(constraint)
     }
 
-    /// Whether the constraint can be followed to this text, and lets it end there.
+    /// Whether the constraint allows this text, and lets it end there.
     fn accepts(&self, constraint: &Constraint, text: &str) -> bool {
         let mut matcher = self.matcher(constraint).unwrap();
         let mut taken = matcher.begin().unwrap();
@@ -153,7 +153,7 @@ fn documents_conform_and_are_written_on_one_line() {
     }));
     assert!(model.accepts(&tree, "[[], [[[]], []]]"));
     assert!(!model.accepts(&tree, "[[], [], []]"));
-    // What a user writes under llguidance's own key changes nothing.
+    // Keys that llguidance reads itself have no effect in a user's schema.
     let own =
         json_of(json!({ "x-guidance": { "whitespace_pattern": "x", "lenient": true }, "const": [1, 2] }));
     assert!(model.accepts(&own, "[1, 2]"));
@@ -279,7 +279,8 @@ fn answers_are_checked_by_other_code() {
     );
 }
 
-/// Schemas that walk in circles, or in more ways than can be counted, without going on in the document.
+/// Schemas that refer to each other in circles, or in exponentially many ways, without going on in the
+/// document.
 #[test]
 fn checking_an_answer_takes_no_longer_than_it_should() {
     let ladder = |count: usize| {
@@ -341,7 +342,7 @@ fn checking_an_answer_takes_no_longer_than_it_should() {
     }
 }
 
-/// What the engine does, in the simplest way: one token after the other through the model, forced or chosen.
+/// The engine's loop in its simplest form: one token after the other through the model, forced or chosen.
 #[test]
 fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
     let model = model();
@@ -408,7 +409,7 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
     }
 }
 
-/// Goes on with the last token that is allowed and admitted, which opens and never closes where it can.
+/// Takes the last token that is allowed and admitted, which opens and never closes where possible.
 fn last_of_all(model: &Model, constraint: &Constraint, max_tokens: usize) -> (String, usize) {
     let mut matcher = model.matcher(constraint).unwrap();
     let mut taken = matcher.begin().unwrap();
@@ -417,7 +418,7 @@ fn last_of_all(model: &Model, constraint: &Constraint, max_tokens: usize) -> (St
         let room = max_tokens - answer.len();
         let allowed = matcher.allowed().unwrap();
         let mut open: Vec<u32> = allowed.iter().filter(|id| !model.tokenizer.is_end(*id)).collect();
-        // Brackets first, then what has the highest number.
+        // Brackets first, then the highest numbers.
         open.sort_by_key(|id| (model.tokenizer.token_bytes(*id).contains(&b'['), *id));
         let Some(token) = open.into_iter().rev().find(|id| matcher.admits(*id, room)) else { break };
         taken = matcher.take(token).unwrap();
@@ -456,7 +457,7 @@ fn nothing_is_admitted_that_cannot_be_completed() {
     }
 }
 
-/// Where the search is given up, nothing is promised, and nothing fails.
+/// Where the search is given up, nothing is guaranteed, and nothing fails.
 #[test]
 fn a_way_to_the_end_that_is_too_long_is_none() {
     let model = model();
@@ -472,7 +473,7 @@ fn a_way_to_the_end_that_is_too_long_is_none() {
     }
 }
 
-/// An array of words, whose shortest has more bytes than any answer may have tokens.
+/// An array of words, the shortest of which has more bytes than any answer may have tokens.
 fn words(count: usize, length: usize) -> Constraint {
     let word = |first: u8| -> String {
         let mut state = u32::from(first);
@@ -507,7 +508,7 @@ fn counting_the_way_to_the_end_takes_few_steps_for_each_choice_and_comes_to_the_
         if choices % 20 == 0
             && let Some((known, anew)) = matcher.count_anew()
         {
-            // Where much is left it may be known as more than it is.
+            // While much is left, the known number may be larger than the actual one.
             assert!(known == anew || known > anew && known > 300, "{known} and {anew}");
         }
         tokens += 1 + taken.forced.len();
@@ -515,7 +516,7 @@ fn counting_the_way_to_the_end_takes_few_steps_for_each_choice_and_comes_to_the_
     }
     assert!(tokens <= max_tokens && matcher.matches());
     assert!(counted > 100, "{counted} of {choices} choices were counted");
-    // Each of 200 items takes a step at least.
+    // Counting to the end would take a step for each of 200 items.
     assert!(most <= 64, "{most} steps for one choice");
 }
 
@@ -531,7 +532,7 @@ fn a_check_between_two_tokens_leaves_what_would_take_long_to_the_end() {
     let Err(Error::Mismatch { reason }) = all.check(&document, &[]) else { panic!("it passes") };
     assert!(reason.contains("too many steps"), "{reason}");
     assert!(all.check(r#"{"x": "aac7"}"#, &[]).is_ok());
-    // What takes little is found.
+    // Patterns that take few steps are matched.
     let one = checker(json!({ "properties": { "x": { "pattern": "^(?!a)" } } }));
     assert_eq!(one.flaw(r#"{"x": "ab"}"#), Some(6..10));
     assert_eq!(one.flaw(r#"{"x": "ba"}"#), None);
@@ -590,7 +591,7 @@ fn masks_of_patterns_and_choices_are_those_of_llguidance() {
     assert!(masks > 1000, "{masks} masks");
 }
 
-/// What is asserted is work, which is the same on every machine.
+/// The test asserts amounts of work, which are the same on every machine, instead of times.
 #[test]
 fn a_mask_never_costs_more_steps_than_it_may() {
     let model = model();

@@ -1,23 +1,24 @@
 //! The words of a vocabulary as a tree of bytes, in one array, for the masks of [`super::regular`], whose
-//! header has the figures. A walk enters a node only where its words differ in whether they are allowed;
-//! [`Groups`] of characters say so for most nodes.
+//! header has the figures. A walk enters a node only where some of its words are allowed and others are not;
+//! [`Groups`] of characters decide that for most nodes.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use regex_syntax::utf8::{Utf8Sequence, Utf8Sequences};
 
-/// Longest words that it takes, in bytes.
+/// Longest words in the tree, in bytes.
 const MAX_DEPTH: usize = u16::MAX as usize;
 
 /// Groups of characters that patterns tend to treat alike, one bit for each: see [`group`].
 pub(super) type Groups = u32;
 
-/// Stands for what is no character, and for the rest of one.
+/// The group of bytes that are no character, or only the rest of one.
 const NONE: Groups = 1 << 31;
 
-/// Groups beyond ASCII, the first of which is [`FIRST_BEYOND_ASCII`], by their ranges of characters: those
-/// that are letters, marks or digits throughout, and punctuation. What is in none of them is one group more.
+/// Groups beyond ASCII, the first of which is [`FIRST_BEYOND_ASCII`], by their ranges of characters: some
+/// whose characters are all letters, marks or digits, and punctuation. All other characters are one more
+/// group.
 const BEYOND_ASCII: [&[RangeInclusive<char>]; 9] = [
     // Latin, Greek, Cyrillic.
     &['\u{c0}'..='\u{d6}', '\u{d8}'..='\u{f6}', '\u{f8}'..='\u{2c1}', '\u{1e00}'..='\u{1eff}'],
@@ -46,23 +47,23 @@ const OTHERS: Groups = 1 << (FIRST_BEYOND_ASCII + BEYOND_ASCII.len() as u32);
 /// A place in the words: the bytes before it are those of its ancestors.
 #[derive(Clone, Copy)]
 pub(super) struct Node {
-    /// The first node behind those below this one.
+    /// The first node behind its descendants.
     pub(super) end: u32,
-    /// Where the ids of words that end here or below begin in [`Tree::ids`].
+    /// Index in [`Tree::ids`] of the first id of the words that end here or below.
     pub(super) first_id: u32,
-    /// Groups of what the words below this node go on with.
+    /// Groups of the characters in the words below this node.
     pub(super) below: Groups,
     /// Number of bytes up to here.
     pub(super) depth: u16,
-    /// Most bytes that follow, or 255.
+    /// Most bytes that follow; 255 for more.
     pub(super) height: u8,
     pub(super) byte: u8,
 }
 
-/// Words in the order of their bytes, those of one kind after those of another: words of letters alone stay
-/// together. Each node is followed by those below it.
+/// Words in the order of their bytes, one kind after the other: words of letters alone stay together. Each
+/// node is followed by its descendants.
 pub(super) struct Tree {
-    /// The root first, and one behind the end.
+    /// The root first, and one more node behind the end.
     nodes: Vec<Node>,
     ids: Vec<u32>,
     /// Length of the longest word.
@@ -95,8 +96,8 @@ pub(super) fn group(character: char) -> Groups {
     1 << number
 }
 
-/// The groups beyond ASCII, and how UTF-8 writes their characters: each of the sequences is one range of
-/// bytes after the other.
+/// The groups beyond ASCII, and their characters in UTF-8: each sequence is one range of bytes after the
+/// other.
 pub(super) static SEQUENCES: LazyLock<Vec<(Groups, Vec<Utf8Sequence>)>> = LazyLock::new(|| {
     let sequences = |ranges: &[RangeInclusive<char>]| {
         ranges.iter().flat_map(|range| Utf8Sequences::new(*range.start(), *range.end())).collect()
@@ -111,7 +112,7 @@ pub(super) static SEQUENCES: LazyLock<Vec<(Groups, Vec<Utf8Sequence>)>> = LazyLo
     let mut left = '\u{80}'..=char::MAX;
     for range in taken {
         let (before, behind) = (*left.start()..*range.start(), *range.end()..=char::MAX);
-        // Neighbours have nothing between them.
+        // There are no characters between neighbouring ranges.
         others.extend(before.clone().next_back().map(|last| before.start..=last));
         left = behind;
         left.next();
@@ -132,12 +133,12 @@ fn character(word: &[u8]) -> (usize, Groups) {
     let text = word.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
     match text.and_then(|text| text.chars().next()) {
         Some(character) => (length, group(character)),
-        // The bytes are no character, or not all of it is there.
+        // The bytes are no character, or only part of one.
         None => (1, NONE),
     }
 }
 
-/// For each number of bytes of a word up to its length: the groups of what comes behind them.
+/// For each number of bytes of a word up to its length, the groups of the characters behind them.
 fn groups_behind(word: &[u8]) -> Vec<Groups> {
     let mut behind = vec![0; word.len() + 1];
     let mut start = 0;
@@ -150,7 +151,7 @@ fn groups_behind(word: &[u8]) -> Vec<Groups> {
     behind
 }
 
-/// The kind of a word. Kept apart are letters, a space and letters, words beyond ASCII, and all others.
+/// The kind of a word. These are separated: letters, a space and letters, words beyond ASCII, and all others.
 fn kind(word: &[u8]) -> u8 {
     let letters = |word: &[u8]| word.iter().all(u8::is_ascii_alphabetic);
     match word {
@@ -200,7 +201,7 @@ impl Tree {
         tree
     }
 
-    /// Notes where the nodes of the path beyond some depth end.
+    /// Sets the ends of the nodes of the path beyond some depth.
     fn close(&mut self, path: &mut Vec<usize>, depth: usize) {
         for node in path.drain(depth + 1..) {
             self.nodes[node].end = self.nodes.len() as u32;

@@ -1,4 +1,4 @@
-//! The tokens of a model as tries of their bytes: as llguidance wants them, and our own.
+//! The tokens of a model as tries of their bytes: in llguidance's form, and our own.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::tree::Tree;
 use crate::Error;
 use crate::tokenizer::Tokenizer;
 
-/// Longest token of the trie in bytes, which has ten bits for a length. Longer ones are never part of an
+/// Longest token of the trie in bytes, which has ten bits for a length. Longer tokens are never part of an
 /// answer.
 const MAX_TOKEN_BYTES: usize = 1000;
 /// Bits of a token's number in the trie.
@@ -20,11 +20,11 @@ struct Environment {
     trie: TokTrie,
 }
 
-/// llguidance's trie has as many rows as the head, so that masks are as long as logits. Rows that stand for
-/// nothing are empty: they are never allowed. The tree has the words that are text.
+/// llguidance's trie has as many rows as the head, so that masks are as long as logits. Rows without a token
+/// are empty: they are never allowed. The tree has the words that are text.
 ///
 /// # Errors
-/// [`Error::InvalidRequest`] where the vocabulary is not made for constraints.
+/// [`Error::InvalidRequest`] where the vocabulary cannot be used for constraints.
 pub(super) fn environment(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<(TokEnv, Tree), Error> {
     assert!(tokenizer.vocab_size() <= rows, "more tokens than rows of the head");
     if rows > MAX_TOKENS {

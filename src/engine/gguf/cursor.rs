@@ -1,8 +1,8 @@
-//! Reading forward through bytes that nobody vouches for.
+//! Reading forward through untrusted bytes.
 //!
 //! Invariant: every read is checked against what is left, and nothing is allocated here.
 
-/// What is wrong with a file; the path is added where it is known.
+/// The reason why a file cannot be read; the path is added where it is known.
 #[derive(Debug)]
 pub(super) enum Problem {
     /// The file contradicts itself or the format.
@@ -10,7 +10,7 @@ pub(super) enum Problem {
     /// The file is sound, but this reader cannot use it.
     Unsupported {
         reason: String,
-        /// What would do instead.
+        /// A remedy for the user.
         hint: Option<&'static str>,
     },
 }
@@ -36,7 +36,7 @@ impl<'a> Cursor<'a> {
         self.bytes.len() - self.position
     }
 
-    /// The next `length` bytes of `what`.
+    /// The next `length` bytes; `what` names them in errors.
     pub(super) fn take(&mut self, length: u64, what: &dyn Fn() -> String) -> Result<&'a [u8], Problem> {
         let rest = self.bytes.get(self.position..).unwrap_or_default();
         match usize::try_from(length).ok().and_then(|length| rest.get(..length)) {

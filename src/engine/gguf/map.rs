@@ -17,11 +17,11 @@ pub(super) enum Bytes {
 }
 
 impl Bytes {
-    /// Maps a regular file read-only. An empty file gives no bytes; whatever else is not a regular file
-    /// (a directory, a pipe that would block) is an error.
+    /// Maps a regular file read-only. An empty file gives no bytes; anything else but a regular file (a
+    /// directory, a pipe that would block) is an error.
     pub(super) fn map(path: &Path) -> io::Result<Bytes> {
-        // Asked before opening, because opening a named pipe waits for its writer; and again afterwards,
-        // of what was really opened.
+        // Checked before opening, because opening a named pipe waits for its writer; and again afterwards,
+        // for the file that was actually opened.
         regular(&std::fs::metadata(path)?)?;
         let file = File::open(path)?;
         let metadata = file.metadata()?;

@@ -1,8 +1,8 @@
 //! GGUF model files: metadata keys and tensors over a mapped file.
 //!
-//! Written for hostile input: every count, length, offset and alignment is checked against the size of
-//! the file before it is used; nothing is allocated in proportion to a number in the file, only to bytes
-//! that are there. Arrays stay views. Errors name the key or the tensor.
+//! Written for hostile input: every count, length, offset and alignment is checked against the size of the
+//! file before it is used; memory is allocated in proportion to the bytes of the file, never to a number in
+//! it. Arrays stay views. Errors name the key or the tensor.
 //!
 //! Invariant: no function here panics or allocates without bound, whatever the bytes are.
 
@@ -35,7 +35,7 @@ pub use value::{Numbers, Strings};
 #[derive(Debug, Clone)]
 pub struct Gguf {
     inner: Arc<Inner>,
-    /// Other files that belong to it, each with the name by which it does.
+    /// Other files that belong to it, each with its name in it.
     attached: Arc<[(String, Gguf)]>,
 }
 
@@ -64,7 +64,7 @@ impl Part {
     }
 }
 
-/// The error of a file that cannot be used.
+/// The error for a file that cannot be used.
 fn refused(path: PathBuf, problem: Problem) -> Error {
     match problem {
         Problem::Corrupt(reason) => Error::CorruptModel { path, reason },
@@ -123,8 +123,8 @@ impl Gguf {
         Gguf::new(name.into(), Bytes::Static(bytes))
     }
 
-    /// As much as can be read of a file that [`Gguf::open`] refuses; its tensors have no data. For telling
-    /// what it is.
+    /// Reads as much as possible of a file that [`Gguf::open`] refuses, to describe it; its tensors have no
+    /// data.
     ///
     /// # Errors
     /// [`Error::ModelFile`] where it cannot be opened.
@@ -147,13 +147,13 @@ impl Gguf {
         Gguf { inner: Arc::new(Inner { parts, metadata, contents }), attached: Arc::new([]) }
     }
 
-    /// The same with other files that belong to it: whoever identifies it, or looks whether it is lost, looks
-    /// at them as well.
+    /// The same with other files that belong to it, which are part of its identity and of
+    /// [`Gguf::check_lost`].
     pub(crate) fn with_attached(self, attached: Vec<(String, Gguf)>) -> Gguf {
         Gguf { attached: attached.into(), ..self }
     }
 
-    /// The files that belong to it, each with the name by which it does.
+    /// The files that belong to it, each with its name in it.
     pub(crate) fn attached(&self) -> impl ExactSizeIterator<Item = (&str, &Gguf)> {
         self.attached.iter().map(|(name, gguf)| (&**name, gguf))
     }
@@ -173,19 +173,19 @@ impl Gguf {
         self.inner.parts.iter().map(|part| part.bytes.len() as u64).sum()
     }
 
-    /// Whether its files are of another format, and were told in the words of this one.
+    /// Whether its files are of another format, translated to this one.
     pub(crate) fn is_translated(&self) -> bool {
         self.inner.metadata.is_some()
     }
 
-    /// Bytes of everything that is not tensors.
+    /// Bytes of everything but tensors.
     pub(crate) fn metadata_bytes(&self) -> u64 {
         let tensors: u64 = self.tensors().map(|tensor| tensor.data.len() as u64).sum();
         let apart = self.inner.metadata.as_ref().map_or(0, Vec::len) as u64;
         self.file_size().saturating_sub(tensors).saturating_add(apart)
     }
 
-    /// All bytes of its files, one after the other, and what was made of files beside them; then those of the
+    /// All bytes of its files, one after the other, and the metadata that were translated; then those of the
     /// files that belong to it, with their names.
     pub(crate) fn content(&self) -> Vec<&[u8]> {
         let files = self.inner.parts.iter().map(|part| &*part.bytes);
@@ -197,7 +197,7 @@ impl Gguf {
         content
     }
 
-    /// Which files they are; None for bytes of the program.
+    /// The identity of its files; None for bytes of the program.
     pub(crate) fn file_id(&self) -> Option<FileId> {
         let mut ids = self.inner.parts.iter().map(|part| part.bytes.mapping()?.file_id());
         let first = ids.next()??;
@@ -210,7 +210,7 @@ impl Gguf {
         self.attached.iter().try_for_each(|(_, gguf)| gguf.check_lost())
     }
 
-    /// Whether the files at their paths are those that were opened, and nobody has written to them since.
+    /// Whether the files at their paths are still those that were opened, without a change since.
     pub(crate) fn is_unchanged(&self) -> bool {
         self.inner.parts.iter().all(|part| {
             let opened = part.bytes.mapping().and_then(Mapping::file_id);
@@ -220,7 +220,7 @@ impl Gguf {
 
     /// Gives back the memory of a part of a file; reading it again fetches it again.
     pub(crate) fn release(&self, bytes: &[u8]) {
-        // Those that do not hold it do nothing.
+        // Parts that do not hold it do nothing.
         self.inner
             .parts
             .iter()
@@ -250,7 +250,7 @@ impl Gguf {
         Error::UnsupportedModel { path: self.path().into(), reason: reason.into(), hint: None }
     }
 
-    /// As [`Gguf::unsupported`], with a sentence about what would do instead.
+    /// As [`Gguf::unsupported`], with a sentence about a remedy.
     pub fn unsupported_but(&self, reason: impl Into<String>, hint: impl Into<String>) -> Error {
         let (path, reason) = (self.path().into(), reason.into());
         Error::UnsupportedModel { path, reason, hint: Some(hint.into()) }
@@ -336,7 +336,7 @@ impl Gguf {
     /// A string, if the key is there.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where it is something else or not UTF-8; so do all that follow.
+    /// [`Error::CorruptModel`] where it has another type or is not UTF-8; all methods below return the same.
     pub fn opt_str(&self, key: &str) -> Result<Option<&str>, Error> {
         match self.raw(key) {
             None => Ok(None),
@@ -453,7 +453,7 @@ impl Gguf {
         }
     }
 
-    /// As [`Gguf::opt_str`], a missing key being an error; so do all that follow.
+    /// As [`Gguf::opt_str`], but a missing key is an error; the same holds for all methods below.
     pub fn str(&self, key: &str) -> Result<&str, Error> {
         self.required(key, self.opt_str(key)?)
     }

@@ -20,18 +20,19 @@ const MAX_DIMENSIONS: u32 = 4;
 const MAX_ALIGNMENT: u32 = 65_536;
 const DEFAULT_ALIGNMENT: u32 = 32;
 
-/// A tensor as described; `data` lies inside its file. Unknown types have no data: their size is unknown.
+/// The description of a tensor; `data` lies inside its file. Unknown types have no data, as their size is
+/// unknown.
 #[derive(Debug)]
 pub(super) struct TensorInfo {
     pub(super) name: Box<str>,
     pub(super) shape: Vec<usize>,
     pub(super) kind: GgmlType,
-    /// Which file of the model it is in, from 0 on.
+    /// The index of the model's file that it is in, from 0 on.
     pub(super) part: usize,
     pub(super) data: Range<usize>,
 }
 
-/// All that the file says, without its data.
+/// The description of a file, without the data of tensors.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) version: u32,
@@ -48,7 +49,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, Problem> {
     Ok(contents)
 }
 
-/// As much as can be read of a file that [`parse`] refuses, to tell people about it. Tensors have no data.
+/// Reads as much as possible of a file that [`parse`] refuses, to describe it to people. Tensors have no
+/// data.
 pub(super) fn survey(bytes: &[u8]) -> Contents {
     let mut contents = Contents::default();
     if read(bytes, &mut contents).is_err() {
@@ -57,7 +59,7 @@ pub(super) fn survey(bytes: &[u8]) -> Contents {
     contents
 }
 
-/// Fills `contents` from the beginning of the file on, up to what is wrong.
+/// Fills `contents` from the beginning of the file on, up to the first error.
 fn read(bytes: &[u8], contents: &mut Contents) -> Result<(), Problem> {
     let mut cursor = Cursor::new(bytes);
     let header = || "the GGUF header".to_owned();

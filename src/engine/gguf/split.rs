@@ -1,8 +1,8 @@
 //! Models in several files, as `llama-gguf-split` writes them: `NAME-00001-of-00003.gguf` and so on.
 //!
 //! The first part has the keys of the model, and all of them have tensors. `split.no` counts the parts from
-//! 0, `split.count` says how many there are, and `split.tensors.count` how many tensors they have together.
-//! Which files belong together is told by their names; that they do is checked by what is in them.
+//! 0, `split.count` is the number of parts, and `split.tensors.count` the number of tensors in all of them.
+//! The parts of a model are found by their names, and their contents are checked to belong together.
 
 use std::ffi::OsString;
 use std::io;
@@ -21,7 +21,7 @@ const MAX_PARTS: usize = 256;
 /// Keys that are the same in all parts that have them.
 const COMMON: [&str; 3] = ["general.architecture", "general.name", "split.tensors.count"];
 
-/// What a name says of a part.
+/// The name of a part, parsed.
 struct Name {
     /// The path up to the number.
     prefix: Vec<u8>,
@@ -45,7 +45,7 @@ impl Name {
     }
 }
 
-/// Cuts five digits off the end, and `mark` before them.
+/// Removes five digits from the end, and `mark` before them.
 fn number_behind<'a>(text: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], usize)> {
     let (rest, digits) = text.split_last_chunk::<5>()?;
     let number = digits.iter().try_fold(0, |number, digit| {
@@ -54,8 +54,8 @@ fn number_behind<'a>(text: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], usize)> {
     Some((rest.strip_suffix(mark)?, number))
 }
 
-/// The files of the model that begins with the file at `path`, by its name; one file for whatever is not the
-/// first of several parts. Nobody has looked whether they are there.
+/// The files of the model that begins with the file at `path`, by its name; one file for anything but the
+/// first of several parts. They may not exist.
 pub fn parts(path: &Path) -> Vec<PathBuf> {
     match Name::of(path) {
         Some(name) if name.number == 1 && name.count <= MAX_PARTS => {
@@ -65,7 +65,7 @@ pub fn parts(path: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// What the keys of a part say of it.
+/// The place of a part among all parts, by the keys of its file.
 #[derive(PartialEq)]
 struct TensorPlace {
     /// From 0 on.
@@ -137,7 +137,7 @@ pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part
     Ok(parts)
 }
 
-/// The name of the first part; the error is a reason and what would do instead.
+/// The name of the first part; the error is a reason and a remedy.
 fn name_of_first(path: &Path, place: &TensorPlace) -> Result<Name, (String, String)> {
     let name = Name::of(path).filter(|name| name.count as u64 == place.count);
     let rename = |number: u64| format!("…-{number:05}-of-{:05}.gguf", place.count);
@@ -165,7 +165,7 @@ fn name_of_first(path: &Path, place: &TensorPlace) -> Result<Name, (String, Stri
     })
 }
 
-/// Whether two values are the same; those of strings are in the bytes of their files.
+/// Whether two values are equal; strings are compared in the bytes of their files.
 fn same(one: &Raw, first: &[u8], other: &Raw, bytes: &[u8]) -> bool {
     match (one, other) {
         (Raw::String(one), Raw::String(other)) => first.get(one.clone()) == bytes.get(other.clone()),
@@ -205,7 +205,7 @@ fn add(
             return Err(stranger(&format!("key \"{key}\" has another value")));
         }
     }
-    // Only the first part's keys are read; another one may repeat them.
+    // Only the first part's keys are used; other parts may repeat them.
     for (key, value) in &part.keys {
         let of_part = key.starts_with("split.") || key.starts_with("general.");
         let repeated =

@@ -1,5 +1,4 @@
-//! Files that are wrong in one way each. Files that are wrong in ways nobody thought of are made by
-//! `tests/gguf_mutants.rs`.
+//! Files with one error each. Files with random errors are made by `tests/gguf_mutants.rs`.
 
 use super::*;
 
@@ -48,7 +47,7 @@ impl Builder {
         open(self.bytes.clone())
     }
 
-    /// Why the file is refused as corrupt.
+    /// The reason why the file is refused as corrupt.
     fn corrupt(&self) -> String {
         match self.open() {
             Err(Error::CorruptModel { reason, .. }) => reason,

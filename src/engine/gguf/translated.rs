@@ -1,7 +1,6 @@
-//! A model of another format in the words of this one: keys that were read elsewhere, tensors in mapped
-//! files.
+//! A model of another format, translated to this one: keys from other files, tensors in mapped files.
 //!
-//! Whatever uses models knows GGUF only. A reader of another format says once what its file means.
+//! All users of models know GGUF only. A reader of another format translates its files once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -18,14 +17,14 @@ use crate::Error;
 #[derive(Debug, Default)]
 pub(crate) struct Translation {
     keys: BTreeMap<Box<str>, Raw>,
-    /// Bytes of strings and arrays, and of all else that keys say, so that it tells models apart.
+    /// Bytes of strings and arrays, and of all other values, so that models can be told apart by them.
     metadata: Vec<u8>,
     tensors: Vec<TensorInfo>,
     tensor_index: HashMap<Box<str>, usize>,
 }
 
 impl Translation {
-    /// Maps the files that hold the tensors, and lets `describe` say what their bytes mean.
+    /// Maps the files that hold the tensors, and lets `describe` add keys and tensors.
     ///
     /// # Errors
     /// [`Error::ModelFile`] where a file cannot be mapped, [`Error::LostModel`] where one is cut short
@@ -114,7 +113,7 @@ impl Translation {
         self.keys.insert(key.into(), Raw::Array { of: ValueType::U8, count: bytes.len(), bytes });
     }
 
-    /// Writes down that a key is set, and to what, for [`Gguf::content`].
+    /// Records that a key is set, with its value, for [`Gguf::content`].
     fn note(&mut self, key: &str, value: &[u8]) {
         self.metadata.extend_from_slice(key.as_bytes());
         self.metadata.extend_from_slice(value);

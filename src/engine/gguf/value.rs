@@ -79,7 +79,7 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    /// For messages.
+    /// The name of its type, for messages.
     pub(super) fn type_name(&self) -> String {
         match self {
             Raw::Integer(_) => "an integer".into(),
@@ -200,7 +200,7 @@ impl<'a> Iterator for Strings<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         self.left = self.left.checked_sub(1)?;
-        // `new` has seen them all: an empty string stands for one that another process changed since.
+        // `new` has checked all of them: the empty string is for one that another process has changed since.
         Some(std::str::from_utf8(self.next_bytes()).unwrap_or_default())
     }
 

@@ -1,14 +1,15 @@
-//! Grouped-query attention over the key-value cache, to what precedes a row or, in encoders, both ways.
+//! Grouped-query attention over the key-value cache, to the positions up to a row's own or, in encoders, both
+//! ways.
 //!
 //! The cache is read in tiles of 64 absolute positions in ascending order, with a running maximum and sum
 //! (online softmax, [Milakov and Gimelshein 2018](https://arxiv.org/abs/1805.02867)). Each score is one
 //! ascending chain over the elements of a head, each output one ascending chain over positions. So a row's
-//! result depends on its absolute position and on what precedes it, and not on how the prompt was cut into
+//! result depends on its absolute position and on the rows before it, and not on how the prompt was cut into
 //! slices.
 //!
 //! A layer may see a window of positions only ([Beltagy et al. 2020](https://arxiv.org/abs/2004.05150)), cap
-//! its scores (Gemma 2) and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as
-//! learned in gpt-oss). Where positions are neither embedded nor rotated in, scores fall with the distance
+//! its scores (Gemma 2) and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453),
+//! learned as in gpt-oss). Where positions are neither embedded nor rotated in, scores fall with the distance
 //! ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
 //!
 //! A tile of one key-value head is stored as 16-bit floats or as 8-bit integers with scales
@@ -33,7 +34,7 @@ use super::rows::Rows;
 use super::tile::KvCacheType;
 use super::tile::TILE;
 
-/// The sizes that attention needs.
+/// The sizes of attention's heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heads {
     /// Query heads; a multiple of `kv`.
@@ -45,7 +46,7 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// What scores are multiplied with unless a model says otherwise: `1 / sqrt(dim)`.
+    /// The factor of scores unless a model says otherwise: `1 / sqrt(dim)`.
     pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
     }
@@ -77,9 +78,9 @@ impl Rows<'_> {
         window.map_or(0, |window| (self.position + row + 1).saturating_sub(window))
     }
 
-    /// Behind the last row that sees a tile which begins at position `start`.
+    /// The end of the rows that see a tile which begins at position `start`.
     fn end_in(&self, start: usize, window: Option<usize>) -> usize {
-        // The tile's last position is seen by the row of its own and by those up to a window behind.
+        // The tile's last position is seen by its own row and by those up to a window behind it.
         let end = |window: usize| (start + TILE - 1).saturating_add(window).saturating_sub(self.position);
         window.map_or(self.rows, |window| end(window).min(self.rows))
     }
@@ -96,24 +97,24 @@ impl Rows<'_> {
     }
 }
 
-/// How scores are made, and which positions have one.
+/// The formula of scores, and the positions that have one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scoring<'a> {
-    /// What products of queries and keys are multiplied with.
+    /// The factor of products of queries and keys.
     pub(crate) scale: f32,
     /// Scores `s` become `cap · tanh(s / cap)`.
     pub(crate) cap: Option<f32>,
-    /// A row sees so many positions at most, its own and those before it; with [`Rows::both_ways`] as many
-    /// behind it.
+    /// Most positions that a row sees, its own and those before it; with [`Rows::both_ways`] as many behind
+    /// it.
     pub(crate) window: Option<usize>,
     /// A score for each query head that takes part in the softmax and has no value, `[query]`.
     pub(crate) sinks: Option<&'a [f32]>,
-    /// What the scores of each query head lose for each position between a row and what it sees, on both
-    /// sides alike, `[query]`. Not together with `cap`.
+    /// The amount that the scores of each query head lose for each position between a row and the position
+    /// that it sees, on both sides alike, `[query]` (ALiBi). Not together with `cap`.
     pub(crate) slopes: Option<&'a [f32]>,
 }
 
-/// What a row sees of a tile.
+/// The part of a tile that a row sees.
 #[derive(Debug, Clone)]
 struct Seen {
     /// Positions, counted from the tile's start.
@@ -121,33 +122,33 @@ struct Seen {
     distance: Option<Distance>,
 }
 
-/// How scores of a head and a row fall with the distance.
+/// The fall of scores with the distance, for a head and a row.
 #[derive(Debug, Clone, Copy)]
 struct Distance {
     slope: f32,
-    /// Where the row is, counted from the tile's start, before which it may be.
+    /// The position of the row, counted from the tile's start; negative where it is before the tile.
     row: i32,
 }
 
 impl Scoring<'_> {
-    /// Scores multiplied with `scale`, and nothing else.
+    /// Scores with the factor `scale`, and nothing else.
     pub(crate) fn plain(scale: f32) -> Self {
         Scoring { scale, cap: None, window: None, sinks: None, slopes: None }
     }
 }
 
-/// What is computed from the rows of a layer.
+/// The projections of a layer's rows, and how scores are made of them.
 pub(crate) struct Projections<'a> {
     /// `query · dim` values a row.
     pub(crate) queries: &'a mut [f32],
     /// `kv · dim` values a row, and the same of values. None where the cache has them already.
     pub(crate) fresh: Option<(&'a mut [f32], &'a [f32])>,
-    /// For norms and rotation.
+    /// Norms and rotation.
     pub(crate) ready: Ready<'a>,
     pub(crate) scoring: Scoring<'a>,
 }
 
-/// Makes query heads of row `.0` and the key head that they share ready.
+/// The function that prepares query heads of row `.0` and the key head that they share.
 pub(crate) type Ready<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 
 /// Stores the rows' own keys and values, then `out = softmax(score(q · Kᵀ)) · V` for each row and query head.
@@ -183,8 +184,8 @@ pub(crate) fn attend(
     });
 }
 
-/// One key-value head, with the query heads that share it, over all rows of one sequence: what one thread
-/// does. No other one touches these query heads, key heads, outputs and tiles.
+/// One key-value head, with the query heads that share it, over all rows of one sequence: the work of one
+/// thread. No other thread touches these query heads, key heads, outputs and tiles.
 struct KvHead<'a> {
     heads: Heads,
     index: usize,
@@ -201,7 +202,7 @@ impl KvHead<'_> {
         self.heads.query / self.heads.kv
     }
 
-    /// Where its tile is in each block.
+    /// The place of its tile in each block.
     fn place(&self) -> Range<usize> {
         let length = self.rows.kind.tile_len(self.heads.dim);
         let start = self.offset + self.index * length;
@@ -225,7 +226,7 @@ impl KvHead<'_> {
         head * dim..(head + 1) * dim
     }
 
-    /// Makes queries and keys ready and puts keys and values into their tiles.
+    /// Prepares queries and keys, and stores keys and values in their tiles.
     fn store(&self, queries: &Disjoint<'_, f32>, keys: &Disjoint<'_, f32>, values: &[f32], ready: Ready<'_>) {
         let Heads { kv, dim, .. } = self.heads;
         for row in 0..self.rows.rows {
@@ -243,7 +244,7 @@ impl KvHead<'_> {
         }
     }
 
-    /// How scores of a row and a member of the group fall with the distance, in a tile that begins at
+    /// The fall of scores with the distance for a row and a member of the group, in a tile that begins at
     /// position `start`.
     fn distance(&self, row: usize, member: usize, start: usize) -> Option<Distance> {
         let slope = self.scoring.slopes?[self.index * self.group() + member];
@@ -362,8 +363,8 @@ impl KvHead<'_> {
 }
 
 multiversion! {
-    /// One query against what is `seen` of a tile; `running` is [maximum, sum] of the scores up
-    /// to here, `out` the weighted sum of values so far.
+    /// One query against the `seen` part of a tile; `running` is [maximum, sum] of the scores so far, `out`
+    /// the weighted sum of values so far.
     fn attend_tile(
         query: &[f32],
         keys: &[f32],
@@ -417,8 +418,8 @@ fn attend_tile_body(
     }
 }
 
-/// Turns the scores of a tile into weights, adds them to the running sum and returns what everything before
-/// is multiplied with. A NaN among the scores makes the sum one.
+/// Turns the scores of a tile into weights and adds these to the running sum. Returns the factor for all
+/// earlier sums. A NaN among the scores makes the sum NaN.
 #[inline(always)]
 fn weigh(scores: &mut [f32; TILE], seen: &Seen, scoring: Scoring<'_>, running: &mut [f32]) -> f32 {
     let visible = &seen.visible;
@@ -431,7 +432,7 @@ fn weigh(scores: &mut [f32; TILE], seen: &Seen, scoring: Scoring<'_>, running: &
         scale = 1.0;
     }
     if let Some(Distance { slope, row }) = seen.distance {
-        // Scores may be on both sides of the row, and in tiles where it is not.
+        // Scores may be on both sides of the row, and in tiles without the row.
         let first = chunks.start * 16;
         let positions = first as i32 - row..;
         let chunks = scores.as_chunks_mut::<16>().0[chunks.clone()].as_flattened_mut();

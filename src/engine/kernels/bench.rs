@@ -1,5 +1,5 @@
 //! The kernels for micro-benchmarks, which are a crate of their own: each function makes its data and returns
-//! what is to be timed.
+//! the closure to be timed.
 #![allow(missing_docs, reason = "not part of the interface")]
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn format(name: &str) -> Option<Format> {
     FORMATS.iter().zip(all).find(|(known, _)| **known == name).map(|(_, format)| format)
 }
 
-/// Values in -1 … 1 that repeat themselves rarely.
+/// Values in -1 … 1 with a long period.
 fn values(count: usize) -> Vec<f32> {
     (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
@@ -38,7 +38,7 @@ fn pool(threads: usize, instructions: Instructions) -> Option<Pool> {
     Pool::new(threads, instructions, &start).ok()
 }
 
-/// A job of next to nothing on all threads: what it costs to begin and end one.
+/// An empty job on all threads: the cost of beginning and ending a job.
 pub fn job(threads: usize) -> Option<impl FnMut()> {
     let pool = pool(threads, Instructions::best())?;
     Some(move || {
@@ -86,7 +86,7 @@ pub fn attention(
 ) -> Option<impl FnMut()> {
     let heads = Heads { query: heads.0, kv: heads.1, dim: heads.2 };
     let tile = heads.kv * kind.tile_len(heads.dim);
-    // f16 values of about 0.1, or bytes and such scales.
+    // f16 values of about 0.1, or bytes and scales of that size.
     let block = || (0..tile).map(|i| 0x2e00 + (i % 251) as u16).collect::<Box<[u16]>>();
     let blocks: Vec<Arc<Box<[u16]>>> =
         (0..(positions + rows).div_ceil(TILE)).map(|_| Arc::new(block())).collect();

@@ -36,7 +36,7 @@ impl Taps {
         Taps { channels: by_channel.len() / taps, taps, weights }
     }
 
-    /// Values of its state: the inputs that it will see again.
+    /// Values of its state: the inputs that later positions will use again.
     pub(crate) fn state_len(channels: usize, taps: usize) -> usize {
         channels * (taps - 1)
     }
@@ -123,13 +123,13 @@ impl Taps {
 /// A group of channels at one position.
 struct Window<'a> {
     weights: &'a [f32],
-    /// Those before the position.
+    /// The inputs before the position.
     inputs: &'a mut [f32],
     instructions: Instructions,
 }
 
 impl Window<'_> {
-    /// Takes the position's input and leaves the result there.
+    /// Takes the position's input from `x` and leaves the result there.
     fn convolve(&mut self, x: &mut [f32]) {
         convolve(self.instructions, self.weights, self.inputs, x);
     }

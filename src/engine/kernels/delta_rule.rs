@@ -1,7 +1,7 @@
 //! The gated delta rule ([Yang et al. 2024](https://arxiv.org/abs/2412.06464)).
 //!
-//! A head has a matrix `S` `[keys, values]`. A position makes it forget a part, looks up what it has for the
-//! position's key, and puts a share of the difference to the position's value there:
+//! A head has a matrix `S` `[keys, values]`. A position makes it decay, looks up the value that it has for
+//! the position's key, and adds a share of the difference to the position's value:
 //!
 //! ```text
 //! S ← decay · S
@@ -24,7 +24,7 @@ use super::rows::Rows;
 pub(crate) const LANES: usize = 16;
 /// Elements of matrices of a share of the pool's work: about two microseconds.
 const ELEMENTS_WORTH: usize = 16_384;
-/// Sums over keys are made of so many chains, which take the keys in turns and are folded in pairs.
+/// Sums over keys are made of this many chains, which take the keys in turns and are folded in pairs.
 pub(super) const CHAINS: usize = 4;
 
 /// The sizes of a layer.
@@ -54,7 +54,7 @@ impl Matrices {
         self.value_heads * self.dim * self.dim
     }
 
-    /// Goes through the rows of all sequences: `out` `[rows, value_heads · dim]`.
+    /// Processes the rows of all sequences: `out` `[rows, value_heads · dim]`.
     pub(crate) fn learn(
         &self,
         sequences: &[Rows<'_>],

@@ -27,7 +27,7 @@ impl<'a, T> Disjoint<'a, T> {
         self.length
     }
 
-    /// Where an element is, to fetch it into the cache.
+    /// The address of an element, to fetch it into the cache.
     pub(crate) fn address(&self, index: usize) -> *const T {
         self.start.wrapping_add(index)
     }

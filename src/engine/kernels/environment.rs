@@ -1,19 +1,19 @@
-//! The floating-point environment: how the processor rounds, and what it makes of numbers that are not
-//! normal.
+//! The floating-point environment: how the processor rounds, and whether it flushes subnormal numbers to
+//! zero.
 //!
-//! It belongs to a thread, and a new thread inherits that of its parent: a library that somebody else has
-//! loaded into the process may have switched it (code that is compiled with -ffast-math does so when it is
-//! loaded). Results must not depend on it, so the engine's own threads set what IEEE 754 says ([`set`]), and
-//! what computes on a caller's thread sets it for as long as it takes ([`Standard`]).
+//! It belongs to a thread, and a new thread inherits that of its parent: a library that another part of the
+//! process has loaded may have changed it (code that is compiled with -ffast-math does so when it is loaded).
+//! Results must not depend on it, so the engine's own threads set IEEE 754's defaults ([`set`]), and
+//! computations on a caller's thread set them for their duration ([`Standard`]).
 #![allow(unsafe_code, reason = "a control register that only assembly reaches")]
 
-/// Round to nearest, ties to even; numbers that are not normal are themselves; exceptions raise no signal.
+/// Round to nearest, ties to even; subnormal numbers are kept; exceptions raise no signal.
 #[cfg(target_arch = "x86_64")]
 const STANDARD: Word = 0x1f80;
 #[cfg(target_arch = "aarch64")]
 const STANDARD: Word = 0;
 
-/// The bits of the register that are no settings: flags of exceptions that there were.
+/// The bits of the register that are no settings: flags of past exceptions.
 #[cfg(target_arch = "x86_64")]
 const FLAGS: Word = 0x3f;
 #[cfg(target_arch = "aarch64")]
@@ -58,10 +58,10 @@ unsafe fn write(word: Word) {
     unsafe { std::arch::asm!("msr fpcr, {}", in(reg) word, options(nostack, preserves_flags)) };
 }
 
-/// The standard environment, as long as it lives; then that of before.
+/// Sets the standard environment while it lives; then restores the one before.
 #[must_use]
 pub(crate) struct Standard {
-    /// The environment that is put back.
+    /// The environment to restore.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     before: Option<Word>,
     /// The environment belongs to this thread, so the guard must not leave it.
@@ -74,7 +74,7 @@ impl Standard {
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         let before = {
             let now = read();
-            // Reading costs next to nothing, writing waits for what is under way.
+            // Reading costs next to nothing, while writing waits for the operations under way.
             let differs = now & !FLAGS != STANDARD;
             if differs {
                 // SAFETY: a value without reserved bits.
@@ -94,7 +94,7 @@ impl Drop for Standard {
     fn drop(&mut self) {
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         if let Some(before) = self.before {
-            // SAFETY: what was read.
+            // SAFETY: the value was read from the register.
             unsafe { write(before) };
         }
     }
@@ -114,7 +114,7 @@ mod tests {
     use crate::{Config, Embed, Engine, EventKind, Generate, ModelSource, Output, Probe, Reply, Request};
     use crate::{Sampling, Work};
 
-    /// Towards minus infinity, and nothing but normal numbers.
+    /// Rounds towards minus infinity, and flushes subnormal numbers to zero.
     #[cfg(target_arch = "x86_64")]
     const ODD: u32 = STANDARD | 1 << 15 | 1 << 6 | 1 << 13;
     #[cfg(target_arch = "aarch64")]

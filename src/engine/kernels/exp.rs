@@ -1,6 +1,6 @@
 //! The exponential function of the engine.
 //!
-//! The system's `expf` differs between C libraries, and bytes must not.
+//! The system's `expf` differs between C libraries, but bytes must not.
 
 /// log2(e).
 const LOG2_E: f32 = std::f32::consts::LOG2_E;

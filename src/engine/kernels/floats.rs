@@ -10,7 +10,7 @@ use crate::memory::fallible;
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// Values that begin where a cache line does, so that the 16 outputs of a panel touch one line and not two.
+/// Values that begin at a cache line, so that the 16 outputs of a panel touch one line and not two.
 #[derive(Default)]
 pub(crate) struct Floats {
     lines: Vec<Line>,

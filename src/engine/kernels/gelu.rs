@@ -1,10 +1,10 @@
-//! GELU in its exact form and as it is approximated, and the hyperbolic tangent.
+//! GELU, exact and approximated, and the hyperbolic tangent.
 
 use super::exp::exp;
 
 multiversion! {
-    /// `x = (x + bias) · Φ(x + bias)`, Φ being the distribution of a normal variable: GELU as BERT has it,
-    /// not its approximation by a hyperbolic tangent.
+    /// `x = (x + bias) · Φ(x + bias)`, where Φ is the distribution function of a normal variable: GELU as in
+    /// BERT, not its approximation by a hyperbolic tangent.
     pub(crate) fn gelu(x: &mut [f32], bias: &[f32]) = gelu_body
 }
 
@@ -14,13 +14,13 @@ multiversion! {
 }
 
 multiversion! {
-    /// `gate = gelu(gate) · up` with GELU's approximation by a hyperbolic tangent
-    /// ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)), as the Gemma models have it.
+    /// `gate = gelu(gate) · up` with GELU's approximation by a hyperbolic tangent ([Hendrycks and Gimpel
+    /// 2016](https://arxiv.org/abs/1606.08415)), as in the Gemma models.
     pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) = geglu_body
 }
 
 multiversion! {
-    /// `gate = gelu(gate) · up`, with GELU itself, as ModernBERT has it.
+    /// `gate = gelu(gate) · up`, with GELU itself, as in ModernBERT.
     pub(crate) fn exact_geglu(gate: &mut [f32], up: &[f32]) = exact_geglu_body
 }
 

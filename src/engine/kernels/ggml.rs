@@ -1,12 +1,11 @@
-//! Products with weights in ggml's blocks as candle has them: its types and its dot products, on this crate's
-//! threads.
+//! Products with weights in ggml's blocks, using candle's types and dot products, on this crate's threads.
 //!
-//! Candle has a product of a whole matrix too. It is not used, for two reasons: it starts threads of its own,
+//! Candle can also multiply a whole matrix. That is not used, for two reasons: it starts threads of its own,
 //! one for each core whatever the settings say, and it sums in another order where there are several rows, so
-//! that a row's result would depend on those beside it.
+//! that a row's result would depend on the other rows.
 //!
-//! Invariant: an output depends on its own row and its weights only. Which instructions compute it is
-//! candle's choice, so that another processor may give other bytes.
+//! Invariant: an output depends on its own row and its weights only. Candle chooses the instructions, so
+//! another processor may give other bytes.
 #![allow(unsafe_code, reason = "blocks are made of a file's bytes, threads write disjoint columns")]
 
 use std::ops::Range;
@@ -47,7 +46,8 @@ impl<T> Blocks<T> {
     fn copied(bytes: &[u8], inputs: usize, what: &str) -> Result<Blocks<T>, Error> {
         let count = bytes.len() / size_of::<T>();
         let mut blocks = try_vec::<T>(what, count)?;
-        // SAFETY: there is room for them, and blocks are numbers of which any bits are some, without padding.
+        // SAFETY: there is room for them, and blocks are numbers without padding, of which any bits are
+        // valid.
         unsafe {
             let memory = blocks.as_mut_ptr().cast::<u8>();
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory, count * size_of::<T>());
@@ -93,9 +93,9 @@ impl<T: GgmlType> Weights for Blocks<T> {
     }
 }
 
-/// The matrix of rows of `inputs` values in a file's bytes, which are whole blocks of the format. Where
-/// candle has no such blocks, and for 16-bit numbers, with which it would round activations too, the weights
-/// are widened to f32.
+/// The matrix of rows of `inputs` values in a file's bytes, which are whole blocks of the format. Weights are
+/// widened to f32 where candle has no such blocks, and where they are 16-bit numbers, for which it would
+/// round activations too.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`], for `what`.

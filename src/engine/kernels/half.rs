@@ -44,11 +44,11 @@ fn narrow_f16c(source: &[f32], target: &mut [u16]) {
     narrow_portable(source_rest, target_rest);
 }
 
-/// Widens one value; exact, and without branches, so that loops of it become vectors.
+/// Widens one value exactly, without branches, so that loops over it are vectorised.
 #[inline(always)]
 pub(crate) fn widen_one(bits: u16) -> f32 {
     let (sign, magnitude) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
-    // The exponent is too small by 127 - 15, also in numbers that are not normal.
+    // The exponent is too small by 127 - 15, also for subnormal numbers.
     let finite = f32::from_bits(magnitude) * f32::from_bits((254 - 15) << 23);
     let value = if magnitude < 0x7c00 << 13 { finite.to_bits() } else { magnitude | 0x7f80_0000 };
     f32::from_bits(sign | value)
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn both_ways_narrow_alike() {
-        // Every exponent, both signs, and what lies at and beside the halves between two f16.
+        // Every exponent, both signs, and the values at and next to the halves between two f16.
         let source: Vec<f32> = (0..1 << 19)
             .map(|i: u32| f32::from_bits((i << 13) | [0, 1, 0xfff, 0x1000, 0x1001][i as usize % 5]))
             .filter(|value| !value.is_nan())

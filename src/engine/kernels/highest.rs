@@ -1,4 +1,4 @@
-//! The highest of many values, as greedy choices need it.
+//! The highest of many values, for greedy choices.
 
 /// Values that are compared at once.
 const LANES: usize = 32;

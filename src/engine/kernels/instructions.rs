@@ -1,7 +1,7 @@
-//! Sets of instructions that kernels are compiled for, and which of them the processor has: found at run
-//! time.
+//! Instruction sets that kernels are compiled for, and the detection at run time of those that the processor
+//! has.
 
-/// Sets of instructions that there are kernels for, in ascending order. Results do not depend on them.
+/// Instruction sets with kernels, in ascending order. Results do not depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instructions {
     /// Any processor; the definition of the results.
@@ -48,13 +48,13 @@ impl Instructions {
         }
     }
 
-    /// Whether the versions of the kernels that are compiled for AVX2, FMA and F16C may run, and can.
+    /// Whether kernels compiled for AVX2, FMA and F16C may be used, and the processor can run them.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn wide(self) -> bool {
         matches!(self, Instructions::Avx2 | Instructions::Avx512) && Instructions::Avx2.present()
     }
 
-    /// The best that the processor has.
+    /// The best set that the processor has.
     pub fn best() -> Instructions {
         let best = [Instructions::Avx512, Instructions::Avx2, Instructions::Neon]
             .into_iter()

@@ -7,11 +7,11 @@
 //! bytes.
 //!
 //! Invariant: the value of an output depends on its own row, its weights and its absolute position only;
-//! never on how many rows are computed beside it, on the thread that computes it or on the number of threads.
+//! never on the number of other rows, on the thread that computes it or on the number of threads.
 
-/// Defines the function `$name`, which takes the instructions that may be used before everything else, and
-/// runs `$body` compiled for AVX2, FMA and F16C where they are among them and the processor has them, and as
-/// it is elsewhere. `$body` must be `#[inline(always)]`, or it stays portable.
+/// Defines the function `$name`, whose first argument is the instructions that may be used. It runs `$body`
+/// compiled for AVX2, FMA and F16C where they are among these instructions and the processor has them, and
+/// compiled portably elsewhere. `$body` must be `#[inline(always)]`, or it stays portable.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path) => {
         $(#[$meta])*

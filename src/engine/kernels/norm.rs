@@ -44,7 +44,7 @@ multiversion! {
     pub(crate) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) -> bool = layer_norm_body
 }
 
-/// Scales to length 1; a zero vector stays one.
+/// Scales to length 1; a zero vector stays zero.
 pub(crate) fn normalise(instructions: Instructions, mut vector: Vec<f32>) -> Vec<f32> {
     let length = sum_of_squares(instructions, &vector).sqrt();
     if length > 0.0 {

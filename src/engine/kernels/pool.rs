@@ -1,16 +1,15 @@
-//! The compute threads.
+//! The pool of compute threads.
 //!
 //! [`Pool::run`] calls a function once for each of a number of items; the calling thread and the pool's
-//! helpers claim items from a shared counter, so that a thread the system has set aside holds up one item. A
-//! job says how much it is worth, in shares of some two microseconds: where there are many threads, a small
-//! product is done before all of them would have come.
+//! helpers claim items from a shared counter, so that a thread that the system has descheduled holds up only
+//! one item. A job gives its worth, in shares of some two microseconds: where there are many threads, a small
+//! job would be done before all of them had come.
 //!
-//! A helper that finds nothing to do spins for some microseconds, which bridges the gap between two phases of
-//! a step, and then parks. Jobs begin and end by atomics; locks are for panics and for a caller who waits
-//! long.
+//! A helper without work spins for some microseconds, which bridges the gap between two phases of a step, and
+//! then parks. Jobs begin and end by atomics; locks are for panics and for a caller that waits long.
 //!
 //! Invariant: helpers call a job's function only while they are inside its [`Gate`], and `run` returns when
-//! nobody is.
+//! no helper is inside.
 #![allow(unsafe_code, reason = "a job borrows from the stack of its caller")]
 
 use std::cell::{Cell, UnsafeCell};
@@ -29,7 +28,7 @@ use super::instructions::Instructions;
 use crate::panic::{Panic, hold};
 use crate::stack::COMPUTING_STACK_BYTES;
 
-/// How long a thread looks for the next job, or for the end of one, before it sleeps.
+/// Time for which a thread looks for the next job, or for the end of one, before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
 /// Helpers that one thread wakes; those wake others.
 const WAKES: u64 = 2;
@@ -49,12 +48,12 @@ pub(crate) struct Pool {
 struct Shared {
     /// A [`Gate`].
     gate: CachePadded<AtomicU64>,
-    /// The next item of the job that nobody has claimed.
+    /// The next item of the job that is not claimed.
     next: CachePadded<AtomicUsize>,
-    /// Changed only while nobody is inside the gate, nor may enter.
+    /// Changed only while no helper is inside the gate or may enter it.
     job: CachePadded<UnsafeCell<Option<Job>>>,
     helpers: Vec<Helper>,
-    /// How many of them are asleep.
+    /// Number of helpers asleep.
     sleepers: CachePadded<AtomicU64>,
     /// The thread of the caller, which waits for the last helper to leave.
     caller: Mutex<Option<Thread>>,
@@ -69,7 +68,7 @@ unsafe impl Sync for Shared {}
 // SAFETY: a job's function is Sync.
 unsafe impl Send for Shared {}
 
-/// A helper as the others see it.
+/// The handle of a helper for the other threads.
 #[derive(Default)]
 struct Helper {
     thread: OnceLock<Thread>,
@@ -94,7 +93,7 @@ impl Gate {
     const PLACES: u64 = 0xffff << 16;
     const NUMBER_SHIFT: u32 = 32;
 
-    /// The gate of the next job, with nobody inside.
+    /// The gate of the next job, with no helper inside.
     fn next(self, places: usize) -> Gate {
         let number = self.number().wrapping_add(1);
         Gate(u64::from(number) << Self::NUMBER_SHIFT | (places as u64).min(0xffff) << 16)
@@ -148,7 +147,7 @@ impl Shared {
     }
 
     fn leave(&self) {
-        // This is in one order with what a caller does that goes to sleep, so that one of the two sees the
+        // This is ordered with the operations of a caller that goes to sleep, so that one of the two sees the
         // other.
         let was = Gate(self.gate.fetch_sub(Gate::INSIDE, SeqCst));
         if was.inside() == 1
@@ -159,7 +158,7 @@ impl Shared {
         }
     }
 
-    /// Lets nobody else in and waits until nobody is inside.
+    /// Lets no other helper in and waits until none is inside.
     fn close(&self) {
         if Gate(self.gate.fetch_and(!Gate::PLACES, AcqRel)).inside() == 0 {
             return;
@@ -191,7 +190,7 @@ impl Shared {
         let gate = self.gate();
         let spinning = (self.helpers.len() as u64).saturating_sub(sleepers + gate.inside());
         let mut wanted = gate.places().saturating_sub(spinning).min(WAKES);
-        // Always the first, so that a job for few threads finds them awake.
+        // Always the first helpers, so that a job for few threads finds them awake.
         for helper in &self.helpers {
             if wanted == 0 {
                 return;
@@ -205,7 +204,7 @@ impl Shared {
         }
     }
 
-    /// Whether it was asleep.
+    /// Marks a helper as awake; true if it was asleep.
     fn rouse(&self, helper: &Helper) -> bool {
         let was_asleep = helper.asleep.swap(false, SeqCst);
         if was_asleep {
@@ -215,12 +214,12 @@ impl Shared {
     }
 
     fn sleep(&self, helper: &Helper, seen: u32) {
-        // Counted first: whoever rouses it counts it out. In one order with what a caller does that opens the
-        // gate, as in `leave`.
+        // Counted first: the thread that rouses it counts it out. This is ordered with the operations of a
+        // caller that opens the gate, as in `leave`.
         self.sleepers.fetch_add(1, SeqCst);
         helper.asleep.store(true, SeqCst);
         while helper.asleep.load(SeqCst) {
-            // A job whose caller has not seen this thread asleep.
+            // A job may have come whose caller has not seen this thread asleep.
             let gate = self.gate();
             if self.stop.load(SeqCst) || gate.number() != seen && gate.places() > 0 {
                 self.rouse(helper);
@@ -230,7 +229,7 @@ impl Shared {
         }
     }
 
-    /// The life of a helper; the caller of `run` is worker 0.
+    /// The loop of a helper; the caller of `run` is worker 0.
     fn help(&self, worker: usize) {
         let helper = &self.helpers[worker - 1];
         let _ = helper.thread.set(std::thread::current());
@@ -258,13 +257,13 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing under these locks panics half way, so a poisoned state is still a sound one.
+    // No code under these locks panics half way, so a poisoned state is still a sound one.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// A pool of `threads` threads including the caller of [`Pool::run`], on which these instructions are
-    /// used, or those of any processor where this one lacks them. `start` runs first on each new one.
+    /// A pool of `threads` threads including the caller of [`Pool::run`], which use these instructions, or
+    /// portable ones where the processor lacks them. `start` runs first on each new thread.
     pub(crate) fn new(
         threads: usize,
         instructions: Instructions,
@@ -304,7 +303,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Counts up with each job from now on.
+    /// Makes `beats` count each job from now on.
     pub(crate) fn counting(mut self, beats: Arc<AtomicU64>) -> Pool {
         self.beats = Some(beats);
         self
@@ -315,7 +314,7 @@ impl Pool {
         self.threads.len() + 1
     }
 
-    /// The instructions that the kernels which run here may use; the processor has them.
+    /// The instructions that kernels on this pool may use; the processor has them.
     pub(crate) fn instructions(&self) -> Instructions {
         self.instructions
     }
@@ -358,8 +357,8 @@ impl Pool {
         }
     }
 
-    /// Calls `work` once for each of `items`, each thread with a state of its own: there are as many as
-    /// threads. See [`Pool::run`].
+    /// Calls `work` once for each of `items`, each thread with its own one of `states`, of which there are as
+    /// many as threads. See [`Pool::run`].
     pub(crate) fn each<S: Send, T: Send>(
         &self,
         states: &mut [S],
@@ -376,7 +375,7 @@ impl Pool {
         });
     }
 
-    /// [`Pool::run`] over ranges of about `grain` of `count` things.
+    /// [`Pool::run`] over ranges of about `grain` of `count` elements.
     pub(crate) fn ranges(
         &self,
         count: usize,
@@ -409,8 +408,8 @@ struct Close<'a>(&'a Pool);
 impl Drop for Close<'_> {
     fn drop(&mut self) {
         let shared = &self.0.shared;
-        // After a panic in the caller's share the helpers need not do the rest, and theirs is not another
-        // job's.
+        // After a panic in the caller's share, the helpers need not do the rest, and a panic of theirs must
+        // not be reported for another job.
         shared.next.fetch_add(usize::MAX / 2, Relaxed);
         shared.close();
         if std::thread::panicking() {
@@ -455,7 +454,7 @@ mod tests {
                 let items = 1 + job as usize * 7 % 41;
                 let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(items, [usize::MAX, 3, 100][job as usize % 3], &|worker, item| {
-                    // Somebody else's item is the last to end, or the caller's own.
+                    // The last item to end is that of a helper, or the caller's own.
                     if item as u64 == job % 5 && (worker > 0) == job.is_multiple_of(2) {
                         std::thread::sleep(Duration::from_micros(job % 7 * 40));
                     }

@@ -1,12 +1,12 @@
-//! Layers whose memory of a sequence has a fixed size: what they keep is overwritten with each position.
+//! Layers with a memory of fixed size for a sequence, which each position overwrites.
 //!
-//! A state is what a layer has made of all positions up to some one. It is computed position by position in
+//! A state is a layer's memory of all positions up to some place. It is computed position by position in
 //! ascending order, and in parts that do not depend on each other, so its bytes depend neither on how the
 //! rows were cut into passes nor on threads.
 //!
-//! A sequence has the state behind its last row, which goes on in place. Rows that are guesses go on in a
+//! A sequence has the state behind its last row, which is updated in place. Rows that are guesses update a
 //! second one, so that they can be taken back. Where a block of positions ends that has room for it, the
-//! state is copied into the block: [`crate::model`] goes on from there when it has to go further back, or
+//! state is copied into the block: [`crate::model`] resumes from there when it has to go further back, or
 //! when another sequence begins alike.
 #![allow(unsafe_code, reason = "threads write disjoint parts of a state")]
 
@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::rows::Rows;
 use super::tile::TILE;
 
-/// Where a layer's state is.
+/// The place of a layer's state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StatePlace {
     /// Its beginning in [`super::rows::Running`], in f32 values.
@@ -25,7 +25,7 @@ pub(crate) struct StatePlace {
 }
 
 impl StatePlace {
-    /// The place of the state that begins so many values behind this one.
+    /// The place of the state so many values behind this one.
     pub(crate) fn behind(self, values: usize) -> StatePlace {
         StatePlace { running: self.running + values, block: self.block + 2 * values }
     }

@@ -1,17 +1,18 @@
 //! Rotary position embedding ([Su et al. 2021](https://arxiv.org/abs/2104.09864)).
 //!
-//! Angles are computed in f64 with exact range reduction for the position at hand, so they are as right at
-//! position 30,000 as at 3, and there is no table that grows with the context.
+//! Angles are computed in f64 with exact range reduction for each position, so they are as accurate at
+//! position 30,000 as at 3, and no table grows with the context.
 
 use super::instructions::Instructions;
 
-/// The two elements of a head that turn together. llama.cpp's function `llama_model_rope_type` says it for
-/// each architecture.
+/// The two elements of a head that rotate together. llama.cpp's function `llama_model_rope_type` names them
+/// for each architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairs {
-    /// Elements 2i and 2i + 1 turn together: `NORM` in llama.cpp, such as files of the llama architecture.
+    /// Elements 2i and 2i + 1 rotate together: `NORM` in llama.cpp, used by files of the llama architecture,
+    /// for instance.
     Interleaved,
-    /// Elements i and i + n/2 turn together: `NEOX` in llama.cpp, such as the qwen family.
+    /// Elements i and i + n/2 rotate together: `NEOX` in llama.cpp, used by the qwen family, for instance.
     Halves,
 }
 
@@ -25,23 +26,23 @@ pub(crate) struct Rope {
     magnitude: f64,
 }
 
-/// How [YaRN](https://arxiv.org/abs/2309.00071) stretches a context: pairs that turn fast are left as they
-/// are, those that turn slowly are slowed down, with a ramp between.
+/// The parameters of [YaRN](https://arxiv.org/abs/2309.00071), which stretches a context: pairs that rotate
+/// fast are unchanged, those that rotate slowly are slowed down, with a ramp between.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Yarn {
-    /// How many times longer the context is than the one that the model was trained with.
+    /// The length of the context, as a multiple of the one that the model was trained with.
     pub(crate) factor: f32,
     /// Positions of the context that the model was trained with.
     pub(crate) original: usize,
-    /// Turns within that context from which a pair is left as it is, and below which it is slowed down
+    /// Rotations within that context from which on a pair is unchanged, and below which it is slowed down
     /// entirely.
     pub(crate) fast: f32,
     pub(crate) slow: f32,
 }
 
 impl Rope {
-    /// Rotation of the first `dimensions` elements of each head: pair i turns by
-    /// `scale · base^(-2i / dimensions) / factors[i]` a position. Without `factors` they are 1.
+    /// Rotation of the first `dimensions` elements of each head: pair i rotates by `scale · base^(-2i /
+    /// dimensions) / factors[i]` a position. Without `factors` they are 1.
     pub(crate) fn new(
         pairs: Pairs,
         dimensions: usize,
@@ -63,7 +64,7 @@ impl Rope {
     pub(crate) fn stretched(mut self, base: f32, yarn: Yarn) -> Self {
         let dimensions = 2.0 * self.frequencies.len() as f64;
         let base = libm::log(f64::from(base));
-        // The pair, as a number of dimensions, that makes so many turns within the original context.
+        // The pair, as a number of dimensions, that makes so many rotations within the original context.
         let pair = |turns: f32| {
             let wavelength = yarn.original as f64 / (f64::from(turns) * std::f64::consts::TAU);
             dimensions * libm::log(wavelength) / (2.0 * base)
@@ -78,12 +79,12 @@ impl Rope {
         self
     }
 
-    /// The same, multiplying what it rotates with `magnitude` besides.
+    /// The same, which also multiplies the rotated elements with `magnitude`.
     pub(crate) fn with_magnitude(self, magnitude: f64) -> Self {
         Rope { magnitude, ..self }
     }
 
-    /// The two elements of a head that turn together.
+    /// The two elements of a head that rotate together.
     pub(crate) fn kind(&self) -> Pairs {
         self.pairs
     }
@@ -102,7 +103,7 @@ impl Rope {
         }
     }
 
-    /// Turns each head of `head_dim` elements in `x`.
+    /// Rotates each head of `head_dim` elements in `x`.
     pub(crate) fn rotate(
         &self,
         instructions: Instructions,

@@ -1,6 +1,6 @@
-//! Which experts a row uses, and how much of each.
+//! The choice of the experts that a row uses, and their weights.
 //!
-//! Invariant: what is chosen for a row depends on its own logits only: the highest, the lowest index of equal
+//! Invariant: the choice for a row depends on its own logits only: the highest, the lowest index of equal
 //! ones, in that order.
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the choices")]
 
@@ -15,7 +15,7 @@ use super::pool::Pool;
 pub(crate) enum Weighting {
     /// The softmax over the logits of all experts.
     Softmax,
-    /// The softmax over the logits of those that are used; the same as that over all, divided by their sum.
+    /// The softmax over the logits of the used experts; the same as that over all, divided by their sum.
     SoftmaxOfUsed,
 }
 
@@ -23,8 +23,8 @@ pub(crate) enum Weighting {
 const LOGITS_WORTH: usize = 8192;
 
 /// For each row of `logits` `[rows, experts]` the experts with the highest logits, best first, and their
-/// weights: `chosen` and `weights` are `[rows, used]`. What is not a number comes after all numbers; then the
-/// weights of the row are none either.
+/// weights: `chosen` and `weights` are `[rows, used]`. NaN comes after all numbers; if it is chosen, the
+/// weights of the row are NaN too.
 pub(crate) fn choose(
     logits: &[f32],
     experts: usize,
@@ -56,7 +56,7 @@ multiversion! {
 /// A number that is the larger the higher the logit and the lower the index; no two of a row are equal.
 #[inline(always)]
 fn order(logit: f32, index: usize) -> u64 {
-    // Both zeros are one.
+    // Both zeros are equal.
     let bits = (logit + 0.0).to_bits();
     let ascending = if logit.is_nan() {
         0

@@ -1,4 +1,4 @@
-//! The rows of a pass that belong to one sequence, with what layers keep of the sequence.
+//! The rows of a pass that belong to one sequence, with the state of the sequence.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use super::tile::KvCacheType;
 /// There is one block for each tile of positions. The layer's tiles begin at some offset in each block, its
 /// key-value heads one after the other ([`KvCacheType::tile_len`] each).
 pub(crate) struct Rows<'a> {
-    /// How the blocks are stored.
+    /// The type of the keys and values in the blocks.
     pub(crate) kind: KvCacheType,
     /// Blocks that are only read.
     pub(crate) done: &'a [Arc<Box<[u16]>>],
-    /// The blocks after those, which the rows' own keys and values go to.
+    /// The blocks after those, in which the rows' own keys and values are stored.
     pub(crate) open: Vec<Disjoint<'a, u16>>,
     /// Absolute position of the first row; row i attends to all positions up to `position + i`.
     pub(crate) position: usize,
@@ -22,9 +22,9 @@ pub(crate) struct Rows<'a> {
     pub(crate) rows: usize,
     /// Index of the first row in queries and output.
     pub(crate) first_row: usize,
-    /// What layers other than attention keep; None where the model has none.
+    /// The states of layers other than attention; None where the model has none.
     pub(crate) running: Option<Running<'a>>,
-    /// Each row attends to positions behind its own, too, and `position` is 0: encoders.
+    /// Whether each row attends to positions behind its own, too, as in encoders; `position` is 0 then.
     pub(crate) both_ways: bool,
 }
 

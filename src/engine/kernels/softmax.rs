@@ -1,4 +1,4 @@
-//! What the logits of all tokens add up to, as probabilities need it.
+//! The denominator of a softmax over the logits of all tokens.
 
 use super::exp::exp;
 

@@ -3,26 +3,25 @@
 use super::norm::fold;
 
 multiversion! {
-    /// `x = max(x - cutoff, 0)`, where the cutoff is the row's mean and `deviations` of its standard
-    /// deviations: of a normal distribution that leaves a share of its values, which need not be sorted for
-    /// it.
+    /// `x = max(x - cutoff, 0)`, where the cutoff is the row's mean plus `deviations` of its standard
+    /// deviations: for a normal distribution, that keeps a fixed share of the values without sorting them.
     pub(crate) fn keep_largest(x: &mut [f32], deviations: f32) = keep_largest_body
 }
 
 #[inline(always)]
 fn keep_largest_body(x: &mut [f32], deviations: f32) {
     let mean = sum(x, |value| value) / x.len() as f32;
-    // The variance is that of a sample; in rows as long as those of models it makes no difference.
+    // The variance is that of a sample; in rows as long as those of models the difference does not matter.
     let variance = sum(x, |value| (value - mean) * (value - mean)) / (x.len() as f32 - 1.0);
     let cutoff = deviations.mul_add(variance.sqrt(), mean);
     for x in x {
         let above = *x - cutoff;
-        // A comparison, so that what is not a number stays so.
+        // A comparison, so that NaN stays NaN.
         *x = if above <= 0.0 { 0.0 } else { above };
     }
 }
 
-/// The sum of what `of` makes of the values, in the lanes of [`sum_of_squares`](super::norm::sum_of_squares).
+/// The sum of `of` over the values, in the lanes of [`sum_of_squares`](super::norm::sum_of_squares).
 #[inline(always)]
 fn sum(x: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; 16];

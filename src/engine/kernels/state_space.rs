@@ -1,7 +1,7 @@
 //! Selective state spaces ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)).
 //!
-//! A head has a matrix `S` `[state, dim]`. A position makes it forget a part, writes its element of the head
-//! there, and reads:
+//! A head has a matrix `S` `[state, dim]`. A position makes it decay, writes its element of the head there,
+//! and reads:
 //!
 //! ```text
 //! S ← decay · S + b · (step · x)ᵀ
@@ -28,7 +28,7 @@ pub(crate) struct Heads {
     pub(crate) heads: usize,
     /// Elements of each head, a multiple of [`LANES`].
     pub(crate) dim: usize,
-    /// Groups of heads, one after the other, that have `b` and `c` in common.
+    /// Groups of consecutive heads with common `b` and `c`.
     pub(crate) groups: usize,
     /// Rows of a matrix, a multiple of [`CHAINS`].
     pub(crate) state: usize,
@@ -52,7 +52,7 @@ impl Heads {
         self.heads * self.dim * self.state
     }
 
-    /// Goes through the rows of all sequences: `out` `[rows, heads · dim]`.
+    /// Processes the rows of all sequences: `out` `[rows, heads · dim]`.
     pub(crate) fn scan(
         &self,
         sequences: &[Rows<'_>],

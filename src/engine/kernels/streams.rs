@@ -18,13 +18,13 @@ multiversion! {
 
 multiversion! {
     /// `streams[j] += Σ coefficient[j][i] · streams[i]`, where the coefficients are the products of `matrix`
-    /// `[STREAMS², STREAMS]` with what the router says.
+    /// `[STREAMS², STREAMS]` with the router's outputs.
     pub(crate) fn predict(streams: &mut [f32], matrix: &[f32], routed: &[f32; STREAMS]) = predict_body
 }
 
 multiversion! {
     /// `streams[j] += (1 + coefficient[j]) · (x - streams[0])`, where the coefficients are the products of
-    /// `matrix` `[STREAMS, STREAMS]` with what the router says.
+    /// `matrix` `[STREAMS, STREAMS]` with the router's outputs.
     pub(crate) fn correct(streams: &mut [f32], x: &[f32], matrix: &[f32], routed: &[f32; STREAMS]) = correct_body
 }
 
@@ -70,7 +70,7 @@ fn correct_body(streams: &mut [f32], x: &[f32], matrix: &[f32], routed: &[f32; S
     }
 }
 
-/// The products of some rows of STREAMS values with what the router says.
+/// The products of some rows of STREAMS values with the router's outputs.
 #[inline(always)]
 fn products(matrix: &[f32], routed: &[f32; STREAMS]) -> [f32; STREAMS] {
     let mut sums = [0.0f32; STREAMS];

@@ -1,12 +1,12 @@
-//! How the keys and values of a tile are stored: 64 positions of one key-value head.
+//! Storage of the keys and values of a tile: 64 positions of one key-value head.
 //!
 //! `f16` has keys `[dim][64]`, whose lanes are positions, then values `[64][dim]`, whose lanes are elements.
 //! `q8_0` has the same in bytes, whose blocks of 32 elements of a position share a scale: keys, values,
 //! scales of the keys `[blocks][64]`, scales of the values `[blocks][64]`, the scales f16. A block's largest
 //! magnitude is 127 times its scale, as in ggml's type of the same name.
 //!
-//! Invariant: what is stored is read as an f32 that is exactly scale · quant, so that attention is the same
-//! chain of operations for both, on every instruction set.
+//! Invariant: a stored element is read as an f32 that is exactly scale · quant, so that attention is the same
+//! chain of operations for both types, on every instruction set.
 #![allow(unsafe_code, reason = "bytes in memory that is made of 16-bit values")]
 
 use std::fmt;
@@ -25,19 +25,19 @@ pub(super) const BLOCK: usize = 32;
 /// Adding 1.5 · 2^23 rounds to an integer, ties to even, and leaves it in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// How keys and values are kept.
+/// The types in which keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum KvCacheType {
     /// 16-bit floats.
     #[default]
     F16,
     /// 8-bit integers, of which 32 share a scale: about half the memory. Results differ a little from those
-    /// with [`KvCacheType::F16`], and are as repeatable.
+    /// with [`KvCacheType::F16`], but are as reproducible.
     Q8_0,
 }
 
 impl KvCacheType {
-    /// All of them.
+    /// All types.
     pub const ALL: [KvCacheType; 2] = [KvCacheType::F16, KvCacheType::Q8_0];
 
     /// 16-bit values that a tile of heads of `dim` elements takes.
@@ -62,7 +62,7 @@ impl KvCacheType {
             KvCacheType::F16 => {
                 let (keys, values) = tile.split_at_mut(dim * TILE);
                 let values = &mut values[slot * dim..(slot + 1) * dim];
-                // The value's place first holds the key, which is spread from there.
+                // The value's place first holds the converted key, which is spread from there.
                 narrow(instructions, key, values);
                 for (keys, key) in keys.as_chunks_mut::<TILE>().0.iter_mut().zip(&*values) {
                     keys[slot] = *key;
@@ -119,7 +119,7 @@ impl KvCacheType {
         }
     }
 
-    /// Leaves zeros in the place of the positions from `slot` on.
+    /// Clears the positions from `slot` on.
     pub(crate) fn clear(self, tile: &mut [u16], dim: usize, slot: usize) {
         let from_slot =
             |lanes: &mut [u16]| lanes.chunks_exact_mut(TILE).for_each(|lanes| lanes[slot..].fill(0));
@@ -169,7 +169,7 @@ pub(super) struct Quantized<'a> {
     pub(super) value_scales: &'a [u16],
 }
 
-/// The same, to be written.
+/// The parts of a tile of `q8_0`, to be written.
 struct QuantizedMut<'a> {
     keys: &'a mut [i8],
     values: &'a mut [i8],
@@ -178,7 +178,7 @@ struct QuantizedMut<'a> {
 }
 
 impl<'a> Quantized<'a> {
-    /// Those of a tile of heads of `dim` elements.
+    /// The parts of a tile of heads of `dim` elements.
     pub(super) fn of(tile: &'a [u16], dim: usize) -> Quantized<'a> {
         let (quants, scales) = tile.split_at(TILE * dim);
         // SAFETY: the same memory, as twice as many bytes; any byte is an i8.
@@ -210,11 +210,11 @@ multiversion! {
 fn quantize_body(x: &[f32], quants: &mut [i8], slot: usize, scales: &mut [u16]) {
     let blocks = x.chunks(BLOCK).zip(quants.chunks_mut(BLOCK)).zip(scales.chunks_exact_mut(TILE));
     for ((x, quants), scales) in blocks {
-        // The bits are compared as integers, so that a NaN counts as larger than everything and is not lost.
+        // The bits are compared as integers, so that a NaN counts as larger than all numbers and is not lost.
         let largest = x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
         let stored = narrow_one(f32::from_bits(largest) / 127.0);
-        // The inverse is that of the scale as it is stored: what is not finite stays so, whatever the quants
-        // are.
+        // The inverse is that of the scale as it is stored. A scale that is not finite stays so, whatever the
+        // quants are.
         let scale = widen_one(stored);
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         for (quant, x) in quants.iter_mut().zip(x) {

@@ -1,15 +1,15 @@
-//! What happens where the system has no more memory.
+//! Behaviour where the system has no more memory.
 //!
-//! Rust's answer is to abort, which in a server's process ends all sessions of the server. The answer here
-//! has three parts:
+//! Rust's default is to abort, which in a server's process ends all sessions of the server. Here there are
+//! three steps instead:
 //!
-//! - Whatever has a size that comes from a user or a model is reserved by [`try_vec`], [`try_grow`] or inside
+//! - Allocations whose size comes from a user or a model are made by [`try_vec`], [`try_grow`] or inside
 //!   [`fallible`], and a failure is that request's error.
-//! - What crates allocate for a request runs in [`watched`]: first it is tried whether there is as much as
-//!   the work may take, and if memory runs out all the same a reserve is given back to the system. The work
-//!   goes on to its end with it, and then its result is thrown away and it has failed.
-//! - Where the reserve is gone too, a last resort ends the session, or the process that runs the engine, in
-//!   order ([`set_last_resort`]). Unwinding is not allowed here, not returning is.
+//! - Allocations of crates for a request are made inside [`watched`]: it first tries whether the system has
+//!   as much as the work may take, and if memory runs out all the same, a reserve is given back to the
+//!   system. The work goes on to its end with the reserve; then its result is dropped and it has failed.
+//! - Where the reserve is used up too, a last resort ends the session, or the process that runs the engine,
+//!   in order ([`set_last_resort`]). An allocator must not unwind, but it need not return.
 //!
 //! All this needs [`Allocator`] to be the program's global allocator; without it the first part holds.
 #![allow(unsafe_code, reason = "a global allocator")]
@@ -21,24 +21,24 @@ use std::sync::atomic::{AtomicBool, AtomicPtr};
 
 use crate::Error;
 
-/// Bytes that are put aside. They are never touched, so they are no pages, but part of the address space and
-/// of what the system has promised.
+/// Bytes of the reserve. They are never touched, so they take no pages, but they take part of the address
+/// space and of the memory that the system has promised.
 const RESERVE: Layout = match Layout::from_size_align(16 << 20, 16) {
     Ok(layout) => layout,
     Err(_) => panic!("a size and an alignment"),
 };
 
 static RESERVED: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-/// Whether [`Allocator`] is in use and has taken its reserve.
+/// Whether [`prepare`] was called: then the reserve is taken again before more work.
 static PREPARED: AtomicBool = AtomicBool::new(false);
 /// A `fn() -> !`.
 static LAST_RESORT: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 static EXHAUSTED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// Somebody looks at whether it has worked.
+    /// The code that runs checks each allocation for failure.
     static FALLIBLE: Cell<bool> = const { Cell::new(false) };
-    /// This thread has used the reserve.
+    /// This thread has needed the reserve.
     static DIPPED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -97,8 +97,8 @@ fn without_memory(allocate: &dyn Fn() -> *mut u8) -> *mut u8 {
     memory
 }
 
-/// Says what is done where the system has no memory and the reserve is gone. It is called on any thread, must
-/// not need memory, must not unwind, and holds up the thread or ends the process.
+/// Sets the function that is called where the system has no memory and the reserve is used up. It is called
+/// on any thread, must not need memory, must not unwind, and holds up the thread or ends the process.
 pub fn set_last_resort(resort: fn() -> !) {
     LAST_RESORT.store(resort as *mut (), Release);
     let _ = prepare();
@@ -106,7 +106,7 @@ pub fn set_last_resort(resort: fn() -> !) {
 
 /// Ends the process at once: nothing is dropped, nothing is flushed, no memory is needed.
 pub fn exit_at_once(status: i32) -> ! {
-    // SAFETY: it returns to nobody, and looks at nothing of the process.
+    // SAFETY: it does not return, and reads nothing of the process.
     unsafe { libc::_exit(status) }
 }
 
@@ -115,7 +115,7 @@ pub fn is_exhausted() -> bool {
     EXHAUSTED.load(Acquire)
 }
 
-/// Takes the reserve, if it is not there; whether it is.
+/// Takes the reserve, if that is not taken yet. False if the system has no memory for it.
 pub fn prepare() -> bool {
     PREPARED.store(true, Release);
     if !RESERVED.load(Acquire).is_null() {
@@ -128,17 +128,17 @@ pub fn prepare() -> bool {
     }
     let taken = RESERVED.compare_exchange(std::ptr::null_mut(), memory, AcqRel, Acquire).is_ok();
     if !taken {
-        // SAFETY: it is not shared with anybody.
+        // SAFETY: it was allocated above with this layout, and no other thread has it.
         unsafe { System.dealloc(memory, RESERVE) };
     }
     true
 }
 
-/// Whether the system would give so many bytes now. It need not mean them: they are not touched. Not by way
-/// of the allocator, which would keep them, and change its mind about how it gets large pieces.
+/// Whether the system would give so many bytes now; they are not touched, so this is no guarantee. The bytes
+/// do not come from the allocator, which would keep them, and change its threshold for mapping large pieces.
 fn has(bytes: usize) -> bool {
     let (length, protection) = (bytes.max(1), libc::PROT_READ | libc::PROT_WRITE);
-    // SAFETY: new pages that nobody else knows of, given back at once.
+    // SAFETY: these are new pages, used by nobody else, and unmapped at once.
     unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let memory = libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0);
@@ -146,7 +146,7 @@ fn has(bytes: usize) -> bool {
     }
 }
 
-/// Runs something that looks at each allocation whether it has worked.
+/// Runs code that checks each allocation for failure.
 pub(crate) fn fallible<T>(work: impl FnOnce() -> T) -> T {
     let before = FALLIBLE.replace(true);
     let value = work();
@@ -161,8 +161,8 @@ fn out_of_memory(what: &str, bytes: usize) -> Error {
 /// Runs work that may take about so many bytes for `what`.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where the system does not have them, or had no more on the way; the result is
-/// thrown away then.
+/// [`Error::OutOfMemory`] where the system does not have them, or ran out of memory during the work; the
+/// result is dropped then.
 pub(crate) fn watched<T>(what: &str, bytes: usize, work: impl FnOnce() -> T) -> Result<T, Error> {
     let prepared = !PREPARED.load(Acquire) || prepare();
     if !prepared || !has(bytes) {

@@ -1,5 +1,5 @@
-//! What requests take beside models, keys and values: prompts that wait, compiled constraints, what is on its
-//! way through the socket. It is reserved before it is taken, so that nothing of it can exceed the limit.
+//! Memory of requests beside models, keys and values: prompts that wait, compiled constraints, messages on
+//! their way through the socket. It is reserved before it is taken, so that it cannot exceed the limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use crate::Error;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     limit_bytes: u64,
-    /// Reserved here.
+    /// Bytes that are reserved here.
     held: AtomicU64,
     /// Bytes on their way through the socket, as its thread last counted them.
     buffers: AtomicU64,
@@ -52,7 +52,7 @@ impl Ledger {
         })
     }
 
-    /// The limit of everything.
+    /// The limit for all memory of the engine.
     pub(crate) fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
@@ -62,12 +62,12 @@ impl Ledger {
         self.held.load(Ordering::Relaxed).saturating_add(self.buffers.load(Ordering::Relaxed))
     }
 
-    /// Says what models, keys and values take now.
+    /// Notes the current bytes of models, keys and values.
     pub(crate) fn note_others(&self, bytes: u64) {
         self.others.store(bytes, Ordering::Relaxed);
     }
 
-    /// Says what is on its way through the socket now. False if there may not be so much.
+    /// Notes the bytes on their way through the socket. False if that exceeds the limit.
     pub(crate) fn note_buffers(&self, bytes: u64) -> bool {
         self.buffers.store(bytes, Ordering::Relaxed);
         self.held_bytes().saturating_add(self.others.load(Ordering::Relaxed)) <= self.limit_bytes

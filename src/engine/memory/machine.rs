@@ -1,19 +1,19 @@
-//! How much memory a process may use: that of the machine, or less where one of its control groups says so.
+//! The memory that a process may use: that of the machine, or less where one of its control groups limits it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Limits from here on are none: version 1 writes "no limit" as the greatest number of pages.
+/// Values from here on are no limits: version 1 writes "no limit" as the greatest number of pages.
 const UNLIMITED: u64 = 1 << 60;
-/// One part in so many of what is available is left to others.
+/// One part in so many of the available memory is left to others.
 const SHARE: u64 = 5;
-/// The least limit that is ever computed: less would not hold the builtin model.
+/// The least limit that is computed, as less would not hold the builtin model.
 const LEAST_BYTES: u64 = 64 << 20;
 
-/// The memory that the machine has.
+/// The memory of the machine, and the limit of this process's group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Machine {
-    /// Memory of the machine in bytes, where it can be told.
+    /// Memory of the machine in bytes, where that is known.
     pub memory_bytes: Option<u64>,
     /// The least limit in bytes among the control groups that this process is in, and the directory of that
     /// group.
@@ -21,7 +21,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// As it is for this process now.
+    /// The values for this process now.
     pub fn read() -> Machine {
         Machine::below(Path::new("/"))
     }
@@ -54,8 +54,8 @@ impl Machine {
         self.memory_bytes.into_iter().chain(group).min()
     }
 
-    /// A limit for an engine beside which others use `taken` bytes for good: what is available, less those
-    /// and less a fifth of it for everything else. None where nothing is known.
+    /// A limit for an engine beside `taken` bytes that others use permanently: the available memory, less a
+    /// fifth of it for everything else and less those, but at least 64 MB. None where nothing is known.
     pub fn engine_bytes(&self, taken: u64) -> Option<u64> {
         let available = self.available_bytes()?;
         Some((available - available / SHARE).saturating_sub(taken).max(LEAST_BYTES))
@@ -88,7 +88,7 @@ impl<'a> Membership<'a> {
         Some(Membership { version, path })
     }
 
-    /// Directories of the group and of those around it, as far as they can be seen.
+    /// Directories of the group and of its ancestors, as far as they are visible.
     fn directories(&self, mounts: &str) -> Vec<PathBuf> {
         let Some((inside, at)) = mounts.lines().find_map(|line| mounted(line, self.version)) else {
             return Vec::new();
@@ -103,7 +103,7 @@ impl<'a> Membership<'a> {
     }
 }
 
-/// The part of a hierarchy and the place where it is mounted, if the line of mountinfo is about one of this
+/// The mounted part of a hierarchy and its mount point, if the line of mountinfo is about a hierarchy of this
 /// version with memory.
 fn mounted(line: &str, version: Version) -> Option<(PathBuf, PathBuf)> {
     let (before, after) = line.split_once(" - ")?;
@@ -126,7 +126,7 @@ fn unescape(path: &str) -> PathBuf {
     )
 }
 
-/// The limit of a group, without those around it.
+/// The limit of a group, without those of its ancestors.
 fn limit(version: Version, directory: &Path) -> Option<u64> {
     let names: &[&str] = match version {
         Version::One => &["memory.limit_in_bytes"],
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(machine.group, None);
     }
 
-    /// Where this process may make groups; a directory for the test's own.
+    /// A directory in which this process may make groups, for the test.
     #[cfg(target_os = "linux")]
     fn own_group() -> Option<PathBuf> {
         let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -282,7 +282,7 @@ mod tests {
             assert_eq!(machine.group, Some((768 << 20, PathBuf::from(group))), "{machine:?}");
             return;
         }
-        // Where groups cannot be made, the made-up ones above have to do.
+        // Where groups cannot be made, only the made-up ones above are tested.
         let Some(group) = own_group() else { return };
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "memory::machine::tests::a_process_in_a_real_group_reads_its_limit"])

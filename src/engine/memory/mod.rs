@@ -1,5 +1,5 @@
-//! Memory: how much there may be ([`Machine`]), what requests take of it (`Ledger`), and what happens where
-//! there is none ([`Allocator`]).
+//! Memory: the amount that there is ([`Machine`]), the amount that requests take of it (`Ledger`), and the
+//! behaviour where there is none left ([`Allocator`]).
 
 mod allocator;
 mod ledger;

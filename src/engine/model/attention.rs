@@ -1,4 +1,4 @@
-//! Attention of a block: its weights, and what is done between its projections.
+//! Attention of a block: its weights, and the steps between its projections.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -22,13 +22,13 @@ use crate::kernels::swiglu::scale;
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// Of queries, behind each head its gate where there are gates; of keys and values too, as far as the
+    /// Of queries, with the gate behind each head where there are gates; of keys and values too, where the
     /// block has its own.
     projections: Vec<Dense>,
-    /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row; none, or as many as
-    /// there are of these.
+    /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row; none, or one for each
+    /// of the projections.
     norms: Vec<Norm>,
-    /// Of value heads, all of whose weights are 1.
+    /// The norm of value heads, whose weights are all 1.
     value_norm: Option<Norm>,
     /// `[query heads]`.
     sinks: Option<Vec<f32>>,
@@ -61,7 +61,7 @@ impl Attention {
         };
         let with_gates = if spec.gated { 2 * query_width } else { query_width };
         let projections = match gguf.opt_tensor(&name("attn_qkv.weight"))? {
-            // The rows of all three in one matrix.
+            // One matrix has the rows of all three.
             Some(_) if !spec.gated => {
                 let all = dense("attn_qkv", width, query_width + 2 * kv_width)?;
                 let part = |start: usize, outputs: usize| all.part(start..start + outputs);

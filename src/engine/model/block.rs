@@ -1,8 +1,8 @@
 //! One block of a model, a decoder's or an encoder's: attention (or another mixer) and feed-forward, each
 //! with the norms around it, added to the residual stream.
 //!
-//! The residual stream is `x` `[rows, width]`; all other rows are scratch of the [`Workspace`]. What is done
-//! to each row by itself (norms, sums, activations) is done by the thread that quantizes the row for the next
+//! The residual stream is `x` `[rows, width]`; all other rows are scratch of the [`Workspace`]. Steps for
+//! each row by itself (norms, sums, activations) are done by the thread that quantizes the row for the next
 //! product, where there is one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ use crate::kernels::rope::Rope;
 use crate::kernels::rows::Rows;
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
-/// The weights of one block, and what is computed with them.
+/// The weights of one block, and their computation.
 pub(super) struct Block {
     spec: BlockSpec,
     mixer: Mixer,
@@ -39,7 +39,7 @@ pub(super) struct Block {
     per_layer: Option<PerLayerInput>,
     update: Option<Update>,
     laurel: Option<Laurel>,
-    /// What the result is multiplied with.
+    /// The factor of the block's result.
     output_scale: Option<f32>,
 }
 
@@ -49,7 +49,7 @@ enum Half {
     Experts(Box<Experts>),
 }
 
-/// What brings the positions together.
+/// The first half of a block, which combines positions.
 enum Mixer {
     Attention(Attention),
     ShortConv(ShortConv),
@@ -138,13 +138,14 @@ impl Block {
         })
     }
 
-    /// Whether its rows see those behind them too.
+    /// Whether rows see the rows behind them too.
     pub(super) fn sees_both_ways(&self) -> bool {
         self.spec.attention.span.both_ways()
     }
 
-    /// Adds what the block makes of the rows to `x`. What it keeps of them is stored in the state of the
-    /// sequences, at `place`. Rows in which a value was not finite are noted in [`Workspace::finite`].
+    /// Adds the block's result for the rows to `x`. Its keys, values and other kept values are stored in the
+    /// states of the sequences, at `place`. Rows in which a value was not finite are noted in
+    /// [`Workspace::finite`].
     pub(super) fn forward(
         &self,
         sequences: &[Rows<'_>],
@@ -213,7 +214,7 @@ impl Block {
         }
     }
 
-    /// The block whose state it stores to or uses, which is `index` of its own unless it shares another's.
+    /// The block whose state it stores to or uses: its own, `index`, unless it shares another's.
     pub(super) fn state_index(&self, index: usize) -> usize {
         self.spec.attention.shares.unwrap_or(index)
     }
@@ -248,8 +249,8 @@ impl Block {
         });
     }
 
-    /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x +
-    /// feed_forward(x))`.
+    /// The rest of a block behind its mixer with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x
+    /// + feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let end = |dense: Option<&Dense>,
@@ -299,7 +300,7 @@ impl Block {
 }
 
 impl Mixer {
-    /// What makes its result, whose bias is added at the end of the half.
+    /// The last matrix of the mixer, whose bias is added at the end of the half.
     fn output(&self) -> &Dense {
         match self {
             Mixer::Attention(attention) => &attention.output,

@@ -31,13 +31,13 @@ use crate::kernels::tile::KvCacheType;
 use crate::mapping::Mapping;
 use crate::memory::{try_grow, try_vec};
 
-/// The use of the memory, as errors say it.
+/// The purpose of the memory, as errors name it.
 const WORKSPACE: &str = "the workspace of a model";
 
 /// A loaded decoder.
 pub(crate) struct Decoder {
     gguf: Gguf,
-    /// The mapping of the packed weights, once there are some.
+    /// The mapping of the packed weights, once they are made.
     packed: Option<Arc<Mapping>>,
     spec: ModelSpec,
     layout: StateLayout,
@@ -60,7 +60,7 @@ pub(crate) struct DecoderWorkspace {
     blocks: Workspace,
     /// Final hidden states of the rows that were asked for, `[rows, width]`.
     hidden: Vec<f32>,
-    /// Those of them that go through the head, `[rows, width]`.
+    /// The rows of these that go through the head, `[rows, width]`.
     head_input: Vec<f32>,
     /// `[rows, vocabulary]`.
     logits: Vec<f32>,
@@ -79,8 +79,8 @@ fn note_fault(segment: &mut Segment<'_>, row: usize) {
 }
 
 impl Decoder {
-    /// Checks every tensor of the file, then maps or makes the packed weights. Keys and values of its
-    /// sequences are of this kind; with `whole`, those stay that no window sees any more.
+    /// Checks every tensor of the file, then maps or makes the packed weights. `kind` is the type of the keys
+    /// and values of its sequences; with `whole`, sequences also keep those that no window sees any more.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
@@ -137,7 +137,7 @@ impl Decoder {
                 embedding.clone()
             }
         };
-        // Files of LFM2 have it by the name of a norm behind the embedding.
+        // Files of LFM2 have the output norm under the name of a norm behind the embedding.
         let usual = spec.tensors.include("output_norm.weight");
         let norm_name = if usual { "output_norm" } else { "token_embd_norm" };
         let blocks = 0..spec.blocks.len();
@@ -179,7 +179,7 @@ impl Decoder {
         self.vocabulary
     }
 
-    /// How the states of its sequences are laid out.
+    /// The layout of the states of its sequences.
     pub(crate) fn layout(&self) -> &StateLayout {
         &self.layout
     }
@@ -308,7 +308,7 @@ impl Decoder {
         columns[0].iter().zip(&columns[1]).map(|(first, second)| [*first, *second]).collect()
     }
 
-    /// Puts some of the hidden states together.
+    /// Gathers some of the hidden states.
     fn gather(&self, workspace: &mut DecoderWorkspace, rows: &[usize]) {
         let width = self.spec.width;
         let DecoderWorkspace { hidden, head_input, .. } = workspace;
@@ -325,7 +325,7 @@ impl Decoder {
         self.rank_head.as_ref().map(|head| head.outputs(hidden, pool.instructions())).unwrap_or_default()
     }
 
-    /// Token embeddings into the residual stream, and the angles of the rows' positions.
+    /// Writes token embeddings into the residual stream, and makes the angles of the rows' positions.
     fn embed(&self, segments: &[Segment<'_>], workspace: &mut Workspace, instructions: Instructions) {
         let tokens = segments.iter().flat_map(|segment| (segment.state.len()..).zip(segment.tokens));
         for ((position, token), x) in tokens.zip(workspace.x.chunks_exact_mut(self.spec.width)) {
@@ -338,7 +338,7 @@ impl Decoder {
         workspace.turn(&self.spec.ropes);
     }
 
-    /// The final norm of the rows that are wanted, and which rows were not finite.
+    /// The final norm of the wanted rows, and which rows were not finite.
     fn finish(
         &self,
         segments: &mut [Segment<'_>],
@@ -377,8 +377,8 @@ fn finish_logits(spec: LogitsSpec, outputs: &mut [f32], instructions: Instructio
     }
 }
 
-/// The rows of the segments, with the blocks of state that they see and go to: what windows see of them,
-/// where the layer has one.
+/// The rows of the segments, with the blocks of state that they see and store to; the window parts of the
+/// blocks where the layer has a window.
 fn sequences<'s>(segments: &'s mut [Segment<'_>], both_ways: bool, windowed: bool) -> Vec<Rows<'s>> {
     let mut first_row = 0;
     let rows = segments.iter_mut().map(|segment| {

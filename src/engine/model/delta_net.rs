@@ -1,4 +1,4 @@
-//! A gated delta net, as Qwen 3.5 has it in three of four layers in place of attention.
+//! A gated delta net, which Qwen 3.5 has in place of attention in three of four layers.
 //!
 //! Reference: [Yang et al. 2024](https://arxiv.org/abs/2412.06464).
 
@@ -27,7 +27,7 @@ pub(super) struct DeltaNet {
     /// The projections to queries, keys and values, to the result's gate, to decays and to shares.
     projections: Box<[Matrix; 4]>,
     taps: Taps,
-    /// Added to what the decays are made of, `[value heads]`.
+    /// Added to the projection to decays, `[value heads]`.
     decay_bias: Vec<f32>,
     /// `[value heads]`, below 0.
     rates: Vec<f32>,

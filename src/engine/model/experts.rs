@@ -1,9 +1,9 @@
 //! Feed-forward of a block with a mixture of experts: a router, the experts that it chooses from, and the one
 //! that all rows use.
 //!
-//! Rows are put together by expert, so that the weights of an expert are read once for all rows of a pass
-//! that use it. A row that uses several has as many slots; their results are added to it in the order in
-//! which they were chosen for it, whatever rows are beside it.
+//! Rows are grouped by expert, so that the weights of an expert are read once for all rows of a pass that use
+//! it. A row has a slot for each expert that it uses; their results are added to it in the order in which
+//! they were chosen, whatever other rows there are.
 
 use std::sync::atomic::Ordering;
 
@@ -38,7 +38,7 @@ pub(super) struct Experts {
     biases: Option<Biases>,
     /// Zeros `[inner]`.
     no_bias: Vec<f32>,
-    /// What each expert's result is multiplied with, beside its weight.
+    /// The factor of each expert's result, beside its weight.
     scales: Option<Vec<f32>>,
     shared: Option<Shared>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Experts {
 /// The expert that all rows use.
 struct Shared {
     expert: FeedForward,
-    /// The logistic function of its product with the input is what the result is multiplied with.
+    /// The result is multiplied with the logistic function of the dot product of this gate and the input.
     gate: Option<Vec<f32>>,
     norms: Option<Norms>,
 }
@@ -59,7 +59,7 @@ struct Norms {
     of_experts: Norm,
 }
 
-/// What is added to the outputs of each expert's matrices: `[experts, outputs]`.
+/// Biases of each expert's matrices: `[experts, outputs]`.
 struct Biases {
     gate: Vec<f32>,
     up: Vec<f32>,
@@ -168,7 +168,7 @@ impl Experts {
         let (owners, values) = (&owners[..], &mut values[..slots * width]);
         let InnerRows { gate, up } = &mut *inner;
         let gate = &mut gate[..slots * inner_width];
-        // Without gates, the rows that are activated stand in their place.
+        // Without gates, the activated rows are stored in their place.
         let up = if self.gate.is_some() { &mut up[..slots * inner_width] } else { &mut [] };
         {
             let h = &*h;
@@ -211,7 +211,7 @@ impl Experts {
         multiply_groups([&self.down], groups, gate, Some(&activate), [&mut *values], quantized, pool);
 
         // The result of the expert that all rows use is made in `h` and stays there; where it has norms, it
-        // waits in `beside`.
+        // is kept in `beside`.
         match &self.shared {
             Some(shared) => {
                 let gates = &mut logits[..rows];
@@ -323,7 +323,8 @@ impl Norms {
 }
 
 impl ExpertRows {
-    /// Gives each choice a slot: those of the first expert first, each expert's in the order of the rows.
+    /// Gives each choice a slot: those of the first expert come first, each expert's in the order of the
+    /// rows.
     fn arrange(&mut self, count: usize, used: usize) {
         let ExpertRows { chosen, slots, owners, groups, .. } = self;
         groups.clear();
@@ -335,7 +336,7 @@ impl ExpertRows {
         for group in &mut *groups {
             let start = end;
             end += group.end;
-            // Grows to its end below.
+            // The loop below extends it to its end.
             *group = start..start;
         }
         slots.resize(chosen.len(), 0);

@@ -20,7 +20,7 @@ pub(super) struct FeedForward {
     pub(super) down: Dense,
 }
 
-/// What makes the inner rows of feed-forward.
+/// The matrices that make the inner rows of feed-forward.
 enum Inner {
     /// `activation(gate(x)) · up(x)`.
     Gated { gate: Matrix, up: Matrix },
@@ -53,7 +53,7 @@ impl FeedForward {
                     if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner_width] {
                         (matrix("ffn_gate", inner_width)?, matrix("ffn_up", inner_width)?)
                     } else {
-                        // The rows of both in one matrix, those of the gate first.
+                        // One matrix has the rows of both, those of the gate first.
                         let both = matrix("ffn_up", 2 * inner_width)?;
                         (both.part(0..inner_width)?, both.part(inner_width..2 * inner_width)?)
                     };
@@ -94,8 +94,8 @@ impl FeedForward {
         }
     }
 
-    /// Activates the inner rows and makes the result of them, `[rows, width]`, without the bias, which the
-    /// end of the half adds.
+    /// Activates the inner rows and multiplies them, to `[rows, width]`, without the bias, which the end of
+    /// the half adds.
     pub(super) fn contract(
         &self,
         y: &mut [f32],

@@ -1,4 +1,4 @@
-//! What blocks are made of: products with a bias, and norms.
+//! The layers that blocks are made of: products with a bias, and norms.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ pub(super) enum Norm {
 }
 
 impl Dense {
-    /// `{name}.weight`, `{name}.bias` if the file has it, and what adapters have for the matrix.
+    /// `{name}.weight`, `{name}.bias` if the file has it, and the parts of adapters for the matrix.
     ///
     /// # Errors
     /// Those of [`Matrix::load`], [`Matrix::pack`] and [`Loras::load`].
@@ -62,8 +62,8 @@ impl Dense {
         self
     }
 
-    /// Adds to each row of `y` `[rows, outputs]`, which was made of `x` `[rows, inputs]`, what the row's
-    /// adapter adds. `of_rows` has the adapter of each row, or nothing where no row has one.
+    /// Adds the part of each row's adapter to the row of `y` `[rows, outputs]`, which was made of `x` `[rows,
+    /// inputs]`. `of_rows` has the adapter of each row, or is empty where no row has one.
     pub(super) fn adapt(&self, of_rows: &[u16], x: &[f32], y: &mut [f32], pool: &Pool) {
         self.loras.add(of_rows, x, y, pool);
     }
@@ -128,7 +128,7 @@ impl Norm {
         match self {
             Norm::Rms { weight, epsilon } => rms_norm_heads(instructions, x, weight, *epsilon),
             Norm::Layer { weight, bias, epsilon } => {
-                // All heads of a row are looked at, also behind one that is not finite.
+                // All heads of a row are normalised, also those behind one that is not finite.
                 let heads = x.chunks_exact_mut(weight.len());
                 heads.fold(true, |finite, x| layer_norm(instructions, x, weight, bias, *epsilon) & finite)
             }

@@ -21,8 +21,8 @@ pub(crate) const POOLING_RANK: u32 = 4;
 
 /// Longest context of any request, whatever the model declares.
 const MAX_CONTEXT_LENGTH: usize = 32_768;
-/// Upper bound of every size in the metadata. What is really there is checked with the tensors; this only
-/// keeps products of two sizes far from overflow.
+/// Upper bound of every size in the metadata. The actual sizes are checked with the tensors; this only keeps
+/// products of two sizes far from overflow.
 const MAX_SIZE: u32 = 1 << 24;
 /// Most experts of a block, twice what llama.cpp allows.
 const MAX_EXPERTS: usize = 1024;
@@ -35,7 +35,7 @@ pub(super) struct Metadata<'a> {
     pub(super) gguf: &'a Gguf,
     /// The value of `general.architecture`.
     pub(super) architecture: &'static str,
-    /// The names of the keys that were asked for, without that of the architecture.
+    /// The names of the keys that were read, without that of the architecture.
     pub(super) read: &'a RefCell<BTreeSet<String>>,
 }
 
@@ -157,7 +157,7 @@ impl Metadata<'_> {
         let other = |name: &str, value: String| {
             Err(gguf.unsupported(format!("key \"{}\" is {value}", self.key(name))))
         };
-        // 1 is a softmax over all, 3 one over the logits of those that are used.
+        // 1 is a softmax over all experts, 3 one over the logits of the used ones.
         if let Some(gating @ (2 | 4..)) = gguf.opt_u32(&self.key("expert_gating_func"))? {
             return other("expert_gating_func", gating.to_string());
         }
@@ -174,7 +174,7 @@ impl Metadata<'_> {
             _ => {}
         }
         for name in ["expert_group_count", "expert_shared_count", "leading_dense_block_count"] {
-            // One group of experts is none.
+            // A single group of experts is no grouping.
             let nothing = u32::from(name == "expert_group_count");
             if let Some(value) = gguf.opt_u32(&self.key(name))?.filter(|value| *value > nothing) {
                 return other(name, value.to_string());
@@ -191,27 +191,27 @@ impl Metadata<'_> {
         Ok(self.size("context_length")?.min(MAX_CONTEXT_LENGTH))
     }
 
-    /// How many positions a row sees where a sliding window is in force; None where the model has none.
+    /// Number of positions that a row sees where a sliding window is in force; None where the model has none.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where it is beyond any model.
     pub(super) fn window(&self) -> Result<Option<usize>, Error> {
-        // Some writers say 0 for none.
+        // Some writers write 0 for no window.
         let key = self.key("attention.sliding_window");
         let window = self.gguf.opt_u32(&key)?.filter(|window| *window > 0);
         Ok(window.map(|window| window as usize))
     }
 
-    /// For each of `blocks` whether a sliding window is in force: as the file says, or in all but the last
-    /// one of each `period`.
+    /// Whether a sliding window is in force in each of `blocks`: as the file says, or in all but the last one
+    /// of each `period`.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where the pattern is not one for each block.
+    /// [`Error::CorruptModel`] where the pattern does not have a value for each block.
     pub(super) fn windowed(&self, blocks: usize, period: usize) -> Result<Vec<bool>, Error> {
         let key = self.key("attention.sliding_window_pattern");
         let period = match self.gguf.opt_u32(&key) {
             Ok(written) => written.map_or(period, |period| period as usize),
-            // An array: a value for each block.
+            // An array with a value for each block.
             Err(_) => {
                 let pattern = self.gguf.opt_per_layer(&key, blocks)?.unwrap_or_default();
                 return Ok(pattern.iter().map(|windowed| *windowed != 0).collect());
@@ -273,7 +273,7 @@ impl Metadata<'_> {
         Ok(sizes.into_iter().map(|size| size as usize).collect())
     }
 
-    /// Key-value heads, of the layers that have any where the file says it layer by layer.
+    /// Number of key-value heads of the layers that have any, where the file gives it layer by layer.
     fn kv_heads(&self) -> Result<Option<usize>, Error> {
         let key = self.key("attention.head_count_kv");
         let Some(layers) = self.gguf.opt_per_layer(&key, self.block_count()?)? else { return Ok(None) };
@@ -287,16 +287,16 @@ impl Metadata<'_> {
         Ok(Some(most as usize))
     }
 
-    /// For each block whether a key has a number other than 0 for it; None without the key.
+    /// Whether a key has a number other than 0 for each block; None without the key.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] where the key has not a number for each block.
+    /// [`Error::CorruptModel`] where the key does not have a number for each block.
     pub(super) fn opt_flags(&self, name: &str) -> Result<Option<Vec<bool>>, Error> {
         let flags = self.gguf.opt_per_layer(&self.key(name), self.block_count()?)?;
         Ok(flags.map(|flags| flags.iter().map(|flag| *flag != 0).collect()))
     }
 
-    /// How many positions a convolution sees.
+    /// Number of positions that a convolution sees.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where the key is missing or beyond any model.
@@ -315,8 +315,8 @@ impl Metadata<'_> {
         Ok(self.opt_positive("rope.freq_base")?.unwrap_or(10_000.0))
     }
 
-    /// The rotation of heads of `head_dim` elements, of the first `rope.dimension_count` of them where that
-    /// is less, stretched as the file says.
+    /// The rotation of heads of `head_dim` elements, or of the first `rope.dimension_count` of them where
+    /// that is less, with the file's scaling.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where the numbers contradict each other, [`Error::UnsupportedModel`] for other
@@ -326,13 +326,13 @@ impl Metadata<'_> {
         let base = self.rope_base()?;
         let dimensions = self.rope_dimensions(head_dim)?;
         let scaling = self.key("rope.scaling.type");
-        // The keys that only some kinds of scaling look at mean nothing with the others, and count as read.
+        // Keys that only some kinds of scaling use have no effect with the others, and count as read.
         for name in ["original_context_length", "yarn_beta_fast", "yarn_beta_slow", "yarn_log_multiplier"] {
             self.key(&format!("rope.scaling.{name}"));
         }
         self.key("rope.scale_linear");
         let factor = self.opt_positive("rope.scaling.factor")?;
-        // Files from before the type was written down have a linear factor, by one of two names.
+        // Files from before the type was written down have a linear factor, under one of two names.
         let linear = match factor {
             Some(factor) => factor,
             None => self.opt_positive("rope.scale_linear")?.unwrap_or(1.0),
@@ -351,7 +351,7 @@ impl Metadata<'_> {
                     fast: self.opt_positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                     slow: self.opt_positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
                 };
-                // Slower rotations lower the entropy of attention, which a factor makes up for.
+                // Slower rotations lower the entropy of attention; this factor compensates for it.
                 let entropy =
                     |multiplier: f64| 0.1 * multiplier * libm::log(f64::from(factor.max(1.0))) + 1.0;
                 let made_up = match gguf.opt_f32(&self.key("rope.scaling.yarn_log_multiplier"))? {
@@ -366,8 +366,7 @@ impl Metadata<'_> {
         })
     }
 
-    /// The rotation with frequencies of `base`, stretched by nothing: that of layers with a window of
-    /// positions.
+    /// The rotation with frequencies of `base`, without scaling: that of layers with a window of positions.
     ///
     /// # Errors
     /// As [`Metadata::rope`].
@@ -398,10 +397,10 @@ impl Metadata<'_> {
         }
     }
 
-    /// What the frequency of each pair is divided by, where the file says so pair by pair: for all contexts
-    /// (Llama 3), or for short and for long ones ([LongRoPE](https://arxiv.org/abs/2402.13753)). Which of
-    /// these two is decided once for the model, by the longest context that it is used with, so that all
-    /// requests see the same model.
+    /// Divisors of the frequencies of rotation, one for each pair; None where the file has none. They are for
+    /// all contexts (Llama 3), or for short and for long ones ([LongRoPE](https://arxiv.org/abs/2402.13753)).
+    /// Which of these two is decided once for the model, by the longest context that it is used with, so that
+    /// all requests see the same model.
     fn rope_factors(&self, dimensions: usize) -> Result<Option<Vec<f32>>, Error> {
         let gguf = self.gguf;
         let read = |name: &str| -> Result<Option<Vec<f32>>, Error> {
@@ -436,7 +435,7 @@ impl Metadata<'_> {
         }
     }
 
-    /// How hidden states become an embedding; `unsaid` where the file says nothing or "none".
+    /// The pooling of hidden states; `unsaid` where the file has no key or says "none".
     ///
     /// # Errors
     /// [`Error::UnsupportedModel`] for other numbers than llama.cpp's, naming the key.

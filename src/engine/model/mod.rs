@@ -1,10 +1,10 @@
 //! Models as this crate's own kernels compute them, on the CPU: decoders ([`decoder`]) and encoders
 //! ([`encoder`]) of the same blocks ([`block`]).
 //!
-//! What a model is comes from its file: the metadata become a [`spec::ModelSpec`] in the file of its family
+//! A model is described by its file: the metadata become a [`spec::ModelSpec`] in the module of its family
 //! ([`arch`]), which says which weights its blocks have and what they compute.
 //!
-//! Invariant: what a row computes depends on the tokens before it in its own sequence and on nothing else:
+//! Invariant: the result of a row depends on the tokens before it in its own sequence and on nothing else:
 //! not on how they were cut into passes, nor on the other segments, nor on threads.
 
 mod adapters;
@@ -57,9 +57,9 @@ pub(crate) fn other_quantizations() -> String {
     format!("Use a file of the same model in another quantization, of these types: {}.", names.join(", "))
 }
 
-/// Checks everything that loading checks before it makes anything: keys, and names, shapes and types of
-/// tensors. What comes back is the state of a sequence without tokens, with keys and values of this kind and
-/// for passes of so many rows, which encoders do not have.
+/// Checks all that loading checks before it makes anything: keys, and names, shapes and types of tensors.
+/// Returns the state of a sequence without tokens, with keys and values of this kind and for passes of so
+/// many rows; None for encoders, which have none.
 ///
 /// # Errors
 /// As those of loading.

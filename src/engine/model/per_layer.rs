@@ -29,7 +29,7 @@ pub(super) struct PerLayerEmbedding {
     length: usize,
 }
 
-/// The weights with which a block mixes its embedding in.
+/// The weights with which a block mixes in its embedding.
 pub(super) struct PerLayerInput {
     /// Index of the block.
     index: usize,
@@ -89,7 +89,7 @@ impl PerLayerEmbedding {
 }
 
 impl PerLayerInput {
-    /// Loads what block `index` has of it, whose tensors `name` names.
+    /// Loads the weights of block `index` for it, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].

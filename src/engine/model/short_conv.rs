@@ -1,4 +1,4 @@
-//! A short convolution between two gates, as LFM2 has it in place of attention.
+//! A short convolution between two gates, which LFM2 has in place of attention.
 
 use std::sync::atomic::Ordering;
 

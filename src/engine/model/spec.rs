@@ -1,9 +1,10 @@
-//! What a model is, as data: one [`ModelSpec`] says of every block what it computes, so that the code that
-//! computes it knows no families of models. The files of [`super::arch`] fill it from the metadata of a file.
+//! The specification of a model as data: one [`ModelSpec`] says of every block what it computes, so that the
+//! code that computes it knows no families of models. The files of [`super::arch`] fill it from the metadata
+//! of a file.
 //!
 //! An enum here has the variants that the kernels can compute. A family that needs more adds a variant, and
-//! the compiler shows where it has to be computed: [`super::block`], and for what sequences remember
-//! [`super::state`].
+//! the compiler shows where it has to be computed: [`super::block`], and [`super::state`] for the memory of
+//! sequences.
 
 pub(crate) use crate::computing::Pooling;
 use crate::kernels::attention::Heads;
@@ -33,11 +34,11 @@ pub(crate) struct ModelSpec {
     pub(crate) tensors: TensorNames,
 }
 
-/// What stands before the first block and behind the last one.
+/// The kind of a model, with the layers before its first block and behind its last one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
-    /// A model that predicts the next token: an embedding of tokens before, a norm and a head over the
-    /// vocabulary behind. The head is the embedding's matrix where the file has none of its own.
+    /// A model that predicts the next token. Before the blocks: an embedding of tokens. Behind them: a norm,
+    /// and a head over the vocabulary. The head is the embedding's matrix where the file has none of its own.
     Decoder {
         /// The factor of embeddings of tokens.
         embedding_scale: f32,
@@ -45,8 +46,8 @@ pub(crate) enum Kind {
         output_norm: NormSpec,
         logits: LogitsSpec,
     },
-    /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type,
-    /// normalised in most, before; a pool or the head of a cross-encoder behind.
+    /// A model whose tokens see each other both ways. Before the blocks: the sum of the embeddings of token,
+    /// position and type, normalised in most models. Behind them: a pool, or the head of a cross-encoder.
     Encoder {
         /// The factor of embeddings of tokens.
         embedding_scale: f32,
@@ -56,13 +57,14 @@ pub(crate) enum Kind {
         positions: bool,
         /// The norm of the hidden states behind the last block.
         output_norm: Option<NormSpec>,
-        /// The length between the two linear layers that a text's vector goes through, where there are some.
+        /// The length between the two linear layers that are applied to a text's vector, where there are
+        /// some.
         projections: Option<usize>,
         head: HeadSpec,
     },
 }
 
-/// How the head of a cross-encoder sees a text.
+/// The head of a cross-encoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct HeadSpec {
     /// The hidden state that goes into it.
@@ -73,13 +75,13 @@ pub(crate) struct HeadSpec {
 /// The activation between the two layers of a head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum HeadActivation {
-    /// The hyperbolic tangent, as BERT's pooler has it.
+    /// The hyperbolic tangent, as in BERT's pooler.
     Tanh,
-    /// GELU and a norm, as ModernBERT has it.
+    /// GELU and a norm, as in ModernBERT.
     GeluNorm(NormSpec),
 }
 
-/// The computation behind the head's outputs.
+/// The computation of logits from the head's outputs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LogitsSpec {
     /// The factor of the outputs.
@@ -88,7 +90,7 @@ pub(crate) struct LogitsSpec {
     pub(crate) cap: Option<f32>,
 }
 
-/// One block: attention or what takes its place, then feed-forward.
+/// One block: attention or another mixer, then feed-forward.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockSpec {
     pub(crate) residual: Residual,
@@ -97,21 +99,21 @@ pub(crate) struct BlockSpec {
     /// All norms of the block.
     pub(crate) norm: NormSpec,
     pub(crate) mixer: Mixer,
-    /// Whether what goes into it is not normalised, although the block's other half begins with a norm.
+    /// Whether the mixer's input is not normalised, although the block's other half begins with a norm.
     pub(crate) bare_mixer: bool,
     /// The attention of the block, where it is the block's mixer.
     pub(crate) attention: AttentionSpec,
     /// The name of the norm before feed-forward.
     pub(crate) feed_forward_norm: &'static str,
     pub(crate) feed_forward: FeedForwardSpec,
-    /// The rank of what is added to attention's result beside its input, `x + norm(right(left(x)))` with
-    /// `left` `[rank, width]` and `right` `[width, rank]`; None where nothing is.
+    /// The rank of a low-rank product of attention's input that is added to attention's result: `x +
+    /// norm(right(left(x)))` with `left` `[rank, width]` and `right` `[width, rank]`; None without it.
     pub(crate) laurel: Option<usize>,
-    /// Whether what the block gives is multiplied with a number of the file.
+    /// Whether the block's result is multiplied with a number of the file.
     pub(crate) output_scale: bool,
 }
 
-/// Where a half of a block, `f`, is normalised.
+/// The place of the norms of `f`, a half of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Residual {
     /// `x + f(norm(x))`, as in GPT-2 and most decoders since ([Xiong et al.
@@ -130,7 +132,7 @@ pub(crate) enum Residual {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NormSpec {
     pub(crate) kind: NormKind,
-    /// Added to the mean square or the variance.
+    /// The term added to the mean square or the variance.
     pub(crate) epsilon: f32,
 }
 
@@ -161,10 +163,10 @@ pub(crate) struct AttentionSpec {
     pub(crate) query_key_norm: Option<QueryKeyNorm>,
     /// Whether each query head has a learned score that takes part in the softmax and has no value.
     pub(crate) sinks: bool,
-    /// How scores fall with the distance, where they do.
+    /// The fall of scores with the distance, where there is one.
     pub(crate) alibi: Option<Alibi>,
-    /// Whether the query projection gives a gate behind each head, whose logistic function the head's result
-    /// is multiplied with.
+    /// Whether the query projection gives a gate behind each head: the head's result is multiplied with the
+    /// gate's logistic function.
     pub(crate) gated: bool,
     pub(crate) temperature: Option<Temperature>,
     /// The norm of each value head, which has no weights.
@@ -175,15 +177,15 @@ pub(crate) struct AttentionSpec {
     pub(crate) shares: Option<usize>,
 }
 
-/// Linear biases: the score of a position so many positions away loses as many times the head's slope. The
-/// slopes of the heads are a geometric sequence ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
+/// Linear biases: a score loses the head's slope for each position of distance. The slopes of the heads are a
+/// geometric sequence ([Press et al. 2021](https://arxiv.org/abs/2108.12409)).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Alibi {
-    /// The last slope is 2 to the power of minus this, where the heads are a power of two.
+    /// The last slope is 2 to the power of minus this, where the number of heads is a power of two.
     pub(crate) max_bias: f32,
 }
 
-/// The part of a block that brings the positions of a sequence together.
+/// The part of a block that combines the positions of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mixer {
     Attention,
@@ -196,9 +198,9 @@ pub(crate) enum Mixer {
 /// of each channel by itself, as in LFM2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ShortConvSpec {
-    /// Channels, which are as many as the model is wide.
+    /// Number of channels, which is the width of the model.
     pub(crate) channels: usize,
-    /// Positions that it sees, its own included.
+    /// Number of positions that it sees, its own included.
     pub(crate) taps: usize,
 }
 
@@ -207,28 +209,29 @@ pub(crate) struct ShortConvSpec {
 /// convolution first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeltaNetSpec {
-    /// Heads of queries and keys. Value head `h` has those of head `h` modulo this.
+    /// Number of heads of queries and keys. Value head `h` has those of head `h` modulo this.
     pub(crate) key_heads: usize,
     pub(crate) value_heads: usize,
     /// Elements of a head, of keys and of values.
     pub(crate) dim: usize,
-    /// Positions that the convolution sees, the own included.
+    /// Number of positions that the convolution sees, its own included.
     pub(crate) taps: usize,
 }
 
-/// A selective state space as Mamba 2 has it ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)): each head
-/// has a matrix that forgets and takes in as much as the position says. What goes in and comes out goes
-/// through a causal convolution first.
+/// A selective state space as in Mamba 2 ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)): each head has
+/// a matrix that decays and takes in input, both by amounts that the position decides. Its inputs, and the
+/// vectors with which it is written and read, go through a causal convolution first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StateSpaceSpec {
     pub(crate) heads: usize,
     /// Elements of a head.
     pub(crate) dim: usize,
-    /// Groups of as many heads each, one after the other, of which each is read and written alike.
+    /// Number of groups of consecutive heads. The heads of a group are written and read with the same
+    /// vectors.
     pub(crate) groups: usize,
-    /// Numbers that are kept of each element of a head.
+    /// Number of values that are kept for each element of a head.
     pub(crate) state: usize,
-    /// Positions that the convolution sees, the own included.
+    /// Number of positions that the convolution sees, its own included.
     pub(crate) taps: usize,
 }
 
@@ -252,13 +255,13 @@ pub(crate) struct Temperature {
 /// The positions that a row sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Span {
-    /// Those up to its own.
+    /// The positions up to its own.
     Causal,
-    /// Its own and those before it, so many in all.
+    /// Its own position and those before it, so many in all.
     Window(usize),
-    /// All of its text.
+    /// All positions of its text.
     BothWays,
-    /// Those that are no further away than this, on both sides.
+    /// The positions that are no further away than this, on both sides.
     Near(usize),
 }
 
@@ -268,10 +271,11 @@ pub(crate) struct FeedForwardSpec {
     pub(crate) kind: FeedForwardKind,
     /// Length of its inner rows.
     pub(crate) width: usize,
-    /// Gates that are not so many standard deviations above the mean of their row become 0, and the others
-    /// are counted from there.
+    /// Gates less than so many standard deviations above the mean of their row become 0; the others are
+    /// reduced by that bound.
     pub(crate) cutoff: Option<f32>,
-    /// Where there are several of this kind and width, of which each row uses some.
+    /// The experts, where there are several feed-forwards of this kind and width, of which each row uses
+    /// some.
     pub(crate) experts: Option<ExpertsSpec>,
 }
 
@@ -280,10 +284,10 @@ pub(crate) struct FeedForwardSpec {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertsSpec {
     pub(crate) count: usize,
-    /// How many of them each row uses.
+    /// Number of experts that each row uses.
     pub(crate) used: usize,
     pub(crate) weighting: Weighting,
-    /// The one that all rows use, whose result is added.
+    /// The expert that all rows use, whose result is added.
     pub(crate) shared: Option<SharedExpert>,
 }
 
@@ -295,12 +299,12 @@ pub(crate) struct SharedExpert {
     pub(crate) weighting: SharedWeighting,
 }
 
-/// How the results of the shared expert and of the others are added.
+/// The sum of the results of the shared expert and of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SharedWeighting {
-    /// As they are.
+    /// The plain sum.
     Sum,
-    /// The shared one's is multiplied with the logistic function of a product with its input.
+    /// The shared expert's result is multiplied with the logistic function of a dot product with its input.
     Gate,
     /// Both are normalised, and so are the inputs of the router, of the shared expert and of the others, each
     /// in its own way.
@@ -326,23 +330,24 @@ pub(crate) enum FeedForwardKind {
     TanhGelu,
 }
 
-/// The tensors that a family knows. A file with others is refused: to leave one out would change every result
-/// without a word.
+/// The tensors that a family knows. A file with others is refused, as leaving one out would change every
+/// result without a word.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TensorNames {
-    /// Those of the model; a `*` at the end of a name stands for whatever follows.
+    /// Tensors of the model; a `*` at the end of a name stands for any characters.
     pub(crate) model: &'static [&'static str],
-    /// Those of a block, behind `blk.N.`, in groups.
+    /// Tensors of a block, behind `blk.N.`, in groups.
     pub(crate) block: &'static [&'static [&'static str]],
 }
 
 impl LogitsSpec {
-    /// The head's outputs as they are.
+    /// The head's outputs unchanged.
     pub(crate) const PLAIN: LogitsSpec = LogitsSpec { scale: 1.0, cap: None };
 }
 
 impl AttentionSpec {
-    /// Attention over `heads`, scaled by the root of their length, to all that precedes a row; nothing else.
+    /// Attention over `heads`, scaled by the root of their length, to all positions up to a row's own;
+    /// nothing else.
     pub(crate) fn plain(heads: Heads) -> AttentionSpec {
         AttentionSpec {
             heads,
@@ -368,7 +373,8 @@ impl StateSpaceSpec {
         self.heads * self.dim
     }
 
-    /// Channels of the convolution: all heads, then what is written and what is read, of each group.
+    /// Channels of the convolution: all heads, then for each group the vectors with which it is written and
+    /// read.
     pub(crate) fn channels(&self) -> usize {
         self.width() + 2 * self.groups * self.state
     }
@@ -392,8 +398,8 @@ impl DeltaNetSpec {
 }
 
 impl Alibi {
-    /// The slope of each of so many heads. Where these are no power of two, those of the power below are
-    /// followed by every second one of the power above, as the authors have it.
+    /// The slope of each of so many heads. Where their number is no power of two, the slopes for the power
+    /// below are followed by every second one of the power above, as in the paper.
     pub(crate) fn slopes(self, heads: usize) -> Vec<f32> {
         let power = 1_usize << heads.max(1).ilog2();
         let slope = |index: usize, of: usize| {
@@ -414,12 +420,12 @@ impl Temperature {
 }
 
 impl Span {
-    /// The most positions up to its own that a row sees, where that is not all of them; with
+    /// The most positions up to its own that a row sees, where it does not see all of them; with
     /// [`Span::both_ways`] it sees as many on the other side.
     pub(crate) fn window(self) -> Option<usize> {
         match self {
             Span::Window(window) => Some(window),
-            // Its own position counts.
+            // Its own position counts as well.
             Span::Near(distance) => Some(distance + 1),
             Span::Causal | Span::BothWays => None,
         }
@@ -432,7 +438,7 @@ impl Span {
 }
 
 impl FeedForwardSpec {
-    /// Values of the inner rows that a row has at a time.
+    /// Values that a row has in its inner rows at a time.
     pub(crate) fn inner(&self) -> usize {
         match self.experts {
             Some(experts) => (self.width * experts.used).max(experts.shared.map_or(0, |shared| shared.width)),
@@ -442,7 +448,7 @@ impl FeedForwardSpec {
 }
 
 impl FeedForwardSpec {
-    /// The usual one: gated with SiLU, without experts.
+    /// The usual feed-forward: gated with SiLU, without experts.
     pub(crate) fn gated(width: usize) -> FeedForwardSpec {
         FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, cutoff: None, experts: None }
     }

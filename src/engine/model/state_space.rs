@@ -1,4 +1,4 @@
-//! A selective state space, as Granite 4 has it in most layers in place of attention.
+//! A selective state space, which Granite 4 has in place of attention in most layers.
 //!
 //! Reference: [Dao and Gu 2024](https://arxiv.org/abs/2405.21060).
 
@@ -23,12 +23,12 @@ use crate::kernels::swiglu::silu_times;
 /// The weights of a state space.
 pub(super) struct StateSpace {
     spec: StateSpaceSpec,
-    /// The projections to the result's gate, to what the convolution takes, and to steps.
+    /// The projections to the result's gate, to the convolution's input, and to steps.
     projections: Box<[Matrix; 3]>,
     taps: Taps,
-    /// Added to what the convolution gives, `[channels]`, or empty.
+    /// Added to the convolution's result, `[channels]`, or empty.
     taps_bias: Vec<f32>,
-    /// Added to what steps are made of, `[heads]`.
+    /// Added to the projection to steps, `[heads]`.
     step_bias: Vec<f32>,
     /// `[heads]`, below 0.
     rates: Vec<f32>,

@@ -1,7 +1,6 @@
 //! Several residual streams of each row (Gemma 3n): a block computes the first of them, predicts the others
-//! before and corrects them behind ([Baykal et al. 2023](https://arxiv.org/abs/2301.13310)); and what is
-//! added to its attention, a product of two narrow matrices ([Menghani et al.
-//! 2024](https://arxiv.org/abs/2411.07501)).
+//! before and corrects them behind ([Baykal et al. 2023](https://arxiv.org/abs/2301.13310)). A product of two
+//! narrow matrices is added to its attention ([Menghani et al. 2024](https://arxiv.org/abs/2411.07501)).
 
 use std::sync::atomic::Ordering;
 
@@ -20,7 +19,7 @@ use crate::kernels::norm::sum_of_squares;
 use crate::kernels::streams::{STREAMS, correct, predict, route};
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
-/// The least mean square that a projected stream is divided by the root of.
+/// Lower bound of the mean square of a projected stream, by whose root the stream is divided.
 const LEAST_SQUARE: f32 = 1e-5;
 
 /// The weights that make the streams of an embedding, and a final hidden state of them.
@@ -54,7 +53,7 @@ pub(super) struct Laurel {
 }
 
 impl Streams {
-    /// Those of the file, if its family has some.
+    /// The weights of the file, if its family has streams.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].
@@ -96,8 +95,8 @@ impl Streams {
         });
     }
 
-    /// Makes `x` of the streams: the mean of the first one and of projections of the others, made as large as
-    /// it.
+    /// Makes `x` of the streams: the mean of the first one and of projections of the others, scaled to its
+    /// size.
     pub(super) fn merge(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, h, beside, streams, quantized, .. } = workspace;
@@ -163,7 +162,7 @@ impl Update {
         });
     }
 
-    /// Corrects all streams by what the block has made of the first one, which is in `x`.
+    /// Corrects all streams by the block's result for the first one, which is in `x`.
     pub(super) fn correct(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, streams, .. } = workspace;
@@ -177,7 +176,7 @@ impl Update {
 }
 
 impl Laurel {
-    /// Loads what is added to the result of attention in a block, whose tensors `name` names.
+    /// Loads the product that is added to the result of attention in a block, whose tensors `name` names.
     ///
     /// # Errors
     /// Those of [`Matrix::load`] and [`Matrix::pack`].
@@ -230,7 +229,7 @@ impl Laurel {
 /// The factor that makes `y` as large as `x`: the ratio of their root mean squares.
 fn same_size(instructions: Instructions, x: &[f32], y: &[f32]) -> f32 {
     let [x, y] = [x, y].map(|values| sum_of_squares(instructions, values) / values.len() as f32);
-    // A comparison, so that what is not a number stays so.
+    // A comparison, so that NaN stays NaN.
     let least = if y <= LEAST_SQUARE { LEAST_SQUARE } else { y };
     x.sqrt() / least.sqrt()
 }

@@ -1,4 +1,4 @@
-//! Tensors as the file has them: element types that can be multiplied, shapes, and those that are read as
+//! Access to tensors of a file: element types that can be multiplied, shapes, and tensors that are read as
 //! floats.
 
 use crate::Error;
@@ -68,7 +68,7 @@ pub(crate) fn opt_vector(gguf: &Gguf, name: &str, length: usize) -> Result<Optio
     }
 }
 
-/// Checks a shape; trailing dimensions of 1 mean nothing.
+/// Checks a shape, ignoring trailing dimensions of 1.
 ///
 /// # Errors
 /// [`Error::CorruptModel`] where it is another one.

@@ -35,7 +35,7 @@ impl Matrix {
         Matrix::of_rows(gguf, name, inputs, outputs)
     }
 
-    /// The tensor `name`, whose shape has been looked at.
+    /// The tensor `name`, whose shape was checked.
     fn of_rows(gguf: &Gguf, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, Error> {
         let format = format_of(gguf, &gguf.tensor(name)?, inputs, outputs)?;
         Ok(Matrix { gguf: gguf.clone(), name: name.to_owned(), format, inputs, outputs, packed: None })
@@ -121,7 +121,7 @@ impl Matrix {
     }
 
     fn data(&self) -> &[u8] {
-        // `load` has seen it.
+        // `load` has found it.
         self.gguf.opt_tensor(&self.name).ok().flatten().map_or(&[], |tensor| tensor.data)
     }
 }
@@ -173,7 +173,7 @@ impl Matrices {
         Ok(matrices)
     }
 
-    /// The same where each of the `count` matrices is N ones of `outputs` rows, one after the other.
+    /// The same where each of the `count` matrices is N matrices of `outputs` rows, one after the other.
     ///
     /// # Errors
     /// As [`Matrices::load`].
@@ -183,7 +183,7 @@ impl Matrices {
         name: &str,
         [inputs, outputs, count]: [usize; 3],
     ) -> Result<[Matrices; N], Error> {
-        // A file has the tensor's bytes, so that their number is within bounds.
+        // The shape was checked against the tensor's bytes, so the number of matrices is within bounds.
         expect_shape(gguf, &gguf.tensor(name)?, &[inputs, N * outputs, count])?;
         let all = Matrix::of_rows(gguf, name, inputs, N * outputs * count)?.pack(packed)?;
         let first = all.part(0..outputs)?;

@@ -24,8 +24,8 @@ pub(crate) struct Workspace {
     pub(super) h: Floats,
     /// The residual streams, `[rows, STREAMS, width]`, where there are several.
     pub(super) streams: Floats,
-    /// What is added to attention's result beside its input, or to that of experts, `[rows, width]`; nothing
-    /// in most families.
+    /// A second term of the result of a half, `[rows, width]`: that of [`Laurel`](super::streams::Laurel)
+    /// beside attention, or of the shared expert where experts have norms. Empty in most families.
     pub(super) beside: Floats,
     /// Whether all values of each row were finite up to now, as far as norms have seen them.
     pub(super) finite: Vec<AtomicBool>,
@@ -34,16 +34,16 @@ pub(crate) struct Workspace {
     /// Keys and values, `[rows, kv heads * head_dim]` of the block with the most.
     pub(super) key: Floats,
     pub(super) value: Floats,
-    /// What a mixer projects to before it is taken apart, `[rows, length]` of the block with the longest.
+    /// The joint projection of a mixer before it is split, `[rows, length]` of the block with the longest.
     pub(super) mixed: Floats,
-    /// What attention gives, as long as the queries.
+    /// The result of attention, as long as the queries.
     pub(super) attention: Floats,
     pub(super) inner: InnerRows,
     /// The embeddings of each row's token for all blocks, `[rows, per_layer_width]`; nothing in most
     /// families.
     pub(super) per_layer: Floats,
     pub(super) per_layer_width: usize,
-    /// Those that are looked up for a token, `[per_layer_width]`.
+    /// The embeddings that are looked up for a token, `[per_layer_width]`.
     pub(super) per_layer_row: Floats,
     pub(super) experts: ExpertRows,
     /// The position of each row in its sequence.
@@ -65,8 +65,8 @@ pub(super) struct InnerRows {
     pub(super) up: Floats,
 }
 
-/// What a mixture of experts works with, of the block with the most of it. A row has one slot for each expert
-/// that it uses; slots are in the order of their experts.
+/// Scratch of a mixture of experts, sized for the block that needs the most. A row has one slot for each
+/// expert that it uses; slots are in the order of their experts.
 pub(super) struct ExpertRows {
     /// `[rows, experts]`.
     pub(super) logits: Floats,
@@ -79,7 +79,7 @@ pub(super) struct ExpertRows {
     pub(super) owners: Vec<[u32; 2]>,
     /// The slots of each expert.
     pub(super) groups: Vec<Range<usize>>,
-    /// What goes into the experts and what comes out of them, `[slots, width]`.
+    /// The inputs of experts, then their results, `[slots, width]`.
     pub(super) values: Floats,
 }
 
@@ -89,10 +89,10 @@ pub(super) struct Angles {
     pub(super) sin: Floats,
 }
 
-/// What a workspace is made for.
+/// The size of a workspace.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
-    /// What the memory is for, as errors say.
+    /// The purpose of the memory, as errors name it.
     pub(super) what: &'static str,
     pub(super) rows: usize,
     pub(super) threads: usize,
@@ -161,9 +161,9 @@ impl Workspace {
         let row = (5 + streams) * spec.width
             + 2 * (query + kv)
             + mixed
-            // The last one is what activations are quantized to, generously.
+            // The last of them is the quantized activations, counted generously.
             + (if gated { 3 } else { 2 }) * inner
-            // The rows of experts, what they are quantized to, and who uses them.
+            // The rows of experts, their quantized form, and the experts that use them.
             + experts + used * (2 * spec.width + 5)
             + 2 * pairs
             + per_layer_width(spec);
@@ -207,7 +207,7 @@ impl Workspace {
     }
 }
 
-/// The longest rows of any block.
+/// The longest rows of all blocks.
 struct Widths {
     query: usize,
     kv: usize,

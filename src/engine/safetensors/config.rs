@@ -1,5 +1,4 @@
-//! The sizes of the encoder, how its vectors are pooled, and the words that it wants before a query or a
-//! passage.
+//! The configuration of an encoder: its sizes, its pooling, and the prefixes of queries and passages.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +13,7 @@ use crate::{Error, adapters};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
     Bert,
-    /// BERT with another vocabulary, whose positions are counted from behind the padding token's.
+    /// BERT with another vocabulary, whose positions are counted from the one behind the padding token's.
     XlmRoberta,
     NomicBert,
     /// XLM-RoBERTa with rotated positions, and an adapter for each of its tasks.
@@ -22,19 +21,19 @@ pub(super) enum Family {
     ModernBert,
 }
 
-/// What decides what tensors are called.
+/// The properties of a model on which the names of its tensors depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) family: Family,
     pub(super) layers: usize,
-    /// Embeddings of positions that no token ever has.
+    /// Number of embeddings of positions that no token has.
     pub(super) spare_positions: usize,
-    /// How many adapters there are, and their rank.
+    /// Number of adapters, and their rank.
     pub(super) adapters: usize,
     pub(super) rank: usize,
 }
 
-/// `config.json`, as far as all families have it.
+/// The keys of `config.json` that all families have.
 #[derive(Deserialize)]
 struct Config {
     model_type: String,
@@ -42,7 +41,7 @@ struct Config {
     is_decoder: bool,
 }
 
-/// That of BERT and XLM-RoBERTa.
+/// The keys of BERT and XLM-RoBERTa.
 #[derive(Deserialize)]
 struct Bert {
     hidden_size: u32,
@@ -57,7 +56,7 @@ struct Bert {
     rotary_emb_base: Option<f64>,
 }
 
-/// What that of XLM-RoBERTa says of adapters, where there are some.
+/// The keys for adapters in the configuration of XLM-RoBERTa, where there are some.
 #[derive(Deserialize)]
 struct Adapters {
     #[serde(default)]
@@ -70,7 +69,7 @@ struct Adapters {
     task_instructions: Option<BTreeMap<String, String>>,
 }
 
-/// That of Nomic's BERT.
+/// The keys of Nomic's BERT.
 #[derive(Deserialize)]
 struct NomicBert {
     n_embd: u32,
@@ -91,7 +90,7 @@ struct NomicBert {
     num_experts: u32,
 }
 
-/// That of ModernBERT.
+/// The keys of ModernBERT.
 #[derive(Deserialize)]
 struct ModernBert {
     hidden_size: u32,
@@ -142,10 +141,10 @@ struct SentenceTransformers {
     prompts: BTreeMap<String, Option<String>>,
 }
 
-/// Tells what the files say.
+/// Translates the configuration files.
 ///
 /// # Errors
-/// Those of reading them; [`Error::UnsupportedModel`] for what is no encoder of these families.
+/// Those of reading the files; [`Error::UnsupportedModel`] for any model but an encoder of these families.
 pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape, Error> {
     let path = folder.join("config.json");
     let Config { model_type, is_decoder } = required(&path)?;
@@ -182,7 +181,7 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape
 }
 
 impl Family {
-    /// What GGUF files call it.
+    /// Its name in GGUF files.
     fn architecture(self) -> &'static str {
         match self {
             Family::Bert | Family::XlmRoberta => "bert",
@@ -198,7 +197,7 @@ fn shown(text: &str) -> String {
     text.chars().take(64).collect::<String>().escape_debug().to_string()
 }
 
-/// Refuses a value that is there and is none of these.
+/// Refuses a value that is present and not one of these.
 fn only(path: &Path, key: &str, value: Option<&str>, known: &[&str]) -> Result<(), Error> {
     match value.filter(|value| !known.contains(value)) {
         None => Ok(()),
@@ -273,7 +272,7 @@ fn jina_bert_v3(path: &Path, translation: &mut Translation) -> Result<Shape, Err
         width: config.hidden_size,
         heads: config.num_attention_heads,
         inner: config.intermediate_size,
-        // Those of the padding token and before it are no token's, as in XLM-RoBERTa.
+        // The positions up to that of the padding token belong to no token, as in XLM-RoBERTa.
         context: config
             .max_position_embeddings
             .saturating_sub(config.pad_token_id.unwrap_or(1).saturating_add(1)),
@@ -301,7 +300,7 @@ fn jina_bert_v3(path: &Path, translation: &mut Translation) -> Result<Shape, Err
     Ok(Shape { adapters: tasks.len(), rank: rank as usize, ..shape })
 }
 
-/// Refuses what cannot be the tasks of a model.
+/// Refuses names that cannot be tasks of a model.
 fn check_tasks(path: &Path, tasks: &[String]) -> Result<(), Error> {
     if tasks.is_empty() || tasks.len() > adapters::MAX_ADAPTERS {
         let (count, most) = (tasks.len(), adapters::MAX_ADAPTERS);
@@ -316,7 +315,7 @@ fn check_tasks(path: &Path, tasks: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The tasks of a folder, without a look at anything else in it.
+/// The tasks of a folder; nothing else in it is read.
 ///
 /// # Errors
 /// Those of reading `config.json`.
@@ -345,7 +344,7 @@ fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error
             return Err(unsupported(path, format!("{key} has a value that is not known")));
         }
     }
-    // Beyond what it was trained with, positions would have to be stretched.
+    // Beyond the trained length, positions would have to be scaled.
     let context = config.max_trained_positions.unwrap_or(u32::MAX).min(config.n_positions).min(2048);
     let of = Sizes {
         width: config.n_embd,
@@ -384,7 +383,7 @@ fn modern_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Erro
     Ok(plain(Family::ModernBert, config.num_hidden_layers))
 }
 
-/// The number of `pooling_type`: that of the pooling step, the mean where there is none.
+/// The number for `pooling_type`: that of the pooling step, or the mean where there is none.
 fn pooling(folder: &Path) -> Result<u32, Error> {
     let path = folder.join("modules.json");
     let mut step = PathBuf::from("1_Pooling");
@@ -401,7 +400,7 @@ fn pooling(folder: &Path) -> Result<u32, Error> {
             }
         }
     }
-    // A folder names no file outside of itself.
+    // A folder must not name files outside of itself.
     if !step.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(corrupt(&path, "the path of a step leads out of the folder"));
     }

@@ -21,7 +21,7 @@ const MAX_DIMENSIONS: usize = 4;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) name: String,
-    /// As in the file, the length of a row last.
+    /// As in the file, with the length of a row last.
     pub(super) shape: Vec<usize>,
     /// The type of its elements; None for types that no weight has, such as integers.
     pub(super) kind: Option<GgmlType>,
@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Table {
     }
 }
 
-/// The tensors of a file, or what is wrong with it.
+/// The tensors of a file; the error is the reason why it cannot be read.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err("the file is too short for a header".to_owned());
@@ -80,7 +80,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     if length > MAX_HEADER_BYTES {
         return Err(format!("its header has {length} bytes, at most {MAX_HEADER_BYTES} are read"));
     }
-    // A copy: what another process writes to the file meanwhile must not change what was checked.
+    // A copy, as another process might change the file after it was checked.
     let Some(header) = rest.get(..length as usize).map(<[u8]>::to_vec) else {
         return Err(format!("its header has {length} bytes, the file {}", bytes.len()));
     };
@@ -124,7 +124,7 @@ fn entry(name: String, described: &Described, start: usize, file_size: usize) ->
     }
 }
 
-/// The element types of the format: GGML's where it has it, and bytes of an element.
+/// The element types of the format: GGML's type, where it has one, and the bytes of an element.
 fn element(name: &str) -> Option<(Option<GgmlType>, usize)> {
     Some(match name {
         "F32" => (Some(GgmlType::F32), 4),

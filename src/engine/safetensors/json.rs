@@ -21,8 +21,8 @@ pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 /// Reads a file of at most 1 MB, if there is one.
 ///
 /// # Errors
-/// [`Error::ModelFile`] where it cannot be read, [`Error::CorruptModel`] where it says something else than it
-/// should.
+/// [`Error::ModelFile`] where it cannot be read, [`Error::CorruptModel`] where its content is not of the
+/// expected form.
 pub(super) fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     if path.exists() { required(path).map(Some) } else { Ok(None) }
 }
@@ -33,7 +33,7 @@ pub(super) fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Er
 /// [`Error::ModelFile`], [`Error::CorruptModel`] where it is longer.
 pub(super) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::reading(path, source);
-    // Asked before opening, because opening a named pipe waits for its writer.
+    // Checked before opening, because opening a named pipe waits for its writer.
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(failed(std::io::Error::new(
             std::io::ErrorKind::InvalidInput,

@@ -1,16 +1,16 @@
-//! The licence of a folder, as the repository that it comes from names it: its README.md begins with a block
-//! of YAML, of which two lines are read.
+//! The licence of a folder, as its repository names it: its README.md begins with a block of YAML, of which
+//! two lines are read.
 
 use std::path::Path;
 
 use super::json::bytes;
 
-/// Most bytes of a README.md that is looked at; those of MTEB's results are long.
+/// Most bytes of a README.md that is read; those with MTEB's results are long.
 const MAX_BYTES: u64 = 4 << 20;
 /// Most characters of a licence.
 const MAX_CHARACTERS: usize = 512;
 
-/// The value of `license`, or, where that is `other`, of `license_name`. What cannot be read says nothing.
+/// The value of `license`, or, where that is `other`, of `license_name`. None where it cannot be read.
 pub(crate) fn licence(folder: &Path) -> Option<String> {
     let bytes = bytes(&folder.join("README.md"), MAX_BYTES).ok()?;
     let text = String::from_utf8_lossy(&bytes);
@@ -20,7 +20,7 @@ pub(crate) fn licence(folder: &Path) -> Option<String> {
     }
     let (mut licence, mut name) = (None, None);
     for line in lines.take_while(|line| line.trim_end() != "---") {
-        // Lines that are indented belong to something else.
+        // Indented lines belong to another key.
         licence = licence.or_else(|| value(line, "license:"));
         name = name.or_else(|| value(line, "license_name:"));
     }

@@ -1,7 +1,7 @@
-//! Folders as transformers and sentence-transformers store encoders: `config.json`, `model.safetensors` or
-//! its shards, the vocabulary, and what says how vectors are pooled.
+//! Folders in which transformers and sentence-transformers store encoders: `config.json`, `model.safetensors`
+//! or its shards, the vocabulary, and the configuration of pooling.
 //!
-//! A folder is told in the words of GGUF once ([`open`]); nothing behind it knows the difference.
+//! A folder is translated to GGUF once ([`open`]); all other code sees no difference.
 //!
 //! Invariant: no function here panics or allocates without bound, whatever the bytes are.
 
@@ -24,7 +24,7 @@ use crate::gguf::{Gguf, Translation};
 use config::Family;
 pub(crate) use licence::licence;
 
-/// The others that are read, as far as they are there.
+/// Other files that are read, as far as they exist.
 pub(crate) const FILES: [&str; 8] = [
     "config.json",
     "sentence_bert_config.json",
@@ -36,8 +36,7 @@ pub(crate) const FILES: [&str; 8] = [
     "tokenizer.json",
 ];
 
-/// The files with the weights of a folder, as far as that can be told; nobody has looked whether they are
-/// there.
+/// The files with the weights of a folder, as far as that is known; they may not exist.
 ///
 /// # Errors
 /// As [`open`].

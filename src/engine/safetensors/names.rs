@@ -1,4 +1,4 @@
-//! What transformers call the tensors of an encoder, in llama.cpp's words.
+//! Translation of the names that transformers give the tensors of an encoder to those of llama.cpp.
 
 use std::path::Path;
 
@@ -9,16 +9,16 @@ use super::shards::Weights;
 use crate::gguf::{GgmlType, Translation};
 use crate::{Error, adapters};
 
-/// What becomes of a tensor.
+/// The use of a tensor.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
-    /// It is this one.
+    /// The tensor of this name.
     Tensor(String),
-    /// It is a half of what adapters have for this one.
+    /// A half of the adapters' matrices for the tensor of this name.
     Adapters { of: String, half: Half },
-    /// It is not needed: numbers of positions, heads for training.
+    /// A tensor that is not needed: numbers of positions, heads for training.
     Nothing,
-    /// Leaving it out could change the result.
+    /// An unknown tensor: leaving it out could change the result.
     Unknown,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn add(
     if let Some(index) = &weights.index {
         index.check(&weights.files, &tables)?;
     }
-    // The pooler belongs to the classifier; without one it was never trained for what is asked here.
+    // The pooler belongs to the classifier; without one it was not trained for this purpose.
     let classifier =
         if shape.family == Family::XlmRoberta { "classifier.out_proj.weight" } else { "classifier.weight" };
     let classifies = tables.iter().flatten().any(|entry| entry.name == classifier);
@@ -87,7 +87,7 @@ fn add_entry(
         let reason = format!("tensor \"{}\" does not hold floating-point values", entry.name);
         return Err(unsupported(path, reason));
     };
-    // GGML begins with the length of a row.
+    // GGML has the length of a row first.
     let (mut extents, mut data): (Vec<usize>, _) = (entry.shape.iter().rev().copied().collect(), entry.data);
     if extents.is_empty() || extents.contains(&0) {
         return Err(corrupt(path, format!("tensor \"{}\" is empty", entry.name)));
@@ -109,7 +109,7 @@ fn add_entry(
     }
 }
 
-/// Adds a half of what the adapters have for a tensor: those of all adapters, `[adapters, rows, columns]`,
+/// Adds a half of the adapters' matrices for a tensor: those of all adapters, `[adapters, rows, columns]`,
 /// are one tensor of the file `path`.
 fn add_adapters(
     path: &Path,
@@ -127,7 +127,7 @@ fn add_adapters(
     let [count, rows, columns] = entry.shape[..] else {
         return wrong(format!("has the shape {:?}, which is not that of adapters", entry.shape));
     };
-    // An embedding is a row of its table, a product a sum over one: the halves change places.
+    // An embedding is a row of its table, while a product sums over rows: the halves change places.
     let is_table = matches!(of, "token_embd.weight" | "token_types.weight");
     let rank = if is_table == (half == Half::A) { columns } else { rows };
     if count != shape.adapters || rank != shape.rank || count == 0 || rows == 0 || columns == 0 {
@@ -213,8 +213,8 @@ fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
     }
 }
 
-/// What a tensor of jina-embeddings-v3 is, whose weights are written as PyTorch's parametrizations where
-/// adapters change them.
+/// The use of a tensor of jina-embeddings-v3. Weights that adapters change are written as PyTorch's
+/// parametrizations.
 fn meaning_in_jina_bert_v3(name: &str, shape: &Shape) -> Meaning {
     let (part, ending) = match name.split_once(".parametrizations.weight.") {
         Some((part, "original")) => (part, "weight"),
@@ -234,7 +234,7 @@ fn meaning_in_jina_bert_v3(name: &str, shape: &Shape) -> Meaning {
         ("embeddings.word_embeddings", None) => "token_embd".to_owned(),
         ("embeddings.token_type_embeddings", None) => "token_types".to_owned(),
         ("emb_ln", None) => "token_embd_norm".to_owned(),
-        // Vectors are pooled without it.
+        // Pooling does not use it.
         ("pooler.dense", None) => return Meaning::Nothing,
         _ => return Meaning::Unknown,
     };

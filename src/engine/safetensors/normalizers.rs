@@ -1,4 +1,4 @@
-//! The normalizer of `tokenizer.json`: what is done to a text before it is cut into words.
+//! The normalizer of `tokenizer.json`, which changes a text before it is cut into words.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::Error;
 use crate::gguf::Translation;
 use crate::tokenizer::normalizer::{KEY, Step};
 
-/// What a normalizer does, one after the other: steps, then one of the others.
+/// The normalizers of a tokenizer, in the order in which they apply: steps, then one of the others.
 #[derive(Debug, Default)]
 pub(super) struct Normalizers {
     steps: Vec<Step>,
@@ -19,17 +19,17 @@ pub(super) struct Normalizers {
     pub(super) bert: Option<BertNormalizer>,
     /// SentencePiece's map of characters.
     pub(super) charsmap: Option<Vec<u8>>,
-    /// Runs of spaces become one.
+    /// Whether runs of spaces become one.
     merges_spaces: bool,
 }
 
-/// How BERT cleans its texts.
+/// The cleaning of texts for BERT.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default)]
 pub(super) struct BertNormalizer {
     pub(super) clean_text: bool,
     pub(super) lowercase: bool,
-    /// Where it does not say, accents go with capitals.
+    /// Where it is missing, accents are stripped if capitals are folded.
     pub(super) strip_accents: Option<bool>,
     pub(super) handle_chinese_chars: bool,
 }
@@ -41,7 +41,7 @@ impl Default for BertNormalizer {
 }
 
 impl BertNormalizer {
-    /// Where there is none.
+    /// The settings where there is no normalizer.
     pub(super) const NOTHING: BertNormalizer = BertNormalizer {
         clean_text: false,
         lowercase: false,
@@ -106,7 +106,7 @@ impl Normalizers {
                 return Err(unsupported(path, format!("its normalizer \"{shown}\" is not known there")));
             }
         };
-        // Spaces at the ends are none of the words, whatever cuts them.
+        // Stripping alone has no effect, as words contain no spaces at the ends of a text in any case.
         let only_strips = steps.iter().all(|step| matches!(step, Step::StripLeft | Step::StripRight));
         if (self.bert.is_some() || self.charsmap.is_some()) && !only_strips {
             return Err(unsupported(
@@ -120,14 +120,14 @@ impl Normalizers {
         Ok(())
     }
 
-    /// Writes the steps.
+    /// Writes the steps to the translation.
     pub(super) fn write(&self, translation: &mut Translation) {
         if !self.steps.is_empty() {
             translation.strings(KEY, self.steps.iter().map(|step| step.name()));
         }
     }
 
-    /// Refuses what only SentencePiece's models do.
+    /// Refuses settings that only SentencePiece's models have.
     ///
     /// # Errors
     /// [`Error::UnsupportedModel`].
@@ -138,7 +138,7 @@ impl Normalizers {
         }
     }
 
-    /// Refuses what only BERT's models do.
+    /// Refuses settings that only BERT's models have.
     ///
     /// # Errors
     /// [`Error::UnsupportedModel`].
@@ -150,7 +150,7 @@ impl Normalizers {
     }
 }
 
-/// Whether it makes one of several spaces, as SentencePiece does.
+/// Whether it replaces runs of spaces by one, as SentencePiece does.
 fn is_of_spaces(normalizer: &Value) -> bool {
     let pattern = normalizer.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
     let content = normalizer.get("content").and_then(Value::as_str);

@@ -1,8 +1,8 @@
-//! Which files hold the weights of a folder: `model.safetensors`, or the shards that
+//! The files with the weights of a folder: `model.safetensors`, or the shards that
 //! `model.safetensors.index.json` names.
 //!
-//! The index says of every tensor in which shard it is. It is believed in nothing: names lead to no other
-//! folder, and [`Index::check`] compares what it says with what the shards hold.
+//! The index names the shard of every tensor. It is not trusted: names lead to no other folder, and
+//! [`Index::check`] compares it with the tensors in the shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,22 +23,22 @@ const MAX_BYTES: u64 = 8 << 20;
 /// Most shards of a model; each is mapped.
 const MAX_SHARDS: usize = 256;
 
-/// Where the weights of a folder are.
+/// The files with the weights of a folder.
 pub(super) struct Weights {
     /// The files, in the order of their names.
     pub(super) files: Vec<PathBuf>,
-    /// What says which tensor is in which of them, where there are several.
+    /// The index, which says in which file each tensor is, where there are several files.
     pub(super) index: Option<Index>,
 }
 
-/// What `model.safetensors.index.json` says.
+/// The content of `model.safetensors.index.json`.
 pub(super) struct Index {
     path: PathBuf,
     /// The shard of each tensor, by its name.
     shard_of: BTreeMap<String, String>,
 }
 
-/// The index, as far as it is of use.
+/// The part of the index that is used.
 #[derive(Deserialize)]
 struct File {
     weight_map: WeightMap,
@@ -76,15 +76,15 @@ impl<'de> Deserialize<'de> for WeightMap {
     }
 }
 
-/// Finds the files with the weights; nobody has looked whether all of them are there. As in transformers, an
-/// index is not looked at where there is one file with everything.
+/// Finds the files with the weights; some of them may not exist. As in transformers, the index is ignored
+/// where one file has all weights.
 ///
 /// # Errors
 /// [`Error::ModelFile`] where the index cannot be read, [`Error::CorruptModel`] where it is none, or names
 /// files elsewhere.
 pub(super) fn weights(folder: &Path) -> Result<Weights, Error> {
     let (all, path) = (folder.join(WEIGHTS), folder.join(INDEX));
-    // A link that leads nowhere is one that is to be found out.
+    // A broken link counts as the file, so that the error names it.
     if all.symlink_metadata().is_ok() || path.symlink_metadata().is_err() {
         return Ok(Weights { files: vec![all], index: None });
     }
@@ -118,7 +118,8 @@ impl Index {
                 found += 1;
             }
         }
-        // Each was found in its own shard, in which no name occurs twice: so many are all of them.
+        // Each tensor was found in its own shard, and no name occurs twice in a shard: an equal number means
+        // that all were found.
         if found == self.shard_of.len() {
             return Ok(());
         }

@@ -1,4 +1,5 @@
-//! What the reader makes of folders, and what it says of those that it refuses.
+//! Tests of reading folders: the files that the reader makes of them, and its errors for those that it
+//! refuses.
 
 mod normalizers;
 mod shards;
@@ -163,12 +164,11 @@ fn texts_are_cut_as_the_tokenizers_crate_cuts_them() {
         let ours = Tokenizer::from_gguf(&open(directory.path()).unwrap()).unwrap();
         let theirs = tokenizers::Tokenizer::from_file(directory.path().join("tokenizer.json")).unwrap();
         for text in texts(10_000) {
-            // Ours never takes what users write for a control token.
+            // Unlike the crate, this tokenizer never takes a user's text for a control token.
             if ["<s>", "</s>", "[CLS]", "[MASK]"].iter().any(|control| text.contains(control)) {
                 continue;
             }
-            // Without the map of characters that published files have, other spaces are no spaces to a
-            // unigram model.
+            // Without the character map of published files, other spaces are no spaces to a unigram model.
             let text = match family {
                 EncoderFamily::XlmRoberta => text.replace(['\n', '\t', '\u{a0}'], " "),
                 _ => text,

@@ -20,7 +20,7 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// `tokenizer.json`, as far as it is of use.
+/// The part of `tokenizer.json` that is used.
 #[derive(Deserialize)]
 struct File<M> {
     #[serde(default)]
@@ -59,7 +59,7 @@ struct BytePairs {
     merges: Vec<Merge>,
 }
 
-/// Files have them in two forms.
+/// A merge, in one of the two forms that files have.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Merge {
@@ -67,7 +67,7 @@ enum Merge {
     Pair(String, String),
 }
 
-/// Tells the vocabulary of a unigram model ([Kudo 2018](https://arxiv.org/abs/1804.10959)).
+/// Translates the vocabulary of a unigram model ([Kudo 2018](https://arxiv.org/abs/1804.10959)).
 ///
 /// # Errors
 /// Those of reading the file; [`Error::CorruptModel`] where its parts contradict each other,
@@ -104,7 +104,7 @@ pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<()
     Ok(())
 }
 
-/// Tells a vocabulary of byte pairs, cut as ModernBERT's is.
+/// Translates a vocabulary of byte pairs, pre-tokenized as in ModernBERT.
 ///
 /// # Errors
 /// As [`unigram`].
@@ -185,7 +185,7 @@ fn bounded(path: &Path, count: usize) -> Result<(), Error> {
     }
 }
 
-/// Marks the tokens that are searched for, which no text contains where they are special.
+/// Sets the types of the tokens that are searched for; special ones are never part of a user's text.
 fn added(path: &Path, tokens: &[Added], kinds: &mut [i32]) -> Result<(), Error> {
     for token in tokens {
         match kinds.get_mut(token.id as usize) {
@@ -196,7 +196,7 @@ fn added(path: &Path, tokens: &[Added], kinds: &mut [i32]) -> Result<(), Error> 
     Ok(())
 }
 
-/// What stands before and behind each text.
+/// Adds the special tokens before and behind each text.
 fn ends(translation: &mut Translation, first: u32, last: u32) {
     translation.integer("tokenizer.ggml.bos_token_id", first);
     translation.integer("tokenizer.ggml.eos_token_id", last);

@@ -15,10 +15,10 @@ use crate::gguf::Translation;
 /// Most bytes of a vocabulary; those of many languages have a few millions.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
 pub(super) const MAX_TOKENS: usize = 1 << 20;
-/// What the tokens for the model itself are called.
+/// Names of control tokens.
 const CONTROL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
-/// What `tokenizer_config.json` says of cleaning.
+/// The settings for cleaning in `tokenizer_config.json`.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct TokenizerConfig {
@@ -27,7 +27,7 @@ struct TokenizerConfig {
     tokenize_chinese_chars: Option<bool>,
 }
 
-/// `tokenizer.json`, as far as it is of use.
+/// The part of `tokenizer.json` that is used.
 #[derive(Deserialize)]
 struct Tokenizer {
     #[serde(default)]
@@ -35,7 +35,7 @@ struct Tokenizer {
     model: Model,
 }
 
-/// The part of it that says how texts are cleaned.
+/// The part of it with the normalizer.
 #[derive(Deserialize)]
 struct Normalized {
     #[serde(default)]
@@ -81,7 +81,7 @@ impl<'de> Deserialize<'de> for Vocabulary {
     }
 }
 
-/// How a text is cleaned; None where it follows from the rest.
+/// The cleaning of texts; None where a setting follows from the others.
 #[derive(Default)]
 struct Cleaning {
     clean_text: Option<bool>,
@@ -90,7 +90,7 @@ struct Cleaning {
     split_chinese: Option<bool>,
 }
 
-/// Tells the tokens and how text is cleaned.
+/// Translates the tokens and the cleaning of texts.
 ///
 /// # Errors
 /// Those of reading the files; [`Error::CorruptModel`] where tokens are missing.
@@ -128,7 +128,7 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), E
     Ok(())
 }
 
-/// Whether `tokenizer.json`, where there is one, cleans texts in a way of which the other files say nothing.
+/// Whether `tokenizer.json`, where there is one, cleans texts in a way that the other files do not mention.
 fn has_other_normalizer(folder: &Path) -> Result<bool, Error> {
     let path = folder.join("tokenizer.json");
     if !path.exists() {
@@ -139,7 +139,7 @@ fn has_other_normalizer(folder: &Path) -> Result<bool, Error> {
     Ok(kind.is_some_and(|kind| kind != "BertNormalizer"))
 }
 
-/// A token as GGUF has it: marked where it begins a word, and not where it continues one.
+/// A token in GGUF's form: marked where it begins a word, not where it continues one.
 fn as_in_gguf(token: &str) -> String {
     match token.strip_prefix("##") {
         _ if CONTROL.contains(&token) => token.to_owned(),
@@ -148,7 +148,7 @@ fn as_in_gguf(token: &str) -> String {
     }
 }
 
-/// A token a line.
+/// The lines of a file, each of which is a token.
 fn lines(path: &Path) -> Result<Vec<String>, Error> {
     let bytes = bytes(path, MAX_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| corrupt(path, "it is not valid UTF-8"))?;

@@ -1,10 +1,10 @@
-//! Logits after bias and penalties: what a request adds to the logits of some tokens, and what it takes from
-//! those of tokens that its answer has already.
+//! Logits after biases and penalties, which a request may ask for: biases of some tokens, and penalties of
+//! tokens that its answer has already.
 //!
-//! As llama.cpp does it: the bias is added; a logit above 0 is divided by the penalty for repetition and
-//! another one multiplied; then the frequency's penalty is subtracted for each time that the token is there,
-//! and the presence's once. Unlike there, the whole answer counts and nothing but the answer: what the prompt
-//! says may be said again at no cost.
+//! As in llama.cpp, the bias is added; a logit above 0 is divided by the penalty for repetition and another
+//! one multiplied; then the frequency penalty is subtracted for each time that the token occurs, and the
+//! presence penalty once. Unlike there, the whole answer counts and nothing but the answer: tokens of the
+//! prompt may be repeated without penalty.
 //!
 //! Invariant: a logit depends on its own value, the request and how often the answer has the token; finite
 //! logits stay finite.
@@ -13,21 +13,21 @@ use std::collections::HashMap;
 
 use crate::{Penalties, Sampling};
 
-/// How often an answer has each of its tokens. Empty where no penalty asks for that.
+/// The number of times that an answer has each of its tokens. Empty where no penalty needs it.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     counts: HashMap<u32, u32>,
 }
 
 impl Seen {
-    /// The answer goes on with this token.
+    /// Counts another token of the answer.
     pub(crate) fn add(&mut self, token: u32, how: &Sampling) {
         if !how.penalties.are_off() {
             *self.counts.entry(token).or_default() += 1;
         }
     }
 
-    /// Puts the logits as the request wants them into `adjusted`.
+    /// Writes the logits after biases and penalties to `adjusted`.
     pub(super) fn adjust(&self, logits: &[f32], how: &Sampling, adjusted: &mut Vec<f32>) {
         adjusted.clear();
         adjusted.extend_from_slice(logits);
@@ -50,7 +50,7 @@ fn penalised(logit: f32, count: u32, penalties: Penalties) -> f32 {
     finite(finite(repeated) - (count as f32 * frequency + presence))
 }
 
-/// Infinities as the greatest numbers that there are.
+/// Replaces infinities by the greatest finite numbers.
 fn finite(logit: f32) -> f32 {
     logit.clamp(f32::MIN, f32::MAX)
 }

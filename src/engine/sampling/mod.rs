@@ -2,10 +2,10 @@
 //!
 //! Everything applies in llama.cpp's order: bias, then the penalties for tokens that the answer has already
 //! ([`adjusted`]), then the filters top-k, top-p and min-p on the probabilities at temperature 1, then the
-//! temperature on what is left. Candidates are ordered by (logit descending, id ascending), sums go through
-//! them in that order in f64, and one uniform number is drawn per (seed, position): so the choice depends on
-//! nothing else. Where it cannot be used a second number is drawn, for a choice among fewer tokens: together
-//! the two draw from the distribution over those.
+//! temperature on the tokens that are left. Candidates are ordered by (logit descending, id ascending), sums
+//! go through them in that order in f64, and one uniform number is drawn per (seed, position): so the choice
+//! depends on nothing else. If the chosen token cannot be used, a second number is drawn for a choice among
+//! fewer tokens: together the two draw from the distribution over those.
 
 mod adjusted;
 mod parameters;
@@ -20,7 +20,7 @@ pub(crate) use adjusted::Seen;
 pub use parameters::{DEFAULT_SEED, Penalties, Sampling};
 use uniform::uniform;
 
-/// Makes of a position the number of its second draw: no context is so long.
+/// Turns a position into the number of its second draw: no context is so long.
 const AGAIN: u64 = 1 << 63;
 
 /// Chooses tokens; keeps memory between choices.
@@ -36,7 +36,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// One that uses these instructions.
+    /// A sampler that uses these instructions.
     pub(crate) fn new(instructions: Instructions) -> Sampler {
         Sampler { instructions, candidates: Vec::new(), weights: Vec::new(), adjusted: Vec::new() }
     }
@@ -162,7 +162,7 @@ impl Sampler {
                 return unpack(*candidate).1;
             }
         }
-        // Rounding let the number survive all weights.
+        // Rounding has kept `left` from falling below 0.
         unpack(self.candidates[self.candidates.len() - 1]).1
     }
 }
@@ -178,7 +178,7 @@ fn most_likely(logits: impl Iterator<Item = (u32, f32)>) -> u32 {
     best.1
 }
 
-/// Ids and logits of the tokens that are allowed, ascending.
+/// Ids and logits of the allowed tokens, ascending.
 fn only<'a>(logits: &'a [f32], allowed: &'a SimpleVob) -> impl Iterator<Item = (u32, f32)> + 'a {
     allowed.iter().filter_map(|id| Some((id, *logits.get(id as usize)?)))
 }

@@ -1,12 +1,12 @@
-//! What a request says of how its tokens are chosen.
+//! Sampling parameters of a request.
 
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What chance begins with where nothing else is said.
+/// The seed of requests that give none.
 pub const DEFAULT_SEED: u64 = 42;
 
-/// How the next token is chosen from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this
+/// The choice of the next token from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this
 /// order.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Sampling {
@@ -20,14 +20,14 @@ pub struct Sampling {
     pub min_p: f32,
     /// One uniform number is drawn per (seed, position).
     pub seed: u64,
-    /// What makes tokens less likely that the answer has already.
+    /// Penalties for tokens that the answer has already.
     pub penalties: Penalties,
-    /// What is added to the logits of some tokens, each of which is given once.
+    /// Biases that are added to the logits of some tokens, each of which is given once.
     pub logit_bias: Vec<(u32, f32)>,
 }
 
-/// What makes tokens less likely, or more, that are in the answer already: of its own tokens, not of the
-/// prompt.
+/// Penalties that make the answer's own tokens, not those of the prompt, less likely to come again, or more
+/// likely.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Penalties {
     /// A logit above 0 is divided by it, another one multiplied; 1 switches it off.
@@ -57,13 +57,13 @@ impl Sampling {
         self.temperature <= 0.0 || self.top_k == 1
     }
 
-    /// Whether the logits are taken as the model gives them.
+    /// Whether the logits are used without biases and penalties.
     pub fn takes_logits_as_they_are(&self) -> bool {
         self.penalties.are_off() && self.logit_bias.is_empty()
     }
 }
 
-/// As with [`crate::Generate`]: in text formats, what was added later is left out where it is not used.
+/// As with [`crate::Generate`]: text formats omit fields that were added later, where they are not used.
 impl Serialize for Sampling {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = !serializer.is_human_readable();

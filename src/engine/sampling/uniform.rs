@@ -2,9 +2,9 @@
 
 /// The uniform number in [0, 1) for a seed and a position.
 ///
-/// With SplitMix64's finaliser `mix` (Steele, Lea and Flood 2014; `z ^= z >> 30; z *= 0xbf58476d1ce4e5b9;
-/// z ^= z >> 27; z *= 0x94d049bb133111eb; z ^= z >> 31`) and g = 0x9e3779b97f4a7c15, all modulo 2^64, it is
-/// `mix(mix(seed + g) + g · (position + 1))`, whose upper 53 bits are divided by 2^53. So there is no state:
+/// With SplitMix64's finaliser `mix` (Steele, Lea and Flood 2014; `z ^= z >> 30; z *= 0xbf58476d1ce4e5b9; z
+/// ^= z >> 27; z *= 0x94d049bb133111eb; z ^= z >> 31`) and g = 0x9e3779b97f4a7c15, all modulo 2^64, it is
+/// `mix(mix(seed + g) + g · (position + 1))`, whose upper 53 bits are divided by 2^53. There is no state, so
 /// any position can be drawn at any time, on any machine.
 pub(super) fn uniform(seed: u64, position: u64) -> f64 {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,4 +1,4 @@
-//! How likely some given answers to one prompt are: a tree of their tokens, and the passes that compute it.
+//! Likelihoods of given answers to one prompt: a tree of their tokens, and the passes that compute it.
 //!
 //! Answers that begin with the same tokens share the nodes of their beginning, so that each is computed once.
 //! A row of the model is needed for each node that something follows: the logits behind it say how likely
@@ -8,8 +8,8 @@
 //! one token each need no row beside that of the prompt.
 //!
 //! The logarithm of an answer's probability is the sum of those of its tokens, each among all tokens of the
-//! vocabulary. An answer that another one begins with has one decision more, that of the end, as without it
-//! the longer one could never be more likely.
+//! vocabulary. An answer with which another one begins has one more decision, its end: without it the longer
+//! answer could never be more likely.
 //!
 //! Invariant: each number depends on the logits of its own row and on nothing else, so not on how the answers
 //! are put in passes.
@@ -22,7 +22,7 @@ use crate::kernels::instructions::Instructions;
 use crate::kernels::softmax::sum_of_exps;
 use crate::tokenizer::Tokenizer;
 
-/// What may follow a node.
+/// The token that a node stands for, or the end of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// This token.
@@ -31,27 +31,27 @@ enum Next {
     End,
 }
 
-/// A token of answers, behind those before it.
+/// A node of the tree of answers: one more token behind those of its ancestors, or the end of an answer.
 #[derive(Debug)]
 struct Node {
     next: Next,
     parent: usize,
-    /// How many tokens behind the prompt.
+    /// Number of nodes between the end of the prompt and this node, itself included.
     depth: usize,
     children: Vec<usize>,
-    /// The logarithm of its probability behind its parent, once that is known.
+    /// The logarithm of its probability given the path to its parent; None until it is computed.
     log_probability: Option<f64>,
 }
 
 /// The answers to a prompt.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// The first is the end of the prompt. A node comes before its children, and those before the node's next
-    /// sibling; ends come last.
+    /// Nodes in depth-first order. The first is the root, which is the end of the prompt; ends of answers
+    /// come last.
     nodes: Vec<Node>,
-    /// Where each answer ends, in the order in which they were given.
+    /// The last node of each answer, in the order in which the answers were given.
     ends: Vec<usize>,
-    /// The nodes that are computed now, each path from the prompt's end on.
+    /// The paths that are computed now, each from the prompt's end on.
     paths: Vec<Vec<usize>>,
     /// The last node of the last path that was begun.
     begun: usize,
@@ -61,7 +61,7 @@ pub(super) struct Answers {
     end_tokens: Vec<u32>,
 }
 
-/// A row whose logits are wanted: what follows them in the tree.
+/// A row whose logits are wanted, and the children of its node in the tree.
 #[derive(Debug)]
 pub(super) struct Wanted {
     node: usize,
@@ -105,7 +105,7 @@ impl Answers {
             }
             ends[answer] = path.last().copied().unwrap_or(0);
         }
-        // Ambiguous where it ends: another one goes on behind it.
+        // An answer that is the beginning of another one needs a node for its end.
         if !end_tokens.is_empty() {
             let mut within: Vec<usize> =
                 ends.iter().copied().filter(|end| !nodes[*end].children.is_empty()).collect();
@@ -157,8 +157,8 @@ impl Answers {
         })
     }
 
-    /// The rows of a path whose logits are wanted, among those that were computed, which are counted from
-    /// that of the prompt's last token: by their place among the rows.
+    /// The wanted rows of a path among the range `rows` of computed rows, which is counted from the row of
+    /// the prompt's last token. Each comes with its index in the range.
     pub(super) fn wanted(&self, path: usize, rows: Range<usize>) -> Vec<(usize, Wanted)> {
         let first = rows.start;
         let nodes = rows.filter_map(|row| Some((row - first, *self.paths[path].get(row)?)));
@@ -175,7 +175,7 @@ impl Answers {
         .collect()
     }
 
-    /// Takes what the logits of a row say.
+    /// Takes the log-probabilities of a row's children.
     pub(super) fn take(&mut self, wanted: &Wanted, log_probabilities: &[f64]) {
         let children = self.nodes[wanted.node].children.clone();
         for (child, log_probability) in children.into_iter().zip(log_probabilities) {
@@ -183,8 +183,8 @@ impl Answers {
         }
     }
 
-    /// Goes on from a path to one that nobody has begun, once all rows of it were taken: how many of its
-    /// tokens behind the prompt are those of the path before. None where no such is left.
+    /// Replaces a path, all of whose rows were taken, by one that was not begun. Returns how many tokens
+    /// behind the prompt the two have in common; None where no path is left.
     pub(super) fn advance(&mut self, path: usize) -> Option<usize> {
         let next = self.given_up.pop().unwrap_or_else(|| {
             let next = self.next_path(self.begun);
@@ -236,8 +236,8 @@ fn add(nodes: &mut Vec<Node>, parent: usize, next: Next) -> usize {
 }
 
 impl Wanted {
-    /// What the logits of all tokens behind its node say of its children. None where one of the logits is no
-    /// finite number.
+    /// The log-probabilities of the children of its node, from the logits of all tokens behind the node. None
+    /// where one of the logits is not a finite number.
     pub(super) fn log_probabilities(&self, logits: &[f32], instructions: Instructions) -> Option<Vec<f64>> {
         let highest = *logits.get(highest(instructions, logits)?)?;
         let all = libm::log(sum_of_exps(instructions, logits, highest));

@@ -1,4 +1,4 @@
-//! Where a request begins to compute: its state, and what of it is there already.
+//! The beginning of a request: its state, and the positions of it that are computed already.
 
 use super::loaded::LoadedDecoder;
 use super::plan::Plan;
@@ -7,12 +7,12 @@ use crate::computing::{Pooling, State};
 use crate::rerank::Reranker;
 use crate::{Request, Work};
 
-/// The last token is always computed: its hidden state is what all is about.
+/// The last token is always computed, as every result comes from its hidden state.
 pub(super) fn reusable(tokens: &[u32]) -> &[u32] {
     tokens.split_last().map_or(&[], |(_, before)| before)
 }
 
-/// Where a request begins to compute.
+/// The state in which a request begins.
 pub(super) struct Beginning {
     pub(super) state: Box<dyn State>,
     pub(super) chain: Option<Chain>,

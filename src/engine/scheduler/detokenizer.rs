@@ -16,11 +16,11 @@ pub(crate) struct Detokenizer {
     /// Bytes up to here were given out.
     taken: usize,
     stop: Vec<String>,
-    /// Where the model may think before it answers.
+    /// The parser of thoughts, where the model may think before it answers.
     thoughts: Option<Thoughts>,
 }
 
-/// An end of a text.
+/// A place in a text to return to.
 #[derive(Debug, Clone)]
 pub(crate) struct Checkpoint {
     length: usize,
@@ -41,7 +41,7 @@ impl Detokenizer {
         Detokenizer { bytes, valid, taken: 0, stop, thoughts: Some(thoughts) }
     }
 
-    /// Adds what a token says, as [`Detokenizer::push`] does with its bytes.
+    /// Adds the text of a token, as [`Detokenizer::push`] does with its bytes.
     ///
     /// # Errors
     /// As [`Detokenizer::push`].
@@ -78,7 +78,7 @@ impl Detokenizer {
         Error::InvalidText { position: self.valid }
     }
 
-    /// Where the text ends now, to come back to.
+    /// The place where the text ends now.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
         Checkpoint { length: self.bytes.len(), valid: self.valid, thoughts: self.thoughts.clone() }
     }
@@ -244,7 +244,7 @@ mod tests {
         assert!(text.push(b"a stop\xff").unwrap(), "what follows a stop string does not matter");
     }
 
-    /// What an answer of these pieces looks like without its thoughts, piece by piece and in the end.
+    /// The text shown after each of these pieces, and the whole text of their answer.
     fn answer(pieces: &[&str], begun: bool, keep: bool) -> (Vec<String>, String) {
         let marks = Marks::of(&["<think></think>"]).unwrap();
         let mut text = Detokenizer::with_thoughts(vec!["END".to_owned()], Thoughts::new(marks, begun, keep));
@@ -253,7 +253,7 @@ mod tests {
             let checkpoint = text.checkpoint();
             let bytes = text.thoughts.as_mut().unwrap().take(piece.as_bytes());
             text.push(&bytes).unwrap();
-            // Whatever is taken back can be added again.
+            // A piece that was taken back can be added again.
             text.restore(checkpoint);
             let bytes = text.thoughts.as_mut().unwrap().take(piece.as_bytes());
             if text.push(&bytes).unwrap() {

@@ -24,38 +24,38 @@ use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::work::shortened;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
-/// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they
-/// can be found when their model has gone.
+/// Most tokens of texts that are queued here beyond those of the current pass. Other texts wait outside,
+/// where they can be found when their model has gone.
 const MAX_QUEUED_TOKENS: usize = 8192;
-/// What memory beyond that of a model is for.
+/// The purpose of the memory of a long pass beyond that of its model, as errors name it.
 const LONG_TEXT: &str = "the workspace of a long text";
 /// Rows of a pass while requests generate, unless its first text has more.
 const SHARED_ROWS: usize = 128;
-/// What they may allocate.
+/// Memory that a call which computes layers may allocate.
 const STEP_BYTES: usize = 4 << 20;
-/// For how long layers are computed before a step gets its turn. A layer is never cut.
+/// Time for which layers are computed before a step gets its turn. A layer is never cut.
 const SHARED_SLICE: Duration = Duration::from_millis(30);
-/// The same while nothing generates: new texts and cancelled ones are looked for in between.
+/// The same while nothing generates: new and cancelled texts are looked for in between.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// A request: a text, or a query and a document.
 struct EncodeRequest {
     submission: Submission,
     tokens: Vec<u32>,
-    /// Where the second of two texts begins that are looked at together.
+    /// The first token of the second text where two are computed together.
     border: usize,
-    /// A second text that is looked at by itself.
+    /// A second text that is computed apart.
     other: Option<Vec<u32>>,
     /// The adapters that both texts are computed with.
     adapters: [Option<u16>; 2],
-    /// How many texts of its owner were there before it: owners go in turn.
+    /// The number of texts of its owner that came before it: owners go in turn.
     round: usize,
 }
 
-/// All of them: first those of the pass that is computed, then those that wait.
+/// All requests of encoders: those of the current pass, and those that wait.
 pub(super) struct EncodeBatches {
     pass: Vec<EncodeRequest>,
-    /// What the pass takes beyond the memory of its model, where it is a long one.
+    /// The extra memory of the pass beyond that of its model, where the pass is a long one.
     long: Option<(ModelSource, Held)>,
     queue: VecDeque<EncodeRequest>,
     queued_tokens: usize,
@@ -130,7 +130,7 @@ impl EncodeBatches {
         self.forget_ended();
     }
 
-    /// Drops what has got its last event. A pass goes on for those that are left.
+    /// Drops requests that have got their last event. The pass goes on for those that are left.
     fn forget_ended(&mut self) {
         self.queue.retain(|encoding| !encoding.submission.has_ended());
         self.queued_tokens = self.queue.iter().map(EncodeRequest::len).sum();
@@ -139,7 +139,7 @@ impl EncodeBatches {
         }
     }
 
-    /// Computes layers until the pass is done or it is somebody else's turn.
+    /// Computes layers until the pass is done or something else has its turn.
     pub(super) fn advance(
         &mut self,
         models: &mut Models,
@@ -188,7 +188,7 @@ impl EncodeBatches {
         }
     }
 
-    /// Gives back what a long pass has taken.
+    /// Gives back the extra memory of a long pass.
     fn release(&mut self, models: &mut Models, pool: &Pool) {
         if let Some((source, held)) = self.long.take() {
             if let Some(loaded) = models.get_encoder(&source) {
@@ -233,7 +233,7 @@ impl EncodeBatches {
         }
     }
 
-    /// Ends the texts of the pass with what came of them.
+    /// Ends the texts of the pass with their results.
     fn finish(&mut self, models: &mut Models, source: &ModelSource, pool: &Pool) {
         let Some(loaded) = models.get_encoder(source) else { return };
         let encoder = &mut *loaded.encoder;
@@ -249,7 +249,7 @@ impl EncodeBatches {
         }
         let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
         self.shared.statistics.computed(self.pass.len(), rows, 0);
-        // Whatever came of it was computed from zeros.
+        // Results of a lost file were computed from zeros.
         let lost = encoder.check_lost().err();
         for (encoding, result) in self.pass.drain(..).zip(results) {
             encoding.submission.send(match (&lost, result) {
@@ -262,7 +262,7 @@ impl EncodeBatches {
     }
 }
 
-/// What comes of a request whose texts are computed.
+/// The result of a request whose texts are computed.
 fn outcome(
     work: &Work,
     encoder: &mut dyn Encoder,
@@ -272,7 +272,7 @@ fn outcome(
     Ok(match (work, texts.len()) {
         (Work::Rerank(_), 1) => {
             let labels = encoder.scores(&[texts.start], pool);
-            // The second one of two labels is the one that says yes, as transformers has it.
+            // The second one of two labels is the one for yes, as in transformers.
             Output::Score(score_of_labels(&labels, labels.len() - 1))
         }
         (Work::Rerank(_), _) => {
@@ -282,7 +282,7 @@ fn outcome(
         // Nothing else comes here.
         _ => {
             let vector = encoder.vector(texts.start, pool);
-            // The layers behind the last norm may leave the range of numbers.
+            // The layers behind the last norm may overflow.
             if vector.iter().any(|value| !value.is_finite()) {
                 return Err(Error::NonFinite { position: 0 });
             }
@@ -291,7 +291,7 @@ fn outcome(
     })
 }
 
-/// A model was unloaded against the rule that one in use is not.
+/// The error for a model that was unloaded although it is in use, which is a bug.
 fn gone() -> Error {
     Error::Panicked("the model of a text is gone".to_owned())
 }

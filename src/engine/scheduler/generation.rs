@@ -16,24 +16,24 @@ use crate::{Error, EventKind, Finish, Generate, Output};
 /// Progress of a request is sent this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How many tokens are tried that may leave no way to the end, before that way is taken.
+/// Most tokens that are tried of those that may leave no way to the end, before the known way is taken.
 const MAX_CHOICES: usize = 8;
 
-/// Most digits of a number in a document: more are too large a number for what reads it.
+/// Most digits of a number in a document: readers of documents cannot take larger numbers.
 const MAX_DIGITS: usize = 250;
 
-/// How many choices back an answer is tried again that does not match when it is finished, each time.
+/// Number of choices to go back where a finished answer does not match, at each attempt.
 const BACK: [usize; 16] = [1, 1, 2, 1, 1, 2, 6, 1, 1, 2, 1, 1, 2, 6, 24, 100];
 
 /// A text in the making.
 pub(super) struct Generation {
     how: Generate,
     detokenizer: Detokenizer,
-    /// Where it has to match a constraint.
+    /// The matcher of its constraint, if it has one.
     matcher: Option<Matcher>,
     /// Its tokens, as far as they matter for the next one.
     seen: Seen,
-    /// Where such an answer may have to be tried again.
+    /// The choices to go back to, where such an answer may have to be tried again.
     trials: Option<Trials>,
     generated: usize,
     max_tokens: usize,
@@ -43,15 +43,15 @@ pub(super) struct Generation {
 
 /// An answer that is checked when it is finished, and goes back to another choice if it does not match.
 struct Trials {
-    /// Tokens that the answer begins with, whatever is chosen.
+    /// Number of tokens with which every answer begins.
     begun: usize,
     /// All tokens of the answer.
     tokens: Vec<u32>,
-    /// Where a token was chosen.
+    /// The choices that were made.
     choices: Vec<Choice>,
     /// Tokens that have led to no answer from here.
     spent: Vec<u32>,
-    /// How often it has gone back.
+    /// Number of attempts after the first.
     count: usize,
 }
 
@@ -69,9 +69,9 @@ struct Choice {
 pub(super) struct ConstrainedStart {
     matcher: Matcher,
     detokenizer: Detokenizer,
-    /// What every answer begins with.
+    /// Tokens that every answer begins with.
     forced: Vec<u32>,
-    /// The whole of it, where nothing is left to choose. It has still to be checked.
+    /// The whole answer, where the constraint leaves nothing to choose. It has still to be checked.
     pub(super) output: Option<Output>,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Chosen {
     pub(super) forced: Vec<u32>,
     /// The whole answer, if that was its end.
     pub(super) output: Option<Output>,
-    /// How many tokens of the answer are left, where it has gone back.
+    /// Number of the answer's tokens that are left, where it has gone back.
     pub(super) back: Option<usize>,
 }
 
@@ -117,7 +117,7 @@ impl ConstrainedStart {
         Ok((ConstrainedStart { matcher, detokenizer, forced: forced.clone(), output }, forced))
     }
 
-    /// What checks the answer.
+    /// The checker of the finished answer.
     pub(super) fn checker(&self) -> Arc<Checker> {
         self.matcher.checker()
     }
@@ -128,7 +128,7 @@ impl Trials {
         Trials { begun: forced.len(), tokens: forced, choices: Vec::new(), spent: Vec::new(), count: 0 }
     }
 
-    /// Notes a choice, and takes from what is allowed what has led to no answer from there.
+    /// Records a choice, and removes from `allowed` the tokens that have led to no answer from there.
     fn begin_choice(&mut self, place: GrammarPlace, allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
         let spent = std::mem::take(&mut self.spent);
         take_away(&spent, allowed, tokenizer);
@@ -146,7 +146,7 @@ impl Trials {
         self.choices.push(Choice { place, tokens: self.tokens.len(), bytes, spent });
     }
 
-    /// How many digits the answer ends with, if they are those of a number.
+    /// Number of digits at the end of the answer, if they belong to a number.
     fn digits(&self, tokenizer: &Tokenizer) -> usize {
         let (mut digits, mut before) = (0, b' ');
         'answer: for token in self.tokens.iter().rev() {
@@ -158,7 +158,7 @@ impl Trials {
                 digits += 1;
             }
         }
-        // A string may have as many digits as it likes: what comes before them is no beginning of a number.
+        // Strings may have any number of digits: these are no number if no number can begin there.
         if matches!(before, b' ' | b'[' | b'-' | b'.') && digits >= MAX_DIGITS && !self.in_string(tokenizer) {
             digits
         } else {
@@ -200,7 +200,7 @@ fn both(one: &SimpleVob, other: &SimpleVob) -> SimpleVob {
 }
 
 impl Generation {
-    /// At its beginning, of which the tokens `begun` are known.
+    /// A text at its beginning, of which the tokens `begun` are known.
     pub(super) fn new(
         how: Generate,
         constrained: Option<ConstrainedStart>,
@@ -234,12 +234,12 @@ impl Generation {
         }
     }
 
-    /// What it has to match.
+    /// The matcher of its constraint; None where it has none.
     pub(super) fn matcher(&self) -> Option<&Matcher> {
         self.matcher.as_ref()
     }
 
-    /// How many tokens it may still get.
+    /// Number of tokens that it may still get.
     pub(super) fn room(&self) -> usize {
         self.max_tokens - self.generated
     }
@@ -276,8 +276,8 @@ impl Generation {
         };
         let stopped = match self.add(token, tokenizer) {
             Ok(stopped) => stopped,
-            // Chosen once more, among what keeps the text valid. Not before, so that an answer is the same
-            // whether or not others have met with this.
+            // A token is chosen once more, from those that keep the text valid. They are not enforced from
+            // the start, so that an answer without this error is the same as without the rule.
             Err(error) => {
                 let last = self.room() == 1;
                 let Some(mut valid) = tokenizer.following(self.detokenizer.pending(), last).cloned() else {
@@ -366,7 +366,7 @@ impl Generation {
         Ok(Some(self.generated))
     }
 
-    /// How many tokens every answer begins with.
+    /// Number of tokens with which every answer begins.
     pub(super) fn begun(&self) -> usize {
         self.trials.as_ref().map_or(0, |trials| trials.begun)
     }
@@ -405,7 +405,7 @@ impl Generation {
         }
     }
 
-    /// Adds what a token says to the text; true if that completes a stop string.
+    /// Adds the text of a token; true if that completes a stop string.
     ///
     /// # Errors
     /// [`Error::InvalidText`] where the text would not be valid with it, or could not become so; it is as
@@ -452,7 +452,7 @@ impl Generation {
         if self.room() > 0 {
             return Ok(None);
         }
-        // Whole as it is, although it could have been longer.
+        // The text is complete, although it could have been longer.
         if self.matcher.as_mut().is_some_and(Matcher::matches) {
             return Ok(Some(Finish::Length));
         }
@@ -466,7 +466,7 @@ impl Generation {
         Ok(Output::Text { text, generated_tokens: self.generated, finish })
     }
 
-    /// Sends how far it is: after the first token at once, and then now and then.
+    /// Sends the progress: after the first token at once, and then now and then.
     pub(super) fn report_progress(&mut self, submission: &Submission) {
         let is_due = self.reported_tokens == 0 || self.reported.elapsed() >= PROGRESS_INTERVAL;
         if is_due && self.reported_tokens < self.generated {

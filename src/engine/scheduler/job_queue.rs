@@ -11,7 +11,7 @@ use super::loaded::{Opened, Texts};
 use crate::constraints::Checker;
 use crate::{ModelSource, Output, Ticket, Work};
 
-/// Something to be done.
+/// A job for a thread beside the engine thread.
 pub(super) enum Job {
     /// Look at a model's file.
     Open(ModelSource),
@@ -24,7 +24,7 @@ pub(super) enum Job {
 }
 
 impl Job {
-    /// The user for whom it is done; 0 for nobody in particular.
+    /// The user of the job; 0 for jobs of no user.
     pub(super) fn owner(&self) -> u32 {
         match self {
             Job::Open(_) | Job::Load(..) => 0,
@@ -58,7 +58,7 @@ impl<'a> JobQueue<'a> {
     }
 }
 
-/// What users wait for.
+/// Waiting jobs of each user; users are served in turn.
 struct Turns<T> {
     lanes: BTreeMap<u32, VecDeque<T>>,
     /// The user whose job was the last one.

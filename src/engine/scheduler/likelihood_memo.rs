@@ -1,8 +1,8 @@
-//! Likelihoods that were computed last, of requests that say that others will ask for the same, as all of one
-//! kind are compared with what the model says of the same answers about nothing.
+//! Recently computed likelihoods, for requests that are marked as repeated: every classification of one kind
+//! compares its likelihoods with those of the same answers to one prompt without content.
 //!
-//! Invariant: an entry is what the model would compute now, bit for bit, so that a hit changes no result.
-//! Only requests of the same salt share one.
+//! Invariant: an entry has the values that the model would compute now, bit for bit, so that a hit changes no
+//! result. Only requests of the same salt share one.
 
 use sha2::{Digest, Sha256};
 
@@ -11,17 +11,18 @@ use crate::{Request, Work};
 /// Most entries. Each has a number for each answer.
 const MOST: usize = 64;
 
-/// Which likelihoods are asked for, of one model.
+/// A hash of the texts and the salt of a request.
 pub(super) type Key = [u8; 32];
 
 /// The last likelihoods of one model.
 #[derive(Debug, Default)]
 pub(super) struct LikelihoodMemo {
-    /// The one that was used last comes first.
+    /// Most recently used first.
     entries: Vec<(Key, Vec<f64>)>,
 }
 
-/// What a request asks for; None where it does not ask for likelihoods that others want, too.
+/// The key of a request: a hash of its salt and texts. None unless the request asks for likelihoods and is
+/// marked as repeated.
 pub(super) fn key_of(request: &Request) -> Option<Key> {
     let Work::Likelihoods(how) = &request.work else { return None };
     if !how.repeated {
@@ -38,14 +39,14 @@ pub(super) fn key_of(request: &Request) -> Option<Key> {
 }
 
 impl LikelihoodMemo {
-    /// What was computed for this key.
+    /// The likelihoods kept for this key, which become the most recently used.
     pub(super) fn find(&mut self, key: &Key) -> Option<Vec<f64>> {
         let at = self.entries.iter().position(|(known, _)| known == key)?;
         self.entries[..=at].rotate_right(1);
         self.entries.first().map(|(_, values)| values.clone())
     }
 
-    /// Keeps what was computed for a key, in the place of what was not used for the longest time.
+    /// Keeps the likelihoods of a key, in the place of the least recently used ones.
     pub(super) fn keep(&mut self, key: Key, values: &[f64]) {
         if self.find(&key).is_none() {
             self.entries.truncate(MOST - 1);

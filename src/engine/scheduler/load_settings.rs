@@ -1,4 +1,4 @@
-//! What models are loaded with, of the settings of the engine.
+//! The settings of the engine that models are loaded with.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::memory::Ledger;
 /// Most rows of one forward pass that belong to prompts.
 pub(super) const MAX_PREFILL_ROWS: usize = 256;
 
-/// What models are loaded with.
+/// Settings that models are loaded with.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     /// The longest context of any model, 0 for none.
@@ -22,7 +22,7 @@ pub(super) struct Settings {
     pub(super) endless: bool,
     pub(super) instructions: Instructions,
     pub(super) memory: Arc<Ledger>,
-    /// What computes the models.
+    /// The backend that computes the models.
     pub(super) backend: BackendChoice,
     pub(super) kv_cache_type: KvCacheType,
     pub(super) whole_windows: bool,
@@ -43,13 +43,13 @@ impl Settings {
         }
     }
 
-    /// What passes models are loaded for.
+    /// Limits of the passes that models are loaded for.
     pub(super) fn limits(&self) -> ModelLimits {
         limits(self.max_running, self.threads)
     }
 }
 
-/// The passes of an engine that runs so many requests at a time.
+/// Limits of the passes of an engine that runs so many requests at a time.
 pub(crate) fn limits(max_running: usize, threads: usize) -> ModelLimits {
     ModelLimits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
 }

@@ -1,4 +1,5 @@
-//! What is loaded with a model: tokenizer, template, workspace, and what is kept between its requests.
+//! A loaded model with its tokenizer, template and workspace, and the state that is kept between its
+//! requests.
 
 use std::sync::Arc;
 
@@ -38,9 +39,9 @@ pub(super) struct LoadedDecoder {
 /// A model's file, looked at before it is loaded.
 pub(super) struct Opened {
     pub(super) gguf: Gguf,
-    /// What was opened; None for the builtin model.
+    /// The identity of the file, taken before it was opened; None for the builtin model.
     pub(super) file: Option<FileId>,
-    /// What will compute it.
+    /// The backend that will compute it.
     pub(super) backend: BackendKind,
     /// Memory that the model will take.
     pub(super) bytes: u64,
@@ -49,13 +50,13 @@ pub(super) struct Opened {
 impl Opened {
     /// Opens the file and adds up what its model needs.
     pub(super) fn new(source: &ModelSource, settings: &Settings) -> Result<Opened, Error> {
-        // Before it is read: what changes meanwhile makes it another one.
+        // Taken before the file is read: a file that changes meanwhile is another one.
         let file = match source {
             ModelSource::Builtin => None,
             ModelSource::File(path) => ModelIdentity::file_of(path).ok(),
         };
         let gguf = source.open()?;
-        // Vocabulary and merges are built from what is not weights, and take some times as much.
+        // Vocabulary and merges are built from the metadata, and take some times as much.
         let metadata = gguf.metadata_bytes().saturating_mul(4);
         let backend = settings.backend.of(&gguf, settings.kv_cache_type, settings.limits())?;
         let bytes =
@@ -64,16 +65,17 @@ impl Opened {
     }
 }
 
-/// What a template may take that runs for a shape of conversations which it has not run for, its stack
-/// included.
+/// Memory, its stack included, that a template may take when it runs for a shape of conversations for the
+/// first time.
 const TEMPLATE_BYTES: usize = 16 << 20;
 
-/// What takes the memory.
+/// The purpose of the memory of a plan, as errors name it.
 const PLAN: &str = "tokenizing the request";
-/// What a byte of text takes while it is tokenized: a symbol and a possible merge in a word that is as long
-/// as the text.
+/// Memory that a byte of text takes while it is tokenized: a symbol and a possible merge in a word that is as
+/// long as the text.
 const PLAN_BYTES_PER_BYTE: usize = 48;
-/// What compiling a constraint may take, as its steps are limited, and what each byte of it adds.
+/// Memory that compiling a constraint may take, which its limit of steps bounds, and what each of its bytes
+/// adds.
 const COMPILER_BYTES: usize = 32 << 20;
 const CONSTRAINT_BYTES_PER_BYTE: usize = 64;
 
@@ -129,7 +131,7 @@ impl AnyModel {
     }
 }
 
-/// What tokenizes the requests of a model.
+/// The part of a loaded model that plans its requests: tokenizer and all else that planning takes.
 pub(super) enum Texts {
     Decoder(Reader),
     Encoder(EncoderReader),
@@ -207,7 +209,7 @@ impl LoadedDecoder {
         Ok(loaded)
     }
 
-    /// What it thinks of documents, from the rows of the last pass that their prompts end with.
+    /// The model's scores of documents, from those rows of the last pass in which their prompts end.
     ///
     /// # Errors
     /// Those of [`Decoder::logits_of`].
@@ -226,7 +228,7 @@ impl LoadedDecoder {
         })
     }
 
-    /// What tokenizes its requests.
+    /// The reader that tokenizes its requests.
     pub(super) fn reader(&self) -> Reader {
         Reader {
             tokenizer: Arc::clone(&self.tokenizer),

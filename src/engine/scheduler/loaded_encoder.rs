@@ -15,7 +15,7 @@ pub(super) struct LoadedEncoder {
     reader: EncoderReader,
 }
 
-/// What tokenizes the texts of an encoder.
+/// Plans the requests of an encoder: tokenizes their texts and puts prompts before them.
 #[derive(Clone)]
 pub(super) struct EncoderReader {
     tokenizer: Arc<Tokenizer>,
@@ -24,13 +24,13 @@ pub(super) struct EncoderReader {
     adapters: Arc<[Adapter]>,
     /// Tokens that a text may have.
     context_length: usize,
-    /// What to say of work that it cannot do.
+    /// The model's file, to name in errors about work that an encoder cannot do.
     gguf: Gguf,
     /// Scores that its head gives a pair of texts; 0 where it has none.
     labels: usize,
 }
 
-/// What the model wants before a text, as sentence-transformers' `prompts` say.
+/// Prefixes that the model expects before a text, from the `prompts` of sentence-transformers.
 #[derive(Debug)]
 struct Prompts {
     query: String,
@@ -41,7 +41,7 @@ struct Prompts {
 #[derive(Debug)]
 struct Adapter {
     task: String,
-    /// What stands before such a text, where the adapter says anything of it.
+    /// The prefix of such a text, where the adapter has one of its own.
     prompt: Option<String>,
 }
 
@@ -92,7 +92,7 @@ impl LoadedEncoder {
         Ok(LoadedEncoder { encoder, reader })
     }
 
-    /// What tokenizes its texts.
+    /// The reader that tokenizes its texts.
     pub(super) fn reader(&self) -> EncoderReader {
         self.reader.clone()
     }

@@ -1,13 +1,13 @@
-//! Threads beside the engine thread, for what takes long and computes no step: opening and loading models,
-//! tokenizing long texts, compiling constraints and checking what was made under them. Running requests go on
-//! meanwhile.
+//! Threads beside the engine thread, for work that takes long and computes no step: opening and loading
+//! models, tokenizing long texts, compiling constraints and checking answers under them. Running requests go
+//! on meanwhile.
 //!
-//! Each does one job after the other, of users in turn ([`JobQueue`]), but for loads, which go on at the same
-//! time, and reports to the engine thread through its queue of messages. What nobody wants any more is not
-//! begun.
+//! Each thread does one job after the other, of users in turn ([`JobQueue`]), and reports to the engine
+//! thread through its queue of messages. Loads are the exception: they run at the same time. Plans and checks
+//! of cancelled requests are not begun.
 //!
-//! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped. A check
-//! is reported to whoever submitted the request, in any case.
+//! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped. The
+//! result of a check always goes to the listeners of its request.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,17 +28,17 @@ use crate::memory;
 use crate::panic::catch;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Ticket};
 
-/// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that
-/// writes) is left to itself.
+/// Time for which the engine waits at its end for jobs that look at its stop flag. Jobs that take longer (a
+/// disk that writes) are left to themselves.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a job takes beside what depends on a model or a text.
+/// Memory that a job may allocate beside what depends on a model or a text.
 const OPENING_BYTES: usize = 1 << 20;
 
 /// Run first on every thread of the engine.
 pub(super) type Hook = Arc<dyn Fn() + Send + Sync>;
 
-/// What came of a job.
+/// The result of a job.
 pub(super) enum Report {
     Opened(ModelSource, Result<Box<Opened>, Error>),
     Loaded(ModelSource, Result<(AnyModel, ModelIdentity), Error>),
@@ -52,7 +52,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread of this name, with `stack_bytes` for what recurses.
+    /// Starts a thread of this name, with a stack of `stack_bytes` for work that recurses.
     ///
     /// # Errors
     /// The system's.
@@ -67,7 +67,7 @@ impl Worker {
         let (sender, jobs) = crossbeam_channel::unbounded();
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes);
         let thread = thread.spawn(move || {
-            // A hook of the caller that panics has nobody to be told.
+            // There is nobody to tell of a panic in the caller's hook.
             let _ = catch(|| hook());
             work(&jobs, &hook, &settings, &shared, &reports);
         })?;
@@ -130,7 +130,7 @@ fn work(
                 let thread = std::thread::Builder::new().name("st-load".to_owned()).spawn(move || {
                     let _ = catch(|| hook());
                     let stop = || shared.stop.load(Ordering::Acquire);
-                    // Vocabulary and tables are made of what is not weights; weights and workspaces fail by
+                    // Vocabulary and tables are made of the metadata; weights and workspaces fail by
                     // themselves.
                     let bytes = opened.gguf.metadata_bytes().saturating_mul(8);
                     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(OPENING_BYTES);
@@ -178,7 +178,7 @@ fn work(
                 continue;
             }
         };
-        // Where there is no receiver, nobody waits for it.
+        // Where there is no receiver, no listener is left.
         let _ = reports.send(Message::Report(report));
     }
     for thread in loads {
@@ -194,7 +194,7 @@ fn check(output: &Output, checker: &Checker, tickets: &[Ticket]) -> Result<(), E
     }
 }
 
-/// Loads a model with threads of its own: the engine's compute steps meanwhile.
+/// Loads a model with threads of its own, as the engine's compute steps meanwhile.
 fn load(
     source: &ModelSource,
     opened: &Opened,

@@ -59,7 +59,7 @@ pub const MAX_STOP_BYTES: usize = 1024;
 pub const MAX_HISTORY: usize = 256;
 /// Most tokens of a request that have a bias.
 pub const MAX_BIASES: usize = 1024;
-/// What is added to or subtracted from a logit, at most.
+/// Bound of a bias and of a penalty: at most so much is added to or subtracted from a logit.
 const MAX_BIAS: f32 = 100.0;
 /// Most answers whose likelihoods are wanted, most bytes of one, and of all of them.
 const MAX_ANSWERS: usize = 1000;
@@ -76,7 +76,7 @@ pub struct Engine {
     verifier: Verifier,
 }
 
-/// What the engine's threads and its owner share.
+/// State that the engine's threads and its owner share.
 #[derive(Debug, Default)]
 struct Shared {
     /// Requests that were submitted and have not begun.
@@ -90,10 +90,10 @@ struct Shared {
     heart: Heart,
 }
 
-/// What goes to the engine thread.
+/// Messages to the engine thread.
 enum Message {
     Submit(Box<Queued>),
-    /// Something was done beside the engine thread.
+    /// A job was done on another thread.
     Report(loader::Report),
     /// Look at the stop flag.
     Wake,
@@ -105,7 +105,7 @@ struct Queued {
     slot: QueueSlot,
 }
 
-/// A place in the queue of those that wait. Dropping it gives it back, whatever has become of its request.
+/// A place in the queue of waiting requests. Dropping it frees the place, whatever has become of its request.
 struct QueueSlot(Arc<Shared>);
 
 impl QueueSlot {
@@ -140,7 +140,7 @@ impl Engine {
         Ok(Engine { shared, queue, capacity, thread: Some(thread), verifier })
     }
 
-    /// Hands over a request. Its events go to `reply`; errors come as [`EventKind::Failed`], also those that
+    /// Submits a request. Its events go to `reply`; all errors come as [`EventKind::Failed`], also those that
     /// are found at once.
     pub fn submit(&self, request: Request, reply: Reply) -> Ticket {
         let ticket = Ticket::new();
@@ -153,7 +153,7 @@ impl Engine {
         self.submit_as(request, Standing::default(), reply, ticket);
     }
 
-    /// As [`Engine::submit_with`], for somebody in particular.
+    /// As [`Engine::submit_with`], with the user and the priority of the request.
     pub fn submit_as(&self, request: Request, standing: Standing, reply: Reply, ticket: Ticket) {
         let mut submission = Submission::new(request, standing, reply, ticket, Arc::clone(&self.shared));
         if let Err(error) = validate(&submission.request).and_then(|()| submission.hold(&self.shared.memory))
@@ -175,13 +175,13 @@ impl Engine {
         }
     }
 
-    /// Makes it look at its requests: one that was paused may go on.
+    /// Makes the engine look at its requests: one that was paused may go on.
     pub fn wake(&self) {
         // Where there is no receiver, the thread has ended.
         let _ = self.queue.send(Message::Wake);
     }
 
-    /// Whether its thread has ended without being told to: nothing more will come of it.
+    /// Whether its thread has ended without being told to: requests get no more results.
     pub fn is_gone(&self) -> bool {
         self.shared.gone.load(Ordering::Acquire)
     }
@@ -191,12 +191,12 @@ impl Engine {
         self.shared.heart.pulse(!self.queue.is_empty())
     }
 
-    /// How many requests have not begun.
+    /// Number of requests that have not begun.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Acquire)
     }
 
-    /// Says how much memory messages take that are on their way. False if there may not be so much.
+    /// Notes the memory of messages on their way. False if that would exceed the limit.
     pub(crate) fn note_buffers(&self, bytes: u64) -> bool {
         self.shared.memory.note_buffers(bytes)
     }
@@ -207,7 +207,7 @@ impl Engine {
         listed.iter().map(models::Listed::shown).collect()
     }
 
-    /// What was computed since the start, and what did not have to be.
+    /// Counters since the start: work that was computed, and work that was avoided.
     pub fn statistics(&self) -> Statistics {
         self.shared.statistics.read()
     }
@@ -283,7 +283,7 @@ fn validate(request: &Request) -> Result<(), Error> {
     constraint.check_limits()
 }
 
-/// Refuses answers whose likelihoods nobody can ask for, and more of them than may be compared.
+/// Refuses answers whose likelihoods cannot be computed, and more of them than may be compared.
 fn validate_answers(answers: &[String]) -> Result<(), Error> {
     let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
     if answers.is_empty() {

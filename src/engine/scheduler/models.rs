@@ -22,7 +22,7 @@ pub struct LoadedModel {
     pub name: String,
     /// Memory that it takes, keys and values of its requests apart.
     pub memory_mb: u64,
-    /// When a request last used it, in milliseconds since 1970.
+    /// The last use by a request, in milliseconds since 1970.
     pub used_at_ms: u64,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// As it is now.
+    /// Its current state.
     pub(super) fn shown(&self) -> LoadedModel {
         LoadedModel {
             name: self.name.clone(),
@@ -45,16 +45,16 @@ impl Listed {
     }
 }
 
-/// A model that is there.
+/// A loaded model.
 struct Entry {
     source: ModelSource,
     bytes: u64,
     used: Instant,
     /// The same for listings.
     used_at_ms: Arc<AtomicU64>,
-    /// Never used twice.
+    /// Unique for each load.
     number: u64,
-    /// Its file, told with what it computes.
+    /// The identity of its file, which comes with every result.
     identity: ModelIdentity,
     model: AnyModel,
 }
@@ -69,7 +69,7 @@ enum Stage {
     },
 }
 
-/// Why a model is not there.
+/// The reason why a model is not there.
 pub(super) enum Missing {
     /// Its memory is taken by models that are in use; later, perhaps.
     NoRoom,
@@ -83,11 +83,11 @@ pub(super) struct Models {
     loaded: Vec<Entry>,
     coming: Vec<(ModelSource, Stage)>,
     loader: Worker,
-    /// What [`crate::Engine::loaded_models`] shows.
+    /// The list that [`crate::Engine::loaded_models`] reads.
     listing: Arc<Mutex<Vec<Listed>>>,
     memory: Arc<Ledger>,
     idle_timeout: Option<Duration>,
-    /// How many were loaded.
+    /// Number of loads so far.
     loads: u64,
 }
 
@@ -109,7 +109,7 @@ impl Models {
         }
     }
 
-    /// Bytes left for keys and values, beside the models, what requests hold, and what is reserved already.
+    /// Bytes left for keys and values, beside the models, the memory of requests, and `reserved` bytes.
     pub(super) fn room(&self, reserved: u64) -> u64 {
         let others = reserved.saturating_add(self.memory.held_bytes()).saturating_add(self.bytes());
         self.memory.limit_bytes().saturating_sub(others)
@@ -125,7 +125,7 @@ impl Models {
         self.loaded.iter().map(|entry| entry.model.kept_bytes(false)).sum()
     }
 
-    /// How many models are there.
+    /// Number of loaded models.
     pub(super) fn count(&self) -> usize {
         self.loaded.len()
     }
@@ -163,8 +163,8 @@ impl Models {
         self.loaded.iter().any(|loaded| loaded.source == *source)
     }
 
-    /// Whether it is being opened or loaded, or will be when the requests have ended that still use the file
-    /// which was there before; not while it waits for room.
+    /// Whether the model is being opened or loaded, or will be when the requests have ended that still use
+    /// the former file. False while it waits for room.
     pub(super) fn is_coming(&self, source: &ModelSource) -> bool {
         self.is_outdated(source)
             || self
@@ -199,7 +199,7 @@ impl Models {
         entry.map(|entry| entry.identity).unwrap_or_default()
     }
 
-    /// The number of this load of the model: what was kept with another load is gone.
+    /// The number of this load of the model. State that was kept with another load is gone.
     pub(super) fn load_number(&self, source: &ModelSource) -> Option<u64> {
         self.loaded.iter().find(|entry| entry.source == *source).map(|entry| entry.number)
     }
@@ -237,7 +237,7 @@ impl Models {
         self.loaded.iter().any(|entry| entry.model.decoder().is_none())
     }
 
-    /// What tokenizes the requests of the model, if it is there.
+    /// The part of the model that plans its requests, if the model is loaded.
     pub(super) fn texts(&mut self, source: &ModelSource) -> Option<Texts> {
         Some(match self.any(source)? {
             AnyModel::Decoder(loaded) => Texts::Decoder(loaded.reader()),
@@ -245,8 +245,8 @@ impl Models {
         })
     }
 
-    /// Whether the model is there; where it is not, the next thing is done to load it. `in_use` says which
-    /// models have running requests, `reserved` how many bytes of keys and values those have.
+    /// Takes the next step to load the model; Ok if it is there. `in_use` tells whether a model has running
+    /// requests, `reserved` how many bytes of keys and values those have.
     pub(super) fn load(
         &mut self,
         source: &ModelSource,
@@ -276,7 +276,7 @@ impl Models {
         Err(Missing::Coming)
     }
 
-    /// Takes in what came of opening a model's file.
+    /// Takes the result of opening a model's file.
     ///
     /// # Errors
     /// Why it cannot be loaded: that of opening it, or [`Error::OutOfMemory`].
@@ -307,7 +307,7 @@ impl Models {
         Ok(())
     }
 
-    /// Takes in what came of loading a model.
+    /// Takes the result of loading a model.
     ///
     /// # Errors
     /// Why it is not loaded.
@@ -346,8 +346,8 @@ impl Models {
         while bytes > self.room(reserved) {
             let idle = self.loaded.iter().enumerate().filter(|(_, loaded)| !in_use(&loaded.source));
             let Some((oldest, _)) = idle.min_by_key(|(_, loaded)| loaded.used) else {
-                // If there is nothing else that could end, a request would wait for ever: nothing is in its
-                // way but itself.
+                // Where nothing else could end, the request would wait for ever: the model alone does not
+                // fit.
                 if self.bytes() == 0 && reserved == 0 {
                     return Err(Missing::Failed(Error::OutOfMemory {
                         what: "the model beside all requests that wait".to_owned(),
@@ -365,7 +365,7 @@ impl Models {
         Ok(())
     }
 
-    /// Unloads models that were idle for too long; returns how long the next one has left.
+    /// Unloads models that were idle for too long; returns the time until the next one has been.
     pub(super) fn unload_idle(&mut self, in_use: &dyn Fn(&ModelSource) -> bool) -> Option<Duration> {
         let timeout = self.idle_timeout?;
         let before = self.loaded.len();
@@ -376,7 +376,7 @@ impl Models {
         self.loaded.iter().map(|loaded| timeout.saturating_sub(loaded.used.elapsed())).min()
     }
 
-    /// What is wrong with a model's file, if it can no longer be read.
+    /// The error of a model whose file can no longer be read; None while it can.
     pub(super) fn lost(&self, source: &ModelSource) -> Option<Error> {
         let entry = self.loaded.iter().find(|entry| entry.source == *source)?;
         entry.model.check_lost().err()

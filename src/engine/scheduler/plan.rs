@@ -1,5 +1,5 @@
-//! What a request needs, as far as its text and its model tell: its tokens, and what comes of it without a
-//! model.
+//! The plan of a request, made from its text and its model's tokenizer: its tokens, or its result where that
+//! takes no pass of the model.
 
 use std::sync::Arc;
 
@@ -13,32 +13,32 @@ use crate::template::{ChatTemplate, Conversation};
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
 use crate::{Embed, Error, Output, Sampling, Work};
 
-/// What a request needs, known after tokenizing.
+/// The plan of a request, known after tokenizing.
 pub(super) struct Plan {
-    /// The prompt, and what every answer begins with.
+    /// The prompt, and the tokens that every answer begins with.
     pub(super) tokens: Vec<u32>,
-    /// Those of a second text, which is computed apart.
+    /// Tokens of a second text, which is computed apart.
     pub(super) second: Option<Vec<u32>>,
-    /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of
+    /// The first token of the second text where an encoder computes two together; elsewhere, the number of
     /// tokens.
     pub(super) border: usize,
     /// The adapters of an encoder that both texts are computed with.
     pub(super) adapters: [Option<u16>; 2],
-    /// How many of the tokens are the prompt.
+    /// Number of these tokens that belong to the prompt.
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
     pub(super) constrained: Option<ConstrainedStart>,
     /// The whole answer, where it takes no model but its tokenizer.
     output: Option<Output>,
-    /// What may come before its answer.
+    /// The parser of the thoughts that may precede the answer.
     pub(super) thoughts: Option<Thoughts>,
-    /// Those whose likelihoods are wanted.
+    /// The answers whose likelihoods are wanted.
     pub(super) answers: Option<Answers>,
     /// Positions that its state will have.
     pub(super) positions: usize,
 }
 
-/// What of a model tokenizes requests.
+/// The parts of a model that planning its requests takes.
 pub(super) struct Reader {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) grammars: Arc<Grammars>,
@@ -48,7 +48,7 @@ pub(super) struct Reader {
 }
 
 impl Plan {
-    /// Tokenizes the request, checks that it fits into the context, and begins what it is constrained to.
+    /// Tokenizes the request, checks that it fits into the context, and begins its constraint.
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
@@ -72,7 +72,7 @@ impl Plan {
                     history: &how.history,
                     prompt: &how.prompt,
                     thinking: how.thinking,
-                    // Its constraint is for all of an answer.
+                    // A constraint holds for the whole answer, so there are no thoughts before it.
                     direct: how.constraint.is_some(),
                 };
                 let encoded = reader.template.encode(tokenizer, &conversation)?;
@@ -149,7 +149,7 @@ impl Plan {
         })
     }
 
-    /// That of an encoder, which keeps no state.
+    /// The plan of a request to an encoder, which keeps no state.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>, adapters: [Option<u16>; 2]) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
@@ -168,13 +168,13 @@ impl Plan {
         }
     }
 
-    /// The plan of work which is done already.
+    /// The plan of a request that is answered already.
     pub(super) fn answered(output: Output) -> Plan {
         let none = Encoded { tokens: Vec::new(), second: 0 };
         Plan { output: Some(output), ..Plan::encoded(none, None, [None; 2]) }
     }
 
-    /// The whole answer, where it was known without a model, and what it has to be checked by.
+    /// The whole answer, where it was known without a model, and its checker.
     pub(super) fn take_output(&mut self) -> Option<(Output, Option<Arc<Checker>>)> {
         if let Some(output) = self.output.take() {
             return Some((output, None));
@@ -189,7 +189,7 @@ impl Plan {
     }
 }
 
-/// What comes of work that takes a tokenizer and nothing else.
+/// The result of work that takes a tokenizer and nothing else; None for other work.
 ///
 /// # Errors
 /// Those of [`Tokenizer::encode`].

@@ -5,23 +5,23 @@
 //! end. A hit is compared token by token and by its place in the chain, so a collision is a miss and never a
 //! wrong block. States are the same bytes whoever computes them, so hits change no result.
 //!
-//! What windows see of a block ([`Block::has_window`]) may go by itself: then no sequence goes on where its
-//! windows reach back to that block, until somebody has computed it again; further on, and before it, they
-//! do.
+//! The part of a block that only sliding windows read ([`Block::has_window`]) may be dropped by itself. Then
+//! no sequence resumes where its windows reach back to that block, until another sequence has computed the
+//! part again; sequences still resume before the block, and further behind it.
 //!
-//! Beside them the last blocks of some prompts are kept, which are not full: prompts that begin alike and are
-//! shorter than a block, or differ in the middle of one, share what they have in common of it. The block is
+//! The last blocks of some prompts are kept as well, although they are not full: prompts that begin alike and
+//! are shorter than a block, or differ in the middle of one, share their common tokens of it. The block is
 //! copied when the sequence goes on.
 //!
-//! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
-//! does, and neither while a running sequence holds it.
+//! Invariants: only blocks whose tokens are all computed are kept. A block is freed before the one that it
+//! follows, and neither is freed while a running sequence holds it.
 
 use crate::computing::{BLOCK, Block, State};
 use std::collections::{BTreeSet, HashMap};
 
 /// Most blocks that are not full.
 const MOST_TAILS: usize = 8;
-/// Fewest positions of one that are worth the copy.
+/// Fewest positions of such a block that are worth the copy.
 const FEWEST_SHARED: usize = 8;
 
 /// Kept blocks of one model.
@@ -30,7 +30,7 @@ pub(super) struct Prefixes {
     entries: HashMap<u64, Entry>,
     /// (last use, hash) of the entries that no other one follows.
     leaves: BTreeSet<(u64, u64)>,
-    /// (last use of that, hash) of the entries that have what windows see of their block.
+    /// (last use through a window, hash) of the entries that have the window part of their block.
     windows: BTreeSet<(u64, u64)>,
     /// Counts uses.
     clock: u64,
@@ -47,14 +47,14 @@ struct Tail {
     salt: u64,
     /// Number of the entry that it follows; 0 for none.
     parent: u64,
-    /// What is in it of the prompt.
+    /// Tokens of the prompt that the block holds.
     tokens: Box<[u32]>,
     block: Block,
     bytes: u64,
 }
 
 struct Entry {
-    /// Never used twice.
+    /// Unique, never used again.
     number: u64,
     salt: u64,
     /// Number of the entry that it follows; 0 for none.
@@ -63,17 +63,17 @@ struct Entry {
     parent_hash: u64,
     tokens: Box<[u32]>,
     block: Block,
-    /// Bytes of the block, without what windows see of it; and of that, whether it is there or not.
+    /// Bytes of the block without its window part; and those of that part, whether it is there or not.
     bytes: u64,
     window_bytes: u64,
     used: u64,
-    /// When somebody has last begun to see it through a window.
+    /// The last time at which a sequence began to see it through a window.
     window_used: u64,
     /// Entries that follow it.
     followers: usize,
 }
 
-/// How many of a sequence's first blocks are kept ones.
+/// The place of a sequence in the kept blocks: how many of its first blocks are kept ones.
 #[derive(Debug, Clone)]
 pub(super) struct Chain {
     salt: u64,
@@ -81,7 +81,7 @@ pub(super) struct Chain {
     hash: u64,
     number: u64,
     blocks: usize,
-    /// A hash of another block is in the way: nothing more of this sequence is kept.
+    /// The hash of the next block is taken by another one: nothing more of this sequence is kept.
     blocked: bool,
 }
 
@@ -112,16 +112,16 @@ impl Prefixes {
         self.bytes
     }
 
-    /// Bytes of the blocks that running sequences hold, without what windows see of them, which is counted
-    /// with the sequences.
+    /// Bytes of the blocks that running sequences hold, without their window parts, which are counted with
+    /// the sequences.
     pub(super) fn held_bytes(&self) -> u64 {
         let held = self.entries.values().filter(|entry| entry.block.is_shared());
         let tails = self.tails.iter().filter(|tail| tail.block.is_shared());
         held.map(|entry| entry.bytes).chain(tails.map(|tail| tail.bytes)).sum()
     }
 
-    /// Lets a sequence go on behind kept blocks, as far as they are there and hold some of the first `most`
-    /// tokens only. Returns how many positions it has gained.
+    /// Attaches kept blocks to a sequence, as far as they are there and hold only tokens of the first `most`.
+    /// Returns the number of positions that the sequence has gained.
     pub(super) fn attach(&mut self, chain: &mut Chain, state: &mut dyn State, tokens: &[u32]) -> usize {
         let before = state.len();
         if before != chain.blocks * BLOCK {
@@ -138,7 +138,7 @@ impl Prefixes {
                 *chain = end.clone();
             }
         }
-        // Some models cannot go on behind every block.
+        // Some models cannot resume behind every block.
         state.truncate(chain.blocks * BLOCK);
         state.settle();
         let gained = state.len() - before;
@@ -192,7 +192,7 @@ impl Prefixes {
         }
     }
 
-    /// Gives an entry what windows see of its block, where it has lost that.
+    /// Gives an entry the window part of its block, where it has lost that.
     fn complete(&mut self, hash: u64, own: &Block) {
         let Some(entry) = self.entries.get_mut(&hash).filter(|entry| !entry.block.has_window()) else {
             return;
@@ -206,9 +206,9 @@ impl Prefixes {
         }
     }
 
-    /// Lets a sequence go on in the middle of the next block behind its kept ones, as far as another prompt
-    /// has computed that with the same tokens. `tokens` are those of the whole sequence that it may share.
-    /// Returns how many positions it has gained.
+    /// Resumes a sequence in the middle of the next block behind its kept ones, as far as another prompt has
+    /// computed the block with the same tokens. `tokens` are those of the whole sequence that it may share.
+    /// Returns the number of positions that the sequence has gained.
     pub(super) fn attach_tail(&mut self, chain: &Chain, state: &mut dyn State, tokens: &[u32]) -> usize {
         let before = state.len();
         if before != chain.blocks * BLOCK {
@@ -255,8 +255,8 @@ impl Prefixes {
             .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))
     }
 
-    /// Frees the block that was not used for the longest time, or what windows see of one, and returns its
-    /// bytes. None where running sequences hold all of them.
+    /// Frees the least recently used block, or the window part of one, and returns its bytes. None where
+    /// running sequences hold all of them.
     pub(super) fn evict(&mut self) -> Option<u64> {
         if let Some(last) = self.tails.iter().rposition(|tail| !tail.block.is_shared()) {
             let tail = self.tails.remove(last);
@@ -307,8 +307,8 @@ impl Prefixes {
         Some(entry)
     }
 
-    /// Adds a block behind the chain; returns its number. `bytes` are those of the block and of what windows
-    /// see of it.
+    /// Adds a block behind the chain; returns its number. `bytes` are those of the block and of its window
+    /// part.
     fn insert(
         &mut self,
         chain: &Chain,
@@ -392,7 +392,7 @@ mod tests {
         (chain, cache)
     }
 
-    /// How many positions of the tokens are there.
+    /// Number of positions of these tokens that are kept.
     fn found(prefixes: &mut Prefixes, salt: u64, tokens: &[u32]) -> usize {
         prefixes.attach(&mut Chain::new(salt), &mut empty(), tokens)
     }
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(attached(&mut prefixes, 0, &one[BLOCK..]), 0, "not in another place");
         other[BLOCK + 3] += 1;
         assert_eq!(attached(&mut prefixes, 0, &other), BLOCK, "not for a few");
-        // What others share most of is kept once.
+        // A tail is not kept again where a kept one shares most of it.
         prefixes.keep_tail(&chain, &cache, &one);
         assert_eq!(prefixes.tails.len(), 1);
         drop(cache);
@@ -466,7 +466,7 @@ mod tests {
         let mut prefixes = Prefixes::default();
         let one = tokens(3, 2);
         kept(&mut prefixes, 0, &one);
-        // What a collision would look like: the same hash over other tokens, or behind another block.
+        // A collision as it would look: the same hash for other tokens, then for another parent block.
         for entry in prefixes.entries.values_mut() {
             entry.tokens[0] ^= 1;
         }
@@ -544,7 +544,7 @@ mod tests {
         let (block, window) = (state.block_bytes(1), state.window_bytes(1));
         assert_eq!(prefixes.bytes(), 10 * (block + window));
         assert_eq!(prefixes.held_bytes(), 10 * block, "the rest is counted with the sequence");
-        // The sequence holds all blocks, and what its windows see of the last ones.
+        // The sequence holds all blocks, and the window parts of the last ones.
         let held = state.window_blocks();
         assert!(held <= state.most_window_blocks() && held < 5);
         let mut freed = 0;
@@ -554,7 +554,7 @@ mod tests {
         }
         assert_eq!((freed, prefixes.len()), (10 - held, 10));
         assert_eq!(prefixes.bytes(), 10 * block + held as u64 * window);
-        // Others go on where that one is, and not before.
+        // Other sequences resume where that one is, and not before.
         let (_, other, gained) = windowed(&mut prefixes, &one);
         assert_eq!((gained, other.window_blocks()), (10, 2));
         for blocks in [1, 5, 8] {
@@ -563,7 +563,7 @@ mod tests {
             assert_eq!(prefixes.attach(&mut chain, &mut state, &one[..blocks * BLOCK]), 0, "{blocks}");
             assert_eq!((state.blocks(), state.window_blocks(), chain.blocks()), (0, 0, 0));
         }
-        // A request that computes it again gives it to all.
+        // A request that computes the window parts again shares them with all.
         let (_, again, gained) = windowed(&mut prefixes, &one[..6 * BLOCK]);
         assert_eq!(gained, 0);
         assert!(again.block(0).is(&state.block(0)), "the blocks are the same ones");
@@ -580,7 +580,7 @@ mod tests {
         let mut prefixes = Prefixes::default();
         let one = tokens(3, 10);
         drop(windowed(&mut prefixes, &one));
-        // Somebody who begins like it, for three blocks.
+        // Another sequence begins like it, for three blocks.
         let (_, state, gained) = windowed(&mut prefixes, &one[..3 * BLOCK]);
         assert_eq!((gained, state.window_blocks()), (3, 2));
         drop(state);

@@ -1,4 +1,4 @@
-//! Prompt lookup: guesses at the next tokens, copied from where the last ones stood before.
+//! Prompt lookup: guesses at the next tokens, copied from an earlier place where the last tokens stand.
 //!
 //! Answers quote their prompts and repeat themselves. The guesses are computed as further rows of the pass
 //! that computes the last token; each row's logits say which token follows, so as many guesses as agree are
@@ -6,17 +6,18 @@
 
 /// Most guesses of a request in one pass.
 pub(super) const MAX_DRAFT: usize = 8;
-/// Guesses of a request that has had no luck yet.
+/// Guesses of a request none of whose guesses were right so far.
 const FIRST_DRAFT: usize = 3;
 /// Tokens that must agree, the longest first.
 const AGREEING: [usize; 2] = [4, 2];
-/// A pass without luck is followed by 2 passes without guesses, then 4, and so on up to 2 to this power.
+/// A pass without a right guess is followed by 2 passes without guesses, then 4, and so on up to 2 to this
+/// power.
 const MAX_PAUSE_LOG2: u32 = 7;
 
-/// What a request has learnt about guessing.
+/// The drafter of a request: how many tokens to guess next, and when, by how its earlier guesses turned out.
 #[derive(Debug)]
 pub(super) struct Drafter {
-    /// How many tokens to guess.
+    /// Number of tokens to guess.
     length: usize,
     /// Passes to wait before the next guess.
     pause: u32,
@@ -43,7 +44,7 @@ impl Drafter {
         let Some(start) = AGREEING.iter().find_map(|count| following(tokens, *count)) else {
             return Vec::new();
         };
-        // A repetition that has only begun goes on in what was guessed.
+        // A repetition that has only just begun continues in the guessed tokens.
         let mut draft: Vec<u32> = Vec::with_capacity(length);
         for i in start..start + length {
             draft.push(if i < tokens.len() { tokens[i] } else { draft[i - tokens.len()] });
@@ -51,7 +52,7 @@ impl Drafter {
         draft
     }
 
-    /// Learns how many of how many guesses were right.
+    /// Learns that `right` of `guessed` guesses were right.
     pub(super) fn learn(&mut self, guessed: usize, right: usize) {
         if guessed == 0 {
             return;
@@ -67,7 +68,7 @@ impl Drafter {
     }
 }
 
-/// Where the last `count` tokens stood before, most recently: the place behind them.
+/// The place behind the most recent earlier occurrence of the last `count` tokens.
 fn following(tokens: &[u32], count: usize) -> Option<usize> {
     let last = tokens.len().checked_sub(count).filter(|start| *start > 0)?;
     let before = tokens[..tokens.len() - 1].windows(count).rposition(|window| *window == tokens[last..])?;

@@ -1,9 +1,9 @@
-//! Which rows of which requests a step computes.
+//! Choice of the rows that a step computes.
 //!
-//! Each request that generates has the row that its next token is chosen from, and its guesses. What else
-//! there is room for goes to prompts and to tokens that constraints force, which are rows alike: by priority,
-//! then to the user and the request that were served longest ago. Now and then priority does not matter, so
-//! that everybody gets on.
+//! Each request that generates has the row that its next token is chosen from, and its guesses. The rest of
+//! the rows goes to prompts and to tokens that constraints force, which are treated alike: by priority, then
+//! to the user and the request that were served longest ago. Now and then priority does not matter, so that
+//! every request makes progress.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -20,7 +20,7 @@ pub(super) struct Part {
     pub(super) prompt: bool,
 }
 
-/// When users had rows of prompts or forced tokens, by a number that only grows.
+/// The last time at which each user had rows of prompts or forced tokens, by a number that only grows.
 #[derive(Default)]
 pub(super) struct Served {
     users: HashMap<u32, u64>,
@@ -46,9 +46,9 @@ impl Served {
     }
 }
 
-/// The parts of a step, in the order of the requests: besides what each that generates has anyway, `most`
-/// rows together. A prompt that begins like another one that is served before it waits for the blocks that
-/// they have in common.
+/// The parts of a step, in the order of the requests. Beside the rows that each generating request has
+/// anyway, they have `most` rows together. A prompt that begins like another one that is served before it
+/// waits for the blocks that they have in common.
 pub(super) fn plan(
     running: &mut [Sequence],
     source: &ModelSource,

@@ -1,4 +1,4 @@
-//! One request on its way: what it still has to compute, and what comes of each pass.
+//! A running request: the tokens that it still has to compute, and its progress with each pass.
 
 mod lanes;
 
@@ -23,7 +23,7 @@ use crate::tokenizer::Tokenizer;
 use crate::work::shortened;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
-/// A request that is being worked on.
+/// A request that was admitted.
 pub(super) struct Sequence {
     pub(super) submission: Submission,
     state: Box<dyn State>,
@@ -31,29 +31,29 @@ pub(super) struct Sequence {
     chain: Option<Chain>,
     /// Positions that its state will have.
     positions: usize,
-    /// The prompt and what was generated, then guesses for the pass that is under way. Those that are not in
-    /// the state are to be computed.
+    /// The prompt and the generated tokens, then guesses for the current pass. Tokens that are not in the
+    /// state are still to be computed.
     tokens: Vec<u32>,
-    /// How many of them were there before the first was chosen: the prompt, and what every answer begins
-    /// with.
+    /// Number of them that were there before the first was chosen: the prompt, and the tokens that every
+    /// answer begins with.
     given: usize,
-    /// How many of them are guesses.
+    /// Number of them that are guesses.
     guessed: usize,
-    /// How many of the prompt's it found computed; None once that was told.
+    /// Number of the prompt's tokens that were found computed; None once that was told.
     cached: Option<usize>,
     prompt_tokens: usize,
     drafter: Drafter,
     goal: Goal,
     /// Its place among the running requests.
     pub(super) turn: Turn,
-    /// When its prompt or what is forced was served ([`super::rows`]).
+    /// The time at which its prompt or forced tokens were last served ([`super::rows`]).
     pub(super) served: u64,
-    /// Paths through answers that are computed beside the first one, and how many there may be.
+    /// Paths through answers that are computed beside the first one, and the most that there may be.
     lanes: Vec<Lane>,
     most_lanes: usize,
 }
 
-/// A request that has begun and given its place away.
+/// A request that was admitted and has given its place away.
 pub(super) struct Suspended {
     pub(super) sequence: Sequence,
     /// The model that computed it.
@@ -62,7 +62,7 @@ pub(super) struct Suspended {
     pub(super) load: Option<u64>,
 }
 
-/// What a pass computes of a request.
+/// The part of a request that one pass computes.
 pub(super) struct Slice<'a> {
     pub(super) submission: &'a Submission,
     /// The number of the path through answers that it belongs to; 0 where there are none.
@@ -72,7 +72,7 @@ pub(super) struct Slice<'a> {
     pub(super) wanted: WantedRows,
 }
 
-/// What is to come of a request.
+/// The result that a request is to have, as far as it is computed.
 enum Goal {
     Text(Box<Generation>),
     Vector {
@@ -80,10 +80,10 @@ enum Goal {
         pooling: Pooling,
         pair: Option<Pair>,
     },
-    /// What the model says of a document behind the last token.
+    /// The model's score of a document, from the row of the last token.
     Score,
-    /// How likely answers are. The tokens are the prompt and the path through the answers that is computed
-    /// now.
+    /// The likelihoods of answers. The tokens are the prompt and the path through the answers that is
+    /// computed now.
     Likelihoods(Box<Answers>, Option<Key>),
 }
 
@@ -152,7 +152,7 @@ impl Sequence {
         }
     }
 
-    /// Bytes of state that belong to it or will, apart from the model's kept blocks.
+    /// Bytes of state that belong to it now or later, apart from the model's kept blocks.
     pub(super) fn own_bytes(&self) -> u64 {
         let lanes = match self.most_lanes as u64 {
             0 => 0,
@@ -176,8 +176,8 @@ impl Sequence {
         let kept = self.chain.as_ref().map_or(0, Chain::blocks);
         let fixed = if self.has_state() { self.state.fixed_bytes() } else { 0 };
         let [all, kept] = [self.state.blocks(), kept].map(|blocks| self.state.block_bytes(blocks));
-        // The blocks that windows see are counted with each of those who share them, as these let go of them
-        // one by one.
+        // Window parts of blocks are counted with each request that shares them, as these let go of them one
+        // by one.
         let seen = self.state.window_bytes(self.state.window_blocks());
         all.saturating_sub(kept) + seen + fixed
     }
@@ -194,20 +194,20 @@ impl Sequence {
         self.tokens.truncate(self.tokens.len() - std::mem::take(&mut self.guessed));
     }
 
-    /// Gives its state away: it is computed anew from its tokens. Returns how many positions those are.
+    /// Gives its state away, which is computed again from its tokens. Returns the number of positions lost.
     pub(super) fn forget_state(&mut self) -> usize {
         let forgotten = self.state.len();
         self.state.forget();
         self.cached = self.cached.map(|_| 0);
         self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
-        // A sum of hidden states begins anew with them.
+        // A sum of hidden states begins anew with the recomputed positions.
         if let Goal::Vector { sum, .. } = &mut self.goal {
             sum.clear();
         }
         forgotten
     }
 
-    /// Takes what the model has kept of its state; returns how many positions those are.
+    /// Takes its kept blocks from the model; returns the number of positions gained.
     pub(super) fn reattach(&mut self, prefixes: &mut Prefixes) -> usize {
         let tokens = &self.tokens[..self.reusable()];
         let Some(chain) = &mut self.chain else { return 0 };
@@ -224,10 +224,10 @@ impl Sequence {
         positions
     }
 
-    /// How many of its first tokens others may have computed for it.
+    /// Number of its first tokens that other requests may have computed for it.
     fn reusable(&self) -> usize {
         let tokens = match &self.goal {
-            // The paths through answers are taken back, and each of their rows is about something.
+            // Paths through answers are not kept, and the logits of each of their rows are needed.
             Goal::Likelihoods(..) => &self.tokens[..self.given],
             Goal::Text(_) | Goal::Vector { .. } | Goal::Score => &self.tokens[..],
         };
@@ -238,7 +238,7 @@ impl Sequence {
         &self.submission.request.model
     }
 
-    /// Whether its prompt is computed, and what every answer begins with.
+    /// Whether its prompt, and the tokens that every answer begins with, are computed.
     pub(super) fn decodes(&self) -> bool {
         matches!(&self.goal, Goal::Text(_)) && self.tokens.len() > self.given
     }
@@ -253,12 +253,12 @@ impl Sequence {
         self.left() + self.lanes.iter().map(|lane| lane.left(self.given)).sum::<usize>()
     }
 
-    /// Skips what others have computed since; returns how many positions that are.
+    /// Skips tokens that other requests have computed since; returns the number of positions.
     pub(super) fn catch_up(&mut self, prefixes: &mut Prefixes) -> usize {
         if self.decodes() { 0 } else { self.reattach(prefixes) }
     }
 
-    /// Keeps its full blocks for others.
+    /// Keeps its full blocks for other requests.
     pub(super) fn keep(&mut self, prefixes: &mut Prefixes) {
         let most = match &self.goal {
             Goal::Likelihoods(..) => self.given,
@@ -273,7 +273,7 @@ impl Sequence {
         }
     }
 
-    /// Hashes of the prompt's blocks that are computed when the next `rows` rows are, wholly or in part.
+    /// Hashes of the prompt's blocks that the next `rows` rows complete or begin.
     pub(super) fn blocks_ahead(&self, rows: usize) -> impl Iterator<Item = u64> {
         let chain = self.chain.as_ref().filter(|_| !self.decodes());
         let count =
@@ -283,13 +283,14 @@ impl Sequence {
             .flat_map(move |chain| chain.hashes(&self.tokens[..self.reusable()]).take(count(chain)))
     }
 
-    /// Whether it could go on with whole blocks if it waited for them.
+    /// Whether it stands at the border of a block, so that it could go on with kept blocks if it waited for
+    /// them.
     pub(super) fn at_border(&self) -> bool {
         self.state.len().is_multiple_of(BLOCK)
     }
 
-    /// Adds guesses at the tokens that follow, at most `most`; forgets those of a pass that came to nothing.
-    /// Returns how many there are.
+    /// Adds guesses at the next tokens, at most `most`, after dropping those of a pass that failed. Returns
+    /// the number of guesses.
     pub(super) fn guess(&mut self, most: usize, always: bool) -> usize {
         self.tokens.truncate(self.tokens.len() - self.guessed);
         self.guessed = 0;
@@ -307,8 +308,8 @@ impl Sequence {
         self.guessed
     }
 
-    /// The next `rows` tokens and where they go: those of its own first, then those of other paths through
-    /// answers. Guesses go together with the token before them.
+    /// The next `rows` tokens with their states: its own first, then those of other paths through answers.
+    /// Guesses go together with the token before them.
     pub(super) fn next(&mut self, rows: usize) -> Vec<Slice<'_>> {
         self.reserve_lanes(rows.saturating_sub(self.left()));
         let mut rest = rows.saturating_sub(self.left());
@@ -347,17 +348,17 @@ impl Sequence {
         slices
     }
 
-    /// Whether a token is to be chosen: everything is computed.
+    /// Whether a token is to be chosen next: everything is computed.
     pub(super) fn samples(&self) -> bool {
         matches!(self.goal, Goal::Text(_)) && self.left() == 0
     }
 
-    /// Whether the model is to say what it thinks of a document: everything is computed.
+    /// Whether the score of a document is to be computed next: everything else is.
     pub(super) fn scores(&self) -> bool {
         matches!(self.goal, Goal::Score) && self.left() == 0
     }
 
-    /// The result of a score.
+    /// The result for a score.
     pub(super) fn scored(&self, score: f32) -> Result<Output, Error> {
         if score.is_finite() {
             return Ok(Output::Score(score));
@@ -365,8 +366,8 @@ impl Sequence {
         Err(Error::NonFinite { position: self.state.len().saturating_sub(1) })
     }
 
-    /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
-    /// guess that is now dropped.
+    /// Handles a position whose values were not finite in the last pass: an error, unless the position
+    /// belongs only to a guess, which is then dropped.
     pub(super) fn fault(&mut self, path: usize, position: usize) -> Result<(), Error> {
         let known = self.tokens.len() - self.guessed;
         if path > 0 || position < known {
@@ -379,8 +380,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// Takes what a pass computed: hidden states of the rows that were wanted, `width` each. Returns the
-    /// result once it is complete.
+    /// Takes the result of a pass: hidden states of the wanted rows, `width` each. Returns the output once it
+    /// is complete.
     pub(super) fn computed(
         &mut self,
         hidden: &[f32],
@@ -447,7 +448,7 @@ impl Sequence {
         Ok((output, right))
     }
 
-    /// Chooses the token after all others.
+    /// Chooses the next token.
     fn choose(
         &mut self,
         logits: &[f32],
@@ -462,9 +463,9 @@ impl Sequence {
         if let Some(left) = back {
             let left = self.given - generation.begun() + left;
             self.tokens.truncate(left);
-            // The last token is computed once more: its logits are what is chosen from.
+            // The last token is computed once more, as the next choice needs its logits.
             self.state.truncate(left - 1);
-            // Blocks that others have as well are not cut.
+            // Blocks that other requests share are not cut.
             if self.chain.as_ref().is_some_and(|chain| self.state.len() < chain.blocks() * BLOCK) {
                 self.forget_state();
             }
@@ -488,7 +489,7 @@ impl Sequence {
         }
     }
 
-    /// Sends how far it is, now and then.
+    /// Sends the progress, now and then.
     pub(super) fn report_progress(&mut self) {
         self.report_first_token();
         if let Goal::Text(generation) = &mut self.goal {
@@ -496,7 +497,7 @@ impl Sequence {
         }
     }
 
-    /// Ends it with its last event; what was made under a constraint has to be checked before.
+    /// Sends its last event; an answer under a constraint has to be checked before.
     pub(super) fn end(mut self, result: Result<Output, Error>) -> Option<Job> {
         if matches!((&result, &self.goal), (Ok(_), Goal::Text(_))) {
             self.report_first_token();

@@ -1,4 +1,4 @@
-//! Counts of what the engine has computed and of what it did not have to.
+//! Counters of work that the engine has computed, and of work that it has avoided.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Counters {
         add(&self.decode, other_tokens);
     }
 
-    /// Counts the time of a pass, which each of its tokens has an equal share of.
+    /// Counts the time of a pass, divided equally among its tokens.
     pub(super) fn took(&self, time: Duration, prompt_tokens: usize, other_tokens: usize) {
         let micros = time.as_micros() as u64;
         let prefill = match prompt_tokens + other_tokens {
@@ -47,7 +47,7 @@ impl Counters {
         self.decode_micros.fetch_add(micros - prefill, Ordering::Relaxed);
     }
 
-    /// Counts the tokens of a prompt that was looked for among what is kept.
+    /// Counts the tokens of a prompt that was looked up among the kept blocks.
     pub(super) fn looked_up(&self, tokens: usize) {
         add(&self.looked_up, tokens);
     }
@@ -65,7 +65,7 @@ impl Counters {
         add(&self.joined, 1);
     }
 
-    /// Counts a turn; returns how many there were.
+    /// Counts a turn; returns the number of turns so far.
     pub(super) fn turned(&self) -> u64 {
         self.turns.fetch_add(1, Ordering::Relaxed) + 1
     }

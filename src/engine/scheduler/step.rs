@@ -20,18 +20,18 @@ use crate::panic::catch;
 use crate::sampling::Sampler;
 use crate::{Error, ModelSource, Output};
 
-/// The index of a request that ended, and what came of it.
+/// The index of a request that ended, and its result.
 type Ended = (usize, Result<Output, Error>);
 
-/// A step should not take longer than this while requests generate, so that they get a token now and then.
+/// Intended longest time of a step while requests generate, so that they get a token now and then.
 const SHARED_STEP_SECONDS: f64 = 0.1;
-/// A step should not take longer than this while there are only prompts. Long slices cost less, as they share
-/// the reading of the weights.
+/// Intended longest time of a step while there are only prompts. Long slices cost less, as they share the
+/// reading of the weights.
 const PREFILL_STEP_SECONDS: f64 = 0.4;
 /// Fewest prompt rows of a step, if there are any.
 const MIN_PREFILL_ROWS: usize = 8;
 
-/// Prompt rows of a step in which a prompt waits that is as urgent as this.
+/// Fewest prompt rows of a step in which a prompt of at least priority [`URGENT`] waits.
 const URGENT_ROWS: usize = 64;
 const URGENT: u8 = 9;
 /// One step in so many serves prompts whatever their priority is.
@@ -39,20 +39,20 @@ const FAIR_STEPS: usize = 8;
 
 /// Most guesses of a step.
 const MAX_GUESSES: usize = 32;
-/// Most tokens and guesses of a step that guesses by itself: while the reading of the weights is what takes
-/// the time, some rows more cost little.
+/// Most tokens and guesses of a step that may guess: while reading the weights takes most of the time, a few
+/// more rows cost little.
 const FEW_ROWS: usize = 8;
 /// Most requests of such a step.
 const FEW_REQUESTS: usize = 2;
-/// What a step may allocate.
+/// Memory that a step may allocate.
 const STEP_BYTES: usize = 8 << 20;
 /// Logits of a share of the pool's work, and shares of a mask.
 const CHOICES_WORTH: usize = 32_768;
 const MASK_SHARES: usize = 16;
-/// How many times as long a logit takes whose exponential is wanted.
+/// The time for a logit whose exponential is wanted, as a multiple of the time for another one.
 const EXPS_WORTH: usize = 8;
 
-/// Computes steps; keeps what they share.
+/// Computes steps, with the threads and the memory that they share.
 pub(super) struct Stepper {
     pool: Pool,
     /// One for each thread.
@@ -77,7 +77,7 @@ struct Choosing<'a> {
     result: Result<(Option<Output>, usize), Error>,
 }
 
-/// A row that says how likely answers are.
+/// A row whose logits are needed for the likelihoods of answers.
 struct Weighing<'a> {
     index: usize,
     wanted: &'a answers::Wanted,
@@ -131,7 +131,7 @@ impl Stepper {
             Err(error) => parts.iter().map(|part| (part.index, Err(error.clone()))).collect(),
         };
         if let Some(error) = models.lost(&source) {
-            // Whatever came of it was computed from zeros.
+            // Results of a lost file were computed from zeros.
             ended = parts.iter().map(|part| (part.index, Err(error.clone()))).collect();
         }
         // Requests are taken out from the back, so that indexes stay right.
@@ -144,7 +144,7 @@ impl Stepper {
         checks
     }
 
-    /// Lets the requests guess where that pays; returns the number of guesses.
+    /// Lets the requests guess where that saves time; returns the number of guesses.
     fn guess(&self, running: &mut [Sequence], source: &ModelSource) -> usize {
         let mut requests: Vec<_> = running.iter_mut().filter(|request| request.source() == source).collect();
         let always = self.prompt_lookup == PromptLookup::On;
@@ -166,7 +166,7 @@ impl Stepper {
         guesses
     }
 
-    /// Lets prompts skip what other requests have computed in the meantime.
+    /// Lets prompts skip tokens that other requests have computed in the meantime.
     fn catch_up(&self, running: &mut [Sequence], source: &ModelSource, prefixes: &mut Prefixes) {
         for request in running.iter_mut().filter(|request| request.source() == source) {
             self.shared.statistics.reused(request.catch_up(prefixes));
@@ -189,7 +189,7 @@ impl Stepper {
         }
     }
 
-    /// The model after the last one, in the order of their requests.
+    /// The next model after the last one, in the order of its requests.
     fn next_model(&mut self, running: &[Sequence]) -> Option<ModelSource> {
         let mut sources: Vec<&ModelSource> = Vec::new();
         for request in running {
@@ -301,7 +301,7 @@ impl Stepper {
             let mut choosing: Vec<Choosing<'_>> = Vec::with_capacity(sampling.len());
             for (index, request) in running.iter_mut().enumerate() {
                 let Some((_, rows)) = sampling.next_if(|(sampling, _)| *sampling == index) else { continue };
-                // All of its rows are taken, also where it ends before the last of them.
+                // All rows of a request are consumed, also where it ends before the last of them.
                 let logits = logits.by_ref().take(rows.len()).collect();
                 choosing.push(Choosing { index, request, logits, result: Ok((None, 0)) });
             }
@@ -371,7 +371,7 @@ impl Stepper {
         let prompt_rows: usize = parts.iter().filter(|part| part.prompt).map(|part| part.rows).sum();
         self.shared.statistics.computed(parts.len(), prompt_rows, rows - prompt_rows);
         self.shared.statistics.took(time, prompt_rows, rows - prompt_rows);
-        // A few rows take as long as the weights take to read, which says nothing about more of them.
+        // The time of a few rows is that of reading the weights, and does not predict the time of more rows.
         if prompt_rows >= MIN_PREFILL_ROWS {
             let seconds = seconds / rows as f64;
             let average = loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25);
@@ -381,12 +381,12 @@ impl Stepper {
     }
 }
 
-/// Whether a prompt waits that somebody is in a hurry about.
+/// Whether an urgent prompt waits.
 fn is_urgent(request: &Sequence) -> bool {
     !request.decodes() && request.submission.priority() >= URGENT
 }
 
-/// Fails a request that was cancelled; whether its last event was sent.
+/// Fails a request that was cancelled; true if its last event was sent.
 fn cancelled(request: &Sequence) -> bool {
     request.submission.fail_if_cancelled()
 }

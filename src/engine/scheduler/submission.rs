@@ -1,7 +1,7 @@
-//! A submitted request and everybody who waits for it.
+//! A submitted request and its listeners.
 //!
-//! Requests of the same deduplication key are computed once: whoever comes while one of them waits or runs
-//! joins its listeners. Work stops when nobody listens any more, and an error is everybody's.
+//! Requests of the same deduplication key are computed once: a request that comes while another one waits or
+//! runs joins its listeners. Work stops when no listener is left, and an error goes to all of them.
 //!
 //! Invariant: every listener gets exactly one last event.
 
@@ -15,19 +15,20 @@ use crate::{Error, EventKind, Reply, Request, Standing, Ticket};
 
 /// The highest priority.
 pub(super) const HIGHEST: u8 = 10;
-/// What a request takes beside its texts.
+/// Bytes that a request takes beside its texts.
 const REQUEST_BYTES: u64 = 1024;
-/// What a byte of text takes: itself, and a token, as there are at most as many of them as bytes.
+/// Bytes that a byte of text takes: itself, and a token of 4 bytes, as a text has at most as many tokens as
+/// bytes.
 const BYTES_PER_BYTE: u64 = 5;
 
-/// A request with the ends of its lines to those who wait for it.
+/// A request with its listeners.
 pub(super) struct Submission {
     pub(super) request: Request,
     owner: u32,
     priority: Cell<u8>,
     shared: Arc<Shared>,
     listeners: RefCell<Vec<Listener>>,
-    /// What those who join later have to be told first.
+    /// Events that were sent already, for listeners that join later.
     begun: RefCell<Vec<EventKind>>,
     /// Whether the last event was sent.
     ended: Cell<bool>,
@@ -35,9 +36,9 @@ pub(super) struct Submission {
     held: Option<Held>,
 }
 
-/// One who waits.
+/// A caller that waits for the request.
 struct Listener {
-    /// The key that it gave its request.
+    /// The key that the caller gave its request.
     key: u64,
     reply: Reply,
     ticket: Ticket,
@@ -47,7 +48,7 @@ struct Listener {
 
 impl Listener {
     fn send(&self, now: u64, kind: EventKind) {
-        // A function of the caller that panics against its promise must not end the engine.
+        // A callback that panics against its promise must not end the engine.
         let _ = panic::catch(|| self.reply.send(self.key, now.saturating_sub(self.since), kind));
     }
 }
@@ -73,7 +74,7 @@ impl Submission {
         }
     }
 
-    /// Reserves the memory that it takes: its texts, and the tokens that become of them.
+    /// Reserves the memory that it takes: its texts and their tokens.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where all requests together would take more than there may be.
@@ -83,7 +84,7 @@ impl Submission {
         Ok(())
     }
 
-    /// Whether the other one asks for the same.
+    /// Whether the other request asks for the same.
     pub(super) fn is_duplicate_of(&self, other: &Submission) -> bool {
         self.request.dedup_key.is_some()
             && self.request.dedup_key == other.request.dedup_key
@@ -96,28 +97,28 @@ impl Submission {
         self.owner
     }
 
-    /// How urgent it is to the one who is in the greatest hurry.
+    /// The highest priority of its listeners.
     pub(super) fn priority(&self) -> u8 {
         self.priority.get()
     }
 
-    /// Whether nobody wants it to go on just now.
+    /// Whether all its listeners have paused it.
     pub(super) fn is_held(&self) -> bool {
         let listeners = self.listeners.borrow();
         !listeners.is_empty() && listeners.iter().all(|listener| listener.ticket.is_held())
     }
 
-    /// The tickets of those who wait now.
+    /// The tickets of its current listeners.
     pub(super) fn tickets(&self) -> Vec<Ticket> {
         self.listeners.borrow().iter().map(|listener| listener.ticket.clone()).collect()
     }
 
-    /// Whether somebody has cancelled and has had no answer yet.
+    /// Whether a listener has cancelled and has had no answer yet.
     pub(super) fn has_unanswered_cancel(&self) -> bool {
         self.listeners.borrow().iter().any(|listener| listener.ticket.is_cancelled())
     }
 
-    /// Lets those who wait for the other one wait for this one.
+    /// Moves the listeners of the other one to this one.
     pub(super) fn take_in(&self, other: Submission) {
         let joining = std::mem::take(&mut *other.listeners.borrow_mut());
         other.ended.set(true);
@@ -134,7 +135,7 @@ impl Submission {
         self.ended.get()
     }
 
-    /// Tells everybody. Nothing follows the last event.
+    /// Sends an event to all listeners. Nothing follows the last event.
     pub(super) fn send(&self, kind: EventKind) {
         if self.ended.get() {
             return;
@@ -153,7 +154,7 @@ impl Submission {
         }
     }
 
-    /// Ends it for those who have cancelled; whether it has ended for everybody.
+    /// Fails it for the listeners that have cancelled; true if it has ended for all of them.
     pub(super) fn fail_if_cancelled(&self) -> bool {
         if self.ended.get() {
             return true;

@@ -1,23 +1,23 @@
-//! What a model thinks before it answers, told apart from the answer.
+//! Separates the thoughts of a model from its answer.
 
 use std::borrow::Cow;
 
 use crate::template::Marks;
 
-/// White space before thoughts, at most; whatever comes behind more of it is the answer.
+/// Most white space before thoughts; text behind more of it is the answer.
 const MAX_SPACE_BYTES: usize = 64;
 
-/// An answer on its way through the marks of its thoughts. Small: it is copied with every token.
+/// Parser of the marks around thoughts in an answer. Small: it is copied with every token.
 #[derive(Debug, Clone)]
 pub(crate) struct Thoughts {
     marks: &'static Marks,
-    /// Whether they are part of the text.
+    /// Whether thoughts are part of the text.
     keep: bool,
-    /// Whether they have begun in the prompt.
+    /// Whether thoughts have begun in the prompt.
     begun: bool,
     stage: Stage,
-    /// What may be part of a mark: nothing of it was passed on where nothing has begun yet; of thoughts,
-    /// their end.
+    /// Bytes that may belong to a mark. At [`Stage::Beginning`], all bytes so far, of which none was passed
+    /// on; at [`Stage::Thinking`], the last ones, in which the closing mark may have begun.
     held: Vec<u8>,
 }
 
@@ -38,7 +38,7 @@ impl Thoughts {
         Thoughts { marks, keep, begun, stage, held: Vec::new() }
     }
 
-    /// What the text begins with, although the model has not said it.
+    /// Text to put before the answer: the opening mark where the prompt ends in it and thoughts are kept.
     pub(crate) fn beginning(&self) -> &'static str {
         if self.begun && self.keep { self.marks.open } else { "" }
     }
@@ -71,7 +71,7 @@ impl Thoughts {
         }
     }
 
-    /// What the answer ends with, where it has ended before it was clear what it is.
+    /// Bytes still to be added where the answer has ended at [`Stage::Beginning`].
     pub(crate) fn held(self) -> Vec<u8> {
         if self.stage == Stage::Beginning { self.held } else { Vec::new() }
     }

@@ -1,7 +1,7 @@
-//! The engine thread: takes requests in, admits them, computes steps until it is told to stop.
+//! The engine thread: takes requests in, admits them, and computes steps until it is told to stop.
 //!
-//! Invariant: a panic ends what was being done, is told to whom it concerns, and is counted; the thread goes
-//! on. Only where it panics whatever it does the thread ends, and says so.
+//! Invariant: a panic ends the work in which it happens, is reported to the requests concerned, and is
+//! counted; the thread goes on. Only where every turn panics does the thread end, and it says so.
 
 mod admission;
 
@@ -31,28 +31,28 @@ use crate::panic::{catch, mark_thread};
 use crate::stack::COMPUTING_STACK_BYTES;
 use crate::{Error, Figures, Generate, ModelSource, Output, Work};
 
-/// How long the thread waits for a request before it looks around.
+/// Time for which the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
 
-/// The same while there are requests that somebody has to let go on.
+/// The same while there are paused requests, which their listeners may let go on.
 const LOOK_AT_HELD: Duration = Duration::from_secs(1);
 
-/// How often it looks for cancelled requests while all of them wait for a model.
+/// Interval at which it looks for cancelled requests while all of them wait for a model.
 const LOOK_FOR_CANCELS: Duration = Duration::from_millis(10);
 /// Stack of threads on which nothing recurses deeply.
 const STACK_BYTES: usize = 2 << 20;
-/// Schemas and patterns are compiled there, of which each reference and each nesting takes some kilobytes.
+/// Schemas and patterns are compiled there; each reference and each nesting takes some kilobytes.
 const COMPILER_STACK_BYTES: usize = 256 << 20;
-/// Documents and schemas are walked through there.
+/// Documents and schemas are traversed there.
 const CHECKER_STACK_BYTES: usize = 64 << 20;
 
-/// How much nicer than the rest the threads are that tokenize, compile and check.
+/// Niceness of the threads that tokenize, compile and check, beyond that of the others.
 const BESIDE_NICE: i32 = 5;
 
-/// The thread ends after so many panics with nothing done between them.
+/// The thread ends after so many panics without any work done between them.
 const MOST_PANICS: u32 = 16;
 
-/// Texts up to this length are tokenized at once, which takes less than waking another thread is worth.
+/// Texts up to this length are tokenized at once, which takes less time than to wake another thread.
 const SHORT_BYTES: usize = 4096;
 
 /// Starts the engine thread and its compute threads.
@@ -72,7 +72,7 @@ pub(super) fn start(
         Worker::start(name, stack_bytes, hook, settings.clone(), shared, queue.clone())
             .map_err(|error| Error::no_thread(&error))
     };
-    // A step waits for the last of its threads, and these would be in their way for longer than it takes.
+    // A step waits for the last of its threads, and these other threads would delay it.
     let beside = hook_beside(&config);
     let helpers = Helpers {
         tokenizer: worker("st-tokenize", STACK_BYTES, &beside)?,
@@ -85,11 +85,11 @@ pub(super) fn start(
         .name("st-engine".to_owned())
         .stack_size(COMPUTING_STACK_BYTES)
         .spawn(move || {
-            // A hook of the caller that panics has nobody to be told.
+            // There is nobody to tell of a panic in the caller's hook.
             let _ = catch(|| marked());
             let gone = Arc::clone(&shared);
             let ran = catch(|| EngineThread::new(&config, shared, messages, pool, models, helpers).run());
-            // An orderly end is the only one that is no reason to start another engine.
+            // Only after an orderly end is there no reason to start another engine.
             if !matches!(ran, Ok(true)) {
                 gone.gone.store(true, Ordering::Release);
                 if let Some(ended) = &config.ended {
@@ -100,7 +100,7 @@ pub(super) fn start(
         .map_err(|error| Error::no_thread(&error))
 }
 
-/// What every thread of the engine runs first.
+/// The function that every thread of the engine runs first.
 fn hook(config: &Config, more_nice: i32) -> Hook {
     let on_start = config.on_thread_start(more_nice);
     Arc::new(move || {
@@ -116,7 +116,7 @@ pub(super) fn hook_beside(config: &Config) -> Hook {
     hook(config, BESIDE_NICE)
 }
 
-/// What a report is about.
+/// The subject of a report.
 enum About {
     Model(ModelSource),
     Plan(u64),
@@ -135,9 +135,9 @@ impl About {
 struct Helpers {
     /// Tokenizes long texts.
     tokenizer: Worker,
-    /// Compiles constraints, and tokenizes what they come with.
+    /// Compiles constraints, and tokenizes the texts of their requests.
     compiler: Worker,
-    /// Checks what was made under constraints.
+    /// Checks answers under constraints.
     checker: Worker,
 }
 
@@ -147,7 +147,7 @@ struct EngineThread {
     messages: Receiver<Message>,
     models: Models,
     helpers: Helpers,
-    /// Numbers given to requests that are tokenized there.
+    /// The last number given to a request that is tokenized there.
     planned: u64,
     /// Nothing can be done before something arrives.
     stalled: bool,
@@ -158,7 +158,7 @@ struct EngineThread {
     users: Users,
     /// The number of this turn.
     now: u64,
-    /// How many requests have come.
+    /// Number of requests that have come.
     arrivals: u64,
     /// Texts on encoders.
     encode_batches: EncodeBatches,
@@ -203,14 +203,14 @@ impl EngineThread {
         }
     }
 
-    /// Where tests make it panic.
+    /// Calls [`Config::fault`] at a place where tests may make the thread panic.
     fn fault(&self, place: &'static str) {
         if let Some(fault) = &self.fault {
             fault(place);
         }
     }
 
-    /// Works until it is told to stop; false where it has to give up before.
+    /// Works until it is told to stop; false where it gives up after too many panics.
     fn run(mut self) -> bool {
         let mut panics = 0;
         while panics < MOST_PANICS {
@@ -218,7 +218,7 @@ impl EngineThread {
             if let Ok(false) = received {
                 break;
             }
-            // The request that was being taken in when it panicked is told; the rest may go on.
+            // The request that was being taken in when it panicked has been told; the rest may go on.
             let mut went_well = self.note(&received).is_none();
             let turned = catch(|| self.turn());
             if let Some(error) = self.note(&turned) {
@@ -231,7 +231,8 @@ impl EngineThread {
         }
         self.models.clear();
         self.fail_begun(&Error::Stopped);
-        // Closing the channel first leaves nobody in it.
+        // Requests that are still in the channel fail as well. One that comes later is dropped with the
+        // channel, which sends its last event.
         let queued = self.messages.try_iter().filter_map(|message| match message {
             Message::Submit(queued) => Some(queued.submission),
             Message::Report(_) | Message::Wake => None,
@@ -242,7 +243,7 @@ impl EngineThread {
         self.shared.stop.load(Ordering::Acquire)
     }
 
-    /// Counts a panic, and gives it back.
+    /// Counts the panic of an outcome, if there was one, and returns its error.
     fn note<T>(&self, outcome: &Result<T, Error>) -> Option<Error> {
         let error = outcome.as_ref().err()?;
         self.shared.statistics.panicked();
@@ -262,7 +263,7 @@ impl EngineThread {
         self.shared.stop.load(Ordering::Acquire)
     }
 
-    /// Takes in what was submitted, waiting for it when there is nothing else to do; false at the end.
+    /// Takes in messages, waiting for them when there is nothing else to do; false at the end.
     fn receive(&mut self) -> bool {
         self.shared.heart.beat();
         if self.running.is_empty() && self.encode_batches.is_empty() && !self.wants_turn() {
@@ -296,7 +297,7 @@ impl EngineThread {
             }
             Message::Report(report) => {
                 let about = About::of(&report);
-                // A request that waits for a report which is lost would wait for ever.
+                // Without it, a request that waits for a lost report would wait for ever.
                 let learnt = catch(|| self.learn(report));
                 if let Some(error) = self.note(&learnt) {
                     self.give_up(&about, &error);
@@ -306,7 +307,7 @@ impl EngineThread {
         }
     }
 
-    /// Whether a request waits for something else than for its reader.
+    /// Whether a request waits for anything but its listener.
     fn wants_turn(&self) -> bool {
         let may_go_on = |suspended: &Suspended| {
             !suspended.sequence.submission.is_held() || suspended.sequence.submission.has_unanswered_cancel()
@@ -314,7 +315,7 @@ impl EngineThread {
         !self.waiting.is_empty() || self.suspended.iter().any(may_go_on)
     }
 
-    /// Lets a request wait for its turn, or for the result of one that asks for the same.
+    /// Queues a request, or lets it wait for the result of one that asks for the same.
     fn queue(&mut self, Queued { submission, slot }: Queued) {
         let suspended = self.suspended.iter().map(|suspended| &suspended.sequence);
         let running = self.running.iter().chain(suspended).map(|running| &running.submission);
@@ -343,7 +344,7 @@ impl EngineThread {
         });
     }
 
-    /// Takes in what was done beside this thread. A load that failed fails all that waited for it.
+    /// Takes in a report of another thread. A failed load fails all requests that waited for it.
     fn learn(&mut self, report: Report) {
         self.fault("learn");
         let (source, outcome) = match report {
@@ -364,7 +365,7 @@ impl EngineThread {
                         waiting.planning = None;
                         waiting.plan = Some(*plan);
                     }
-                    // Somebody may have joined those who have cancelled.
+                    // A listener may have joined those that have cancelled.
                     Err(Error::Cancelled) => waiting.planning = None,
                     Err(error) => self.fail_waiting(&error, |waiting| waiting.planning == Some(number)),
                 }
@@ -377,7 +378,7 @@ impl EngineThread {
         }
     }
 
-    /// Fails those who wait for what will not come.
+    /// Fails the requests that wait for a report that is lost.
     fn give_up(&mut self, about: &About, error: &Error) {
         match about {
             About::Model(source) => {
@@ -405,7 +406,7 @@ impl EngineThread {
         });
     }
 
-    /// One turn: drop what was cancelled, admit what fits, compute a step.
+    /// One turn: drops cancelled requests, admits those that fit, computes a step.
     fn turn(&mut self) {
         self.fault("turn");
         self.waiting.retain(|waiting| !waiting.submission.fail_if_cancelled());
@@ -436,7 +437,7 @@ impl EngineThread {
         }
     }
 
-    /// Tells those who watch what is going on.
+    /// Publishes the figures.
     fn publish_figures(&mut self) {
         let (held, limit) = (self.models.held_bytes(), self.shared.memory.limit_bytes());
         let figures = Figures {
@@ -455,8 +456,8 @@ impl EngineThread {
         self.watch.publish(&figures);
     }
 
-    /// Tells those who reserve memory what is left for them, and frees kept blocks of keys and values for
-    /// them.
+    /// Publishes how much memory is left to reserve, and frees kept blocks of keys and values for
+    /// reservations.
     fn note_memory(&mut self) {
         let own = self.own_bytes();
         self.shared.memory.note_others(self.models.bytes() + self.models.held_bytes() + own);
@@ -465,7 +466,7 @@ impl EngineThread {
         self.models.trim_prefixes(self.models.room(own).min(self.kv_budget.saturating_sub(own)));
     }
 
-    /// Unloads models whose files can no longer be read, and fails what was running on them.
+    /// Unloads models whose files can no longer be read, and fails their running requests.
     fn drop_lost(&mut self) {
         for (source, error) in self.models.unload_lost() {
             for running in self.running.extract_if(.., |running| *running.source() == source) {
@@ -476,7 +477,7 @@ impl EngineThread {
     }
 }
 
-/// Whether a request is being worked on with the model, or will be as soon as there is a place for it.
+/// Whether a request is computed with the model, or will be as soon as there is a place for it.
 fn in_use(
     running: &[Sequence],
     suspended: &[Suspended],
@@ -484,14 +485,15 @@ fn in_use(
     source: &ModelSource,
 ) -> bool {
     let of_it = |running: &Sequence| running.source() == source;
-    // One that its reader holds back holds nothing back itself.
+    // A paused request does not keep its model loaded.
     let waits =
         |suspended: &Suspended| of_it(&suspended.sequence) && !suspended.sequence.submission.is_held();
     encode_batches.uses(source) || running.iter().any(of_it) || suspended.iter().any(waits)
 }
 
 impl Helpers {
-    /// Has a request tokenized and its constraint compiled. What is constrained never waits for long texts.
+    /// Has a request tokenized and its constraint compiled. Requests with constraints never wait for long
+    /// texts.
     fn plan(&self, number: u64, submission: &Submission, texts: Texts) {
         let work = &submission.request.work;
         let helper = if is_constrained(work) { &self.compiler } else { &self.tokenizer };
@@ -499,7 +501,7 @@ impl Helpers {
         helper.send(Job::Plan { number, work: Box::new(work.clone()), texts, owner, tickets });
     }
 
-    /// Has a whole answer checked, and its request told.
+    /// Has a whole answer checked, and its listeners told.
     fn check(&self, submission: Submission, output: Output, checker: Arc<Checker>) {
         self.checker.send(Job::Check { submission: Box::new(submission), output, checker });
     }

@@ -1,12 +1,12 @@
-//! Whose turn it is: requests that wait go by priority, then users in turn, then by age.
+//! The order of waiting requests: by priority, then users in turn, then by age.
 //!
-//! Time is counted in turns of the engine thread in which something was computed, so that what happens does
-//! not depend on how fast the machine is.
+//! Time is counted in turns of the engine thread in which something was computed, so that the order does not
+//! depend on the speed of the machine.
 //!
-//! Nobody starves. A request that waits rises by one priority every [`AGEING`] turns, up to the highest; a
-//! request that has reached that keeps the place that it gets for [`QUANTUM`] turns against whoever comes,
-//! one of them at a time. And a user who has no place at all gets one of another user of the same priority
-//! after at most [`QUANTUM`] turns.
+//! No request starves. A waiting request rises by one priority every [`AGEING`] turns, up to the highest; one
+//! that has reached the highest keeps its place for [`QUANTUM`] turns against all others, one such request at
+//! a time. And a user without any place gets one of another user of the same priority after at most
+//! [`QUANTUM`] turns.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -20,7 +20,7 @@ pub(super) const AGEING: u64 = 256;
 /// Turns for which a place is not taken away again.
 pub(super) const QUANTUM: u64 = 64;
 
-/// Since when a request is there.
+/// The arrival of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Age {
     /// Its number in the order of arrival.
@@ -30,31 +30,31 @@ pub(super) struct Age {
 }
 
 impl Age {
-    /// For how long it has waited.
+    /// Number of turns that it has waited.
     pub(super) fn waited(&self, now: u64) -> u64 {
         now.saturating_sub(self.since)
     }
 
-    /// What its priority has become by waiting.
+    /// The priority after its wait: one more for every [`AGEING`] turns, up to [`HIGHEST`].
     pub(super) fn priority(&self, priority: u8, now: u64) -> u8 {
         let risen = u64::from(priority) + self.waited(now) / AGEING;
         u8::try_from(risen).map_or(HIGHEST, |risen| risen.min(HIGHEST))
     }
 }
 
-/// When a request has got its place.
+/// The turn in which a request got its place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn {
     pub(super) age: Age,
     pub(super) begun: u64,
-    /// Nobody takes the place away before this turn.
+    /// The place is not taken away before this turn.
     pub(super) kept_until: u64,
 }
 
 /// A request that has not begun.
 pub(super) struct Waiting {
     pub(super) submission: Submission,
-    /// Its place in the queue, which others may have when it is dropped.
+    /// Its place in the queue, which is free again when this is dropped.
     pub(super) _slot: QueueSlot,
     /// Its tokens, if it only waits for memory.
     pub(super) plan: Option<Plan>,
@@ -122,7 +122,7 @@ impl WaitingRequests {
         });
     }
 
-    /// Lets a request wait for the result of one that waits and asks for the same.
+    /// Adds the listeners of a request to the waiting one that asks for the same.
     pub(super) fn join(&mut self, other: Submission) {
         let found = self.lanes.iter().find_map(|(lane, requests)| {
             let same = |waiting: &Waiting| waiting.submission.is_duplicate_of(&other);
@@ -137,7 +137,7 @@ impl WaitingRequests {
         }
     }
 
-    /// Empties it.
+    /// Removes and returns all requests.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting> + use<> {
         std::mem::take(&mut self.lanes).into_values().flatten()
     }
@@ -147,10 +147,10 @@ fn lane_of(submission: &Submission) -> Lane {
     (Reverse(submission.priority()), submission.owner())
 }
 
-/// How many places users have, and whose turn it is among those that have as many.
+/// The order of users of one priority and number of places: those who got a place least recently go first.
 #[derive(Default)]
 pub(super) struct Users {
-    /// When they got one, by a number that only grows.
+    /// The last time at which they got a place, by a number that only grows.
     served: HashMap<u32, u64>,
     count: u64,
 }
@@ -159,7 +159,7 @@ pub(super) struct Users {
 const MOST_USERS: usize = 4096;
 
 impl Users {
-    /// What decides between requests that wait: the least goes first.
+    /// The order of waiting requests: the least rank goes first.
     pub(super) fn rank(&self, priority: u8, age: &Age, user: u32, places: usize, now: u64) -> Rank {
         Rank(
             Reverse(age.priority(priority, now)),
@@ -169,7 +169,7 @@ impl Users {
         )
     }
 
-    /// A request of the user has begun.
+    /// Notes that a request of the user has begun.
     pub(super) fn note(&mut self, user: u32) {
         if self.served.len() >= MOST_USERS {
             self.served.clear();

@@ -29,7 +29,7 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
-/// Says that there is none under way when it is dropped.
+/// Clears the flag when it is dropped.
 struct Busy(Arc<AtomicBool>);
 
 impl Drop for Busy {
@@ -44,7 +44,7 @@ impl Verifier {
         Verifier { threads, instructions, hook, busy: Arc::default(), thread: Mutex::new(None) }
     }
 
-    /// Begins, unless another one is under way. The submission gets its events.
+    /// Begins, unless another verification is under way. Its events go to the submission.
     pub(super) fn begin(&self, submission: Submission, what: Verify, shared: &Arc<Shared>) {
         if self.busy.swap(true, Ordering::AcqRel) {
             return submission.fail(Error::QueueFull { capacity: 1 });
@@ -61,7 +61,7 @@ impl Verifier {
                     Pool::new(threads, instructions, &hook).map_err(|error| Error::no_thread(&error))?;
                 run(&submission, &what, &pool, &shared)
             });
-            // Whoever learns that it has ended may ask for the next one.
+            // Freed before the last event: its receiver may ask for the next verification at once.
             drop(busy);
             match verified.and_then(|verified| verified) {
                 Ok(verified) => submission.send(EventKind::Done(Output::Verification(verified))),

@@ -1,21 +1,21 @@
-//! When those who watch the engine are told what it is doing.
+//! Publication of the engine's figures.
 //!
-//! The engine's thread tells it some times a second while it works, and once more before it waits for work.
-//! Nobody has to ask, and nobody who watches can hold it up.
+//! The engine's thread publishes them some times a second while it works, and once more before it waits for
+//! work. Nobody has to ask for them, and no receiver can hold the thread up.
 
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::{Figures, FiguresSink};
 
-/// How often it is told while there is work.
+/// The interval while there is work.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Who gets the figures, and when that was last.
+/// The receiver of the figures, and the time at which they were last published.
 pub(super) struct Watch {
     publish: Option<FiguresSink>,
     published_at: Option<Instant>,
-    /// Nothing has happened since.
+    /// Whether nothing has happened since.
     is_published: bool,
 }
 
@@ -24,13 +24,13 @@ impl Watch {
         Watch { publish: config.figures.clone(), published_at: None, is_published: false }
     }
 
-    /// Notes that something is being done. Whether it is time to publish the figures.
+    /// Notes that work is done; true if it is time to publish the figures.
     pub(super) fn is_due(&mut self) -> bool {
         self.is_published = false;
         self.publish.is_some() && self.published_at.is_none_or(|at| at.elapsed() >= INTERVAL)
     }
 
-    /// Whether something was done that is not published.
+    /// Whether work was done since the figures were published.
     pub(super) fn is_behind(&self) -> bool {
         self.publish.is_some() && !self.is_published
     }

@@ -1,4 +1,4 @@
-//! What a template may use up while it runs: bytes of text and sizes of values.
+//! The budget of a running template: bytes of text, and sizes of values.
 //!
 //! Fuel bounds how many instructions run, but a few dozen of them can double a string to terabytes, or nest
 //! a list that takes for ever to compare. So every operation that makes a value asks here first.
@@ -15,13 +15,13 @@ pub(super) const MAX_NODES: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 const MAX_BYTES: usize = 1 << 20;
 const MAX_TOTAL_BYTES: usize = 1 << 23;
-/// Bytes that all filters, tests, methods and comparisons look at together: what they make may be small,
-/// whatever they read.
+/// Bytes that all filters, tests, methods and comparisons may read together: their results may be small even
+/// if they read much.
 const MAX_READ_BYTES: usize = 1 << 24;
-/// Counted for a number or a list, beside its contents.
+/// Bytes that are counted for a number or a list, beside its contents.
 pub(super) const NODE_BYTES: usize = 32;
 
-/// What is used up already.
+/// The part of the budget that is used up.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     used_bytes: AtomicUsize,
@@ -55,7 +55,7 @@ fn measure(value: &Value, depth: usize, nodes: &mut usize, bytes: &mut usize) ->
 }
 
 impl Budget {
-    /// Bytes that are about to be made.
+    /// Spends bytes that are about to be made.
     pub(super) fn spend(&self, bytes: usize) -> Result<(), Error> {
         let used = self.used_bytes.fetch_add(bytes.min(MAX_TOTAL_BYTES), Ordering::Relaxed);
         if bytes > MAX_BYTES || used.saturating_add(bytes) > MAX_TOTAL_BYTES {
@@ -64,7 +64,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Bytes that are about to be looked at.
+    /// Spends bytes that are about to be read.
     pub(super) fn look_at(&self, bytes: usize) -> Result<(), Error> {
         let read = self.read_bytes.fetch_add(bytes.min(MAX_READ_BYTES), Ordering::Relaxed);
         if read.saturating_add(bytes) > MAX_READ_BYTES {
@@ -73,7 +73,8 @@ impl Budget {
         Ok(())
     }
 
-    /// Two values that are about to be compared. Of two texts no more is looked at than the shorter one has.
+    /// Spends the bytes that a comparison of two values reads: of two texts, no more than the shorter one
+    /// has.
     fn compare(&self, left: &Value, right: &Value) -> Result<(), Error> {
         let is_large = |value: &Value| {
             !matches!(
@@ -88,7 +89,7 @@ impl Budget {
         }
     }
 
-    /// The operator of this name between two values.
+    /// The comparison operator of this name between two values.
     pub(super) fn comparison(&self, operator: &str, left: &Value, right: &Value) -> Result<bool, Error> {
         self.compare(left, right)?;
         Ok(match operator {
@@ -115,7 +116,7 @@ impl Budget {
         plain.empty_state().perform_test("in", &[value.clone(), container.clone()])
     }
 
-    /// Values that are about to be looked at.
+    /// Spends the bytes of values that are about to be read.
     pub(super) fn read<'v>(&self, values: impl IntoIterator<Item = &'v Value>) -> Result<(), Error> {
         let (mut nodes, mut bytes) = (0, 0);
         for value in values {
@@ -124,7 +125,7 @@ impl Budget {
         self.look_at(bytes)
     }
 
-    /// A value that was made, if it is small enough.
+    /// A new value, if it is small enough.
     pub(super) fn admit(&self, value: Value) -> Result<Value, Error> {
         let (mut nodes, mut bytes) = (0, 0);
         measure(&value, 0, &mut nodes, &mut bytes)?;
@@ -132,8 +133,8 @@ impl Budget {
         Ok(value)
     }
 
-    /// What may be assigned to a namespace, the only thing that can change: nothing that could hold the
-    /// namespace itself.
+    /// Checks a value that is assigned to a namespace. Namespaces are the only values that can change, so one
+    /// must not hold anything that could hold the namespace itself.
     pub(super) fn flat(&self, value: Value) -> Result<Value, Error> {
         let scalar = |value: &Value| {
             !matches!(

@@ -1,4 +1,4 @@
-//! What a template can call: operators, filters, tests, functions and methods, all within its budget.
+//! The operators, filters, tests, functions and methods that a template can call, all within its budget.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use minijinja_contrib::pycompat;
 use super::budget::{Budget, MAX_NODES, NODE_BYTES, refuse};
 use super::python;
 
-/// Filters whose result is not much larger than what goes in, or that are checked below.
+/// Filters whose result is not much larger than their input, or that are checked below.
 const FILTERS: [&str; 30] = [
     "abs",
     "bool",
@@ -43,7 +43,7 @@ const FILTERS: [&str; 30] = [
     "upper",
 ];
 
-/// Filters that are Python's here.
+/// Filters that work as in Python here.
 const OWN_FILTERS: [&str; 6] = ["float", "format", "int", "map", "string", "tojson"];
 
 impl Budget {
@@ -174,7 +174,8 @@ impl Budget {
 }
 
 /// The environment of a template: minijinja's tests, the filters above, Python's methods, all within the
-/// budget. Functions that a template can do without are absent, so that it sees that they are.
+/// budget. Functions that a template can do without are absent, so that a template which tests for them sees
+/// it.
 pub(super) fn environment(budget: &Arc<Budget>) -> Environment<'static> {
     let mut environment = Environment::empty();
     let plain = Arc::new(Environment::new());

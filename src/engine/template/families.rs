@@ -1,15 +1,15 @@
-//! Templates for files that have none: those that the families document, known by the tokens of their turns.
+//! Templates for files without one: those that the families document, chosen by the tokens of their turns.
 
-/// A family that is known by its tokens.
+/// A family, recognised by its tokens.
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) name: &'static str,
-    /// Tokens that its vocabulary has, all of them.
+    /// Tokens all of which its vocabulary has.
     tokens: &'static [&'static str],
     pub(super) template: &'static str,
 }
 
-/// The first whose tokens are all there.
+/// The first family whose tokens are all there is chosen.
 static FAMILIES: [Family; 12] = [
     Family {
         name: "harmony",

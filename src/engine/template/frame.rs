@@ -1,7 +1,7 @@
-//! What stands around the messages of a conversation: a template run once for each shape of conversations, on
-//! placeholders.
+//! Frames: the text that a template writes around the messages of a conversation. A template runs once for
+//! each shape of conversations, on placeholders.
 //!
-//! Invariant: nothing that anybody has said is seen by a template.
+//! Invariant: no template sees the text of a message.
 
 use minijinja::{Value, context};
 
@@ -14,29 +14,29 @@ use crate::tokenizer::Part;
 /// White space that no template writes by itself, to see whether it trims.
 const MARGIN: char = '\u{2028}';
 
-/// What a placeholder says, to see whether the template changes the characters of a message: letters of both
-/// cases, what the notations of other languages escape, white space of several kinds, and something to split
-/// at.
+/// The text of a placeholder, which shows whether the template changes the characters of a message: letters
+/// of both cases, characters that the notations of other languages escape, white space of several kinds, and
+/// something to split at.
 const PROBE: &str = "probe PROBE, \"it's\" <b>1 & 2</b> {3} \\ ß\n\n\t- end.";
 
-/// A template with what it is given in every conversation.
+/// A template with the values that it gets in every conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) text: String,
-    /// How it writes the first and the last token.
+    /// The texts of the first and the last token.
     pub(super) bos: String,
     pub(super) eos: String,
 }
 
-/// What of a conversation decides what stands around its messages.
+/// The properties of a conversation that its frame depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Who speaks, and whether the template is to see an empty message.
+    /// The role of each message, and whether the template is to see the message empty.
     pub(super) messages: Vec<(Role, bool)>,
     pub(super) thinking: bool,
 }
 
-/// What stands around the messages.
+/// The text around the messages of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
     slots: Vec<Slot>,
@@ -53,7 +53,7 @@ struct Slot {
 }
 
 impl Source {
-    /// What stands around the messages of such conversations. The error is a message.
+    /// The frame of conversations of this shape. The error is a message.
     pub(super) fn frame(&self, shape: &Shape) -> Result<Frame, String> {
         // A noncharacter that the template does not contain marks the places.
         let mark = ('\u{fdd0}'..='\u{fdef}')
@@ -91,19 +91,19 @@ impl Source {
         Ok(frame)
     }
 
-    /// The frame without a system message: the template's own stands in it only if an empty one does not
+    /// The frame without a system message: the template's own is part of it only if an empty one does not
     /// prevent that.
     pub(super) fn frame_without_system(&self, shape: &Shape) -> Result<Frame, String> {
         let plain = self.frame(shape);
         if shape.thinking && self.marks().is_some() {
-            // The system message that the template writes by itself may say how the model is to think.
+            // The template's own system message may say how the model is to think.
             return plain;
         }
         let mut messages = vec![(Role::System, true)];
         messages.extend(&shape.messages);
         let mut empty = match self.frame(&Shape { messages, thinking: shape.thinking }) {
             Ok(empty) => empty,
-            // The template knows no system messages.
+            // The template takes no system messages.
             Err(_) => return plain,
         };
         empty.slots.iter_mut().for_each(|slot| slot.message -= 1);
@@ -113,7 +113,7 @@ impl Source {
         }
     }
 
-    /// How its family marks thoughts, as far as the template itself tells.
+    /// The marks of thoughts of its family, as far as the template itself tells.
     fn marks(&self) -> Option<&'static Marks> {
         Marks::of(&[&self.text])
     }
@@ -141,8 +141,8 @@ impl Source {
         }
     }
 
-    /// Most templates that can show a date go without where there is none, and show a fixed one of their own;
-    /// only those that insist get the sandbox's.
+    /// Most templates that can show a date show a fixed one of their own where there is no clock. Only those
+    /// that fail without a clock get the sandbox's.
     fn render(&self, context: &Value) -> Result<String, String> {
         sandbox::render(&self.text, context, false).or_else(|first| {
             if self.text.contains("strftime_now") {
@@ -167,7 +167,7 @@ impl Frame {
         parts
     }
 
-    /// What the assistant's answer follows.
+    /// The text behind the last message, which the assistant's answer follows.
     pub(super) fn after(&self) -> &str {
         &self.after
     }

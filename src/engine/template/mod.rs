@@ -1,18 +1,17 @@
-//! The chat template that a model wants around a conversation.
+//! Chat templates, which models want around a conversation.
 //!
-//! The template runs once for each shape of conversations (who speaks, in which order, and whether the model
-//! is to think), on placeholders in place of what is said; what stands around the placeholders is kept and
-//! put around messages from then on. So a message cannot steer the template, cannot make it fail, and its
-//! text is known apart from the template's, which alone may contain control tokens. Of what templates do to a
-//! message, trimming is carried over; a template that shows a message twice, loses its placeholder or changes
-//! the characters in it (`upper`, `tojson`) is refused. What a template decides by a message's text it
-//! decides by the placeholder's. A template that takes no system message gets it at the beginning of the
-//! user's first one.
+//! The template runs once for each shape of conversations (the roles in their order, and whether the model is
+//! to think), on placeholders instead of messages. The text around the placeholders is kept and put around
+//! messages from then on. So a message cannot steer the template, cannot make it fail, and its text is known
+//! apart from the template's, which alone may contain control tokens. If the template trims messages, that is
+//! carried over; a template that shows a message twice, loses its placeholder or changes the characters in it
+//! (`upper`, `tojson`) is refused. A template that decides something by a message's text decides by the
+//! placeholder's. A template that takes no system message gets it at the beginning of the user's first one.
 //!
 //! Most of a template's own system message is left out where the template can do without: see
 //! [`Source::frame_without_system`].
 //!
-//! Invariant: nothing that anybody says becomes a control token.
+//! Invariant: no text of a message becomes a control token.
 
 mod budget;
 mod environment;
@@ -42,16 +41,16 @@ pub(crate) use thoughts::Marks;
 const KEY: &str = "tokenizer.chat_template";
 const NAMES_KEY: &str = "tokenizer.chat_templates";
 
-/// Far more than fit into a context of usual length; every message costs the template some instructions.
+/// Far more than fit into a usual context; every message costs the template some instructions.
 const MAX_MESSAGES: usize = 256;
-/// Shapes of conversations whose frames are kept, and how large a frame may be for that.
+/// Number of shapes of conversations whose frames are kept, and the largest frame that is kept.
 const MAX_FRAMES: usize = 16;
 const MAX_KEPT_BYTES: usize = 1 << 16;
 
-/// Where a template comes from.
+/// The origin of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The file's only one, or that of the file which is used unless another one is named.
+    /// The file's only template, or the one that is used unless another one is named.
     File,
     /// The file's template of this name.
     Named(String),
@@ -64,12 +63,11 @@ pub enum Origin {
 /// A conversation that the assistant is to continue.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Conversation<'a> {
-    /// What the assistant is told beforehand; an empty text keeps the template from saying something of its
-    /// own.
+    /// The system message; an empty one keeps the template from writing one of its own.
     pub system: Option<&'a str>,
-    /// What was said before the prompt.
+    /// The messages before the prompt.
     pub history: &'a [Message],
-    /// What the user says last.
+    /// The user's last message.
     pub prompt: &'a str,
     /// Whether the model is to think before it answers, where the template has a switch for that.
     pub thinking: bool,
@@ -82,7 +80,7 @@ pub struct Conversation<'a> {
 pub struct Encoded {
     /// The tokens.
     pub tokens: Vec<u32>,
-    /// How the answer marks thoughts, if it does, and whether they have begun already.
+    /// The marks of thoughts in the answer, if it has any, and whether thoughts have begun already.
     pub(crate) thoughts: Option<(&'static Marks, bool)>,
 }
 
@@ -101,7 +99,7 @@ struct Template {
     /// The frame of a prompt and nothing else.
     prompt: Frame,
     marks: Option<&'static Marks>,
-    /// Those of other shapes, the last used one first.
+    /// Frames of other shapes, the last used one first.
     frames: Mutex<Vec<(Shape, Arc<Fitted>)>>,
 }
 
@@ -114,12 +112,12 @@ struct Fitted {
 }
 
 impl ChatTemplate {
-    /// The template of the file; where it has none, that of its family, or none.
+    /// The template of the file; where it has none, that of its family, or none at all.
     ///
     /// # Errors
     /// [`Error::Template`] where it cannot be compiled, fails, or does not show the prompt.
     pub fn from_gguf(gguf: &Gguf) -> Result<ChatTemplate, Error> {
-        // An empty one says that there is none.
+        // An empty template means that there is none.
         if let Some(source) = gguf.opt_str(KEY)? {
             return ChatTemplate::new(gguf, Origin::File, Some(source).filter(|source| !source.is_empty()));
         }
@@ -161,7 +159,8 @@ impl ChatTemplate {
 
     fn new(gguf: &Gguf, origin: Origin, source: Option<&str>) -> Result<ChatTemplate, Error> {
         let Some(text) = source else { return Ok(ChatTemplate { origin: Origin::None, template: None }) };
-        // Control tokens by which templates begin; a file whose tokenizer cannot be read says so elsewhere.
+        // Control tokens with which templates begin. A file whose tokenizer cannot be read is refused
+        // elsewhere.
         let special = |key: &str| Ok::<_, Error>(special_text(gguf, key)?.unwrap_or_default().to_owned());
         let source = Source {
             text: text.to_owned(),
@@ -172,7 +171,7 @@ impl ChatTemplate {
         Ok(ChatTemplate { origin, template: Some(template) })
     }
 
-    /// What a prompt looks like in it.
+    /// A prompt as the template writes it.
     pub fn show(&self, prompt: &str) -> String {
         match &self.template {
             None => prompt.to_owned(),
@@ -180,7 +179,7 @@ impl ChatTemplate {
         }
     }
 
-    /// Where it comes from.
+    /// Its origin.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
@@ -218,7 +217,7 @@ impl ChatTemplate {
     }
 }
 
-/// What a prompt looks like in it.
+/// Shows the template around the word PROMPT.
 impl std::fmt::Display for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.show("PROMPT"))
@@ -287,7 +286,7 @@ impl Template {
             Some(marks) => marks.closing(frame.after()),
             None => String::new(),
         };
-        // One part with what it follows, so that a token may be cut as the template writes it.
+        // A token may span the template's last text and the closing of thoughts, so both are one part.
         let end = format!("{}{closing}", frame.after());
         parts.pop();
         parts.push(Part::Template(&end));
@@ -326,7 +325,7 @@ impl Template {
             return Ok(Fitted { frame: self.source.frame_without_system(shape)?, joined: false });
         };
         self.source.frame(shape).map(|frame| Fitted { frame, joined: false }).or_else(|first| {
-            // Some templates know no system messages, and some lose them.
+            // Some templates refuse system messages, and some lose them.
             if !matches!(rest.first(), Some((Role::User, _))) {
                 return Err(first);
             }

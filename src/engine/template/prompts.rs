@@ -1,5 +1,4 @@
-//! Templates of prompts: texts in the language of jinja2 that people keep and fill in with values of their
-//! own.
+//! Prompt templates: texts in jinja2's language that users keep and fill in with values of their own.
 //!
 //! They run in the sandbox of chat templates, with jinja2's usual treatment of white space: line breaks stay
 //! where they are written.
@@ -12,7 +11,7 @@ use super::sandbox::{self, Dialect, Failure};
 /// Longest template, in bytes.
 pub const MAX_BYTES: usize = sandbox::MAX_SOURCE_BYTES;
 
-/// Why a template cannot be used, or makes no text of these values.
+/// The reason why a template cannot be used, or has no text for these values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
     /// The text is no template.
@@ -45,8 +44,8 @@ pub fn variables(template: &str) -> Result<Vec<String>, PromptError> {
     Ok(sandbox::variables(Dialect::prompt(true), template)?)
 }
 
-/// The text that the template makes of the values. What has no value is an error if `strict`, and an empty
-/// text otherwise.
+/// The text that the template makes of the values. A variable without a value is an error if `strict`, and an
+/// empty text otherwise.
 ///
 /// # Errors
 /// [`PromptError`].
@@ -73,7 +72,7 @@ mod tests {
             ),
             "A: 1B: 2"
         );
-        // Python writes truth and nothing its own way, keeps the point of a number, and drops one line break
+        // Python writes booleans and None its own way, keeps the point of a number, and drops one line break
         // at the end.
         assert_eq!(text("{{ a }} {{ b }} {{ c }}\n", r#"{"a": true, "b": null, "c": 1.0}"#), "True None 1.0");
         // No line break is lost around a tag.

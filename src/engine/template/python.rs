@@ -1,5 +1,5 @@
-//! Where Python and minijinja differ in what values are and do: their text, JSON, tests, operators and
-//! methods of strings.
+//! Differences between Python and minijinja in values and operations: text of values, JSON, tests, operators
+//! and methods of strings.
 //!
 //! Templates are written for Python's jinja2 and make use of it down to the spelling of `None`. What makes
 //! text of any length (formats with a width, repetition, JSON with indentation) says how many bytes it is
@@ -21,7 +21,8 @@ pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
 
-/// `str(value)` of what is no list and no dictionary; those have a spelling in Python that no template wants.
+/// `str(value)` of a value other than a list or a dictionary; those have a spelling in Python that no
+/// template needs.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::String | ValueKind::Number => Ok(value.to_string()),
@@ -130,7 +131,7 @@ impl Json<'_> {
     }
 
     fn string(&mut self, value: &str) -> Result<(), Error> {
-        // No character becomes more than six.
+        // Escaping makes at most six bytes of one.
         self.budget.spend(value.len().saturating_mul(6))?;
         self.text.push('"');
         for character in value.chars() {
@@ -153,7 +154,7 @@ impl Json<'_> {
     }
 }
 
-/// A test, where Python decides otherwise than minijinja.
+/// A test on which Python decides otherwise than minijinja.
 pub(super) fn test(name: &str, value: &Value) -> Option<bool> {
     let kind = value.kind();
     Some(match name {
@@ -189,7 +190,7 @@ pub(super) fn multiply(budget: &Budget, left: &Value, right: &Value) -> Result<V
     if !times.is_integer() {
         return Err(refuse("text and lists are multiplied by whole numbers"));
     }
-    // Python makes nothing of less than none.
+    // Python takes negative factors as 0.
     let times = usize::try_from(i64::try_from(times.clone())?).unwrap_or(0);
     match value.as_str() {
         Some(text) => {
@@ -204,10 +205,10 @@ pub(super) fn multiply(budget: &Budget, left: &Value, right: &Value) -> Result<V
     }
 }
 
-/// `left % right`: what is left of numbers, and formats.
+/// `left % right`: the remainder of numbers, or formatting.
 pub(super) fn remainder(budget: &Budget, left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(form) = left.as_str() {
-        // A list stands for the tuple that it is in real templates.
+        // Real templates have a tuple where minijinja has a list.
         let arguments = match right.kind() {
             ValueKind::Seq => right.try_iter()?.collect(),
             _ => vec![right.clone()],
@@ -385,7 +386,7 @@ fn split(value: &str, arguments: &[Value], from_end: bool) -> Result<Value, Erro
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Parts between white space; what is left behind the last cut keeps its other end.
+/// Parts between white space; after the last cut, the rest keeps the white space at its other end.
 fn words(value: &str, most: Option<usize>, from_end: bool) -> Vec<&str> {
     let mut rest = value;
     let mut words = Vec::new();
@@ -415,7 +416,7 @@ fn words(value: &str, most: Option<usize>, from_end: bool) -> Vec<&str> {
     words
 }
 
-/// `str.splitlines`, which knows more ends of lines than one.
+/// `str.splitlines`, which knows several ends of lines.
 fn lines(value: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (kept, kwargs): (Option<bool>, Kwargs) = from_args(arguments)?;
     let kept = kept.or(kwargs.get("keepends")?).unwrap_or(false);
@@ -440,7 +441,7 @@ fn lines(value: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(lines))
 }
 
-/// An item of a list or a dictionary by a dotted path, as `map(attribute='a.b')` has it.
+/// An item of a list or a dictionary by a dotted path, as in `map(attribute='a.b')`.
 pub(super) fn attribute(value: &Value, path: &str) -> Result<Value, Error> {
     path.split('.').try_fold(value.clone(), |value, name| match name.parse::<i64>() {
         Ok(index) => value.get_item(&Value::from(index)),

@@ -1,6 +1,6 @@
-//! Comparison with Python's jinja2: what `reference/make.py` has written down of templates as models are
-//! published with them, fetched by `scripts/fetch-llama-cpp.sh`, and of expressions that templates are made
-//! of.
+//! Comparison with Python's jinja2, whose results `reference/make.py` has written down: of templates as they
+//! are published with models, fetched by `scripts/fetch-llama-cpp.sh`, and of expressions that templates are
+//! made of.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,11 +1,11 @@
-//! Running a template that nobody vouches for.
+//! Running untrusted templates.
 //!
-//! Templates come with model files and are programs. Bounded are: the length of the source, instructions
-//! (fuel), nesting of calls, the stack (compiling and dropping a deep expression recurses: it happens on a
-//! thread with a large stack), and memory (see `budget.rs` and `environment.rs`). For the last, the compiled
-//! program is rewritten so that every operation that makes a value, or looks at all of one, goes through the
-//! budget; minijinja has no hook for that. The test `fuel_and_depth_alone_bound_no_memory` shows what happens
-//! without: two instructions double a value.
+//! Templates come with model files and are programs. These are bounded: the length of the source,
+//! instructions (fuel), nesting of calls, the stack (compiling and dropping a deep expression recurses, so it
+//! happens on a thread with a large stack), and memory (see `budget.rs` and `environment.rs`). For memory,
+//! the compiled program is rewritten so that every operation that makes a value, or reads all of one, goes
+//! through the budget; minijinja has no hook for that. The test `fuel_and_depth_alone_bound_no_memory` shows
+//! the need: two instructions double a value.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,19 +27,19 @@ pub(super) const MAX_SOURCE_BYTES: usize = 1 << 15;
 /// Real tags have a hundred or two. Compiling an expression takes time that grows with the square of its
 /// depth.
 const MAX_TAG_TOKENS: usize = 2000;
-/// What text that is written in a template is multiplied with: an indentation.
+/// The largest factor of a product of constants: templates repeat text to make an indentation.
 const MAX_FACTOR: u64 = 256;
-/// Names in expressions that are not those of variables.
+/// Names in expressions that are no variables.
 const CONSTANTS: [&str; 13] =
     ["true", "True", "false", "False", "none", "None", "and", "or", "not", "in", "is", "if", "else"];
-/// Operators whose work is that of what they compare.
+/// Operators whose cost is that of reading their operands.
 const COMPARISONS: [&str; 6] = ["==", "!=", "<", "<=", ">", ">="];
 pub(super) const FUEL: u64 = 100_000;
 pub(super) const MAX_CALL_DEPTH: usize = 64;
-/// A source of the size above cannot nest deeper than this can hold.
+/// A stack that is large enough for the deepest nesting in a source of the size above.
 const STACK_BYTES: usize = 1 << 25;
 
-/// What stands for today: an answer must not depend on the day.
+/// The date of the stopped clock, by format code: an answer must not depend on the day.
 const DATE: [(&str, &str); 12] = [
     ("%Y", "2024"),
     ("%y", "24"),
@@ -57,16 +57,16 @@ const DATE: [(&str, &str); 12] = [
 const MAX_DATE_BYTES: usize = 256;
 const MAX_MESSAGE_CHARACTERS: usize = 1000;
 
-/// How a template is read and run.
+/// The settings with which a template is compiled and run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dialect {
-    /// What messages call it.
+    /// Its name in messages.
     name: &'static str,
     whitespace: WhitespaceConfig,
     undefined: UndefinedBehavior,
-    /// Whether it sees a clock, stopped at [`DATE`].
+    /// Whether it has a clock, stopped at [`DATE`].
     with_date: bool,
-    /// Whether it may mark what the assistant says with `{% generation %}`.
+    /// Whether it may mark the assistant's messages with `{% generation %}`.
     with_generation: bool,
 }
 
@@ -86,7 +86,7 @@ impl Dialect {
         }
     }
 
-    /// Prompt templates, as jinja2 runs what it is told nothing about.
+    /// Prompt templates, as jinja2 runs them with its default settings.
     pub(super) fn prompt(strict: bool) -> Dialect {
         Dialect {
             name: "prompt",
@@ -102,14 +102,14 @@ impl Dialect {
     }
 }
 
-/// Why there is no text.
+/// The reason why there is no text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
     /// The template cannot be compiled.
     Compiling(String),
     /// The template uses a variable that has no value.
     Undefined(String),
-    /// The template does what it may not, or says itself that it fails.
+    /// The template exceeds its limits, or raises an error itself.
     Running(String),
 }
 
@@ -175,7 +175,7 @@ fn apart<T: Send>(source: &str, work: impl FnOnce() -> Result<T, Failure> + Send
     })
 }
 
-/// The whole story in one line.
+/// The error and its causes in one line.
 fn message(error: &Error) -> String {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -183,7 +183,7 @@ fn message(error: &Error) -> String {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
-    // A template may say as much as it likes about why it refuses.
+    // A template may raise an error with a message of any length.
     if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARACTERS) {
         message.truncate(end);
         message.push('…');
@@ -223,7 +223,7 @@ impl Dialect {
     }
 }
 
-/// What cannot be bounded while the template runs, because it happens while it is compiled.
+/// Refuses sources that would take too much to compile: the limits of a running template do not hold then.
 fn check_tokens(source: &str, whitespace: WhitespaceConfig) -> Result<(), Error> {
     let mut tag: Vec<Token<'_>> = Vec::new();
     for token in tokenize(source, false, SyntaxConfig, whitespace) {
@@ -265,14 +265,14 @@ fn check_products(tag: &[Token<'_>]) -> Result<(), Error> {
 }
 
 /// Whether an operand contains a variable, so that its value is not known before the template runs. It is
-/// read from its side at the operator: a name, or whatever stands in brackets.
+/// read from its end at the operator: a name, or an expression in brackets.
 fn varies<'a>(tokens: impl Iterator<Item = &'a Token<'a>>) -> bool {
     let mut depth = 0_usize;
     for token in tokens {
         match token {
             Token::Ident(name) if !CONSTANTS.contains(name) => return true,
             Token::ParenOpen | Token::ParenClose if depth == 0 => depth = 1,
-            // Brackets in brackets: what they hold counts as well, and where they end does not matter much.
+            // Nested brackets: their contents count as well, and it does not matter exactly where they end.
             Token::VariableEnd | Token::BlockEnd | Token::VariableStart | Token::BlockStart => return false,
             _ if depth == 0 => return false,
             Token::ParenOpen | Token::ParenClose => return false,
@@ -282,7 +282,7 @@ fn varies<'a>(tokens: impl Iterator<Item = &'a Token<'a>>) -> bool {
     false
 }
 
-/// Hugging Face's `{% generation %}` marks the assistant's part for training and does nothing else.
+/// Hugging Face's `{% generation %}` marks the assistant's part for training and has no other effect.
 fn without_generation_tags(source: &str) -> Cow<'_, str> {
     static TAG: std::sync::LazyLock<Option<regex::Regex>> =
         std::sync::LazyLock::new(|| regex::Regex::new(r"\{%(-?)\s*(end)?generation\s*(-?)%\}").ok());
@@ -299,7 +299,7 @@ fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
     environment.set_undefined_behavior(dialect.undefined);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_CALL_DEPTH);
-    // The operations that `rewrite` puts in; no template can call them by such names.
+    // The operations that `rewrite` inserts; no template can call them by such names.
     let mine = budget.clone();
     environment.add_function("+", move |left: Value, right: Value| mine.add(&left, &right));
     let mine = budget.clone();
@@ -341,7 +341,7 @@ fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
     environment
 }
 
-/// The program with every operation that makes a value or compares some going through the budget.
+/// The program in which every operation that makes or compares values goes through the budget.
 fn rewrite<'source>(
     program: &Instructions<'source>,
     name: &'source str,

@@ -1,15 +1,15 @@
-//! How templates are told whether the model is to think before it answers.
+//! Switches by which templates learn whether the model is to think before it answers.
 //!
-//! There is no common way. Templates look at variables of several names, whose values some of them check, or
-//! for a word in the system message.
+//! There is no common switch. Templates read variables of several names, whose values some of them check, or
+//! look for a word in the system message.
 
 use minijinja::Value;
 
-/// What some templates look for in messages.
+/// The word by which some templates recognise messages that switch thinking off.
 pub(super) const NO_THINK: &str = "/no_think";
 
-/// The variables that switch thinking on or off. Those that set its extent have the least one that the
-/// template names.
+/// The variables that switch thinking on or off. Variables for the amount of thinking get the least value
+/// that the template names.
 pub(super) fn switches(source: &str, thinking: bool) -> Value {
     let names =
         |word: &str| ["'", "\""].iter().any(|quote| source.contains(&format!("{quote}{word}{quote}")));
@@ -31,7 +31,7 @@ pub(super) fn switches(source: &str, thinking: bool) -> Value {
     switches.into_iter().collect()
 }
 
-/// Whether the template looks for [`NO_THINK`] in messages and at no variable.
+/// Whether the template looks for [`NO_THINK`] in messages and reads no variable.
 pub(super) fn are_messages(source: &str) -> bool {
     let looks = ["'/no_think' in ", "\"/no_think\" in "].iter().any(|search| source.contains(search));
     // A variable of a namespace is the template's own.

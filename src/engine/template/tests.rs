@@ -1,4 +1,4 @@
-//! Templates as real models have them, and templates that nobody should run.
+//! Templates like those of real models, and hostile ones.
 
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ const LLAMA3: &str = r#"{{- bos_token }}
 {%- endif %}
 "#;
 
-/// The template as a model has it that writes its first and last token like this.
+/// The template of a model that writes its first and last token like this.
 fn template(text: &str, bos: &str, eos: &str) -> Result<Template, String> {
     let source = Source { text: text.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() };
     Template::new("model.gguf".into(), source).map_err(|error| match error {
@@ -140,7 +140,7 @@ fn conversation(source: &str, messages: &[&str], thinking: bool) -> Result<Strin
 fn refused(source: &str) -> String {
     let start = Instant::now();
     let reason = template(source, "", "").unwrap_err();
-    // What is not stopped goes on for ever.
+    // A source that is not stopped runs for ever.
     assert!(start.elapsed() < Duration::from_secs(300), "{:?}: {reason}", start.elapsed());
     reason
 }
@@ -370,7 +370,7 @@ fn conversations_stand_where_the_template_puts_them() {
          <|start_header_id|>assistant<|end_header_id|>\n\n"
     );
     assert_eq!(conversation(GATHERING, &["s S", "u U"], false).unwrap(), "<s>S<｜User｜>U<｜Assistant｜>");
-    // What is empty is empty to the template as well.
+    // An empty message is empty to the template as well: it gets no placeholder.
     let counts = "{{ messages[0].content or 'nothing' }}|{{ messages[1].content }}";
     assert_eq!(conversation(counts, &["s ", "u U"], false).unwrap(), "nothing|U");
 }
@@ -383,7 +383,7 @@ fn a_system_message_that_the_template_does_not_take_is_the_beginning_of_the_user
     );
     let loses = "{% for m in messages %}{% if m.role != 'system' %}<{{ m.content }}>{% endif %}{% endfor %}";
     assert_eq!(conversation(loses, &["s S", "u U"], false).unwrap(), "<S\n\nU>");
-    // Nor other conversations.
+    // Other conversations are refused as well.
     let error = conversation(ALTERNATING, &["u U", "u V"], false).unwrap_err();
     assert!(error.contains("roles must alternate"), "{error}");
     let error = conversation("{{ messages[-1].content }}", &["u U", "a A", "u V"], false).unwrap_err();
@@ -398,13 +398,13 @@ const TALKING: &str = "{% if messages[0].role != 'system' %}<system>You are help
 fn the_templates_own_system_message_is_left_out_where_it_can_be() {
     assert_eq!(parts(TALKING, "x"), "<system></system><user>x</user>");
     assert_eq!(conversation(TALKING, &["s ", "u x"], false).unwrap(), "<system></system><user>x</user>");
-    // How it is to think is what such a message may say.
+    // Such a message may say how the model is to think.
     let thinks = TALKING.replace("<think>", "<think>{# </think> #}");
     assert_eq!(
         conversation(&thinks, &["u x"], true).unwrap(),
         "<system>You are helpful.</system><user>x</user><think>"
     );
-    // One that insists.
+    // A template that insists on its own system message.
     let insists = "<system>{{ 'Be good.' if messages[0].role != 'system' or not messages[0].content else messages[0].content }}</system>{{ messages[-1].content }}";
     assert_eq!(parts(insists, "x"), "<system>Be good.</system>x");
     assert_eq!(parts(CHATML, "x"), "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n", "no empty turn");
@@ -434,7 +434,7 @@ fn thinking_is_switched_as_templates_want_it() {
         };
         assert_eq!((shown(false).as_str(), shown(true).as_str()), (off, on), "{switch}");
     }
-    // Beside a system message, and not shown.
+    // The word is added to a system message, and the template does not show it.
     let source = "{{ messages[0].content.replace('/no_think', '').strip() }}{{ '/no_think' in messages[0].content }}|{{ messages[1].content }}";
     assert_eq!(conversation(source, &["s  S ", "u x"], false).unwrap(), "STrue|x");
 }
@@ -593,8 +593,8 @@ fn hostile_templates_end_soon_and_small() {
     }
 }
 
-/// Why the sandbox rewrites programs: minijinja's own limits count instructions and calls, and a handful of
-/// these makes a value of any size.
+/// The reason why the sandbox rewrites programs: minijinja's own limits count instructions and calls, and a
+/// handful of these makes a value of any size.
 #[test]
 fn fuel_and_depth_alone_bound_no_memory() {
     const DOUBLINGS: usize = 22;
@@ -605,7 +605,7 @@ fn fuel_and_depth_alone_bound_no_memory() {
         )
     };
     let mut environment = minijinja::Environment::new();
-    // A hundredth of what a template may use up.
+    // A hundredth of a template's fuel.
     environment.set_fuel(Some(sandbox::FUEL / 100));
     environment.set_recursion_limit(sandbox::MAX_CALL_DEPTH);
     let length = environment.render_str(&source(DOUBLINGS), ()).unwrap();

@@ -1,15 +1,15 @@
-//! How models mark what they think before they answer.
+//! Marks of the thoughts of models before their answers.
 
 /// The marks of a family.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// Thoughts begin with it.
+    /// Mark with which thoughts begin.
     pub(crate) open: &'static str,
-    /// The answer begins behind it.
+    /// Mark behind which the answer begins.
     pub(crate) close: &'static str,
-    /// Which of the two a template of the family contains.
+    /// The one of the two that a template of the family contains.
     known_by: &'static str,
-    /// An answer without thoughts begins behind this.
+    /// Text behind which an answer without thoughts begins.
     direct: &'static str,
 }
 
@@ -17,7 +17,7 @@ const fn marks(open: &'static str, close: &'static str) -> Marks {
     Marks { open, close, known_by: close, direct: "" }
 }
 
-/// The first whose mark is in a template is its own.
+/// The first family whose mark is in a template is the template's.
 static FAMILIES: [Marks; 12] = [
     // Other channels than the final one are thoughts.
     Marks {
@@ -40,12 +40,12 @@ static FAMILIES: [Marks; 12] = [
 ];
 
 impl Marks {
-    /// Those of the family that these texts of a template belong to.
+    /// The marks of the family that these texts of a template belong to.
     pub(crate) fn of(texts: &[&str]) -> Option<&'static Marks> {
         FAMILIES.iter().find(|marks| texts.iter().any(|text| text.contains(marks.known_by)))
     }
 
-    /// Whether thoughts have begun at the end of what a template writes.
+    /// Whether thoughts have begun at the end of a template's text.
     pub(super) fn are_open(&self, text: &str) -> bool {
         match (text.rfind(self.open), text.rfind(self.close)) {
             (Some(open), Some(close)) => open > close,
@@ -53,7 +53,8 @@ impl Marks {
         }
     }
 
-    /// What a template that ends in `text` is continued with so that the answer follows at once.
+    /// The text that a prompt which ends in `text` needs behind it, so that the answer follows without
+    /// thoughts.
     pub(super) fn closing(&self, text: &str) -> String {
         match self.are_open(text) {
             true if text.ends_with('\n') => format!("\n{}\n\n", self.close),

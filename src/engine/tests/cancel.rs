@@ -9,7 +9,7 @@ use steadytext_engine::{
 
 use crate::PATIENCE;
 
-/// One token, computed in one pass.
+/// A request for one token, computed in one pass.
 fn request(key: u64) -> Request {
     let prompt = format!("request {key}");
     let work = Work::Generate(Generate {

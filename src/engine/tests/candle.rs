@@ -1,4 +1,4 @@
-//! The backend on candle's tensors: the same bytes on one machine, whole requests, what it refuses; and the
+//! The backend on candle's tensors: the same bytes on one machine, whole requests, refusals; and the
 //! verification of models, which compares the backends.
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -80,7 +80,7 @@ fn passes_threads_and_truncations_change_no_byte_on_one_machine() {
         probe.extend(&tokens).unwrap();
         for kept in [140, 128, 127, 65, 64, 1, 0] {
             probe.truncate(kept);
-            // Recurrent layers go back to where there is a copy of what they keep.
+            // Recurrent layers go back to the last copy of their state.
             let left = probe.len();
             let recurrent = architecture.is_recurrent_family();
             assert!(
@@ -194,7 +194,7 @@ fn submit(engine: &Engine, path: &Path, key: u64, work: Work) -> Receiver<Event>
     events
 }
 
-/// Which model answers, and what comes of it.
+/// The model that answers, and the result.
 fn end(events: &Receiver<Event>) -> (Option<ModelIdentity>, Result<Output, Error>) {
     let mut identity = None;
     loop {
@@ -249,7 +249,7 @@ fn whole_requests(architecture: Architecture) {
     let (expected, _) = run(alone, 1);
     let guessing = Config { prompt_lookup: PromptLookup::On, ..config(BackendChoice::Candle) };
     let (twice, reused) = run(guessing, 2);
-    // Recurrent layers have copies of what they keep in some blocks only.
+    // Recurrent layers have copies of their state in some blocks only.
     let is_recurrent = architecture != Architecture::Qwen3;
     assert!(reused > 0 || is_recurrent, "the second time finds the blocks of the first");
     assert!(twice.iter().all(|outputs| *outputs == expected[0]));
@@ -319,7 +319,7 @@ fn candle_starts_no_threads_but_those_of_its_barrier() {
         let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
         let known = |name: &String| name.starts_with("st-") || name.starts_with("candle-bp-");
         let strangers: Vec<String> = names.filter(|name| !known(name)).collect();
-        // The harness and the test.
+        // The threads of the harness and of the test.
         assert!(strangers.len() <= 2, "{strangers:?}");
     });
 }
@@ -399,7 +399,7 @@ fn verification_through_an_engine_says_which_file_it_was_and_can_be_cancelled() 
     let (_, refused) = end(&submit(&engine, &path, 2, what(MAX_POSITIONS + 1)));
     assert!(matches!(refused, Err(Error::InvalidRequest(_))), "{refused:?}");
 
-    // Two at a time are too many; who is first is cancelled as soon as it has begun.
+    // Two at a time are too many; the first is cancelled as soon as it has begun.
     let (sender, events) = unbounded();
     let model = ModelSource::File(path.clone());
     let request = Request { key: 3, model, salt: 0, dedup_key: None, work: what(MAX_POSITIONS) };
@@ -409,7 +409,7 @@ fn verification_through_an_engine_says_which_file_it_was_and_can_be_cancelled() 
     assert!(matches!(second, Err(Error::QueueFull { .. })), "{second:?}");
     ticket.cancel();
     assert!(matches!(end(&events).1, Err(Error::Cancelled)));
-    // Where there is no room for a second form of the model, that is said before it is taken.
+    // If there is no room for a second form of the model, the error comes before the memory is taken.
     let little = Config { memory_limit_mb: 1, ..config(BackendChoice::Auto) };
     let engine = Engine::start(little).unwrap();
     let (_, refused) = end(&submit(&engine, &path, 5, what(4)));

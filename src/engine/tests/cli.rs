@@ -1,4 +1,4 @@
-//! The command line `steadytext-engine`: help, mistakes, and what `inspect` says of files that run and of
+//! The command line `steadytext-engine`: help, mistakes, and the output of `inspect` for files that run and
 //! files that don't.
 
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ fn said(arguments: &[&str]) -> (String, String, i32) {
 struct World(TempDir);
 
 impl World {
-    /// A tiny model, spoiled.
+    /// A tiny model, altered by `spoil`.
     fn model(&self, spoil: impl FnOnce(&mut File)) -> PathBuf {
         let mut model = file(&Spec::tiny(Architecture::Qwen3)).unwrap();
         spoil(&mut model);
@@ -38,7 +38,7 @@ fn world() -> World {
     World(TempDir::new().unwrap())
 }
 
-/// What `inspect` says of a file, as text, and its exit status.
+/// The output of `inspect` for a file, and its exit status.
 fn inspected(path: &Path) -> (String, i32) {
     let (text, _, status) = said(&["inspect", path.to_str().unwrap()]);
     (text, status)
@@ -166,7 +166,7 @@ fn an_unknown_family_is_refused_with_its_neighbours_and_the_list() {
     assert!(text.contains("architecture \"qwen3xl\" is unknown; near it: \"qwen3\""), "{text}");
     assert!(text.contains("hint: Use a model of one of these architectures: "), "{text}");
     assert!(text.contains("tokenizer       gpt2, qwen2, 512 tokens"), "what can be read is there: {text}");
-    // Other commands say the same, and the hint.
+    // Other commands give the same reason, and the hint.
     let (_, errors, status) = said(&["generate", path.to_str().unwrap(), "Hi"]);
     assert!(errors.contains("\"qwen3xl\" is unknown") && errors.contains("\nhint: Use a model"), "{errors}");
     assert_eq!(status, 1);

@@ -50,7 +50,7 @@ impl World {
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
-    /// Last events by key, of so many requests.
+    /// The last events of so many requests, by key.
     fn endings(&self, count: usize) -> Vec<(u64, Result<Output, Error>)> {
         let mut endings = Vec::new();
         while endings.len() < count {
@@ -163,7 +163,7 @@ fn a_model_whose_file_was_replaced_is_loaded_anew_and_each_answer_says_which_one
     let first = identity(&world.events);
     assert_eq!(recorded(&model), Some(first));
     world.wait_for_progress();
-    // What runs goes on with the file that it began with; what comes waits for its end.
+    // A running request goes on with the file that it began with; later ones of the model wait for its end.
     world.model(2);
     world.submit(2, &model, None, 4);
     world.submit(3, &ModelSource::Builtin, None, 4);
@@ -172,7 +172,7 @@ fn a_model_whose_file_was_replaced_is_loaded_anew_and_each_answer_says_which_one
     let second = identity(&world.events);
     assert_ne!(second.hash, first.hash);
     assert_eq!(recorded(&model), Some(second));
-    // The cancelled one may have been told of before or after.
+    // The event of the cancelled request may come before or after.
     assert!(world.endings(1).iter().any(|(key, _)| *key == 2));
 }
 

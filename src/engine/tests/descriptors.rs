@@ -1,4 +1,4 @@
-//! At the limit of open files.
+//! The engine at the limit of open files.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -32,7 +32,7 @@ fn answered(client: &mut Client) {
 
 #[test]
 fn at_the_limit_of_open_files_newcomers_are_refused_at_once_and_the_connected_are_served() {
-    // The limit is the process's.
+    // The limit is that of the process, so the test has one to itself.
     alone(
         "descriptors::at_the_limit_of_open_files_newcomers_are_refused_at_once_and_the_connected_are_served",
         refuse_at_the_limit,
@@ -49,14 +49,14 @@ fn refuse_at_the_limit() {
     let server = Server::start_with(&path, Arc::clone(&engine), Limits::of(4096)).unwrap();
     let mut connected = Client::connect(&path).unwrap();
     answered(&mut connected);
-    // Sockets that want to connect when the process may open nothing more.
+    // Sockets made in advance, to connect when the process may open no more files.
     let newcomers: Vec<_> = (0..20)
         .map(|_| rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap())
         .collect();
     let before = getrlimit(Resource::Nofile);
     let open = std::fs::read_dir("/proc/self/fd").unwrap();
     let highest = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).max();
-    // Gaps below are filled first.
+    // Unused descriptors below the limit are filled first.
     let filling: Vec<_> =
         (0..highest.unwrap()).map_while(|_| std::fs::File::open("/dev/null").ok()).collect();
     let lowest_free = filling.iter().map(|file| std::os::fd::AsRawFd::as_raw_fd(file) as u64 + 1).max();
@@ -71,12 +71,12 @@ fn refuse_at_the_limit() {
         // A connection of which nothing was read may end with a reset.
         let _ = (&stream).read_to_end(&mut said);
         assert!(said.len() > 4, "it was told nothing: {said:?}");
-        // Its place in the list of messages, and in that of reasons.
+        // The numbers of the message and of the reason.
         assert_eq!(said[4..6], [3, 0], "{said:?}");
         // Closing it would make room.
         told.push(stream);
     }
-    // Counted after it was told.
+    // It is counted after the client was told.
     let begun = Instant::now();
     while server.refused() < 20 {
         assert!(begun.elapsed() < PATIENCE, "{} were refused", server.refused());

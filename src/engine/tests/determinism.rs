@@ -1,4 +1,4 @@
-//! The same bytes whatever the chunks, truncations, threads and batch mates.
+//! The same bytes for all chunks, truncations, threads and batch mates.
 
 use std::path::{Path, PathBuf};
 
@@ -99,7 +99,7 @@ fn a_truncated_cache_forgets() {
             let recurrent = architecture.is_recurrent_family();
             let kept = if recurrent { length / 64 * 64 } else { length };
             assert_eq!(probe.len(), kept, "{architecture:?}");
-            // Something else in between, which must leave no trace.
+            // Other tokens in between, which must leave no trace.
             probe.extend(&[5, 6, 7, 8]).unwrap();
             probe.truncate(kept);
             assert_eq!(probe.len(), kept, "{architecture:?}");
@@ -168,7 +168,7 @@ fn batch_mates_threads_and_restarts_change_no_byte() {
         let config = Config { threads, max_running, ..Config::default() };
         assert!(run(&path, config, &work) == expected, "{threads} threads, {max_running} running");
     }
-    // The other way round, so that everything meets other mates.
+    // In reverse order, so that each request is computed together with others.
     let reversed: Vec<Work> = work.iter().rev().cloned().collect();
     let mut outputs = run(&path, Config { threads: 2, ..Config::default() }, &reversed);
     outputs.reverse();

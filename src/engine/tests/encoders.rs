@@ -1,4 +1,4 @@
-//! Encoders in an engine: batches, company, limits, cancels, and files that go away.
+//! Encoders in an engine: batches, texts computed together, limits, cancels, and files that disappear.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -129,7 +129,7 @@ fn more_texts_than_requests_may_run_are_computed_together() {
 
 #[test]
 fn generating_goes_on_while_many_texts_are_embedded() {
-    // Big enough that all texts together take a while.
+    // Large enough that all texts together take a while.
     let (_directory, model) = folder(&Bert { width: 256, feed_forward: 1024, layers: 6, ..Bert::default() });
     let engine = engine(2);
     embed(&engine, &model, &["load it".to_owned()]);
@@ -284,7 +284,7 @@ fn cancelled_texts_end_at_once_and_the_others_go_on() {
             submit(&engine, key, &model, Work::Embed(Embed::passage(text)), Reply::new(sender.clone()))
         })
         .collect();
-    // Some are in the pass by now.
+    // Some requests are in the pass by now.
     loop {
         if matches!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Started { .. }) {
             break;
@@ -328,15 +328,14 @@ fn a_folder_whose_weights_are_cut_short_fails_its_texts_and_nothing_else() {
         submit(&engine, key, &model, Work::Embed(Embed::passage(text)), Reply::new(sender.clone()));
     }
     assert!(ends(&events, 1).values().all(Result::is_ok));
-    // Through another name: a file that is not there does not count as changed, so that its mapping stays in
-    // use.
+    // Truncated under another name: a missing file does not count as changed, so its mapping stays in use.
     let elsewhere = model.join("elsewhere");
     std::fs::rename(&weights, &elsewhere).unwrap();
     std::fs::OpenOptions::new().write(true).open(&elsewhere).unwrap().set_len(0).unwrap();
     let rest = ends(&events, texts.len() - 1);
     let is_lost = |end: &Result<_, _>| matches!(end, Err(Error::LostModel { path }) if *path == weights);
     assert!(rest.values().any(is_lost), "{rest:?}");
-    // Which is only looked for again when the mapping is gone.
+    // The file is only looked for again when the mapping is gone.
     let missing = |end: &Result<_, _>| matches!(end, Err(Error::ModelFile { .. }));
     assert!(rest.values().all(|end| end.is_ok() || is_lost(end) || missing(end)), "{rest:?}");
     std::fs::rename(&elsewhere, &weights).unwrap();
@@ -419,7 +418,7 @@ fn an_encoder_without_a_head_ranks_by_the_cosine_of_its_vectors() {
 fn a_text_that_is_too_long_is_cut_at_the_end_of_the_context_where_that_is_wanted() {
     let (_directory, path) = folder(&Bert::default());
     let engine = engine(2);
-    // A token each, beside the two around them: 256 in all.
+    // One token each, beside the two around them: 256 in all.
     let long = "a ".repeat(254);
     let embed = |text: String, truncate| Work::Embed(Embed { truncate, ..Embed::passage(text) });
     let work = vec![
@@ -484,7 +483,7 @@ fn a_long_text_counts_for_the_memory_limit_while_it_is_computed() {
     let Err(Error::OutOfMemory { what, .. }) = outcome(&engine, 4000) else { panic!("there is no room") };
     assert_eq!(what, "the workspace of a long text");
     assert_eq!(outcome(&engine, 3).unwrap(), short);
-    // It is given back: another one fits where one does.
+    // The memory is given back: another model fits in its place.
     let engine = limited(needed_mb + 16);
     let long = outcome(&engine, 4000).unwrap();
     assert_eq!(outcome(&engine, 3).unwrap(), short);

@@ -93,7 +93,7 @@ fn generate(prompt: &str, max_tokens: usize) -> Work {
     })
 }
 
-/// Varied tokens, the same every time, that end before one of the strings.
+/// Varied but reproducible tokens, up to one of the strings.
 fn stopping(prompt: &str, max_tokens: usize, stop: &[&str]) -> Work {
     let stop = stop.iter().map(ToString::to_string).collect();
     let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
@@ -342,7 +342,7 @@ fn memory_limits_refuse_what_can_never_fit() {
 
 #[test]
 fn requests_wait_for_room_in_the_cache() {
-    // Room for one of them at a time.
+    // Room for one request at a time.
     let world = World::new(Config { kv_cache_mb: 1, ..quick() });
     let model = world.model("model.gguf", &endless());
     let requests: Vec<_> = (0..4).map(|_| world.submit(&model, generate("wait your turn", 1200))).collect();
@@ -364,7 +364,7 @@ fn models_make_room_for_each_other_and_idle_ones_go() {
         World::new(Config { memory_limit_mb: limit, kv_cache_mb: 1, model_idle_timeout: timeout, ..quick() });
     let one = world.model("one.gguf", &spec);
     let two = world.model("two.gguf", &Spec { seed: 2, ..spec });
-    // Two models in turns: each pushes the other out as soon as it is idle.
+    // Two models in turns: each replaces the other as soon as that is idle.
     let requests: Vec<_> =
         (0..6).map(|i| world.submit(if i % 2 == 0 { &one } else { &two }, generate("p", 50))).collect();
     for (_, events) in &requests {

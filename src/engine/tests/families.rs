@@ -1,6 +1,6 @@
-//! Every family of decoders against llama.cpp, whose logits are written down: random weights in f32, at
-//! positions beyond windows and the contexts that rotations are stretched from. `make check-peer` makes the
-//! file anew, and compares quantized weights as well.
+//! Every family of decoders against recorded logits of llama.cpp: random weights in f32, at positions beyond
+//! windows and the contexts that rotations are stretched from. `make check-peer` makes the file again, and
+//! compares quantized weights as well.
 
 use std::collections::HashMap;
 
@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 const REFERENCE: &str = include_str!("families.tsv");
 
-/// Largest difference of a logit, in standard deviations of all that are compared. What is left is the
-/// rounding of keys and values to f16 and of sums (measured: at most 0.004).
+/// Largest difference of a logit, in standard deviations of all that are compared. The differences come from
+/// the rounding of keys and values to f16 and of sums (measured: at most 0.004).
 const BOUND: f32 = 0.01;
 
 /// Logits that are compared, by family and position.
@@ -66,8 +66,8 @@ fn logits_are_those_of_llama_cpp() {
     assert!(reference.is_empty(), "families that nobody makes: {:?}", reference.keys());
 }
 
-/// Candle has no part in what the other backend computes, nor in the reference. Windows are crossed; one
-/// family goes on to where rotations are stretched to.
+/// Candle shares no code with the other backend's computation, nor with the reference. Positions go beyond
+/// windows, and for one family to where rotations are stretched.
 #[test]
 fn logits_on_candle_are_those_of_llama_cpp() {
     let reference = reference();

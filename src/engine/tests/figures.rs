@@ -1,4 +1,4 @@
-//! What the engine says of itself while it works, and when it has nothing to do.
+//! The figures of an engine while it works, and when it has nothing to do.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use steadytext_engine::{
 
 use crate::PATIENCE;
 
-/// An engine, and what it says.
+/// An engine, and the figures that it publishes.
 fn watched(config: Config) -> (Engine, Receiver<Figures>) {
     let (sender, said) = unbounded();
     let tell: FiguresSink = Arc::new(move |figures| {
@@ -36,7 +36,7 @@ fn run(engine: &Engine, works: Vec<Work>) {
     }
 }
 
-/// What it says last of all, of an engine that has nothing left to do.
+/// The last figures of an engine that has nothing left to do.
 fn last(said: &Receiver<Figures>) -> Figures {
     loop {
         let figures = said.recv_timeout(PATIENCE).unwrap();
@@ -68,7 +68,7 @@ fn work_is_counted_and_nothing_is_left_of_it_in_the_end() {
     assert!(done.pass_requests > done.passes, "some were computed together: {done:?}");
     assert!(done.prefill_micros > 0 && done.decode_micros > 0, "{done:?}");
     assert!(done.looked_up_tokens >= done.reused_tokens + done.prefill_tokens, "{done:?}");
-    // Who has nothing to do says nothing more.
+    // An idle engine publishes nothing more.
     assert!(said.is_empty());
     run(&engine, vec![Work::Embed(Embed::passage("a text"))]);
     let more = last(&said).statistics;

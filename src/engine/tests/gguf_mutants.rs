@@ -1,5 +1,5 @@
-//! Thousands of damaged model files: opening them and making tokenizer and template from them neither
-//! panics nor takes memory out of proportion. The damage is the same in every run.
+//! Thousands of damaged model files: opening them, and making tokenizer and template from them, neither
+//! panics nor takes excessive memory. The damage is the same in every run.
 #![cfg(target_os = "linux")]
 
 use std::path::Path;
@@ -12,7 +12,8 @@ use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{Architecture, Spec};
 
 const MUTANTS: usize = 3_000;
-/// Room for the sandbox's stack and the allocator's arenas; a number taken from a file asks for more.
+/// Room for the sandbox's stack and the allocator's arenas; allocations by a number from a damaged file
+/// exceed it.
 const HEADROOM_BYTES: u64 = 512 << 20;
 
 /// A whole small model without its tensors' bulk, and with a key of every type.
@@ -28,7 +29,7 @@ fn sample() -> Vec<u8> {
     bytes
 }
 
-/// Everything that can be reached from the file is touched.
+/// Reads everything that can be reached from the file.
 fn visit(path: &Path) -> bool {
     let Ok(gguf) = Gguf::open(path) else { return false };
     let mut seen = 0usize;
@@ -94,7 +95,7 @@ fn open_mutants() {
             match next(6) {
                 0 => bytes[at] = next(256) as u8,
                 1 => bytes[at] ^= 1 << next(8),
-                // Numbers that break sums and products.
+                // Numbers that overflow sums and products.
                 2 | 3 => {
                     let numbers = [0, 1, 1 << 31, u64::from(u32::MAX), 1 << 62, u64::MAX - 31, u64::MAX];
                     let width = [4, 8][next(2)].min(bytes.len() - at);

@@ -1,6 +1,6 @@
-//! The engine's bytes, written down: whoever changes one of them notices, and raises `KERNEL_VERSION`, so
-//! that cached answers of before are not given any more. The same on every x86-64 machine, whatever its
-//! instructions and the number of threads.
+//! Recorded digests of the engine's bytes: a change that alters one of them is noticed, and has to raise
+//! `KERNEL_VERSION`, so that cached answers of before are not given any more. The digests are the same on
+//! every x86-64 machine, for all instructions and numbers of threads.
 #![cfg(target_arch = "x86_64")]
 
 use std::path::Path;
@@ -20,10 +20,10 @@ use steadytext_test_models::{
 };
 use tempfile::TempDir;
 
-/// Of this version are the digests below.
+/// The version of the kernels that gives the digests below.
 const VERSION: i32 = 2;
 
-/// What is computed, and the first half of its SHA-256.
+/// The name of each computation, and the first half of the SHA-256 of its result.
 const GOLDEN: [(&str, &str); 73] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
@@ -320,7 +320,7 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     results
 }
 
-/// Answers that have to match something.
+/// Constraints for answers.
 fn constrained() -> [(&'static str, Constraint); 3] {
     let schema = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "kind": {"enum": ["a", "bé"]},
         "count": {"type": "integer", "minimum": -3, "maximum": 1200}}, "required": ["name", "kind", "count"],
@@ -332,12 +332,12 @@ fn constrained() -> [(&'static str, Constraint); 3] {
     ]
 }
 
-/// What is cut into words in different ways.
+/// A text that the splitters of vocabularies cut in different ways.
 const NASTY: &str = "It's we'LL  1234567 (abc)\tab\r\n\n  x\u{a0}y \u{2003}z\u{3000}\u{e9}e\u{301} \u{1f469}\u{200d}\u{1f4bb} \u{17f}'\u{17f} \
     \u{4f60}\u{597d}\u{ff11}\u{ff12} \u{661}\u{662} ---a  \n \nab12ab '\u{130}i <|im_start|> 12,345.67\u{feff}end ";
 
-/// Token ids of [`NASTY`] by a vocabulary that shows where words end: what is merged across the borders of
-/// one way.
+/// Token ids of [`NASTY`] by a vocabulary that shows where words end: it has merges across the borders of
+/// each splitter.
 fn words(path: &Path, splitter: Splitter) -> Vec<u8> {
     let spec = Spec { splitter, vocab: 700, ..Spec::default() };
     let mut made = file(&spec).unwrap();
@@ -373,7 +373,7 @@ fn words(path: &Path, splitter: Splitter) -> Vec<u8> {
         match (key.as_str(), value) {
             ("tokenizer.ggml.tokens", Value::Strings(tokens)) => {
                 let first = tokens.len() - merges.len();
-                // In the place of words, whose own merges go as well.
+                // In place of words, whose own merges are removed as well.
                 for ((left, right), token) in merges.iter().zip(&mut tokens[first..]) {
                     *token = format!("{left}{right}");
                 }

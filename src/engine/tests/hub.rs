@@ -1,4 +1,4 @@
-//! Downloads from a hub on this machine, which does everything that hubs and networks do wrong.
+//! Downloads from a hub on this machine, which makes all the mistakes that hubs and networks make.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ impl World {
         Card::read(&self.path().join(name)).unwrap().unwrap()
     }
 
-    /// What lies in the directory of the models, without what is on its way.
+    /// The files in the directory of the models, without those that are being fetched.
     fn names(&self) -> Vec<String> {
         let entries =
             self.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -81,7 +81,7 @@ impl World {
         names
     }
 
-    /// What is on its way.
+    /// The files that are being fetched.
     fn staged(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.path().join(".pull")];
         let mut files = Vec::new();
@@ -127,17 +127,17 @@ fn a_model_arrives_with_its_card_and_leaves_nothing_else() {
     let moment = world.progress.moment();
     assert_eq!((moment.total, moment.done), (1_000_000, 1_000_000));
 
-    // Again it is there, and none of its bytes are fetched.
+    // A second pull finds it, and fetches none of its bytes.
     assert!(world.pull(REPOSITORY).unwrap().was_there);
     assert_eq!(world.hub.times(FILE), 1);
-    // Without its card, its content tells.
+    // Without its card, it is recognised by its content.
     std::fs::remove_file(world.path().join(format!("{FILE}.card.json"))).unwrap();
     assert!(world.pull(REPOSITORY).unwrap().was_there);
     assert_eq!(
         (world.hub.times(FILE), world.card(FILE).sha256),
         (1, Some(world.hub.sha256(REPOSITORY, FILE)))
     );
-    // Another one of the same length is replaced.
+    // A file of the same length with another content is replaced.
     world.hub.add(REPOSITORY, FILE, bytes(2));
     assert!(!world.pull(REPOSITORY).unwrap().was_there);
     assert_eq!(world.read(FILE), bytes(2));
@@ -224,7 +224,7 @@ fn a_file_that_has_changed_meanwhile_is_fetched_from_its_beginning() {
     let last = world.hub.asked().pop().unwrap();
     assert_eq!((last.range.as_deref(), last.status), (Some("bytes=300000-"), 200));
 
-    // Another content at the hub: what has arrived is of another file.
+    // Another content at the hub: the part that has arrived belongs to another file.
     let other = self::world();
     other.hub.fault(FILE, [Fault::Cut(300_000), Fault::Cut(0), Fault::Cut(0)]);
     other.pull(REPOSITORY).unwrap_err();
@@ -255,7 +255,7 @@ fn other_bytes_than_were_announced_never_become_a_model() {
     let error = world.pull(REPOSITORY).unwrap_err();
     assert!(matches!(&error, HubError::Damaged { reason, .. } if reason.contains("SHA-256")), "{error}");
     assert!(world.names().is_empty());
-    // Once is forgiven.
+    // A single spoiled download is fetched again.
     world.hub.fault(FILE, [Fault::Spoil]);
     world.pull(REPOSITORY).unwrap();
     assert_eq!(world.read(FILE), bytes(1));
@@ -268,7 +268,7 @@ fn other_bytes_than_were_announced_never_become_a_model() {
         "{error}"
     );
     assert!(longer.names().is_empty());
-    // Bytes on the disk that somebody has spoiled are found as well.
+    // Bytes on the disk that were spoiled are found as well.
     let spoiled = self::world();
     spoiled.hub.fault(FILE, [Fault::Cut(300_000), Fault::Cut(0), Fault::Cut(0), Fault::Cut(0)]);
     spoiled.pull(REPOSITORY).unwrap_err();
@@ -285,7 +285,7 @@ fn a_registered_checksum_is_compared_before_anything_is_fetched() {
     let error = world.order(&Order { sha256: Some([7; 32]), ..order(REPOSITORY) }).unwrap_err();
     assert!(matches!(error, HubError::NotRegistered { .. }), "{error}");
     assert_eq!(world.hub.times(FILE), 0);
-    // A hub that announces nothing is found out afterwards.
+    // If a hub announces no checksum, the error is found afterwards.
     world.hub.be_silent();
     let error = world.order(&Order { sha256: Some([7; 32]), ..order(REPOSITORY) }).unwrap_err();
     assert!(matches!(error, HubError::NotRegistered { .. }), "{error}");
@@ -301,7 +301,7 @@ fn who_is_asked_to_wait_waits() {
     world.hub.fault(FILE, [Fault::Status(429, Some(("Retry-After", "1")))]);
     world.pull(REPOSITORY).unwrap();
     assert_eq!(world.read(FILE), bytes(1));
-    // Not for ever, and not for a day.
+    // The wait is bounded, also where the hub asks for a day.
     world.hub.fault("list", [Fault::Status(429, None), Fault::Status(429, None), Fault::Status(429, None)]);
     assert!(matches!(world.pull(REPOSITORY).unwrap_err(), HubError::TooManyRequests { .. }));
     world.hub.fault("list", [Fault::Status(429, Some(("Retry-After", "86400")))]);
@@ -502,7 +502,7 @@ fn a_model_of_another_repository_is_not_replaced_and_its_own_is() {
     let error = world.pull("acme/evil").unwrap_err();
     assert!(matches!(&error, HubError::Taken { from, .. } if from.contains(REPOSITORY)), "{error}");
     assert_eq!((world.read(FILE), world.hub.times(FILE)), (bytes(1), 1), "nothing was fetched");
-    // A file that somebody has put there.
+    // A file that a user has put there.
     std::fs::write(world.path().join("mine.gguf"), bytes(3)).unwrap();
     world.hub.add("acme/mine", "mine.gguf", bytes(4));
     assert!(matches!(world.pull("acme/mine").unwrap_err(), HubError::Taken { .. }));
@@ -542,7 +542,7 @@ fn many_who_want_the_same_model_at_once_download_it_once() {
         let first = pull();
         assert!(world.hub.wait_until_held(1));
         let others: Vec<_> = (0..3).map(|_| pull()).collect();
-        // They have seen the list, and wait.
+        // All of them have read the list, and wait.
         while world.hub.asked().iter().filter(|asked| asked.path.starts_with("/api/")).count() < 4 {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -561,7 +561,7 @@ fn a_download_stops_when_it_is_told_to() {
         let pulling = scope.spawn(|| world.pull(REPOSITORY));
         assert!(world.hub.wait_until_held(1));
         world.progress.stop();
-        // It does not wait for the hub, which still says nothing.
+        // It does not wait for the hub, which still does not answer.
         pulling.join().unwrap().unwrap_err()
     });
     assert!(matches!(error, HubError::Cancelled), "{error}");
@@ -611,7 +611,7 @@ fn a_full_disk_is_an_error_that_says_how_much_is_missing() {
     let world = world();
     let pull =
         || pull(&world.settings(), &order(&format!("{REPOSITORY}:{FILE}")), disk.0.path(), &world.progress);
-    // Where the size is known, nothing is fetched.
+    // If the size is known, no byte is fetched.
     let error = pull().unwrap_err();
     assert!(matches!(error, HubError::DiskFull { needed_mb: 1, available_mb: 0, .. }), "{error}");
     assert_eq!(world.hub.times(FILE), 0);

@@ -1,5 +1,5 @@
-//! Keys and values in 8 bits: the same bytes whatever must not matter, how far they are from those in 16
-//! bits, and the memory that they save.
+//! Keys and values in 8 bits: the same bytes in all circumstances, their distance from those in 16 bits, and
+//! the memory that they save.
 
 use crossbeam_channel::unbounded;
 use steadytext_engine::summary::{Load, Summary};
@@ -78,7 +78,7 @@ fn a_token_takes_about_half_the_memory() {
         let load = Load { requests: 1, tokens: 64, threads: 1, kv_cache_type };
         Summary::of(&model, load).unwrap().0.state_bytes_per_token.unwrap()
     });
-    // A byte for each element, and two for each 32.
+    // One byte for each element, and two for each 32.
     assert_eq!(q8_0 * 32, f16 * 17);
 }
 
@@ -109,7 +109,7 @@ fn what_does_not_fit_into_the_cache_in_16_bits_does_in_8() {
     let model = model(&directory, &spec);
     let load = |kv_cache_type| Load { requests: 1, tokens: 64, threads: 1, kv_cache_type };
     let of_a_token = Summary::of(&model, load(KvCacheType::F16)).unwrap().0.state_bytes_per_token.unwrap();
-    // More than a megabyte holds, and less than two do.
+    // More than one megabyte holds, and less than two hold.
     let tokens = ((1 << 20) * 3 / 2 / of_a_token) as usize;
     let engine = |kv_cache_type| {
         Engine::start(Config { threads: 2, nice: 0, kv_cache_mb: 1, kv_cache_type, ..Config::default() })

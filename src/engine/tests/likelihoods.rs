@@ -1,5 +1,5 @@
-//! Likelihoods of answers from outside: against the logits that they are made of, and with everything that
-//! must not matter.
+//! Likelihoods of answers from outside: compared with the logits that they are made of, and in all
+//! circumstances that must not change them.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 
-/// Beginnings that others share, one that another one goes on behind, characters of several bytes.
+/// Beginnings that others share, an answer that is the beginning of another one, characters of several bytes.
 const ANSWERS: [&str; 8] =
     ["yes", "yes it is", "no", "yesterday, and the day before", "Österreich", "ö", "no, not at all", "a"];
 
@@ -76,7 +76,7 @@ fn by_hand(model: &ModelSource, prompt: &str, begin: &str, answers: &[&str]) -> 
     let template = ChatTemplate::from_gguf(&gguf).unwrap();
     let conversation = Conversation { prompt, direct: true, ..Conversation::default() };
     let mut given = template.encode(&tokenizer, &conversation).unwrap().tokens;
-    // What goes on behind something else: without what tokenizers put before a text.
+    // The tokens of a text that follows another one, without those that the tokenizer puts before a text.
     let behind = |text: &str| {
         let (bar, both) = (tokenizer.encode("|").unwrap(), tokenizer.encode(&format!("|{text}")).unwrap());
         assert_eq!(both[..bar.len()], bar, "{text}");
@@ -146,7 +146,7 @@ fn likelihoods_depend_on_nothing_but_prompt_and_answer() {
             .iter()
             .map(|prompt| bits(&values(&submit(&alone, &model, likelihoods(prompt, "", &ANSWERS)))))
             .collect();
-        // Each answer that nobody goes on behind is by itself what it is among the others.
+        // An answer that no other one continues has the same likelihood alone as among the others.
         let one = values(&submit(&alone, &model, likelihoods(&prompts[3], "", &ANSWERS[3..4])));
         assert_eq!(bits(&one)[0], expected[3][3]);
         for config in [
@@ -218,7 +218,7 @@ fn what_others_ask_for_again_is_not_computed_again() {
     assert_eq!(vec![other[1], other[0]], first);
     let before = engine.statistics();
     assert!(before.computed_tokens > 0);
-    // Nobody has said that others will ask for it.
+    // A request that is not marked as repeated is computed.
     assert_eq!(values(&submit(&engine, &ModelSource::Builtin, asked(&["one", "two"], false))), first);
     assert!(engine.statistics().computed_tokens > before.computed_tokens);
 }
@@ -243,7 +243,7 @@ fn answers_that_nobody_can_compare_are_refused() {
     }
     let error = refused(likelihoods(&"many words ".repeat(300), "", &["a", "b"]));
     assert!(matches!(error, Error::PromptTooLong { context_length: 128, .. }), "{error}");
-    // The prompt has room, and what has to be computed of the answer has none.
+    // There is room for the prompt, but none for the tokens of the answers.
     let error = refused(likelihoods("which", "", &["a", "word after word ".repeat(60).as_str()]));
     assert!(matches!(error, Error::PromptTooLong { context_length: 128, .. }), "{error}");
     let most = values(&submit(&engine, &ModelSource::Builtin, likelihoods("which", "", &many[..1000])));

@@ -1,4 +1,4 @@
-//! What a model file must have: every tensor in its shape and type, and nothing that the decoder leaves out.
+//! Requirements of a model file: every tensor in its shape and type, and nothing that the decoder leaves out.
 
 use std::path::PathBuf;
 
@@ -41,8 +41,8 @@ fn every_tensor_is_missed_by_its_name() {
     for architecture in Architecture::ALL {
         let spec = Spec { tied: true, ..Spec::tiny(architecture) };
         for tensor in file(&spec).unwrap().tensors {
-            // Biases but those of experts, and the factors of Llama 3, are optional in every architecture,
-            // and a fused matrix is missed by the names of its parts.
+            // Biases, except for those of experts, and the factors of Llama 3 are optional in every
+            // architecture, and errors about a missing fused matrix name its parts.
             let optional = [".bias", "attn_qkv.weight", "ffn_gate_up_exps.weight", "rope_freqs.weight"];
             // Keys are values in blocks of Gemma 4 that have none.
             let of_gemma4 = ["attn_v.weight", "layer_output_scale.weight", "ffn_down_exps.scale"];
@@ -67,7 +67,7 @@ fn every_shape_is_checked() {
             let name = tensor.name.clone();
             let alter = |file: &mut File| {
                 let tensor = file.tensor_mut(&name).unwrap();
-                // As many bytes, in another shape.
+                // The same number of bytes, in another shape.
                 match &mut tensor.shape[..] {
                     [row, rows] | [row, rows, _] => (*row, *rows) = (*row * 2, *rows / 2),
                     shape => shape[0] /= 2,
@@ -148,12 +148,12 @@ fn what_gemma_3n_says_of_its_streams_gates_and_keys_is_checked() {
     corrupt(&spec, number("embedding_length_per_layer_input", 0), "embedding_length_per_layer_input");
     corrupt(&spec, number("embedding_length_per_layer_input", 128), "inp_gate.weight");
     corrupt(&spec, number("attention.sliding_window", 0), "gemma3n.attention.sliding_window");
-    // A rank that is no multiple of anything is that of no matrix.
+    // No matrix has such a rank.
     for shape in [vec![64], vec![64, 1 << 40]] {
         let alter = |file: &mut File| file.tensor_mut("blk.1.laurel_l.weight").unwrap().shape = shape;
         corrupt(&spec, alter, "");
     }
-    // What the published sizes have is meant where nothing is said: the first blocks keep one gate in twenty.
+    // Missing keys mean the values of the published sizes: the first blocks keep one gate in twenty.
     let logits = |alter: &dyn Fn(&mut File)| {
         let mut probe = open(&spec, alter).unwrap();
         probe.extend(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap().unwrap().to_vec()
@@ -207,7 +207,7 @@ fn numbers_of_experts_and_ways_to_choose_them_are_checked() {
     unsupported(&spec, number("leading_dense_block_count", 1), "qwen3moe.leading_dense_block_count");
     unsupported(&spec, set("expert_weights_norm", Value::Bool(false)), "qwen3moe.expert_weights_norm");
     unsupported(&spec, set("expert_weights_scale", Value::F32(2.5)), "qwen3moe.expert_weights_scale");
-    // An expert has to begin with a panel.
+    // The rows of an expert have to begin with a panel.
     let narrow = Spec {
         feed_forward: 40,
         quantization: Quantization::uniform(Kind::F32),
@@ -236,7 +236,7 @@ fn what_the_decoder_cannot_do_is_refused_by_name() {
         },
         "blk.0.ffn_gate_exps.weight",
     );
-    // Blocks that would not be computed, and parts that other families have.
+    // Blocks that would not be computed, and tensors of other families.
     unsupported(&spec, |file| file.set("qwen3.block_count", Value::U32(1)), "blk.1.");
     for name in ["blk.00.attn_q.weight", "blk.2.attn_q.weight", "per_layer_token_embd.weight"] {
         unsupported(

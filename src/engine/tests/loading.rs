@@ -1,7 +1,7 @@
-//! Models are loaded beside the engine thread: nobody else waits, and nobody waits for ever.
+//! Models are loaded beside the engine thread: other requests do not wait, and no request waits for ever.
 //!
-//! A load is held up for as long as a test wants by what another process that writes the file of panels would
-//! have: the lock on it.
+//! The tests hold up a load by means of the lock that another process would have while it writes the file of
+//! panels.
 
 use std::fs::File;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -42,7 +42,7 @@ impl World {
         ModelSource::File(path)
     }
 
-    /// Loading the model goes no further until the file is dropped.
+    /// Loading the model stops until the file is dropped.
     fn hold_up(&self, name: &str) -> File {
         let path = self.path(&format!("{name}.panels.new"));
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path).unwrap();
@@ -61,7 +61,7 @@ impl World {
         self.events.recv_timeout(PATIENCE).unwrap()
     }
 
-    /// The next event that is not progress must be this request's last one.
+    /// The next event, progress aside, must be the last one of this request.
     fn ended(&self, key: u64) -> Result<Output, Error> {
         loop {
             let event = self.next();
@@ -97,7 +97,7 @@ fn requests_of_other_models_go_on_while_a_model_is_loaded() {
     for key in 1..=3 {
         world.submit(key, &model, generate("the same for all", 5));
     }
-    // Those behind it are told when it is their turn.
+    // Requests behind it are told when it is their turn.
     let event = world.next();
     assert!(event.key == 1 && matches!(event.kind, EventKind::Loading), "{event:?}");
     for key in 10..13 {

@@ -1,5 +1,5 @@
 //! Files that are cut short under a running engine: their requests fail, the others go on, and the next
-//! request opens the file anew. Without the handler a test's process ends by a signal.
+//! request opens the file again. Without the signal handler, the process of a test ends by a signal.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -47,8 +47,8 @@ impl World {
     }
 }
 
-/// Its embedding is looked up in the model's file, everything else is in panels; both are larger than what
-/// the system reads ahead.
+/// Its embedding is looked up in the model's file, all else is in panels; both are larger than the system's
+/// read-ahead.
 fn spec() -> Spec {
     Spec {
         tied: false,
@@ -64,7 +64,7 @@ fn panels(model: &Path) -> PathBuf {
     model.with_file_name(format!("{}.panels", model.file_name().unwrap().to_str().unwrap()))
 }
 
-/// Leaves nothing of a file, and its name and inode as they are.
+/// Truncates a file to nothing, and keeps its name and inode.
 fn cut(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();

@@ -1,9 +1,9 @@
-//! The engine from outside. One binary, one module for each subject: linking a binary for each of them took
-//! longer than running most of them. `cargo test -p steadytext-engine --test engine NAME` runs what has NAME
-//! in its path.
+//! Tests of the engine from outside. One binary, with one module for each subject: linking a binary for each
+//! of them took longer than running most of them. `cargo test -p steadytext-engine --test engine NAME` runs
+//! the tests with NAME in their path.
 //!
-//! Modules are neighbours in one process. What changes the process, or reads what belongs to all of it, runs
-//! in a process of its own ([`alone`]).
+//! Modules run side by side in one process. A test that changes the process, or reads what belongs to all of
+//! it, runs in a process of its own ([`alone`]).
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use steadytext_engine::memory::Allocator;
 
-/// As the extension has it.
+/// The allocator of the extension.
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
@@ -58,15 +58,14 @@ mod valid_text;
 mod vocabularies;
 mod windows;
 
-/// Nothing in these tests takes longer unless it hangs, however busy the machine is.
+/// No step of these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Set in the process that a test has to itself.
 const ALONE: &str = "STEADYTEXT_TEST_ALONE";
 
-/// Runs `body` in another process, which runs nothing but the test of this path (`module::name`), and passes
-/// on whether it has failed. For limits of the process, its list of threads, and signals that would end
-/// everything.
+/// Runs `body` in another process, which runs nothing but the test of this path (`module::name`), and fails
+/// if it fails. For limits of the process, its list of threads, and signals that would end all tests.
 fn alone(path: &str, body: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {
         return body();

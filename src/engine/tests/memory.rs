@@ -1,4 +1,4 @@
-//! An engine that has little memory, or none: requests fail with an error that says so, and the next ones are
+//! An engine with little memory, or none: requests fail with an error that says so, and the next ones are
 //! served.
 #![cfg(target_os = "linux")]
 
@@ -40,7 +40,7 @@ fn submit(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> (usize, Rec
     (count, events)
 }
 
-/// What becomes of some work that is submitted at once.
+/// The results of requests that are submitted at once.
 fn run(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> Vec<Result<Output, Error>> {
     let (count, events) = submit(engine, model, works);
     let mut ends = Vec::new();
@@ -57,8 +57,8 @@ fn run(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> Vec<Result<Out
     ends
 }
 
-/// How many of them there was no memory for. Other errors than those of the request itself are none that may
-/// come.
+/// The number of requests for which there was no memory. No other errors may come than those of the requests
+/// themselves.
 fn refused(what: &str, ends: &[Result<Output, Error>]) -> usize {
     let no_memory = |end: &&Result<Output, Error>| match end {
         Ok(_)
@@ -135,7 +135,7 @@ fn within(megabytes: u64) {
     let engine = Engine::start(Config { threads: 2, nice: 0, ..Config::default() }).unwrap();
     let builtin = ModelSource::Builtin;
     let usual = || vec![generate("hello", 8), Work::Embed(Embed::passage("hello"))];
-    // Threads and models that are there already have what they need.
+    // The threads and models of these requests have their memory already.
     let before: Vec<_> = run(&engine, &builtin, usual()).into_iter().map(Result::unwrap).collect();
     let _ = run(&engine, &builtin, vec![constrained(Constraint::Choice(vec!["yes".into(), "no".into()]))]);
     let limit = address_space() + (megabytes << 20);
@@ -163,7 +163,7 @@ fn within(megabytes: u64) {
     ];
     for (what, model, works) in rounds {
         without += refused(what, &run(&engine, model, works));
-        // What is small goes on, at the latest when what was large has gone.
+        // Small requests are served again, at the latest when the large ones are gone.
         for _ in 0..20 {
             let now = run(&engine, &builtin, usual());
             if refused(what, &now) == 0 {
@@ -191,7 +191,7 @@ fn what_waits_counts_and_what_does_not_fit_is_refused_until_there_is_room() {
     let engine = Engine::start(config).unwrap();
     let builtin = ModelSource::Builtin;
     run(&engine, &builtin, vec![generate("load it", 1)]).remove(0).unwrap();
-    // Each holds some five megabytes, and most of them wait.
+    // Each request holds some five megabytes, and most of them wait.
     let text = "words ".repeat(170_000);
     let ends = run(&engine, &builtin, (0..60).map(|_| generate(&text, 1)).collect());
     let refused = refused("the queue", &ends);
@@ -200,7 +200,7 @@ fn what_waits_counts_and_what_does_not_fit_is_refused_until_there_is_room() {
         panic!("none says why")
     };
     assert!(error.to_string().contains("queue"), "{error}");
-    // When they have gone there is room again.
+    // When they are gone there is room again.
     let again = run(&engine, &builtin, vec![generate(&text, 1), generate("short", 3)]);
     assert!(
         again.iter().any(Result::is_ok)

@@ -1,5 +1,5 @@
-//! A real encoder, all-MiniLM-L6-v2, against what transformers compute with it (`minilm/reference.jsonl`,
-//! made by `minilm/reference.py`). `scripts/fetch-minilm.sh` fetches the model.
+//! A real encoder, all-MiniLM-L6-v2, against the results of transformers (`minilm/reference.jsonl`, made by
+//! `minilm/reference.py`). `scripts/fetch-minilm.sh` fetches the model.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// The model as a GGUF file, as llama.cpp's converter names things.
+/// The model as a GGUF file, with the names of llama.cpp's converter.
 fn gguf() -> (TempDir, PathBuf) {
     let folder = folder();
     let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();

@@ -1,6 +1,6 @@
-//! The tables of docs/models.md: written from what the engine knows and from what its tests name, and
-//! compared with the page. A family that is added to the engine or to a test comes into them by itself; `make
-//! docs-models` writes them.
+//! The tables of docs/models.md: generated from the engine and from the names in its tests, and compared with
+//! the page. A family that is added to the engine or to a test appears in them by itself; `make docs-models`
+//! writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const WRITE: &str = "STEADYTEXT_WRITE_DOCS";
 const PAGE: &str = "../../docs/models.md";
 
-/// What is published in a family's form.
+/// The published models of a family.
 struct Published {
     family: &'static str,
     /// Models that people use.
@@ -25,13 +25,13 @@ struct Published {
     tokenizers: &'static [(&'static str, &'static str)],
     /// Their chat templates, by the names that llama.cpp's tree has for them.
     templates: &'static [&'static str],
-    /// What the tests of real weights call them.
+    /// Their names in the tests of real weights.
     real: &'static [&'static str],
 }
 
 const SENTENCE_PIECE: (&str, &str) = ("llama", "");
 
-/// Of families that are not among the engine's nothing is shown.
+/// Entries of families that the engine does not have are not shown.
 const PUBLISHED: &[Published] = &[
     Published {
         family: "llama",
@@ -263,10 +263,10 @@ const PUBLISHED: &[Published] = &[
     },
 ];
 
-/// Besides the files below, every test whose first lines speak of it.
+/// Proof by any test with this name in its first lines, beside the files below.
 const LLAMA_CPP: &str = "llama.cpp";
 
-/// How a family is verified: a word for the table, and the files whose mention of it says so.
+/// The proofs of a family: a word for the table, and files that prove it by naming the family.
 const PROOFS: &[(&str, &[&str])] = &[
     ("candle", &["tests/oracle.rs", "tests/oracle", "model/encoder/tests/families.rs"]),
     (LLAMA_CPP, &["../../bench/src/engine/agreement.rs"]),
@@ -356,7 +356,7 @@ fn proofs(family: &str, published: Option<&Published>) -> Vec<String> {
     proofs
 }
 
-/// Whether a test that says that it compares with llama.cpp names the family.
+/// Whether a test names the family that, by its first lines, compares with llama.cpp.
 fn beside_llama_cpp(family: &str) -> bool {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let files = tests.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -404,17 +404,17 @@ fn texts(path: &Path) -> Vec<String> {
     paths.iter().flat_map(|path| texts(path)).collect()
 }
 
-/// A name as it is the same in code and in files.
+/// A name in the form that code and files share.
 fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// What is known of published templates, if anything.
+/// The recorded outcomes of published templates.
 fn template_outcomes() -> String {
     texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join("template/reference/expected.jsonl")).concat()
 }
 
-/// Whether files with such a tokenizer are not refused for it.
+/// Whether files with such a tokenizer are not refused because of it.
 fn is_read((model, pre): (&str, &str)) -> bool {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("model.gguf");
@@ -424,7 +424,7 @@ fn is_read((model, pre): (&str, &str)) -> bool {
     made.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
     let load = Load { requests: 1, tokens: 1, threads: 1, kv_cache_type: KvCacheType::F16 };
     let (summary, _) = Summary::of(&ModelSource::File(path), load).unwrap();
-    // What such a tokenizer needs beside its name is not there, which makes the file a corrupt one.
+    // The file has nothing else that such a tokenizer needs, which makes it a corrupt one.
     let about = |reason: &str| reason.contains("tokenizer") && !reason.starts_with("it is corrupt");
     !summary.refusals.iter().any(|refusal| about(&refusal.reason))
 }

@@ -1,5 +1,5 @@
-//! How tokens are chosen beyond temperature and seed: bias and penalties, whatever computes them; what is
-//! told of the first token; and texts as a tokenizer sees them.
+//! The choice of tokens beyond temperature and seed: bias and penalties, on all backends; the event of the
+//! first token; and texts as tokens.
 
 use crossbeam_channel::unbounded;
 use steadytext_engine::{

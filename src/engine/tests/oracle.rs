@@ -1,5 +1,5 @@
-//! The decoder against candle-transformers' quantized models, which share no code with it but the dot
-//! products of blocks that have no panels.
+//! The decoder against candle-transformers' quantized models, which share no code with it except for the dot
+//! products of blocks without panels.
 
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
@@ -19,8 +19,8 @@ impl Oracle {
     fn open(spec: &Spec, path: &std::path::Path) -> Oracle {
         let mut file = std::fs::File::open(path).unwrap();
         let mut content = gguf_file::Content::read(&mut file).unwrap();
-        // Without this key candle makes the tables of qwen3's rotation in f16, which has no integers beyond
-        // 2,048.
+        // Without this key candle makes the tables of qwen3's rotation in f16, which cannot represent all
+        // integers beyond 2,048.
         content.metadata.insert("general.dtype".to_owned(), gguf_file::Value::U32(0));
         match spec.architecture {
             Architecture::Llama => Oracle::Llama(
@@ -116,7 +116,7 @@ fn logits_agree_with_candle_in_f32() {
 }
 
 /// Beyond position 1,000 candle's f32 angles (position · frequency) are off by up to 2^-24 of the position,
-/// which adds about 1e-4 radians to what is there anyway.
+/// which adds about 1e-4 radians to the usual difference.
 #[test]
 fn logits_agree_with_candle_beyond_position_1000() {
     for architecture in ARCHITECTURES {
@@ -127,7 +127,7 @@ fn logits_agree_with_candle_beyond_position_1000() {
 
 /// With quantized weights any difference, however small, flips the rounding of some activations to 8 bits,
 /// and each flip causes more: the two end up as far from each other as both are from exact activations
-/// (measured: 0.05 to 0.14). That the products themselves are right is a test beside them.
+/// (measured: 0.05 to 0.14). Other tests show that the products themselves are right.
 #[test]
 fn logits_agree_with_candle_on_every_quantization() {
     let kinds = [

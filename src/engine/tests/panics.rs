@@ -1,4 +1,4 @@
-//! A panic inside the engine's thread is told to whom it concerns and counted; everything else goes on.
+//! A panic on the engine's thread is reported to the requests concerned and counted; everything else goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use steadytext_test_models::{Architecture, Spec, write};
 
 use crate::PATIENCE;
 
-/// Makes the engine panic at a place, as often as is asked for.
+/// Makes the engine panic at a place, a given number of times.
 #[derive(Clone, Default)]
 struct Fault(Arc<AtomicU32>);
 
@@ -64,7 +64,7 @@ fn finish(events: &Receiver<Event>) -> Result<Output, Error> {
     }
 }
 
-/// The error of a panic says where it was.
+/// The error of a panic gives its place.
 fn assert_blames(result: Result<Output, Error>, place: &str) {
     let Err(Error::Panicked(message)) = result else { panic!("{place}: {result:?}") };
     assert!(message.starts_with(&format!("a fault in {place} at ")), "{message}");
@@ -88,13 +88,13 @@ fn a_panic_in_admit_fails_its_request_alone_and_gives_its_place_back() {
         Engine::start(fault.config("admit", Config { queue_capacity: 3, ..Config::default() })).unwrap();
     let model = ModelSource::Builtin;
     finish(&submit(&engine, &model, "loads the model")).unwrap();
-    // More than the queue has places.
+    // More requests than the queue has places.
     for round in 0..10 {
         fault.arm(1);
         assert_blames(finish(&submit(&engine, &model, "the first")), "admit");
         assert_settles(&engine, round + 1);
     }
-    // As many as the queue takes, all at once.
+    // As many requests as the queue takes, all at once.
     let events: Vec<_> = (0..3).map(|i| submit(&engine, &model, &format!("after it {i}"))).collect();
     events.iter().for_each(|events| drop(finish(events).unwrap()));
     assert!(!engine.is_gone());
@@ -147,7 +147,7 @@ fn a_thread_that_panics_whatever_it_does_ends_and_says_so() {
     let events = submit(&engine, &ModelSource::Builtin, "it never gets its turn");
     ended.recv_timeout(PATIENCE).unwrap();
     assert!(engine.is_gone());
-    // Nothing has begun it: another engine can do it.
+    // The request was not begun, so another engine can do it.
     assert!(matches!(finish(&events), Err(Error::Stopped)));
     let after = submit(&engine, &ModelSource::Builtin, "too late");
     assert!(matches!(finish(&after), Err(Error::Stopped)));

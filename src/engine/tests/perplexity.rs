@@ -1,10 +1,10 @@
 //! The builtin model against llama.cpp, by losses of llama.cpp that `make check-peer` writes into
-//! `builtin_losses.tsv`; that command compares everything else as well.
+//! `builtin_losses.tsv`; that command makes all other comparisons as well.
 
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{ModelSource, Probe};
 
-/// Of each token but the first: minus the logarithm of its probability after those before it.
+/// The loss of each token but the first: minus the logarithm of its probability after those before it.
 fn losses(text: &str) -> Vec<(u32, f64)> {
     let mut probe = Probe::open(&ModelSource::Builtin, 2).unwrap();
     let ids = Tokenizer::from_gguf(probe.gguf()).unwrap().encode(text).unwrap();

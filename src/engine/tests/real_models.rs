@@ -1,5 +1,5 @@
-//! Real decoders, as `scripts/fetch-real-models.sh` fetches them, against what llama.cpp computes with them
-//! (`real_models/reference.jsonl`, made by `bench/peer/real_models.py`). A model that is not there is
+//! Real decoders, fetched by `scripts/fetch-real-models.sh`, against the results of llama.cpp
+//! (`real_models/reference.jsonl`, made by `bench/peer/real_models.py`). A model that was not fetched is
 //! skipped, with a line that says so.
 
 use std::io::Write as _;
@@ -17,12 +17,12 @@ use crate::PATIENCE;
 
 /// Tokens of the text whose perplexity is measured.
 const TOKENS: usize = 2000;
-/// Both sides quantize activations, and round elsewhere.
+/// Both sides quantize activations, and round at different places.
 const PERPLEXITY_BOUND: f64 = 0.005;
-/// llama.cpp's is that with keys and values in 16 bits.
+/// llama.cpp's perplexity is that with keys and values in 16 bits.
 const PERPLEXITY_BOUND_OF_8_BITS: f64 = 0.01;
-/// Where llama.cpp's best token is ahead of the second one by less, in logits, either may come first: logits
-/// of the two differ by a few hundredths of their deviation, which is about 3.
+/// If llama.cpp's best token leads the second one by less, in logits, either may come first: logits of the
+/// two differ by a few hundredths of their deviation, which is about 3.
 const NEAR_TIE: f64 = 0.5;
 
 /// The lines of the reference of a model.
@@ -40,7 +40,7 @@ fn fetched(test: &str, file: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    // Past the test's own capture of what it prints.
+    // Written directly, past the test harness, which captures output.
     let _ = writeln!(
         std::io::stderr(),
         "real_models::{test}: SKIPPED, target/real-models/{file} is not there (scripts/fetch-real-models.sh)"
@@ -52,7 +52,7 @@ fn numbers(value: &Json) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap() as u32).collect()
 }
 
-/// Tokens of a text as llama.cpp makes them, with what the model wants at the beginning.
+/// Tokens of a text as in llama.cpp, with those that the model wants at the beginning.
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     let mut ids = tokenizer.encode_marked(text).unwrap();
     if let Some(bos) = tokenizer.bos().filter(|bos| ids.first() != Some(bos)) {
@@ -91,7 +91,8 @@ fn perplexity(test: &str, model: &str, kind: KvCacheType) {
     assert!((ratio - 1.0).abs() < bound, "perplexity is {ours}, llama.cpp's {theirs}: {ratio}");
 }
 
-/// Follows llama.cpp's answers token by token: wherever it is sure of the next one, so is the engine.
+/// Follows llama.cpp's answers token by token: where llama.cpp is sure of the next one, the engine chooses it
+/// too.
 fn answers(test: &str, model: &str) {
     let lines = reference(model);
     let file = lines.iter().find_map(|line| line["file"].as_str()).unwrap();

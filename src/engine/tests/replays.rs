@@ -1,6 +1,6 @@
-//! Replays of a mixed set of requests under everything that must not matter: batch mates, order of arrival,
-//! slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts, priorities and
-//! pauses, which suspend requests.
+//! Replays of a mixed set of requests in all circumstances that must not matter: batch mates, order of
+//! arrival, slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts,
+//! priorities and pauses, which suspend requests.
 //!
 //! Some dozens of replays by default; `make bench-determinism` sets REPLAYS=1000 and reads the lines
 //! `name<TAB>value` that are printed. A replay follows from its number, so a failure can be repeated:
@@ -18,9 +18,9 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 
-/// Replays where nobody asks for a number.
+/// Number of replays by default.
 const FEW: u64 = 24;
-/// Bytes of a text that is long.
+/// Bytes of a long text.
 const LONG: usize = 300;
 /// SplitMix64.
 struct Random(u64);
@@ -48,8 +48,8 @@ impl Random {
     }
 }
 
-/// The builtin model and some of random weights, two of them with layers that are not attention, in all the
-/// formats that are repeatable everywhere.
+/// The builtin model and some with random weights, two of them with layers other than attention, in all the
+/// formats that are reproducible everywhere.
 fn models(directory: &TempDir) -> Vec<ModelSource> {
     let mixed = Quantization {
         embedding: Kind::Q6K,
@@ -71,7 +71,7 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
         spec(Architecture::Lfm2, Quantization::q4_k_m(), Pooling::Mean),
         spec(Architecture::Qwen35, mixed, Pooling::Last),
         spec(Architecture::GraniteHybrid, mixed, Pooling::Mean),
-        // Experts, and windows and sinks.
+        // Experts, and windows with sinks.
         spec(Architecture::GptOss, Quantization::mxfp4(), Pooling::Last),
     ];
     let files = specs.iter().enumerate().map(|(i, spec)| {
@@ -82,7 +82,7 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
     std::iter::once(ModelSource::Builtin).chain(files).collect()
 }
 
-/// What is asked of each model: short and long, greedy and sampled, common beginnings, repetitions.
+/// The requests to each model: short and long, greedy and sampled, common beginnings, repetitions.
 fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     let text = |seed: usize, words: usize| -> String {
         (0..words).map(|i| format!("{} ", (seed * 7919 + i * i * 31) % 1000)).collect()
@@ -163,7 +163,7 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     work.into_iter().map(|work| (model.clone(), work)).collect()
 }
 
-/// An encoder, and what is asked of it.
+/// An encoder, with its requests.
 fn encoder(directory: &TempDir) -> Vec<(ModelSource, Work)> {
     let path = directory.path().join("encoder");
     Bert { kind: Kind::F16, labels: 1, ..Bert::default() }.write_folder(&path).unwrap();
@@ -201,12 +201,12 @@ fn submit(
     ticket
 }
 
-/// Anybody's, as urgent as may be.
+/// A random user and priority.
 fn any_standing(random: &mut Random) -> Standing {
     Standing { owner: random.below(3) as u32, priority: 1 + random.below(10) as u8, paced: false }
 }
 
-/// The next last event.
+/// The last event of the next request that ends.
 fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
     loop {
         let event = events.recv_timeout(PATIENCE).unwrap();
@@ -221,7 +221,7 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
     }
 }
 
-/// Each request by itself, with nothing that could save work.
+/// Each request by itself, without anything that could save work.
 fn alone(set: &[(ModelSource, Work)], kv_cache_type: KvCacheType) -> Vec<Output> {
     let config = Config {
         kv_cache_type,
@@ -255,8 +255,8 @@ fn any_config(random: &mut Random, kv_cache_type: KvCacheType) -> Config {
     }
 }
 
-/// Runs some of the set, in any order, among requests that are cancelled; `slowly`, only a few that are not
-/// long. Returns how many were run and which of them gave something else.
+/// Runs some of the set, in random order, among requests that are cancelled; if `slowly`, only a few that are
+/// not long. Returns how many were run, and which of them gave another result.
 fn replay(
     engine: &Engine,
     set: &[(ModelSource, Work)],
@@ -288,7 +288,7 @@ fn replay(
         let (salt, standing) = (random.next() % 2, any_standing(random));
         let ticket = submit(engine, *key, &set[*key], (salt, standing), &sender);
         pending += 1;
-        // Some pause at once or later, and go on before anything is waited for.
+        // Some requests pause at once or later, and go on before the test waits for any.
         if random.below(4) == 0 {
             held.push(ticket);
         }
@@ -327,7 +327,8 @@ fn replays_change_no_byte() {
     let (mut requests, mut differing, mut slowly, mut kind) = (0, 0, false, 0);
     for number in first..first + replays {
         let mut random = Random(number);
-        // A third of the replays begin with a restart; the others find what those before them have left.
+        // A third of the replays begin with a restart; the others reuse the state that those before them have
+        // left.
         if number % 3 == 0 || session.is_none() {
             add(&mut total, session.take());
             // Without vectors, and on x86 without fused multiply-add, a token takes a hundred times as long.
@@ -361,7 +362,7 @@ fn replays_change_no_byte() {
     assert_eq!(differing, 0);
     assert!(total.reused_tokens > 64 * replays && total.right_guesses > replays, "{total:?}");
     assert!(total.guessed_tokens > total.right_guesses + replays, "{total:?}");
-    // Whether keys and values are forgotten depends on time; the tests of turns see to it.
+    // Whether keys and values are forgotten depends on time, so the tests of turns cover it.
     assert!(total.suspended_requests > replays, "{total:?}");
 }
 

@@ -1,5 +1,5 @@
-//! Reranking from outside: scores against the logits that they are made of, what is shared, what must not
-//! matter.
+//! Reranking from outside: scores compared with the logits that they are made of, shared work, and
+//! circumstances that must not change scores.
 
 use std::path::{Path, PathBuf};
 
@@ -158,7 +158,7 @@ fn a_head_that_cannot_be_used_is_refused_by_name() {
 fn models_without_a_form_of_their_own_compare_embeddings() {
     let directory = TempDir::new().unwrap();
     for pooling in [Pooling::Last, Pooling::Mean, Pooling::Cls] {
-        // One that embeds, though it could say yes and no; and one that could not.
+        // A model that embeds, although it could say yes and no; and one that could not.
         for rerank_form in [spec().rerank, None] {
             let spec = Spec { pooling: Some(pooling), rerank: rerank_form, ..spec() };
             let path = saved(&directory, &spec);
@@ -168,7 +168,7 @@ fn models_without_a_form_of_their_own_compare_embeddings() {
                 Ok(Output::Embedding(vector)) => vector,
                 other => panic!("{other:?}"),
             };
-            // Both longer than a block of keys and values.
+            // Both are longer than a block of keys and values.
             let (query, document) = ("a query ".repeat(40), "and a document ".repeat(30));
             let (a, b) = (embed(&query), embed(&document));
             let cosine: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -194,7 +194,7 @@ fn documents_of_one_query_compute_what_they_have_in_common_once() {
     let documents = documents();
     let lengths: Vec<u64> =
         documents.iter().map(|document| prompt(&tokenizer, &query, document).len() as u64).collect();
-    // What differs begins behind the query; blocks have 64 tokens.
+    // The prompts differ only behind the query; blocks have 64 tokens.
     let common = (prompt(&tokenizer, &query, "").len() as u64 - 20) / 64 * 64;
     assert!(common > 1000, "{common}");
     let before = engine.statistics();
@@ -281,10 +281,10 @@ fn a_document_is_cut_where_that_is_wanted_and_everything_around_it_stays() {
         assert!(matches!(score(pair("which", &long, false)), Err(Error::PromptTooLong { .. })), "{name}");
         let longer = format!("{long} and more");
         assert_eq!(score(pair("which", &longer, true)).unwrap(), Output::Score(cut), "{name}");
-        // The query is read, so it matters, and it is never cut.
+        // The model reads the query, so it matters, and it is never cut.
         assert_ne!(score(pair("another", &long, true)).unwrap(), Output::Score(cut), "{name}");
         assert!(matches!(score(pair(&long, "short", true)), Err(Error::PromptTooLong { .. })), "{name}");
-        // What has room is not touched.
+        // A pair that fits is not cut.
         let short = score(pair("which", "short", false)).unwrap();
         assert_eq!(score(pair("which", "short", true)).unwrap(), short, "{name}");
     }
@@ -302,7 +302,7 @@ fn a_text_is_cut_by_a_decoder_and_keeps_the_tokens_around_it() {
     };
     let long = "x y z ".repeat(100);
     let cut = |text: &str| Embed { truncate: true, ..Embed::passage(text) };
-    // As long as the context has room for, and not one token more.
+    // As long as the context has room for, and not one token longer.
     let whole = (1..=long.len())
         .rev()
         .find(|end| tokenizer.encode_embedding(&long[..*end]).unwrap().len() == 64)

@@ -1,4 +1,4 @@
-//! Keys and values that are reused, and tokens that are guessed: what is saved, and that no byte changes.
+//! Reused keys and values, and guessed tokens: the work that they save, and that no byte changes.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ impl World {
         finish(&self.submit(salt, work)).1
     }
 
-    /// How many tokens were reused and computed by something.
+    /// The tokens that `something` has reused and computed.
     fn counting<T>(&self, something: impl FnOnce() -> T) -> (u64, u64, T) {
         let before = self.engine.statistics();
         let result = something();
@@ -110,7 +110,7 @@ fn a_prompt_that_was_computed_is_not_computed_again() {
     let (reused, computed, second) = world.counting(|| world.run(0, generate(&prompt, 20)));
     assert_eq!((reused, computed), (kept, length + 19 - kept));
     assert_eq!(second, first);
-    // The common beginning only, which ends inside a block.
+    // Only the common beginning is reused, which ends inside a block.
     let longer = format!("{prompt} and more");
     let (reused, _, other) = world.counting(|| world.run(0, generate(&longer, 20)));
     assert!(reused > 400 && reused % 64 == 0, "{reused} of {length}");
@@ -175,7 +175,7 @@ fn kept_blocks_make_room_for_requests() {
     for (i, output) in (0..).zip(outputs) {
         assert_eq!(other.run(0, generate(&words(i % 7, 150), 20)), output);
     }
-    // One that needs nearly all there is, beside what is kept.
+    // A request that needs nearly all memory, while blocks are kept.
     let Output::Text { generated_tokens, .. } = world.run(0, generate("long", 1200)) else { panic!() };
     assert_eq!(generated_tokens, 1200);
 }
@@ -246,7 +246,7 @@ fn recurrent_layers_reuse_whole_blocks_and_take_guesses_back() {
                     || if seed == 0 { greedy(&prompt, max_tokens) } else { generate(&prompt, max_tokens) };
                 let (_, computed, output) = world.counting(|| world.run(0, work()));
                 assert_eq!(output, off.run(0, work()), "{architecture:?}, {lookup:?}, {max_tokens} tokens");
-                // A wrong guess is taken back, and nothing before it.
+                // A wrong guess is taken back, and no token before it.
                 assert!(computed < 4000, "{architecture:?}, {lookup:?}: {computed} rows");
             }
             let statistics = world.engine.statistics();

@@ -1,5 +1,5 @@
-//! Thousands of damaged folders: loading them neither panics nor takes memory out of proportion, and an
-//! engine that has met them goes on. The damage is the same in every run.
+//! Thousands of damaged folders: loading them neither panics nor takes excessive memory, and the engine goes
+//! on after them. The damage is the same in every run.
 #![cfg(target_os = "linux")]
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use steadytext_engine::{Config, Embed, Engine, Error, EventKind, ModelSource, Ou
 use steadytext_test_models::Bert;
 
 const MUTANTS: usize = 1_500;
-/// Room for workspaces and the allocator's arenas; a number taken from a file asks for more.
+/// Room for workspaces and the allocator's arenas; allocations by a number from a damaged file exceed it.
 const HEADROOM_BYTES: u64 = 1 << 30;
 const FILES: [&str; 7] = [
     "config.json",
@@ -30,7 +30,7 @@ fn limit_memory() {
     setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) }).unwrap();
 }
 
-/// What becomes of a text on the folder.
+/// The result of embedding a text with the folder's model.
 fn embed(engine: &Engine, folder: &Path) -> Result<Vec<f32>, Error> {
     let (sender, events) = unbounded();
     let work = Work::Embed(Embed::passage("Hello wörld, 日本 ab12!"));

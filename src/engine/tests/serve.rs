@@ -1,5 +1,5 @@
-//! `steadytext-engine serve`: what it says to whoever starts it, what it tells those who watch it, and how it
-//! ends.
+//! `steadytext-engine serve`: its output to the process that starts it, its figures for clients that watch
+//! it, and its exit status.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -11,7 +11,7 @@ use steadytext_engine::socket::{Client, FromEngine, State};
 use steadytext_engine::{Embed, Event, EventKind, ModelSource, Output, Request, Work};
 use tempfile::TempDir;
 
-/// Nothing here takes longer unless it hangs.
+/// No step takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn start(socket: &Path, more: &[&str]) -> Child {
@@ -39,7 +39,7 @@ fn embed(key: u64) -> Request {
     Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }
 
-/// The next message that `wanted` makes something of.
+/// The next message for which `wanted` returns a value.
 fn wait_for<T>(client: &mut Client, mut wanted: impl FnMut(FromEngine) -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -80,12 +80,12 @@ fn it_serves_tells_its_figures_and_ends_with_its_input() {
             FromEngine::State(State { figures: Some(figures), .. }) => told = Some(figures),
             _ => {}
         }
-        // The last ones come when there is nothing more to do.
+        // The last figures come when there is nothing more to do.
         told.filter(|told| done && told.running == 0 && told.statistics.passes > 0)
     });
     let figures = told.unwrap();
     assert!(figures.models == 1 && figures.limit_bytes == 500 << 20, "{figures:?}");
-    // Who does not watch is told nothing.
+    // A client that does not watch gets no figures.
     let mut other = Client::connect(&socket).unwrap();
     other.submit(&embed(8)).unwrap();
     wait_for(&mut other, |message| match message {
@@ -134,13 +134,13 @@ fn where_its_engine_has_failed_for_good_it_ends_and_says_so_by_its_status() {
     while !ended {
         assert!(begun.elapsed() < PATIENCE);
         match client.flush().and_then(|()| client.receive()) {
-            // What it had begun has failed, and nothing else happens.
+            // The request that had begun fails, and no other is answered.
             Ok(Some(FromEngine::Event(Event { kind: EventKind::Done(_), .. }))) => panic!("nothing works"),
             Ok(_) => std::thread::sleep(Duration::from_millis(1)),
             Err(_) => ended = true,
         }
     }
-    // Its input has not ended.
+    // Its standard input is still open.
     let _input = child.stdin.take();
     assert_eq!(child.wait().unwrap().code(), Some(FAILED_STATUS));
 }

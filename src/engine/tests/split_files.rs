@@ -1,5 +1,5 @@
-//! Models in several files: they are one model, whatever is cut where, and parts that do not belong together
-//! are refused.
+//! Models in several files: they equal the model in one file, wherever it is cut, and parts that do not
+//! belong together are refused.
 
 use std::path::{Path, PathBuf};
 
@@ -84,7 +84,7 @@ fn what_is_known_of_a_model_holds_as_long_as_all_its_parts_are_the_same() {
     let before = logits(&paths[0]);
     let state = ModelIdentity::file_of(&paths[0]).unwrap();
     assert_eq!(ModelIdentity::file_of(&paths[0]).unwrap(), state);
-    // Another content of the last part: what was packed before is not taken for it.
+    // With another content of the last part, the packed weights of before are not used.
     let tensor = parts[2].tensors.iter_mut().find(|tensor| tensor.name.ends_with("ffn_down.weight")).unwrap();
     tensor.data.iter_mut().skip(2).step_by(34).for_each(|quant| *quant = quant.wrapping_add(1));
     let replaced = directory.path().join("new");
@@ -99,7 +99,7 @@ fn what_is_known_of_a_model_holds_as_long_as_all_its_parts_are_the_same() {
     assert_ne!(ModelIdentity::file_of(&paths[0]).unwrap(), state);
 }
 
-/// The file that is refused, and why.
+/// The file that is refused, and the reason.
 fn refusal(path: &Path) -> (PathBuf, String) {
     match Gguf::open(path).unwrap_err() {
         Error::CorruptModel { path, reason } | Error::UnsupportedModel { path, reason, .. } => (path, reason),
@@ -195,7 +195,7 @@ fn a_part_that_is_cut_short_while_it_is_in_use_fails_the_next_request_by_name() 
 
 fn cut_a_part() {
     let directory = TempDir::new().unwrap();
-    // The embedding is what is looked up in the file later on; here it is in the last part.
+    // The embedding is still looked up in the file after loading; here it is in the last part.
     let spec = Spec {
         tied: false,
         vocab: 20_000,

@@ -40,10 +40,10 @@ fn model(word: usize, template: &str, path: &Path) -> ModelSource {
     ModelSource::File(path.to_owned())
 }
 
-/// A text, the number of its tokens, and why it has ended.
+/// A text, the number of its tokens, and its way of ending.
 type Answer = Result<(String, usize, Finish), Error>;
 
-/// The pieces that were told of, and the result.
+/// The pieces that were sent, and the result.
 fn run(engine: &Engine, model: &ModelSource, how: Generate) -> (Vec<String>, Answer) {
     let (sender, events) = unbounded();
     let work = Work::Generate(how);
@@ -98,11 +98,11 @@ fn thoughts_are_counted_and_not_shown_unless_they_are_asked_for() {
     assert!(text.starts_with(&format!("<think>{thoughts}</think>")) && text.ends_with(&answer), "{text}");
     assert!(text.starts_with(&pieces.concat()), "{pieces:?}");
 
-    // A limit that is met while it thinks leaves no answer.
+    // A limit that is reached among the thoughts leaves no answer.
     let (pieces, result) = run(&engine, &model, generate(3));
     assert_eq!((pieces.concat(), result.unwrap()), (String::new(), (String::new(), 3, Finish::Length)));
 
-    // Stop strings are looked for in what is shown.
+    // Stop strings are searched for in the shown text.
     let stop: String = answer.chars().skip(5).take(4).collect();
     let how = Generate { stop: vec![stop.clone()], ..generate(TOKENS) };
     let (_, result) = run(&engine, &model, how);
@@ -114,7 +114,7 @@ fn thoughts_are_counted_and_not_shown_unless_they_are_asked_for() {
     let (_, result) = run(&engine, &model, Generate { stop: vec![inside], ..generate(TOKENS) });
     assert_eq!(result.unwrap().0, answer);
 
-    // What must match a constraint does so from its beginning.
+    // An answer under a constraint matches it from its first byte on, and has no thoughts before.
     let constraint = Some(Constraint::Regex("[a-z]{3}".to_owned()));
     for thinking in [false, true] {
         let how = Generate { constraint: constraint.clone(), thinking, ..generate(TOKENS) };

@@ -1,4 +1,4 @@
-//! Tokenizers and templates of files that are made for the purpose: what is refused, and what metadata do.
+//! Tokenizers and templates of generated files: refusals, and the effects of metadata.
 
 use std::path::Path;
 
@@ -75,7 +75,7 @@ fn other_kinds_of_tokenizers_are_not_supported_and_named() {
     for name in ["qwen2", "llama-bpe", "gpt-2", "default", "tekken", "smollm"] {
         assert!(Tokenizer::from_gguf(&gguf(&with("tokenizer.ggml.pre", text(name)))).is_ok());
     }
-    // Without the key, llama.cpp's default pattern cuts digits into threes behind letters.
+    // Without the key, llama.cpp's default pattern cuts digits into groups of three behind letters.
     let default = tokenizer(&with("tokenizer.ggml.pre", None));
     let named = tokenizer(&with("tokenizer.ggml.pre", text("default")));
     assert_eq!(default.encode("ab 1234 !?x").unwrap(), named.encode("ab 1234 !?x").unwrap());
@@ -163,16 +163,16 @@ fn the_first_token_is_added_once() {
     file.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
     assert_eq!(tokenizer(&file).bos(), Some(bos));
     assert_eq!(chat(&file).iter().filter(|id| **id == bos).count(), 1);
-    // Llama 3 begins with it unless the file says otherwise.
+    // Llama 3's texts begin with the token unless the file says otherwise.
     file.remove("tokenizer.ggml.add_bos_token");
     assert_eq!(tokenizer(&file).bos(), None);
     file.set("tokenizer.ggml.pre", Value::String("llama-bpe".into()));
     assert_eq!(tokenizer(&file).bos(), Some(bos));
-    // A template that writes it itself.
+    // A template that writes the token itself.
     file.set("tokenizer.chat_template", Value::String("{{ bos_token }}[{{ messages[0].content }}]".into()));
     let ids = chat(&file);
     assert_eq!((ids[0], ids.iter().filter(|id| **id == bos).count()), (bos, 1));
-    // Without a template the prompt stands alone behind it.
+    // Without a template the prompt follows the token.
     file.remove("tokenizer.chat_template");
     assert_eq!(chat(&file)[0], bos);
 }
@@ -184,7 +184,7 @@ fn embeddings_end_as_the_metadata_want() {
     assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), plain);
     file.set("tokenizer.ggml.add_eos_token", Value::Bool(true));
     assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), [plain.as_slice(), &[257]].concat());
-    // Last-token pooling without a word about the end: <|endoftext|> if there is one.
+    // Last-token pooling without a key for the end: <|endoftext|> if there is one.
     file.remove("tokenizer.ggml.add_eos_token");
     file.set("qwen3.pooling_type", Value::U32(3));
     assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), plain);
@@ -216,7 +216,7 @@ fn end_tokens_come_from_metadata_and_names() {
     assert_eq!(tokenizer(&file).end_tokens(), [257]);
     file.set("tokenizer.ggml.eot_token_id", Value::U32(300));
     assert!(tokenizer(&file).is_end(300) && !tokenizer(&file).is_end(301));
-    // All bits set means none.
+    // A number with all bits set means none.
     file.set("tokenizer.ggml.eos_token_id", Value::U32(u32::MAX));
     file.remove("tokenizer.ggml.eot_token_id");
     assert_eq!((tokenizer(&file).eos(), tokenizer(&file).end_tokens().to_vec()), (None, vec![257]));
@@ -335,7 +335,7 @@ fn no_merges_make_a_control_token_of_a_users_text() {
     let tokenizer = tokenizer(&file);
     assert!(tokenizer.is_control(id) && !tokenizer.encode("QZ").unwrap().contains(&id));
     assert_eq!(tokenizer.encode_marked("ZQ").unwrap(), [id + 1]);
-    // What merges make of text is text, even if it looks like a control token.
+    // A token that merges make of text is text, even if it looks like a control token.
     let mut html = self::file(&spec());
     let tokens = strings_mut(&mut html, "tokenizer.ggml.tokens");
     tokens.extend(["</".to_owned(), "s>".to_owned(), "</s>".to_owned()]);
@@ -373,7 +373,7 @@ fn hostile_scores_and_vocabularies_are_errors_or_bounded() {
         let tokenizer = tokenizer(&file);
         let text = "a".repeat(20_000);
         let ids = tokenizer.encode(&text).unwrap();
-        // Whichever pieces are taken, each of them stands for some of the text.
+        // Whichever pieces are taken, each stands for some of the text.
         assert!((1..=text.len()).contains(&ids.len()), "{model}: {} tokens", ids.len());
         if model == "llama" {
             assert_eq!(tokenizer.decode(&ids), text.as_bytes());
@@ -414,7 +414,7 @@ fn names_of_end_tokens_count_as_the_rest_of_the_vocabulary_has_it() {
                 tokens.splice(first.., names.iter().map(ToString::to_string));
             }
         }
-        // Merges that made what was there before.
+        // The merges that make the tokens which were there before.
         file.keys.iter_mut().for_each(|(key, value)| {
             if let ("tokenizer.ggml.merges", Value::Strings(merges)) = (key.as_str(), value) {
                 merges.truncate(merges.len() - names.len());
@@ -500,7 +500,7 @@ fn a_file_may_have_several_templates_or_none() {
         }
         other => panic!("{other:?}"),
     }
-    // An empty one says that texts are to go to the model as they are.
+    // An empty template means that texts go to the model as they are.
     file.set("tokenizer.chat_template", Value::String(String::new()));
     assert_eq!(shown(&file, None).unwrap(), ("PROMPT".to_owned(), Origin::None));
     file.remove("tokenizer.chat_template");

@@ -1,5 +1,5 @@
-//! Whose turn it is: by priority, users in turn, nobody for ever. Counted in turns of the engine, not in
-//! seconds.
+//! The order of requests: by priority, users in turn, and no request waits for ever. Time is counted in turns
+//! of the engine, not in seconds.
 
 use std::sync::Arc;
 
@@ -30,8 +30,8 @@ fn world(config: Config) -> World {
     world_of(Spec::tiny(Architecture::Qwen3), config)
 }
 
-/// With a vocabulary of which a token is drawn in some tenths of a millisecond, so that a text takes longer
-/// than the engine takes to tell of its first pieces.
+/// With a vocabulary from which drawing a token takes some tenths of a millisecond, so that a text takes
+/// longer than the engine takes to send its first pieces.
 fn slow_world(config: Config) -> World {
     world_of(Spec { vocab: 16384, ..Spec::tiny(Architecture::Qwen3) }, config)
 }
@@ -72,7 +72,7 @@ impl World {
         Running { ticket, events }
     }
 
-    /// So many long requests, of which as many run as there are places.
+    /// So many long requests, of which those run that there are places for.
     fn busy(&self, standing: Standing, count: usize, places: usize) -> Vec<Running> {
         let running: Vec<Running> =
             (0..count).map(|i| self.submit(standing, &format!("long story {i}"), 4000)).collect();
@@ -92,7 +92,7 @@ impl Running {
         }
     }
 
-    /// The text, and how many turns there were from its beginning to its end.
+    /// The text, and the number of turns from its beginning to its end.
     fn finish(&self) -> (String, u64) {
         loop {
             let event = self.events.recv_timeout(PATIENCE).unwrap();
@@ -143,7 +143,7 @@ fn a_request_of_the_same_priority_and_user_waits_for_a_place() {
     let long = world.busy(of(1, 8), 2, 2);
     let next = world.submit(of(1, 8), "as urgent", 1);
     let less = world.submit(of(1, 7), "less urgent", 1);
-    // Somebody else is served meanwhile.
+    // Another user is served meanwhile.
     world.submit(of(1, 9), "more urgent", 1).finish();
     assert!(next.events.is_empty() && less.events.is_empty());
     long[0].cancel();
@@ -194,7 +194,7 @@ fn who_has_the_lowest_priority_is_served_however_many_urgent_ones_come() {
     submit(0, 10, 200);
     submit(1, 10, 200);
     submit(2, 1, 100);
-    // All of these come later, and are done after more turns than the patient one has to wait.
+    // All of these come later, and take more turns than the patient request has to wait.
     (3..400).for_each(|key| submit(key, 10, 20));
     let mut order = Vec::new();
     while order.len() < 400 {
@@ -211,13 +211,14 @@ fn who_has_the_lowest_priority_is_served_however_many_urgent_ones_come() {
     let place = order.iter().position(|(key, _)| *key == 2).unwrap();
     let turns = order[place].1;
     assert!(place < 390, "it came at the very end");
-    // Until it is as urgent as they are; then it keeps its place for 64 turns, and comes back after 256.
+    // It waits until it is as urgent as they are; then it keeps its place for 64 turns, and comes back after
+    // 256.
     assert!((9 * 256..9 * 256 + 2 * (64 + 256)).contains(&turns), "it took {turns} turns");
 }
 
 #[test]
 fn a_suspended_request_keeps_its_keys_and_values_while_there_is_room_and_has_the_same_text_anyway() {
-    // Room for one of the urgent requests or for the long one, and for all of them.
+    // Room for one of the urgent requests or for the long one; and then for all of them.
     for (kv_cache_mb, forgets) in [(2, true), (1024, false)] {
         let world = world(Config { kv_cache_mb, prefix_reuse: false, ..Config::default() });
         let expected = world.submit(of(1, 5), "a long story", 1500).finish().0;
@@ -249,7 +250,7 @@ fn a_request_that_is_held_leaves_its_place_to_others_and_goes_on_as_if_nothing_h
     stream.ticket.hold(false);
     world.engine.wake();
     assert_eq!(stream.finish().0, expected);
-    // One that is held for ever can be cancelled.
+    // A request that is paused for ever can be cancelled.
     let other = world.submit(of(1, 8), "another stream", 4000);
     other.wait_for_tokens();
     other.ticket.hold(true);

@@ -1,5 +1,5 @@
-//! Keys and tensors that a family does not read: what would change a result is refused by name, and nothing
-//! that files of the family have.
+//! Keys and tensors that a family does not read: those that would change a result are refused by name, but
+//! none that files of the family have.
 
 use std::path::PathBuf;
 
@@ -36,7 +36,7 @@ fn copy(file: &mut File, of: &str, name: &str) {
 
 #[test]
 fn a_key_changes_the_logits_or_is_refused_by_name() {
-    // A position is not seen any more, or is another one; scores, logits and sums are other ones.
+    // Keys that change the positions that a row sees, the positions themselves, scores, logits or sums.
     let keys = [
         ("attn_logit_softcapping", Value::F32(0.01)),
         ("final_logit_softcapping", Value::F32(0.5)),
@@ -62,7 +62,7 @@ fn a_key_changes_the_logits_or_is_refused_by_name() {
         let name = architecture.name();
         let plain = logits(&spec, |_| {}).unwrap();
         for (key, value) in &keys {
-            // They end the context, or are in files of the family and mean nothing.
+            // Keys that end the context, or that files of the family have without an effect.
             match (name, *key) {
                 ("qwen2" | "qwen3" | "exaone4", "attention.sliding_window") => continue,
                 ("qwen2", "use_parallel_residual") => continue,
@@ -126,7 +126,7 @@ fn what_files_of_all_families_may_have_changes_nothing() {
         let all = |file: &mut File| {
             for (key, value) in &keys {
                 let full = format!("{name}.{key}");
-                // What the family reads says something.
+                // A key that the family reads would change the result.
                 let of_gemma2 = name == "gemma2" && *key == "attn_logit_softcapping";
                 if file.keys.iter().all(|(key, _)| *key != full) && !of_gemma2 {
                     file.set(&full, value.clone());

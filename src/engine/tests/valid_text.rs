@@ -29,7 +29,7 @@ fn generate(seed: u64, temperature: f32, max_tokens: usize) -> Generate {
     }
 }
 
-/// What becomes of them, computed together.
+/// The results of requests that are computed together.
 fn run(engine: &Engine, model: &ModelSource, all: &[Generate]) -> Vec<Result<Output, Error>> {
     let (sender, events) = unbounded();
     for (key, how) in (0..).zip(all) {

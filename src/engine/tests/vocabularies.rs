@@ -1,4 +1,4 @@
-//! The vocabularies with which llama.cpp tests its tokenizers, and what it makes of 47 strings and of random
+//! The vocabularies with which llama.cpp tests its tokenizers, and its tokens of 47 strings and of random
 //! text (`vocabularies/llama_cpp.json`, made by `vocabularies/compare.py`). `scripts/fetch-llama-cpp.sh`
 //! fetches them; without them the tests say so and are skipped.
 
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::tokenizer::Tokenizer;
 
-/// Those that have expected tokens beside them.
+/// Vocabularies that come with expected tokens.
 const NAMES: [&str; 15] = [
     "bert-bge",
     "command-r",
@@ -38,7 +38,7 @@ fn folder() -> Option<PathBuf> {
     if folder.join("ggml-vocab-gpt-2.gguf.out").is_file() {
         return Some(folder);
     }
-    // Not by a macro, whose output is kept from view where a test passes.
+    // Not by a macro, whose output is hidden where a test passes.
     const SKIPPED: &[u8] = b"skipped: there are no vocabularies, scripts/fetch-llama-cpp.sh fetches them\n";
     std::io::stderr().write_all(SKIPPED).unwrap();
     None
@@ -74,7 +74,7 @@ fn tokens_of_all_vectors_are_those_of_llama_cpp() {
     }
 }
 
-/// Their text; where `▁` stands for a space, a `▁` of the text becomes one.
+/// Their text with spaces for `▁`, which vocabularies that write spaces as `▁` make of it anyway.
 fn decoded(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     String::from_utf8(tokenizer.decode(ids)).unwrap().replace('▁', " ")
 }

@@ -1,4 +1,4 @@
-//! Sliding windows: blocks of keys and values that no window sees any more are given back, and no byte
+//! Sliding windows: blocks of keys and values that no window reaches any more are given back, and no byte
 //! changes.
 
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const SOME_LAYERS: [Architecture; 5] = [
     Architecture::Olmo2,
 ];
 
-/// And in all of them.
+/// Families with windows in all of their layers.
 const ALL_LAYERS: [Architecture; 2] = [Architecture::Llama, Architecture::Phi3];
 
 fn spec(architecture: Architecture) -> Spec {
@@ -37,8 +37,8 @@ fn some_layers(directory: &TempDir, architecture: Architecture) -> ModelSource {
     ModelSource::File(path)
 }
 
-/// A model whose test files have no window by themselves. The first Mistral is Llama with one in all layers,
-/// as Phi-3 is.
+/// A model of a family whose test files have no window. The first Mistral is Llama with a window in all
+/// layers, like Phi-3.
 fn with_a_window(directory: &TempDir, spec: &Spec) -> ModelSource {
     let name = spec.architecture.variant();
     let path: PathBuf = directory.path().join("windowed.gguf");
@@ -112,10 +112,10 @@ fn a_window_in_all_layers_bounds_what_a_sequence_keeps_and_in_some_layers_what_t
         assert_eq!(window.tokens, 100, "{name}");
         let in_all = ALL_LAYERS.iter().any(|family| family.variant() == name);
         assert_eq!(of_each == 0, in_all, "{name}");
-        // A pass of 128 positions in whole blocks, and those in which the window of the first of them is.
+        // The blocks of a pass of 128 positions, and those that the window of its first position reaches.
         let (last, most) = *kept.last().unwrap();
         assert_eq!(last, 2048 * of_each + 4 * 64 * window.bytes_per_token, "{name}");
-        // The most is for passes of 256 positions.
+        // The maximum is for passes of 256 positions.
         assert_eq!(most, 2048 * of_each + 7 * 64 * window.bytes_per_token, "{name}");
         assert_eq!(kept[7].0 - 1024 * of_each, last - 2048 * of_each, "{name}: it does not grow");
     });
@@ -125,7 +125,7 @@ fn config() -> Config {
     Config { threads: 2, nice: 0, prompt_lookup: PromptLookup::Off, ..Config::default() }
 }
 
-/// Nothing that could save work or memory.
+/// A configuration without anything that could save work or memory.
 fn plain() -> Config {
     Config { prefix_reuse: false, whole_windows: true, ..config() }
 }
@@ -212,7 +212,7 @@ fn a_long_text_fits_into_a_cache_that_has_room_for_its_windows() {
     assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
     let expected = run(&Engine::start(plain()).unwrap(), &model, work()).unwrap();
     let one = engine(false);
-    // And what it leaves behind for others stays within the cache, too.
+    // The blocks that it leaves for others stay within the cache, too.
     assert_eq!(run(&one, &model, work()).unwrap(), expected);
     assert_eq!(run(&one, &model, work()).unwrap(), expected);
     assert!(one.statistics().reused_tokens <= tokens as u64);

@@ -1,8 +1,8 @@
-//! How text becomes tokens of a vocabulary, by the value of `tokenizer.ggml.model`.
+//! The algorithms that make tokens of text, by the value of `tokenizer.ggml.model`.
 //!
 //! A tokenizer of another kind is a variant of [`Algorithm`]: it reads the vocabulary its own way, and
-//! encodes stretches of text. What is around that (special tokens, beginnings and ends, bytes of tokens) is
-//! the same for all.
+//! encodes stretches of text. All else (special tokens, beginnings and ends, bytes of tokens) is the same for
+//! all kinds.
 
 use std::collections::HashSet;
 
@@ -26,25 +26,25 @@ pub(super) enum Algorithm {
     ByteLevelBpe(ByteLevelBpe),
     /// "gemma4": the characters of a line are merged.
     PlainBpe(PlainBpe),
-    /// "llama": neighbours are joined that are the most likely token
+    /// "llama": neighbours that form the most likely token are joined
     /// ([SentencePiece](https://github.com/google/sentencepiece), its model type BPE).
     SentencePiece(SentencePiece),
     /// "t5": the most likely sequence of tokens ([Kudo 2018](https://arxiv.org/abs/1804.10959)).
     Unigram(Unigram),
-    /// "bert": words, then the longest pieces.
+    /// "bert": words, then the longest pieces of each.
     WordPiece(WordPiece),
 }
 
-/// What holds where the file says nothing.
+/// Defaults for keys that the file lacks.
 #[derive(Debug, Default)]
 pub(super) struct Defaults {
     pub(super) bos: Option<u32>,
     pub(super) eos: Option<u32>,
-    /// Texts begin with a token.
+    /// Whether texts begin with a token.
     pub(super) add_bos: bool,
-    /// Texts to be embedded end with one.
+    /// Whether texts to be embedded end with a token.
     pub(super) add_eos: Option<bool>,
-    /// What is given above holds whatever the file says.
+    /// Whether the defaults that are given above hold even against the file.
     pub(super) fixed: bool,
 }
 
@@ -91,11 +91,11 @@ impl Algorithm {
         }
     }
 
-    /// A byte-pair encoding; also for tests, with another way to split text than the file's.
+    /// A byte-pair encoding; tests give another pre-tokenizer than the file's.
     pub(super) fn bpe(gguf: &Gguf, pre: &'static Pre) -> Result<(Vocabulary, Algorithm), Error> {
         let ids = vocabulary::ids(gguf)?;
         let mut merges = match gguf.opt_strings("tokenizer.ggml.merges")? {
-            // Kimi K2 has been written without.
+            // Files of Kimi K2 lack the key.
             None if pre.names.contains(&"kimi-k2") => bpe::Merges::new(),
             _ => vocabulary::merges(gguf, &ids)?,
         };
@@ -112,13 +112,13 @@ impl Algorithm {
         Ok((vocabulary, algorithm))
     }
 
-    /// What holds where the file says nothing.
+    /// The defaults of the algorithm for keys that the file lacks.
     pub(super) fn defaults(&self) -> Defaults {
         match self {
             Algorithm::ByteLevelBpe(bpe) => {
                 Defaults { add_bos: bpe.pre().begins_with_a_token, ..Defaults::default() }
             }
-            // Files exist that deny it.
+            // Some files say false although the model needs the token.
             Algorithm::PlainBpe(bpe) => Defaults {
                 add_bos: bpe.pre().begins_with_a_token,
                 fixed: bpe.pre().begins_with_a_token,
@@ -178,7 +178,7 @@ impl Algorithm {
             Algorithm::ByteLevelBpe(bpe) => bpe.encode_bytes(bytes, &mut scratch.bpe, ids),
             Algorithm::PlainBpe(bpe) => bpe.bytes().encode(bytes, ids),
             Algorithm::SentencePiece(sentencepiece) => sentencepiece.bytes().encode(bytes, ids),
-            // They have no tokens for single bytes.
+            // These algorithms have no tokens for single bytes.
             Algorithm::Unigram(_) | Algorithm::WordPiece(_) => {
                 bytes.first().map_or(Ok(()), |byte| Err(*byte))
             }
@@ -195,7 +195,7 @@ impl Algorithm {
         }
     }
 
-    /// The name by which the field knows it.
+    /// The usual name of the algorithm.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Algorithm::ByteLevelBpe(_) => "byte-level BPE",
@@ -207,7 +207,7 @@ impl Algorithm {
     }
 }
 
-/// What the file says of the way to split text.
+/// The pre-tokenizer that the file names, or the default one.
 fn named_pre(gguf: &Gguf) -> Result<&'static Pre, Error> {
     let name = gguf.opt_str("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()).unwrap_or(pre::DEFAULT);
     Pre::named(name).ok_or_else(|| {

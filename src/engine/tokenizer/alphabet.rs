@@ -2,7 +2,7 @@
 //! a vocabulary can be text. Printable Latin-1 stands for itself, the rest for U+0100 and up, in order
 //! (GPT-2's `bytes_to_unicode`).
 
-/// Bytes that stand for themselves.
+/// Whether a byte stands for itself.
 fn printable(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
 }
@@ -21,7 +21,7 @@ pub(super) fn characters() -> [char; 256] {
     })
 }
 
-/// The way back: the byte that a character stands for, by its code point.
+/// The inverse: the byte that a character stands for, by its code point.
 pub(super) struct Bytes {
     table: [Option<u8>; 0x144],
 }

@@ -1,8 +1,8 @@
 //! Byte-pair encoding of one word, which begins as the tokens of its bytes or characters: neighbours are
 //! merged, the pair of the lowest rank first and the leftmost of equals.
 //!
-//! The algorithm is the one of the `tokenizers` crate, which the tests compare with. Its own model is not
-//! used at run time because it indexes out of bounds on merges that are longer than any token, keeps a
+//! The algorithm is that of the `tokenizers` crate, with which the tests compare it. The crate's own model is
+//! not used at run time because it indexes out of bounds on merges that are longer than any token, keeps a
 //! cache per thread for ever, and makes a String per token.
 
 use std::cmp::Reverse;
@@ -43,7 +43,7 @@ impl Scratch {
         self.candidates.clear();
     }
 
-    /// One more token at the end of the word, to be merged.
+    /// Appends a token to the word, to be merged.
     pub(super) fn push(&mut self, token: u32) {
         let position = self.symbols.len() as u32;
         if let Some(last) = self.symbols.last_mut() {
@@ -78,7 +78,7 @@ impl Bpe {
         }
     }
 
-    /// Notes that two neighbours can be merged, if they can.
+    /// Adds a candidate if two neighbours can be merged.
     fn propose(&self, scratch: &mut Scratch, left: u32, right: u32) {
         let (Some(a), Some(b)) = (scratch.symbols.get(left as usize), scratch.symbols.get(right as usize))
         else {
@@ -89,7 +89,7 @@ impl Bpe {
         }
     }
 
-    /// Merges the symbol at `position` with its right neighbour, if they still are what the candidate says.
+    /// Merges the symbol at `position` with its right neighbour, if both are still those of the candidate.
     fn merge(&self, scratch: &mut Scratch, position: u32, left: u32, right: u32) {
         let Some(symbol) = scratch.symbols.get(position as usize).copied() else { return };
         let Some(neighbour) = scratch.symbols.get(symbol.next as usize).copied() else { return };

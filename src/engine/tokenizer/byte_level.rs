@@ -15,7 +15,7 @@ pub(super) struct ByteLevelBpe {
     bytes: [Option<u32>; 256],
     pre: &'static Pre,
     splitter: Splitter,
-    /// Where a word that is a token is taken whole (Llama 3): ordinary tokens by their bytes.
+    /// Ordinary tokens by their bytes, where a word that is a token is taken whole (Llama 3).
     whole_words: Option<Vec<u32>>,
 }
 

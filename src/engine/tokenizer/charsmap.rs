@@ -1,10 +1,9 @@
-//! The precompiled character map of SentencePiece: what replaces the beginnings of a text that it knows, such
-//! as `ﬁ`.
+//! The precompiled character map of SentencePiece, which replaces prefixes of a text, such as `ﬁ`.
 //!
-//! It is a double array ([Darts-clone](https://github.com/s-yata/darts-clone)) over the bytes of what is
-//! replaced, and the replacements, each of which ends in a zero byte. A unit of the array holds its label in
-//! bits 0 to 7, whether a value follows in bit 8, and the offset to its children in the bits from 10 on,
-//! times 256 where bit 9 is set. A value has bit 31 set; the rest of it is the place of the replacement.
+//! It is a double array ([Darts-clone](https://github.com/s-yata/darts-clone)) over the bytes of prefixes,
+//! and the replacements, each of which ends in a zero byte. A unit of the array holds its label in bits 0 to
+//! 7, whether a value follows in bit 8, and the offset to its children in the bits from 10 on, times 256
+//! where bit 9 is set. A value has bit 31 set; its other bits are the place of the replacement.
 //!
 //! Invariant: everything that can be reached from the root was checked when the file was read.
 
@@ -12,12 +11,12 @@ use crate::Error;
 use crate::gguf::Gguf;
 
 const KEY: &str = "tokenizer.ggml.precompiled_charsmap";
-/// Bytes that are replaced at once at most; those of SentencePiece's own maps are a fraction.
+/// Most bytes that are replaced at once; prefixes in SentencePiece's own maps are a fraction of that.
 const MAX_PREFIX_BYTES: usize = 128;
-/// How many times longer a replacement may be; NFKC's longest is 11 times.
+/// Most times that a replacement may be longer than its prefix; NFKC's longest is 11 times as long.
 const MAX_GROWTH: usize = 16;
 
-/// What replaces beginnings of a text.
+/// A map from prefixes of a text to their replacements.
 #[derive(Debug, Default)]
 pub(super) struct Charsmap {
     units: Vec<u32>,
@@ -47,7 +46,7 @@ impl Charsmap {
         }
     }
 
-    /// How many bytes of the text's beginning are replaced, and by what: the longest that the map knows.
+    /// The longest prefix of the text that the map knows: its length in bytes, and its replacement.
     pub(super) fn replacement(&self, text: &[u8]) -> Option<(usize, &str)> {
         let mut found = None;
         let mut node = self.children(0)?;
@@ -69,7 +68,7 @@ impl Charsmap {
         self.units.get(at as usize).copied()
     }
 
-    /// What a unit's number is combined with to reach its children.
+    /// The offset of a unit's children: the number of the unit is XORed with it.
     fn children(&self, at: u32) -> Option<u32> {
         let unit = self.unit(at)?;
         Some((unit >> 10) << ((unit & (1 << 9)) >> 6))
@@ -94,7 +93,7 @@ impl Charsmap {
         std::str::from_utf8(rest.get(..end)?).ok()
     }
 
-    /// Looks at every unit that can be reached, each of them once: ends that are alike share their units. The
+    /// Checks every unit that can be reached, each of them once, as equal endings share their units. The
     /// error says what is wrong.
     fn check(&self) -> Result<(), &'static str> {
         const OUTSIDE: &str = "points outside its array";

@@ -41,7 +41,7 @@ impl Marks {
         Ok(Marks { all, user_defined })
     }
 
-    /// Special tokens in `text`, in order, none overlapping; control tokens only where `control` says so.
+    /// Special tokens in `text`, in order, without overlaps; control tokens only if `control` is set.
     pub(super) fn find<'a>(&'a self, text: &'a str, control: bool) -> impl Iterator<Item = Mark> + 'a {
         let set = if control { &self.all } else { &self.user_defined };
         set.automaton.find_iter(text).filter_map(|found| {
@@ -66,13 +66,13 @@ impl Set {
     }
 }
 
-/// Special tokens that take white space beside them away. Files do not say so; which models do is known by
-/// their names, as llama.cpp has it.
+/// Special tokens next to which white space is removed. Files do not say which tokens these are; they are
+/// known by the names of models, as in llama.cpp.
 #[derive(Debug, Default)]
 pub(super) struct Strips {
-    /// What stands before them.
+    /// Tokens before which it is removed.
     left: HashSet<u32>,
-    /// What follows them.
+    /// Tokens behind which it is removed.
     right: HashSet<u32>,
 }
 
@@ -99,7 +99,7 @@ impl Strips {
         Ok(strips)
     }
 
-    /// What is left of the text between two special tokens.
+    /// The text between two special tokens, without the white space that these remove.
     pub(super) fn strip<'a>(&self, before: Option<u32>, text: &'a str, after: Option<u32>) -> &'a str {
         let space = |c: char| matches!(c, ' ' | '\t'..='\r');
         let text = match before {

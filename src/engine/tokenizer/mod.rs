@@ -5,13 +5,13 @@
 //! patterns of [`pre`], SentencePiece's BPE and unigram model, and WordPiece. All others see the
 //! [`Tokenizer`] only.
 //!
-//! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised,
-//! unless the folder of an encoder says so (Hugging Face applies NFC for Qwen2), user-defined tokens such as
-//! `<think>` are found in any text, control tokens only where the caller vouches for the text. WordPiece
-//! follows transformers.
+//! It follows llama.cpp, whose format GGUF is, so that both give the same tokens for a file: text is not
+//! normalised, unless the folder of an encoder says so (Hugging Face applies NFC for Qwen2), user-defined
+//! tokens such as `<think>` are found in any text, and control tokens only where the caller trusts the text.
+//! WordPiece follows transformers.
 //!
-//! Invariant: a user's text never becomes a control token, whatever it contains and whatever stands
-//! around it.
+//! Invariant: a user's text never becomes a control token, whatever it contains and whatever text is around
+//! it.
 
 mod algorithm;
 mod alphabet;
@@ -70,21 +70,21 @@ pub struct Tokenizer {
 pub struct Encoded {
     /// `[CLS] text [SEP]` or `[CLS] text [SEP] other [SEP]`.
     pub tokens: Vec<u32>,
-    /// Where the second text begins; the number of tokens for a single text.
+    /// Index of the first token of the second text; the number of tokens for a single text.
     pub second: usize,
 }
 
-/// A piece of text and where it comes from.
+/// A piece of text and its origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
     /// From the model's template: control tokens stand for themselves.
     Template(&'a str),
-    /// From a user: control tokens are nothing but characters.
+    /// From a user: control tokens are ordinary characters.
     User(&'a str),
 }
 
 impl<'a> Part<'a> {
-    /// The text, wherever it comes from.
+    /// The text, of either origin.
     pub fn text(self) -> &'a str {
         match self {
             Part::Template(text) | Part::User(text) => text,
@@ -210,7 +210,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Tokens of bytes that go on with a text and need not be whole characters, as far as the vocabulary has
+    /// Tokens of bytes that continue a text and need not be whole characters, as far as the vocabulary has
     /// tokens for them; otherwise as [`Tokenizer::encode`].
     pub(crate) fn encode_bytes(&self, bytes: &[u8]) -> Vec<u32> {
         let mut ids = Vec::with_capacity(bytes.len() / 3 + 1);
@@ -225,7 +225,7 @@ impl Tokenizer {
         ids
     }
 
-    /// Tokens of a stretch of text in which no special token is looked for.
+    /// Tokens of a stretch of text in which special tokens are not searched for.
     fn encode_stretch(
         &self,
         text: &str,
@@ -250,7 +250,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Tokens of two texts that are looked at together, as by a reranker: a query and a document.
+    /// Tokens of two texts that a model reads together, as a reranker does: a query and a document.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -266,12 +266,12 @@ impl Tokenizer {
         Ok(Encoded { tokens, second })
     }
 
-    /// How many tokens [`Tokenizer::encode_embedding`] adds at the end.
+    /// Number of tokens that [`Tokenizer::encode_embedding`] adds at the end.
     pub(crate) fn embedding_suffix_len(&self) -> usize {
         usize::from(self.embedding_suffix.is_some())
     }
 
-    /// What the token adds to the output; nothing for control tokens and ids that do not exist.
+    /// The bytes that the token adds to the output; none for control tokens and ids that do not exist.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.vocabulary.bytes(id)
     }
@@ -290,7 +290,7 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// Whether the token steers the model rather than being part of text.
+    /// Whether the token is a control token, which steers the model instead of being text.
     pub fn is_control(&self, id: u32) -> bool {
         self.vocabulary.role(id) == Some(Role::Control)
     }
@@ -305,9 +305,9 @@ impl Tokenizer {
         self.vocabulary.end_tokens.binary_search(&id).is_ok()
     }
 
-    /// The tokens that may follow a text which ends with `pending`, the beginning of a character, or behind a
-    /// character where that is empty: those that keep it valid. Unless the token is the `last` one it begins
-    /// no character that the vocabulary cannot complete. None, or none in it, where there is no such token.
+    /// The tokens that keep a text valid which ends with `pending`, the beginning of a character, or with a
+    /// whole character where that is empty. Unless the token is the `last` one, it begins no character that
+    /// the vocabulary cannot complete. None, or an empty set, where there is no such token.
     pub(crate) fn following(&self, pending: &[u8], last: bool) -> Option<&SimpleVob> {
         self.continuations.following(self, pending, last)
     }
@@ -317,7 +317,7 @@ impl Tokenizer {
         pending.is_empty() || self.continuations.completes(self, pending)
     }
 
-    /// The same tokenizer, by which no token ends an answer.
+    /// The same tokenizer without tokens that end an answer.
     pub(crate) fn endless(mut self) -> Tokenizer {
         self.vocabulary.end_tokens.clear();
         self
@@ -338,14 +338,14 @@ impl Tokenizer {
         self.eos
     }
 
-    /// How templates write the first token, whether or not every text begins with it.
+    /// The text of the first token in templates, whether or not every text begins with it.
     pub fn bos_text(&self) -> Option<&str> {
         self.special_text(self.bos?)
     }
 }
 
-/// Cuts tokens to `most`, at the end of a text behind which `after` more tokens stand. What is before the
-/// text, about `before` tokens, stays too: where that leaves no room for the text, nothing is cut.
+/// Cuts tokens to `most`, at the end of a text that `after` more tokens follow. The tokens before the text,
+/// about `before` of them, stay too; where that leaves no room for the text, nothing is cut.
 pub(crate) fn truncate(tokens: &mut Vec<u32>, before: usize, after: usize, most: usize) {
     let Some(room) = most.checked_sub(after).filter(|room| *room > before) else { return };
     if tokens.len() > most {
@@ -353,7 +353,7 @@ pub(crate) fn truncate(tokens: &mut Vec<u32>, before: usize, after: usize, most:
     }
 }
 
-/// Its kind and its size.
+/// Shows its kind and its size.
 impl std::fmt::Display for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} tokens, {}", self.vocab_size(), self.algorithm.name())
@@ -374,7 +374,7 @@ impl Tokens for Tokenizer {
     }
 }
 
-/// Qwen3-Embedding pools at an `<|endoftext|>` behind the text; files made before converters wrote
+/// Qwen3-Embedding pools at an `<|endoftext|>` behind the text; files that were made before converters wrote
 /// `add_eos_token` do not say so.
 fn pooling_suffix(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Option<u32>, Error> {
     let architecture = gguf.opt_str("general.architecture")?.unwrap_or_default();

@@ -1,9 +1,9 @@
-//! What is done to a text before it is cut into tokens, where a folder's `tokenizer.json` says so: forms of
-//! Unicode, capitals, accents, spaces at the ends. GGUF has no words for it, so that the steps come under a
-//! key of ours.
+//! Normalization of a text before it is cut into tokens, where a folder's `tokenizer.json` asks for it: forms
+//! of Unicode, lower case, accents, spaces at the ends. GGUF has no keys for these steps, so they come under
+//! a key of ours.
 //!
-//! Each step is that of the `tokenizers` crate. A text grows to eleven times its bytes at most: a step that
-//! makes another one's result longer again does not exist.
+//! Each step is that of the `tokenizers` crate. A text grows to at most eleven times its bytes: no step
+//! lengthens the result of another one again.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use crate::gguf::Gguf;
 /// The names of the steps, in their order.
 pub(crate) const KEY: &str = "steadytext.tokenizer.normalizer";
 
-/// One thing that is done to a text.
+/// A step of normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Nfc,
@@ -25,9 +25,9 @@ pub(crate) enum Step {
     Nfkd,
     Lowercase,
     StripAccents,
-    /// White space at the beginning goes.
+    /// Strips white space at the beginning.
     StripLeft,
-    /// White space at the end goes.
+    /// Strips white space at the end.
     StripRight,
 }
 
@@ -43,7 +43,7 @@ impl Step {
         Step::StripRight,
     ];
 
-    /// By which it is written under [`KEY`].
+    /// Its name under [`KEY`].
     pub(crate) fn name(self) -> &'static str {
         match self {
             Step::Nfc => "NFC",
@@ -66,7 +66,8 @@ impl Step {
             Step::Nfd => text.nfd().collect(),
             Step::Nfkc => text.nfkc().collect(),
             Step::Nfkd => text.nfkd().collect(),
-            // Character by character: what a capital sigma becomes does not depend on what follows.
+            // Character by character: the lower case of a capital sigma does not depend on the next
+            // character.
             Step::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
             Step::StripAccents => text.chars().filter(|c| !is_combining_mark(*c)).collect(),
             Step::StripLeft => text.trim_start().to_owned(),

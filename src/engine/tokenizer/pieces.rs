@@ -1,11 +1,11 @@
-//! Tokens by the text that they stand for.
+//! Tokens by their text.
 
 use std::collections::HashMap;
 
 use super::vocabulary::{Ids, Vocabulary, byte_tokens};
 
-/// Longer tokens are never made of text. Bounds what looking for a token costs; real vocabularies have none
-/// that are a quarter as long.
+/// Longest token that is made of text. It bounds the cost of looking for a token; the tokens of real
+/// vocabularies are less than a quarter as long.
 pub(super) const MAX_PIECE_BYTES: usize = 512;
 
 /// Tokens to be looked up.
@@ -36,7 +36,7 @@ impl Pieces {
     }
 }
 
-/// The tokens of single bytes (`<0xFF>`), to which text falls back that has no others.
+/// The tokens of single bytes (`<0xFF>`), for text that has no other tokens.
 #[derive(Debug)]
 pub(super) struct ByteTokens([Option<u32>; 256]);
 

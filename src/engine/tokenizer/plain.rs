@@ -1,5 +1,5 @@
-//! Byte-pair encoding of text as it is, with `▁` for spaces (Gemma 4): the characters of a line are merged,
-//! and one that no token stands for falls back to its bytes.
+//! Byte-pair encoding of plain text, with `▁` for spaces (Gemma 4): the characters of a line are merged, and
+//! a character without a token falls back to its bytes.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub(super) struct PlainBpe {
     pre: &'static Pre,
     /// The tokens of single characters.
     characters: HashMap<char, u32>,
-    /// Runs of line breaks that are tokens, which no merges make.
+    /// Runs of line breaks that are tokens, although no merges make them.
     lines: Pieces,
     bytes: ByteTokens,
 }

@@ -1,21 +1,21 @@
-//! The values of `tokenizer.ggml.pre`: how the text of a byte-pair encoding is cut into words, and what else
-//! that name decides. Names, patterns and flags are those of
+//! The values of `tokenizer.ggml.pre`: the way in which the text of a byte-pair encoding is cut into words,
+//! and other properties that depend on that name. Names, patterns and flags are those of
 //! [llama.cpp](https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp), which wrote the files.
-//! Where it reads a pattern otherwise than the model's authors meant it (`\p{Lu}` is any letter to it, for
-//! instance), the patterns here say what it does.
+//! Where llama.cpp reads a pattern otherwise than the model's authors meant it (`\p{Lu}` is any letter to it,
+//! for instance), the patterns here do what llama.cpp does.
 
 use super::split::Stage::{self, *};
 
-/// What a value of `tokenizer.ggml.pre` stands for.
+/// The pre-tokenizer for some values of `tokenizer.ggml.pre`.
 #[derive(Debug)]
 pub(super) struct Pre {
     pub(super) names: &'static [&'static str],
     pub(super) stages: &'static [Stage],
-    /// A word that is a token is taken whole, whatever the merges make of it.
+    /// Whether a word that is a token is taken whole, without regard to merges.
     pub(super) whole_words: bool,
-    /// Texts begin with a token unless the file says otherwise.
+    /// Whether texts begin with a token unless the file says otherwise.
     pub(super) begins_with_a_token: bool,
-    /// Tokens are written as text with `▁` for spaces, not in the alphabet of bytes.
+    /// Whether tokens are written as text with `▁` for spaces, not in the alphabet of bytes.
     pub(super) plain: bool,
 }
 
@@ -26,7 +26,7 @@ macro_rules! contractions {
     };
 }
 
-/// How most patterns end: line breaks with what is before them, other white space.
+/// The end of most patterns: line breaks with the white space before them, other white space.
 macro_rules! white_space {
     () => {
         r"\s*[\r\n]+|\s+"
@@ -47,8 +47,8 @@ macro_rules! tail_with_slashes {
     };
 }
 
-/// Words of capitals and small letters, of which ASCII knows which is which; `$letter` is what else counts as
-/// a letter.
+/// Words of capitals and small letters, whose case only ASCII letters have; `$letter` is all else that counts
+/// as a letter.
 macro_rules! cased {
     ($letter:literal, $suffix:literal) => {
         concat!(
@@ -76,7 +76,7 @@ const QWEN35: &str = concat!(
     r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|",
     white_space!()
 );
-/// Scripts of East Asia, as DeepSeek's and others' patterns know them.
+/// Scripts of East Asia, as in the patterns of DeepSeek and others.
 const IDEOGRAPHS_AND_KANA: &str = r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+";
 /// Nearly all scripts beyond U+0800, but no white space, which llama.cpp has replaced by then.
 const SCRIPTS: &str = r"[[\x{0800}-\x{9FA5}\x{AC00}-\x{D7FF}]--\s]+";
@@ -101,16 +101,16 @@ const MARKS: &str = concat!(
     white_space!()
 );
 const LINES: &str = r"[^\n]+|\n+";
-/// Words without what ends a sentence in any script.
+/// Words without characters that end a sentence in any script.
 const NO_SENTENCE_ENDS: &str = r" ?[^(\s|.,!?)\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C}]+";
 
 const PLAIN: Pre =
     Pre { names: &[], stages: &[], whole_words: false, begins_with_a_token: false, plain: false };
 
-/// What a file without the key is read as, as llama.cpp does.
+/// The pre-tokenizer of a file without the key, as in llama.cpp.
 pub(super) const DEFAULT: &str = "default";
 
-/// All that are known.
+/// All known pre-tokenizers.
 pub(super) const ALL: &[Pre] = &[
     Pre {
         names: &[DEFAULT],
@@ -376,7 +376,7 @@ pub(super) const ALL: &[Pre] = &[
         ..PLAIN
     },
     Pre { names: &["superbpe"], stages: &[Isolate(r"\p{N}+"), Thousands], ..PLAIN },
-    // Text in the manner of SentencePiece: merges go over whole lines.
+    // Text as in SentencePiece: merges go over whole lines.
     Pre {
         names: &[GEMMA4, "granite-embed-multi-311m"],
         stages: &[Isolate(LINES)],
@@ -395,7 +395,7 @@ impl Pre {
         ALL.iter().find(|pre| pre.names.contains(&name))
     }
 
-    /// Names that are like this one, the most alike first.
+    /// Known names similar to this one, the most similar first.
     pub(super) fn like(name: &str) -> Vec<&'static str> {
         if name.len() > 64 {
             return Vec::new();
@@ -411,7 +411,7 @@ impl Pre {
     }
 }
 
-/// Bytes to be inserted, deleted or changed to make one of the other (Levenshtein).
+/// Number of bytes to be inserted, deleted or changed to turn one into the other (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

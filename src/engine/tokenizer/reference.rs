@@ -30,7 +30,7 @@ fn ids_are_those_of_hugging_face() {
         let text = expected["text"].as_str().unwrap();
         for (name, tokenizer) in &ours {
             let ids: Vec<u32> = serde_json::from_value(expected[*name].clone()).unwrap();
-            // Hugging Face would need the added tokens declared; nothing here is one in a user's text.
+            // Hugging Face would need the added tokens declared; a user's text contains none of them here.
             assert_eq!(tokenizer.encode(text).unwrap(), ids, "{name} {text:?}");
             assert_eq!(tokenizer.decode(&ids), text.as_bytes(), "{name} {text:?}");
             compared += 1;

@@ -1,6 +1,6 @@
 //! SentencePiece's byte-pair encoding: the characters of a text are joined with their neighbours as long as
-//! that makes a token, the one of the highest score first and the leftmost of equals; characters without a
-//! token fall back to their bytes.
+//! that makes a token. The pair of the highest score is joined first, and the leftmost of equals. Characters
+//! without a token fall back to their bytes.
 //!
 //! It has no words: a text is one sequence with `▁` for spaces. A candidate in the heap is dropped if one of
 //! its two sides has grown since; each of the n characters joins a neighbour once at most, so that there are
@@ -27,7 +27,7 @@ pub(super) struct SentencePiece {
     adds_space: bool,
 }
 
-/// A token in the making: `length` bytes of the text, none once it was joined with its left neighbour.
+/// A token in the making: `length` bytes of the text, 0 once it was joined with its left neighbour.
 #[derive(Debug, Clone, Copy)]
 struct Symbol {
     start: u32,
@@ -42,7 +42,7 @@ struct Candidate {
     score: f32,
     left: u32,
     right: u32,
-    /// Bytes of both.
+    /// Bytes of both together.
     length: u32,
 }
 
@@ -147,7 +147,7 @@ impl SentencePiece {
         Ok(())
     }
 
-    /// Notes that two neighbours are a token, if they are.
+    /// Adds a candidate if two neighbours form a token.
     fn propose(&self, text: &str, scratch: &mut Scratch, left: u32, right: u32) {
         let symbol = |at: u32| scratch.symbols.get(at as usize);
         let (Some(a), Some(b)) = (symbol(left), symbol(right)) else { return };
@@ -158,7 +158,7 @@ impl SentencePiece {
         scratch.candidates.push(Candidate { score: *score, left, right, length });
     }
 
-    /// Joins two neighbours, if they still are what the candidate says.
+    /// Joins two neighbours, if both are still those of the candidate.
     fn join(&self, text: &str, scratch: &mut Scratch, candidate: Candidate) {
         let Candidate { left, right, length, .. } = candidate;
         let symbol = |at: u32| scratch.symbols.get(at as usize).copied();

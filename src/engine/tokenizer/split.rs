@@ -1,12 +1,12 @@
 //! Pre-tokenization: text is cut into words before its bytes are merged, and merges never cross a cut.
 //!
-//! A [`Splitter`] is a sequence of stages, each of which cuts the pieces that the one before it has left.
-//! Most stages are regular expressions, run by a finite automaton: time is linear in the text and there is no
+//! A [`Splitter`] is a sequence of stages, each of which cuts the pieces left by the one before it. Most
+//! stages are regular expressions, run by a finite automaton: time is linear in the text, and there is no
 //! backtracking limit at which splitting could silently end.
 //!
 //! The published patterns have one look-ahead in common, `\s+(?!\S)|\s+`: a run of white space leaves its
-//! last character to the word that follows. Here the patterns say `\s+` and the last character is given back
-//! by hand. The other look-aheads group digits, and are stages of their own.
+//! last character to the next word. Here the patterns say `\s+`, and code gives the last character back. The
+//! other look-aheads group digits, and are stages of their own.
 //!
 //! Where Hugging Face's pattern says `(?i:'s|…)`, llama.cpp says `'[sS]|…`; the two differ in characters
 //! like U+017F, which folds to `s`. GGUF is llama.cpp's format, so its reading is ours.
@@ -16,18 +16,18 @@ use regex::Regex;
 /// One pass over the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Each match is a piece, and so is what lies between two matches.
+    /// Each match is a piece, and so is the text between two matches.
     Isolate(&'static str),
-    /// The same, where white space leaves its last character to what follows, even if that is a line break.
+    /// The same, but white space leaves its last character to the next piece, even if that is a line break.
     Words(&'static str),
-    /// The same, where white space that ends in a line break stays whole.
+    /// The same, but white space that ends in a line break stays whole.
     WordsAndLines(&'static str),
     /// As [`Stage::WordsAndLines`], but white space is cut into powers of two.
     PowersOfTwo(&'static str),
-    /// Runs of digits are cut into groups of three, of which the first may be shorter. What stands before a
-    /// run belongs to its first group.
+    /// Runs of digits are cut into groups of three, of which the first may be shorter. Text before a run
+    /// belongs to its first group.
     DigitGroups,
-    /// Runs of ASCII digits are cut so that groups of three stand at their ends.
+    /// Runs of ASCII digits are cut into groups of three, counted from their ends.
     Thousands,
 }
 
@@ -49,12 +49,12 @@ impl Stage {
     }
 }
 
-/// What is done with each piece; the error ends splitting.
+/// The function that takes each piece; its error ends splitting.
 type Each<'a> = dyn FnMut(&str) -> Result<(), u8> + 'a;
 
 impl Splitter {
     /// # Errors
-    /// Those of a pattern that is none; the tests compile all of them.
+    /// An invalid pattern; the tests compile all of them.
     pub(super) fn new(stages: &[Stage]) -> Result<Splitter, regex::Error> {
         let compile = |stage: &Stage| Ok((*stage, stage.pattern().map(Regex::new).transpose()?));
         Ok(Splitter { stages: stages.iter().map(compile).collect::<Result<_, _>>()? })
@@ -122,8 +122,8 @@ fn ends_in_space(word: &str, keeps_line_breaks: bool) -> bool {
     })
 }
 
-/// Where white space really ends. At the end of the text nothing follows; a single character is a word of its
-/// own.
+/// The end of a run of white space that leaves its last character. At the end of the text there is no next
+/// word to leave it to; a single character is a word of its own.
 fn give_back(text: &str, start: usize, end: usize) -> usize {
     match text[start..end].char_indices().next_back() {
         Some((last, _)) if end < text.len() && last > 0 => start + last,

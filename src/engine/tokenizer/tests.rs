@@ -82,6 +82,6 @@ fn a_long_word_takes_no_quadratic_time() {
         let ids = tokenizer.encode(&text).unwrap();
         assert_eq!(tokenizer.decode(&ids), text.as_bytes());
     }
-    // A quadratic one takes hours.
+    // A quadratic algorithm takes hours.
     assert!(start.elapsed().as_secs() < 300, "{:?}", start.elapsed());
 }

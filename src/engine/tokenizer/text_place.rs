@@ -1,6 +1,6 @@
-//! Where texts stand, for algorithms that begin one otherwise than what comes behind it.
+//! Places of texts, for algorithms that encode the beginning of a text otherwise than the rest.
 
-/// Where a stretch of text stands.
+/// The place of a stretch of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextPlace {
     /// At the beginning, or behind a special token.

@@ -1,9 +1,8 @@
-//! Unigram language model (SentencePiece): of all ways to write a text with tokens, the one whose scores add
-//! up to the most, found by Viterbi's algorithm. A character that no token stands for is the unknown token,
-//! once for a run of them.
+//! Unigram language model (SentencePiece): of all ways to write a text with tokens, the one with the highest
+//! sum of scores, found by Viterbi's algorithm. A run of characters without tokens becomes one unknown token.
 //!
-//! Before that the text is normalised: characters are replaced as the file's map says, spaces are written as
-//! `▁`, runs of them become one and one stands in front, as the file wants it.
+//! Before that the text is normalised: characters are replaced by the file's map, spaces are written as `▁`,
+//! and, if the file asks for it, runs of them become one and one is put in front.
 
 use std::collections::HashSet;
 
@@ -14,7 +13,7 @@ use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;
 
-/// How much less likely the unknown token is than any other.
+/// The score of the unknown token is this much lower than that of any other token.
 const UNKNOWN_PENALTY: f32 = 10.0;
 /// The unknown token where the file does not name it.
 const UNKNOWN: u32 = 2;
@@ -42,7 +41,8 @@ struct Piece {
     score: f64,
 }
 
-/// The best way to write a text up to a place: its last token, where that begins, and the sum of all scores.
+/// The best way to write a text up to a place: its last token, the beginning of that token, and the sum of
+/// all scores.
 #[derive(Debug, Clone, Copy)]
 struct Best {
     token: u32,
@@ -72,8 +72,8 @@ impl Unigram {
         if unknown as usize >= count {
             return Err(gguf.corrupt("key \"tokenizer.ggml.unknown_token_id\" is missing"));
         }
-        // The unknown token stands for what a user's text has and the vocabulary has not, so it must not be a
-        // control token.
+        // The unknown token stands for characters that a user's text has and the vocabulary lacks, so it must
+        // not be a control token.
         if vocabulary::token_type(gguf, unknown)? == Some(CONTROL_TYPE) {
             return Err(gguf.unsupported("key \"tokenizer.ggml.unknown_token_id\" names a control token"));
         }
@@ -95,7 +95,7 @@ impl Unigram {
                 id: *id,
                 start: text.len() as u32,
                 length: piece.len() as u32,
-                // Text that is always a token is preferred to all others.
+                // User-defined tokens are preferred to all others.
                 score: if vocabulary.is_ordinary(*id) { f64::from(score(*id)) } else { 0.0 },
             });
             text.extend_from_slice(piece.as_bytes());
@@ -180,7 +180,7 @@ impl Unigram {
         let range = |at: usize| self.first.get(at).map_or(0, |at| *at as usize);
         let mut pieces = self.tokens.get(range(first)..range(first + 1)).unwrap_or_default();
         for (at, byte) in text.iter().enumerate() {
-            // Those that go on with this byte. The ones that end here were first of all, and are gone.
+            // Candidates that continue with this byte. Those that end here came first, and were handed over.
             let byte_of =
                 |piece: &Piece| self.text.get(piece.start as usize + at).copied().unwrap_or_default();
             if at > 0 {
@@ -199,7 +199,7 @@ impl Unigram {
         }
     }
 
-    /// Writes the text as the vocabulary does.
+    /// Writes the text in the vocabulary's form.
     fn normalize(&self, text: &str, place: TextPlace, normal: &mut String) {
         normal.clear();
         let mut in_word = false;
@@ -223,7 +223,7 @@ impl Unigram {
         };
         let mut rest = text;
         while let Some(character) = rest.chars().next() {
-            // A map may replace part of a character, but not so that no text is left.
+            // A match that ends inside a character is not used: the rest would be no text.
             match self.charsmap.replacement(rest.as_bytes()) {
                 Some((length, replacement)) if rest.is_char_boundary(length) => {
                     replacement.chars().for_each(&mut put);

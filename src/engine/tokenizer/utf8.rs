@@ -1,14 +1,14 @@
-//! Which tokens can go on with a text so that it stays valid UTF-8.
+//! Sets of tokens that can follow a text so that it stays valid UTF-8.
 //!
-//! A text in the making may end inside a character. What can follow is one of eight cases (RFC 3629, section
-//! 4); a table has a set of tokens for each of them. It is made when it is needed first, as most models never
+//! A text in the making may end inside a character. The bytes that can follow are one of eight cases (RFC
+//! 3629, section 4), and a table has a set of tokens for each. It is made on first use, as most models never
 //! need it.
 
 use std::sync::OnceLock;
 
 use llguidance::toktrie::SimpleVob;
 
-/// Where a text ends.
+/// The state at the end of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 enum State {
@@ -18,8 +18,8 @@ enum State {
     One,
     Two,
     Three,
-    /// The first one of the bytes that are missing is limited, so that nothing is written longer than it must
-    /// be, no half of a surrogate pair is, and nothing beyond U+10FFFF.
+    /// The first missing byte has a smaller range, which excludes overlong forms, surrogates, and code points
+    /// beyond U+10FFFF.
     AfterE0,
     AfterED,
     AfterF0,
@@ -38,7 +38,7 @@ const STATES: [State; 8] = [
 ];
 
 impl State {
-    /// Where it ends with one byte more; None where that makes no text. Text values have no zero bytes.
+    /// The state after one more byte; None where the text would be invalid. Text values have no zero bytes.
     fn next(self, byte: u8) -> Option<State> {
         match (self, byte) {
             (State::Whole, 0x01..=0x7f) | (State::One, 0x80..=0xbf) => Some(State::Whole),
@@ -64,7 +64,7 @@ impl State {
     }
 }
 
-/// What can follow, for one vocabulary.
+/// The tokens that can follow a text, for one vocabulary.
 #[derive(Debug, Default)]
 pub(super) struct Continuations(OnceLock<Table>);
 
@@ -72,26 +72,27 @@ pub(super) struct Continuations(OnceLock<Table>);
 struct Table {
     /// By state: tokens that keep the text valid.
     valid: [SimpleVob; 8],
-    /// Those among them behind which the vocabulary can complete the character.
+    /// Those of them behind which the vocabulary can complete the character.
     open: [SimpleVob; 8],
     /// Whether the vocabulary can complete the character.
     completes: [bool; 8],
 }
 
-/// What of a vocabulary the table is made from.
+/// The properties of a vocabulary that the table is made from.
 pub(super) trait Tokens {
     /// Number of tokens.
     fn count(&self) -> usize;
-    /// What a token adds to the text.
+    /// The bytes that a token adds to the text.
     fn bytes(&self, id: u32) -> &[u8];
     /// Whether it ends the text.
     fn ends(&self, id: u32) -> bool;
 }
 
 impl Continuations {
-    /// The tokens that may follow a text that ends with the beginning of a character, `pending`, or is whole
-    /// where that is empty; with `last` also those that begin a character which the vocabulary cannot
-    /// complete. Empty where none adds to the text.
+    /// The tokens that may follow a text which ends with the beginning of a character, `pending`, or with a
+    /// whole character where that is empty; with `last` also those that begin a character which the
+    /// vocabulary cannot complete. The set is empty where no token adds to the text; None where `pending`
+    /// cannot be part of one.
     pub(super) fn following(&self, tokens: &impl Tokens, pending: &[u8], last: bool) -> Option<&SimpleVob> {
         let table = self.0.get_or_init(|| Table::new(tokens));
         let state = State::Whole.after(pending)? as usize;
@@ -120,7 +121,7 @@ impl Table {
         }
         let mut completes = [false; 8];
         completes[State::Whole as usize] = true;
-        // There are as many rounds as the longest way has steps.
+        // As many rounds as the longest way between two states has steps.
         for _ in STATES {
             for (state, leads) in leads.iter().enumerate() {
                 completes[state] |= leads.iter().zip(completes).any(|(leads, completes)| *leads && completes);
@@ -132,7 +133,7 @@ impl Table {
             for id in ids() {
                 let bytes = tokens.bytes(id);
                 let allowed = match state.after(bytes) {
-                    // A token that adds nothing, as control tokens do; the end only behind a character.
+                    // Tokens that add nothing, such as control tokens; an end only behind a whole character.
                     Some(_) if bytes.is_empty() => state == State::Whole || !tokens.ends(id),
                     Some(end) => !open || completes[end as usize],
                     None => false,
@@ -167,18 +168,18 @@ mod tests {
             &self.0[id as usize]
         }
 
-        /// The first one.
+        /// The first token ends the text.
         fn ends(&self, id: u32) -> bool {
             id == 0
         }
     }
 
-    /// The end, something that adds nothing, and these.
+    /// An end token, a token that adds nothing, and these.
     fn made(tokens: &[&[u8]]) -> Made {
         Made([&[][..], &[]].iter().chain(tokens).map(|token| token.to_vec()).collect())
     }
 
-    /// Whether the bytes are text or can become some.
+    /// Whether the bytes are valid text or the beginning of some.
     fn is_beginning(bytes: &[u8]) -> bool {
         !bytes.contains(&0)
             && std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true)
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn characters_that_the_vocabulary_cannot_complete_are_not_begun_but_at_the_end() {
-        // Behind F4 nothing but 80..8F would do.
+        // Only 80..8F may follow F4.
         let tokens = made(&[b"\xc3", b"\xa9", b"\xe2", b"\xf4", b"a\xf4"]);
         let continuations = Continuations::default();
         let open = continuations.following(&tokens, b"", false).unwrap();
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(continuations.following(&tokens, b"\xe2", false).unwrap().to_list(), [1, 3]);
         assert!(!continuations.completes(&tokens, b"\xf4"));
         assert!(continuations.completes(&tokens, b"\xe2"));
-        // If nothing adds to the text, nothing is left.
+        // If no token adds to the text, none is left.
         let mute = made(&[b"\x80", b"\xff"]);
         let continuations = Continuations::default();
         assert!(STATES.len() == 8 && continuations.following(&mute, b"", true).unwrap().is_zero());

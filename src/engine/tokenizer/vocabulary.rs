@@ -1,4 +1,4 @@
-//! The vocabulary of a GGUF file: what each token stands for and which tokens are special.
+//! The vocabulary of a GGUF file: the meaning of each token, and the special tokens.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,19 +8,19 @@ use crate::Error;
 use crate::gguf::Gguf;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
-/// What stands for a space where tokens are written as text.
+/// The character for a space where tokens are written as text.
 pub(super) const SPACE: char = '▁';
 
-/// Far above any real vocabulary; bounds the tables that are built here.
+/// Bounds far above any real vocabulary, which limit the tables that are built here.
 const MAX_TOKENS: usize = 1 << 22;
 const MAX_MERGES: usize = 1 << 22;
 const MAX_TEXT_BYTES: usize = 1 << 28;
-/// Tokens that are looked for in text; they go into an automaton, which is many times their size.
+/// Most tokens that are searched for in text; they go into an automaton of many times their size.
 const MAX_SPECIAL_TOKENS: usize = 1 << 14;
 const MAX_SPECIAL_BYTES: usize = 1 << 20;
 
-/// Names of tokens that end an answer whatever the metadata says, as llama.cpp knows them. Some files
-/// name only one of several, or mark them as ordinary.
+/// Names of tokens that end an answer whatever the metadata says, as in llama.cpp. Some files name only one
+/// of several, or mark them as ordinary.
 const END_NAMES: [&str; 33] = [
     "<|im_end|>",
     "<|endoftext|>",
@@ -59,11 +59,11 @@ const END_NAMES: [&str; 33] = [
 /// Keys that name tokens which end an answer.
 const END_KEYS: [&str; 6] = ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"];
 
-/// Names of [`END_NAMES`] that end nothing in a vocabulary, because of others that are in it.
+/// Names of [`END_NAMES`] that end nothing in a vocabulary, because of other tokens in it.
 fn ordinary_names(ids: &Ids<'_>) -> Vec<&'static str> {
     let has = |name: &str| ids.contains_key(name);
     let mut names = Vec::new();
-    // Ends a message there, behind which the model goes on in another channel.
+    // The model continues in another channel behind this token.
     if has("<|call|>") && has("<|return|>") || (has("<|call|>") || has("<|calls|>")) && has("<|flush|>") {
         names.push("<|end|>");
     }
@@ -76,7 +76,7 @@ fn ordinary_names(ids: &Ids<'_>) -> Vec<&'static str> {
 /// The control tokens of BERT.
 const BERT_NAMES: [&str; 5] = ["[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]"];
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// Part of text.
@@ -87,7 +87,7 @@ pub(super) enum Role {
     UserDefined,
     /// Steers the model; never part of a user's text, never shown.
     Control,
-    /// Stands for nothing.
+    /// Without a use.
     Unused,
 }
 
@@ -96,7 +96,7 @@ pub(super) enum Role {
 pub(super) struct Vocabulary {
     /// The bytes of all tokens, one after the other.
     arena: Vec<u8>,
-    /// Where the bytes of each token end.
+    /// The end of each token in these bytes.
     ends: Vec<u32>,
     roles: Vec<Role>,
     /// Texts of control and user-defined tokens.
@@ -105,7 +105,7 @@ pub(super) struct Vocabulary {
     pub(super) end_tokens: Vec<u32>,
 }
 
-/// How a file writes the tokens of text.
+/// The form in which a file writes the tokens of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spelling {
     /// Each byte as a character of GPT-2's alphabet.
@@ -120,8 +120,8 @@ pub(super) enum Spelling {
 /// The tokens of a file by their text.
 pub(super) type Ids<'a> = HashMap<&'a str, u32>;
 
-/// Reads the tokens; those that `built` names are made by merges, so that they are text whatever they look
-/// like.
+/// Reads the tokens; those that `built` names are made by merges, so they are text even if they look like
+/// control tokens.
 pub(super) fn read<'a>(
     gguf: &Gguf,
     ids: &Ids<'a>,
@@ -150,7 +150,7 @@ pub(super) fn read<'a>(
     let alphabet = Bytes::new();
     let ordinary = ordinary_names(ids);
     for (id, (token, token_type)) in tokens.zip(types).enumerate() {
-        // Neither is a control token, whatever it looks like.
+        // Neither kind is a control token, even if it looks like one.
         let is_text = built.contains(&(id as u32)) || ordinary.contains(&token);
         let role = role(gguf, id, token, token_type, spelling, is_text)?;
         vocabulary.push(id as u32, token, role, spelling, &alphabet);
@@ -214,10 +214,10 @@ fn written_byte(token: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 2 && !digits.starts_with('+'))
 }
 
-/// The role of a token by its type in the file. The name has a say as well: some files mark control tokens as
-/// ordinary or user-defined, and a user's text must not be able to contain them. That says nothing of one
-/// that `is_text`: it is built by merges, as `</s>` is in vocabularies made from HTML, or ends nothing in
-/// this vocabulary.
+/// The role of a token by its type in the file, and by its name: some files mark control tokens as ordinary
+/// or user-defined, and a user's text must not be able to contain them. The name does not count for a token
+/// that `is_text`, because it is built by merges, as `</s>` is in vocabularies made from HTML, or ends
+/// nothing in this vocabulary.
 fn role(
     gguf: &Gguf,
     id: usize,
@@ -285,7 +285,7 @@ fn end_tokens(
     Ok(ends)
 }
 
-/// The type of a token as the file has it.
+/// The type of a token in the file.
 ///
 /// # Errors
 /// [`Error::CorruptModel`] where the types are no numbers.
@@ -293,7 +293,7 @@ pub(super) fn token_type(gguf: &Gguf, id: u32) -> Result<Option<i32>, Error> {
     Ok(gguf.opt_i32s("tokenizer.ggml.token_type")?.and_then(|mut types| types.nth(id as usize)))
 }
 
-/// The token that a key names. All bits set means none, as some writers have it.
+/// The token that a key names. Some writers write a number with all bits set for none.
 pub(super) fn token_id(gguf: &Gguf, key: &str, count: usize) -> Result<Option<u32>, Error> {
     match gguf.opt_u32(key)? {
         None | Some(u32::MAX) => Ok(None),
@@ -344,7 +344,7 @@ impl Vocabulary {
     fn push(&mut self, id: u32, token: &str, role: Role, spelling: Spelling, alphabet: &Bytes) {
         match (role, spelling) {
             (Role::Text, Spelling::Alphabet) => {
-                // A token with a character outside the alphabet can only have been meant as it is.
+                // A token with a character outside the alphabet must have been meant as plain text.
                 let start = self.arena.len();
                 for character in token.chars() {
                     match alphabet.byte(character) {
@@ -388,7 +388,7 @@ impl Vocabulary {
         self.role(id) == Some(Role::Control)
     }
 
-    /// Whether text can become this token without being looked for.
+    /// Whether text can become this token without a search for special tokens.
     pub(super) fn is_text(&self, id: u32) -> bool {
         matches!(self.role(id), Some(Role::Text | Role::UserDefined))
     }
@@ -398,7 +398,7 @@ impl Vocabulary {
         self.role(id) == Some(Role::Text)
     }
 
-    /// What the token adds to the output.
+    /// The bytes that the token adds to the output.
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;
         let start = match id.checked_sub(1) {

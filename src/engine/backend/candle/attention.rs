@@ -15,7 +15,7 @@ use crate::model::spec::{AttentionSpec, QueryKeyNorm};
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// Behind each head its gate where there are gates.
+    /// With the gate behind each head where there are gates.
     queries: Dense,
     /// The keys of a block that has its own.
     keys: Option<Dense>,
@@ -50,7 +50,7 @@ impl Attention {
         let has_own = spec.shares.is_none();
         let has_all = source.gguf.opt_tensor(&name("attn_qkv.weight"))?.is_some() && !spec.gated;
         let (queries, keys, values) = if has_all {
-            // The rows of all three in one matrix.
+            // One matrix has the rows of all three.
             let all = dense("attn_qkv", query_width + 2 * kv_width)?;
             let part = |start: usize, outputs: usize| all.part(start..start + outputs);
             (
@@ -155,8 +155,8 @@ impl Attention {
         rotate(&pass.ropes[index], &x, &pass.angles[index])
     }
 
-    /// The weighted sums of what each row sees: `[rows, query heads · dim]` of queries `[query heads, rows,
-    /// dim]`.
+    /// The weighted sums of the values that each row sees: `[rows, query heads · dim]` of queries `[query
+    /// heads, rows, dim]`.
     fn attend(
         &self,
         queries: &Tensor,

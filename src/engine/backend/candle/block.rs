@@ -26,7 +26,7 @@ pub(super) struct Block {
     output_scale: Option<Tensor>,
 }
 
-/// The part of a block that brings the positions together.
+/// The first half of a block, which combines positions.
 enum Mixer {
     Attention(Box<Attention>),
     ShortConv(Box<ShortConv>),
@@ -147,7 +147,7 @@ impl Mixer {
     }
 }
 
-/// The weights that make the embeddings of tokens which each block gets of its own.
+/// The weights that make the embeddings of tokens which each block gets for itself.
 pub(super) struct PerLayerEmbedding {
     /// The embeddings of a token for all blocks: `[vocabulary, blocks · length]`.
     tokens: Matrix,
@@ -199,7 +199,7 @@ impl PerLayerEmbedding {
     }
 }
 
-/// The weights with which a block mixes its embedding of each token in.
+/// The weights with which a block mixes in its embedding of each token.
 struct PerLayerInput {
     index: usize,
     gate: Matrix,

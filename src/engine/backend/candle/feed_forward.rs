@@ -32,7 +32,7 @@ pub(super) struct Experts {
     down: Matrix,
     /// The biases of gate, up and down: `[experts, outputs]`.
     biases: Option<[Tensor; 3]>,
-    /// One that all rows use.
+    /// The expert that all rows use.
     shared: Option<Shared>,
 }
 
@@ -45,8 +45,8 @@ enum Inputs {
 /// The expert that all rows use.
 struct Shared {
     expert: FeedForward,
-    /// `[width, 1]`: the logistic function of its product with the input is what the result is multiplied
-    /// with.
+    /// `[width, 1]`: the result is multiplied with the logistic function of the product of this gate and the
+    /// input.
     gate: Option<Tensor>,
 }
 
@@ -74,7 +74,7 @@ impl FeedForward {
                 let (gate, up) = if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner] {
                     (load("ffn_gate.weight", inner)?, load("ffn_up.weight", inner)?)
                 } else {
-                    // The rows of both in one matrix, those of the gate first.
+                    // One matrix has the rows of both, those of the gate first.
                     let both = load("ffn_up.weight", 2 * inner)?;
                     (both.part(0..inner), both.part(inner..2 * inner))
                 };
@@ -110,11 +110,11 @@ impl FeedForward {
     }
 }
 
-/// The activation of a gate, times what it gates.
+/// The activation of a gate, multiplied with the gated values.
 pub(super) fn activate(kind: FeedForwardKind, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
     match kind {
         FeedForwardKind::SwiGlu => gate.silu()? * up,
-        // Candle's GELU is the one that is approximated by a hyperbolic tangent.
+        // Candle's `gelu` is the approximation by a hyperbolic tangent.
         FeedForwardKind::TanhGeGlu => gate.gelu()? * up,
         FeedForwardKind::GeGlu => gate.gelu_erf()? * up,
         FeedForwardKind::ClampedSwiGlu => {
@@ -193,7 +193,8 @@ impl Experts {
         })
     }
 
-    /// `Σ weight · expert(x)`, summed in the order of the experts for each row, whatever rows are beside it.
+    /// `Σ weight · expert(x)`, summed in the order of the experts for each row, whatever other rows there
+    /// are.
     fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         let users = self.choose(&self.router.forward(x, pool)?)?;
         let mut sum = match &self.shared {
@@ -215,7 +216,7 @@ impl Experts {
 
     /// The result of one expert for some rows.
     fn expert(&self, expert: usize, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
-        // The rows of `matrix` that are its part `index`, of so many outputs.
+        // The rows of part `index` of `matrix`, whose parts have so many outputs.
         let part = |matrix: &Matrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {
             let y = matrix.part(index * outputs..(index + 1) * outputs).forward(x, pool)?;
             match &self.biases {
@@ -234,15 +235,15 @@ impl Experts {
         part(&self.down, expert, self.width, 2, &activate(self.kind, &gate, &up)?)
     }
 
-    /// The rows that use each expert, and how much of it: the experts with the highest logits, the lowest
+    /// The rows that use each expert, with their weights: the experts with the highest logits, the lowest
     /// index of equal ones.
     fn choose(&self, logits: &Tensor) -> candle_core::Result<Vec<Vec<(u32, f32)>>> {
         let shares = candle_nn::ops::softmax_last_dim(logits)?.to_vec2::<f32>()?;
         let mut users = vec![Vec::new(); self.spec.count];
         for (row, (logits, shares)) in logits.to_vec2::<f32>()?.into_iter().zip(shares).enumerate() {
             let mut order: Vec<usize> = (0..logits.len()).collect();
-            // Logits that are no numbers come last, and both zeros are one. The sort is stable, so that equal
-            // ones stay in the order of their indexes.
+            // NaN comes last, and both zeros are equal. The sort is stable, so that equal logits stay in the
+            // order of their indexes.
             let height = |expert: usize| match logits[expert] {
                 logit if logit.is_nan() => f32::NEG_INFINITY,
                 logit => logit + 0.0,

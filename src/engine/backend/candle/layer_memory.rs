@@ -1,11 +1,11 @@
-//! What layers other than attention keep of a sequence.
+//! The state of layers other than attention.
 
 use candle_core::{DType, Tensor};
 
 use crate::model::spec::Mixer;
 
-/// What a layer keeps behind some position. Tensors are never written, so that clones are of another
-/// position's for nothing.
+/// The state of a layer behind some position. Clones are cheap, and no position changes that of another one,
+/// as tensors are never written.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
@@ -16,7 +16,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Values of what a mixer keeps; 0 for attention.
+    /// Number of values that a mixer keeps; 0 for attention.
     pub(super) fn values(mixer: &Mixer) -> usize {
         match mixer {
             Mixer::Attention => 0,
@@ -28,7 +28,7 @@ impl Memory {
         }
     }
 
-    /// What a mixer keeps before a text; `None` for attention.
+    /// The state of a mixer before a text; `None` for attention.
     pub(super) fn empty(mixer: &Mixer, device: &candle_core::Device) -> candle_core::Result<Option<Memory>> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device);
         Ok(match mixer {

@@ -1,4 +1,4 @@
-//! What blocks are made of, as tensors: products with a bias, and norms.
+//! The layers that blocks are made of, as tensors: products with a bias, and norms.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::kernels::ggml::{self, Weights};
 use crate::model::spec::{NormKind, NormSpec};
 use crate::model::{expect_shape, floats, format_of, opt_vector, vector};
 
-/// The use of the memory, as errors say it.
+/// The purpose of the memory, as errors name it.
 pub(super) const WEIGHTS: &str = "the weights of a model";
 
-/// Where weights come from, and where they go.
+/// The file that weights come from, and the device that they go to.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub(super) gguf: &'a Gguf,
@@ -43,7 +43,7 @@ impl Source<'_> {
         values.map(|values| Tensor::new(values, self.device).map_err(raised)).transpose()
     }
 
-    /// A vector of one value.
+    /// A vector of equal values.
     fn filled(&self, value: f32, length: usize) -> Result<Tensor, Error> {
         Tensor::new(vec![value; length], self.device).map_err(raised)
     }
@@ -57,7 +57,7 @@ impl Source<'_> {
     }
 }
 
-/// Rows of a matrix, `[outputs, inputs]`, which lie among others.
+/// Rows of a matrix, `[outputs, inputs]`, which may be part of a larger one.
 #[derive(Clone)]
 pub(super) struct Matrix {
     weights: Arc<dyn Weights>,

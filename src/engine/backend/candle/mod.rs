@@ -1,10 +1,11 @@
-//! The backend of [candle](https://github.com/huggingface/candle)'s tensors: another implementation of what
-//! the specifications of models say, to compare the first one with, and for what that one does not compute.
+//! The backend of [candle](https://github.com/huggingface/candle)'s tensors: another implementation of the
+//! specifications of models, to compare the first one with, and for models that the first one does not
+//! compute.
 //!
 //! It is on the CPU. Weights stay in ggml's blocks; activations, keys and values are f32. Sequences are
 //! computed one after the other, their rows with products whose sizes follow from the row's own position, so
 //! that the invariant of backends holds: the same bytes on one machine, however rows are put together.
-//! Another processor may give others, as candle chooses its instructions by what there is.
+//! Another processor may give others, as candle chooses its instructions by those that the processor has.
 
 mod attention;
 mod block;
@@ -31,7 +32,7 @@ use block::{Block, PerLayerEmbedding};
 use layers::{Matrix, Norm, Source};
 use state::{CandleState, Layers};
 
-/// Computes with candle's tensors.
+/// The backend that computes with candle's tensors.
 #[derive(Debug, Clone)]
 pub(crate) struct Candle {
     device: Device,
@@ -43,13 +44,13 @@ impl Candle {
         Candle { device: Device::Cpu }
     }
 
-    /// Whether the specification of a file can be computed, as far as it can be told without loading it.
+    /// Whether the specification of a file can be computed, as far as that is known without loading it.
     pub(crate) fn computes(gguf: &Gguf) -> bool {
         spec(gguf).is_ok_and(|spec| model::refuse_unknown_tensors(gguf, &spec).is_ok())
     }
 }
 
-/// The use of the memory, as errors say it.
+/// The purpose of the memory, as errors name it.
 const WORKSPACE: &str = "the tensors of a pass";
 
 /// An error of candle's, which is a bug here: shapes were checked when the model was loaded.
@@ -80,7 +81,7 @@ impl Backend for Candle {
         let workspace = workspace_bytes(gguf, &spec, limits);
         let decoder = CandleDecoder::load(self, gguf, spec, workspace, loading)?;
         gguf.check_lost()?;
-        // Weights were copied.
+        // The weights were copied.
         gguf.release_all();
         Ok(Box::new(decoder))
     }
@@ -129,7 +130,7 @@ fn refused(gguf: &Gguf, reason: String) -> Error {
 fn workspace_bytes(gguf: &Gguf, spec: &ModelSpec, limits: ModelLimits) -> u64 {
     let of_block = |block: &BlockSpec| {
         let heads = block.attention.heads;
-        // Each of these rows is there in some versions at a time: projected, normalised, turned, transposed.
+        // Several versions of each of these rows exist at a time: projected, normalised, rotated, transposed.
         let attention = 6 * heads.query * heads.dim + 8 * heads.kv * heads.dim;
         let experts = block.feed_forward.experts.map_or(0, |experts| 4 * experts.count);
         let mixed = match block.mixer {
@@ -150,7 +151,7 @@ fn workspace_bytes(gguf: &Gguf, spec: &ModelSpec, limits: ModelLimits) -> u64 {
     values.saturating_mul(size_of::<f32>() as u64)
 }
 
-/// A decoder and what its last pass has left.
+/// A decoder with the results of its last pass.
 struct CandleDecoder {
     device: Device,
     spec: ModelSpec,
@@ -234,8 +235,8 @@ impl CandleDecoder {
         })
     }
 
-    /// The rows of one sequence, final hidden states of those that are wanted behind the others; false once
-    /// it is interrupted.
+    /// Computes the rows of one sequence, and appends the final hidden states of the wanted rows to `hidden`.
+    /// False once it is interrupted.
     fn compute(
         &self,
         segment: &mut Segment<'_>,
@@ -390,7 +391,7 @@ impl Decoder for CandleDecoder {
     }
 
     fn check_lost(&self) -> Result<(), Error> {
-        // Nothing is read of the file once it is loaded.
+        // Nothing is read from the file once it is loaded.
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! Layers that are not attention, as tensors: short convolutions and delta nets. What they keep of a text is
-//! as large behind its last position as behind its first one ([`Memory`]).
+//! Layers other than attention, as tensors: short convolutions and delta nets. Their state has the same size
+//! behind every position of a text ([`Memory`]).
 
 use candle_core::Tensor;
 
@@ -164,7 +164,7 @@ impl DeltaNet {
         let heads = |first: usize, count: usize| {
             activated.narrow(1, first, count * dim)?.contiguous()?.reshape((rows, count, dim))
         };
-        // Each value head has those of its key head.
+        // Each value head has the queries and keys of its key head.
         let of_keys = |first: usize, scale: f64| {
             let heads = heads(first, key_heads)?;
             let length = (heads.sqr()?.sum_keepdim(2)? + f64::from(self.epsilon))?.sqrt()?;
@@ -210,6 +210,6 @@ impl DeltaNet {
 /// `ln(1 + exp(x))`.
 pub(super) fn softplus(x: f32) -> f64 {
     let x = f64::from(x);
-    // What is no number stays none.
+    // NaN stays NaN.
     if x.is_nan() { x } else { x.max(0.0) + libm::log1p(libm::exp(-x.abs())) }
 }

@@ -1,12 +1,12 @@
-//! What a sequence keeps of the tokens that were computed, as tensors: keys and values of each layer, in
-//! blocks of [`BLOCK`] positions that sequences share.
+//! The state of a sequence, as tensors: keys and values of each layer, in blocks of [`BLOCK`] positions that
+//! sequences share.
 //!
-//! What other layers than attention keep ([`Memory`]) is overwritten by each position. A state has it behind
-//! its last position, and behind the last one that was no guess; one block in some has it behind the block's
-//! last position. A sequence that has to go back goes to the last of these places, and computes from there
-//! again.
+//! Layers other than attention keep a [`Memory`] that each position overwrites. A state has those behind its
+//! last position, and those behind the last one that was no guess; one block in every few has those behind
+//! the block's last position. A sequence that has to go back goes to the last of these places, and computes
+//! from there again.
 //!
-//! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
+//! Invariant: a shared block is never written; a sequence that has to write one copies it first.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -28,18 +28,19 @@ pub(super) struct Layers(Arc<Inner>);
 struct Inner {
     /// Key-value heads and their length, of the layers that keep any.
     layers: Vec<Option<[usize; 2]>>,
-    /// The states before a text of the layers that are no attention.
+    /// The states, before a text, of layers other than attention.
     empty: Vec<Option<Memory>>,
-    /// Values of that.
+    /// Number of values of these states.
     memory_values: u64,
-    /// One block in so many has that.
+    /// One block in so many has a copy of these states.
     interval: usize,
     device: Device,
 }
 
-/// What blocks have of layers that are no attention may take so many times the memory of keys and values.
+/// Most memory of these copies, as a multiple of that of keys and values, unless even [`LONGEST_INTERVAL`]
+/// leaves more.
 const MOST_COPIES: u64 = 8;
-/// At least one block in so many has it.
+/// At least one block in so many has a copy.
 const LONGEST_INTERVAL: usize = 8;
 
 impl Layers {
@@ -65,12 +66,12 @@ impl Layers {
         Ok(Layers(Arc::new(inner)))
     }
 
-    /// Whether there are layers that are no attention.
+    /// Whether there are layers other than attention.
     fn has_memory(&self) -> bool {
         self.0.memory_values > 0
     }
 
-    /// The last place, at most `positions`, behind which a sequence can go on that has only blocks.
+    /// The last place, at most `positions`, behind which a sequence that has only blocks can resume.
     fn resumable(&self, positions: usize) -> usize {
         let each = if self.has_memory() { BLOCK * self.0.interval } else { 1 };
         positions / each * each
@@ -110,7 +111,7 @@ struct Content {
     behind: Option<Memories>,
 }
 
-/// The state of each layer that is no attention.
+/// The state of each layer other than attention.
 type Memories = Vec<Option<Memory>>;
 
 impl Content {
@@ -130,10 +131,10 @@ pub(super) struct CandleState {
     layers: Layers,
     blocks: Vec<Arc<Content>>,
     len: usize,
-    /// The states of layers that are no attention, behind some positions in ascending order, the last one
-    /// included unless a block has it.
+    /// The states of layers other than attention, behind some positions in ascending order; behind the last
+    /// one unless a block has that.
     kept: Vec<(usize, Memories)>,
-    /// The same for the pass that is under way: behind so many of its rows.
+    /// The same for the current pass: behind so many of its rows.
     made: Vec<(usize, Memories)>,
     /// Their states before the pass.
     before: Memories,
@@ -146,8 +147,8 @@ impl CandleState {
         CandleState { layers, blocks: Vec::new(), len: 0, kept, made, before }
     }
 
-    /// Begins a pass over `count` rows, the last `guesses` of which may be taken back: makes the blocks that
-    /// they go to its own.
+    /// Begins a pass over `count` rows, the last `guesses` of which may be taken back: copies the shared
+    /// blocks that they go to.
     pub(super) fn begin(&mut self, count: usize, guesses: usize) -> candle_core::Result<()> {
         let open = self.len / BLOCK..(self.len + count).div_ceil(BLOCK);
         for block in &mut self.blocks[open] {
@@ -189,7 +190,7 @@ impl CandleState {
         memory.ok_or_else(|| candle_core::Error::Msg("a layer that keeps nothing is asked for it".to_owned()))
     }
 
-    /// After how many rows of the pass it is wanted what layers keep.
+    /// The numbers of rows of the pass behind which the states of layers are kept.
     pub(super) fn marks(&self) -> Vec<usize> {
         self.made.iter().map(|(rows, _)| *rows).collect()
     }
@@ -289,7 +290,7 @@ impl State for CandleState {
     }
 
     fn bytes(&self, positions: usize) -> u64 {
-        // While a layer is computed its keys and values lie together once more.
+        // While a layer is computed, there is another copy of its keys and values, in one piece.
         let blocks = positions.div_ceil(BLOCK);
         let together = ((blocks * BLOCK) as u64).saturating_mul(self.layers.widest());
         let together = together.saturating_mul(size_of::<f32>() as u64);
@@ -326,7 +327,7 @@ impl State for CandleState {
     }
 
     fn wipe(&mut self, len: usize) {
-        // The rows behind the last position are never looked at.
+        // The rows behind the last position are never read.
         self.truncate(len);
     }
 

@@ -15,7 +15,7 @@ use crate::model::spec::{NormSpec, StateSpaceSpec};
 /// The weights of a state space.
 pub(super) struct StateSpace {
     spec: StateSpaceSpec,
-    /// The projection to gates, to what the convolution takes, and to steps, one after the other.
+    /// The joint projection to gates, to the convolution's input, and to steps.
     input: Matrix,
     convolution: Convolution,
     convolution_bias: Option<Tensor>,
@@ -93,7 +93,7 @@ impl StateSpace {
         };
         let activated = sum.silu()?;
         let heads_in = activated.narrow(1, 0, values)?.reshape((rows, heads, dim))?;
-        // Each head has those of its group.
+        // Each head has the vectors of its group.
         let of_groups = |first: usize| {
             let part = activated.narrow(1, first, groups * kept)?.contiguous()?;
             part.reshape((rows, groups, kept))?.index_select(&self.groups, 1)

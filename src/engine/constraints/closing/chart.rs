@@ -1,5 +1,5 @@
 //! A place in a context-free grammar: Earley's sets of items, one row behind each lexeme, beside llguidance's
-//! own, which nobody outside can read. What each row adds is the least that comes behind each symbol that it
+//! own, which it does not expose. Each row also has the least text that comes behind each symbol that it
 //! waits for, so that the shortest way to the end is known from every place.
 
 use std::cmp::Reverse;
@@ -33,21 +33,21 @@ pub(in crate::constraints) struct Chart {
     /// Whether a lexeme has begun.
     begun: bool,
     items: usize,
-    /// The last end that was searched for: in which row, from which state, and what it was.
+    /// The last end that was searched for: its row, its state, and the result.
     last: Option<(usize, StateID, bool, Option<End>)>,
 }
 
 /// The next lexeme's end: its rest, and the item that waits for it.
 type End = (Box<[u8]>, u32);
 
-/// Productions that may be under way behind a lexeme: place and row of their beginning.
+/// Productions that may be in progress behind a lexeme, each with its place and the row of its beginning.
 #[derive(Clone)]
 struct Row {
     items: Vec<(u32, u32)>,
     /// Items by the symbol that comes next.
     waiting: HashMap<u32, Vec<u32>>,
-    /// For each symbol that comes next: the least that comes behind it, and by which item; None where nothing
-    /// does.
+    /// For each symbol that comes next, the cost of the least that comes behind it, and the item that has it;
+    /// None where nothing does.
     behind: HashMap<u32, (Cost, Option<u32>)>,
     /// Whether the text may end here.
     complete: bool,
@@ -90,12 +90,12 @@ impl Chart {
         Some(chart)
     }
 
-    /// Bytes that a copy of it takes, about.
+    /// Approximate bytes of a copy of it.
     pub(in crate::constraints) fn bytes(&self) -> usize {
         self.lexer.num_bytes()
     }
 
-    /// This place.
+    /// The current place.
     pub(in crate::constraints) fn mark(&self) -> Mark {
         Mark { rows: self.rows.len(), state: self.state, begun: self.begun }
     }
@@ -110,7 +110,7 @@ impl Chart {
         (self.state, self.begun) = (mark.state, mark.begun);
     }
 
-    /// Goes on with some bytes; false where that is not possible, or too much.
+    /// Continues with some bytes; false where that is not possible, or takes too much.
     pub(in crate::constraints) fn push(&mut self, bytes: &[u8]) -> bool {
         bytes.iter().all(|byte| self.push_byte(*byte)) && !self.lexer.has_error()
     }
@@ -141,7 +141,7 @@ impl Chart {
         true
     }
 
-    /// Goes on behind the lexemes that end in a state of the lexer.
+    /// Continues behind the lexemes that end in a state of the lexer.
     fn scan(&mut self, state: StateID, lazy: bool) -> bool {
         let state = self.lexer.state_desc(state);
         let lexemes = if lazy { &state.lazy_accepting } else { &state.greedy_accepting };
@@ -160,7 +160,7 @@ impl Chart {
         !items.is_empty() && self.add_row(items)
     }
 
-    /// Adds a row that has these items and those that follow from them.
+    /// Adds a row with these items and all that follow from them.
     fn add_row(&mut self, mut items: Vec<(u32, u32)>) -> bool {
         let shape = Arc::clone(&self.shape);
         let here = self.rows.len() as u32;
@@ -181,7 +181,7 @@ impl Chart {
                 None => {
                     let left = shape.places[place as usize].left;
                     complete |= left == START && origin == 0;
-                    // One that begins here is empty, which its symbol has told.
+                    // A production that begins here is empty, which the cost of its symbol includes.
                     if origin < here {
                         let row = &self.rows[origin as usize];
                         for item in row.waiting.get(&left).into_iter().flatten() {
@@ -249,8 +249,8 @@ impl Chart {
         behind
     }
 
-    /// A shortest text that leads from here to the end; None where there is none, or it takes too much to
-    /// find it.
+    /// A shortest text that leads from here to the end; None where there is none, or the search takes too
+    /// much.
     pub(in crate::constraints) fn closing(&mut self) -> Option<Vec<u8>> {
         let row = self.rows.len() - 1;
         if !self.begun && self.rows[row].complete {
@@ -283,10 +283,10 @@ impl Chart {
         }
     }
 
-    /// The end of the next lexeme by which the whole is shortest.
+    /// The end of the next lexeme that makes the whole text shortest.
     fn next_end(&mut self) -> Option<End> {
         let row = &self.rows[self.rows.len() - 1];
-        // The cheapest of several symbols that have the same lexeme, by lexeme.
+        // For each lexeme, the cheapest of the symbols that it stands for.
         let mut behind: HashMap<LexemeIdx, (Cost, u32)> = HashMap::new();
         for (symbol, (cost, item)) in &row.behind {
             let (Some(lexeme), Some(item)) = (self.shape.symbols[*symbol as usize].lexeme, item) else {

@@ -8,19 +8,20 @@ use llguidance::earley::regexvec::{NextByte, RegexVec, StateID};
 /// The inputs of such a search, and its results.
 #[derive(Clone)]
 pub(super) struct Ends {
-    /// One byte of each class that the lexer tells apart: printable ones first, where there are such.
+    /// One byte of each class that the lexer distinguishes, a printable one where there is one, and printable
+    /// ones first.
     bytes: Vec<u8>,
-    /// How many of them are printable.
+    /// Number of printable bytes among them.
     printable: usize,
-    /// Whether others are only tried where printable ones lead nowhere: what is found need not be shortest
-    /// then, but characters of many bytes make no states.
+    /// Whether bytes that are not printable are only tried where printable ones lead nowhere. Results need
+    /// not be shortest then, but characters of several bytes add no states.
     narrow: bool,
-    /// Along the ways that were found, by states in which one lexeme is left: the next byte, or that the
+    /// The ways that were found, by states in which one lexeme is left: the next byte, or None where the
     /// lexeme may end.
     tails: HashMap<StateID, Option<u8>>,
 }
 
-/// Most states whose ways are kept.
+/// Most states in `tails`.
 const MAX_TAILS: usize = 100_000;
 
 impl Ends {
@@ -33,7 +34,7 @@ impl Ends {
         Ends { bytes, printable, narrow, tails: HashMap::new() }
     }
 
-    /// One that has found nothing: states are those of one lexer.
+    /// The same search without results, as these hold for the states of one lexer only.
     pub(super) fn anew(&self) -> Ends {
         Ends { tails: HashMap::new(), ..self.clone() }
     }
@@ -43,9 +44,10 @@ impl Ends {
         if self.narrow { 100_000 } else { 10_000 }
     }
 
-    /// For lexemes that can end after a state, a text to the end: for all of which that and what `behind`
-    /// says, the number of bytes behind it, may be the least. A lexeme that has begun may end at once, others
-    /// take a byte at least. `steps` are counted down; when none are left, some lexemes may be missing.
+    /// For lexemes that can end after a state, a text to their end: for all of which the total of its length
+    /// and of `behind`, the number of bytes behind the lexeme, may be the least. A lexeme that has begun may
+    /// end at once, others take at least one byte. `steps` are counted down; when none are left, some lexemes
+    /// may be missing.
     pub(super) fn find(
         &mut self,
         lexer: &mut RegexVec,
@@ -63,7 +65,7 @@ impl Ends {
         self.search(self.bytes.len(), lexer, from, begun, &behind, steps)
     }
 
-    /// The shortest, but for ways that were found before, which are gone as soon as they are met.
+    /// Finds the shortest ways, except that a known way is followed as soon as it is met.
     fn search(
         &mut self,
         bytes: usize,
@@ -73,11 +75,11 @@ impl Ends {
         behind: &impl Fn(LexemeIdx) -> u64,
         steps: &mut usize,
     ) -> Vec<(LexemeIdx, Box<[u8]>)> {
-        // States in the order in which they are reached: how many bytes from the first, which is before, and
-        // the byte between.
+        // States in the order in which they are reached: the number of bytes from the first state, the state
+        // before, and the byte between the two.
         let mut reached = vec![(from, 0u64, 0, 0)];
         let mut seen = HashSet::from([from]);
-        // The states in which lexemes leave what was searched, and the bytes from there on.
+        // The states from which lexemes follow a known way, and the remaining bytes.
         let mut ends: Vec<(LexemeIdx, usize, Vec<u8>)> = Vec::new();
         let possible: Vec<(LexemeIdx, u64)> =
             lexer.state_desc(from).possible.iter().map(|lexeme| (lexeme, behind(lexeme))).collect();
@@ -107,7 +109,7 @@ impl Ends {
                     least_behind = left.map(|(_, bytes)| *bytes).min().unwrap_or(u64::MAX);
                 }
             }
-            // One that ends here has no way on.
+            // The lexer goes no further from a state in which it ends a lexeme at once.
             if !state.has_lowest_match() {
                 let forced = match lexer.next_byte(state) {
                     NextByte::ForcedByte(byte) => Some(byte),
@@ -144,14 +146,14 @@ impl Ends {
         texts
     }
 
-    /// Keeps what comes next on a way, if it is the way of one lexeme.
+    /// Records the next byte along a way, if it is the way of one lexeme.
     fn keep(&mut self, lexer: &RegexVec, state: StateID, next: Option<u8>) {
         if self.tails.len() < MAX_TAILS && lexer.state_desc(state).possible.iter().nth(1).is_none() {
             self.tails.entry(state).or_insert(next);
         }
     }
 
-    /// The way from a state, if one was found before.
+    /// The known way from a state, if there is one.
     fn tail(&self, lexer: &mut RegexVec, mut state: StateID) -> Option<Vec<u8>> {
         let mut tail = Vec::new();
         while let Some(byte) = self.tails.get(&state)? {

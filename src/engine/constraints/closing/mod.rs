@@ -1,13 +1,13 @@
-//! The way to the end: from each place of an answer, a shortest text that completes it, so that an answer is
-//! never led where it cannot be completed with the tokens that are left.
+//! The way to the end: for each place of an answer, a shortest text that completes it, so that an answer
+//! never gets to a place where the remaining tokens are too few to complete it.
 //!
-//! Patterns and choices have it from their automaton ([`super::regular`]), documents from a [`Chart`] of
-//! their grammar. Both give bytes. How many tokens those take is counted as the answer would go: tokens that
-//! are forced as the tokenizer has them, and between them the fewest that the vocabulary has.
+//! For patterns and choices it comes from their automaton ([`super::regular`]), for documents from a
+//! [`Chart`] of their grammar. Both give bytes. Their tokens are counted in the way that the answer will
+//! take: forced tokens as the tokenizer makes them, and between them the fewest that the vocabulary allows.
 //!
-//! The search is bounded. Where it ends without an answer (a string of thousands of characters at least, a
-//! lexer of too many states), nothing is promised: the answer goes on as if there were no limit, and fails
-//! where it meets it.
+//! The search is bounded. Where it ends without a result (a string of thousands of characters at least, a
+//! lexer of too many states), nothing is guaranteed: the answer goes on as if there were no limit of tokens,
+//! and fails when it reaches the limit.
 
 mod chart;
 mod ends;
@@ -30,15 +30,15 @@ const FUEL: u64 = 2_000_000;
 /// States of a lexer over a whole answer.
 const MAX_STATES: usize = 10_000;
 
-/// The way to the end, as far as it is known.
+/// The known way to the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Way {
     pub(super) text: Vec<u8>,
-    /// Tokens that are enough for it.
+    /// A number of tokens that is enough for it.
     pub(super) tokens: usize,
 }
 
-/// The chart of a grammar at its beginning; None where it is too much.
+/// The chart of a grammar at its beginning; None where it takes too much.
 pub(super) fn chart(parser: &TokenParser, words: &TokEnv, limits: &ParserLimits) -> Option<Chart> {
     let grammar = parser.parser.grammar();
     let spec = grammar.lexer_spec();

@@ -11,9 +11,9 @@ use toktrie::TokTrie;
 use super::ends::Ends;
 use super::words::{Cost, NEVER, cost};
 
-/// Steps of the lexer in which the shortest texts of all lexemes are found.
+/// Most steps of the lexer to find the shortest texts of all lexemes.
 const MAX_STEPS: usize = 400_000;
-/// States after which a lexer is thrown away: some kilobytes each.
+/// Number of states after which a lexer is replaced by a new one: they take some kilobytes each.
 const MAX_STATES: usize = 4_000;
 /// Longest text of a symbol, in bytes.
 const MAX_TEXT: usize = 16 << 10;
@@ -21,7 +21,7 @@ const MAX_TEXT: usize = 16 << 10;
 /// A grammar.
 pub(super) struct Shape {
     pub(super) symbols: Vec<Symbol>,
-    /// The right sides of all productions, each with a place behind its end.
+    /// The right sides of all productions, each with a place at its end.
     pub(super) places: Vec<ShapePlace>,
     /// Shortest texts by lexeme.
     texts: HashMap<LexemeIdx, Box<[u8]>>,
@@ -32,10 +32,10 @@ pub(super) const START: u32 = 0;
 
 /// A symbol of a grammar.
 pub(super) struct Symbol {
-    /// Where its productions begin, but for the empty one.
+    /// The places at which its productions begin, except for the empty one.
     pub(super) rules: Vec<u32>,
     pub(super) nullable: bool,
-    /// The lexeme that it is in a text, if it is terminal.
+    /// The lexeme that stands for it in a text, if it is terminal.
     pub(super) lexeme: Option<LexemeIdx>,
     /// The cost of its shortest text.
     cost: Cost,
@@ -49,13 +49,12 @@ pub(super) struct ShapePlace {
     pub(super) next: Option<u32>,
     /// The symbol on the left.
     pub(super) left: u32,
-    /// The cost of all that comes behind it.
+    /// The cost of all symbols behind that one.
     pub(super) rest: Cost,
 }
 
 impl Shape {
-    /// The shape of a grammar; None where it has more places than there may be, or its lexemes take too many
-    /// steps.
+    /// The shape of a grammar; None where it has too many places, or its lexemes take too many steps.
     pub(super) fn new(grammar: &CGrammar, lexer: &RegexVec, ends: &Ends, trie: &TokTrie) -> Option<Shape> {
         let spec = grammar.lexer_spec();
         if grammar.parametric() || spec.has_stop || spec.has_max_tokens {
@@ -115,7 +114,7 @@ impl Shape {
         Some(())
     }
 
-    /// The costs of symbols, the lowest first: what a symbol is made of costs less than itself.
+    /// The costs of symbols, the lowest first: the parts of a symbol cost less than the symbol itself.
     fn find_costs(&mut self, trie: &TokTrie) {
         struct Rule {
             left: u32,
@@ -164,7 +163,7 @@ impl Shape {
         }
     }
 
-    /// Adds the shortest text of what follows from a place to its end.
+    /// Adds the shortest text from a place to the end of its production.
     pub(super) fn write_rest(&self, place: u32, text: &mut Vec<u8>) -> Option<()> {
         let mut open = vec![place];
         while let Some(place) = open.pop() {

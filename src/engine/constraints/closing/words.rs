@@ -1,4 +1,4 @@
-//! How few tokens a text takes.
+//! The fewest tokens of a text.
 
 use toktrie::TokTrie;
 
@@ -17,8 +17,8 @@ pub(super) fn cost(trie: &TokTrie, text: &[u8]) -> Cost {
     }
 }
 
-/// For each byte of a text: how many tokens the text takes from there on, and the first of them, the longest
-/// where several would do. None where no tokens make up the rest.
+/// For each byte of a text, the fewest tokens from there to its end, and the first of them, the longest where
+/// several would do. None where no tokens make up the rest.
 pub(in crate::constraints) fn fewest(trie: &TokTrie, text: &[u8]) -> Vec<Option<(u32, u32)>> {
     let mut best: Vec<Option<(u32, u32)>> = vec![None; text.len() + 1];
     best[text.len()] = Some((0, 0));

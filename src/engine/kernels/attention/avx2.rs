@@ -1,8 +1,8 @@
 //! A tile of attention with AVX2, FMA and F16C: a few query heads share each vector of keys and values, which
-//! are made f32 in registers, however they are stored ([`Stored`]).
+//! are converted to f32 in registers, however they are stored ([`Stored`]).
 //!
 //! Invariant: each score and each output is the same chain of operations as in the portable version, so the
-//! bytes are too.
+//! bytes are the same too.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked first")]
 #![allow(clippy::needless_range_loop, reason = "heads index registers and memory alike")]
 

@@ -1,4 +1,4 @@
-//! Attention against plain softmax, and of all versions against each other.
+//! Attention against plain softmax, and all versions against each other.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn tiles(
     tiles
 }
 
-/// What is read of a stored element, by the definition of the type.
+/// The value of element `d` as it is read from the cache, by the definition of the type.
 fn stored(kind: KvCacheType, d: usize, dim: usize, x: impl Fn(usize) -> f32) -> f64 {
     match kind {
         KvCacheType::F16 => f64::from(::half::f16::from_f32(x(d)).to_f32()),
@@ -53,7 +53,7 @@ fn agrees_with_plain_softmax_in_f64() {
             agrees_with_plain_softmax(kind, 80, both_ways, plain);
             agrees_with_plain_softmax(kind, 20, both_ways, Scoring { cap: Some(0.7), ..plain });
             agrees_with_plain_softmax(kind, 20, both_ways, Scoring { sinks: Some(&sinks), ..plain });
-            // Of both signs, and one that leaves nothing of what is far away.
+            // Slopes of both signs, and one that leaves nothing of distant positions.
             let slopes = Some(&[0.5, 0.0625, 8.0, -0.01][..]);
             agrees_with_plain_softmax(kind, 20, both_ways, Scoring { slopes, ..plain });
             agrees_with_plain_softmax(kind, 64, both_ways, Scoring { slopes, window: Some(70), ..plain });
@@ -83,7 +83,7 @@ fn agrees_with_plain_softmax(kind: KvCacheType, dim: usize, both_ways: bool, sco
             |i: usize| noise(kind, i / heads.dim % heads.kv, first + i / heads.dim / heads.kv, i % heads.dim);
         (0..rows * heads.kv * heads.dim).map(value).collect()
     };
-    // Brought to their size only when they are made ready.
+    // Half of their size here, and doubled when they are prepared.
     let (mut half_queries, mut half_keys) = (queries.clone(), fresh(0));
     half_queries.iter_mut().chain(&mut half_keys).for_each(|x| *x *= 0.5);
     let double = |row: usize, queries: &mut [f32], key: &mut [f32]| {

@@ -1,4 +1,4 @@
-//! Activations as 8-bit integers, which is what weights are multiplied with.
+//! Activations as 8-bit integers, with which quantized weights are multiplied.
 //!
 //! A block of values (32, or 256 for K-quants) shares a scale: largest magnitude / 127. The integers are the
 //! same on every instruction set: multiplications, a clamp and a rounding to even that are exact or fixed by
@@ -33,7 +33,7 @@ pub(crate) struct Activations {
     is_wide: bool,
     /// One for each block.
     pub(super) scales: Vec<f32>,
-    /// Sums that make up for weights stored with an offset, and for minima.
+    /// Sums that correct for weights stored with an offset, and for minima.
     pub(super) sums: Vec<i32>,
     /// Working memory of the threads.
     pub(super) work: Vec<super::Line>,
@@ -45,13 +45,13 @@ impl Activations {
         if self.block == 32 { SUMS_32 } else { SUMS_256 }
     }
 
-    /// Whether the quants are there in 16 bits too.
+    /// Whether there are quants in 16 bits too.
     pub(super) fn is_wide(&self) -> bool {
         self.is_wide
     }
 
-    /// Takes memory for `rows` rows of up to `inputs` values, whatever their blocks, and for so many threads,
-    /// so that no pass has to.
+    /// Allocates memory for `rows` rows of up to `inputs` values, in any blocks, and for so many threads, so
+    /// that no pass has to.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -126,7 +126,7 @@ fn widen_body(quants: &[i8], out: &mut [i16]) {
 #[inline(always)]
 #[allow(clippy::manual_clamp, reason = "unlike clamp this makes a NaN a number; the scale keeps it")]
 fn quantize_block<const N: usize>(x: &[f32; N], quants: &mut [i8; N]) -> f32 {
-    // The bits are compared as integers, so that a NaN counts as larger than everything and is not lost.
+    // The bits are compared as integers, so that a NaN counts as larger than all numbers and is not lost.
     let largest = x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(largest);
     let inverse = if largest < TINY { 0.0 } else { 127.0 / largest };

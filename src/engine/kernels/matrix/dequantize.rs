@@ -1,4 +1,4 @@
-//! Rows of weights as f32: a token's embedding, out of panels or as a file has it.
+//! Rows of weights as f32, such as a token's embedding, from panels or from a file's layout.
 //!
 //! Invariant: the values are those of ggml's own dequantization, to the bit.
 

@@ -1,4 +1,4 @@
-//! Which kernel multiplies a format of weights, by the instructions that there are.
+//! The choice of the kernel that multiplies a format of weights, by the available instructions.
 #![allow(unsafe_code, reason = "calling code compiled for detected features")]
 
 use super::layout::Format;
@@ -49,7 +49,7 @@ impl Instructions {
         portable::multiply(format, tile);
     }
 
-    /// Whether there is [`Instructions::unpack`] for these.
+    /// Whether [`Instructions::unpack`] exists for these.
     pub(super) fn unpacks(self, format: Format) -> bool {
         match self {
             Instructions::Portable | Instructions::Neon => false,
@@ -63,8 +63,8 @@ impl Instructions {
         self == Instructions::Avx2 && format == Format::Q8_0
     }
 
-    /// Unpacks the quants of blocks into bytes, or 16 bits each where they are widened, as
-    /// [`Instructions::multiply`] with the same instructions takes them.
+    /// Unpacks the quants of blocks into bytes, or 16 bits each where they are widened, in the form that
+    /// [`Instructions::multiply`] takes with the same instructions.
     pub(super) fn unpack(self, format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
         assert!(self.unpacks(format) && self.present());
         // SAFETY: the processor has the instructions.

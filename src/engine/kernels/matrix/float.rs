@@ -1,7 +1,8 @@
 //! Products of panels of floating-point weights.
 //!
 //! Activations stay f32. An output is one ascending chain of fused multiply-adds over the inputs; lanes are
-//! outputs, and several rows go together, so that weights are loaded and widened once for all of them.
+//! outputs, and several rows are computed together, so that weights are loaded and widened once for all of
+//! them.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked, run-time detection")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -47,7 +48,7 @@ pub(super) fn multiply(format: Format, tile: &mut Tile<'_>, instructions: Instru
     }
 }
 
-/// The definition.
+/// The portable version, which defines the results.
 fn portable(format: Format, tile: &mut Tile<'_>, start: usize, count: usize) {
     let mut weights = [[0.0; PANEL]; STRETCH];
     let size = format.quant_bytes();

@@ -1,4 +1,4 @@
-//! Products in which each group of rows has a matrix of its own: those of a mixture of experts.
+//! Products in which each group of rows has its own matrix, as in a mixture of experts.
 //!
 //! All groups are one job of the pool. A panel is read once for each [`ROW_BLOCK`] of the rows that chose its
 //! expert.
@@ -15,13 +15,13 @@ struct Share<'a> {
     matrix: &'a Packed,
     rows: Range<usize>,
     y: &'a Disjoint<'a, f32>,
-    /// The item of the job behind its last one.
+    /// The end of its items in the job.
     end: usize,
 }
 
-/// For each of `matrices` and the `y` beside it: `y = x · Wᵀ`, where the rows `groups[g]` of `x` are
-/// multiplied with the `g`th of the matrix's parts, which are all alike. All have the same inputs. Where
-/// `make` is given it makes each row of `x` first, as in [`super::products`]. Rows of no group get nothing.
+/// For each of `matrices` and its `y`: `y = x · Wᵀ`, where the rows `groups[g]` of `x` are multiplied with
+/// part `g` of the matrix, all of whose parts have one size. All matrices have the same inputs. Where `make`
+/// is given, it makes each row of `x` first, as in [`super::products`]. Rows of no group get nothing.
 pub(crate) fn grouped_products(
     matrices: &[&[Packed]],
     groups: &[Range<usize>],
@@ -90,7 +90,7 @@ fn run(
     let products =
         |share: &Share<'_>| share.matrix.inputs * share.matrix.outputs * share.rows.len().max(FETCH_WORTH);
     let worth = shares.iter().map(products).sum::<usize>().div_ceil(PRODUCTS_WORTH);
-    // There are as many claims of shares as with the products of dense matrices.
+    // As many claims of shares as for products of dense matrices.
     let grain = (items / (worth.min(pool.threads()).max(1) * 8)).clamp(1, 8);
     pool.ranges(items, grain, worth, &|worker, range| {
         // SAFETY: each thread has a worker number of its own.

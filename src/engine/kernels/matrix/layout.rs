@@ -1,10 +1,10 @@
 //! Panels of 16 outputs: the one layout of packed weights, for all instruction sets.
 //!
-//! Blocks of 16 rows lie interleaved by four bytes, so that a vector holds four inputs of each output and
-//! lanes are outputs. A panel is its blocks one after the other, each of them quants and then what else there
-//! is ("meta": scales and minima): one stream of memory, which is read up to twice as fast as two. Nothing is
-//! rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml packs into odd bits get
-//! a byte each. Floating-point weights are 16 values, one of each output, for each input.
+//! Blocks of 16 rows are interleaved by four bytes, so that a vector holds four inputs of each output, and
+//! lanes are outputs. A panel is its blocks one after the other, each of them quants and then all other
+//! values ("meta": scales and minima): one stream of memory, which is read up to twice as fast as two.
+//! Nothing is rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml packs into
+//! odd bits get a byte each. Floating-point weights are 16 values, one of each output, for each input.
 
 use super::ternary::{Ternary, as_q3_k};
 
@@ -14,13 +14,13 @@ pub(crate) const PANEL: usize = 16;
 /// The values of the 4-bit quants of IQ4_NL and IQ4_XS.
 pub(super) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// What the 4-bit quants of MXFP4 stand for, doubled: a sign, two bits of exponent and one of mantissa ([OCP
+/// The values of MXFP4's 4-bit quants, doubled: a sign, two bits of exponent and one of mantissa ([OCP
 /// Microscaling
 /// Formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf)).
 pub(super) const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// Half of the power of two that the 8-bit exponent of an MXFP4 block stands for, because [`E2M1`] is
-/// doubled. The two smallest are not normal.
+/// Half of the power of two for the 8-bit exponent of an MXFP4 block, because [`E2M1`] is doubled. The two
+/// smallest are subnormal.
 pub(super) fn half_of_power(exponent: u8) -> f32 {
     f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { u32::from(exponent - 1) << 23 })
 }
@@ -111,7 +111,7 @@ impl Format {
         self.quant_bytes() + self.meta_bytes()
     }
 
-    /// Whether the quants of `blocks` blocks of a panel lie in `bytes`.
+    /// Whether `bytes` is long enough for the quants of `blocks` blocks of a panel, each in its place.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn holds(self, bytes: &[u8], blocks: usize) -> bool {
         blocks == 0 || bytes.len() >= (blocks - 1) * self.block_bytes() + self.quant_bytes()
@@ -229,8 +229,8 @@ impl Format {
         }
     }
 
-    /// The integers that the quants of a panel's block stand for, with offsets taken off: 4 inputs of each
-    /// output after the other. Not for floating-point formats.
+    /// The integers of the quants of a panel's block, without offsets: 4 inputs of each output after the
+    /// other. Not for floating-point formats.
     pub(super) fn unpack(self, quants: &[u8], out: &mut [i8]) {
         let source = quants.as_chunks::<64>().0;
         for (word, out) in out[..self.block() * PANEL].as_chunks_mut::<64>().0.iter_mut().enumerate() {
@@ -321,7 +321,7 @@ fn words(source: &[u8], lane: usize, quants: &mut [u8], flip: u8) {
     }
 }
 
-/// The fifth bits of 32 quants as they are needed: bit w of byte i is that of input 4 · w + i.
+/// The fifth bits of 32 quants in the order of their use: bit w of byte i is that of input 4 · w + i.
 fn fifth_bits(source: &[u8], target: &mut [u8]) {
     for (i, target) in target[..4].iter_mut().enumerate() {
         *target = (0..8).map(|word| (source[word / 2] >> (word % 2 * 4 + i) & 1) << word).sum();

@@ -1,9 +1,9 @@
 //! Matrix products with weights of any type, repacked into panels of 16 outputs.
 //!
-//! Invariant: the bytes of an output are those of [`portable`] on every instruction set, whatever rows are
-//! computed beside it and however the work is cut for threads: a block is summed exactly in integers, blocks
+//! Invariant: the bytes of an output are those of [`portable`] on every instruction set, whatever other rows
+//! are computed and however the work is divided among threads: a block is summed exactly in integers, blocks
 //! are added in ascending order, and the inputs of an output are never split between threads. Floating-point
-//! weights are multiplied with the activations as they are, input by input in ascending order.
+//! weights are multiplied with the unquantized activations, input by input in ascending order.
 #![allow(unsafe_code, reason = "threads write disjoint ranges; calling code compiled for detected features")]
 
 mod activations;
@@ -40,12 +40,12 @@ use storage::{Line, Lines};
 
 /// Rows whose activations stay in the cache while panels pass by.
 const ROW_BLOCK: usize = 128;
-/// Rows from which unpacking weights into memory first pays.
+/// Fewest rows for which unpacking weights into memory first pays.
 const UNPACK_ROWS: usize = 20;
 /// Blocks of 256 that are unpacked at a time, to bytes; or as much memory of wider quants.
 const STRETCH: usize = 4;
-/// Rows that are multiplied with unpacked weights while some of the next ones are fetched. Twice as many
-/// otherwise: no kernel computes more together.
+/// Rows that are multiplied with unpacked weights while some of the next weights are fetched. Otherwise twice
+/// as many: no kernel computes more together.
 const FETCH_ROWS: usize = 8;
 
 /// Lines of a thread's working memory: unpacked quants, then sums.
@@ -53,9 +53,9 @@ const WORK: usize = STRETCH * 64 + ROW_BLOCK;
 
 /// Multiply-adds of a share of the pool's work: about two microseconds.
 const PRODUCTS_WORTH: usize = 200_000;
-/// Rows that a weight can be multiplied with in the time that it takes to fetch it.
+/// Rows that a weight can be multiplied with in the time of fetching it.
 const FETCH_WORTH: usize = 4;
-/// Values of rows of a share: they are made and quantized.
+/// Values of rows in a share of work that makes and quantizes them.
 const VALUES_WORTH: usize = 4096;
 
 fn bytes(lines: &[Line]) -> &[u8] {
@@ -83,7 +83,7 @@ pub(crate) struct Packed {
     lines: Lines,
 }
 
-/// The input that weights are multiplied with.
+/// The activations that weights are multiplied with.
 #[derive(Clone, Copy)]
 enum Input<'a> {
     /// Rows of values.
@@ -95,7 +95,7 @@ enum Input<'a> {
 /// Some blocks of a panel, some rows of activations and their sums.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some of it serves the x86 kernels only"))]
 struct Tile<'a> {
-    /// As in the panel, or unpacked.
+    /// In the panel's form, or unpacked.
     quants: &'a [u8],
     /// Bytes from a block's quants to the next.
     quant_stride: usize,
@@ -106,14 +106,14 @@ struct Tile<'a> {
     blocks: usize,
     /// Activations of the first row and those after it.
     x: &'a [i8],
-    /// The same in 16 bits where they are there.
+    /// The same in 16 bits where these exist.
     wide: &'a [i16],
     x_stride: usize,
     scales: &'a [f32],
     scale_stride: usize,
     x_sums: &'a [i32],
     x_sum_stride: usize,
-    /// Nobody has just multiplied with these weights: they may have to come from memory.
+    /// Whether the weights were not used just before, so that they may have to come from memory.
     fresh: bool,
     /// One for each row, in a [`Line`] of its own.
     sums: &'a mut [[f32; PANEL]],
@@ -179,7 +179,7 @@ impl Packed {
             // SAFETY: the caller's promise.
             let y = unsafe { y.range(start..start + width) };
             match y.as_mut_array::<PANEL>() {
-                // Nearly always, and a few instructions.
+                // The usual case, and a few instructions.
                 Some(y) => *y = *sums,
                 None => y.copy_from_slice(&sums[..width]),
             }
@@ -215,9 +215,8 @@ impl Packed {
                 instructions.unpack(format, quants, count, unpacked);
                 (quants, quant_stride) = (unpacked, unpacked_block);
             }
-            // Meanwhile the weights that are unpacked next come from memory, and so does the place where the
-            // outputs go, a few lines at a time: the processor itself looks no further than the end of a
-            // page.
+            // Meanwhile the next weights to be unpacked are fetched from memory, and so is the destination of
+            // the outputs, a few lines at a time: the processor's own prefetching ends at a page.
             let group = if unpack { FETCH_ROWS } else { 2 * FETCH_ROWS };
             let lines = (step * block_bytes).div_ceil(64).div_ceil(rows.len().div_ceil(group).max(1));
             let mut next = panel.as_ptr().wrapping_add(count * block_bytes);
@@ -252,12 +251,12 @@ impl Packed {
     }
 }
 
-/// Asks for lines of memory, which may lie beyond the weights.
+/// Prefetches lines of memory, which may lie beyond the weights.
 fn fetch(at: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in 0..lines {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch of any address does nothing that can be seen.
+        // SAFETY: a prefetch has no visible effect, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(line * 64).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -269,7 +268,7 @@ pub(crate) type Make<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// `y = x · Wᵀ` for several matrices with one input: `x` has `inputs` values a row, each `y` gets as many
 /// rows of its matrix's outputs. Activations are quantized once for all matrices of a block size. Where
-/// `make` is given it makes each row of `x` first, on the thread that quantizes the row and just before it
+/// `make` is given, it makes each row of `x` first, on the thread that quantizes the row and just before it
 /// does.
 pub(crate) fn products(
     matrices: &[&Packed],
@@ -366,7 +365,7 @@ pub(crate) fn quantize(
     });
 }
 
-/// Does something with each row of `x`.
+/// Calls `work` with each row of `x`.
 pub(crate) fn each_row(x: &mut [f32], inputs: usize, pool: &Pool, work: Make<'_>) {
     let (rows, values) = (x.len() / inputs, x.len());
     let x = Disjoint::new(x);
@@ -393,7 +392,7 @@ fn run(
     let weights: usize = group.iter().map(|(matrix, _)| matrix.inputs * matrix.outputs).sum();
     let row_blocks = x_rows.div_ceil(ROW_BLOCK);
     let worth = (weights * x_rows.max(FETCH_WORTH)).div_ceil(PRODUCTS_WORTH);
-    // About eight claims for each thread, and not many panels in one.
+    // About eight claims for each thread, but few panels in each.
     let grain = (panels / (worth.min(pool.threads()) * 8)).clamp(1, 8);
     let claims = panels.div_ceil(grain);
     pool.run(row_blocks * claims, worth, &|worker, item| {

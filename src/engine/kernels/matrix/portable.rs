@@ -1,15 +1,15 @@
-//! The products of panels, defined: other instruction sets give these bytes.
+//! The definition of the products of panels: other instruction sets give these bytes.
 //!
-//! Within a block everything is summed exactly in integers and converted once; blocks follow each other in
-//! ascending order, each one fused multiply-add (formats with minima: two).
+//! Within a block all products are summed exactly in integers and converted once; blocks follow each other in
+//! ascending order, each with one fused multiply-add (formats with minima: two).
 
 use super::Tile;
 use super::layout::{Format, PANEL, half_of_power};
 
-/// The inner loop.
+/// The dot product of the inner loop.
 pub(super) trait Dot {
-    /// The exact sums of products for each output: weights are 4 inputs of each output after the other, as
-    /// many fours as `x` has: 4 or 8.
+    /// The exact sums of products for each output. Weights are 4 inputs of each output after the other, as
+    /// many groups of four as in `x`: 4 or 8.
     fn dot(&self, weights: &[[i8; 64]], x: &[[i8; 4]]) -> [i32; PANEL];
 
     /// [`Format::unpack`].
@@ -72,8 +72,8 @@ pub(super) fn multiply_with(format: Format, tile: &mut Tile<'_>, dot: &impl Dot)
     }
 }
 
-/// For each output the sum that a block's scale is multiplied with, and if the block has minima, their sign
-/// and the sum that their scale is multiplied with.
+/// For each output, the sum that is multiplied with the block's scale; and if the block has minima, their
+/// sign and the sum that is multiplied with their scale.
 #[inline(always)]
 fn sum_block(
     format: Format,

@@ -1,10 +1,10 @@
-//! Scalar products straight from ggml's block layouts: what panels and kernels are checked against. It shares
-//! nothing with them.
+//! Scalar products straight from ggml's block layouts, against which panels and kernels are checked. It
+//! shares no code with them.
 
 use super::Format;
 use super::layout::{E2M1, IQ4};
 
-/// One block, with offsets taken off its weights.
+/// One block, with the offsets of its weights subtracted.
 pub(super) struct Block {
     pub(super) weights: Vec<i32>,
     /// Sub-scales and minima of equally long parts.
@@ -18,7 +18,7 @@ fn half(bytes: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// Where the f16 scales of a block are.
+/// The places of the f16 scales of a block.
 pub(super) fn halves(format: Format) -> &'static [usize] {
     match format {
         Format::F32 | Format::F16 | Format::BF16 | Format::MXFP4 => &[],
@@ -80,7 +80,7 @@ pub(super) fn read(format: Format, b: &[u8]) -> Block {
                 low + 4 * i32::from(b[k % 32] >> (k / 32) & 1) - 4
             }
             Format::TQ1_0 => {
-                // Digits to the base of three, the first one at the top of a fixed point number.
+                // Ternary digits, of which the first is the most significant of a fixed-point number.
                 let (at, digit) = match k {
                     0..160 => (k % 32, k / 32),
                     160..240 => (32 + k % 16, (k - 160) / 16),
@@ -129,7 +129,7 @@ pub(super) fn read(format: Format, b: &[u8]) -> Block {
     Block { weights: (0..size).map(weight).collect(), scales, minima, d, m }
 }
 
-/// A row of weights with a row of activations, which are quantized as the engine does it.
+/// A row of weights with a row of activations, which are quantized as in the engine.
 pub(super) fn product(format: Format, row: &[u8], x: &[f32]) -> f32 {
     let size = format.block();
     if size == 1 {

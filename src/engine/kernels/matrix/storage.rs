@@ -1,4 +1,4 @@
-//! Where panels lie: cache lines in a part of a mapping, and how they are filled.
+//! Storage of panels: cache lines in a part of a mapping, and the code that fills them.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -16,20 +16,20 @@ pub(super) struct Line(pub(super) [u8; 64]);
 #[derive(Clone)]
 pub(super) struct Lines {
     mapping: Arc<Mapping>,
-    /// Byte of the mapping that they begin at.
+    /// Their offset in the mapping.
     start: usize,
     count: usize,
 }
 
 impl Lines {
-    /// `bytes` of the mapping; None where they are not whole lines, or not there.
+    /// `bytes` of the mapping; None where they are not whole lines, or beyond its end.
     fn new(mapping: Arc<Mapping>, bytes: Range<usize>) -> Option<Lines> {
         let part = mapping.get(bytes.clone())?;
         let whole = part.as_ptr().cast::<Line>().is_aligned() && part.len().is_multiple_of(64);
         whole.then(|| Lines { mapping, start: bytes.start, count: bytes.len() / 64 })
     }
 
-    /// Some of them.
+    /// Some of these lines.
     fn part(&self, lines: Range<usize>) -> Lines {
         assert!(lines.start <= lines.end && lines.end <= self.count);
         Lines { mapping: Arc::clone(&self.mapping), start: self.start + lines.start * 64, count: lines.len() }
@@ -47,8 +47,8 @@ impl Deref for Lines {
 }
 
 impl Packed {
-    /// Panels that are there already, from byte `start` of a mapping on; None where they would not be aligned
-    /// or would reach beyond its end.
+    /// Existing panels, from byte `start` of a mapping on; None where they would not be aligned or would
+    /// reach beyond its end.
     pub(crate) fn stored(
         format: Format,
         inputs: usize,
@@ -81,7 +81,7 @@ impl Packed {
             .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
     }
 
-    /// The panel that output `index` is in, as a matrix of its own, and its number there.
+    /// The panel with output `index` as a matrix of its own, and the output's number in it.
     pub(crate) fn panel_of(&self, index: usize) -> (Packed, usize) {
         let (panel, size) = (index / PANEL, panel_size(self.format, self.inputs));
         let first = panel * PANEL;
@@ -131,7 +131,7 @@ pub(crate) fn pack(format: Format, rows: &[u8], inputs: usize, target: &mut [u8]
 }
 
 /// A number that changes when the layout of a format's panels does: the checksum of a small matrix in it,
-/// made of other bytes for each format.
+/// whose content differs by format.
 pub(crate) fn fingerprint(format: Format) -> u32 {
     let (inputs, outputs) = (3 * format.block(), PANEL + 1);
     let mut state = u32::from(format as u8);
@@ -147,8 +147,8 @@ pub(crate) fn fingerprint(format: Format) -> u32 {
 }
 
 impl Packed {
-    /// Dequantizes row `index`: the weights of one output, all its inputs, such as a token's embedding out of
-    /// a head that is tied to it. The values are those of the row in the model's file, to the bit.
+    /// Dequantizes row `index`: all weights of one output, such as a token's embedding from a head that is
+    /// tied to the embedding. The values are those of the row in the model's file, to the bit.
     pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
         assert!(index < self.outputs && out.len() == self.inputs);
         let format = self.format;

@@ -1,11 +1,11 @@
-//! TQ1_0 and TQ2_0: weights that are -1, 0 or 1 times the scale of their block of 256
-//! ([Ma et al. 2024](https://arxiv.org/abs/2402.17764)), as ggml keeps them.
+//! TQ1_0 and TQ2_0: weights that are -1, 0 or 1 times the scale of their block of 256 ([Ma et al.
+//! 2024](https://arxiv.org/abs/2402.17764)), in ggml's layouts.
 //!
 //! They are repacked as Q3_K, whose three bits hold them and whose sub-scales are then 1, so that every
-//! kernel of Q3_K computes them, with the sums that ggml's own products have. Both hold more than three
-//! values a weight (TQ2_0 a fourth one), and give what ggml gives.
+//! kernel of Q3_K computes them, with the sums of ggml's own products. Both types can encode other values
+//! than these three (TQ2_0 a fourth one), and give the same as ggml.
 
-/// Powers of three, by which the digits of a byte of TQ1_0 come to its top.
+/// Powers of three, by which the digits of a byte of TQ1_0 are moved to its top.
 const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 /// Bytes of a block of Q3_K: high bits, low bits, sub-scales, scale.
 const Q3_K_BYTES: usize = 110;
@@ -38,7 +38,7 @@ pub(super) fn as_q3_k(kind: Ternary, source: &[u8]) -> [u8; Q3_K_BYTES] {
     block
 }
 
-/// What weight `k` of a block is stored as: its value plus 1.
+/// The stored digit of weight `k` of a block: its value plus 1.
 fn digit(kind: Ternary, source: &[u8], k: usize) -> u8 {
     if kind == Ternary::TwoBits {
         return source[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3;

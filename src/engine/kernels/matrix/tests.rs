@@ -1,5 +1,5 @@
-//! Kernels of all instruction sets against the definition, that against scalar products from ggml's layouts,
-//! and those against candle.
+//! Kernels of all instruction sets against the portable definition, that against scalar products from ggml's
+//! layouts, and those against candle.
 
 use std::sync::Arc;
 
@@ -53,12 +53,12 @@ fn pool(threads: usize) -> Pool {
     Pool::new(threads, Instructions::best(), &start).unwrap()
 }
 
-/// What blocks are filled with.
+/// The content of random blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fill {
     /// Random bytes, scales within 0.1.
     Random,
-    /// Random bytes in scales too: infinities, NaN, numbers that are not normal.
+    /// Random bytes in scales too: infinities, NaN, subnormal numbers.
     Wild,
     /// The same byte everywhere, scales of this value.
     Same(u8, f32),
@@ -77,7 +77,7 @@ fn blocks(format: Format, inputs: usize, outputs: usize, noise: &mut Noise, fill
             Format::F32 => block.copy_from_slice(&value.to_le_bytes()),
             Format::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
             Format::BF16 => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-            // An exponent, of what `Same` makes of it there.
+            // The scale is an exponent: with `Same`, it is the byte of the block.
             Format::MXFP4 if matches!(fill, Fill::Same(..)) => {}
             Format::MXFP4 => block[0] = 117 + block[0] % 8,
             _ => {
@@ -104,7 +104,7 @@ fn product(packed: &Packed, x: &[f32], set: Instructions, pool: &Pool) -> Vec<f3
     y
 }
 
-/// Bits, with all NaNs alike: which of several NaNs comes out of an operation is not defined.
+/// Bits, with all NaNs equal: which of several NaNs is the result of an operation is not defined.
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| if value.is_nan() { u32::MAX } else { value.to_bits() }).collect()
 }
@@ -136,7 +136,7 @@ fn all_instructions_give_the_bytes_of_the_scalar_reference() {
     }
 }
 
-/// Sums are largest, and vanish, where all quants and sub-scales are alike and all activations ±127.
+/// Sums are largest, and vanish, where all quants and sub-scales are equal and all activations ±127.
 #[test]
 fn extreme_weights_and_activations_lose_nothing() {
     let mut noise = Noise(5);
@@ -293,7 +293,7 @@ fn rounding_is_to_even_and_the_largest_value_is_127() {
     assert_eq!((scales[0], sums[3]), (1.0, 127 + 2 + 2 - 2 - 126));
 }
 
-/// Candle's quantization of random weights, as bytes, and what they stand for.
+/// Candle's quantization of random weights: the bytes, and the dequantized values.
 fn by_candle<T: GgmlType>(count: usize) -> (Vec<u8>, Vec<f32>) {
     let mut noise = Noise(4);
     let weights: Vec<f32> = (0..count).map(|_| noise.value()).collect();
@@ -313,7 +313,7 @@ fn compare_with_candle<T: GgmlType>(format: Format) {
     let (inputs, outputs, rows) = (1024, 33, 5);
     let (source, weights) = by_candle::<T>(inputs * outputs);
     let packed = Packed::new(format, &source, inputs, outputs).unwrap();
-    // Whole numbers of which one is 127 are their own quants: then there is no rounding but of sums.
+    // Integers of which one is 127 are their own quants: then only sums are rounded.
     let x: Vec<f32> = (0..rows * inputs)
         .map(|i| if i % 32 == 0 { 127.0 } else { (noise.value() * 126.0).round() })
         .collect();
@@ -371,7 +371,7 @@ fn rows_come_back_as_candles() {
     for_candles_formats!(compare_rows);
 }
 
-/// Candle does not know these: each value is scale · table, by ggml's definition.
+/// Candle does not have these types: each value is scale · table, by ggml's definition.
 #[test]
 fn rows_of_tables_come_back_by_them() {
     let mut noise = Noise(7);

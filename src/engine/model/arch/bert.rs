@@ -103,8 +103,8 @@ pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
         },
         width,
         context_length: metadata.context_length()?,
-        // The mean is what sentence-transformers take where nothing is said; the head of a cross-encoder
-        // looks at the first token.
+        // Where the file says nothing, sentence-transformers take the mean; the head of a cross-encoder takes
+        // the first token.
         pooling: metadata.pooling(Pooling::Mean, Pooling::First)?,
         ropes: Vec::new(),
         blocks: vec![block; blocks],

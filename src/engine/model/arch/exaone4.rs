@@ -13,7 +13,7 @@ use crate::model::spec::{ModelSpec, QueryKeyNorm, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "exaone4", spec };
 
-/// Blocks of the size that has windows; smaller ones have the key too and no window.
+/// Number of blocks of the size that has windows; files of smaller sizes have the key too, but no window.
 const BLOCKS_32B: usize = 64;
 /// Its window, unless the file says otherwise.
 const WINDOW: usize = 4096;

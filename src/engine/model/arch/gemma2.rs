@@ -12,7 +12,7 @@ use crate::model::spec::{Kind, ModelSpec, Residual, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gemma2", spec };
 
-/// The values that files mean which are older than these keys.
+/// The values of files that are older than these keys.
 const WINDOW: usize = 4096;
 const SCORE_CAP: f32 = 50.0;
 const LOGIT_CAP: f32 = 30.0;

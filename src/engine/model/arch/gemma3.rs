@@ -26,7 +26,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// The parts that the encoder which is made of Gemma 3 has as well.
+/// The parts that EmbeddingGemma, the encoder made of Gemma 3, has as well.
 ///
 /// # Errors
 /// As [`Family::spec`].

@@ -1,4 +1,4 @@
-//! Gemma 3n: several residual streams of which blocks compute one, something narrow beside attention, gates
+//! Gemma 3n: several residual streams of which blocks compute one, a low-rank product beside attention, gates
 //! of which only the largest are kept in the first blocks, embeddings of each token for each block, and
 //! blocks that use the keys and values of earlier ones. Text only.
 //!
@@ -24,8 +24,8 @@ pub(super) const FAMILY: Family = Family { name: "gemma3n", spec };
 const WINDOW_BASE: f32 = 10_000.0;
 /// Bound of the logits, unless the file says otherwise.
 const LOGITS: f32 = 30.0;
-/// The values that files mean which do not say them: blocks with keys and values of their own, and blocks
-/// with few gates, which keep one in twenty.
+/// The values of files without these keys: blocks with keys and values of their own, and blocks with few
+/// gates, which keep one in twenty.
 const OWN_KEYS: usize = 20;
 const SPARSE: usize = 10;
 const ONE_IN_20: f32 = 1.644_853_5;
@@ -91,7 +91,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
         let rank = gguf.tensor(&format!("blk.{index}.laurel_l.weight"))?.shape.get(1).copied();
         let block = &mut spec.blocks[index];
         block.residual = Residual::Sandwich;
-        // Its tensors say again how long they are.
+        // A wrong rank is refused when the shapes of both tensors are checked.
         block.laurel = Some(rank.unwrap_or(1));
         block.attention.scale = 1.0;
         block.attention.query_key_norm = Some(QueryKeyNorm::Head(block.norm));
@@ -108,7 +108,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// For each block how far above the mean gates are kept; infinitely far below it are all of them.
+/// For each block, the number of standard deviations above the mean from which on gates are kept; minus
+/// infinity keeps all of them.
 fn cutoffs(metadata: &Metadata<'_>, count: usize) -> Result<Vec<Option<f32>>, Error> {
     let (gguf, key) = (metadata.gguf, metadata.key("activation_sparsity_scale"));
     let Some(scales) = gguf.opt_f32s(&key)? else {

@@ -60,7 +60,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
         let dim = if windowed[index] { window_dim } else { dim };
         let heads = metadata.checked_heads(Heads { query: query[index], kv: kv[index], dim })?;
         let has = |part: &str| gguf.opt_tensor(&format!("blk.{index}.{part}")).map(|tensor| tensor.is_some());
-        // In blocks with experts, the feed-forward that other blocks have is the expert that all rows use.
+        // In blocks with experts, the feed-forward of other blocks is the expert that all rows use.
         let feed_forward = match experts {
             Some((width, experts)) if has("ffn_gate_inp.weight")? || has("ffn_down_exps.weight")? => {
                 let shared = SharedExpert { width: inner[index], weighting: SharedWeighting::Norms };
@@ -136,8 +136,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// The block whose keys and values block `index` uses where it is not among the first `own`, which have some
-/// of their own: the last of them that has a window as it has, or none.
+/// The block whose keys and values block `index` uses, where it is not among the first `own` blocks, which
+/// have their own: the last of those with a window, or without one, as block `index` is.
 ///
 /// # Errors
 /// [`Error::CorruptModel`] where there is none.

@@ -14,7 +14,7 @@ use crate::model::spec::{FeedForwardKind, ModelSpec, Span};
 
 pub(super) const FAMILY: Family = Family { name: "gpt-oss", spec };
 
-/// The second norm is named after what precedes it.
+/// The second norm is named after the half before it.
 const NORMS: &[&str] = &["attn_norm.weight", "post_attention_norm.weight"];
 /// Scores of the sinks.
 const SINKS: &[&str] = &["attn_sinks.weight"];

@@ -23,7 +23,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
 pub(super) fn multiplied(metadata: &Metadata<'_>, mut spec: ModelSpec) -> Result<ModelSpec, Error> {
     if let Kind::Decoder { embedding_scale, logits, .. } = &mut spec.kind {
         *embedding_scale = metadata.opt_positive("embedding_scale")?.unwrap_or(1.0);
-        // The file has what logits are divided by.
+        // The file has the divisor of logits.
         logits.scale = 1.0 / metadata.opt_positive("logit_scale")?.unwrap_or(1.0);
     }
     let scale = metadata.opt_positive("attention.scale")?;
@@ -32,7 +32,7 @@ pub(super) fn multiplied(metadata: &Metadata<'_>, mut spec: ModelSpec) -> Result
         block.attention.scale = scale.unwrap_or(block.attention.scale);
         block.residual_scale = residual_scale;
         if metadata.gguf.opt_bool(&metadata.key("rope.scaling.finetuned"))? == Some(false) {
-            // Written for the models without positions.
+            // The key is false in the files of models without positions.
             block.attention.rope = None;
         }
     }

@@ -14,7 +14,8 @@ use crate::model::spec::{Alibi, FeedForwardKind, ModelSpec, TensorNames};
 
 pub(super) const FAMILY: Family = Family { name: "jina-bert-v2", spec };
 
-/// The bias that the models were trained with and that llama.cpp takes: its converter does not write it.
+/// The bias that the models were trained with, and the default of llama.cpp, whose converter does not write
+/// it.
 const MAX_BIAS: f32 = 8.0;
 
 const MODEL_TENSORS: &[&str] =

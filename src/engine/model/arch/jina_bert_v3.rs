@@ -1,5 +1,5 @@
-//! Jina's XLM-RoBERTa with rotated positions (jina-embeddings-v3), whose adapters, one for each task, may be
-//! there or not.
+//! Jina's XLM-RoBERTa with rotated positions (jina-embeddings-v3), with or without its adapters, one for each
+//! task.
 //!
 //! Reference:
 //! [`modeling_xlm_roberta.py`](https://huggingface.co/jinaai/xlm-roberta-flash-implementation/blob/main/modeling_xlm_roberta.py),

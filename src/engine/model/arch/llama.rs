@@ -24,7 +24,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     };
     let window = metadata.window()?;
     for block in &mut spec.blocks {
-        // The first Mistral models: all of their layers.
+        // The first Mistral models have a window, in all of their layers.
         block.attention.span = window.map_or(Span::Causal, Span::Window);
         block.attention.scale = metadata.opt_positive("attention.scale")?.unwrap_or(block.attention.scale);
     }

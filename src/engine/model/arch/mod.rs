@@ -1,5 +1,5 @@
-//! The families of models, a file for each: what the metadata of a file of the family mean, as a
-//! [`ModelSpec`].
+//! The families of models, a file for each, which makes a [`ModelSpec`] of the metadata of the family's
+//! files.
 //!
 //! `docs/adding-a-model-family.md` says what belongs into such a file. The names of architectures, keys and
 //! tensors are those that llama.cpp's
@@ -55,10 +55,11 @@ use crate::{Error, adapters, nearest};
 struct Family {
     /// The value of `general.architecture`.
     name: &'static str,
-    /// What a file of the family describes.
+    /// Reads the specification of a model from the metadata of its file.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming what the kernels lack.
+    /// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the feature that the
+    /// kernels lack.
     spec: fn(&Metadata<'_>) -> Result<ModelSpec, Error>,
 }
 
@@ -162,8 +163,8 @@ pub(crate) fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
 }
 
-/// What most decoders have in common, for a family to change where it differs: blocks with norms before their
-/// halves, grouped queries, rotation, and a feed-forward gated with SiLU.
+/// The form that most decoders have in common, for a family to change where it differs: blocks with norms
+/// before their halves, grouped queries, rotation, and a feed-forward gated with SiLU.
 ///
 /// # Errors
 /// As [`Family::spec`].
@@ -196,8 +197,8 @@ fn rms(metadata: &Metadata<'_>) -> Result<NormSpec, Error> {
     Ok(NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? })
 }
 
-/// A decoder whose blocks are alike. Where its norms are not those of most, [`DECODER_TENSORS`] and
-/// [`PRE_NORM`] are not all.
+/// A decoder of equal blocks. If its norms are not those of most decoders, its tensors differ from
+/// [`DECODER_TENSORS`] and [`PRE_NORM`] as well.
 ///
 /// # Errors
 /// As [`Family::spec`].
@@ -212,7 +213,7 @@ fn alike(
     decoder_of(metadata, rope, norm, &vec![(heads, feed_forward); metadata.block_count()?])
 }
 
-/// A decoder whose blocks have heads and a feed-forward of their own each.
+/// A decoder each of whose blocks has its own heads and feed-forward.
 ///
 /// # Errors
 /// As [`Family::spec`].
@@ -248,11 +249,11 @@ fn decoder_of(
     })
 }
 
-/// What the file describes.
+/// The specification of the model in a file.
 ///
 /// # Errors
-/// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the family or what the kernels
-/// lack.
+/// [`Error::CorruptModel`] naming the key, [`Error::UnsupportedModel`] naming the family, or the feature that
+/// the kernels lack.
 pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     let name = gguf.str("general.architecture")?;
     if gguf.opt_str("general.type")? == Some("adapter") {
@@ -267,7 +268,7 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<ModelSpec, Error> {
     let read = RefCell::default();
     let metadata = Metadata { gguf, architecture: family.name, read: &read };
     let spec = (family.spec)(&metadata)?;
-    // What no family computes, whatever a file may say.
+    // Features that no family computes.
     if matches!(spec.kind, Kind::Decoder { .. })
         && gguf.opt_bool(&metadata.key("attention.causal"))? == Some(false)
     {
@@ -332,7 +333,7 @@ pub(crate) fn refuse_unknown_tensors(gguf: &Gguf, spec: &ModelSpec) -> Result<()
     };
     let architecture = gguf.str("general.architecture")?;
     let blocks = gguf.u32(&format!("{architecture}.block_count"))?;
-    // Blocks that are there and are not computed, and what only some files of a family have.
+    // Tensors of blocks that are not computed, and tensors that only some files of a family have.
     let has_place = |name: &str| {
         let block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
         let in_a_block = block.is_none_or(|(index, _)| {
@@ -340,7 +341,7 @@ pub(crate) fn refuse_unknown_tensors(gguf: &Gguf, spec: &ModelSpec) -> Result<()
         });
         in_a_block && (spec.per_layer.is_some() || !name.starts_with("per_layer_"))
     };
-    // Those of a folder's adapters are looked at with them.
+    // Tensors of a folder's adapters are checked with the adapters.
     let of_adapter = |name: &str| gguf.is_translated() && adapters::has_prefix(name);
     let known = |name: &str| of_adapter(name) || spec.tensors.include(name) && has_place(name);
     match gguf.tensors().find(|tensor| !known(tensor.name)) {

@@ -1,4 +1,4 @@
-//! ModernBERT and what is made of it (gte-modernbert, Granite Embedding R2): norms before the halves of a
+//! ModernBERT and models made of it (gte-modernbert, Granite Embedding R2): norms before the halves of a
 //! block, and two blocks of three see their neighbourhood only.
 //!
 //! Reference:
@@ -66,7 +66,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     for (index, (block, near)) in spec.blocks.iter_mut().zip(near).enumerate() {
         block.residual = Residual::PreNorm;
         block.norm = norm;
-        // The embeddings were normalised just before.
+        // The first block has no norm before its mixer, as the embeddings were normalised just before.
         block.bare_mixer = index == 0 && gguf.opt_tensor("blk.0.attn_norm.weight")?.is_none();
         block.feed_forward.kind = kind;
         block.attention.rope = Some(0);
@@ -76,7 +76,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
         }
     }
     let pooling = match gguf.opt_u32(&metadata.key("classifier.pooling_type"))? {
-        // The mean where the file does not say, as llama.cpp does.
+        // Without the key, the mean, as in llama.cpp.
         None | Some(0 | 1) => Pooling::Mean,
         Some(2) => Pooling::First,
         Some(other) => {
@@ -96,8 +96,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     Ok(spec)
 }
 
-/// For each block whether it sees its neighbourhood only: as the file says, or all but the first of each
-/// three.
+/// Whether each block sees its neighbourhood only: as the file says, or all but the first of each three.
 fn near(metadata: &Metadata<'_>, blocks: usize) -> Result<Vec<bool>, Error> {
     let key = metadata.key("attention.sliding_window_pattern");
     let period = match metadata.gguf.opt_u32(&key) {

@@ -32,7 +32,7 @@ pub(super) const DELTA_NET: &[&str] = &[
     "ssm_out.weight",
 ];
 
-/// Those of the layers that are left out.
+/// Tensors of the layers that are left out.
 pub(super) const AHEAD: &[&str] = &[
     "nextn.eh_proj.weight",
     "nextn.enorm.weight",

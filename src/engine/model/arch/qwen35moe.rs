@@ -1,5 +1,5 @@
-//! The mixtures of experts of Qwen 3.5: its layers, with experts beside one that all rows use, which has a
-//! gate.
+//! The mixtures of experts of Qwen 3.5: layers as in Qwen 3.5, with experts beside a gated one that all rows
+//! use.
 //!
 //! Reference:
 //! [`modeling_qwen3_5_moe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_5_moe/modeling_qwen3_5_moe.py)

@@ -13,7 +13,7 @@ use crate::model::spec::ModelSpec;
 
 pub(super) const FAMILY: Family = Family { name: "smollm3", spec };
 
-/// Every so many layers one is without rotation. No key says so.
+/// One layer in so many has no rotation. No key says so.
 const PERIOD: usize = 4;
 
 fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {

@@ -1,14 +1,13 @@
-//! What a file says and its family does not read: keys and tensors that would change what is computed are
-//! refused, as leaving them out would change every answer without a word.
+//! Refusal of files with keys or tensors that their family does not read and that would change what is
+//! computed: leaving them out would change every answer without a word.
 
 use std::collections::BTreeSet;
 
 use crate::Error;
 use crate::gguf::{Gguf, Value};
 
-/// Keys that say nothing of what is computed here, or nothing that tensors do not say as well: a tensor that
-/// has no place is refused, and one of another shape too. A `*` at the end of a name stands for whatever
-/// follows.
+/// Keys without an effect on the computation, or with effects that tensors show as well: tensors without a
+/// place and tensors of another shape are refused. A `*` at the end of a name stands for any characters.
 const HARMLESS: &[&str] = &[
     "vocab_size",
     "tensor_data_layout",
@@ -19,13 +18,13 @@ const HARMLESS: &[&str] = &[
     "expert_group_used_count",
     "expert_feed_forward_length",
     "expert_shared_feed_forward_length",
-    // The epsilon of the kind of norm that the family has not.
+    // The epsilon of the kind of norm that the family does not use.
     "attention.layer_norm_epsilon",
     "attention.layer_norm_rms_epsilon",
-    // Whether the model was trained with stretched positions; and what llama.cpp computes anew.
+    // Whether the model was trained with stretched positions; and values that llama.cpp computes itself.
     "rope.scaling.finetuned",
     "rope.scaling.yarn_attn_factor",
-    // Sizes without recurrent layers may have the keys of those with some.
+    // Files of models without recurrent layers may have the keys of models with some.
     "ssm.*",
     // These keys are about images and sounds.
     "deepstack_mapping",
@@ -34,7 +33,7 @@ const HARMLESS: &[&str] = &[
     "mm.*",
 ];
 
-/// Keys that mean something only where a window is in force.
+/// Keys that have an effect only where a window is in force.
 const OF_WINDOWS: &[&str] = &[
     "attention.sliding_window_pattern",
     "attention.key_length_swa",
@@ -43,11 +42,11 @@ const OF_WINDOWS: &[&str] = &[
     "rope.dimension_count_swa",
 ];
 
-/// Keys that files of a family have and that its models do not mean.
+/// Keys that files of a family have, but that do not apply to its models.
 const OF_FAMILIES: &[(&str, &str)] = &[
     ("bert", "rope.*"),
     ("qwen2", "use_parallel_residual"),
-    // Those of one size only, which reads them.
+    // Keys of one size only, which reads them.
     ("exaone4", "attention.sliding_window"),
     ("exaone4", "attention.sliding_window_pattern"),
 ];
@@ -66,7 +65,7 @@ const FACTORS: &[&str] = &[
     "rope.scaling.yarn_ext_factor",
 ];
 
-/// Keys that change nothing where they are as another one.
+/// Keys that have no effect where they equal another one.
 const SAME: &[(&str, &str)] = &[
     ("embedding_length_out", "embedding_length"),
     ("attention.head_count_kv", "attention.head_count"),
@@ -91,11 +90,11 @@ const EFFECTS: &[(&str, &str)] = &[
     ("nextn_predict_layers", "it leaves the last layers out"),
 ];
 
-/// Refuses a file with a key of its family's that is not among those that were `read`, and could change what
-/// is computed.
+/// Refuses a file with a key of its family that is not among those that were `read`, and could change the
+/// results.
 ///
 /// # Errors
-/// [`Error::UnsupportedModel`], naming the key and what it changes.
+/// [`Error::UnsupportedModel`], naming the key and its effect.
 pub(super) fn refuse_keys(gguf: &Gguf, family: &str, read: &BTreeSet<String>) -> Result<(), Error> {
     let of_family = |key: &str| Some(key.strip_prefix(family)?.strip_prefix('.')?.to_owned());
     let window =
@@ -123,7 +122,7 @@ pub(super) fn refuse_keys(gguf: &Gguf, family: &str, read: &BTreeSet<String>) ->
     Ok(())
 }
 
-/// Refuses tensors of attention that stand beside others in whose place they are, and would be left out.
+/// Refuses tensors of attention that stand beside their replacements, and would be left out.
 ///
 /// # Errors
 /// [`Error::UnsupportedModel`], naming the tensor.
@@ -155,7 +154,7 @@ fn matches(names: &[&str], name: &str) -> bool {
     })
 }
 
-/// Whether a value is the one that changes nothing: zero, false, an array of these, or what is said above of
+/// Whether a value has no effect: zero, false, an array of these, or the value that the tables above name for
 /// its key.
 fn is_neutral(gguf: &Gguf, family: &str, name: &str, key: &str, value: Value<'_>) -> bool {
     let same = SAME.iter().find(|(same, _)| *same == name).is_some_and(|(_, as_this)| {

@@ -1,7 +1,7 @@
 //! The head of a cross-encoder: scores from the hidden state of a text.
 //!
-//! `cls` is what BERT calls its pooler, a linear layer with an activation; `cls.output` is the classifier
-//! behind it. Files have one of them or both.
+//! `cls` is BERT's pooler, a linear layer with an activation; `cls.output` is the classifier behind it. Files
+//! have one of them or both.
 
 use super::super::layers::{Dense, Norm};
 use super::super::packed_weights::PackedWeights;
@@ -19,7 +19,8 @@ const MAX_OUTPUTS: usize = 1024;
 pub(super) struct Head {
     /// `[width, width]`; `[outputs, width]` where there is no classifier behind it.
     pooler: Option<Dense>,
-    /// Behind the pooler: a norm where its activation is GELU, otherwise that is the hyperbolic tangent.
+    /// The norm behind the pooler where its activation is GELU; otherwise the activation is the hyperbolic
+    /// tangent.
     norm: Option<Norm>,
     /// `[outputs, width]`.
     classifier: Option<Dense>,
@@ -56,7 +57,7 @@ impl Head {
         Ok((pooler.is_some() || classifier.is_some()).then_some(Head { pooler, norm, classifier }))
     }
 
-    /// Scores of each text.
+    /// Number of scores of each text.
     pub(super) fn outputs(&self) -> usize {
         let last = self.classifier.as_ref().or(self.pooler.as_ref());
         last.map_or(0, |dense| dense.weight.outputs())
@@ -80,7 +81,7 @@ impl Head {
                     let no_bias = vec![0.0; pooler.weight.outputs()];
                     for state in states.chunks_exact_mut(no_bias.len()) {
                         gelu(pool.instructions(), state, &no_bias);
-                        // A value that is not finite stays one, and is seen in the scores.
+                        // A value that is not finite stays so, and is noticed in the scores.
                         norm.apply_in_place(pool.instructions(), state);
                     }
                 }

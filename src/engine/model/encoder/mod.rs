@@ -1,12 +1,11 @@
-//! Encoders: every token of a text sees all others, and what comes of it is a vector, pooled from the hidden
-//! states as in Sentence-BERT ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)), or the scores
-//! of a head.
+//! Encoders: every token of a text sees all others. The result is a vector, pooled from the hidden states as
+//! in Sentence-BERT ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)), or the scores of a head.
 //!
 //! A pass takes several texts at once ([`Encoder::begin`]) and is computed block by block
-//! ([`Encoder::advance`]), so that whoever drives it can do something else in between.
+//! ([`Encoder::advance`]), so that the caller can do something else in between.
 //!
-//! Invariant: what a text becomes depends on its own tokens and nothing else: not on the texts beside it, nor
-//! on threads.
+//! Invariant: the result of a text depends on its own tokens and nothing else: not on the texts beside it,
+//! nor on threads.
 
 mod head;
 mod pass;
@@ -40,7 +39,7 @@ pub(crate) use pass::EncoderWorkspace;
 /// A loaded encoder.
 pub(crate) struct Encoder {
     gguf: Gguf,
-    /// What holds the packed weights, once there are some.
+    /// The mapping that holds the packed weights, once they are made.
     packed: Option<Arc<Mapping>>,
     spec: ModelSpec,
     vocabulary: usize,
@@ -50,14 +49,14 @@ pub(crate) struct Encoder {
     positions: Option<Matrix>,
     /// Embeddings `[width]` of the first and the second text of a pair; those of a model without are zeros.
     types: [Vec<f32>; 2],
-    /// What each adapter makes of these embeddings.
+    /// The changes of each adapter to these embeddings.
     adapters: Vec<AdaptedEmbeddings>,
-    /// What the embeddings of tokens are multiplied with.
+    /// The factor of token embeddings.
     scale: f32,
     norm: Option<Norm>,
     output_norm: Option<Norm>,
     blocks: Vec<Block>,
-    /// What a vector goes through behind the pool.
+    /// Matrices that are applied to a pooled vector, one after the other.
     projections: Vec<Dense>,
     head: Option<Head>,
 }
@@ -172,7 +171,7 @@ impl Encoder {
         self.vocabulary
     }
 
-    /// How many scores its head gives a text; 0 where it has none.
+    /// Number of scores that its head gives a text; 0 where it has none.
     pub(crate) fn scores_per_text(&self) -> usize {
         self.head.as_ref().map_or(0, Head::outputs)
     }
@@ -200,9 +199,9 @@ impl Encoder {
         EncoderWorkspace::more_bytes(&self.spec, rows, threads)
     }
 
-    /// Gives back what a long pass has taken.
+    /// Gives back the extra memory of a long pass.
     pub(crate) fn rest(&self, workspace: &mut EncoderWorkspace, threads: usize) {
-        // Where there is no memory for a usual pass the next one says so.
+        // If there is no memory for a usual pass, the next pass returns the error.
         let _ = workspace.fit(&self.spec, 0, threads);
     }
 
@@ -297,7 +296,7 @@ impl Encoder {
         workspace.next >= self.blocks.len()
     }
 
-    /// Whether a row of a text was not finite: its position.
+    /// The position of the first row of a text that was not finite, if there is one.
     pub(crate) fn fault(&self, workspace: &EncoderWorkspace, text: usize) -> Option<usize> {
         let rows = workspace.texts[text].clone();
         workspace.blocks.finite[rows].iter().position(|finite| !finite.load(Ordering::Relaxed))
@@ -319,8 +318,8 @@ impl Encoder {
         normalise(instructions, vector)
     }
 
-    /// The hidden state of a text, `[width]`: that of a token, or the sum of all; and how many it is the sum
-    /// of.
+    /// The hidden state of a text, `[width]`: that of a token, or the sum of all; and the number of states
+    /// summed.
     fn pooled(
         &self,
         workspace: &EncoderWorkspace,

@@ -1,7 +1,7 @@
-//! Memory that an encoder works in, and how far the pass in it has come.
+//! Memory for passes of an encoder, and the progress of the current pass.
 //!
-//! It is made for passes of a usual size. Longer texts get as much as they need, one pass at a time, and give
-//! it back.
+//! It is made for passes of a usual size. Longer texts get the memory that they need, one pass at a time, and
+//! give it back.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use crate::Error;
 use crate::computing::MAX_TEXTS;
 use crate::kernels::tile::{KvCacheType, TILE};
 
-/// Rows of a usual pass: at least, and at most.
+/// Rows of a usual pass: the fewest, and the most.
 const PASS_ROWS: [usize; 2] = [512, 1024];
 
-/// How keys and values are kept, which last for a block of the model only.
+/// The type of keys and values, which last for one block of the model only.
 pub(super) const KIND: KvCacheType = KvCacheType::F16;
 
 /// Memory for a pass, and the pass.
@@ -51,7 +51,7 @@ impl EncoderWorkspace {
         self.blocks.rows
     }
 
-    /// Makes room for a pass of so many rows, or gives back what an unusual one has needed.
+    /// Makes room for a pass of so many rows, or gives back the extra room of an unusual one.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
@@ -93,7 +93,7 @@ fn size(rows: usize, threads: usize) -> Size {
     Size { what: "the workspace of an encoder", rows, threads }
 }
 
-/// The keys and values of one block of the model, which those of the next one take the place of.
+/// The layout of the keys and values of one block of the model, which those of the next block replace.
 pub(super) fn layout(spec: &ModelSpec) -> StateLayout {
     let layers = spec.blocks.iter().map(|block| KeysAndValues {
         heads: block.attention.heads,

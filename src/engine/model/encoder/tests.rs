@@ -1,4 +1,4 @@
-//! The encoder against candle-transformers' BERT, and against itself in other company.
+//! The encoder against candle-transformers' BERT, and against itself with other texts in the pass.
 
 mod adapters;
 mod families;
@@ -89,7 +89,7 @@ impl Oracle {
         spec.write_folder(directory.path()).unwrap();
         let mut config: serde_json::Value =
             serde_json::from_slice(&std::fs::read(directory.path().join("config.json")).unwrap()).unwrap();
-        // What candle wants to know and nobody uses.
+        // Keys that candle requires, although nothing uses them.
         for (key, value) in [("hidden_dropout_prob", 0.0), ("initializer_range", 0.0)] {
             config[key] = value.into();
         }

@@ -1,6 +1,6 @@
 //! Repacking all tensors of a manifest on all threads, piece by piece.
 //!
-//! Pages of the model's file are given back as soon as they were read, so that weights are in memory once.
+//! Pages of the model's file are released as soon as they were read, so that weights are in memory once.
 
 use std::fs::File;
 use std::io;
@@ -16,17 +16,17 @@ use crate::kernels::matrix::{PANEL, pack, panel_size};
 /// Bytes of panels that are made at a time, at least one panel.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Where panels go.
+/// The destination of panels.
 pub(super) enum Target<'a> {
     /// A file, from byte `start` on.
     File { file: &'a File, start: u64 },
     /// Memory for all of them, zeroed.
     Memory(&'a mut [u8]),
-    /// Nowhere: only the checksums are wanted.
+    /// No destination: only the checksums are wanted.
     Nothing,
 }
 
-/// Why there are no panels.
+/// The reason why there are no panels.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The file could not be written.
@@ -44,7 +44,7 @@ impl From<io::Error> for Failure {
 struct Piece {
     entry: usize,
     panels: Range<usize>,
-    /// Where they go, and how many bytes they are.
+    /// Their place among all panels, and their bytes.
     offset: usize,
     bytes: usize,
 }
@@ -126,7 +126,7 @@ fn pieces(manifest: &Manifest) -> Vec<Piece> {
 
 fn repack(gguf: &Gguf, manifest: &Manifest, piece: &Piece, target: &mut [u8]) {
     let entry = &manifest.entries[piece.entry];
-    // The manifest was made of the tensors that are there.
+    // The manifest was made of tensors of this file.
     let Some(tensor) = gguf.opt_tensor(&entry.name).ok().flatten() else { return };
     let row_bytes = tensor.data.len() / entry.outputs;
     let end = entry.outputs.min(piece.panels.end * PANEL);
@@ -136,6 +136,6 @@ fn repack(gguf: &Gguf, manifest: &Manifest, piece: &Piece, target: &mut [u8]) {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A panic ends the whole build, so nothing half done is used.
+    // A panic ends the whole build, so no partial result is used.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

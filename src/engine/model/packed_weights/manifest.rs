@@ -1,4 +1,4 @@
-//! Which tensors are repacked, where their panels lie, and what the head of a file of panels says.
+//! The manifest: the tensors that are repacked, the places of their panels, and the head of a file of panels.
 //!
 //! The head is never parsed: the head that belongs to the model's file is made anew and compared byte by
 //! byte, so that no length or offset in a file of panels is ever believed.
@@ -32,7 +32,7 @@ pub(super) struct Entry {
     pub(super) format: Format,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    /// Where its panels begin, from the first tensor's.
+    /// The offset of its panels from the first tensor's.
     pub(super) offset: usize,
 }
 
@@ -67,7 +67,7 @@ impl Manifest {
                 "token_embd.weight" => tied,
                 "cls.weight" | "cls.output.weight" | "dense_2.weight" | "dense_3.weight" => encoder,
                 // Convolutions and the few coefficients of streams have kernels of their own, and layers that
-                // predict further ahead are not used.
+                // predict further ahead are not computed.
                 name if [".nextn.", ".ssm_conv1d.", ".ssm_norm.", ".conv.", ".altup_"]
                     .iter()
                     .any(|part| name.contains(part)) =>

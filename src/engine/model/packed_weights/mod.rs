@@ -1,8 +1,8 @@
 //! The weights of a model in panels: stored in a file beside the model and mapped, or in anonymous memory.
 //!
-//! The file is written once and shared by all processes that use the model. Whatever keeps it from being
-//! written (a directory that is not ours to write to, a full disk) is no error: anonymous memory does as
-//! well, and takes more of it.
+//! The file is written once and shared by all processes that use the model. If it cannot be written (a
+//! directory that is not ours to write to, a full disk), that is no error: anonymous memory serves as well,
+//! but is not shared.
 
 mod build;
 mod manifest;
@@ -30,13 +30,13 @@ pub(crate) use super::tensors::panel_format;
 pub(super) struct PackedWeights {
     manifest: Manifest,
     mapping: Arc<Mapping>,
-    /// Byte of the mapping that the first tensor begins at.
+    /// The offset of the first tensor in the mapping.
     start: usize,
 }
 
 impl PackedWeights {
-    /// Maps the panels of a model, or makes them. The file must have been checked before: what is planned
-    /// comes from names and shapes alone.
+    /// Maps the panels of a model, or makes them. The file must have been checked before, as the manifest is
+    /// made from names and shapes alone.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
@@ -64,7 +64,7 @@ impl PackedWeights {
                 Ok(PackedWeights::of_file(manifest, &key, mapping))
             }
             Err(Failure::Stopped) => Err(Error::Stopped),
-            // A disk that is full, or does not give back what was written to it.
+            // A disk that is full, or does not read back the bytes written to it.
             Ok(_) | Err(Failure::Write) => PackedWeights::anonymous(gguf, manifest, loading),
         }
     }
@@ -136,7 +136,7 @@ pub(super) fn path(gguf: &Gguf) -> Option<PathBuf> {
     stored::path_of(gguf.path())
 }
 
-/// Whether everything that was read up to now from a model's file and its panels was there.
+/// Checks that all parts of a model's file and its panels that were read so far could be read.
 ///
 /// # Errors
 /// [`Error::LostModel`], naming the file.
@@ -150,7 +150,7 @@ pub(super) fn check_lost(gguf: &Gguf, panels: Option<&Mapping>) -> Result<(), Er
     }
 }
 
-/// What is known of the file of panels beside a model's file.
+/// The state of the file of packed weights beside a model's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackedState {
     /// The model has no file of packed weights.
@@ -158,14 +158,14 @@ pub enum PackedState {
     /// The file belongs to another model or layout, or somebody else could have written it: loading replaces
     /// it.
     Stale,
-    /// Its content is not what the model's weights are in panels.
+    /// Its content differs from the panels of the model's weights.
     Corrupt,
-    /// Every byte is as it should be.
+    /// Every byte is right.
     Sound,
 }
 
-/// Reads all of a model's file of panels and all that it was made of, and compares; with the file's path, if
-/// the model is one that may have such a file.
+/// Reads all of a model's file of panels and the tensors that it was made of, and compares them. Returns the
+/// file's path too, if the model may have such a file.
 ///
 /// # Errors
 /// [`Error::Panicked`] where the system has no thread for it.

@@ -1,9 +1,9 @@
-//! The file of panels beside a model's file: who may write it, and when it is believed.
+//! The file of panels beside a model's file: the lock for writing it, and the conditions for trusting it.
 //!
-//! It is `MODEL.panels`, mode 0400. Whoever has the lock on `MODEL.panels.new` writes that file, gives it to
-//! the disk, and renames it; a file that a crash left there is taken over by the next one. A file is believed
-//! only if it is a regular one, belongs to the user of this process, nobody else may write to it, and it has
-//! the size and the head that belong to the model's file.
+//! It is `MODEL.panels`, mode 0400. The process that holds the lock on `MODEL.panels.new` writes that file,
+//! syncs it, and renames it; a file that a crash left there is taken over by the next process. A file is
+//! trusted only if it is a regular one, belongs to the user of this process, nobody else may write to it, and
+//! it has the size and the head that belong to the model's file.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -15,17 +15,17 @@ use super::manifest;
 use crate::mapping::Mapping;
 use crate::sidecar::{lock, open_finished, same_file, with_suffix};
 
-/// How long another process is waited for that writes the file.
+/// Time to wait for another process that writes the file.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The outcome of a look for a model's panels.
+/// The outcome of looking for a model's panels.
 pub(super) enum Claim {
-    /// They are there.
+    /// The file is there.
     Stored(Mapping),
-    /// They are to be made and published.
+    /// The file is to be made and published.
     Build(Building),
-    /// They can't be stored.
+    /// The file can't be stored.
     Elsewhere,
     Stopped,
 }
@@ -43,7 +43,7 @@ pub(super) fn path_of(model: &Path) -> Option<PathBuf> {
     Some(with_suffix(model, ".panels"))
 }
 
-/// Maps the file if it can be believed, and is `size` bytes with the head of `entries` tensors and this key.
+/// Maps the file if it can be trusted, and is `size` bytes with the head of `entries` tensors and this key.
 pub(super) fn open(path: &Path, key: &[u8], entries: usize, size: usize) -> Option<Mapping> {
     let file = open_finished(path).ok()?;
     if file.metadata().ok()?.len() != size as u64 {
@@ -72,7 +72,7 @@ pub(super) fn claim(
             return Claim::Stored(mapping);
         }
         match lock(&temporary) {
-            // Whoever had it may have published it in the meantime.
+            // The last process that held the lock may have published the file in the meantime.
             Ok(Some(file)) => match open(path, key, entries, size) {
                 Some(mapping) => {
                     let _ = std::fs::remove_file(&temporary);
@@ -87,8 +87,8 @@ pub(super) fn claim(
     Claim::Elsewhere
 }
 
-/// Makes room on the disk, unless somebody else's file is in the place of ours in a directory that isn't ours
-/// either: it may be of use to them.
+/// Makes room on the disk, unless another user's file is in its place in a directory that isn't ours either:
+/// that user may need it.
 fn prepare(building: Building, path: &Path, size: usize) -> Claim {
     let user = rustix::process::geteuid().as_raw();
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -104,7 +104,7 @@ fn reserve(file: &File, size: usize) -> io::Result<()> {
     file.set_len(0)?;
     #[cfg(target_os = "linux")]
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
-        // If the file system cannot promise room, writing tells.
+        // If the file system cannot reserve room, the write fails instead.
         Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
         Err(error) => return Err(error.into()),
     }
@@ -124,8 +124,7 @@ impl Building {
         &self.file
     }
 
-    /// Writes the head, gives everything to the disk, and puts the file in its place if `wanted` says so
-    /// then.
+    /// Writes the head, syncs the file, and puts it in its place if `wanted` says so then.
     ///
     /// # Errors
     /// The system's; the temporary file is gone then.
@@ -137,7 +136,7 @@ impl Building {
             return Err(io::ErrorKind::InvalidData.into());
         }
         std::fs::rename(&self.temporary, &self.path)?;
-        // The name survives a power cut if the directory does, and if not it is written again.
+        // The name survives a power cut if the directory was synced; if not, the file is written again.
         if let Some(directory) = self.path.parent().and_then(|directory| File::open(directory).ok()) {
             let _ = directory.sync_all();
         }
@@ -147,7 +146,7 @@ impl Building {
 
 impl Drop for Building {
     fn drop(&mut self) {
-        // After `publish` another process may be writing the next one already.
+        // After `publish`, another process may already be writing the next file.
         if std::fs::symlink_metadata(&self.temporary).is_ok_and(|there| same_file(&there, &self.file)) {
             let _ = std::fs::remove_file(&self.temporary);
         }

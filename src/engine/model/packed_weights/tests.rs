@@ -1,5 +1,5 @@
-//! Files of panels: made once, believed only where they may be, replaced otherwise; and the same weights
-//! always.
+//! Files of panels: made once, trusted only where they may be, replaced otherwise; and the weights are the
+//! same in every case.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -85,7 +85,7 @@ fn inode(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().ino()
 }
 
-/// What is there is not believed, but replaced by a sound file.
+/// Checks that the file in place is not trusted, but replaced by a sound one.
 fn check_replaced(world: &World, expected: &[u8], why: &str) {
     let panels = world.open();
     assert!(panels.stored() && content(&panels) == expected, "{why}");
@@ -108,7 +108,7 @@ fn panels_are_stored_once_and_mapped_from_then_on() {
     assert_eq!(inode(&world.panels()), made, "the second time nothing is written");
     check_replaced(&world, &expected, "as it was");
     assert_eq!(inode(&world.panels()), made);
-    // Every tensor is where its matrix will look for it.
+    // Every tensor is where its matrix looks for it.
     let gguf = Gguf::open(&world.model()).unwrap();
     assert!(first.manifest.entries.len() > 10);
     for entry in &first.manifest.entries {
@@ -188,7 +188,7 @@ fn a_file_that_a_crash_left_is_taken_over_or_removed() {
     std::fs::write(&left, b"half of it").unwrap();
     world.open();
     assert!(!left.exists(), "removed where there was nothing to build");
-    // Somebody else's link in its place leads nowhere.
+    // A link in its place, made by another user, is not followed.
     let victim = world.directory.path().join("victim");
     std::fs::write(&victim, b"precious").unwrap();
     std::fs::remove_file(world.panels()).unwrap();
@@ -201,7 +201,7 @@ fn a_file_that_a_crash_left_is_taken_over_or_removed() {
 fn where_nothing_can_be_stored_memory_does() {
     let world = World::new(1);
     let expected = content(&world.open());
-    // A directory in its place can't be replaced, whoever we are.
+    // A directory in its place can't be replaced by any user.
     std::fs::remove_file(world.panels()).unwrap();
     std::fs::create_dir(world.panels()).unwrap();
     let panels = world.open();

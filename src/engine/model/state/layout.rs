@@ -1,4 +1,4 @@
-//! The part of a block that each layer of a model has, and what lies beside the blocks.
+//! The layout of a state: the part of each layer in a block, and the values beside the blocks.
 //!
 //! A block holds [`TILE`] (64) positions in 16-bit values. Of a model whose layers 0 and 2 are attention and
 //! whose layers 1 and 3 are recurrent it is
@@ -33,18 +33,18 @@ pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
     /// Values of the layer in a block, of 16 bits.
     fn len(&self) -> usize;
 
-    /// Values of the layer beside the blocks, as f32: what each position overwrites. A block has a copy of
-    /// them. A layer that keeps nothing of the kind can be cut anywhere.
+    /// Number of f32 values of the layer beside the blocks, which each position overwrites. Some blocks have
+    /// a copy of them. A layer without such values can be cut anywhere.
     fn running(&self) -> usize {
         0
     }
 
-    /// How many positions, its own and those before it, a position sees of the layer; None where it sees all.
+    /// Number of positions of the layer that a position sees, its own included; None where it sees all.
     fn window(&self) -> Option<usize> {
         None
     }
 
-    /// Leaves zeros in the layer's part of a block where the positions from `slot` on were.
+    /// Clears the positions from `slot` on in the layer's part of a block.
     fn clear(&self, part: &mut [u16], slot: usize);
 }
 
@@ -57,7 +57,7 @@ pub(in crate::model) struct KeysAndValues {
     pub(in crate::model) window: Option<usize>,
 }
 
-/// Nothing: the layer uses the state of another one.
+/// No state: the layer uses that of another one.
 #[derive(Debug)]
 struct Nothing;
 
@@ -84,7 +84,7 @@ impl LayerState for KeysAndValues {
     }
 }
 
-/// The state of a layer that is not attention: so many f32 values.
+/// The state of a layer other than attention: so many f32 values.
 #[derive(Debug)]
 pub(super) struct Recurrent {
     pub(super) values: usize,
@@ -92,7 +92,7 @@ pub(super) struct Recurrent {
 
 impl LayerState for Recurrent {
     fn len(&self) -> usize {
-        // The bits of each in two.
+        // Each f32 as two values of 16 bits.
         2 * self.values
     }
 
@@ -106,7 +106,7 @@ impl LayerState for Recurrent {
 }
 
 /// The state of one block of a model, with keys and values of this kind, of which no position sees more than
-/// a window.
+/// `window`.
 fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<dyn LayerState> {
     match block.mixer {
         Mixer::Attention if block.attention.shares.is_some() => Box::new(Nothing),
@@ -121,10 +121,10 @@ fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<
     }
 }
 
-/// For each block of a model the window that is all which is seen of its keys and values, by itself and by
-/// those that share them.
+/// The window of each block of a model, if it and all blocks that share its keys and values see no more of
+/// these than a window.
 fn windows(spec: &ModelSpec) -> Vec<Option<usize>> {
-    // A window as long as the context is none.
+    // A window as long as the context is no window.
     let own = |block: &BlockSpec| {
         let span = block.attention.span;
         span.window().filter(|window| *window < spec.context_length && !span.both_ways())
@@ -146,23 +146,24 @@ pub(crate) struct StateLayout(pub(super) Arc<Parts>);
 pub(super) struct Parts {
     /// The part of each layer, in the order of the model's blocks.
     pub(super) layers: Vec<Part>,
-    /// Values of a block without copies of what is kept beside the blocks, which are behind them: the parts
-    /// `[kv heads, tile]` of all layers of attention without a window.
+    /// Values of a block without the copies behind them: the parts `[kv heads, tile]` of all layers of
+    /// attention without a window.
     pub(super) rows_len: usize,
     /// Values of the copies: two for each f32 that is kept beside the blocks.
     pub(super) copies_len: usize,
-    /// Values of what windows see of a block, and the longest window; 0 without any.
+    /// Values of the window part of a block, and the longest window; 0 without any.
     pub(super) window_len: usize,
     pub(super) window: usize,
-    /// The empty block that stands in the place of that where it is gone.
+    /// The empty block that stands for a window part that was given back.
     pub(super) gone: SharedBlock,
     /// One block in so many has copies.
     pub(super) interval: usize,
-    /// How keys and values are stored.
+    /// The type in which keys and values are stored.
     pub(super) kind: KvCacheType,
 }
 
-/// Copies may take so many times the memory of keys and values.
+/// Most memory of copies, as a multiple of that of keys and values, unless even [`LONGEST_INTERVAL`] leaves
+/// more.
 const MOST_COPIES: usize = 8;
 /// At least one block in so many has copies.
 pub(super) const LONGEST_INTERVAL: usize = 8;
@@ -171,16 +172,16 @@ pub(super) const LONGEST_INTERVAL: usize = 8;
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) range: Range<usize>,
-    /// Whether that is a range of what windows see.
+    /// Whether that is a range of the window part.
     pub(super) windowed: bool,
-    /// The layer's part of what is kept beside the blocks, in f32 values.
+    /// The layer's part of the values beside the blocks, in f32 values.
     pub(super) running: Range<usize>,
     pub(super) layer: Box<dyn LayerState>,
 }
 
 impl StateLayout {
-    /// The layout of a model: a part for each of its blocks. With `whole`, nothing goes that no window sees
-    /// any more.
+    /// The layout of a model: a part for each of its blocks. With `whole`, states also keep the keys and
+    /// values that no window sees any more.
     pub(in crate::model) fn of(spec: &ModelSpec, kind: KvCacheType, whole: bool) -> StateLayout {
         let windows = windows(spec).into_iter().map(|window| window.filter(|_| !whole));
         let layers = spec.blocks.iter().zip(windows).map(|(block, window)| layer_of(block, kind, window));
@@ -241,7 +242,7 @@ impl StateLayout {
         StateLayout::new(layers.into_iter(), kind)
     }
 
-    /// How keys and values are stored.
+    /// The type in which keys and values are stored.
     pub(in crate::model) fn kind(&self) -> KvCacheType {
         self.0.kind
     }
@@ -268,24 +269,24 @@ impl StateLayout {
         values(blocks, self.0.rows_len).saturating_add(copies).saturating_mul(size_of::<u16>() as u64)
     }
 
-    /// Bytes of what windows see of so many blocks.
+    /// Bytes of the window parts of so many blocks.
     pub(super) fn window_bytes(&self, blocks: usize) -> u64 {
         (blocks as u64).saturating_mul((self.0.window_len * size_of::<u16>()) as u64)
     }
 
-    /// The last place, at most `positions`, behind which a sequence can go on that has only blocks.
+    /// The last place, at most `positions`, behind which a sequence that has only blocks can resume.
     pub(super) fn resumable(&self, positions: usize) -> usize {
         let each = if self.running_len() > 0 { TILE * self.0.interval } else { 1 };
         positions / each * each
     }
 
-    /// Where a layer's part begins.
+    /// The place of a layer's part.
     pub(in crate::model) fn place(&self, layer: usize) -> StatePlace {
         let Part { range, running, .. } = &self.0.layers[layer];
         StatePlace { running: running.start, block: range.start }
     }
 
-    /// Whether its part is one of what windows see.
+    /// Whether its part belongs to the window part of a block.
     pub(in crate::model) fn is_windowed(&self, layer: usize) -> bool {
         self.0.layers[layer].windowed
     }

@@ -1,22 +1,23 @@
-//! What a sequence keeps of the tokens that were computed: its state.
+//! The state of a sequence: the keys and values of its computed tokens, and what other layers remember of
+//! them.
 //!
 //! It grows by blocks of [`TILE`] positions. A block is one allocation, made when its first position is
 //! reached, of which each layer has a part; how the part is laid out is up to the kind of the layer
 //! ([`LayerState`]), and `layout.rs` shows a block. Sequences that begin with the same tokens may share
 //! blocks.
 //!
-//! What a layer keeps of attention is a row for each position, so it can be cut anywhere. What other layers
-//! keep is overwritten by each position: it lies beside the blocks ([`Kept`]), and some blocks have a copy of
-//! what it was behind the block's last position: all of them, or one in a few where copies are large
-//! ([`StateLayout`]). A sequence that has to go back goes to the last place of which there is a copy, and
-//! computes from there again.
+//! Attention keeps a row for each position, so its part can be cut anywhere. Other layers keep values that
+//! each position overwrites. These lie beside the blocks ([`Kept`]), and some blocks have a copy of them as
+//! of the block's last position: all blocks, or one in a few where copies are large ([`StateLayout`]). A
+//! sequence that has to go back goes to the last place of which there is a copy, and computes from there
+//! again.
 //!
-//! Layers that see a window of positions only have allocations of their own, one for each block of positions,
-//! which go when the window of the next position sees nothing of them ([`State::settle`]). A sequence cannot
-//! go back behind what is gone; it goes back to the last place whose window is there, and to the beginning if
-//! there is none.
+//! Layers that only see a window of positions have allocations of their own, one for each block of positions.
+//! These are given back when the window of the next position no longer reaches them ([`State::settle`]). A
+//! sequence cannot go back to a place whose window they belong to; it goes back to the last place whose
+//! window is there, or to the beginning if there is none.
 //!
-//! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
+//! Invariant: a shared block is never written; a sequence that has to write one copies it first.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use layout::{LONGEST_INTERVAL, Part};
 #[derive(Default)]
 struct Kept {
     values: Floats,
-    /// How many positions went into it; None while that is not known.
+    /// Number of positions that went into it; None while that is not known.
     positions: Option<usize>,
 }
 
@@ -62,16 +63,16 @@ impl Kept {
 pub(crate) struct SequenceState {
     layout: StateLayout,
     blocks: Vec<SharedBlock>,
-    /// The allocation of each block that windows see, `[layers with a window, kv heads, tile]`; empty where
-    /// it is gone; nothing in models without windows.
+    /// The window part of each block, `[layers with a window, kv heads, tile]`; empty where it was given
+    /// back; none in models without windows.
     windows: Vec<SharedBlock>,
-    /// How many of `windows`, from the beginning, are gone.
+    /// Number of `windows`, from the beginning, that were given back.
     gone: usize,
     /// Most rows of a pass.
     rows: usize,
     len: usize,
-    /// The f32 values beside the blocks, of the layers that keep something of the kind, one layer after the
-    /// other: behind the last position that is no guess, and behind guesses.
+    /// The f32 values beside the blocks, of the layers that have such values, one layer after the other:
+    /// behind the last position that is no guess, and behind guesses.
     now: Kept,
     ahead: Kept,
     /// Guesses among the rows of the pass that is under way.
@@ -86,12 +87,12 @@ impl SequenceState {
         SequenceState { layout, blocks, windows, gone: 0, rows, len: 0, now, ahead, guesses: 0 }
     }
 
-    /// How keys and values are stored.
+    /// The type in which keys and values are stored.
     pub(super) fn kind(&self) -> KvCacheType {
         self.layout.kind()
     }
 
-    /// Bytes that a position takes in the long run, however many follow it.
+    /// Bytes of a position in the long run, however many follow it.
     pub(crate) fn bytes_per_position(&self) -> u64 {
         let positions = LONGEST_INTERVAL * TILE;
         self.layout.block_bytes(LONGEST_INTERVAL).div_ceil(positions as u64)
@@ -115,7 +116,7 @@ impl SequenceState {
         len
     }
 
-    /// The first block of which the windows of the position `len` see something.
+    /// The first block that the windows of the position `len` reach.
     fn first_seen(&self, len: usize) -> usize {
         (len + 1).saturating_sub(self.layout.0.window) / TILE
     }
@@ -134,8 +135,8 @@ impl SequenceState {
     }
 
     /// Begins a pass whose last `guesses` rows may be taken back. Until the pass is
-    /// [done](SequenceState::advance) or [given up](SequenceState::give_up), what is kept beside the blocks
-    /// belongs to no position.
+    /// [done](SequenceState::advance) or [given up](SequenceState::give_up), the values beside the blocks
+    /// belong to no position.
     pub(crate) fn begin(&mut self, guesses: usize) {
         self.guesses = guesses;
         if self.layout.running_len() == 0 {
@@ -151,7 +152,7 @@ impl SequenceState {
                 Some(last) => {
                     let block = &self.blocks[last / TILE];
                     for Part { range, running, .. } in &self.layout.0.layers {
-                        // Nothing of attention.
+                        // Attention needs nothing here.
                         if !running.is_empty() {
                             load(&block[range.clone()], &mut self.now.values[running.clone()]);
                         }
@@ -171,13 +172,13 @@ impl SequenceState {
         }
     }
 
-    /// Ends a pass that was not computed to its end.
+    /// Ends a pass that was interrupted.
     pub(super) fn give_up(&mut self) {
         self.truncate(self.len);
     }
 
-    /// The blocks that are full, those that the next `count` positions go to, no longer shared, and what is
-    /// kept beside them; or of the blocks what windows see.
+    /// The full blocks, those that the next `count` positions go to, no longer shared, and the values beside
+    /// them; with `windowed`, the window parts of the blocks in their place.
     pub(super) fn parts(
         &mut self,
         count: usize,
@@ -228,8 +229,8 @@ impl State for SequenceState {
     fn most_window_blocks(&self) -> usize {
         match self.layout.0.window_len {
             0 => 0,
-            // The rows of a pass, and what the first of them sees before them, wherever that begins in a
-            // block.
+            // The rows of a pass, and the positions that the first row sees before them, wherever these begin
+            // in a block.
             _ => (self.layout.0.window.saturating_add(self.rows) + TILE - 3) / TILE + 1,
         }
     }
@@ -271,7 +272,7 @@ impl State for SequenceState {
         let zeroed = |length: usize| {
             let mut block = Vec::new();
             fallible(|| block.try_reserve_exact(length)).map_err(|_| out_of_memory(bytes))?;
-            // Zeroed, so that what masked positions hold is at least the same each time.
+            // Zeroed, so that masked positions hold the same values each time.
             block.resize(length, 0);
             Ok(Arc::new(block.into_boxed_slice()))
         };

@@ -106,7 +106,7 @@ fn large_copies_are_in_some_blocks_only() {
     assert_eq!((state.len(), state.blocks()), (4 * TILE, 4));
 }
 
-/// Which blocks have what windows see.
+/// The blocks that have their window part.
 fn seen(state: &SequenceState) -> Vec<usize> {
     (0..state.windows.len()).filter(|index| !state.windows[*index].is_empty()).collect()
 }
@@ -140,7 +140,7 @@ fn a_state_goes_back_to_where_windows_are_there_or_to_the_beginning() {
     state.reserve(456).unwrap();
     assert_eq!(seen(&state), (1..8).collect::<Vec<_>>());
     state.advance(256);
-    // What the last pass has seen is still there.
+    // Positions that the last pass has seen are still there.
     state.truncate(430);
     assert_eq!((state.len(), state.window_blocks()), (430, 6));
     state.truncate(163);

@@ -1,4 +1,4 @@
-//! What folders say of Unicode is done as the tokenizers crate does it, and what is not known is refused.
+//! Normalizers give the same text as those of the tokenizers crate, and unknown ones are refused.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::refusal;
 use crate::safetensors::open;
 use crate::tokenizer::Tokenizer;
 
-/// Of each kind of letter and mark something that some form of Unicode changes, and what is none.
+/// Letters and marks of each kind, some that a form of Unicode changes and some that none does.
 const PARTS: [&str; 54] = [
     "a",
     "B",

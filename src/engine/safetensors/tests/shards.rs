@@ -1,4 +1,4 @@
-//! Weights in several files are those of one, and an index is believed in nothing.
+//! Weights in several files are the same as in one, and an index is not trusted.
 
 use std::path::Path;
 
@@ -161,7 +161,7 @@ fn a_shard_that_is_missing_is_named() {
     std::fs::remove_file(directory.path().join(LAST)).unwrap();
     let Err(Error::ModelFile { path, .. }) = open(directory.path()) else { panic!("it was opened") };
     assert_eq!(path, directory.path().join(LAST));
-    // Neither weights nor an index: what is missing is the usual file.
+    // With neither weights nor an index, the error names the usual file.
     for name in [FIRST, "model-00002-of-00003.safetensors", INDEX] {
         std::fs::remove_file(directory.path().join(name)).unwrap();
     }

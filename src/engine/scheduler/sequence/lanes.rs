@@ -18,7 +18,7 @@ pub(super) struct Lane {
 const MOST_LANES: usize = 15;
 
 impl Lane {
-    /// How many of its tokens are to be computed, behind the `given` ones of the prompt, which it shares.
+    /// Number of its tokens still to be computed, behind the `given` ones of the prompt, which it shares.
     pub(super) fn left(&self, given: usize) -> usize {
         (given + self.tokens.len()).saturating_sub(self.state.len())
     }
@@ -30,8 +30,8 @@ pub(super) fn lane_bytes(state: &dyn State, given: usize, positions: usize) -> u
 }
 
 impl Sequence {
-    /// Lets it compute as many paths through answers at a time as there is room for in so many bytes. Returns
-    /// how many of them it may use.
+    /// Sets how many paths through answers may be computed at a time, by the room in so many bytes. Returns
+    /// the number of bytes that they may use.
     pub(in crate::scheduler) fn allow_lanes(&mut self, bytes: u64) -> u64 {
         if !matches!(self.goal, Goal::Likelihoods(..)) {
             return 0;
@@ -66,7 +66,7 @@ impl Sequence {
         }
     }
 
-    /// Goes on to a path that nobody has begun, where its own is computed.
+    /// Goes on to a path that was not begun, where its own is computed.
     fn advance(&mut self) {
         if let Goal::Likelihoods(answers, _) = &mut self.goal
             && self.tokens.len() == self.state.len()
@@ -102,8 +102,8 @@ impl Sequence {
         }
     }
 
-    /// The rows that say how likely answers are, among the last `rows` rows of a path that a pass has
-    /// computed, by their place among them.
+    /// The rows whose logits are needed for the likelihoods of answers, among the last `rows` rows of a path
+    /// that a pass has computed, with their indexes among them.
     pub(in crate::scheduler) fn weighing(&self, path: usize, rows: usize) -> Vec<(usize, answers::Wanted)> {
         let Goal::Likelihoods(answers, _) = &self.goal else { return Vec::new() };
         let state = path.checked_sub(1).map_or(&self.state, |lane| &self.lanes[lane].state);
@@ -111,7 +111,7 @@ impl Sequence {
         answers.wanted(path, end.saturating_sub(rows)..end)
     }
 
-    /// Takes what the logits of such a row say.
+    /// Takes the log-probabilities from the logits of such a row.
     pub(in crate::scheduler) fn weighed(
         &mut self,
         wanted: &answers::Wanted,
@@ -123,8 +123,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// Goes on to the next paths through the answers where those before are computed; the result where they
-    /// were the last, which is kept for others.
+    /// Goes on to the next paths through the answers where the current ones are computed. Returns the result
+    /// after the last of them, and keeps it for requests that ask for the same.
     pub(in crate::scheduler) fn next_paths(
         &mut self,
         memo: &mut LikelihoodMemo,

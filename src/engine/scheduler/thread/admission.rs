@@ -1,4 +1,4 @@
-//! Which of the waiting requests begin, and which of the running ones give way to them.
+//! Admission: the waiting requests that begin, and the running ones that give way to them.
 //!
 //! A request gives way to one of a higher priority; and to one of another user of the same priority, until
 //! both have as many places or one place apart. It is suspended: it keeps its keys and values as long as
@@ -28,10 +28,10 @@ enum Candidate {
     Suspended(usize),
 }
 
-/// What was found in one round of admissions.
+/// The findings of one round of admissions.
 #[derive(Default)]
 struct Round {
-    /// Where to go on in each lane: those before have to wait.
+    /// The index of the next request to consider in each lane; those before it have to wait.
     passed: HashMap<Lane, usize>,
     /// Suspended requests that have to wait, by the numbers of their arrival.
     passed_suspended: Vec<u64>,
@@ -40,10 +40,10 @@ struct Round {
     /// The priority of a request for whose keys and values there is no room, so that nothing less urgent gets
     /// any.
     blocked: Option<u8>,
-    /// Lanes for which nobody gives way.
+    /// Lanes for which no running request gives way.
     closed: Vec<Lane>,
-    /// Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may
-    /// run.
+    /// Requests of this round that are tokenized or compiled on other threads. Later ones of their model may
+    /// overtake them, unless there are more of them than may run.
     planning: usize,
 }
 
@@ -56,7 +56,7 @@ struct Claim {
 }
 
 impl EngineThread {
-    /// Admits what fits.
+    /// Admits the requests that fit.
     pub(super) fn admit_all(&mut self) {
         self.suspend_held();
         self.plan_ahead();
@@ -70,23 +70,23 @@ impl EngineThread {
         }
     }
 
-    /// Suspends those whose reader does not read.
+    /// Suspends requests whose listeners do not read.
     fn suspend_held(&mut self) {
         while let Some(index) = self.running.iter().position(|running| running.submission.is_held()) {
             self.suspend(index);
         }
-        // The time for which a reader does not read is no waiting for a turn.
+        // Time for which a listener does not read is no waiting for a turn.
         let now = self.now;
         let held = self.suspended.iter_mut().filter(|suspended| suspended.sequence.submission.is_held());
         held.for_each(|suspended| suspended.sequence.turn.age.since = now);
     }
 
-    /// How many places a user has.
+    /// Number of places of a user.
     fn places(&self, owner: u32) -> usize {
         self.running.iter().filter(|running| running.submission.owner() == owner).count()
     }
 
-    /// The best of those that were not passed over.
+    /// The best candidate of those that were not passed over.
     fn next_candidate(&self, round: &Round) -> Option<Candidate> {
         let rank = |priority: u8, owner: u32, age: &Age| {
             self.users.rank(priority, age, owner, self.places(owner), self.now)
@@ -176,7 +176,7 @@ impl EngineThread {
             round.closed.push(lane);
             return;
         }
-        // Making way may have moved it.
+        // The suspension of others may have moved it.
         let found =
             self.suspended.iter().position(|suspended| suspended.sequence.turn.age.arrival == arrival);
         let Some(index) = found else { return };
@@ -195,7 +195,7 @@ impl EngineThread {
         }
     }
 
-    /// Lets the running request that must give way to such a one, if there is any, do so.
+    /// Suspends the running request that must give way to such a claim, if there is one.
     fn make_way(&mut self, claim: Claim) -> bool {
         let Some(index) = self.victim(claim) else { return false };
         self.suspend(index);
@@ -213,7 +213,7 @@ impl EngineThread {
         giving.min_by_key(|(_, running)| order(running)).map(|(index, _)| index)
     }
 
-    /// Whether a running request has to give its place to such a one.
+    /// Whether a running request has to give its place to such a claim.
     fn gives_way(&self, running: &Sequence, claim: Claim) -> bool {
         let (priority, owner) = (running.submission.priority(), running.submission.owner());
         if self.now < running.turn.kept_until {
@@ -227,12 +227,12 @@ impl EngineThread {
         mine + 1 < theirs || has_turn
     }
 
-    /// Takes a request's place away.
+    /// Suspends a running request.
     fn suspend(&mut self, index: usize) {
         let mut sequence = self.running.remove(index);
         sequence.pause();
-        // The time that it has waited before counts, but for one priority: those who have waited long come
-        // back soon.
+        // The time that it had waited before counts, less that for one priority, so that requests which have
+        // waited long come back soon.
         let waited = sequence.turn.begun.saturating_sub(sequence.turn.age.since).saturating_sub(AGEING);
         sequence.turn.age.since = self.now - waited.min(self.now);
         let source = sequence.source();
@@ -241,28 +241,29 @@ impl EngineThread {
         self.suspended.push(Suspended { sequence, identity, load });
     }
 
-    /// Bytes of keys and values that belong to requests and to nobody else: all that the running ones will
-    /// have, and what the suspended ones have now.
+    /// Bytes of keys and values that belong to single requests: those that running ones will have, and those
+    /// that suspended ones have now.
     pub(super) fn own_bytes(&self) -> u64 {
         let running: u64 = self.running.iter().map(Sequence::own_bytes).sum();
         let suspended: u64 = self.suspended.iter().map(|suspended| suspended.sequence.taken_bytes()).sum();
         running + suspended
     }
 
-    /// Whether so many bytes of keys and values fit, if need be in the place of those of suspended requests,
-    /// and of running ones that have to give way. False also where they do not fit beside what is left then.
+    /// Whether so many bytes of keys and values fit, after suspended requests have given up their state and
+    /// running ones their places as far as needed. False also where they do not fit beside the requests that
+    /// stay.
     fn make_room(&mut self, new: u64, most: u64, claim: Claim) -> bool {
         let staying = self.running.iter().filter(|running| !self.gives_way(running, claim));
         let staying: u64 = staying.map(Sequence::own_bytes).sum();
         if staying.saturating_add(new) > most {
-            // Whoever gave way would do so for nothing.
+            // There would be too little room even if all that may give way did.
             return false;
         }
         loop {
             if self.own_bytes().saturating_add(self.models.held_bytes()).saturating_add(new) <= most {
                 return true;
             }
-            // Those that will be resumed last give theirs up first.
+            // The suspended request that will be resumed last gives up its state first.
             let now = self.now;
             let having = self.suspended.iter_mut().filter(|suspended| suspended.sequence.has_state());
             let last = having.min_by_key(|suspended| {
@@ -280,8 +281,8 @@ impl EngineThread {
         }
     }
 
-    /// When a place is not taken away again: of those who have become urgent by waiting, one at a time is
-    /// safe for a while.
+    /// The turn until which a place is not taken away again. Of the requests that have become urgent by
+    /// waiting, one at a time is protected.
     fn kept_until(&self, claim: Claim) -> u64 {
         let aged = claim.waited >= u64::from(HIGHEST - claim.priority.min(HIGHEST)) * AGEING;
         let is_first = self.running.iter().all(|running| running.turn.kept_until <= self.now);
@@ -373,10 +374,10 @@ impl EngineThread {
         let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
         let beginning = Beginning::of(&plan, &waiting.submission.request, loaded, self.prefix_reuse);
         let (new, whole) = (beginning.own_bytes(), beginning.whole_bytes());
-        // Kept blocks that nobody holds make room; those that the request itself has found are held now.
+        // Kept blocks that no request holds make room; those that this request has found are held by now.
         let most = self.kv_budget.min(self.models.room(0));
         if !self.make_room(new, most, claim) {
-            // A request that does not fit where nothing else is never will.
+            // A request that does not fit even by itself never will.
             if whole <= most && reserved > 0 {
                 waiting.plan = Some(plan);
                 return Some(waiting);
@@ -398,7 +399,7 @@ impl EngineThread {
         None
     }
 
-    /// Gives a place to a request whose `new` bytes fit. What is left beside it may have more paths through
+    /// Gives a place to a request whose `new` bytes fit. The room left beside it may go to more paths through
     /// answers at a time.
     fn run_sequence(&mut self, mut sequence: Sequence, new: u64, most: u64) {
         let taken = self.own_bytes() + new;
@@ -407,7 +408,7 @@ impl EngineThread {
         self.running.push(sequence);
     }
 
-    /// What the model has computed for another request that asked for the same.
+    /// The result of an earlier request that asked the model for the same.
     fn known_output(&mut self, waiting: &Waiting) -> Option<Output> {
         let request = &waiting.submission.request;
         let key = key_of(request).filter(|_| self.prefix_reuse)?;
@@ -435,7 +436,7 @@ impl EngineThread {
             };
         }
         if self.models.identity(&source).hash != suspended.identity.hash {
-            // Its model was replaced meanwhile, and has said something already.
+            // Its model was replaced meanwhile, and a part of the answer is sent already.
             if let ModelSource::File(path) = source {
                 suspended.sequence.submission.fail(Error::LostModel { path });
             }
@@ -465,7 +466,7 @@ impl EngineThread {
         None
     }
 
-    /// A place that is given now.
+    /// The turn in which a place is given now.
     fn turn_of(&self, age: Age, claim: Claim) -> Turn {
         Turn { age, begun: self.now, kept_until: self.kept_until(claim) }
     }
@@ -500,7 +501,7 @@ impl EngineThread {
     }
 }
 
-/// The error that there is not enough memory for a request's keys and values, and never will be.
+/// The error for a request whose keys and values never fit.
 fn no_room(positions: usize, bytes: u64, most: u64) -> Error {
     Error::OutOfMemory {
         what: format!("the key-value cache for {positions} tokens"),

@@ -1,4 +1,4 @@
-//! Whether a document conforms to a made-up schema: written for these tests, so that nothing the engine uses
+//! Whether a document conforms to a generated schema: written for these tests, so that no code of the engine
 //! judges itself.
 
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Constraints that nobody wrote: schemas, patterns and choices that follow from a number.
+//! Generated constraints: schemas, patterns and choices that follow from a seed.
 
 use serde_json::{Map, Value, json};
 use steadytext_engine::Constraint;
@@ -38,7 +38,7 @@ pub(crate) fn constraint(random: &mut Random) -> Constraint {
 fn choices(random: &mut Random) -> Vec<String> {
     let mut choices: Vec<String> = Vec::new();
     for _ in 0..2 + random.below(8) {
-        // Many begin alike.
+        // Many choices begin alike.
         let beginning =
             if choices.is_empty() || random.below(2) == 0 { String::new() } else { random.of(&choices) };
         choices.push(format!("{beginning}{}", random.of(&WORDS)));

@@ -42,7 +42,7 @@ fn submit(engine: &Engine, key: usize, how: &Generate, to: &Sender<Event>) -> Ti
     engine.submit(request, Reply::new(to.clone()))
 }
 
-/// The next last event.
+/// The last event of the next request that ends.
 fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
     loop {
         let event = events.recv_timeout(PATIENCE).unwrap();
@@ -57,7 +57,7 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
     }
 }
 
-/// Runs all of them, `together` at a time, and returns what became of each.
+/// Runs all requests, `together` at a time, and returns their results.
 fn run(engine: &Engine, requests: &[Generate], together: usize) -> Vec<Result<Output, Error>> {
     let (sender, events) = unbounded();
     let mut results: Vec<_> = requests.iter().map(|_| None).collect();
@@ -93,7 +93,7 @@ fn matches(text: &str, constraint: &Constraint) -> bool {
     }
 }
 
-/// Requests whose answers have to match constraints that nobody wrote.
+/// Requests whose answers have to match generated constraints.
 fn five_hundred(max_tokens: usize) -> Vec<Generate> {
     let mut random = Random(1);
     let request = |i| {
@@ -140,13 +140,13 @@ fn five_hundred_made_up_constraints_hold_or_say_why_not() {
     assert!(mismatched <= 10, "{mismatched} were guided wrongly");
 }
 
-/// A limit of one token tells how many the shortest answer takes.
+/// With a limit of one token, the error gives the number of tokens of the shortest answer.
 #[test]
 fn five_hundred_made_up_constraints_complete_with_few_tokens_more_than_they_need() {
     let engine = engine(Config { threads: 2, ..Config::default() });
     let needed = run(&engine, &five_hundred(1), 16).into_iter().map(|result| match result {
         Err(Error::TooFewTokens { needed, max_tokens: 1 }) => needed,
-        // There are some.
+        // Some constraints have answers of one token.
         Ok(_) | Err(Error::Mismatch { .. }) => 1,
         Err(error) => panic!("{error}"),
     });
@@ -203,7 +203,7 @@ fn too_few_tokens_are_a_failure_before_the_first_and_just_enough_are_not() {
     let engine = engine(Config::default());
     let schema =
         r#"{"type": "object", "properties": {"a": {"type": "string", "minLength": 50}}, "required": ["a"]}"#;
-    // Each wants to be long.
+    // Each request asks for a long answer.
     let requests = |max_tokens: [usize; 4]| {
         [
             constrained("x", max_tokens[0], Constraint::Json(schema.to_owned())),
@@ -306,8 +306,8 @@ fn what_is_being_compiled_holds_up_nobody() {
     assert!(ended.contains(&1) && ended.contains(&2));
 }
 
-/// Asks for the vector of one word, again and again until it is told to stop; returns how long each took,
-/// sorted.
+/// Asks for the vector of one word, again and again until it is told to stop; returns the times of all
+/// requests, sorted.
 fn neighbour(engine: &Engine, stop: &AtomicBool) -> Vec<Duration> {
     let (sender, events) = unbounded();
     let mut times = Vec::new();
@@ -324,7 +324,7 @@ fn neighbour(engine: &Engine, stop: &AtomicBool) -> Vec<Duration> {
     times
 }
 
-/// How long others wait is shown, not asserted: the machine has other work as well.
+/// The waiting times of others are printed, not asserted: the machine has other work as well.
 #[test]
 fn nasty_constraints_end_and_others_go_on_meanwhile() {
     let engine = engine(Config { threads: 2, ..Config::default() });

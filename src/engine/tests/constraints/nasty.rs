@@ -1,4 +1,4 @@
-//! Constraints that are meant to hurt.
+//! Hostile constraints.
 
 use serde_json::{Map, Value, json};
 use steadytext_engine::Constraint;

@@ -1,4 +1,4 @@
-//! Numbers that follow from a seed.
+//! Random numbers from a seed.
 
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
@@ -11,12 +11,12 @@ impl Random {
         z ^ z >> 31
     }
 
-    /// From 0 up to one below the limit.
+    /// A number from 0 up to one below the limit.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    /// One of them.
+    /// One of the elements.
     pub(crate) fn of<T: Clone>(&mut self, things: &[T]) -> T {
         things[self.below(things.len())].clone()
     }

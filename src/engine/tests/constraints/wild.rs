@@ -1,4 +1,4 @@
-//! Schemas as people write them: with parts that no grammar is made of.
+//! Schemas as users write them, with parts that no grammar can express.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ fn is_valid(document: &str, schema: &Value) -> Option<bool> {
     Some(serde_json::from_str(document).is_ok_and(|document| validator.is_valid(&document)))
 }
 
-/// Each needs something that is only checked, or is written in a way of its own.
+/// Each has a part that is only checked, or is written in an unusual way.
 fn schemas() -> Vec<(&'static str, Value)> {
     let other = |words: &[&str]| json!({ "enum": ["a", "b", "c"], "not": { "enum": words } });
     let long: Vec<String> = (0..9000).map(|i| format!("choice {i}")).collect();
@@ -109,7 +109,7 @@ fn what_a_grammar_cannot_say_is_tried_until_it_holds() {
         let Ok(output) = result else { panic!("{name}: {result:?}") };
         assert_eq!(is_valid(text(output).0, schema), Some(true), "{name}: {}", text(output).0);
     }
-    // Going back leads to the same bytes whatever else is computed, and whatever of the prompt is kept.
+    // Going back leads to the same bytes, whatever else is computed, and however much of the prompt is kept.
     let expected = shown(results);
     for (together, prefix_reuse) in [(1, false), (3, true)] {
         let engine = engine(Config { max_running: together, prefix_reuse, ..Config::default() });
@@ -130,8 +130,8 @@ fn what_never_holds_fails_after_some_trials() {
     }
 }
 
-/// Goes through the folder that `SCHEMAS` names, of which every so many as `EVERY` says, and prints what
-/// became of them.
+/// Goes through the folder that `SCHEMAS` names, takes one schema in as many as `EVERY` says, and prints the
+/// results.
 #[test]
 #[ignore = "it is a measurement: scripts/bench-schemas.sh"]
 fn a_folder_of_schemas() {

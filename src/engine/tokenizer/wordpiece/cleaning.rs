@@ -1,8 +1,8 @@
-//! From a text to the words that are looked up: control characters away, accents and capitals folded,
-//! punctuation and Chinese characters on their own.
+//! From a text to the words that are looked up: control characters are removed, accents and capitals folded,
+//! punctuation and Chinese characters separated.
 //!
-//! In the order of transformers' BERT normalizer: a character is judged as it is written, then decomposed,
-//! then made lower case.
+//! The order is that of transformers' BERT normalizer: a character is classified as it is written, then
+//! decomposed, then made lower case.
 
 use unicode_general_category::{GeneralCategory as Category, get_general_category};
 use unicode_normalization::UnicodeNormalization;
@@ -10,20 +10,20 @@ use unicode_normalization::UnicodeNormalization;
 use crate::Error;
 use crate::gguf::Gguf;
 
-/// How a model wants its text.
+/// The cleaning of a model's texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cleaning {
-    /// Control characters go, and all white space is a space.
+    /// Whether control characters are removed, and all white space becomes spaces.
     clean_text: bool,
     lower_case: bool,
     strip_accents: bool,
-    /// Chinese characters are words of their own.
+    /// Whether Chinese characters are words of their own.
     split_chinese: bool,
 }
 
 impl Cleaning {
-    /// What the file says of it. Newer converters write what its normalizer does; what a folder of
-    /// safetensors says comes under keys of ours.
+    /// The cleaning that the file asks for. Newer converters write the settings of its normalizer; those of a
+    /// folder of safetensors come under keys of ours.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where such a key is no truth value.
@@ -56,7 +56,8 @@ impl Cleaning {
         clean
     }
 
-    /// What becomes of a character at first.
+    /// The first step for a character: where text is cleaned, white space becomes a space, and invisible
+    /// characters are dropped.
     fn seen(self, c: char) -> Option<char> {
         if self.clean_text { visible(c) } else { Some(c) }
     }
@@ -70,7 +71,7 @@ impl Cleaning {
     }
 }
 
-/// White space as a space; None for what is neither seen nor space.
+/// White space as a space; None for characters that are neither visible nor space.
 fn visible(c: char) -> Option<char> {
     match c {
         '\t' | '\n' | '\r' | ' ' => Some(' '),
@@ -124,7 +125,7 @@ fn is_punctuation(c: char) -> bool {
     )
 }
 
-/// The words of a clean text: what lies between white space, and each punctuation mark.
+/// The words of a clean text: the stretches between white space, and each punctuation mark.
 pub(super) fn words(clean: &str) -> impl Iterator<Item = &str> {
     let mut rest = clean;
     std::iter::from_fn(move || {

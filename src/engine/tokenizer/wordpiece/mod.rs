@@ -1,10 +1,10 @@
 //! Text to tokens for encoders of the BERT family: words, then the longest pieces that the vocabulary has.
 //!
-//! In a GGUF file, a piece that begins a word begins with `▁`, and one that continues it is written as it is
-//! (in `vocab.txt` it is the other way round, with `##` before what continues).
+//! In a GGUF file, a piece that begins a word begins with `▁`, and one that continues it is written plainly
+//! (in `vocab.txt` it is the other way round, with `##` before continuations).
 //!
-//! It follows the tokenizer of transformers, byte for byte but for one thing: what a user writes never
-//! becomes a control token, so that `[SEP]` in a text is three words.
+//! It follows the tokenizer of transformers, byte for byte, with one exception: a user's text never becomes a
+//! control token, so that `[SEP]` in a text is three words.
 
 mod cleaning;
 #[cfg(test)]
@@ -75,7 +75,7 @@ impl WordPiece {
     /// The pieces of a word, the longest first; one unknown token where they do not cover it.
     fn add_word(&self, word: &str, ids: &mut Vec<u32>) {
         let before = ids.len();
-        // Bytes first, which are counted already.
+        // The length in bytes is known already, so it is compared first.
         if word.len() > MAX_WORD_CHARS && word.chars().count() > MAX_WORD_CHARS {
             return ids.push(self.unknown);
         }

@@ -20,7 +20,7 @@ struct Both {
     _directory: TempDir,
 }
 
-/// How text is cleaned, in the words of transformers.
+/// The cleaning of text, in the words of transformers.
 #[derive(Clone, Copy)]
 struct How {
     lower_case: bool,

@@ -1,8 +1,9 @@
 //! Products of panels with AVX2 and FMA: blocks of 256 other than Q4_K's and Q6_K's.
 //!
-//! As in [`super`] a vector is four inputs of 8 outputs. Products are summed in 16 bits over 16 inputs, which
-//! fits for weights of up to 5 bits, and multiplied by the sub-scale in one `vpmaddwd`; those of IQ4_XS go in
-//! as magnitudes with their sign moved to the activations, and are multiplied by the sub-scale at once.
+//! As in [`super`], a vector is four inputs of 8 outputs. Products are summed in 16 bits over 16 inputs,
+//! which fits for weights of up to 5 bits, and multiplied by the sub-scale in one `vpmaddwd`. IQ4_XS's
+//! weights are used as magnitudes, with their sign moved to the activations, and are multiplied by the
+//! sub-scale at once.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 

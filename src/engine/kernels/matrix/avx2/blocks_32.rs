@@ -1,8 +1,8 @@
 //! Products of panels with AVX2 and FMA: blocks of 32 with 4 or 5 bits that have minima or a table.
 //!
-//! As in [`super`] a vector is four inputs of 8 outputs. Products of 5-bit weights fit into 16 bits for half
-//! a block, and so do the values of MXFP4 plus 12; those of IQ4_NL go in as magnitudes with their sign moved
-//! to the activations.
+//! As in [`super`], a vector is four inputs of 8 outputs. Products of 5-bit weights fit into 16 bits for half
+//! a block, and so do the values of MXFP4 plus 12. IQ4_NL's weights are used as magnitudes, with their sign
+//! moved to the activations.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 

@@ -1,8 +1,8 @@
 //! Products of panels with AVX2 and FMA: a vector is four inputs of 8 outputs, half a panel.
 //!
 //! `vpmaddubsw` multiplies unsigned with signed bytes and adds two products in 16 bits. That saturates for
-//! 8-bit weights above 127, so those go in as magnitudes with their sign moved to the activations; products
-//! of 4-bit weights fit for a whole block of 32 and those of 6-bit weights for two steps.
+//! 8-bit weights above 127, so those are used as magnitudes with their sign moved to the activations;
+//! products of 4-bit weights fit for a whole block of 32 and those of 6-bit weights for two steps.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -121,8 +121,8 @@ pub(super) unsafe fn broadcast(at: *const i8) -> __m256i {
     _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
-/// The same value. Without this the compiler adds products to one another before it adds them to the sums,
-/// for which it has not enough registers.
+/// Returns its argument. Without this, the compiler adds products to one another before it adds them to the
+/// sums, for which it has too few registers.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn in_register(mut sum: __m256i) -> __m256i {
@@ -141,7 +141,8 @@ pub(super) unsafe fn accumulate(at: *mut f32, sum: __m256i, d: __m256, scale: f3
     // SAFETY: the caller's promise.
     unsafe {
         let d = _mm256_mul_ps(d, _mm256_set1_ps(scale));
-        // Volatile, or the compiler keeps the sums of all rows in registers that it does not have.
+        // Volatile, as the compiler would otherwise keep the sums of all rows in registers, of which there
+        // are too few.
         let old = at.cast::<__m256>().read_volatile();
         _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, old));
     }
@@ -266,16 +267,16 @@ unsafe fn q6_k_word<const QUARTER: usize>(quants: *const u8, word: usize, side: 
     )
 }
 
-/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the
-/// processor itself follows it no further than the end of a page.
+/// Bytes by which quants are fetched ahead of their use: a thread's panels are one stream of memory, but the
+/// processor's own prefetching ends at a page.
 const AHEAD: usize = 4096;
 
-/// Asks for the two cache lines `AHEAD` of an address, which may lie beyond the weights.
+/// Prefetches the two cache lines `AHEAD` of an address, which may lie beyond the weights.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn prefetch(at: *const u8) {
     let at = at.wrapping_add(AHEAD).cast::<i8>();
-    // A prefetch of any address does nothing that can be seen.
+    // A prefetch has no visible effect, whatever the address.
     _mm_prefetch::<_MM_HINT_T0>(at);
     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
 }

@@ -1,8 +1,8 @@
 //! Products of many rows with Q8_0 weights in AVX2: quants and activations in 16 bits.
 //!
-//! With bytes, `vpmaddubsw` wants magnitudes and moved signs, and its sums have to be widened after each four
-//! inputs. Weights that are unpacked once for many rows need none of that: `vpmaddwd` and an addition for
-//! each two inputs of 8 outputs. Sums are the same integers.
+//! With bytes, `vpmaddubsw` needs magnitudes and moved signs, and its sums have to be widened after each four
+//! inputs. Weights that are unpacked once for many rows need neither: they take a `vpmaddwd` and an addition
+//! for each two inputs of 8 outputs. Sums are the same integers.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -82,7 +82,7 @@ unsafe fn multiply_rows<const R: usize>(tile: &mut Tile<'_>, first: usize) {
             let quants = tile.quants.as_ptr().add(block * BLOCK);
             let x = x.add(block * 32);
             let mut sum = [[_mm256_setzero_si256(); 2]; R];
-            // Four at a time: where a loop of 16 short turns ends is hard to foresee.
+            // Four at a time: the end of a loop of 16 short iterations is hard to predict.
             for four in 0..4 {
                 for pair in 4 * four..4 * four + 4 {
                     let w = [0, 1].map(|side| _mm256_loadu_si256(quants.add(pair * 64 + side * 32).cast()));

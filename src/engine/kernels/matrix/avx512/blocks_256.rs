@@ -1,7 +1,8 @@
 //! Products of panels with AVX-512 VNNI: blocks of 256 other than Q4_K's and Q6_K's.
 //!
-//! As in [`super`] a vector is four inputs of all 16 outputs. The weights of Q3_K are stored plus 4, the
-//! values of IQ4_XS go in plus 128: both are taken off through sums of the activations times the sub-scales.
+//! As in [`super`], a vector is four inputs of all 16 outputs. The weights of Q3_K are stored plus 4, and the
+//! values of IQ4_XS are used plus 128: both offsets are subtracted by means of the sums of the activations
+//! times the sub-scales.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -192,7 +193,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
                         let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
                         sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
                     }
-                    // Sub-scales are those of 16 inputs or of 32.
+                    // Sub-scales are for 16 inputs or for 32.
                     if word == 7 || word == 3 && (F == Q2_K || F == Q3_K) {
                         let scale = match F {
                             Q2_K => _mm512_and_si512(bytes(part * 2 + word / 4), _mm512_set1_epi32(15)),

@@ -1,6 +1,7 @@
 //! Products of panels with AVX-512 VNNI: blocks of 32 with 4 or 5 bits that have minima or a table.
 //!
-//! As in [`super`] a vector is four inputs of all 16 outputs; the values of IQ4_NL and MXFP4 go in plus 128.
+//! As in [`super`], a vector is four inputs of all 16 outputs; the values of IQ4_NL and MXFP4 are used plus
+//! 128.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -135,7 +136,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
             }
             let bits = if five { _mm512_loadu_si512(quants.add(256).cast()) } else { low };
             let mut sum = [_mm512_setzero_si512(); R];
-            // The sums begin with what the offset of the weights makes of the activations.
+            // The sums begin with the correction for the offset of the weights.
             let offset = match F {
                 Q5_0 => Some(2),
                 IQ4_NL | MXFP4 => Some(0),

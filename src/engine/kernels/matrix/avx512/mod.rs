@@ -1,7 +1,7 @@
 //! Products of panels with AVX-512 VNNI: a vector is four inputs of all 16 outputs of a panel.
 //!
 //! `vpdpbusd` multiplies unsigned weights with signed activations and adds four products to a 32-bit lane,
-//! all exact. What weights are stored above their value is taken off through sums of the activations.
+//! all exact. The offsets of stored weights are subtracted by means of sums of the activations.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
@@ -16,8 +16,8 @@ use super::layout::Format;
 
 /// Rows that are computed together.
 const ROWS: usize = 8;
-/// Rows of 32-input blocks that are computed together where there are as many: `vpdpbusd` takes five cycles,
-/// and two begin in each.
+/// Rows of 32-input blocks that are computed together where there are as many: `vpdpbusd` has a latency of
+/// five cycles, and two begin in each.
 const MANY_ROWS: usize = 16;
 
 macro_rules! by_rows {
@@ -120,16 +120,16 @@ pub(super) unsafe fn halves(at: *const u8) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }
 
-/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the
-/// processor itself follows it no further than the end of a page.
+/// Bytes by which quants are fetched ahead of their use: a thread's panels are one stream of memory, but the
+/// processor's own prefetching ends at a page.
 const AHEAD: usize = 4096;
 
-/// Asks for the lines `AHEAD` of those of a block, which may lie beyond the weights.
+/// Prefetches the lines `AHEAD` of those of a block, which may lie beyond the weights.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn prefetch(block: *const u8, bytes: usize) {
     for at in (AHEAD..AHEAD + bytes).step_by(64) {
-        // A prefetch of any address does nothing that can be seen.
+        // A prefetch has no visible effect, whatever the address.
         _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(at).cast());
     }
 }
@@ -145,8 +145,8 @@ pub(super) unsafe fn broadcast(at: *const i8) -> __m512i {
     _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
-/// The same value. Without this the compiler computes one row after the other, each a chain that waits for
-/// itself.
+/// Returns its argument. Without this, the compiler computes one row after the other, each a chain that waits
+/// for its own results.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn in_register(mut sum: __m512i) -> __m512i {
@@ -162,7 +162,7 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
     unsafe {
         let low = _mm512_set1_epi8(15);
         let sums = tile.sums.as_mut_ptr().add(first).cast::<__m512>();
-        // These sums have registers only where rows are few; many rows have their sums in memory.
+        // These sums are in registers only where there are few rows; those of many rows are in memory.
         let mut acc = [_mm512_setzero_ps(); R];
         for r in 0..R {
             acc[r] = sums.add(r).read();
@@ -206,7 +206,7 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
                 let d = _mm512_mul_ps(d, _mm512_set1_ps(*scales.add(r * tile.scale_stride + block)));
                 let sum = _mm512_cvtepi32_ps(sum[r]);
                 if R > ROWS {
-                    // Volatile, or the compiler keeps them in registers all the same, and those elsewhere.
+                    // Volatile, as the compiler would otherwise keep them in registers, and spill others.
                     let old = sums.add(r).read_volatile();
                     sums.add(r).write(_mm512_fmadd_ps(sum, d, old));
                 } else {
@@ -325,7 +325,8 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             }
             for r in 0..R {
                 let scale = _mm512_set1_ps(*scales.add(r * tile.scale_stride + block));
-                // Volatile, or the compiler keeps the sums in registers that it does not have.
+                // Volatile, as the compiler would otherwise keep the sums in registers, of which there are
+                // too few.
                 let old = sums.add(r).read_volatile();
                 let new = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[r]), _mm512_mul_ps(d, scale), old);
                 let minima = _mm512_cvtepi32_ps(minima[r]);

@@ -139,8 +139,8 @@ fn gemma(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
     linear(&inner, "dense_3", GEMMA_PROJECTION, width)
 }
 
-/// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other; with a
-/// task, of weights to which its adapter was added.
+/// Reference results of jina-embeddings-v3 and nomic-embed-text 2, computed one expert and one row after the
+/// other; with a task, from weights to which its adapter was added.
 pub(super) fn by_hand(spec: &Bert, tokens: &[u32], task: Option<usize>) -> candle_core::Result<Tensor> {
     let (weights, width, inner) = (weights(spec), spec.width, spec.feed_forward);
     let dim = width / spec.heads;
@@ -227,7 +227,7 @@ fn every_family_agrees_with_its_reference() {
     }
 }
 
-/// Heads that are no power of two have slopes of two sequences, as those of jina-embeddings-v2-base have.
+/// Numbers of heads that are no power of two have slopes of two sequences, as in jina-embeddings-v2-base.
 #[test]
 fn jina_v2_agrees_with_candle_whatever_the_number_of_heads() {
     for heads in [1, 2, 3, 6, 8, 12] {
@@ -264,7 +264,8 @@ fn the_gate_of_jina_v2_may_have_a_matrix_of_its_own() {
     assert!(vectors(&load(&path), &[one(&tokens)], 2) == vectors(&fused, &[one(&tokens)], 2));
 }
 
-/// Windows are crossed, and a block sees all; what is left is that llama.cpp looks GELU up in a table of f16.
+/// Texts are longer than a window, and one block sees all. The remaining difference is that llama.cpp looks
+/// GELU up in a table of f16.
 #[test]
 fn vectors_of_gemma_embedding_are_those_of_llama_cpp() {
     let spec = Bert { layers: 4, ..spec(EncoderFamily::GemmaEmbedding) };
@@ -356,7 +357,7 @@ fn a_file_that_contradicts_itself_is_refused() {
     assert!(set(gemma, "gemma-embedding.attention.causal", Value::Bool(true)).contains("attention.causal"));
     assert!(set(gemma, "gemma-embedding.attn_logit_softcapping", Value::F32(50.0)).contains("softcapping"));
     assert!(set(gemma, "gemma-embedding.attention.head_count_kv", Value::U32(3)).contains("heads"));
-    // What llama.cpp's converter writes beside jina-embeddings-v3, a file for each task.
+    // The file of an adapter, as llama.cpp's converter writes one for each task of jina-embeddings-v3.
     let v3 = EncoderFamily::JinaBertV3;
     assert!(set(v3, "general.type", Value::String("adapter".into())).contains("it is an adapter (LoRA)"));
     assert!(
@@ -383,7 +384,7 @@ fn a_file_that_contradicts_itself_is_refused() {
     let rename = |family, from: &'static str, to: &'static str| {
         refused(family, &move |file| file.tensor_mut(from).unwrap().name = to.to_owned())
     };
-    // Of the model for code.
+    // Tensors of the model for code.
     assert!(rename(jina, "blk.0.attn_q.bias", "blk.0.attn_q_norm.bias").contains("attn_q_norm.bias"));
     assert!(rename(jina, "blk.1.attn_output_norm.bias", "blk.1.attn_norm_2.bias").contains("attn_"));
     assert!(rename(modern, "output_norm.weight", "output_norm.bias").contains("output_norm"));
