@@ -86,6 +86,21 @@ def tokens(text):
     return found
 
 
+def unreadable(found):
+    """Forms by which source can use a module without a path that stands in it: each with its line and the reason."""
+    said = [token.text for token in found]
+    for index, token in enumerate(found):
+        behind = said[index + 1 :]
+        if token.text == "macro_use":
+            yield token.line, "imports macros without a path: name them where they are used"
+        elif token.text == "include" and behind[:1] == ["!"]:
+            # A file that the build script writes is generated from data, and names no modules.
+            if behind[1:8] != ["(", "concat", "!", "(", "env", "!", "("] or behind[8:9] != ['"OUT_DIR"']:
+                yield token.line, "includes source as text: make it a module"
+        elif token.text == "cfg_attr" and "path" in behind[: behind.index("]") if "]" in behind else None]:
+            yield token.line, "gives a module another file on a condition: put the condition on the module"
+
+
 class Crate:
     """All modules that a crate's root file leads to. `overlay` has the text of files that are to be read in another form."""
 
@@ -103,7 +118,9 @@ class Crate:
                 text = source.read()
         self.files[file] = module
         module.words.setdefault(file, {})
-        Reader(self, file, tokens(text)).module(module, folder)
+        found = tokens(text)
+        self.refused += [(file, line, why) for line, why in unreadable(found)]
+        Reader(self, file, found).module(module, folder)
 
     # The modules that define what a path names, seen from a module.
     def resolve(self, module, segments, seen=frozenset()):
