@@ -121,6 +121,7 @@ mod fetch {
             endpoint: endpoint.unwrap_or_else(|| hub::DEFAULT_ENDPOINT.to_owned()),
             token,
             offline: guc::hub_offline(),
+            gives_way: true,
             ..Hub::default()
         })
     }

@@ -12,6 +12,7 @@ mod choice;
 mod client;
 mod error;
 mod listing;
+mod pace;
 mod partial;
 mod place;
 mod progress;

@@ -16,9 +16,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::client::{Answered, Client, Failed, Retry};
+use super::client::{Answer, Answered, Client, Failed, Retry};
 use super::error::HubError;
 use super::listing::Remote;
+use super::pace::Pace;
 use super::progress::Progress;
 use super::reference::Reference;
 use super::staged_file::{Arrived, Paths};
@@ -146,13 +147,14 @@ impl<'a> Partial<'a> {
         reference: &Reference,
     ) -> Result<(Arrived, Sha256), HubError> {
         let mut retry = Retry::new(hub);
+        let mut pace = Pace::new(hub.gives_way);
         let mut damaged = 0;
         let mut expected = self.remote.sha256.clone();
         let mut size = self.remote.size;
         loop {
             if size != Some(self.length) {
                 let before = self.length;
-                match self.fetch(client, reference, &mut size, &mut expected) {
+                match self.fetch(client, reference, &mut size, &mut expected, &mut pace) {
                     Ok(()) => {}
                     Err(failed) => {
                         // Bytes may have been thrown away as well.
@@ -180,6 +182,7 @@ impl<'a> Partial<'a> {
         reference: &Reference,
         size: &mut Option<u64>,
         expected: &mut Option<String>,
+        pace: &mut Pace,
     ) -> Result<(), Failed> {
         let etag = self.etag();
         let answer = match client.file(reference, &self.remote.path, self.length, etag.as_deref())? {
@@ -201,36 +204,39 @@ impl<'a> Partial<'a> {
         }
         *size = size.or(answer.size);
         if expected.is_none() {
-            *expected = answer.sha256;
+            expected.clone_from(&answer.sha256);
         }
         self.note_etag(answer.etag.as_deref())?;
-        self.receive(answer.body, *size, client, &answer.host)
+        self.receive(answer, *size, client, pace)
     }
 
     fn receive(
         &mut self,
-        mut body: Box<dyn Read>,
+        mut answer: Answer,
         size: Option<u64>,
         client: &Client<'_>,
-        host: &str,
+        pace: &mut Pace,
     ) -> Result<(), Failed> {
         let mut buffer = vec![0; BUFFER];
         loop {
             self.progress.check()?;
-            let read = match body.read(&mut buffer) {
+            let read = match answer.body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(client.cut(host, &error)),
+                Err(error) => return Err(client.cut(&answer.host, &error)),
             };
             if size.is_some_and(|size| size - self.length.min(size) < read as u64) {
                 self.restart()?;
                 return Err(self.damaged("it is longer".to_owned()).into());
             }
             self.append(&buffer[..read])?;
+            pace.keep(self.progress)?;
         }
         match size {
-            Some(size) if self.length < size => Err(client.cut(host, &ErrorKind::UnexpectedEof.into())),
+            Some(size) if self.length < size => {
+                Err(client.cut(&answer.host, &ErrorKind::UnexpectedEof.into()))
+            }
             _ => Ok(()),
         }
     }

@@ -115,13 +115,22 @@ impl Progress {
     /// [`HubError::Cancelled`].
     pub(super) fn pause(&self, time: Duration, why: &str) -> Result<(), HubError> {
         self.note(why);
+        self.rest(time)?;
+        self.note("");
+        self.check()
+    }
+
+    /// Waits.
+    ///
+    /// # Errors
+    /// [`HubError::Cancelled`].
+    pub(super) fn rest(&self, time: Duration) -> Result<(), HubError> {
         let begin = Instant::now();
         while let Some(left) = time.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) {
             self.check()?;
             std::thread::sleep(left.min(LOOK));
         }
-        self.note("");
-        self.check()
+        Ok(())
     }
 
     pub(super) fn note(&self, note: &str) {

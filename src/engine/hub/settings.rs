@@ -21,6 +21,8 @@ pub struct Hub {
     pub token: Option<Token>,
     /// Nothing is fetched.
     pub offline: bool,
+    /// The thread that downloads slows down while others want all processors.
+    pub gives_way: bool,
     /// How long a connection may say nothing.
     pub silence: Duration,
     /// How often in a row something is tried that brings nothing.
@@ -35,6 +37,7 @@ impl Default for Hub {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
             token: None,
             offline: false,
+            gives_way: false,
             silence: Duration::from_secs(60),
             tries: 6,
             first_pause: Duration::from_secs(1),
