@@ -191,11 +191,29 @@ class Overlay(dict):
         super().__init__((file, "".join(lines)) for file, lines in files.items())
 
 
+def unread_files(roots):
+    """Sources in the folders of crates that none of them leads to: a macro may have made modules of them."""
+    read = {file for root in roots for file in Crate(root).files}
+    for folder in sorted({os.path.dirname(root) for root in roots}):
+        for place, folders, names in os.walk(folder):
+            # Programs and tests of a crate have roots of their own, and so have other crates.
+            own = place == folder and os.path.exists(os.path.join(folder, "Cargo.toml"))
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if not os.path.exists(os.path.join(place, name, "Cargo.toml"))
+                and not (own and name in ("bin", "tests", "benches", "examples", "target"))
+            ]
+            files = (os.path.join(place, name) for name in sorted(names) if name.endswith(".rs"))
+            yield from (f"{file}: no module leads to it" for file in files if file not in read)
+
+
 def main():
     with open(sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "module-order.txt"), encoding="utf-8") as file:
         orders = Rules(file)
     found = list(Forms(sys.argv[2] if len(sys.argv) > 2 else os.path.join(HERE, "module-forms.txt")).untrue())
     found += [text for file, rules in orders.crates.items() for text in complaints(file, rules)]
+    found += unread_files(orders.crates)
     for text in dict.fromkeys(found):
         print(text)
     return 1 if found else 0

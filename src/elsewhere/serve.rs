@@ -3,6 +3,7 @@
 //! Invariant: a row is held by a lease with an attempt. A lost connection changes nothing of that: when it is
 //! made again, the leases are extended, and rows that somebody else has taken meanwhile are abandoned.
 
+mod choosing;
 mod claiming;
 mod keeping;
 mod storing;

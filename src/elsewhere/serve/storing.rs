@@ -73,8 +73,8 @@ impl Server<'_> {
         }
         let report = match came {
             Came::Report(report) => report,
-            Came::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
-            Came::NotNow => return self.push(held, Ending::GivenBack),
+            Came::Refused(refusal) => return self.end_row(held, Ending::Refused(refusal)),
+            Came::NotNow => return self.end_row(held, Ending::GivenBack),
         };
         if is_of_the_engine(&report) {
             // The lease gives it back.
@@ -82,15 +82,15 @@ impl Server<'_> {
         }
         let is_answer = report.outputs.is_ok();
         match remote_job::encode(&report) {
-            Ok(bytes) => self.push(held, Ending::Report { bytes, is_answer, again }),
+            Ok(bytes) => self.end_row(held, Ending::Report { bytes, is_answer, again }),
             Err(error) => {
                 let (message, code) = (error.to_string(), "XX000".to_owned());
-                self.push(held, Ending::Refused(Refusal { message, code, retry: false }));
+                self.end_row(held, Ending::Refused(Refusal { message, code, retry: false }));
             }
         }
     }
 
-    pub(super) fn push(&mut self, held: Held, ending: Ending) {
+    pub(super) fn end_row(&mut self, held: Held, ending: Ending) {
         self.outcomes.push_back(Outcome { held, ending, at: Instant::now(), pause: RETRY_PAUSES.0 });
     }
 
@@ -171,7 +171,10 @@ impl Server<'_> {
             }
             _ => {
                 let message = "the next stage cannot be read".to_owned();
-                self.push(held, Ending::Refused(Refusal { message, code: "08P01".to_owned(), retry: false }));
+                self.end_row(
+                    held,
+                    Ending::Refused(Refusal { message, code: "08P01".to_owned(), retry: false }),
+                );
             }
         }
     }
