@@ -47,7 +47,7 @@ pub(crate) struct Claimed {
 
 /// The parameters of a claim.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct ClaimRequest<'a> {
     pub(crate) worker: &'a str,
     pub(crate) limit: usize,
     pub(crate) lease_s: i32,
@@ -176,7 +176,7 @@ pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, TurnError> 
 }
 
 /// Claims requests, and has the server make work of them.
-pub(crate) fn claim(client: &mut Client, wanted: Wanted<'_>) -> Result<Vec<Claimed>, TurnError> {
+pub(crate) fn claim(client: &mut Client, wanted: ClaimRequest<'_>) -> Result<Vec<Claimed>, TurnError> {
     match claim_by(client, wanted, "make_work") {
         // An error about one row undoes the claim of all. They are claimed once more, each row for itself,
         // which takes half as long again.
@@ -198,7 +198,11 @@ fn may_be_of_a_row(error: &postgres::Error) -> bool {
 }
 
 /// Claims requests with one of the two functions that make work of a row.
-fn claim_by(client: &mut Client, wanted: Wanted<'_>, function: &str) -> Result<Vec<Claimed>, TurnError> {
+fn claim_by(
+    client: &mut Client,
+    wanted: ClaimRequest<'_>,
+    function: &str,
+) -> Result<Vec<Claimed>, TurnError> {
     let limit = i32::try_from(wanted.limit).unwrap_or(i32::MAX);
     let after: Option<Oid> = wanted.after_role;
     let rows = rows(

@@ -14,7 +14,7 @@ use super::storing::Ending;
 use super::{Alone, Server, Set};
 use crate::in_flight::{By, Wish};
 use crate::log::Level;
-use crate::protocol::{self, Claim, Claimed, Wanted};
+use crate::protocol::{self, Claim, ClaimRequest, Claimed};
 use crate::turn_error::TurnError;
 
 impl Server<'_> {
@@ -95,7 +95,7 @@ impl Server<'_> {
         is_alone: bool,
     ) -> Result<Vec<Claimed>, TurnError> {
         let set = &self.sets[number];
-        let wanted = Wanted {
+        let wanted = ClaimRequest {
             worker: &self.shared.worker,
             limit,
             lease_s: self.shared.options.lease_s,

@@ -80,7 +80,7 @@ struct Choosing<'a> {
 /// A row whose logits are needed for the likelihoods of answers.
 struct Weighing<'a> {
     index: usize,
-    wanted: &'a answers::Wanted,
+    wanted: &'a answers::AnswerRow,
     logits: &'a [f32],
     said: Option<Vec<f64>>,
 }
