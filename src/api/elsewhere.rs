@@ -19,7 +19,7 @@ use crate::pg::jsonb::Jsonb;
 use crate::registry::{Resolved, default_names};
 use crate::request::params::{self, Unused};
 use crate::request::{
-    Answer, Asked, Ended, Stages, Subtasks, Usage, batch_checks, flaw_of_vectors, subtasks_elsewhere,
+    Answer, Asked, EndedRequest, Stages, Subtasks, Usage, batch_checks, flaw_of_vectors, subtasks_elsewhere,
     unexpected,
 };
 
@@ -306,7 +306,7 @@ fn replay(
     outputs: Vec<Output>,
     model: &Resolved,
     most: &mut Most,
-) -> Result<Option<Ended>, PgError> {
+) -> Result<Option<EndedRequest>, PgError> {
     let mut outputs = outputs.into_iter();
     while outputs.len() > 0 {
         let count = stages.now().len();
@@ -458,7 +458,7 @@ fn outcome(
         let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
         return Ok(Outcome::More(more));
     };
-    let Ended { answer, text, .. } = ended;
+    let EndedRequest { answer, text, .. } = ended;
     let text =
         text.map(|(tokens, finish)| (tokens.min(usize::try_from(most.answer).unwrap_or(usize::MAX)), finish));
     let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, most.prompt);

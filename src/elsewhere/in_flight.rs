@@ -74,7 +74,7 @@ pub(crate) struct Again {
 }
 
 /// A row for which there is nothing more to be done.
-pub(crate) struct Ended {
+pub(crate) struct EndedRow {
     pub(crate) held: Held,
     pub(crate) came: Came,
     pub(crate) again: Again,
@@ -274,7 +274,7 @@ impl InFlight {
     }
 
     /// Takes in the answer to a wish. Returns the row if it has ended.
-    pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<Ended> {
+    pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<EndedRow> {
         let row = self.rows.get_mut(&wish.order)?;
         match came {
             Prepared::Job(job)
@@ -302,7 +302,7 @@ impl InFlight {
     }
 
     /// Takes note of an event; the row if it has ended.
-    pub(crate) fn take(&mut self, event: Event) -> Option<Ended> {
+    pub(crate) fn take(&mut self, event: Event) -> Option<EndedRow> {
         let (order, index) = *self.subtasks.get(&event.key)?;
         let row = self.rows.get_mut(&order)?;
         match event.kind {
@@ -345,7 +345,7 @@ impl InFlight {
     }
 
     /// Takes note of what an endpoint says; the row if it has ended.
-    pub(crate) fn take_endpoint_event(&mut self, event: EndpointEvent) -> Option<Ended> {
+    pub(crate) fn take_endpoint_event(&mut self, event: EndpointEvent) -> Option<EndedRow> {
         let (order, index) = *self.subtasks.get(&event.key)?;
         let row = self.rows.get_mut(&order)?;
         match event.kind {
@@ -376,7 +376,7 @@ impl InFlight {
     }
 
     /// Takes a row out if nothing more is to be done for it.
-    fn end(&mut self, order: u64) -> Option<Ended> {
+    fn end(&mut self, order: u64) -> Option<EndedRow> {
         let row = self.rows.get(&order)?;
         if row.under_way > 0 || (row.end.is_none() && row.outputs.len() < row.count) {
             return None;
@@ -407,7 +407,7 @@ impl InFlight {
             Some(End::NotNow) => Came::NotNow,
         };
         let again = Again { by: row.by, standing: row.standing, salt: row.salt };
-        Some(Ended { held: row.held, came, again, spoiled })
+        Some(EndedRow { held: row.held, came, again, spoiled })
     }
 
     /// Stops work on rows; how many there were.

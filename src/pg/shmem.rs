@@ -155,7 +155,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// How the last run ended, as a [`super::slots::Ended`].
+    /// How the last run ended, as a [`super::slots::WorkerExit`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,

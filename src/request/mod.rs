@@ -44,7 +44,7 @@ pub(crate) use self::categories::Categories;
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
 pub(crate) use self::request_metrics::RequestMetrics;
-pub(crate) use self::stages::{Ended, Stages};
+pub(crate) use self::stages::{EndedRequest, Stages};
 pub(crate) use self::subtasks::{Subtasks, description};
 pub(crate) use self::usage::Usage;
 pub(crate) use self::work::{

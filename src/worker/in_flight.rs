@@ -21,7 +21,7 @@ use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError, counted};
 use crate::pg::rate_counters;
 use crate::registry::Resolved;
-use crate::request::{Answer, Ended, RequestMetrics, Stages, Usage};
+use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Usage};
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -288,7 +288,7 @@ impl InFlight {
             EventKind::Done(output) => {
                 match running.stages.store(index, output) {
                     Ok(None) => {}
-                    Ok(Some(Ended { answer, is_whole, text })) => {
+                    Ok(Some(EndedRequest { answer, is_whole, text })) => {
                         running.usage.ended(text, running.since);
                         self.entries.extend(running.entry(&answer).filter(|_| is_whole));
                         running.verdict = Some(Verdict::Answered(answer, running.usage));

@@ -21,7 +21,7 @@ use crate::pg::files;
 use crate::pg::interrupts::{self, Termination};
 use crate::pg::request_statistics;
 use crate::pg::shmem::{self, Process, SLOTS, Shared, Slot};
-use crate::pg::slots::{self, Ended, State};
+use crate::pg::slots::{self, State, WorkerExit};
 use crate::pg::transaction::transaction;
 use crate::pg::{access_counters, cache_queue, pending};
 
@@ -177,9 +177,9 @@ impl Launcher {
                 any = true;
                 slot.set_state(State::Stopped);
                 match slot.ended() {
-                    Ended::NoExtension => known.absent = !known.called,
-                    Ended::Again => {}
-                    Ended::Unexpectedly => {
+                    WorkerExit::NoExtension => known.absent = !known.called,
+                    WorkerExit::Again => {}
+                    WorkerExit::Unexpectedly => {
                         known.failures += 1;
                         known.not_before = Some(Instant::now() + backoff(known.failures));
                     }
@@ -277,7 +277,7 @@ impl Launcher {
 
     fn start(&mut self, index: usize, database: Oid) {
         let slot = &self.shared.slots[index];
-        slot.set_ended(Ended::Unexpectedly);
+        slot.set_ended(WorkerExit::Unexpectedly);
         slot.set_state(State::Starting);
         self.known.entry(database).or_default().called = false;
         match bgworker::start_worker(index, database) {

@@ -11,7 +11,7 @@ use postgres::Client;
 use steadytext_engine::remote_job::{self, Prepared, Refusal, Report};
 
 use super::Server;
-use crate::in_flight::{Again, Came, Ended, Spoiled, is_of_the_engine};
+use crate::in_flight::{Again, Came, EndedRow, Spoiled, is_of_the_engine};
 use crate::log::Level;
 use crate::protocol::{self, Held, Stored};
 use crate::turn_error::TurnError;
@@ -61,8 +61,8 @@ impl Server<'_> {
     }
 
     /// Takes note of a row for which there is nothing more to be done.
-    pub(super) fn note_end(&mut self, ended: Ended) {
-        let Ended { held, came, again, spoiled } = ended;
+    pub(super) fn note_end(&mut self, ended: EndedRow) {
+        let EndedRow { held, came, again, spoiled } = ended;
         if let Some(Spoiled { name, source, reason }) = spoiled {
             self.say(
                 Level::Error,

@@ -21,7 +21,7 @@ use crate::sampling::Sampler;
 use crate::{Error, ModelSource, Output};
 
 /// The index of a request that ended, and its result.
-type Ended = (usize, Result<Output, Error>);
+type IndexedResult = (usize, Result<Output, Error>);
 
 /// Intended longest time of a step while requests generate, so that they get a token now and then.
 const SHARED_STEP_SECONDS: f64 = 0.1;
@@ -221,7 +221,7 @@ impl Stepper {
         source: &ModelSource,
         parts: &[Part],
         stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<Ended>, Error> {
+    ) -> Result<Vec<IndexedResult>, Error> {
         let mut ended = Vec::new();
         let Some(loaded) = models.get(source) else { return Ok(ended) };
         let mut segments = Vec::with_capacity(parts.len());
