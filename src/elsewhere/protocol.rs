@@ -59,7 +59,7 @@ pub(crate) struct ClaimRequest<'a> {
 
 /// The outcome of storing a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Stored {
+pub(crate) enum StoreOutcome {
     /// The row has ended or is tried again.
     Done,
     /// There is another stage, as [`steadytext_engine::remote_job::Prepared`].
@@ -294,7 +294,7 @@ pub(crate) fn report(
     client: &mut Client,
     worker: &str,
     reports: &[(Held, &[u8])],
-) -> Result<HashMap<i64, Stored>, TurnError> {
+) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let (ids, attempts) = columns(&reports.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let bytes: Vec<&[u8]> = reports.iter().map(|(_, report)| *report).collect();
     let rows = rows(
@@ -316,7 +316,7 @@ pub(crate) fn refuse(
     client: &mut Client,
     worker: &str,
     refusals: &[(Held, &Refusal)],
-) -> Result<HashMap<i64, Stored>, TurnError> {
+) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let (ids, attempts) = columns(&refusals.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let errors: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.message.as_str()).collect();
     let codes: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.code.as_str()).collect();
@@ -394,14 +394,14 @@ fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }
 
-fn outcomes(rows: &[Row]) -> Result<HashMap<i64, Stored>, TurnError> {
+fn outcomes(rows: &[Row]) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let stored = |row: &Row| {
         let stored = match get::<&str>(row, 1)? {
-            "done" | "retried" | "failed" => Stored::Done,
-            "locked" => Stored::Locked,
-            "refused" => Stored::Refused,
-            "lost" => Stored::Lost,
-            "more" => Stored::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
+            "done" | "retried" | "failed" => StoreOutcome::Done,
+            "locked" => StoreOutcome::Locked,
+            "refused" => StoreOutcome::Refused,
+            "lost" => StoreOutcome::Lost,
+            "more" => StoreOutcome::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
             _ => return Err(TurnError::Unexpected("the outcome is none that there is")),
         };
         Ok((get(row, 0)?, stored))

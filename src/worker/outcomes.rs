@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::claims::{Held, Outcome, Verdict, refused};
-use super::protocol::{self, Presence, Stored};
+use super::protocol::{self, Presence, StoreOutcome};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
 use crate::request::RequestMetrics;
@@ -158,7 +158,7 @@ impl Outcomes {
             }
             match protocol::store(worker, &part) {
                 Ok(stored) => {
-                    retried |= stored.values().any(|stored| *stored == Stored::Retried);
+                    retried |= stored.values().any(|stored| *stored == StoreOutcome::Retried);
                     self.settle(part, &stored, &tries);
                 }
                 Err(error) if is_of_the_moment(&error, extension) => {
@@ -220,16 +220,21 @@ impl Outcomes {
         given_back
     }
 
-    fn settle(&mut self, part: Vec<Outcome>, stored: &HashMap<i64, Stored>, tries: &HashMap<Held, u32>) {
+    fn settle(
+        &mut self,
+        part: Vec<Outcome>,
+        stored: &HashMap<i64, StoreOutcome>,
+        tries: &HashMap<Held, u32>,
+    ) {
         for outcome in part {
             let before = tries.get(&outcome.held).copied();
             match stored.get(&outcome.held.id) {
-                Some(Stored::Locked) => self.wait(outcome, LOCKED, before),
-                Some(Stored::Refused) => self.wait(outcome, REFUSED, before),
-                Some(Stored::Done) => outcome.count(false),
-                Some(Stored::Retried) => outcome.count(true),
-                Some(Stored::Failed) => outcome.count_refused(),
-                Some(Stored::Lost) => outcome.count_lost(),
+                Some(StoreOutcome::Locked) => self.wait(outcome, LOCKED, before),
+                Some(StoreOutcome::Refused) => self.wait(outcome, REFUSED, before),
+                Some(StoreOutcome::Done) => outcome.count(false),
+                Some(StoreOutcome::Retried) => outcome.count(true),
+                Some(StoreOutcome::Failed) => outcome.count_refused(),
+                Some(StoreOutcome::Lost) => outcome.count_lost(),
                 // The step took too long before it came to this one.
                 None => self.ready.push(outcome),
             }

@@ -43,7 +43,7 @@ const MOST_WAITED_MS: f64 = 10.0 * 366.0 * 86_400_000.0;
 
 /// The outcome of storing a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stored {
+pub(super) enum StoreOutcome {
     /// The row has ended as it was said.
     Done,
     /// The row has ended as failed, because the table refused what was said.
@@ -214,7 +214,7 @@ pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i6
 
 /// Stores results and failures, and returns the outcome of each; outcomes that it did not come to are
 /// missing.
-pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, Stored>, PgError> {
+pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, StoreOutcome>, PgError> {
     in_queue("store results", || {
         let mut stored = complete(worker, outcomes)?;
         stored.extend(fail(worker, outcomes)?);
@@ -222,7 +222,7 @@ pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, S
     })
 }
 
-fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgError> {
+fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, StoreOutcome)>, PgError> {
     let (mut held, mut texts, mut numbers, mut lengths, mut counts) =
         (vec![], vec![], Vec::<f32>::new(), vec![], vec![]);
     let (mut lists, mut list_lengths) = (vec![], vec![]);
@@ -284,7 +284,7 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
     )
 }
 
-fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgError> {
+fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, StoreOutcome)>, PgError> {
     let (mut held, mut errors, mut codes, mut retries) = (vec![], vec![], vec![], vec![]);
     for outcome in outcomes {
         let Verdict::Failed(failure) = &outcome.verdict else { continue };
@@ -309,15 +309,15 @@ fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgErro
     )
 }
 
-fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError> {
+fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, StoreOutcome)>, PgError> {
     spi::query(sql, args, Mode::ReadWrite, |row| {
         let stored = match row.get::<String>(2).as_deref() {
-            Some("locked") => Stored::Locked,
-            Some("refused") => Stored::Refused,
-            Some("retried") => Stored::Retried,
-            Some("lost") => Stored::Lost,
-            Some("failed") => Stored::Failed,
-            _ => Stored::Done,
+            Some("locked") => StoreOutcome::Locked,
+            Some("refused") => StoreOutcome::Refused,
+            Some("retried") => StoreOutcome::Retried,
+            Some("lost") => StoreOutcome::Lost,
+            Some("failed") => StoreOutcome::Failed,
+            _ => StoreOutcome::Done,
         };
         (row.get(1).unwrap_or_default(), stored)
     })

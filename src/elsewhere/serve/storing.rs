@@ -13,7 +13,7 @@ use steadytext_engine::remote_job::{self, Prepared, Refusal, Report};
 use super::Server;
 use crate::in_flight::{Again, Came, EndedRow, Spoiled, is_of_the_engine};
 use crate::log::Level;
-use crate::protocol::{self, Held, Stored};
+use crate::protocol::{self, Held, StoreOutcome};
 use crate::turn_error::TurnError;
 
 /// Results that are stored at once, and their bytes.
@@ -137,7 +137,7 @@ impl Server<'_> {
             };
             for mut outcome in part {
                 match stored.get(&outcome.held.id) {
-                    Some(Stored::Done) => {
+                    Some(StoreOutcome::Done) => {
                         let counter = match outcome.ending {
                             Ending::Report { is_answer: true, .. } => &self.database.completed,
                             Ending::GivenBack => &self.database.given_back,
@@ -146,12 +146,12 @@ impl Server<'_> {
                         counter.fetch_add(1, Relaxed);
                         self.shared.free(1);
                     }
-                    Some(Stored::More(more)) => self.go_on(outcome, more),
-                    Some(Stored::Lost) => {
+                    Some(StoreOutcome::More(more)) => self.go_on(outcome, more),
+                    Some(StoreOutcome::Lost) => {
                         self.database.lost.fetch_add(1, Relaxed);
                         self.shared.free(1);
                     }
-                    Some(Stored::Locked | Stored::Refused) | None => {
+                    Some(StoreOutcome::Locked | StoreOutcome::Refused) | None => {
                         outcome.at = Instant::now() + outcome.pause;
                         outcome.pause = (outcome.pause * 2).min(RETRY_PAUSES.1);
                         self.outcomes.push_back(outcome);
@@ -176,7 +176,7 @@ impl Server<'_> {
         }
     }
 
-    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, Stored>, TurnError> {
+    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
         let worker = &self.shared.worker;
         let (mut reports, mut refusals, mut given_back) = (Vec::new(), Vec::new(), Vec::new());
         for outcome in part {
@@ -195,11 +195,9 @@ impl Server<'_> {
         }
         if !given_back.is_empty() {
             let kept = protocol::release(client, worker, &given_back)?;
-            stored.extend(
-                given_back.iter().map(|held| {
-                    (held.id, if kept.contains(&held.id) { Stored::Locked } else { Stored::Done })
-                }),
-            );
+            stored.extend(given_back.iter().map(|held| {
+                (held.id, if kept.contains(&held.id) { StoreOutcome::Locked } else { StoreOutcome::Done })
+            }));
         }
         Ok(stored)
     }

@@ -82,11 +82,11 @@ pub(crate) struct Grammars {
     memory: Arc<Ledger>,
     /// Made when the first constraint comes.
     vocabulary: OnceLock<Vocabulary>,
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptGrammars>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct KeptGrammars {
     grammars: HashMap<Constraint, (u64, Arc<Grammar>)>,
     /// Counts uses.
     clock: u64,
@@ -158,7 +158,7 @@ impl Grammars {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = |grammar: &Grammar| grammar.language.as_ref().map_or(0, |language| language.bytes());
         let kept_bytes =
-            |kept: &Kept| kept.grammars.values().map(|(_, grammar)| bytes(grammar)).sum::<usize>();
+            |kept: &KeptGrammars| kept.grammars.values().map(|(_, grammar)| bytes(grammar)).sum::<usize>();
         while kept.grammars.len() >= MAX_KEPT || kept_bytes(&kept) + bytes(&grammar) > MAX_KEPT_BYTES {
             let oldest = kept.grammars.iter().min_by_key(|(_, (used, _))| *used);
             let Some(oldest) = oldest.map(|(constraint, _)| constraint.clone()) else { break };
