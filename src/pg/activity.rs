@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 /// Requests shown at once, over all databases.
 pub(crate) const ENTRIES: usize = 256;
@@ -98,7 +98,7 @@ unsafe impl Sync for ActivityTable {}
 // SAFETY: zeros are entries that are free.
 unsafe impl Content for ActivityTable {}
 
-pub(super) static TABLE: Part<ActivityTable> = Part::new();
+pub(super) static TABLE: SharedPart<ActivityTable> = SharedPart::new();
 
 /// A running request, as the view shows it.
 pub(crate) struct Activity {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Content, Part};
+use super::shmem::{self, Content, SharedPart};
 use super::{engine_page, slots};
 
 /// The engine's socket. Relative to the data directory, which is every server process's working directory; in
@@ -37,7 +37,7 @@ pub(crate) struct EngineLeader {
 // SAFETY: zeros are no leader.
 unsafe impl Content for EngineLeader {}
 
-pub(super) static LEADER: Part<EngineLeader> = Part::new();
+pub(super) static LEADER: SharedPart<EngineLeader> = SharedPart::new();
 
 fn me() -> i32 {
     // SAFETY: a plain global of this process.

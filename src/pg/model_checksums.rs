@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use steadytext_engine::{FileId, ModelIdentity, ModelSource};
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 /// Files that are remembered; the oldest makes room.
 const FILES: usize = 64;
@@ -37,7 +37,7 @@ unsafe impl Sync for ChecksumTable {}
 // SAFETY: zeros are a table that is empty.
 unsafe impl Content for ChecksumTable {}
 
-pub(super) static TABLE: Part<ChecksumTable> = Part::new();
+pub(super) static TABLE: SharedPart<ChecksumTable> = SharedPart::new();
 
 #[repr(C)]
 struct Inner {

@@ -16,7 +16,7 @@ use pgrx::pg_sys;
 use super::activity::now;
 use super::bgworker;
 use super::error::PgError;
-use super::shmem::{self, Content, Part};
+use super::shmem::{self, Content, SharedPart};
 
 /// Downloads at the same time, or lately ended.
 const ENTRIES: usize = 16;
@@ -104,7 +104,7 @@ unsafe impl Sync for PullTable {}
 // SAFETY: zeros are entries that are free.
 unsafe impl Content for PullTable {}
 
-pub(super) static TABLE: Part<PullTable> = Part::new();
+pub(super) static TABLE: SharedPart<PullTable> = SharedPart::new();
 
 /// A download that somebody wants.
 pub(crate) struct Wanted<'a> {

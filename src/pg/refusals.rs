@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::error::PgError;
-use super::shmem::{Content, Part, Slot};
+use super::shmem::{Content, SharedPart, Slot};
 use super::{activity, catalog, privilege, slots};
 
 /// Entries of all databases, of one of them, and of one role in it.
@@ -38,7 +38,7 @@ pub(crate) struct Refusals {
 // SAFETY: zeros are entries that are free.
 unsafe impl Content for Refusals {}
 
-pub(super) static TABLE: Part<Refusals> = Part::new();
+pub(super) static TABLE: SharedPart<Refusals> = SharedPart::new();
 
 #[repr(C)]
 struct RefusalEntry {

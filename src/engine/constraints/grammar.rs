@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::checker::{self, Checker};
 use super::closing::{self, Chart, Way};
 use super::counting::Counted;
-use super::guide::{PARTS, Part};
+use super::guide::{PARTS, SchemaPart};
 use super::matcher::{Matcher, reason};
 use super::ordering::ordered;
 use super::plain::plain;
@@ -245,7 +245,7 @@ fn parser(constraint: &Constraint, factory: &ParserFactory) -> Result<TokenParse
                 let error = first.get_or_insert(told(&error, "schema"));
                 // This does not hold for the whole, which takes keywords beside a reference for part of the
                 // schema, in all drafts.
-                if empty && part != Part::Whole {
+                if empty && part != SchemaPart::Whole {
                     return Err(error.clone());
                 }
             }

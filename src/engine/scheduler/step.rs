@@ -10,7 +10,7 @@ use super::load_settings::MAX_PREFILL_ROWS;
 use super::models::Models;
 use super::prefix::Prefixes;
 use super::prompt_lookup::MAX_DRAFT;
-use super::rows::{Part, Served, plan};
+use super::rows::{Served, StepPart, plan};
 use super::sequence::{Sequence, Slice};
 use crate::computing::Segment;
 use crate::config::{Config, PromptLookup};
@@ -219,7 +219,7 @@ impl Stepper {
         running: &mut [Sequence],
         models: &mut Models,
         source: &ModelSource,
-        parts: &[Part],
+        parts: &[StepPart],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<IndexedResult>, Error> {
         let mut ended = Vec::new();

@@ -7,10 +7,10 @@
 //! blocks.
 //!
 //! Attention keeps a row for each position, so its part can be cut anywhere. Other layers keep values that
-//! each position overwrites. These lie beside the blocks ([`RecurrentSnapshot`]), and some blocks have a copy of them as
-//! of the block's last position: all blocks, or one in a few where copies are large ([`StateLayout`]). A
-//! sequence that has to go back goes to the last place of which there is a copy, and computes from there
-//! again.
+//! each position overwrites. These lie beside the blocks ([`RecurrentSnapshot`]), and some blocks have a copy
+//! of them as of the block's last position: all blocks, or one in a few where copies are large
+//! ([`StateLayout`]). A sequence that has to go back goes to the last place of which there is a copy, and
+//! computes from there again.
 //!
 //! Layers that only see a window of positions have allocations of their own, one for each block of positions.
 //! These are given back when the window of the next position no longer reaches them ([`State::settle`]). A
@@ -35,7 +35,7 @@ mod layout;
 
 pub(crate) use layout::StateLayout;
 pub(super) use layout::{KeysAndValues, LayerState};
-use layout::{LONGEST_INTERVAL, Part};
+use layout::{LONGEST_INTERVAL, LayerPart};
 
 /// The values of layers that each position overwrites, behind some position.
 #[derive(Default)]
@@ -151,7 +151,7 @@ impl SequenceState {
                 None => self.now.values.fill(0.0),
                 Some(last) => {
                     let block = &self.blocks[last / TILE];
-                    for Part { range, running, .. } in &self.layout.0.layers {
+                    for LayerPart { range, running, .. } in &self.layout.0.layers {
                         // Attention needs nothing here.
                         if !running.is_empty() {
                             load(&block[range.clone()], &mut self.now.values[running.clone()]);
