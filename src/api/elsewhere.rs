@@ -9,7 +9,7 @@
 use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::Value;
-use steadytext_engine::remote_job::{self, JobFailure, Prepared, Refusal, RemoteJob, Report};
+use steadytext_engine::remote_job::{self, JobFailure, PreparedRow, Refusal, RemoteJob, Report};
 use steadytext_engine::{Error, Generate, Output, Work};
 
 use super::context::width_of;
@@ -76,7 +76,7 @@ fn refused_work(
         code: code.unwrap_or_default().chars().take(5).collect(),
         retry: retry.unwrap_or(false),
     };
-    encoded(&Prepared::Refused(refusal)).or_raise()
+    encoded(&PreparedRow::Refused(refusal)).or_raise()
 }
 
 /// More subtasks of a row, from the one with number `first` on: of its first stage, or, where there is a
@@ -236,7 +236,7 @@ enum Outcome {
 }
 
 /// A stage of the work, from a subtask on, as far as there is room for it.
-fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> Prepared {
+fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> PreparedRow {
     let mut works = Vec::new();
     let mut bytes = 0_usize;
     for index in first..subtasks.len() {
@@ -247,18 +247,18 @@ fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> Prepared {
         }
         works.push(work);
     }
-    Prepared::Job(RemoteJob { model: model.wanted_model(), count: subtasks.len(), works })
+    PreparedRow::Job(RemoteJob { model: model.wanted_model(), count: subtasks.len(), works })
 }
 
-fn refused(error: &PgError) -> Prepared {
-    Prepared::Refused(Refusal {
+fn refused(error: &PgError) -> PreparedRow {
+    PreparedRow::Refused(Refusal {
         message: with_hint(error),
         code: error.sqlstate(),
         retry: error.is_transient(),
     })
 }
 
-fn encoded(prepared: &Prepared) -> Result<Vec<u8>, PgError> {
+fn encoded(prepared: &PreparedRow) -> Result<Vec<u8>, PgError> {
     let bytes = remote_job::encode(prepared).map_err(|error| Failure::from(error).error)?;
     if bytes.len() <= MAX_VALUE_BYTES {
         return Ok(bytes);
@@ -278,7 +278,7 @@ fn further(
     params: Option<Jsonb<'_>>,
     first: usize,
     report: Option<&[u8]>,
-) -> Result<Prepared, PgError> {
+) -> Result<PreparedRow, PgError> {
     let (subtasks, model) = work(request_type, prompt, prompts, params)?;
     let mut stages = Stages::new(subtasks);
     if let Some(report) = report {

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use steadytext_engine::remote_job::{self, JobFailure, Prepared, Refusal, RemoteJob, Report, WantedModel};
+use steadytext_engine::remote_job::{self, JobFailure, PreparedRow, Refusal, RemoteJob, Report, WantedModel};
 use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
 
 use crate::endpoints::{Endpoint, EndpointEvent, EndpointEventKind, Job};
-use crate::protocol::Held;
+use crate::protocol::HeldRow;
 
 /// Subtasks that the engine has, of a database, and those that endpoints have.
 const MAX_SUBTASKS: usize = 512;
@@ -33,7 +33,7 @@ pub(crate) enum By {
 
 /// A row that is worked on.
 struct Row {
-    held: Held,
+    held: HeldRow,
     model: WantedModel,
     by: By,
     standing: Standing,
@@ -75,7 +75,7 @@ pub(crate) struct Again {
 
 /// A row for which there is nothing more to be done.
 pub(crate) struct EndedRow {
-    pub(crate) held: Held,
+    pub(crate) held: HeldRow,
     pub(crate) came: Came,
     pub(crate) again: Again,
     /// The model, where its file is no good.
@@ -102,7 +102,7 @@ pub(crate) struct Spoiled {
 /// A row that wants more of its work.
 pub(crate) struct Wish {
     order: u64,
-    pub(crate) held: Held,
+    pub(crate) held: HeldRow,
     /// From which subtask on.
     pub(crate) first: usize,
     /// With the outputs of the stages before, if there are any.
@@ -148,14 +148,14 @@ impl InFlight {
     }
 
     /// The rows that are held.
-    pub(crate) fn held(&self) -> Vec<Held> {
-        let mut held: Vec<Held> = self.rows.values().map(|row| row.held).collect();
+    pub(crate) fn held(&self) -> Vec<HeldRow> {
+        let mut held: Vec<HeldRow> = self.rows.values().map(|row| row.held).collect();
         held.sort_unstable();
         held
     }
 
     /// Adds a row.
-    pub(crate) fn add(&mut self, held: Held, job: RemoteJob, by: By, standing: Standing, salt: u64) {
+    pub(crate) fn add(&mut self, held: HeldRow, job: RemoteJob, by: By, standing: Standing, salt: u64) {
         let RemoteJob { model, count, works } = job;
         self.last_order += 1;
         let row = Row {
@@ -183,7 +183,7 @@ impl InFlight {
     }
 
     /// Goes on with the next stage of a row, whose report up to now is this one.
-    pub(crate) fn go_on(&mut self, held: Held, job: RemoteJob, again: Again, report: Report) {
+    pub(crate) fn go_on(&mut self, held: HeldRow, job: RemoteJob, again: Again, report: Report) {
         self.add(held, job, again.by, again.standing, again.salt);
         if let Some(row) = self.rows.get_mut(&self.last_order) {
             row.has_begun = true;
@@ -274,10 +274,10 @@ impl InFlight {
     }
 
     /// Takes in the answer to a wish. Returns the row if it has ended.
-    pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<EndedRow> {
+    pub(crate) fn fulfil(&mut self, wish: &Wish, came: PreparedRow) -> Option<EndedRow> {
         let row = self.rows.get_mut(&wish.order)?;
         match came {
-            Prepared::Job(job)
+            PreparedRow::Job(job)
                 if job.count == row.count
                     && (1..=row.count - row.next).contains(&job.works.len())
                     && job.model == row.model =>
@@ -286,14 +286,14 @@ impl InFlight {
                 return None;
             }
             // Somebody has changed what the model is meanwhile, or the server speaks nonsense.
-            Prepared::Job(_) => {
+            PreparedRow::Job(_) => {
                 row.end.get_or_insert(End::Refused(Refusal {
                     message: "the work of the request has changed while it was done".to_owned(),
                     code: "55000".to_owned(),
                     retry: true,
                 }));
             }
-            Prepared::Refused(refusal) => {
+            PreparedRow::Refused(refusal) => {
                 row.end.get_or_insert(End::Refused(refusal));
             }
         }
@@ -411,7 +411,7 @@ impl InFlight {
     }
 
     /// Stops work on rows; how many there were.
-    pub(crate) fn abandon(&mut self, lost: &[Held]) -> usize {
+    pub(crate) fn abandon(&mut self, lost: &[HeldRow]) -> usize {
         let before = self.rows.len();
         let rows = std::mem::take(&mut self.rows);
         let (gone, kept): (BTreeMap<_, _>, _) =
@@ -430,7 +430,7 @@ impl InFlight {
     }
 
     /// The rows of which nothing is computed yet.
-    pub(crate) fn not_begun(&self) -> Vec<Held> {
+    pub(crate) fn not_begun(&self) -> Vec<HeldRow> {
         self.rows.values().filter(|row| !row.has_begun).map(|row| row.held).collect()
     }
 }

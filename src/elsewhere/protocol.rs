@@ -28,7 +28,7 @@ const MAX_MODELS: usize = 10_000;
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Held {
+pub(crate) struct HeldRow {
     /// steadytext_queue.id.
     pub(crate) id: i64,
     /// The attempt that fences it.
@@ -38,10 +38,10 @@ pub(crate) struct Held {
 /// A claimed request.
 #[derive(Debug)]
 pub(crate) struct Claimed {
-    pub(crate) held: Held,
+    pub(crate) held: HeldRow,
     pub(crate) owner: u32,
     pub(crate) priority: u8,
-    /// [`steadytext_engine::remote_job::Prepared`].
+    /// [`steadytext_engine::remote_job::PreparedRow`].
     pub(crate) prepared: Vec<u8>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct ClaimRequest<'a> {
 pub(crate) enum StoreOutcome {
     /// The row has ended or is tried again.
     Done,
-    /// There is another stage, as [`steadytext_engine::remote_job::Prepared`].
+    /// There is another stage, as [`steadytext_engine::remote_job::PreparedRow`].
     More(Vec<u8>),
     /// The row is no longer ours.
     Lost,
@@ -226,7 +226,7 @@ fn claim_by(
     )?;
     let claimed = |row: &Row| {
         Ok(Claimed {
-            held: Held { id: get(row, 0)?, attempt: get(row, 1)? },
+            held: HeldRow { id: get(row, 0)?, attempt: get(row, 1)? },
             owner: get::<Option<Oid>>(row, 2)?.unwrap_or(0),
             priority: u8::try_from(get::<i32>(row, 3)?).unwrap_or(1),
             prepared: get(row, 4)?,
@@ -239,7 +239,7 @@ fn claim_by(
 pub(crate) fn more_work(
     client: &mut Client,
     worker: &str,
-    held: Held,
+    held: HeldRow,
     first: usize,
     report: Option<&[u8]>,
 ) -> Result<Option<Vec<u8>>, TurnError> {
@@ -262,9 +262,9 @@ pub(crate) fn more_work(
 pub(crate) fn extend(
     client: &mut Client,
     worker: &str,
-    held: &[Held],
+    held: &[HeldRow],
     lease_s: i32,
-) -> Result<Vec<Held>, TurnError> {
+) -> Result<Vec<HeldRow>, TurnError> {
     let (ids, attempts) = columns(held);
     let rows = rows(
         client,
@@ -277,11 +277,11 @@ pub(crate) fn extend(
         ],
         held.len(),
     )?;
-    rows.iter().map(|row| Ok(Held { id: get(row, 0)?, attempt: get(row, 1)? })).collect()
+    rows.iter().map(|row| Ok(HeldRow { id: get(row, 0)?, attempt: get(row, 1)? })).collect()
 }
 
 /// Gives requests back; those that could not be, because somebody has them locked.
-pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<Vec<i64>, TurnError> {
+pub(crate) fn release(client: &mut Client, worker: &str, held: &[HeldRow]) -> Result<Vec<i64>, TurnError> {
     let (ids, attempts) = columns(held);
     let parameters: [Parameter<'_>; 3] =
         [(&worker, Type::TEXT), (&ids, Type::INT8_ARRAY), (&attempts, Type::INT4_ARRAY)];
@@ -293,7 +293,7 @@ pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Resul
 pub(crate) fn report(
     client: &mut Client,
     worker: &str,
-    reports: &[(Held, &[u8])],
+    reports: &[(HeldRow, &[u8])],
 ) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let (ids, attempts) = columns(&reports.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let bytes: Vec<&[u8]> = reports.iter().map(|(_, report)| *report).collect();
@@ -315,7 +315,7 @@ pub(crate) fn report(
 pub(crate) fn refuse(
     client: &mut Client,
     worker: &str,
-    refusals: &[(Held, &Refusal)],
+    refusals: &[(HeldRow, &Refusal)],
 ) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let (ids, attempts) = columns(&refusals.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let errors: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.message.as_str()).collect();
@@ -390,7 +390,7 @@ pub(crate) fn end_heartbeat(client: &mut Client, worker: &str) -> Result<(), Tur
     only_row(client, "select null::pg_catalog.text from steadytext.end_heartbeat($1)", &parameters).map(drop)
 }
 
-fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
+fn columns(held: &[HeldRow]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }
 

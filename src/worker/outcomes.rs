@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::claims::{Held, Outcome, Verdict, refused};
+use super::claims::{HeldRow, Outcome, Verdict, refused};
 use super::protocol::{self, Presence, StoreOutcome};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
@@ -41,7 +41,7 @@ pub(super) struct Outcomes {
 }
 
 struct Waiting {
-    held: Held,
+    held: HeldRow,
     owner: pg_sys::Oid,
     /// `None`: the row is to be given back.
     verdict: Option<Verdict>,
@@ -82,17 +82,17 @@ impl Outcomes {
     }
 
     /// Adds a row that is to be given back, as nothing was done for it.
-    pub(super) fn give_back(&mut self, held: Held, owner: pg_sys::Oid) {
+    pub(super) fn give_back(&mut self, held: HeldRow, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, false);
     }
 
     /// Adds a row that is to be given back, and to be tried alone. It is claimed again at once, unlike one
     /// that is set aside ([`set_aside`]), which nobody claims for a while.
-    pub(super) fn set_apart(&mut self, held: Held, owner: pg_sys::Oid) {
+    pub(super) fn set_apart(&mut self, held: HeldRow, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, true);
     }
 
-    fn give_back_as(&mut self, held: Held, owner: pg_sys::Oid, alone: bool) {
+    fn give_back_as(&mut self, held: HeldRow, owner: pg_sys::Oid, alone: bool) {
         let at = Instant::now();
         self.waiting.push(Waiting { held, owner, verdict: None, metrics: None, alone, tries: 0, at });
     }
@@ -136,7 +136,7 @@ impl Outcomes {
         self.waiting = waiting;
         let mut failure = None;
         let mut retried = self.give_back_due(worker, &due, &mut failure);
-        let mut tries: HashMap<Held, u32> = HashMap::new();
+        let mut tries: HashMap<HeldRow, u32> = HashMap::new();
         for Waiting { held, owner, verdict, metrics, tries: before, .. } in due {
             let Some(verdict) = verdict else { continue };
             tries.insert(held, before);
@@ -198,7 +198,7 @@ impl Outcomes {
             let rows: Vec<&Waiting> =
                 due.iter().filter(|waiting| waiting.verdict.is_none() && waiting.alone == alone).collect();
             for part in rows.chunks(AT_ONCE) {
-                let held: Vec<Held> = part.iter().map(|waiting| waiting.held).collect();
+                let held: Vec<HeldRow> = part.iter().map(|waiting| waiting.held).collect();
                 let left = protocol::release(worker, &held, alone).unwrap_or_else(|error| {
                     failure.get_or_insert(error);
                     held.iter().map(|held| held.id).collect()
@@ -224,7 +224,7 @@ impl Outcomes {
         &mut self,
         part: Vec<Outcome>,
         stored: &HashMap<i64, StoreOutcome>,
-        tries: &HashMap<Held, u32>,
+        tries: &HashMap<HeldRow, u32>,
     ) {
         for outcome in part {
             let before = tries.get(&outcome.held).copied();

@@ -24,7 +24,7 @@ pub(super) use self::cache::{count_accesses, evict, fill_cache_filter, plan_evic
 pub(super) use self::vectorizers::{
     has_vectorizers, note_definition_error, vectorizer_step, vectorizers_due, vectorizers_outlook,
 };
-use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
+use super::claims::{Claimed, Claims, Content, HeldRow, Outcome, Verdict};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
@@ -144,7 +144,7 @@ pub(super) fn claim(
             |row| {
                 let request_type: String = row.get(4)?;
                 Some(Claimed {
-                    held: Held { id: row.get(1)?, attempt: row.get(3)? },
+                    held: HeldRow { id: row.get(1)?, attempt: row.get(3)? },
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
                     // One row that cannot be read must not fail the claim of the others, and what is fetched
                     // of one is forgotten before the next.
@@ -183,14 +183,14 @@ pub(super) fn claim(
 
 /// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the
 /// same row may be held again by a later one.
-pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> {
+pub(super) fn extend(worker: &str, held: &[HeldRow]) -> Result<Vec<HeldRow>, PgError> {
     let (ids, attempts) = columns(held);
     let lost = in_queue("extend leases", || {
         spi::query(
             "select id, attempt from steadytext.extend_leases($1, $2, $3, $4)",
             vec![worker.into(), ids.into(), attempts.into(), LEASE_SECONDS.into()],
             Mode::ReadWrite,
-            |row| Some(Held { id: row.get(1)?, attempt: row.get(2)? }),
+            |row| Some(HeldRow { id: row.get(1)?, attempt: row.get(2)? }),
         )
     })?;
     Ok(lost.into_iter().flatten().collect())
@@ -198,7 +198,7 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
 
 /// Gives requests back that were not finished; this costs them no retry. `alone`: they are tried one at a
 /// time from now on. Returns those that could not be given back now.
-pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i64>, PgError> {
+pub(super) fn release(worker: &str, held: &[HeldRow], alone: bool) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
     claim_floors::note_change();
@@ -457,6 +457,6 @@ fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Res
     })
 }
 
-fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
+fn columns(held: &[HeldRow]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use postgres::Client;
 use postgres::error::{Severity, SqlState};
-use steadytext_engine::remote_job::{self, Prepared, Refusal};
+use steadytext_engine::remote_job::{self, PreparedRow, Refusal};
 use steadytext_engine::{Error, Standing};
 
 use super::storing::Ending;
@@ -190,7 +190,7 @@ impl Server<'_> {
                 let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
                 let Some(said) = said else { return Err(error.into()) };
                 let (message, code) = (said.message().to_owned(), said.code().code().to_owned());
-                Some(Prepared::Refused(Refusal { message, code, retry: true }))
+                Some(PreparedRow::Refused(Refusal { message, code, retry: true }))
             }
             Err(error) => return Err(error),
         };
@@ -213,15 +213,15 @@ impl Server<'_> {
         let Claimed { held, owner, priority, prepared } = claimed;
         let prepared = remote_job::decode(&prepared).unwrap_or_else(|error| unreadable(&error));
         let job = match prepared {
-            Prepared::Job(job) if !job.works.is_empty() => job,
-            Prepared::Job(_) => {
+            PreparedRow::Job(job) if !job.works.is_empty() => job,
+            PreparedRow::Job(_) => {
                 let message = "there is nothing to be done".to_owned();
                 return self.push(
                     held,
                     Ending::Refused(Refusal { message, code: "XX000".to_owned(), retry: false }),
                 );
             }
-            Prepared::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
+            PreparedRow::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
         };
         let endpoint = self.shared.endpoints.iter().find(|endpoint| {
             endpoint.name().eq_ignore_ascii_case(&job.model.name) && self.models.is_chosen(endpoint.name())
@@ -249,6 +249,6 @@ impl Server<'_> {
 }
 
 /// The refusal of work that cannot be decoded.
-fn unreadable(error: &Error) -> Prepared {
-    Prepared::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
+fn unreadable(error: &Error) -> PreparedRow {
+    PreparedRow::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
 }

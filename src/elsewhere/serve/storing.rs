@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
-use steadytext_engine::remote_job::{self, Prepared, Refusal, Report};
+use steadytext_engine::remote_job::{self, PreparedRow, Refusal, Report};
 
 use super::Server;
 use crate::in_flight::{Again, Came, EndedRow, Spoiled, is_of_the_engine};
 use crate::log::Level;
-use crate::protocol::{self, Held, StoreOutcome};
+use crate::protocol::{self, HeldRow, StoreOutcome};
 use crate::turn_error::TurnError;
 
 /// Results that are stored at once, and their bytes.
@@ -36,7 +36,7 @@ pub(super) enum Ending {
 
 /// A request that has ended.
 pub(super) struct Outcome {
-    pub(super) held: Held,
+    pub(super) held: HeldRow,
     ending: Ending,
     /// When it is tried to be stored.
     pub(super) at: Instant,
@@ -90,7 +90,7 @@ impl Server<'_> {
         }
     }
 
-    pub(super) fn push(&mut self, held: Held, ending: Ending) {
+    pub(super) fn push(&mut self, held: HeldRow, ending: Ending) {
         self.outcomes.push_back(Outcome { held, ending, at: Instant::now(), pause: RETRY_PAUSES.0 });
     }
 
@@ -166,7 +166,7 @@ impl Server<'_> {
         let Outcome { held, ending, .. } = outcome;
         let Ending::Report { bytes, again, .. } = ending else { return };
         match (remote_job::decode(more), remote_job::decode::<Report>(&bytes)) {
-            (Ok(Prepared::Job(job)), Ok(report)) if !job.works.is_empty() => {
+            (Ok(PreparedRow::Job(job)), Ok(report)) if !job.works.is_empty() => {
                 self.in_flight.go_on(held, job, again, report);
             }
             _ => {

@@ -21,7 +21,7 @@ use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
 use crate::Error;
-use crate::memory::{Held, Ledger};
+use crate::memory::{Ledger, Reservation};
 use crate::tokenizer::Tokenizer;
 
 /// Most grammars that are kept, and most bytes of their languages.
@@ -64,12 +64,12 @@ pub(crate) struct Grammar {
     /// A shortest answer, and the count of its tokens.
     way: Option<(Way, Counted)>,
     checker: Arc<Checker>,
-    _held: Held,
+    _held: Reservation,
 }
 
 /// A vocabulary, prepared.
 struct Vocabulary {
-    _held: Held,
+    _held: Reservation,
     factory: ParserFactory,
     tree: Arc<Tree>,
 }
