@@ -19,8 +19,8 @@ use crate::pg::jsonb::Jsonb;
 use crate::registry::{Resolved, default_names};
 use crate::request::params::{self, Unused};
 use crate::request::{
-    Answer, Asked, EndedRequest, Stages, Subtasks, Usage, batch_checks, flaw_of_vectors, subtasks_elsewhere,
-    unexpected,
+    Answer, EndedRequest, RawRequest, Stages, Subtasks, Usage, batch_checks, flaw_of_vectors,
+    subtasks_elsewhere, unexpected,
 };
 
 /// Subtasks that travel together, in bytes: more come when they are asked for, so that what a claim brings is
@@ -221,7 +221,7 @@ pub(super) fn work(
     let bytes = prompts.iter().flatten().flatten().fold(0, |bytes, text| text.len().saturating_add(bytes));
     batch_checks::check_stored(bytes, &config)?;
     let params: Value = params::read(request_type, params, Unused::Skipped, &config)?;
-    let asked = Asked { request_type, prompt, prompts: prompts.as_deref(), params: &params };
+    let asked = RawRequest { request_type, prompt, prompts: prompts.as_deref(), params: &params };
     subtasks_elsewhere(asked, &config, &*catalog_cache::models()?)
 }
 

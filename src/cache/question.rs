@@ -11,7 +11,7 @@ use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, guc, model_checksums};
 use crate::registry::{Embedding, Resolved, Task};
-use crate::request::{self, Answer, Asked, Categories, Ranking, Subtasks};
+use crate::request::{self, Answer, Categories, Ranking, RawRequest, Subtasks};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
@@ -91,9 +91,13 @@ pub(crate) struct Cached {
 /// # Errors
 ///
 /// Those of [`request::work`], and of [`request::model`] where the model matters.
-pub(crate) fn find(asked: Asked<'_>, config: &Config, effort: Effort) -> Result<Option<Cached>, PgError> {
+pub(crate) fn find(
+    asked: RawRequest<'_>,
+    config: &Config,
+    effort: Effort,
+) -> Result<Option<Cached>, PgError> {
     let (task, subtasks) = request::work(asked, config)?;
-    let Asked { request_type, params, .. } = asked;
+    let RawRequest { request_type, params, .. } = asked;
     if !is_wanted(params, &subtasks, config) {
         return Ok(None);
     }

@@ -74,7 +74,7 @@ pub(crate) enum StoreOutcome {
 
 /// The state of the queue, as far as it decides when to claim again.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Outlook {
+pub(crate) struct DueRequests {
     /// Whether a request is due that must run alone.
     pub(crate) alone_due: bool,
     /// Seconds until the next retry is due.
@@ -342,18 +342,18 @@ pub(crate) fn tidy(client: &mut Client) -> Result<(), TurnError> {
     only_row(client, "select steadytext.rescue_requests(null), steadytext.promote_requests()", &[]).map(drop)
 }
 
-/// The [`Outlook`] for requests of these models and types.
+/// The [`DueRequests`] for requests of these models and types.
 pub(crate) fn outlook(
     client: &mut Client,
     models: &[String],
     types: Option<&[String]>,
-) -> Result<Outlook, TurnError> {
+) -> Result<DueRequests, TurnError> {
     let row = only_row(
         client,
         "select alone_due, due_in from steadytext.queue_outlook(1, $1, $2)",
         &[(&models, Type::TEXT_ARRAY), (&types, Type::TEXT_ARRAY)],
     )?;
-    Ok(Outlook { alone_due: get::<Option<bool>>(&row, 0)?.unwrap_or(false), due_in_s: get(&row, 1)? })
+    Ok(DueRequests { alone_due: get::<Option<bool>>(&row, 0)?.unwrap_or(false), due_in_s: get(&row, 1)? })
 }
 
 /// Says that the worker lives.

@@ -39,7 +39,7 @@ mod work;
 
 pub(crate) use self::answer::{Answer, OnError, unexpected};
 pub(crate) use self::answer_flaws::{ForeignAnswer, flaw_of_vectors};
-pub(crate) use self::asked::{Asked, DEFAULT_MODEL, wanted};
+pub(crate) use self::asked::{DEFAULT_MODEL, RawRequest, wanted};
 pub(crate) use self::categories::Categories;
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};

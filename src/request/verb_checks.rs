@@ -20,7 +20,7 @@ use pgrx::PgSqlErrorCode;
 use serde_json::{Map, Value, json};
 use steadytext_engine::Constraint;
 
-use super::asked::Asked;
+use super::asked::RawRequest;
 use super::constraint::{check_keywords, refused_constraint};
 use super::facts::Facts;
 use super::masking::Masking;
@@ -87,8 +87,8 @@ pub(crate) fn is_by_vectors(request_type: &str, params: &Value) -> bool {
 ///
 /// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too
 /// much of them, and those of [`PromptSource::render`].
-pub(crate) fn read(asked: Asked<'_>, config: &Config) -> Result<Verb, PgError> {
-    let Asked { request_type, prompt, prompts: texts, params } = asked;
+pub(crate) fn read(asked: RawRequest<'_>, config: &Config) -> Result<Verb, PgError> {
+    let RawRequest { request_type, prompt, prompts: texts, params } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     let question = |prompt: Prompt| render(prompt, params, json!({ "prompt": text }));

@@ -27,7 +27,7 @@ use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Usage};
 type Rank = (Reverse<u8>, u64);
 
 /// A request that the engine works on.
-struct Running {
+struct RunningRequest {
     held: HeldRow,
     owner: pg_sys::Oid,
     /// Length of its texts and parameters.
@@ -58,7 +58,7 @@ struct Running {
     alone: bool,
 }
 
-impl Running {
+impl RunningRequest {
     /// The cache's entry for its answer.
     fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
@@ -95,7 +95,7 @@ impl Running {
 /// The requests in flight.
 #[derive(Default)]
 pub(super) struct InFlight {
-    requests: HashMap<HeldRow, Running>,
+    requests: HashMap<HeldRow, RunningRequest>,
     /// Requests that want something of which the engine has nothing yet, by their order; and some that did
     /// once.
     waiting: BTreeMap<Rank, HeldRow>,
@@ -151,7 +151,7 @@ impl InFlight {
         let metrics = claimed.metrics(Some(prepared.resolved.name()));
         let PreparedRequest { resolved, salt, subtasks, question } = prepared;
         self.last_order += 1;
-        let running = Running {
+        let running = RunningRequest {
             held: claimed.held,
             owner: claimed.owner,
             bytes: claimed.bytes,
@@ -209,7 +209,7 @@ impl InFlight {
     /// rows for each subtask would take the square of their number.
     fn first_waiting(&mut self) -> Option<HeldRow> {
         while let Some((_, held)) = self.waiting.pop_first() {
-            let waits = |running: &Running| running.under_way == 0 && !running.is_closed();
+            let waits = |running: &RunningRequest| running.under_way == 0 && !running.is_closed();
             if self.requests.get(&held).is_some_and(waits) {
                 return Some(held);
             }
@@ -355,7 +355,7 @@ impl InFlight {
         let rows: HashSet<HeldRow> =
             keys.iter().filter_map(|key| self.subtasks.get(key)).map(|(held, _)| *held).collect();
         self.subtasks.retain(|_, (held, _)| !rows.contains(held));
-        let taken: Vec<Running> = rows.iter().filter_map(|held| self.requests.remove(held)).collect();
+        let taken: Vec<RunningRequest> = rows.iter().filter_map(|held| self.requests.remove(held)).collect();
         let is_only = taken.iter().filter(|running| !running.abandoned).count() == 1;
         let mut suspects = Suspects::default();
         for mut running in taken {
@@ -413,7 +413,7 @@ fn died(held: HeldRow) -> PgError {
     )
 }
 
-fn show(running: &Running, change: impl FnOnce(ActivityLine)) {
+fn show(running: &RunningRequest, change: impl FnOnce(ActivityLine)) {
     if let Some(line) = running.activity {
         change(line);
     }

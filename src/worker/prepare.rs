@@ -5,7 +5,7 @@ use crate::cache::Question;
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
-use crate::request::{self, Asked, Subtasks};
+use crate::request::{self, RawRequest, Subtasks};
 
 /// A request's work, and whether its model was chosen for want of another.
 pub(super) struct PreparedRequest {
@@ -34,7 +34,7 @@ pub(super) fn prepare(
     let prompts: Option<Vec<Option<&str>>> =
         content.prompts.as_ref().map(|texts| texts.iter().map(Option::as_deref).collect());
     let params = &content.params;
-    let asked = Asked {
+    let asked = RawRequest {
         request_type: &claimed.request_type,
         prompt: content.prompt.as_deref(),
         prompts: prompts.as_deref(),

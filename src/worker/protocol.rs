@@ -60,7 +60,7 @@ pub(super) enum StoreOutcome {
 
 /// The state of the queue that a look around finds.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Outlook {
+pub(super) struct QueueState {
     /// Requests that are pending.
     pub(super) pending: i64,
     /// Whether one that must run alone is due.
@@ -335,9 +335,9 @@ pub(super) enum Depth {
 }
 
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
-/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any, where
+/// retries whose time has come become claimable. [`QueueState::pending`] only says whether there are any, where
 /// it is thorough.
-pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
+pub(super) fn poll(worker: &str, depth: &Depth) -> Result<QueueState, PgError> {
     let limit = i32::from(*depth == Depth::Thorough);
     in_queue("poll the queue", || {
         let mut elsewhere = false;
@@ -357,7 +357,7 @@ pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
             "select pending, alone_due, due_in, elsewhere from steadytext.queue_outlook($1)",
             vec![limit.into()],
             Mode::ReadWrite,
-            |row| Outlook {
+            |row| QueueState {
                 pending: row.get(1).unwrap_or(0),
                 alone_due: row.get(2).unwrap_or(false),
                 due_in_s: row.get(3),

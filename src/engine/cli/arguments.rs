@@ -14,7 +14,7 @@ use super::{Error, help};
 
 /// The action that a command line asks for.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum CliAction {
     Run(Box<Arguments>),
     /// The help, on a command where one is named.
     Help(Option<String>),
@@ -57,7 +57,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     /// Takes options wherever they are.
-    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
+    pub(super) fn parse(arguments: Vec<OsString>) -> Result<CliAction, Error> {
         let mut parsed = Arguments::default();
         let mut positional = Vec::new();
         let mut choices = Vec::new();
@@ -114,9 +114,9 @@ impl Arguments {
                 "--fault" => parsed.serving.fault = Some(utf8(value()?)?),
                 "--help" | "-h" => {
                     let command = positional.into_iter().next().map(utf8).transpose()?;
-                    return Ok(Asked::Help(command));
+                    return Ok(CliAction::Help(command));
                 }
-                "--version" => return Ok(Asked::Version),
+                "--version" => return Ok(CliAction::Version),
                 _ => return Err(Error::Usage(help::unknown(option))),
             }
         }
@@ -140,7 +140,7 @@ impl Arguments {
         parsed.text = positional.next().map(utf8).transpose()?;
         match positional.next() {
             Some(_) => Err(Error::Usage("there are too many arguments".to_owned())),
-            None => Ok(Asked::Run(Box::new(parsed))),
+            None => Ok(CliAction::Run(Box::new(parsed))),
         }
     }
 

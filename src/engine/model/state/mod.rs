@@ -27,7 +27,7 @@ use crate::computing::{Block, State};
 use crate::kernels::Floats;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::recurrence::load;
-use crate::kernels::rows::Running;
+use crate::kernels::rows::RecurrentStates;
 use crate::kernels::tile::{KvCacheType, TILE};
 use crate::memory::fallible;
 
@@ -183,8 +183,8 @@ impl SequenceState {
         &mut self,
         count: usize,
         windowed: bool,
-    ) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>, Option<Running<'_>>) {
-        let running = (self.layout.running_len() > 0).then(|| Running {
+    ) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>, Option<RecurrentStates<'_>>) {
+        let running = (self.layout.running_len() > 0).then(|| RecurrentStates {
             now: Disjoint::new(&mut self.now.values),
             ahead: Disjoint::new(&mut self.ahead.values),
             certain: count - self.guesses,
