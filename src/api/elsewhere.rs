@@ -285,7 +285,7 @@ fn further(
         let report = read(report).map_err(|failure| failure.error)?;
         let outputs = report.outputs.map_err(|_| unexpected())?;
         check_texts(&outputs)?;
-        if replay(&mut stages, outputs, &model, &mut Most::new(None))?.is_some() {
+        if replay(&mut stages, outputs, &model, &mut TokenLimits::new(None))?.is_some() {
             return Err(unexpected());
         }
     }
@@ -305,7 +305,7 @@ fn replay(
     stages: &mut Stages,
     outputs: Vec<Output>,
     model: &Resolved,
-    most: &mut Most,
+    limits: &mut TokenLimits,
 ) -> Result<Option<EndedRequest>, PgError> {
     let mut outputs = outputs.into_iter();
     while outputs.len() > 0 {
@@ -313,14 +313,14 @@ fn replay(
         if count == 0 || outputs.len() < count {
             return Err(unexpected());
         }
-        most.prompt = most.prompt.saturating_add(most_tokens(stages.now(), model, most.told));
+        limits.prompt = limits.prompt.saturating_add(most_tokens(stages.now(), model, limits.reported));
         let mut ended = None;
         for (index, output) in outputs.by_ref().take(count).enumerate() {
             stages.take_next();
             if let Output::Text { text, generated_tokens, .. } = &output {
                 let work = stages.work(index, model);
                 check_constraint(&work, text)?;
-                most.answer = most.answer.saturating_add(most_of_answer(&work, *generated_tokens as u64));
+                limits.answer = limits.answer.saturating_add(most_of_answer(&work, *generated_tokens as u64));
             }
             ended = stages.store(index, output)?;
         }
@@ -333,23 +333,24 @@ fn replay(
 
 /// Limits on the token counts that a worker reports: they are charged to the role that has asked, so a worker
 /// is believed no more than the request can have taken.
-struct Most {
+struct TokenLimits {
     /// The reported tokens of the prompts.
-    told: Option<u64>,
+    reported: Option<u64>,
     prompt: u64,
     answer: u64,
 }
 
-impl Most {
-    fn new(told: Option<u64>) -> Most {
-        Most { told, prompt: 0, answer: 0 }
+impl TokenLimits {
+    fn new(reported: Option<u64>) -> TokenLimits {
+        TokenLimits { reported, prompt: 0, answer: 0 }
     }
 }
 
-/// The most tokens that the prompts of a stage can have; enough, where fewer are told than anybody doubts.
-fn most_tokens(subtasks: &Subtasks, model: &Resolved, told: Option<u64>) -> u64 {
+/// The most tokens that the prompts of a stage can have; enough, where fewer are reported than anybody
+/// doubts.
+fn most_tokens(subtasks: &Subtasks, model: &Resolved, reported: Option<u64>) -> u64 {
     let around = TOKENS_AROUND.saturating_mul(subtasks.len() as u64);
-    if told.is_none_or(|told| told <= around) {
+    if reported.is_none_or(|reported| reported <= around) {
         return around;
     }
     let bytes = |index| subtasks.work_for(index, model).text_bytes() as u64;
@@ -358,16 +359,16 @@ fn most_tokens(subtasks: &Subtasks, model: &Resolved, told: Option<u64>) -> u64 
 }
 
 /// The most tokens that the answers of a stage can have taken.
-fn most_answer_tokens(subtasks: &Subtasks, model: &Resolved, told: u64) -> u64 {
-    let of = |index| most_of_answer(&subtasks.work_for(index, model), told);
+fn most_answer_tokens(subtasks: &Subtasks, model: &Resolved, reported: u64) -> u64 {
+    let of = |index| most_of_answer(&subtasks.work_for(index, model), reported);
     (0..subtasks.len()).fold(0, |most: u64, index| most.saturating_add(of(index)))
 }
 
 /// The most tokens that the answer of one piece of work can have taken.
-fn most_of_answer(work: &Work, told: u64) -> u64 {
+fn most_of_answer(work: &Work, reported: u64) -> u64 {
     match work {
         Work::Generate(how) => {
-            told.min((how.max_tokens as u64).saturating_mul(ANSWER_TOKENS).saturating_add(TOKENS_AROUND))
+            reported.min((how.max_tokens as u64).saturating_mul(ANSWER_TOKENS).saturating_add(TOKENS_AROUND))
         }
         _ => 0,
     }
@@ -453,15 +454,15 @@ fn outcome(
     check_texts(&outputs).map_err(lasting)?;
     let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
     let mut stages = Stages::new(subtasks);
-    let mut most = Most::new(prompt_tokens);
-    let Some(ended) = replay(&mut stages, outputs, &model, &mut most).map_err(lasting)? else {
+    let mut limits = TokenLimits::new(prompt_tokens);
+    let Some(ended) = replay(&mut stages, outputs, &model, &mut limits).map_err(lasting)? else {
         let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
         return Ok(Outcome::More(more));
     };
     let EndedRequest { answer, text, .. } = ended;
-    let text =
-        text.map(|(tokens, finish)| (tokens.min(usize::try_from(most.answer).unwrap_or(usize::MAX)), finish));
-    let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, most.prompt);
+    let text = text
+        .map(|(tokens, finish)| (tokens.min(usize::try_from(limits.answer).unwrap_or(usize::MAX)), finish));
+    let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, limits.prompt);
     let first_token_ms = usage.first_token_ms;
     usage.ended(text, std::time::Instant::now());
     // The time to the first token is the endpoint's, as this process has not waited for it.

@@ -24,7 +24,7 @@ const MAX_SUBTASKS: usize = 512;
 
 /// The computing side of a row: the engine or an endpoint.
 #[derive(Debug, Clone)]
-pub(crate) enum By {
+pub(crate) enum Computer {
     /// The engine, with this model.
     Engine(ModelSource),
     /// An endpoint.
@@ -35,7 +35,7 @@ pub(crate) enum By {
 struct Row {
     held: HeldRow,
     model: WantedModel,
-    by: By,
+    computer: Computer,
     standing: Standing,
     salt: u64,
     /// Outputs of the stages before.
@@ -68,7 +68,7 @@ enum End {
 
 /// How a row goes on, where there is another stage.
 pub(crate) struct Again {
-    by: By,
+    computer: Computer,
     standing: Standing,
     salt: u64,
 }
@@ -76,14 +76,14 @@ pub(crate) struct Again {
 /// A row for which there is nothing more to be done.
 pub(crate) struct EndedRow {
     pub(crate) held: HeldRow,
-    pub(crate) came: Came,
+    pub(crate) outcome: RowOutcome,
     pub(crate) again: Again,
     /// The model, where its file is no good.
     pub(crate) spoiled: Option<Spoiled>,
 }
 
 /// The outcome of a row.
-pub(crate) enum Came {
+pub(crate) enum RowOutcome {
     /// The outputs of an engine, which may be errors.
     Report(Report),
     /// The request has no answer, and this is why.
@@ -99,8 +99,8 @@ pub(crate) struct Spoiled {
     pub(crate) reason: String,
 }
 
-/// A row that wants more of its work.
-pub(crate) struct Wish {
+/// A request for more of the work of a row.
+pub(crate) struct WorkRequest {
     order: u64,
     pub(crate) held: HeldRow,
     /// From which subtask on.
@@ -113,7 +113,7 @@ impl Row {
     /// Cancels what is left of its work.
     fn stop(&self) {
         self.ticket.cancel();
-        if let By::Endpoint(endpoint) = &self.by {
+        if let Computer::Endpoint(endpoint) = &self.computer {
             endpoint.look_after_cancelled();
         }
     }
@@ -155,13 +155,20 @@ impl InFlight {
     }
 
     /// Adds a row.
-    pub(crate) fn add(&mut self, held: HeldRow, job: RemoteJob, by: By, standing: Standing, salt: u64) {
+    pub(crate) fn add(
+        &mut self,
+        held: HeldRow,
+        job: RemoteJob,
+        computer: Computer,
+        standing: Standing,
+        salt: u64,
+    ) {
         let RemoteJob { model, count, works } = job;
         self.last_order += 1;
         let row = Row {
             held,
             model,
-            by,
+            computer,
             standing,
             salt,
             before: Vec::new(),
@@ -184,7 +191,7 @@ impl InFlight {
 
     /// Goes on with the next stage of a row, whose report up to now is this one.
     pub(crate) fn go_on(&mut self, held: HeldRow, job: RemoteJob, again: Again, report: Report) {
-        self.add(held, job, again.by, again.standing, again.salt);
+        self.add(held, job, again.computer, again.standing, again.salt);
         if let Some(row) = self.rows.get_mut(&self.last_order) {
             row.has_begun = true;
             row.before = report.outputs.unwrap_or_default();
@@ -206,9 +213,9 @@ impl InFlight {
         for most in [1, usize::MAX] {
             for (order, row) in &mut self.rows {
                 loop {
-                    let held = match row.by {
-                        By::Engine(_) => self.subtasks.len() - self.at_endpoints,
-                        By::Endpoint(_) => self.at_endpoints,
+                    let held = match row.computer {
+                        Computer::Engine(_) => self.subtasks.len() - self.at_endpoints,
+                        Computer::Endpoint(_) => self.at_endpoints,
                     };
                     let has_room = if most == 1 { row.under_way == 0 } else { held < MAX_SUBTASKS };
                     if row.end.is_some() || !has_room {
@@ -221,8 +228,8 @@ impl InFlight {
                     self.last_key += 1;
                     let key = self.last_key;
                     self.subtasks.insert(key, (*order, index));
-                    match &row.by {
-                        By::Endpoint(endpoint) => {
+                    match &row.computer {
+                        Computer::Endpoint(endpoint) => {
                             self.at_endpoints += 1;
                             let job =
                                 Job { key, work, ticket: row.ticket.clone(), to: endpoint_events.clone() };
@@ -231,7 +238,7 @@ impl InFlight {
                                 None => calls.push((Arc::clone(endpoint), vec![job])),
                             }
                         }
-                        By::Engine(source) => {
+                        Computer::Engine(source) => {
                             let (model, salt) = (source.clone(), row.salt);
                             let request = Request { key, model, salt, dedup_key: None, work };
                             #[cfg(feature = "noop-engine")]
@@ -254,12 +261,13 @@ impl InFlight {
 
     /// How many rows an endpoint has.
     pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>) -> usize {
-        let is_there = |row: &&Row| matches!(&row.by, By::Endpoint(known) if Arc::ptr_eq(known, endpoint));
+        let is_there =
+            |row: &&Row| matches!(&row.computer, Computer::Endpoint(known) if Arc::ptr_eq(known, endpoint));
         self.rows.values().filter(is_there).count()
     }
 
     /// A row of which everything that is here was handed over, and not all is here.
-    pub(crate) fn wish(&self) -> Option<Wish> {
+    pub(crate) fn work_request(&self) -> Option<WorkRequest> {
         let wants = |row: &Row| row.end.is_none() && row.works.is_empty() && row.next < row.count;
         let (order, row) = self.rows.iter().find(|(_, row)| wants(row))?;
         let before = || Report {
@@ -270,13 +278,13 @@ impl InFlight {
             endpoint: None,
         };
         let report = (!row.before.is_empty()).then(|| remote_job::encode(&before()).unwrap_or_default());
-        Some(Wish { order: *order, held: row.held, first: row.next, report })
+        Some(WorkRequest { order: *order, held: row.held, first: row.next, report })
     }
 
-    /// Takes in the answer to a wish. Returns the row if it has ended.
-    pub(crate) fn fulfil(&mut self, wish: &Wish, came: PreparedRow) -> Option<EndedRow> {
-        let row = self.rows.get_mut(&wish.order)?;
-        match came {
+    /// Takes in the answer to a request for work. Returns the row if it has ended.
+    pub(crate) fn receive(&mut self, request: &WorkRequest, prepared: PreparedRow) -> Option<EndedRow> {
+        let row = self.rows.get_mut(&request.order)?;
+        match prepared {
             PreparedRow::Job(job)
                 if job.count == row.count
                     && (1..=row.count - row.next).contains(&job.works.len())
@@ -298,7 +306,7 @@ impl InFlight {
             }
         }
         row.stop();
-        self.end(wish.order)
+        self.end(request.order)
     }
 
     /// Takes note of an event; the row if it has ended.
@@ -383,16 +391,18 @@ impl InFlight {
         }
         let row = self.rows.remove(&order)?;
         let mut spoiled = None;
-        if let (Some(End::Failed(JobFailure::Model(refusal))), By::Engine(source)) = (&row.end, &row.by) {
+        if let (Some(End::Failed(JobFailure::Model(refusal))), Computer::Engine(source)) =
+            (&row.end, &row.computer)
+        {
             let (name, reason) = (row.model.name.clone(), refusal.message.clone());
             spoiled = Some(Spoiled { name, source: source.clone(), reason });
         }
-        let endpoint = match &row.by {
-            By::Engine(_) => None,
-            By::Endpoint(endpoint) => Some(endpoint.address().to_owned()),
+        let endpoint = match &row.computer {
+            Computer::Engine(_) => None,
+            Computer::Endpoint(endpoint) => Some(endpoint.address().to_owned()),
         };
         let report = |outputs| {
-            Came::Report(Report {
+            RowOutcome::Report(Report {
                 outputs,
                 prompt_tokens: row.prompt_tokens,
                 cached_tokens: row.cached_tokens,
@@ -400,14 +410,14 @@ impl InFlight {
                 endpoint,
             })
         };
-        let came = match row.end {
+        let outcome = match row.end {
             None => report(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
             Some(End::Failed(failure)) => report(Err(failure)),
-            Some(End::Refused(refusal)) => Came::Refused(refusal),
-            Some(End::NotNow) => Came::NotNow,
+            Some(End::Refused(refusal)) => RowOutcome::Refused(refusal),
+            Some(End::NotNow) => RowOutcome::NotNow,
         };
-        let again = Again { by: row.by, standing: row.standing, salt: row.salt };
-        Some(EndedRow { held: row.held, came, again, spoiled })
+        let again = Again { computer: row.computer, standing: row.standing, salt: row.salt };
+        Some(EndedRow { held: row.held, outcome, again, spoiled })
     }
 
     /// Stops work on rows; how many there were.
@@ -422,7 +432,7 @@ impl InFlight {
         self.subtasks.retain(|_, (order, _)| match gone.get(order) {
             None => true,
             Some(row) => {
-                *at_endpoints -= usize::from(matches!(row.by, By::Endpoint(_)));
+                *at_endpoints -= usize::from(matches!(row.computer, Computer::Endpoint(_)));
                 false
             }
         });

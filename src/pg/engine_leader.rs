@@ -73,7 +73,7 @@ pub(crate) fn close() {
 /// Notes that the program of this process's engine has ended. This process remains the leader, and another
 /// program follows. With `crashed` the program may have ended by the work that it had: the crash is counted
 /// before the next program takes connections, so that those who connect to it know of the crash.
-pub(crate) fn fall(crashed: bool) {
+pub(crate) fn note_exit(crashed: bool) {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()).filter(|_| leads()) else { return };
     leader.open.store(false, SeqCst);
     leader.crashes.fetch_add(u64::from(crashed), SeqCst);

@@ -335,8 +335,8 @@ pub(super) enum Depth {
 }
 
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
-/// retries whose time has come become claimable. [`QueueState::pending`] only says whether there are any, where
-/// it is thorough.
+/// retries whose time has come become claimable. [`QueueState::pending`] only says whether there are any,
+/// where it is thorough.
 pub(super) fn poll(worker: &str, depth: &Depth) -> Result<QueueState, PgError> {
     let limit = i32::from(*depth == Depth::Thorough);
     in_queue("poll the queue", || {

@@ -12,7 +12,7 @@ use steadytext_engine::{Error, Standing};
 
 use super::storing::Ending;
 use super::{Alone, Server, Set};
-use crate::in_flight::{By, Wish};
+use crate::in_flight::{Computer, WorkRequest};
 use crate::log::Level;
 use crate::protocol::{self, Claim, ClaimRequest, Claimed};
 use crate::turn_error::TurnError;
@@ -180,11 +180,13 @@ impl Server<'_> {
     /// Fetches more of the work of requests of which all was handed over that is here. True: there may be
     /// more of it to fetch.
     pub(super) fn fetch(&mut self, client: &mut Client) -> Result<bool, TurnError> {
-        let Some(wish) = self.in_flight.wish() else { return Ok(false) };
-        let Wish { held, first, ref report, .. } = wish;
-        let came = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
-        let came = match came {
-            Ok(came) => came.map(|came| remote_job::decode(&came).unwrap_or_else(|error| unreadable(&error))),
+        let Some(request) = self.in_flight.work_request() else { return Ok(false) };
+        let WorkRequest { held, first, ref report, .. } = request;
+        let bytes = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
+        let prepared = match bytes {
+            Ok(bytes) => {
+                bytes.map(|bytes| remote_job::decode(&bytes).unwrap_or_else(|error| unreadable(&error)))
+            }
             // An error that concerns one row must not hold up the others.
             Err(TurnError::Database(error)) => {
                 let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
@@ -194,9 +196,9 @@ impl Server<'_> {
             }
             Err(error) => return Err(error),
         };
-        match came {
-            Some(came) => {
-                if let Some(ended) = self.in_flight.fulfil(&wish, came) {
+        match prepared {
+            Some(prepared) => {
+                if let Some(ended) = self.in_flight.receive(&request, prepared) {
                     self.note_end(ended);
                 }
             }
@@ -226,19 +228,19 @@ impl Server<'_> {
         let endpoint = self.shared.endpoints.iter().find(|endpoint| {
             endpoint.name().eq_ignore_ascii_case(&job.model.name) && self.models.is_chosen(endpoint.name())
         });
-        let by = match endpoint {
-            Some(endpoint) => Ok(By::Endpoint(Arc::clone(endpoint))),
-            None => self.models.source(&job.model).map(By::Engine),
+        let computer = match endpoint {
+            Some(endpoint) => Ok(Computer::Endpoint(Arc::clone(endpoint))),
+            None => self.models.source(&job.model).map(Computer::Engine),
         };
-        match by {
-            Ok(by) => {
+        match computer {
+            Ok(computer) => {
                 // Roles of one number in two databases may be two people.
                 let mut hasher = DefaultHasher::new();
                 (self.number, owner).hash(&mut hasher);
                 let salt = hasher.finish();
                 let standing =
                     Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
-                self.in_flight.add(held, job, by, standing, salt);
+                self.in_flight.add(held, job, computer, standing, salt);
             }
             Err(refusal) => {
                 self.choose_sets();

@@ -11,7 +11,7 @@ use postgres::Client;
 use steadytext_engine::remote_job::{self, PreparedRow, Refusal, Report};
 
 use super::Server;
-use crate::in_flight::{Again, Came, EndedRow, Spoiled, is_of_the_engine};
+use crate::in_flight::{Again, EndedRow, RowOutcome, Spoiled, is_of_the_engine};
 use crate::log::Level;
 use crate::protocol::{self, HeldRow, StoreOutcome};
 use crate::turn_error::TurnError;
@@ -62,7 +62,7 @@ impl Server<'_> {
 
     /// Takes note of a row for which there is nothing more to be done.
     pub(super) fn note_end(&mut self, ended: EndedRow) {
-        let EndedRow { held, came, again, spoiled } = ended;
+        let EndedRow { held, outcome, again, spoiled } = ended;
         if let Some(Spoiled { name, source, reason }) = spoiled {
             self.say(
                 Level::Error,
@@ -71,10 +71,10 @@ impl Server<'_> {
             self.models.spoil(&name, &source);
             self.choose_sets();
         }
-        let report = match came {
-            Came::Report(report) => report,
-            Came::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
-            Came::NotNow => return self.push(held, Ending::GivenBack),
+        let report = match outcome {
+            RowOutcome::Report(report) => report,
+            RowOutcome::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
+            RowOutcome::NotNow => return self.push(held, Ending::GivenBack),
         };
         if is_of_the_engine(&report) {
             // The lease gives it back.
