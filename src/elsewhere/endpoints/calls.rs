@@ -18,8 +18,8 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Error, Generate, Output, Ticket, Work};
 use ureq::Agent;
 
-use super::answers::{Answer, Refused, Usage, refusal};
 use super::client::{self, Failed};
+use super::endpoint_answers::{Answer, Refused, Usage, refusal};
 use super::settings::{Api, Key, Settings};
 use super::waiting::{Call, EndpointEventKind, Job, State, give_back};
 use super::{kinds, texts, vectors};

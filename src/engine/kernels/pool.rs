@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 
 use super::disjoint::Disjoint;
-use super::environment::{self, Standard};
+use super::float_environment::{self, Standard};
 use super::instructions::Instructions;
 use crate::panic::{Panic, hold};
 use crate::stack::COMPUTING_STACK_BYTES;
@@ -295,7 +295,7 @@ impl Pool {
                 .stack_size(COMPUTING_STACK_BYTES)
                 .spawn(move || {
                     let _ = hold(|| start());
-                    environment::set();
+                    float_environment::set();
                     shared.help(worker);
                 })?;
             pool.threads.push(thread);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
-use super::answers;
+use super::answer_tree;
 use super::job_queue::Job;
 use super::load_settings::MAX_PREFILL_ROWS;
 use super::models::Models;
@@ -80,7 +80,7 @@ struct Choosing<'a> {
 /// A row whose logits are needed for the likelihoods of answers.
 struct Weighing<'a> {
     index: usize,
-    wanted: &'a answers::AnswerRow,
+    wanted: &'a answer_tree::AnswerRow,
     logits: &'a [f32],
     said: Option<Vec<f64>>,
 }

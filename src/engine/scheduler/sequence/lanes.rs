@@ -1,7 +1,7 @@
 //! Likelihoods of answers: several paths through them at a time, each with a state that shares the blocks of
 //! the prompt.
 
-use super::super::answers;
+use super::super::answer_tree;
 use super::super::likelihood_memo::LikelihoodMemo;
 use super::{Goal, Sequence};
 use crate::computing::{BLOCK, Decoder, State};
@@ -108,7 +108,7 @@ impl Sequence {
         &self,
         path: usize,
         rows: usize,
-    ) -> Vec<(usize, answers::AnswerRow)> {
+    ) -> Vec<(usize, answer_tree::AnswerRow)> {
         let Goal::Likelihoods(answers, _) = &self.goal else { return Vec::new() };
         let state = path.checked_sub(1).map_or(&self.state, |lane| &self.lanes[lane].state);
         let Some(end) = (state.len() + 1).checked_sub(self.given) else { return Vec::new() };
@@ -118,7 +118,7 @@ impl Sequence {
     /// Takes the log-probabilities from the logits of such a row.
     pub(in crate::scheduler) fn weighed(
         &mut self,
-        wanted: &answers::AnswerRow,
+        wanted: &answer_tree::AnswerRow,
         log_probabilities: Option<Vec<f64>>,
     ) -> Result<(), Error> {
         let Goal::Likelihoods(answers, _) = &mut self.goal else { return Ok(()) };
