@@ -44,7 +44,6 @@ mod scheduler;
 mod scores;
 mod sidecar;
 pub mod socket;
-mod stack;
 pub mod summary;
 pub mod task_guess;
 pub mod template;

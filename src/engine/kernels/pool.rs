@@ -26,7 +26,7 @@ use super::disjoint::Disjoint;
 use super::float_environment::{self, Standard};
 use super::instructions::Instructions;
 use crate::panic::{Panic, hold};
-use crate::stack::COMPUTING_STACK_BYTES;
+use crate::process::COMPUTING_STACK_BYTES;
 
 /// Time for which a thread looks for the next job, or for the end of one, before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);

@@ -28,7 +28,7 @@ use crate::constraints::Checker;
 use crate::kernels::{Pool, float_environment};
 use crate::mapping::unblock_sigbus;
 use crate::panic::{catch, mark_thread};
-use crate::stack::COMPUTING_STACK_BYTES;
+use crate::process::COMPUTING_STACK_BYTES;
 use crate::{Error, Figures, Generate, ModelSource, Output, Work};
 
 /// Time for which the thread waits for a request before it looks around.
