@@ -29,7 +29,6 @@ mod sentencepiece;
 mod split;
 #[cfg(test)]
 mod tests;
-mod text_place;
 mod unigram;
 mod utf8;
 mod vocabulary;
@@ -43,7 +42,7 @@ use crate::memory::{fallible, try_vec};
 use algorithm::{Algorithm, Scratch};
 use marks::{Mark, Marks, Strips};
 use normalizer::Normalizer;
-use text_place::TextPlace;
+use pieces::TextPlace;
 use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
 
