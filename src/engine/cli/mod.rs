@@ -11,7 +11,6 @@ mod logits;
 #[cfg(feature = "hub")]
 mod pull;
 mod serve;
-mod serving;
 mod tokenize;
 mod verify;
 

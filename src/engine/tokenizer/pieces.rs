@@ -8,7 +8,8 @@ use super::vocabulary::{Ids, Vocabulary, byte_tokens};
 /// vocabularies are less than a quarter as long.
 pub(super) const MAX_PIECE_BYTES: usize = 512;
 
-/// The place of a stretch of text, for algorithms that encode the beginning of a text otherwise than the rest.
+/// The place of a stretch of text, for algorithms that encode the beginning of a text otherwise than the
+/// rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextPlace {
     /// At the beginning, or behind a special token.
