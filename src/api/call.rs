@@ -31,7 +31,7 @@ use crate::pg::interrupts::{self, WaitFd};
 use crate::pg::rate_limits::{self, Asking};
 use crate::pg::{cache_queue, guc, privilege, rate_counters};
 use crate::registry::{self, Resolved};
-use crate::request::{Answer, Ended, RequestMetrics, Stages, Subtasks, Usage};
+use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Subtasks, Usage};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -319,7 +319,7 @@ impl Call {
         if let (Some(line), Some((text, tokens))) = (self.activity, self.stages.shown()) {
             activity::set_progress(line, tokens, turns, &text);
         }
-        let Some(Ended { answer, is_whole, text }) = ended else {
+        let Some(EndedRequest { answer, is_whole, text }) = ended else {
             self.fill()?;
             return Ok(News::None);
         };

@@ -31,7 +31,9 @@ use crate::request::checks::{check_columns, check_length, check_params, check_ty
 use crate::request::params::{self, Unused};
 use crate::request::prompt_source;
 use crate::request::verb_checks::is_verb;
-use crate::request::{Asked, DEFAULT_MODEL, RequestMetrics, Usage, check_model, default_to_remember, wanted};
+use crate::request::{
+    DEFAULT_MODEL, RawRequest, RequestMetrics, Usage, check_model, default_to_remember, wanted,
+};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -219,8 +221,8 @@ impl Given<'_> {
         texts.map_or(1, |texts| texts.len() as u64)
     }
 
-    fn asked(&self) -> Asked<'_> {
-        Asked {
+    fn asked(&self) -> RawRequest<'_> {
+        RawRequest {
             request_type: self.request_type,
             prompt: self.prompt,
             prompts: self.prompts.as_deref(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stack::COMPUTING_STACK_BYTES;
+use crate::process::COMPUTING_STACK_BYTES;
 
 /// An error of the engine. It crosses the socket with everything that its message is made of.
 #[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use crate::backend::BackendKind;
 use crate::computing::{Decoder, Loading, ModelLimits, Segment, State, WantedRows};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::environment::Standard;
+use crate::kernels::float_environment::Standard;
 use crate::{Error, Instructions, KvCacheType, ModelSource};
 
 /// Most tokens of one pass.

@@ -15,7 +15,7 @@ use crate::backend::BackendKind;
 use crate::computing::{Loading, ModelLimits, Segment, WantedRows};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
-use crate::kernels::environment::Standard;
+use crate::kernels::float_environment::Standard;
 use crate::kernels::instructions::Instructions;
 use crate::memory::{Ledger, watched};
 use crate::tokenizer::Tokenizer;

@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use super::shmem::{self, Content, Part, Slot};
+use super::shmem::{self, Content, SharedPart, Slot};
 use super::{activity, catalog, slots};
 
 /// Entries that can be counted between two writings, over all databases, and of one.
@@ -33,7 +33,7 @@ pub(crate) struct CounterTable {
 // SAFETY: zeros are cells that are free.
 unsafe impl Content for CounterTable {}
 
-pub(super) static TABLE: Part<CounterTable> = Part::new();
+pub(super) static TABLE: SharedPart<CounterTable> = SharedPart::new();
 
 #[repr(C)]
 struct Cell {

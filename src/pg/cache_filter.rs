@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 use pgrx::pg_sys;
 
 use super::catalog;
-use super::shmem::{self, Content, Part};
+use super::shmem::{self, Content, SharedPart};
 use super::slots;
 
 /// Databases that have a filter at the same time. The caches of others are looked into each time.
@@ -44,7 +44,7 @@ pub(crate) struct Filters {
 // SAFETY: zeros are filters that belong to nobody.
 unsafe impl Content for Filters {}
 
-pub(super) static TABLE: Part<Filters> = Part::new();
+pub(super) static TABLE: SharedPart<Filters> = SharedPart::new();
 
 #[repr(C)]
 struct Head {

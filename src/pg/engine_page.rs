@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use steadytext_engine::{Figures, Statistics};
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 const NUMBERS: usize = 25;
 
@@ -31,7 +31,7 @@ pub(crate) struct EnginePage {
 // SAFETY: zeros are a page on which nothing is written.
 unsafe impl Content for EnginePage {}
 
-pub(super) static PAGE: Part<EnginePage> = Part::new();
+pub(super) static PAGE: SharedPart<EnginePage> = SharedPart::new();
 
 /// Writes what the engine of this process is doing. By its thread.
 #[cfg(not(feature = "noop-engine"))]

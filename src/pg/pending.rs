@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, Content, Part, SLOTS, Slot};
+use super::shmem::{self, Content, SLOTS, SharedPart, Slot};
 use super::{slots, transaction};
 
 /// Roles with pending requests whose number is kept, in one database. The requests of others only count for
@@ -36,7 +36,7 @@ pub(crate) struct PendingTable {
 // SAFETY: zeros are cells that are free.
 unsafe impl Content for PendingTable {}
 
-pub(super) static TABLE: Part<PendingTable> = Part::new();
+pub(super) static TABLE: SharedPart<PendingTable> = SharedPart::new();
 
 /// Counts of a database at one moment.
 #[derive(Debug, Default, Clone, Copy)]

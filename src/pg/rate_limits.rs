@@ -57,7 +57,7 @@ impl Limits {
 }
 
 #[derive(Default)]
-struct Known {
+struct LimitsCache {
     /// The generation of the catalog cache that it is good for.
     generation: Option<u64>,
     rules: Rc<Vec<Rule>>,
@@ -65,7 +65,7 @@ struct Known {
 }
 
 thread_local! {
-    static KNOWN: RefCell<Known> = RefCell::default();
+    static KNOWN: RefCell<LimitsCache> = RefCell::default();
     static ROLES_CHANGED: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     /// How many statements of others this process is in.
@@ -209,7 +209,11 @@ fn rules() -> Result<Rc<Vec<Rule>>, PgError> {
     let rules = Rc::new(read(&installation)?);
     // If something changed while they were read, they are of another generation.
     if may_keep() && catalog_cache::generation() == generation {
-        KNOWN.set(Known { generation: Some(generation), rules: Rc::clone(&rules), resolved: HashMap::new() });
+        KNOWN.set(LimitsCache {
+            generation: Some(generation),
+            rules: Rc::clone(&rules),
+            resolved: HashMap::new(),
+        });
     }
     Ok(rules)
 }

@@ -1,10 +1,10 @@
 //! The extension's shared memory: one block, laid out at server start, in which each module that needs some
 //! has a part.
 //!
-//! A part is a struct of the module that owns it, declared there as a `static` [`Part`]; `super::PARTS` lists
-//! all of them. Two things are common to all, which this module does: every part has a lock, and it exists
-//! only while the library is in shared_preload_libraries. [`Part::get`] is `None` otherwise, and every user
-//! has to handle that.
+//! A part is a struct of the module that owns it, declared there as a `static` [`SharedPart`]; `super::PARTS`
+//! lists all of them. Two things are common to all, which this module does: every part has a lock, and it
+//! exists only while the library is in shared_preload_libraries. [`SharedPart::get`] is `None` otherwise, and
+//! every user has to handle that.
 //!
 //! This module's own part is [`Shared`]: the launcher's mailbox and a slot for each database's worker.
 //!
@@ -42,15 +42,18 @@ pub(super) unsafe trait Content: Sync + Sized + 'static {
 }
 
 /// A part of the shared memory and its lock.
-pub(super) struct Part<T> {
+pub(super) struct SharedPart<T> {
     content: AtomicPtr<T>,
     lock: AtomicPtr<pg_sys::LWLock>,
 }
 
-impl<T: Content> Part<T> {
+impl<T: Content> SharedPart<T> {
     /// A part that has no memory yet.
-    pub(super) const fn new() -> Part<T> {
-        Part { content: AtomicPtr::new(std::ptr::null_mut()), lock: AtomicPtr::new(std::ptr::null_mut()) }
+    pub(super) const fn new() -> SharedPart<T> {
+        SharedPart {
+            content: AtomicPtr::new(std::ptr::null_mut()),
+            lock: AtomicPtr::new(std::ptr::null_mut()),
+        }
     }
 
     /// The content, or `None` where the library was not preloaded.
@@ -90,7 +93,7 @@ pub(super) trait AnyPart: Sync {
     unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool);
 }
 
-impl<T: Content> AnyPart for Part<T> {
+impl<T: Content> AnyPart for SharedPart<T> {
     fn layout(&self) -> Layout {
         Layout::new::<T>()
     }
@@ -126,7 +129,7 @@ pub(crate) struct Shared {
 // SAFETY: zeros are a launcher that does not run, no calls, no evictions, and slots that are free.
 unsafe impl Content for Shared {}
 
-pub(super) static SHARED: Part<Shared> = Part::new();
+pub(super) static SHARED: SharedPart<Shared> = SharedPart::new();
 
 impl Shared {
     /// The number of a slot.
@@ -155,7 +158,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// How the last run ended, as a [`super::slots::Ended`].
+    /// How the last run ended, as a [`super::slots::WorkerExit`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,

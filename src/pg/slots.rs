@@ -30,7 +30,7 @@ pub(crate) enum State {
 /// How the last worker of a slot ended: the launcher's next step depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Ended {
+pub(crate) enum WorkerExit {
     /// The worker did not say how: it failed, was terminated, or is still running.
     Unexpectedly = 0,
     /// The database does not have the extension.
@@ -57,16 +57,16 @@ impl Slot {
     }
 
     /// How the last worker ended.
-    pub(crate) fn ended(&self) -> Ended {
+    pub(crate) fn ended(&self) -> WorkerExit {
         match self.ended.load(Acquire) {
-            1 => Ended::NoExtension,
-            2 => Ended::Again,
-            _ => Ended::Unexpectedly,
+            1 => WorkerExit::NoExtension,
+            2 => WorkerExit::Again,
+            _ => WorkerExit::Unexpectedly,
         }
     }
 
     /// Says how the worker is about to end.
-    pub(crate) fn set_ended(&self, ended: Ended) {
+    pub(crate) fn set_ended(&self, ended: WorkerExit) {
         self.ended.store(ended as u32, Release);
     }
 

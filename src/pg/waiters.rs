@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 /// Condition variables; a request id belongs to one of them.
 const BUCKETS: usize = 64;
@@ -37,7 +37,7 @@ unsafe impl Content for WaiterTable {
     }
 }
 
-pub(super) static TABLE: Part<WaiterTable> = Part::new();
+pub(super) static TABLE: SharedPart<WaiterTable> = SharedPart::new();
 
 /// The bucket of a request: its last byte, which is random in a version 7 UUID.
 fn bucket(request_id: Uuid) -> usize {

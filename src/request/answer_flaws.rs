@@ -11,7 +11,7 @@ use super::json_text::elements;
 use super::ranking::{Ranking, Reranking};
 use super::subtasks::Subtasks;
 use super::text_verbs::What;
-use super::verbs::{Classification, Verb, Wanted};
+use super::verbs::{Classification, ClassificationForm, Verb};
 
 /// How far the length of a vector may be from 1: further than any rounding.
 const TOLERANCE: f64 = 1e-3;
@@ -71,7 +71,9 @@ impl Subtasks {
     fn has_list(&self) -> bool {
         match self {
             Subtasks::Rerank(_) => true,
-            Subtasks::Verb(Verb::Classify(classification)) => classification.wanted != Wanted::Best,
+            Subtasks::Verb(Verb::Classify(classification)) => {
+                classification.wanted != ClassificationForm::Best
+            }
             _ => false,
         }
     }
@@ -130,15 +132,15 @@ impl Verb {
 impl Classification {
     fn allows(&self, answer: &ForeignAnswer<'_>) -> bool {
         let is_known = |name: &str| self.categories.iter().any(|category| category.name == name);
-        if self.wanted == Wanted::Best {
+        if self.wanted == ClassificationForm::Best {
             return is_known(answer.text);
         }
         let Some(Categories { lines }) = Categories::from_json(answer.text) else { return false };
         let fits = |score: &Option<f64>| match self.wanted {
-            Wanted::Scores => score.is_some_and(|score| (0.0..=1.0).contains(&score)),
-            Wanted::AtLeast(_) | Wanted::Best => score.is_none(),
+            ClassificationForm::Scores => score.is_some_and(|score| (0.0..=1.0).contains(&score)),
+            ClassificationForm::AtLeast(_) | ClassificationForm::Best => score.is_none(),
         };
-        let is_whole = self.wanted != Wanted::Scores || lines.len() == self.categories.len();
+        let is_whole = self.wanted != ClassificationForm::Scores || lines.len() == self.categories.len();
         let is_once = |(place, (name, _)): (usize, &(String, Option<f64>))| {
             !lines[..place].iter().any(|(before, _)| before == name)
         };

@@ -12,7 +12,7 @@ pub(crate) const DEFAULT_MODEL: &str = "default_model";
 
 /// A request as a row, or a call, gives it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct RawRequest<'a> {
     /// `generate`, `embed`, …
     pub(crate) request_type: &'a str,
     /// The text.

@@ -23,7 +23,7 @@ pub(crate) struct Stages {
 }
 
 /// The result of a request.
-pub(crate) struct Ended {
+pub(crate) struct EndedRequest {
     /// The answer.
     pub(crate) answer: Answer,
     /// Whether another setting would not have made more of it.
@@ -79,7 +79,7 @@ impl Stages {
     /// # Errors
     ///
     /// Those of [`Subtasks::then`].
-    pub(crate) fn store(&mut self, index: usize, output: Output) -> Result<Option<Ended>, PgError> {
+    pub(crate) fn store(&mut self, index: usize, output: Output) -> Result<Option<EndedRequest>, PgError> {
         if let Output::Text { generated_tokens, .. } = &output {
             self.generated_tokens = self.generated_tokens.saturating_add(*generated_tokens);
         }
@@ -96,7 +96,7 @@ impl Stages {
             _ => None,
         };
         match self.now().then(outputs)? {
-            Then::Answer(answer) => Ok(Some(Ended { answer, is_whole, text })),
+            Then::Answer(answer) => Ok(Some(EndedRequest { answer, is_whole, text })),
             Then::More(next) => {
                 self.progress = Progress::new(next.len());
                 self.now = Some(next);

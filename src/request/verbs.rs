@@ -61,14 +61,14 @@ pub(crate) struct Classification {
     /// Whether vectors are compared.
     pub(crate) by_vectors: bool,
     /// The form of the answer.
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: ClassificationForm,
     /// The prompt that asks for it.
     pub(crate) prompt: PromptSource,
 }
 
 /// The forms of a classification's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) enum Wanted {
+pub(crate) enum ClassificationForm {
     /// The best category.
     Best,
     /// All of them with their probabilities.
@@ -173,7 +173,7 @@ impl Verb {
 impl Classification {
     /// Yes or no of each category; otherwise all of them together.
     fn asks_one_by_one(&self) -> bool {
-        matches!(self.wanted, Wanted::AtLeast(_)) && !self.by_vectors
+        matches!(self.wanted, ClassificationForm::AtLeast(_)) && !self.by_vectors
     }
 
     fn len(&self) -> usize {
@@ -239,12 +239,12 @@ impl Classification {
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let name = |index: &usize| self.categories[*index].name.clone();
         Ok(match self.wanted {
-            Wanted::Best => Answer::Text(order.first().map(name).ok_or_else(unexpected)?),
-            Wanted::Scores => {
+            ClassificationForm::Best => Answer::Text(order.first().map(name).ok_or_else(unexpected)?),
+            ClassificationForm::Scores => {
                 let lines = order.iter().map(|index| (name(index), Some(scores[*index])));
                 Answer::Categories(Categories { lines: lines.collect() })
             }
-            Wanted::AtLeast(least) => {
+            ClassificationForm::AtLeast(least) => {
                 let enough = order.iter().filter(|index| scores[**index] >= least);
                 Answer::Categories(Categories { lines: enough.map(|index| (name(index), None)).collect() })
             }
@@ -262,8 +262,8 @@ impl Classification {
             let (input, categories) = vectors.split_first().ok_or_else(unexpected)?;
             let cosines: Vec<f64> = categories.iter().map(|category| cosine(input, category)).collect();
             return Ok(match self.wanted {
-                Wanted::AtLeast(_) => cosines,
-                Wanted::Best | Wanted::Scores => {
+                ClassificationForm::AtLeast(_) => cosines,
+                ClassificationForm::Best | ClassificationForm::Scores => {
                     softmax(&cosines.iter().map(|cosine| cosine * COSINE_SCALE).collect::<Vec<_>>())
                 }
             });

@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Sampling, Work};
 
-use super::asked::{Asked, dimensions, purpose, truncates, wanted};
+use super::asked::{RawRequest, dimensions, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
@@ -21,7 +21,7 @@ use crate::registry::{self, Resolved, Task, Wanted};
 ///
 /// Those of [`work`], [`model`] and [`Subtasks::check_model`].
 pub(crate) fn subtasks(
-    asked: Asked<'_>,
+    asked: RawRequest<'_>,
     config: &Config,
     models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
@@ -37,7 +37,7 @@ pub(crate) fn subtasks(
 ///
 /// Those of [`subtasks`], but for a file that is not on this machine.
 pub(crate) fn subtasks_elsewhere(
-    asked: Asked<'_>,
+    asked: RawRequest<'_>,
     config: &Config,
     models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
@@ -65,8 +65,8 @@ pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resol
 ///
 /// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that
 /// cannot be read.
-pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
-    let Asked { request_type, prompt, params, .. } = asked;
+pub(crate) fn work(asked: RawRequest<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
+    let RawRequest { request_type, prompt, params, .. } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {

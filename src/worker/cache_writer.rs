@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::claims::Claimed;
-use super::prepare::Prepared;
+use super::prepare::PreparedRequest;
 use super::protocol;
 use crate::cache::{NewEntry, Question};
 use crate::pg::access_counters::{self, Accesses};
@@ -55,7 +55,7 @@ pub(super) struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     /// The question of a claimed request, if it could be prepared.
-    pub(super) fn new(claimed: &Claimed, prepared: &'a Result<Prepared, PgError>) -> Self {
+    pub(super) fn new(claimed: &Claimed, prepared: &'a Result<PreparedRequest, PgError>) -> Self {
         let question = prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref());
         Asking { question, is_new: claimed.held.attempt <= 1 }
     }

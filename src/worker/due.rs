@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
-use super::protocol::Outlook;
+use super::protocol::QueueState;
 use crate::pg::catalog_cache::Config;
 use crate::pg::shmem::Slot;
 
@@ -128,7 +128,7 @@ impl Due {
 
     /// Notes what the worker has seen; `busy`: it holds requests itself. `took`: how long the look took where
     /// it was thorough.
-    pub(super) fn looked(&mut self, outlook: &Outlook, busy: bool, took: Option<Duration>) {
+    pub(super) fn looked(&mut self, outlook: &QueueState, busy: bool, took: Option<Duration>) {
         let now = Instant::now();
         self.looked = Some(now);
         match took {

@@ -270,7 +270,7 @@ impl Connector {
             // This one does, after a while: where others could be faster, they would take no notice of how
             // often it was.
             Fate::Fallen { crashed } => {
-                engine_leader::fall(crashed);
+                engine_leader::note_exit(crashed);
                 if self.since.is_some_and(|since| since.elapsed() >= CALM) {
                     self.falls = 0;
                 }

@@ -21,7 +21,7 @@ use crate::pg::files;
 use crate::pg::interrupts::{self, Termination};
 use crate::pg::request_statistics;
 use crate::pg::shmem::{self, Process, SLOTS, Shared, Slot};
-use crate::pg::slots::{self, Ended, State};
+use crate::pg::slots::{self, State, WorkerExit};
 use crate::pg::transaction::transaction;
 use crate::pg::{access_counters, cache_queue, pending};
 
@@ -36,7 +36,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// The launcher's knowledge of a database.
 #[derive(Default)]
-struct Known {
+struct DatabaseKnowledge {
     /// A worker looked and found no extension.
     absent: bool,
     /// A worker found the extension.
@@ -51,7 +51,7 @@ struct Known {
 
 struct Launcher {
     shared: &'static Shared,
-    known: HashMap<Oid, Known>,
+    known: HashMap<Oid, DatabaseKnowledge>,
     /// The handles of the workers that this process started, by slot.
     handles: HashMap<usize, Handle>,
     databases: Vec<Database>,
@@ -124,7 +124,8 @@ impl Launcher {
             }
             any = true;
             let database = Oid::from(database);
-            *self.known.entry(database).or_default() = Known { called: true, ..Known::default() };
+            *self.known.entry(database).or_default() =
+                DatabaseKnowledge { called: true, ..DatabaseKnowledge::default() };
             if let Some(slot) = slots::find(self.shared, database) {
                 slot.reviews.fetch_add(1, Release);
                 slot.wake();
@@ -132,7 +133,7 @@ impl Launcher {
         }
         if self.shared.reprobe.swap(false, AcqRel) {
             any = true;
-            self.known.values_mut().for_each(|known| *known = Known::default());
+            self.known.values_mut().for_each(|known| *known = DatabaseKnowledge::default());
         }
         any
     }
@@ -177,9 +178,9 @@ impl Launcher {
                 any = true;
                 slot.set_state(State::Stopped);
                 match slot.ended() {
-                    Ended::NoExtension => known.absent = !known.called,
-                    Ended::Again => {}
-                    Ended::Unexpectedly => {
+                    WorkerExit::NoExtension => known.absent = !known.called,
+                    WorkerExit::Again => {}
+                    WorkerExit::Unexpectedly => {
                         known.failures += 1;
                         known.not_before = Some(Instant::now() + backoff(known.failures));
                     }
@@ -277,7 +278,7 @@ impl Launcher {
 
     fn start(&mut self, index: usize, database: Oid) {
         let slot = &self.shared.slots[index];
-        slot.set_ended(Ended::Unexpectedly);
+        slot.set_ended(WorkerExit::Unexpectedly);
         slot.set_state(State::Starting);
         self.known.entry(database).or_default().called = false;
         match bgworker::start_worker(index, database) {

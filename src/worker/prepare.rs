@@ -5,10 +5,10 @@ use crate::cache::Question;
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
-use crate::request::{self, Asked, Subtasks};
+use crate::request::{self, RawRequest, Subtasks};
 
 /// A request's work, and whether its model was chosen for want of another.
-pub(super) struct Prepared {
+pub(super) struct PreparedRequest {
     /// The model that does it.
     pub(super) resolved: Resolved,
     /// The salt of those whose keys and values it may share.
@@ -25,12 +25,16 @@ pub(super) struct Prepared {
 /// # Errors
 ///
 /// Those of [`request::subtasks`].
-pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &Models) -> Result<Prepared, PgError> {
+pub(super) fn prepare(
+    claimed: &Claimed,
+    config: &Config,
+    models: &Models,
+) -> Result<PreparedRequest, PgError> {
     let content = claimed.content.as_ref().map_err(PgError::clone)?;
     let prompts: Option<Vec<Option<&str>>> =
         content.prompts.as_ref().map(|texts| texts.iter().map(Option::as_deref).collect());
     let params = &content.params;
-    let asked = Asked {
+    let asked = RawRequest {
         request_type: &claimed.request_type,
         prompt: content.prompt.as_deref(),
         prompts: prompts.as_deref(),
@@ -40,5 +44,5 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &Models) -> Re
     // How soon an answer begins must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
     let question = Question::of(&claimed.request_type, params, &subtasks, &resolved, config);
-    Ok(Prepared { resolved, salt, subtasks, question })
+    Ok(PreparedRequest { resolved, salt, subtasks, question })
 }

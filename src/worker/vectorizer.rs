@@ -224,7 +224,7 @@ impl Process {
                 Ok(None) => return,
                 Err(error) => {
                     self.complain(error);
-                    Outlook { progressed: false, waits: true, due_in_s: None }
+                    RoundOutcome { progressed: false, waits: true, due_in_s: None }
                 }
             };
             if outlook.progressed {
@@ -291,7 +291,7 @@ impl Process {
 
     /// One step for each vectorizer for which something can be done, but for those whose owners have had more
     /// time than others who wait. `None`: there are none at all.
-    fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
+    fn round(&mut self, looks: bool) -> Result<Option<RoundOutcome>, PgError> {
         let is_slow = self.pace == Pace::Slow;
         let round = Instant::now();
         let mut due = protocol::vectorizers_due(looks, is_slow)?;
@@ -339,7 +339,7 @@ impl Process {
                 self.slot.call_vectorizer(other);
             }
         }
-        let outlook = Outlook { progressed, waits: found.waits, due_in_s: found.due_in_s };
+        let outlook = RoundOutcome { progressed, waits: found.waits, due_in_s: found.due_in_s };
         Ok(found.any_left.then_some(outlook))
     }
 
@@ -357,7 +357,7 @@ impl Process {
 }
 
 /// The work that there is to be done next.
-struct Outlook {
+struct RoundOutcome {
     /// Something was done: there may be more.
     progressed: bool,
     /// Requests are under way.

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use pgrx::prelude::*;
 use serde_json::json;
-use steadytext_exchange::file::{Entry, Writer};
+use steadytext_exchange::file::{CacheFileEntry, Writer};
 use steadytext_exchange::key::{Coding, Key};
 use steadytext_exchange::pickle::Value;
 
@@ -110,7 +110,7 @@ fn read(
     installation: &Installation,
     after: i64,
     options: Options,
-) -> Result<Vec<(i64, Option<Entry>)>, PgError> {
+) -> Result<Vec<(i64, Option<CacheFileEntry>)>, PgError> {
     let sql = format!(
         "select c.id, c.cache_key, c.prompt, c.eos_string, c.request_type, c.response, c.embedding::real[],
              c.access_count::bigint, (extract(epoch from c.last_accessed) * 1000000)::bigint
@@ -129,7 +129,7 @@ fn read(
     })
 }
 
-fn entry(row: &spi::Row, all_entries: bool) -> Option<Entry> {
+fn entry(row: &spi::Row, all_entries: bool) -> Option<CacheFileEntry> {
     let text = |column| row.get::<String>(column);
     let (cache_key, kind) = (text(2)?, text(5)?);
     let (is_embedding, is_generation) = (kind == "embed", kind == "generate");
@@ -144,7 +144,7 @@ fn entry(row: &spi::Row, all_entries: bool) -> Option<Entry> {
         Some(text) => Value::Text(text),
         None => Value::Vector(row.get(7)?),
     };
-    Some(Entry {
+    Some(CacheFileEntry {
         key: default.or_else(|| all_entries.then(other))?,
         value,
         frequency: row.get(8)?,

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 
 use pgrx::prelude::*;
 use serde_json::json;
-use steadytext_exchange::file::{self, Entry, Reader, Refusal};
+use steadytext_exchange::file::{self, CacheFileEntry, Reader, Refusal};
 use steadytext_exchange::key::Key;
 use steadytext_exchange::pickle::Value;
 
@@ -88,7 +88,7 @@ pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
 fn read(reader: &Reader, installation: &Installation, replace: bool) -> Result<Counts, Stop> {
     let mut counts = Counts::default();
     let mut batch = Batch::default();
-    reader.read(|row: Result<Entry, Refusal>| {
+    reader.read(|row: Result<CacheFileEntry, Refusal>| {
         if interrupts::is_stop_pending() {
             return Err(Stop::File(file::Error::Stopped));
         }
@@ -126,7 +126,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: CacheFileEntry) {
         let key = entry.key.cache_key();
         let (kind, prompt, stop) = match entry.key {
             Key::Generation { prompt, eos_string } => ("generate", prompt, eos_string),

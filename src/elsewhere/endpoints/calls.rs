@@ -18,10 +18,10 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Error, Generate, Output, Ticket, Work};
 use ureq::Agent;
 
-use super::answers::{Answer, Refused, Usage, refusal};
 use super::client::{self, Failed};
+use super::endpoint_answers::{Answer, Refused, Usage, refusal};
 use super::settings::{Api, Key, Settings};
-use super::waiting::{Call, EndpointEventKind, Job, State, not_now};
+use super::waiting::{Call, EndpointEventKind, Job, State, give_back};
 use super::{kinds, texts, vectors};
 use crate::Error as ProgramError;
 use crate::log::{self, Level};
@@ -227,13 +227,13 @@ impl Endpoint {
                 Failed::Busy(message, after) => {
                     let rest = self.rest(&message, after);
                     if is_last || rest > LONGEST_WAIT || !self.pause(rest, &jobs) {
-                        return not_now(&jobs);
+                        return give_back(&jobs);
                     }
                 }
                 Failed::Denied(message) => {
                     self.rest(&message, Some(DENIED_REST));
                     self.read_key();
-                    return not_now(&jobs);
+                    return give_back(&jobs);
                 }
                 Failed::Broken(message) if is_last => return self.give_up(&jobs, &message),
                 Failed::Broken(message) => {
@@ -292,7 +292,7 @@ impl Endpoint {
         state.rest_until = Some(now + rest);
         // No job is held up for that long.
         if asked.is_some_and(|asked| asked >= DENIED_REST) {
-            not_now(std::mem::take(&mut state.jobs).make_contiguous());
+            give_back(std::mem::take(&mut state.jobs).make_contiguous());
         }
         rest
     }

@@ -109,13 +109,13 @@ pub(crate) enum Scores {
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    model: Vec<Entry>,
+    model: Vec<ModelEntry>,
 }
 
 /// The entry of a model in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct ModelEntry {
     name: String,
     api: Api,
     base_url: String,
@@ -296,7 +296,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Settings>, Error> {
     Ok(models)
 }
 
-impl Entry {
+impl ModelEntry {
     fn checked(self, folder: &Path) -> Result<Settings, String> {
         if self.name.trim().is_empty() || self.name.chars().count() > MAX_NAME || self.name == "builtin" {
             return Err(format!(

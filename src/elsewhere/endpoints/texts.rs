@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use steadytext_engine::{Constraint, Error, Finish, Generate, Likelihoods, Output, Sampling};
 
-use super::answers::{Answer, Refused, Usage, unreadable};
 use super::client::Failed;
+use super::endpoint_answers::{Answer, Refused, Usage, unreadable};
 use super::guided::{self, Form, NoField};
 use super::settings::{Api, SamplingFields, Settings};
 

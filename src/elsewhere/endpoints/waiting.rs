@@ -131,7 +131,7 @@ fn go_together(one: &Work, other: &Work) -> bool {
 }
 
 /// Ends jobs that cannot be taken now: as cancelled where they are, and otherwise as given back.
-pub(super) fn not_now(jobs: &[Job]) {
+pub(super) fn give_back(jobs: &[Job]) {
     for job in jobs {
         job.say(if job.ticket.is_cancelled() {
             EndpointEventKind::Failed(Error::Cancelled)

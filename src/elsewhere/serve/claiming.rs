@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postgres::Client;
 use postgres::error::{Severity, SqlState};
-use steadytext_engine::remote_job::{self, Prepared, Refusal};
+use steadytext_engine::remote_job::{self, PreparedRow, Refusal};
 use steadytext_engine::{Error, Standing};
 
 use super::storing::Ending;
 use super::{Alone, Server, Set};
-use crate::in_flight::{By, Wish};
-use crate::protocol::{self, Claimed, Wanted};
+use crate::in_flight::{Computer, WorkRequest};
+use crate::protocol::{self, ClaimRequest, Claimed};
 use crate::turn_error::TurnError;
 
 impl Server<'_> {
@@ -93,7 +93,7 @@ impl Server<'_> {
         is_alone: bool,
     ) -> Result<Vec<Claimed>, TurnError> {
         let set = &self.sets[number];
-        let wanted = Wanted {
+        let wanted = ClaimRequest {
             worker: &self.shared.worker,
             limit,
             lease_s: self.shared.options.lease_s,
@@ -117,23 +117,25 @@ impl Server<'_> {
     /// Fetches more of the work of requests of which all was handed over that is here. True: there may be
     /// more of it to fetch.
     pub(super) fn fetch(&mut self, client: &mut Client) -> Result<bool, TurnError> {
-        let Some(wish) = self.in_flight.wish() else { return Ok(false) };
-        let Wish { held, first, ref report, .. } = wish;
-        let came = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
-        let came = match came {
-            Ok(came) => came.map(|came| remote_job::decode(&came).unwrap_or_else(|error| unreadable(&error))),
+        let Some(request) = self.in_flight.work_request() else { return Ok(false) };
+        let WorkRequest { held, first, ref report, .. } = request;
+        let bytes = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
+        let prepared = match bytes {
+            Ok(bytes) => {
+                bytes.map(|bytes| remote_job::decode(&bytes).unwrap_or_else(|error| unreadable(&error)))
+            }
             // An error that concerns one row must not hold up the others.
             Err(TurnError::Database(error)) => {
                 let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
                 let Some(said) = said else { return Err(error.into()) };
                 let (message, code) = (said.message().to_owned(), said.code().code().to_owned());
-                Some(Prepared::Refused(Refusal { message, code, retry: true }))
+                Some(PreparedRow::Refused(Refusal { message, code, retry: true }))
             }
             Err(error) => return Err(error),
         };
-        match came {
-            Some(came) => {
-                if let Some(ended) = self.in_flight.fulfil(&wish, came) {
+        match prepared {
+            Some(prepared) => {
+                if let Some(ended) = self.in_flight.receive(&request, prepared) {
                     self.note_end(ended);
                 }
             }
@@ -150,32 +152,32 @@ impl Server<'_> {
         let Claimed { held, owner, priority, prepared } = claimed;
         let prepared = remote_job::decode(&prepared).unwrap_or_else(|error| unreadable(&error));
         let job = match prepared {
-            Prepared::Job(job) if !job.works.is_empty() => job,
-            Prepared::Job(_) => {
+            PreparedRow::Job(job) if !job.works.is_empty() => job,
+            PreparedRow::Job(_) => {
                 let message = "there is nothing to be done".to_owned();
                 return self.end_row(
                     held,
                     Ending::Refused(Refusal { message, code: "XX000".to_owned(), retry: false }),
                 );
             }
-            Prepared::Refused(refusal) => return self.end_row(held, Ending::Refused(refusal)),
+            PreparedRow::Refused(refusal) => return self.end_row(held, Ending::Refused(refusal)),
         };
         let endpoint = self.shared.endpoints.iter().find(|endpoint| {
             endpoint.name().eq_ignore_ascii_case(&job.model.name) && self.models.is_chosen(endpoint.name())
         });
-        let by = match endpoint {
-            Some(endpoint) => Ok(By::Endpoint(Arc::clone(endpoint))),
-            None => self.models.source(&job.model).map(By::Engine),
+        let computer = match endpoint {
+            Some(endpoint) => Ok(Computer::Endpoint(Arc::clone(endpoint))),
+            None => self.models.source(&job.model).map(Computer::Engine),
         };
-        match by {
-            Ok(by) => {
+        match computer {
+            Ok(computer) => {
                 // Roles of one number in two databases may be two people.
                 let mut hasher = DefaultHasher::new();
                 (self.number, owner).hash(&mut hasher);
                 let salt = hasher.finish();
                 let standing =
                     Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
-                self.in_flight.add(held, job, by, standing, salt);
+                self.in_flight.add(held, job, computer, standing, salt);
             }
             Err(refusal) => {
                 self.choose_sets();
@@ -186,6 +188,6 @@ impl Server<'_> {
 }
 
 /// The refusal of work that cannot be decoded.
-fn unreadable(error: &Error) -> Prepared {
-    Prepared::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
+fn unreadable(error: &Error) -> PreparedRow {
+    PreparedRow::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
 }

@@ -24,8 +24,7 @@ use steadytext_engine::process::{
 use steadytext_engine::socket::{Board, Server};
 use steadytext_engine::{Config, Engine, Notifier};
 
-use super::arguments::Arguments;
-use super::serving::Serving;
+use super::arguments::{Arguments, Serving};
 use super::{Error, print};
 
 /// The process may take more memory than its engine accounts for, for stacks, fragments of the allocator and

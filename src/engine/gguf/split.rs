@@ -13,7 +13,7 @@ use super::cursor::Problem;
 use super::map::Bytes;
 use super::parse::{self, Contents, MAX_TENSORS};
 use super::value::Raw;
-use super::{Part, refused};
+use super::{FilePart, refused};
 use crate::Error;
 
 /// Most parts of a model; each is mapped.
@@ -98,7 +98,7 @@ impl TensorPlace {
 /// # Errors
 /// [`Error::ModelFile`] for a part that is missing or cannot be read; [`Error::CorruptModel`] and
 /// [`Error::UnsupportedModel`], naming the part, where they do not belong together.
-pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part>, Error> {
+pub(super) fn open_rest(first: FilePart, contents: &mut Contents) -> Result<Vec<FilePart>, Error> {
     let place = match TensorPlace::of(contents) {
         Ok(None) => return Ok(vec![first]),
         Ok(Some(place)) => place,
@@ -118,7 +118,7 @@ pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part
             io::ErrorKind::NotFound => Error::reading(&path, io::Error::new(source.kind(), missing())),
             _ => Error::reading(&path, source),
         })?;
-        let part = Part { path, bytes };
+        let part = FilePart { path, bytes };
         let added = parse::parse(&part.bytes)
             .and_then(|of_part| add(contents, &parts[0].bytes, of_part, &part.bytes, number, name.count));
         part.check_lost()?;

@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::{Shared, Submission};
 use crate::computing::{Encoder, MAX_TEXTS, Text};
 use crate::kernels::Pool;
-use crate::memory::{self, Held};
+use crate::memory::{self, Reservation};
 use crate::panic::catch;
 use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::work::shortened;
@@ -56,7 +56,7 @@ struct EncodeRequest {
 pub(super) struct EncodeBatches {
     pass: Vec<EncodeRequest>,
     /// The extra memory of the pass beyond that of its model, where the pass is a long one.
-    long: Option<(ModelSource, Held)>,
+    long: Option<(ModelSource, Reservation)>,
     queue: VecDeque<EncodeRequest>,
     queued_tokens: usize,
     shared: Arc<Shared>,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::answers::Answers;
+use super::answer_tree::Answers;
 use super::generation::ConstrainedStart;
 use super::thoughts::Thoughts;
 use crate::chunks::{chunks, room};

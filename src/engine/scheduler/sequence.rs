@@ -4,7 +4,7 @@ mod lanes;
 
 use self::lanes::{Lane, lane_bytes};
 use super::Submission;
-use super::answers::Answers;
+use super::answer_tree::Answers;
 use super::beginning::{Beginning, own_bytes, reusable};
 use super::generation::{Chosen, Generation};
 use super::job_queue::Job;

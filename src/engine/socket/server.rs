@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::acceptor::{Acceptor, Came};
+use super::acceptor::{Accepted, Acceptor};
 use super::connection::{Connection, Submitted};
 use super::limits::{Caller, Limits, Refusal};
 use super::state::{Board, State};
@@ -315,13 +315,13 @@ impl Serving {
         let mut newcomers = self.newcomers();
         while newcomers < self.limits.newcomers && self.acceptor.fd().is_some() {
             match self.acceptor.next(Refusal::Full { connections: self.connections.len() }) {
-                Came::Someone(stream) => {
+                Accepted::Someone(stream) => {
                     newcomers += 1;
                     self.last_key += 1;
                     self.connections.insert(self.last_key, Connection::new(stream));
                 }
-                Came::Refused => self.note_refusal(),
-                Came::Nobody => return,
+                Accepted::Refused => self.note_refusal(),
+                Accepted::Nobody => return,
             }
         }
     }

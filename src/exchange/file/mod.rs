@@ -25,7 +25,7 @@ use crate::pickle::{self, Value};
 
 /// An entry of a cache file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct CacheFileEntry {
     /// The request that it answers.
     pub key: Key,
     /// The answer.

@@ -111,7 +111,7 @@ impl ApartLink {
         let Some(link) = &mut self.link else { return };
         if let Some(state) = link.take_state() {
             (self.state, self.state_at) = (state, Instant::now());
-            self.watchdog.hear(state.pulse);
+            self.watchdog.observe(state.pulse);
             if let Some(figures) = &state.figures {
                 engine_page::publish(figures);
             }

@@ -22,7 +22,7 @@ use candle_core::{Device, Tensor};
 use crate::Error;
 use crate::computing::{Backend, Decoder, DecoderFacts, Encoder, Loading, ModelLimits, Segment, State};
 use crate::gguf::Gguf;
-use crate::kernels::environment::Standard;
+use crate::kernels::float_environment::Standard;
 use crate::kernels::rope::Rope;
 use crate::kernels::{Pool, ggml};
 use crate::memory::watched;
