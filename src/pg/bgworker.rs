@@ -136,8 +136,8 @@ pub(crate) fn start_vectorizer(slot: usize, pace: Pace, database: pg_sys::Oid) -
     start(worker).is_some()
 }
 
-/// Makes the calling thread give way to all others: it takes the processor from no thread when it wakes up,
-/// as a nice one would.
+/// Makes the calling thread give way to all others. Unlike a thread that is merely nice, it preempts no other
+/// thread when it wakes up (SCHED_IDLE).
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn run_when_idle() {
     // SAFETY: 0 is the calling thread; where the system refuses, it goes on as it is.

@@ -207,7 +207,7 @@ pub(crate) fn find(
     }
 }
 
-/// How far a walk through the keys has come.
+/// The progress of a walk through the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Walked {
     /// The last key that it met.

@@ -228,8 +228,8 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
 }
 
 /// Whether this is likely to be the schema of the extension's tables and functions, as it is written in SQL.
-/// Nothing is looked up: a process that does not know the extension takes it to be where CREATE EXTENSION
-/// puts it.
+/// Looks nothing up: a process that does not know the extension takes it to be where CREATE EXTENSION puts
+/// it.
 pub(super) fn may_be_schema(schema: &[u8]) -> bool {
     CACHED.with(|cached| {
         let cached = cached.try_borrow().ok();

@@ -46,7 +46,7 @@ use super::slots;
 /// A search that visits so many pages, and so many for each user that it comes across, takes next to nothing.
 const FEW_PAGES: u64 = 256;
 const PAGES_OF_USER: u64 = 8;
-/// How long a portion of a sweep takes.
+/// Time budget of a portion of a sweep.
 const PORTION: Duration = Duration::from_millis(1);
 /// The next portion begins after so many times what the last one took; where others have changed requests
 /// since, sooner.
@@ -94,7 +94,7 @@ struct Memory {
     sweep: Sweep,
 }
 
-/// How far a sweep has got.
+/// The progress of a sweep.
 #[derive(Default)]
 struct Sweep {
     /// The place where the next portion begins; `None`: a new sweep.
@@ -103,7 +103,7 @@ struct Sweep {
     due: Option<Instant>,
     /// Whether the floors are new: then everything is looked through at once, so that all are known.
     is_first: bool,
-    /// How many sweeps must come to their end soon, because requests were changed.
+    /// Number of sweeps that must come to their end soon, because requests were changed.
     owed: u32,
     /// A priority and a role of whom nothing was known; everything of them before this id, their floor, is
     /// dead.
@@ -200,7 +200,7 @@ pub(crate) fn are_used() -> bool {
     MEMORY.with_borrow(|memory| memory.is_used)
 }
 
-/// When a claim is due for the sake of the next portion of a sweep.
+/// The time at which a claim is due for the sake of the next portion of a sweep.
 pub(crate) fn sweep_due() -> Option<Instant> {
     MEMORY.with_borrow(|memory| memory.sweep.due.filter(|_| memory.is_used))
 }

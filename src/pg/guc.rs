@@ -83,7 +83,7 @@ pub(crate) struct EngineSettings {
     pub(crate) context_length: usize,
     /// Memory for keys and values.
     pub(crate) kv_cache_mb: u64,
-    /// How those are kept.
+    /// Format of the keys and values.
     pub(crate) kv_cache_type: KvCacheType,
     /// Memory for the engine; 0: computed from what the machine has.
     pub(crate) memory_limit_mb: u64,

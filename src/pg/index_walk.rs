@@ -82,7 +82,7 @@ impl Key {
     }
 }
 
-/// How a walk goes on behind an entry.
+/// The next step of a walk behind an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// The walk goes on with the next entry.
@@ -212,7 +212,7 @@ struct Walk {
     budget: Duration,
 }
 
-/// How a scan ended.
+/// The way in which a scan ended.
 enum End {
     /// The scan has met everything.
     All,

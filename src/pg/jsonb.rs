@@ -109,7 +109,7 @@ impl<'a> Container<'a> {
         Some(Container { bytes, header: word(bytes, 0)? })
     }
 
-    /// How many elements, or pairs, it has.
+    /// The number of its elements, or of its pairs.
     pub(crate) fn len(self) -> usize {
         (self.header & COUNT_MASK) as usize
     }

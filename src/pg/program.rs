@@ -23,10 +23,10 @@ use super::interrupts::WaitFd;
 /// Variables of the server's environment that the program gets: those by which crates choose their number of
 /// threads.
 const ENVIRONMENT: [&str; 2] = ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"];
-/// How long a process that was killed is waited for. It does nothing any more; the kernel may still be taking
-/// its memory back.
+/// Longest wait for the end of a process that was killed. It does nothing any more; the kernel may still be
+/// taking its memory back.
 const END_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is looked whether a process has ended.
+/// Interval between two checks whether a process has ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Most bytes of a line that it says.
 const MAX_LINE_BYTES: usize = 4096;
@@ -133,7 +133,8 @@ impl Program {
         Duration::from_nanos(longest)
     }
 
-    /// How it has ended; waits for that so long.
+    /// Waits for its end, at most so long. The status with which it ended; `None` if it has not ended, or
+    /// where that cannot be found out.
     pub(crate) fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {

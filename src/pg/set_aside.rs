@@ -14,12 +14,13 @@ use pgrx::pg_sys;
 /// Rows set aside, at most, and of one role before its other rows are left alone, too.
 const MAX_ASIDE: usize = 4000;
 const MAX_ASIDE_OF_ROLE: usize = 2000;
-/// How long a row is set aside the first time; twice as long each time after that.
+/// First and longest pause of a row that is set aside; each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// How long a role is left alone that has too many of them.
+/// First pause of a role that has too many rows set aside; each further one is twice as long, up to 16 times
+/// this.
 const ROLE_PAUSE: Duration = Duration::from_secs(10);
-/// How long it is remembered how often a row was tried.
+/// Time after a pause for which the number of tries of a row is remembered.
 const MEMORY: Duration = Duration::from_secs(3600);
 /// Stretches, and transactions that hold the rows of one, at most.
 const MAX_STRETCHES: usize = 1024;

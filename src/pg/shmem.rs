@@ -78,7 +78,7 @@ impl<T: Content> Part<T> {
 
 /// A part, whatever it holds.
 pub(super) trait AnyPart: Sync {
-    /// How much memory it needs.
+    /// The memory that it needs.
     fn layout(&self) -> Layout;
 
     /// Gives it memory and a lock.
@@ -155,7 +155,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// How the last run ended, as a [`super::slots::Ended`].
+    /// The way in which the last run ended, as a [`super::slots::Ended`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
@@ -191,7 +191,7 @@ pub(crate) struct Slot {
     pub(crate) row_errors: AtomicU64,
     /// Counts commits of others that changed the status of requests.
     pub(crate) changes: AtomicU64,
-    /// When the worker started, as TimestampTz.
+    /// The time at which the worker started, as TimestampTz.
     pub(crate) started_at: AtomicI64,
     /// Requests running now.
     pub(crate) running: AtomicI32,
@@ -239,7 +239,7 @@ pub(crate) enum Process {
     Vectorizer(Pace),
 }
 
-/// How many processes work for the vectorizers of a database.
+/// Number of processes that work for the vectorizers of a database.
 pub(crate) const PACES: usize = 2;
 
 /// The two processes that work for the vectorizers of a database.

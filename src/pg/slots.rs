@@ -27,7 +27,7 @@ pub(crate) enum State {
     VersionMismatch = 4,
 }
 
-/// How the last worker of a slot ended: the launcher's next step depends on it.
+/// The way in which the last worker of a slot ended: the launcher's next step depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Ended {
@@ -56,7 +56,7 @@ impl Slot {
         self.state.store(state as u32, Release);
     }
 
-    /// How the last worker ended.
+    /// The way in which the last worker ended.
     pub(crate) fn ended(&self) -> Ended {
         match self.ended.load(Acquire) {
             1 => Ended::NoExtension,

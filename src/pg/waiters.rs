@@ -70,7 +70,7 @@ pub(crate) struct Waiter {
     buckets: BucketSet,
 }
 
-/// How many requests of the buckets had ended at some moment.
+/// The number of requests of the buckets that had ended at some moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Endings(u64);
 
