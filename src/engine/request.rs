@@ -93,8 +93,8 @@ const ANSWER_BYTES_PER_BYTE: usize = 16;
 pub struct Event {
     /// [`Request::key`].
     pub key: u64,
-    /// How many turns the engine has computed since it took the request in: steps of models, and slices of
-    /// texts on encoders.
+    /// Number of turns that the engine has computed since it took the request in: steps of models, and slices
+    /// of texts on encoders.
     pub turns: u64,
     /// The kind of the event.
     pub kind: EventKind,
@@ -140,7 +140,7 @@ pub enum Output {
         text: String,
         /// Tokens generated.
         generated_tokens: usize,
-        /// Why generation ended.
+        /// The reason why generation ended.
         finish: Finish,
     },
     /// Of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
@@ -158,7 +158,7 @@ pub enum Output {
     Verification(Verification),
 }
 
-/// Why generation ended.
+/// The reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// The model said so.
@@ -167,7 +167,7 @@ pub enum Finish {
     Stop,
     /// `max_tokens` were generated.
     Length,
-    /// Nothing more can follow in an answer that matches the constraint.
+    /// The answer is complete: nothing that matches the constraint can follow.
     Complete,
 }
 

@@ -1,4 +1,4 @@
-//! How a model tells how well a document answers a query.
+//! Rating how well a document answers a query.
 //!
 //! Three forms, in this order ([`Reranker::of`]):
 //!

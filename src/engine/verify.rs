@@ -29,7 +29,7 @@ pub const MAX_POSITIONS: usize = 512;
 const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Tokens of a pass.
 const PASS: usize = 32;
-/// The use of the memory, as errors name it.
+/// The purpose of the memory, as errors name it.
 const VERIFICATION: &str = "the verification of a model";
 
 /// The extent of a comparison.
@@ -41,7 +41,7 @@ pub struct Verify {
     pub positions: usize,
 }
 
-/// How far the backends are apart.
+/// The deviations between the backends on a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     /// SHA-256 of the model's file.
@@ -55,7 +55,8 @@ pub struct Verification {
     pub rows: Vec<Deviation>,
 }
 
-/// How far the logits behind a token are apart, in standard deviations of candle's logits in that row.
+/// The deviation between the backends' logits behind a token, in standard deviations of candle's logits in
+/// that row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deviation {
     /// The token's position.

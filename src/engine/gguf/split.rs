@@ -137,7 +137,7 @@ pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part
     Ok(parts)
 }
 
-/// The name of the first part; the error is a reason and a remedy.
+/// The name of the first part; the error is a reason and a hint.
 fn name_of_first(path: &Path, place: &TensorPlace) -> Result<Name, (String, String)> {
     let name = Name::of(path).filter(|name| name.count as u64 == place.count);
     let rename = |number: u64| format!("…-{number:05}-of-{:05}.gguf", place.count);

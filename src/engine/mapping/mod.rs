@@ -29,7 +29,7 @@ pub struct FileId {
     pub inode: u64,
     /// Bytes.
     pub size: u64,
-    /// When it was last written to: whole seconds since the epoch,
+    /// Time of the last modification: whole seconds since the epoch,
     pub modified_s: i64,
     /// and nanoseconds.
     pub modified_ns: i64,

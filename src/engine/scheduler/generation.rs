@@ -78,7 +78,7 @@ pub(super) struct ConstrainedStart {
 /// A token that was chosen.
 pub(super) struct Chosen {
     pub(super) token: u32,
-    /// Those that must follow it.
+    /// Tokens that must follow it.
     pub(super) forced: Vec<u32>,
     /// The whole answer, if that was its end.
     pub(super) output: Option<Output>,

@@ -131,7 +131,7 @@ impl Models {
     }
 
     /// Frees kept blocks until they take at most `bytes` in all, as far as running requests do not hold them.
-    /// Those of the models that were not used for the longest time go first.
+    /// The blocks of the models that were not used for the longest time go first.
     pub(super) fn trim_prefixes(&mut self, bytes: u64) {
         let mut total = self.kept_bytes();
         if total <= bytes {

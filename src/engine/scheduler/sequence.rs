@@ -121,7 +121,7 @@ impl Sequence {
                 )))
             }
             (Work::Rerank(_), None) if loaded.reranker != Reranker::Cosine => Goal::Score,
-            // Nothing else comes here.
+            // No other work than this comes here.
             (_, None) => Goal::Vector {
                 sum: Vec::new(),
                 pooling: loaded.decoder.facts().pooling,

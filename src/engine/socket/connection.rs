@@ -21,7 +21,7 @@ pub(super) struct Submitted {
     /// The engine's key.
     pub(super) key: u64,
     pub(super) ticket: Ticket,
-    /// How many pieces were sent and not read, where it waits for its reader.
+    /// Number of pieces that were sent and not read, where it waits for its reader.
     unread: Option<u32>,
 }
 
@@ -141,7 +141,7 @@ impl Connection {
         self.since
     }
 
-    /// How long it may still stay if nothing happens; None if it may as long as it likes.
+    /// The time that it may still stay if nothing happens; None for no limit.
     pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
         let most = match self.caller {
             None => limits.silent,

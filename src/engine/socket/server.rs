@@ -48,7 +48,7 @@ pub struct Server {
 struct Load {
     begun: Instant,
     unfinished: AtomicUsize,
-    /// When the last one began or ended, in milliseconds from `begun`.
+    /// Time at which the last request began or ended, in milliseconds from `begun`.
     last_ms: AtomicU64,
     /// Connections that were refused.
     refused: AtomicU64,
@@ -136,12 +136,12 @@ impl Server {
         Ok(Server { path: path.to_owned(), stop, load, notify: Notify(notify), thread: Some(thread) })
     }
 
-    /// How many requests have come through it and not ended.
+    /// The number of requests that have come through it and not ended.
     pub fn unfinished(&self) -> usize {
         self.load.unfinished.load(Ordering::Relaxed)
     }
 
-    /// How many connections were refused since it was started.
+    /// The number of connections that were refused since it was started.
     pub fn refused(&self) -> u64 {
         self.load.refused.load(Ordering::Relaxed)
     }

@@ -391,7 +391,7 @@ impl Decoder for CandleDecoder {
     }
 
     fn check_lost(&self) -> Result<(), Error> {
-        // Nothing is read from the file once it is loaded.
+        // The file is not read any more once it is loaded.
         Ok(())
     }
 }
