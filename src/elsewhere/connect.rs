@@ -15,9 +15,9 @@ use crate::tls::{self, Tls};
 /// Where sockets of servers are, where nothing else is said.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
-/// How long a server has to answer, where nothing else is said.
+/// Longest wait for a server to answer, where nothing else is set.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// When a silent connection is looked after, and how long data may go unacknowledged.
+/// Silence after which a connection is probed, and longest time for which data may go unacknowledged.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A database, and how it is reached.

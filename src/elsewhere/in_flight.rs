@@ -42,7 +42,7 @@ struct Row {
     before: Vec<Output>,
     /// Work that is here and was not handed over yet.
     works: VecDeque<Work>,
-    /// How many subtasks there are in all, and how many of them were handed over.
+    /// Number of all subtasks, and of those that were handed over.
     count: usize,
     next: usize,
     under_way: usize,
@@ -56,7 +56,7 @@ struct Row {
     first_token_ms: Option<u64>,
 }
 
-/// Why no more is done for a row.
+/// The reason why no more is done for a row.
 enum End {
     /// The engine, or the model, is why.
     Failed(JobFailure),
@@ -66,7 +66,7 @@ enum End {
     NotNow,
 }
 
-/// How a row goes on, where there is another stage.
+/// The circumstances under which a row goes on, where there is another stage.
 pub(crate) struct Again {
     by: By,
     standing: Standing,
@@ -134,7 +134,7 @@ pub(crate) struct InFlight {
     rows: BTreeMap<u64, Row>,
     /// The row and the number of a subtask, by the key of its events.
     subtasks: HashMap<u64, (u64, usize)>,
-    /// How many of the rows endpoints have.
+    /// Number of the rows that endpoints have.
     at_endpoints: usize,
     /// Neither number is ever used twice, so that late events are nobody's.
     last_key: u64,
@@ -252,7 +252,7 @@ impl InFlight {
         calls.into_iter().for_each(|(endpoint, jobs)| endpoint.submit(jobs));
     }
 
-    /// How many rows an endpoint has.
+    /// The number of rows that an endpoint has.
     pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>) -> usize {
         let is_there = |row: &&Row| matches!(&row.by, By::Endpoint(known) if Arc::ptr_eq(known, endpoint));
         self.rows.values().filter(is_there).count()

@@ -67,7 +67,7 @@ impl Shared {
         }
     }
 
-    /// How often it was told to stop.
+    /// The number of times that it was told to stop.
     pub(crate) fn stopping(&self) -> u8 {
         self.stopping.load(Ordering::Acquire)
     }

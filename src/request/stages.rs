@@ -78,7 +78,7 @@ impl Stages {
     ///
     /// # Errors
     ///
-    /// Those of [`Subtasks::then`].
+    /// As [`Subtasks::then`].
     pub(crate) fn store(&mut self, index: usize, output: Output) -> Result<Option<Ended>, PgError> {
         if let Output::Text { generated_tokens, .. } = &output {
             self.generated_tokens = self.generated_tokens.saturating_add(*generated_tokens);
@@ -105,7 +105,7 @@ impl Stages {
         }
     }
 
-    /// How far it is, in words and in tokens, where that can be told and is no text that grows.
+    /// The progress in words and in tokens, where that can be told and is no text that grows.
     pub(crate) fn shown(&self) -> Option<(String, usize)> {
         let Subtasks::Summary(level) = self.now() else { return None };
         let (done, count) = (self.progress.done, self.progress.outputs.len());

@@ -96,7 +96,8 @@ impl Endpoint {
         self.state().is_resting(Instant::now())
     }
 
-    /// How many requests a database may hold for it: as many as keep it busy, and one where it is doubtful.
+    /// The number of requests that a database may hold for it: as many as keep it busy, one where it is
+    /// doubtful, and none while it rests.
     pub(crate) fn most_held(&self) -> usize {
         let state = self.state();
         if state.is_resting(Instant::now()) {
@@ -181,7 +182,7 @@ impl Endpoint {
         }
     }
 
-    /// How long all tries of some jobs may take, halves of halves included.
+    /// Time limit of all tries of some jobs, halves of halves included.
     fn patience(&self) -> Duration {
         (self.settings.timeout + RETRY_PAUSES.1) * (self.settings.retries + 1)
     }
@@ -422,7 +423,7 @@ impl Endpoint {
     }
 }
 
-/// How often something was tried, and until when it may be tried again.
+/// The number of tries that were made of something, and the time until which it may be tried again.
 #[derive(Debug, Clone, Copy)]
 struct Tries {
     made: u32,

@@ -30,7 +30,7 @@ const BUNDLES: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Why a call came to nothing.
+/// The reason why a call came to nothing.
 #[derive(Debug)]
 pub(super) enum Failed {
     /// The endpoint refuses what is asked, and would again.

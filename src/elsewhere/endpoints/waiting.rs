@@ -130,7 +130,8 @@ fn go_together(one: &Work, other: &Work) -> bool {
     }
 }
 
-/// Ends jobs that cannot be taken now: as cancelled where they are, and otherwise as given back.
+/// Ends jobs that the endpoint does not take now: cancelled ones with [`Error::Cancelled`], the others with
+/// [`EndpointEventKind::NotNow`].
 pub(super) fn not_now(jobs: &[Job]) {
     for job in jobs {
         job.say(if job.ticket.is_cancelled() {

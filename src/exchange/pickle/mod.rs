@@ -31,7 +31,7 @@ pub enum Value {
     Vector(Vec<f32>),
 }
 
-/// Why a pickle was refused. The texts in it are not shown.
+/// The reason why a pickle was refused. The texts in it are not shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The pickle ends in the middle of an instruction.
