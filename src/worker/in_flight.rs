@@ -117,7 +117,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// How many there are.
+    /// The number of requests.
     pub(super) fn len(&self) -> usize {
         self.requests.len()
     }
@@ -133,7 +133,7 @@ impl InFlight {
         self.requests.values().any(|running| running.alone)
     }
 
-    /// How long the texts and parameters of all of them are together.
+    /// The length of the texts and parameters of all of them together.
     pub(super) fn bytes(&self) -> usize {
         self.requests.values().map(|running| running.bytes).sum()
     }

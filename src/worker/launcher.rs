@@ -25,9 +25,9 @@ use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
 use crate::pg::{access_counters, cache_queue, pending};
 
-/// How often the list of databases is read, beside the occasions on which somebody asks for it.
+/// Interval at which the list of databases is read, beside the occasions on which somebody asks for it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(10);
-/// How soon the launcher looks again where it waits for something that does not wake it.
+/// Interval at which the launcher looks where it waits for something that does not wake it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause before a worker that keeps failing, or does not fit into max_worker_processes, is
@@ -43,7 +43,7 @@ struct Known {
     confirmed: bool,
     /// Somebody asked for a worker since the last one was started: that one may have looked too early.
     called: bool,
-    /// How often in a row its worker ended unexpectedly.
+    /// Number of times in a row that its worker ended unexpectedly.
     failures: u32,
     /// No worker before this.
     not_before: Option<Instant>,

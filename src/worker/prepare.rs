@@ -24,7 +24,7 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 ///
-/// Those of [`request::subtasks`].
+/// As [`request::subtasks`].
 pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &Models) -> Result<Prepared, PgError> {
     let content = claimed.content.as_ref().map_err(PgError::clone)?;
     let prompts: Option<Vec<Option<&str>>> =
@@ -37,7 +37,7 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &Models) -> Re
         params,
     };
     let (subtasks, resolved) = request::subtasks(asked, config, models)?;
-    // How soon an answer begins must tell a role nothing of what others ask.
+    // The time to the beginning of an answer must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
     let question = Question::of(&claimed.request_type, params, &subtasks, &resolved, config);
     Ok(Prepared { resolved, salt, subtasks, question })

@@ -12,7 +12,7 @@ const CLAIMED_AHEAD: usize = 16;
 /// As long as this file is there, the engine panics at [`fault_place`].
 pub(super) const FAULT: &str = "pg_stat_tmp/pg_steadytext.fault";
 
-/// How many requests a worker claims at once.
+/// The number of requests that a worker claims at once.
 pub(super) fn capacity(settings: &EngineSettings) -> usize {
     settings.max_running + CLAIMED_AHEAD
 }
@@ -22,7 +22,7 @@ pub(super) fn fault_place() -> Option<String> {
     std::env::var("STEADYTEXT_TEST_FAULT").ok()
 }
 
-/// How much memory an engine may take, and what that was computed from.
+/// The memory that an engine may take, and what that was computed from.
 pub(super) struct Allowance {
     /// 0: no limit, where nothing is known.
     pub(super) limit_mb: u64,
