@@ -21,7 +21,8 @@ declare
     v_rows jsonb := p_rows;
     v_row record;
     v_numbers integer[] := '{}';
-    -- How many chunks of a row are missing and how many are asked for, where these are not all of them.
+    -- Numbers of the chunks of a row that are missing and that are asked for, where these are not all of
+    -- them.
     v_missing integer[] := '{}';
     v_pieces integer[] := '{}';
     v_piece integer;

@@ -19,7 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const HOLD_AFTER: Duration = Duration::from_secs(20);
 const HOLD_FOR: Duration = Duration::from_secs(300);
 
-/// How much of it.
+/// The load of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     /// Requests in all.

@@ -67,7 +67,7 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     session.run("truncate steadytext_queue, steadytext_cache; drop table bare; checkpoint");
 }
 
-/// How fast it is with limits of the role that nobody meets, beside without any.
+/// The median ratio of the rate with limits of the role that nobody meets to the rate without any.
 fn limited_ratio(cluster: &Cluster, session: &mut Session, script: &Path) -> f64 {
     let limits = [
         "requests_per_minute => 1000000000, requests_per_hour => 1000000000, requests_per_day => 1000000000, \

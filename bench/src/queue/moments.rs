@@ -150,7 +150,8 @@ fn cancelled_requests(session: &mut Session) -> Vec<f64> {
     times
 }
 
-/// How long CREATE EXTENSION takes, and from its commit to the claim of a request that is enqueued at once.
+/// Milliseconds that CREATE EXTENSION takes, and from its commit to the claim of a request that is enqueued
+/// at once.
 fn new_databases(cluster: &Cluster, session: &mut Session) -> (Vec<f64>, Vec<f64>) {
     (0..ROUNDS)
         .map(|i| {

@@ -155,7 +155,7 @@ fn folder_tensors(spec: &Bert) -> Vec<Named> {
     };
     let of_tasks: Vec<Vec<Lora>> = (0..TASKS.len()).map(|task| loras(spec, task)).collect();
     let mut tensors: Vec<Named> = encoders::tensors(spec);
-    // Nothing looks at the pooler.
+    // The pooler is not looked at.
     for (name, shape) in [
         ("pooler.dense.bias", vec![spec.width]),
         ("pooler.dense.parametrizations.weight.original", vec![spec.width, spec.width]),

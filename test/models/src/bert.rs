@@ -32,7 +32,7 @@ pub struct Bert {
     pub context: usize,
     /// Element type of the matrices in layers; embeddings are F32.
     pub kind: Kind,
-    /// How hidden states become a vector.
+    /// The pooling of hidden states to a vector.
     pub pooling: Pooling,
     /// Labels of a classifier behind a pooler; 0 for an encoder without.
     pub labels: usize,

@@ -301,7 +301,7 @@ impl Shared {
             if self.state().releases != releases {
                 break true;
             }
-            // Nothing more is sent before there was an answer.
+            // The client sends no more before it has an answer.
             if matches!(stream.peek(&mut [0]), Ok(0)) {
                 break false;
             }

@@ -223,7 +223,7 @@ impl LocalHub {
         self.state().asked.clone()
     }
 
-    /// How often the bytes of a file were asked for.
+    /// The number of times that the bytes of a file were asked for.
     pub fn times(&self, path: &str) -> usize {
         let end = format!("/{path}");
         self.asked()

@@ -26,7 +26,7 @@ log_statement = 'none'
 timezone = 'UTC'
 ";
 
-/// How a cluster is made.
+/// Options of a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
     preload: bool,

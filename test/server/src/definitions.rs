@@ -77,9 +77,9 @@ impl Dice {
 /// Random changes by several clients.
 #[derive(Debug)]
 pub struct Changes {
-    /// How many clients there are.
+    /// Number of clients.
     pub clients: u64,
-    /// How many transactions they make together.
+    /// Number of transactions that they make together.
     pub operations: usize,
     /// The seed of the random changes.
     pub seed: u64,

@@ -114,7 +114,7 @@ fn sessions_side_by_side_get_exactly_what_is_allowed() {
                 }
             });
         }
-        // Those that were refused because of what was taken back later leave room, which is filled here.
+        // Requests that were refused because of what was taken back later leave room, which is filled here.
         let mut alice = cluster.session_as("postgres", "alice");
         wait_until("everything that is allowed was asked for", || {
             let _ = alice.batch_execute(ENQUEUE);

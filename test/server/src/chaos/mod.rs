@@ -29,10 +29,10 @@ pub use engine::EngineProcess;
 pub use ledger::Counts;
 use ledger::Ledger;
 
-/// How long no request may end before the server counts as stuck.
+/// Time without the end of a request after which the server counts as stuck.
 const STILLNESS: Duration = Duration::from_secs(180);
 
-/// How the storm is run.
+/// Options of the storm.
 #[derive(Debug, Clone, Copy)]
 pub struct Chaos {
     /// Number of disturbances.
