@@ -73,7 +73,7 @@ pub(super) struct Call {
     pub(super) since: Instant,
     /// `None` when it was counted how it ended.
     metrics: Option<RequestMetrics>,
-    /// For the cache; of the elements of an array, one for each.
+    /// The questions to the cache; of the elements of an array, one for each.
     pub(super) questions: Vec<Option<Question>>,
     author: Author,
     /// Whether an element of an array that cannot be answered leaves the others as they are.

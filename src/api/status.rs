@@ -171,7 +171,7 @@ fn process_problem(slow: Option<bool>) -> Option<String> {
     if waits { missing(slot) } else { None }
 }
 
-/// For how long the state of a worker speaks of a request that could not be written.
+/// Time for which the state of a worker speaks of a request that could not be written.
 const ROW_ERROR_MICROSECONDS: i64 = 3_600_000_000;
 
 /// A problem message about requests that could not be written lately.

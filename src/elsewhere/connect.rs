@@ -1,4 +1,4 @@
-//! From a URL, the environment and the file of passwords to a connection, as libpq does it.
+//! Connections as libpq makes them from a URL, the environment and the file of passwords.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use crate::Error;
 use crate::dsn;
 use crate::tls::{self, Tls};
 
-/// Where sockets of servers are, where nothing else is said.
+/// The directory of servers' sockets, where nothing else is said.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
 /// Longest wait for a server to answer, where nothing else is set.

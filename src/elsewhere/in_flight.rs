@@ -103,9 +103,9 @@ pub(crate) struct Spoiled {
 pub(crate) struct Wish {
     order: u64,
     pub(crate) held: Held,
-    /// From which subtask on.
+    /// Number of the first subtask that it wants.
     pub(crate) first: usize,
-    /// With the outputs of the stages before, if there are any.
+    /// A report with the outputs of the stages before, if there are any.
     pub(crate) report: Option<Vec<u8>>,
 }
 
@@ -130,7 +130,7 @@ impl Row {
 /// The rows in flight.
 #[derive(Default)]
 pub(crate) struct InFlight {
-    /// In the order of the claims.
+    /// The rows in the order of their claims.
     rows: BTreeMap<u64, Row>,
     /// The row and the number of a subtask, by the key of its events.
     subtasks: HashMap<u64, (u64, usize)>,

@@ -114,7 +114,7 @@ impl Models {
         chosen.filter(|chosen| !is_there(chosen)).collect()
     }
 
-    /// Where a model is.
+    /// The place of a model.
     ///
     /// # Errors
     ///

@@ -84,7 +84,7 @@ pub struct Card {
     /// The tasks that it is taken for where no model is named.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub preferred: Vec<Task>,
-    /// Where it came from: `owner/name` at the hub.
+    /// Its repository: `owner/name` at the hub.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
     /// The commit of the repository.

@@ -31,12 +31,12 @@ pub struct Request {
     pub work: Work,
 }
 
-/// For whom a request is, and how urgent it is. Results do not depend on it.
+/// The owner and the urgency of a request. Results do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Requests of the same priority go in turn among their owners.
     pub owner: u32,
-    /// From 1 to 10, which goes first and takes the places of others.
+    /// Priority from 1 to 10, which goes first and takes the places of others.
     pub priority: u8,
     /// Its text is read piece by piece: it pauses while its reader does not read.
     pub paced: bool,
@@ -171,8 +171,8 @@ pub enum Finish {
     Complete,
 }
 
-/// Where a request's events go: a channel, and optionally a function that is called after each send, for
-/// receivers that sleep on a file descriptor rather than on the channel.
+/// The receiver of a request's events: a channel, and optionally a function that is called after each send,
+/// for receivers that sleep on a file descriptor rather than on the channel.
 #[derive(Clone)]
 pub struct Reply {
     sender: Sender<Event>,

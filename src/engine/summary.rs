@@ -72,7 +72,7 @@ pub struct Summary {
     pub tokenizer: Option<String>,
     /// Tokens that it has.
     pub vocabulary: Option<usize>,
-    /// Where its chat template comes from.
+    /// The origin of its chat template.
     pub chat_template: Option<String>,
     /// Templates that have names.
     pub named_templates: Vec<String>,

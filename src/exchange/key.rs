@@ -41,7 +41,7 @@ pub enum Key {
     Generation {
         /// Its prompt.
         prompt: String,
-        /// Where it stops, other than the model's own end.
+        /// The string at which it stops, other than at the model's own end.
         eos_string: Option<String>,
     },
     /// An embedding with default parameters.

@@ -28,15 +28,15 @@ pub(crate) use entry_point;
 /// The names of the functions by which PostgreSQL enters the workers.
 #[derive(Debug)]
 pub(crate) struct EntryPoints {
-    /// Of the launcher.
+    /// The entry point of the launcher.
     pub(crate) launcher: &'static str,
-    /// Of a database's worker.
+    /// The entry point of a database's worker.
     pub(crate) worker: &'static str,
-    /// Of a process that only runs the engine.
+    /// The entry point of a process that only runs the engine.
     pub(crate) engine: &'static str,
-    /// Of a process that downloads a model.
+    /// The entry point of a process that downloads a model.
     pub(crate) download: &'static str,
-    /// Of the processes for a database's vectorizers.
+    /// The entry point of the processes for a database's vectorizers.
     pub(crate) vectorizer: &'static str,
 }
 

@@ -55,11 +55,11 @@ const REST_AFTER_CHANGE: u32 = 4;
 /// A floor is lowered by so many ids at once, for a request that was committed late; one that is further away
 /// is for the next sweep.
 const NEAR: i64 = 4096;
-/// From the end of a sweep to the next one, where nobody has changed anything.
+/// Pause between the end of a sweep and the next one, where nobody has changed anything.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(30);
 /// Priorities and roles that are remembered. With more of them each would cost more than it saves.
 const MAX_FLOORS: usize = 64;
-/// For how long there are no floors after there were too many.
+/// Time for which there are no floors after there were too many.
 const CROWDED: Duration = Duration::from_secs(30);
 /// Requests in flight that are remembered of a sweep. Where there are so many, there may be more.
 pub(crate) const MAX_IN_FLIGHT: usize = 10_000;
@@ -68,7 +68,7 @@ thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-/// In the order of the index: the highest priority first.
+/// A priority and a role, in the order of the index: the highest priority first.
 type Group = (Reverse<i32>, u32);
 type Floors = BTreeMap<Group, i64>;
 
@@ -211,9 +211,9 @@ pub(crate) fn take_in_flight() -> Option<Vec<i64>> {
     MEMORY.with_borrow_mut(|memory| memory.sweep.ended.take())
 }
 
-/// Where the retention goes on behind an id: it passes over requests that are long deleted. `Ok`: there is a
-/// request behind this one, or none is left. `Err`: it has not found one yet, and is to be asked again with
-/// this id.
+/// The id at which the retention goes on behind an id: it passes over requests that are long deleted. `Ok`:
+/// there is a request behind this one, or none is left. `Err`: it has not found one yet, and is to be asked
+/// again with this id.
 pub(crate) fn pass_deleted(installation: &Installation, after: i64) -> Result<i64, i64> {
     let mut found = None;
     let walked = index_walk::walk(
@@ -313,7 +313,8 @@ impl Memory {
         }
     }
 
-    /// Where the claim begins to look.
+    /// Notes that a search begins. The floors at which the claim begins to look; `None` if it begins at the
+    /// first entry.
     fn search(&mut self, pages: u64) -> Option<Vec<Floor>> {
         self.searching = Some(pages);
         self.before = None;

@@ -29,7 +29,7 @@ const MAX_DEPTH: usize = 128;
 /// An array or an object.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Container<'a> {
-    /// From its first word on.
+    /// Its bytes from the first word on.
     bytes: &'a [u8],
     header: u32,
 }
@@ -145,7 +145,7 @@ impl<'a> Container<'a> {
 struct Run<'a> {
     container: Container<'a>,
     index: usize,
-    /// Where the data of the element begin, behind the words.
+    /// Offset of the element's data behind the words.
     offset: usize,
 }
 

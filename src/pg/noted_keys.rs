@@ -29,7 +29,7 @@ const GATHERED_BYTES: usize = 1900;
 /// written at once.
 const MOST_BYTES: usize = 4 << 20;
 
-/// Where a key is noted: the definition, as its trigger names it, and the table.
+/// The place where a key is noted: the definition, as its trigger names it, and the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoteTarget<'a> {
     /// The definition's number.

@@ -114,8 +114,8 @@ impl Program {
         }
     }
 
-    /// For how long a thread of it was kept waiting for a processor since this was called last, the one that
-    /// waited longest. Where the system does not say, and the first time, nothing.
+    /// The time for which a thread of it was kept waiting for a processor since this was called last, the one
+    /// that waited longest. Where the system does not say, and the first time, nothing.
     pub(crate) fn kept_waiting(&mut self) -> Duration {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return Duration::ZERO };
         let waits: HashMap<OsString, u64> = threads

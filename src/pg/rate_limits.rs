@@ -35,7 +35,7 @@ struct Rule {
 /// The limits of a role.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// In which time.
+    /// Requests and tokens allowed in each period.
     pub(crate) allowed: Allowed,
     /// Requests of it that may be pending.
     pub(crate) pending: Option<u64>,

@@ -45,7 +45,7 @@ struct Memory {
     /// The extension it is about: when it is created anew, ids begin anew.
     extension: Option<pg_sys::Oid>,
     aside: BTreeMap<i64, Aside>,
-    /// By priority and owner.
+    /// The stretches by priority and owner.
     stretches: HashMap<(i32, pg_sys::Oid), Stretch>,
     roles: HashMap<pg_sys::Oid, Role>,
     reported: HashSet<(i64, String)>,
@@ -73,12 +73,12 @@ struct Stretch {
     behind: i64,
     holders: Vec<u32>,
     forget_at: Instant,
-    /// Where the second looks are.
+    /// The id behind which second looks go on.
     again_after: i64,
     again_at: Instant,
 }
 
-/// Where a claim begins.
+/// The place where a claim begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Beginning {
     /// Behind this id;
@@ -150,7 +150,7 @@ pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
     })
 }
 
-/// Where the claim of a role's requests begins. Inside a transaction.
+/// The place where the claim of a role's requests begins. Inside a transaction.
 pub(crate) fn beginning(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid) -> Beginning {
     let from_the_first = Beginning { behind: i64::MIN, again_after: 0, again_rows: 0 };
     with(extension, |memory, now| {

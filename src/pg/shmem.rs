@@ -204,7 +204,7 @@ pub(crate) struct Slot {
     /// Answers that did not get into it: too long for [`super::cache_queue`], without room there or at the
     /// worker, or refused by the table.
     pub(crate) cache_dropped: AtomicU64,
-    /// Since when they are counted, as TimestampTz; 0: since the server's start.
+    /// Time since which they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
     /// Whether there are hits that the worker has not written down.
     pub(crate) accesses_wait: AtomicBool,
@@ -303,7 +303,7 @@ fn parts() -> &'static [&'static dyn AnyPart] {
     PARTS.get().copied().unwrap_or_default()
 }
 
-/// Where each part begins in the block, and how many bytes the block has.
+/// The offset of each part in the block, and the number of bytes of the block.
 fn arrangement() -> (Vec<usize>, usize) {
     let mut end = 0;
     let starts = parts().iter().map(|part| {

@@ -22,7 +22,7 @@ pub(crate) struct RequestMetrics {
     /// Time that it had waited in the queue.
     waited: Duration,
     since: Instant,
-    /// From `since` to its end.
+    /// Time from `since` to its end.
     took: Option<Duration>,
     is_cached: bool,
 }

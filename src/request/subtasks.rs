@@ -68,8 +68,8 @@ impl Subtasks {
         }
     }
 
-    /// For how many requests they count where roles are limited: each text of an array is one, and what asks
-    /// no model is none.
+    /// The number of requests that they count as where roles are limited: each text of an array is one, and
+    /// what asks no model is none.
     pub(crate) fn requests(&self) -> u64 {
         match self {
             Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))

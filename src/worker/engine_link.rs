@@ -68,7 +68,7 @@ trait EngineLink {
     fn capacity(&self) -> usize;
     /// Names and sizes in MB of the loaded models.
     fn models(&mut self) -> Vec<(String, u64)>;
-    /// For how long other processes have asked nothing.
+    /// The time for which other processes have asked nothing.
     fn idle_for(&self) -> Duration;
     /// The failure since the last look that is to be in the log.
     fn failure(&mut self) -> Option<PgError> {
@@ -198,7 +198,7 @@ pub(super) fn models() -> Vec<(String, u64)> {
     with(|link| link.models()).unwrap_or_default()
 }
 
-/// For how long other processes have asked the engine of this one for nothing.
+/// The time for which other processes have asked the engine of this one for nothing.
 pub(super) fn idle_for() -> Duration {
     with(|link| link.idle_for()).unwrap_or_default()
 }

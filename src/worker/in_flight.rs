@@ -23,7 +23,7 @@ use crate::pg::rate_counters;
 use crate::registry::Resolved;
 use crate::request::{Answer, Ended, RequestMetrics, Stages, Usage};
 
-/// In which order rows get what room there is: by priority, then as they were claimed.
+/// The order in which rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
 
 /// A request that the engine works on.
@@ -50,7 +50,7 @@ struct Running {
     text: String,
     since: Instant,
     metrics: RequestMetrics,
-    /// For the cache.
+    /// The question to the cache.
     question: Option<Question>,
     author: Author,
     /// The row is no longer ours: nobody wants the result.

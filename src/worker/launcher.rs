@@ -56,7 +56,7 @@ struct Launcher {
     handles: HashMap<usize, Handle>,
     databases: Vec<Database>,
     scanned_at: Option<Instant>,
-    /// After a start that failed for want of worker processes.
+    /// The pause after a start that failed for want of worker processes, and its end.
     full: Option<(Duration, Instant)>,
     slots_warned: bool,
     /// The handle of the process that only runs the engine.

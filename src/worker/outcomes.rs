@@ -29,7 +29,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const LOCKED: Pauses = Pauses(RETRY_PAUSE, Duration::from_secs(4));
 /// The pauses between tries for a row that the table refuses.
 const REFUSED: Pauses = Pauses(Duration::from_secs(1), Duration::from_secs(60));
-/// For how long a role's requests are left alone each time.
+/// Time for which a role's requests are left alone each time.
 const ROLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// The outcomes that wait to be written.

@@ -1,4 +1,4 @@
-//! From a claimed row to work for the engine.
+//! Making work for the engine from a claimed row.
 
 use super::claims::Claimed;
 use crate::cache::Question;
@@ -13,9 +13,9 @@ pub(super) struct Prepared {
     pub(super) resolved: Resolved,
     /// The salt of those whose keys and values it may share.
     pub(super) salt: u64,
-    /// For the engine.
+    /// The work for the engine.
     pub(super) subtasks: Subtasks,
-    /// For the cache.
+    /// The question to the cache.
     pub(super) question: Option<Question>,
 }
 

@@ -53,7 +53,7 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 /// The worker's knowledge of the processes.
 pub(super) struct Supervision {
     notes_seen: u64,
-    /// By pace.
+    /// The earliest time of the next attempt to start each process, by pace.
     not_before: [Instant; PACES],
     wanted: [bool; PACES],
 }

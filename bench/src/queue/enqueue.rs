@@ -9,7 +9,7 @@ use crate::USER;
 
 const CLIENTS: &str = "16";
 const SLICES: usize = 10;
-/// Of a full cache.
+/// Entries of a full cache.
 const ENTRIES: usize = 100_000;
 const WORKING_SLICES: usize = 4;
 /// Long enough that what each new session does once (loading functions, planning) hardly counts.
@@ -92,7 +92,7 @@ fn limited_ratio(cluster: &Cluster, session: &mut Session, script: &Path) -> f64
 struct Rates {
     enqueue: f64,
     insert: f64,
-    /// Of neighbouring slices, so that other work on the machine hits both.
+    /// Ratio of neighbouring slices, so that other work on the machine hits both.
     ratio: f64,
 }
 

@@ -1,4 +1,4 @@
-//! From the cache into a file.
+//! Writing entries of the cache into a file.
 
 use std::fs::File;
 
@@ -28,7 +28,7 @@ const BATCH_BYTES: i64 = 16 << 20;
 pub(super) struct Options {
     /// An existing file may be replaced.
     pub(super) replace: bool,
-    /// Also entries that SteadyText does not look for.
+    /// Whether entries that SteadyText does not look for are written, too.
     pub(super) all_entries: bool,
     /// The form of the keys.
     pub(super) coding: Coding,

@@ -1,4 +1,4 @@
-//! From a file into the cache.
+//! Reading a file's entries into the cache.
 
 use std::fs::OpenOptions;
 

@@ -34,7 +34,7 @@ const RESTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// The longest that is waited because an endpoint asks for it, with requests in hand; and at all.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_REST: Duration = Duration::from_secs(600);
-/// For how long an endpoint is left alone that does not know the key.
+/// Time for which an endpoint is left alone that does not know the key.
 const DENIED_REST: Duration = Duration::from_secs(10);
 
 /// A model behind an endpoint.
@@ -81,7 +81,7 @@ impl Endpoint {
         &self.settings.name
     }
 
-    /// Where it is.
+    /// Its base URL.
     pub(crate) fn address(&self) -> &str {
         &self.settings.base_url
     }

@@ -61,7 +61,7 @@ pub(super) struct State {
     pub(super) key: Option<Key>,
     /// The endpoint is left alone until then.
     pub(super) rest_until: Option<Instant>,
-    /// For how long the endpoint will be left alone the next time.
+    /// Time for which the endpoint will be left alone the next time.
     pub(super) next_rest: Duration,
     /// Whether the endpoint has taken nothing the last time: then there is one call at a time.
     pub(super) is_doubtful: bool,

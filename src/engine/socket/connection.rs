@@ -63,7 +63,7 @@ pub(super) struct Connection {
     pub(super) watches: bool,
     /// Whether the state has changed since it was told.
     pub(super) is_behind: bool,
-    /// Since when it has nothing to do.
+    /// Time since which it has nothing to do.
     since: Instant,
 }
 
@@ -136,7 +136,7 @@ impl Connection {
             && self.caller.is_some_and(|caller| !caller.lasting)
     }
 
-    /// Since when it has nothing to do.
+    /// The time since which it has nothing to do.
     pub(super) fn since(&self) -> Instant {
         self.since
     }

@@ -60,9 +60,9 @@ pub struct Limits {
     pub per_process: usize,
     /// Most that have not said yet who they are; more wait before they are accepted.
     pub newcomers: usize,
-    /// After how long one without a request is closed.
+    /// Time after which one without a request is closed.
     pub idle: Duration,
-    /// After how long one that does not say who it is.
+    /// Time after which one that does not say who it is is closed.
     pub silent: Duration,
 }
 

@@ -146,7 +146,7 @@ impl Server {
         self.load.refused.load(Ordering::Relaxed)
     }
 
-    /// For how long none has come through it.
+    /// The time since the last request that came through it has ended; zero while one has not.
     pub fn idle_for(&self) -> Duration {
         self.load.idle_for()
     }
@@ -192,7 +192,7 @@ struct Serving {
     stop: Arc<AtomicBool>,
     load: Arc<Load>,
     board: Arc<Board>,
-    /// By a number that is never used again.
+    /// The connections, by a number that is never used again.
     connections: HashMap<u64, Connection>,
     /// The engine's key of a request, to its connection and the key that its client gave it.
     origins: HashMap<u64, (u64, u64)>,

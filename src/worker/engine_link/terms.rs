@@ -17,7 +17,7 @@ pub(super) fn capacity(settings: &EngineSettings) -> usize {
     settings.max_running + CLAIMED_AHEAD
 }
 
-/// Where the server's environment wants the engine to panic, for tests of what happens then.
+/// The place at which the server's environment wants the engine to panic, for tests of what happens then.
 pub(super) fn fault_place() -> Option<String> {
     std::env::var("STEADYTEXT_TEST_FAULT").ok()
 }
@@ -30,7 +30,7 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// With these settings, on this machine.
+    /// The allowance with these settings, on this machine.
     pub(super) fn of(settings: &EngineSettings) -> Allowance {
         let machine = Machine::read();
         let shared = shared_buffers();

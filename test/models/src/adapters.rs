@@ -97,7 +97,7 @@ pub fn adapter(spec: &Bert, task: usize) -> Result<File, Error> {
     Ok(File { version: 3, keys, tensors })
 }
 
-/// Where the file of an adapter of the model of a file is.
+/// The path of an adapter's file, by the path of the model's file.
 pub fn adapter_path(model: &Path, task: &str) -> PathBuf {
     let mut folder = model.as_os_str().to_owned();
     folder.push(".adapters");

@@ -65,7 +65,7 @@ impl Dice {
         dice
     }
 
-    /// From 0 to `sides`, which is not among them.
+    /// A number from 0 to `sides`, which is not among them.
     pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -72,7 +72,7 @@ impl Proxy {
         Proxy { shared, port }
     }
 
-    /// Where a worker finds database `postgres`, as role `remote`.
+    /// The connection string by which a worker finds database `postgres`, as role `remote`.
     pub fn url(&self) -> String {
         format!("host=127.0.0.1 port={} user=remote dbname=postgres sslmode=disable", self.port)
     }

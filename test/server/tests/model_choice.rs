@@ -1,5 +1,5 @@
-//! Which model answers: files that are no good are passed over where nobody chose them, and what a row says
-//! of a file's content holds.
+//! The choice of the model that answers: files that are no good are passed over where nobody chose them, and
+//! what a row says of a file's content holds.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -69,7 +69,7 @@ impl World {
         });
     }
 
-    /// Where requests to the store began.
+    /// The ranges that requests to the store asked for.
     fn ranges(&self) -> Vec<Option<String>> {
         self.hub.asked().into_iter().filter(|asked| asked.place == "store").map(|asked| asked.range).collect()
     }

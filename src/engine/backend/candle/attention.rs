@@ -15,7 +15,7 @@ use crate::model::spec::{AttentionSpec, QueryKeyNorm};
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// With the gate behind each head where there are gates.
+    /// The projection of queries, with the gate behind each head where there are gates.
     queries: Dense,
     /// The keys of a block that has its own.
     keys: Option<Dense>,

@@ -39,7 +39,7 @@ pub(crate) struct Candle {
 }
 
 impl Candle {
-    /// On the CPU.
+    /// The backend on the CPU.
     pub(crate) fn new() -> Candle {
         Candle { device: Device::Cpu }
     }

@@ -13,7 +13,7 @@ use crate::model::spec::{DeltaNetSpec, NormSpec, ShortConvSpec};
 
 /// A causal convolution of each channel by itself.
 pub(super) struct Convolution {
-    /// For each tap, the oldest first, `[1, channels]`.
+    /// The weights of each tap, the oldest first, `[1, channels]`.
     taps: Vec<Tensor>,
 }
 

@@ -39,7 +39,7 @@ pub struct Chaos {
     pub loops: u32,
     /// Concurrent clients.
     pub clients: u32,
-    /// Where the engine runs.
+    /// The process in which the engine runs.
     pub engine: EngineProcess,
     /// Decides on everything that is random, except for what concurrency itself makes of it.
     pub seed: u64,
