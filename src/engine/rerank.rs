@@ -80,7 +80,7 @@ impl Reranker {
     /// the context; None where query and document are embedded one by one.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`].
     pub(crate) fn tokens(
         self,
         how: &Rerank,

@@ -91,7 +91,7 @@ pub(crate) struct Means<'a> {
 /// Compares the backends on a model, with so many threads.
 ///
 /// # Errors
-/// Those of opening and loading the model, [`Error::UnsupportedModel`] for one that a backend does not
+/// Errors of opening and loading the model, [`Error::UnsupportedModel`] for one that a backend does not
 /// compute, [`Error::InvalidRequest`] for a text that is too long or a number of positions out of range.
 pub fn verify(source: &ModelSource, what: &Verify, threads: usize) -> Result<Verification, Error> {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
@@ -104,7 +104,7 @@ pub fn verify(source: &ModelSource, what: &Verify, threads: usize) -> Result<Ver
 /// As [`verify`]; `started` is told which model it is, and how many tokens are compared.
 ///
 /// # Errors
-/// Those of [`verify`]; [`Error::OutOfMemory`], [`Error::Stopped`].
+/// As [`verify`]; [`Error::OutOfMemory`], [`Error::Stopped`].
 pub(crate) fn verify_with(
     source: &ModelSource,
     what: &Verify,

@@ -135,7 +135,7 @@ fn of_mark(mark: u64) -> Option<i64> {
 }
 
 /// A transaction has committed that has inserted requests, of which this is the lowest id. Before it wakes
-/// the worker. Nothing here can raise.
+/// the worker. Never raises an error.
 pub(super) fn note_inserted(slot: &Slot, lowest: i64) {
     slot.lowest_inserted.fetch_max(to_mark(lowest), SeqCst);
 }

@@ -146,7 +146,8 @@ impl Program {
         }
     }
 
-    /// Kills it, if it has not ended by itself. How it has ended, where the kernel has said so in time.
+    /// Kills it, if it has not ended by itself. The status with which it ended, where the kernel has said so
+    /// in time.
     pub(crate) fn end(&mut self) -> Option<ExitStatus> {
         // An error says that it has ended.
         let _ = self.child.kill();

@@ -424,7 +424,7 @@ fn charged_here(key: u64, since: i64) -> u64 {
     })
 }
 
-/// A subtransaction has ended. Nothing here can raise.
+/// A subtransaction has ended. Never raises an error.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     let ended = CHARGED.with_borrow_mut(|charged| {
@@ -440,12 +440,12 @@ pub(super) fn end_subtransaction(committed: bool) {
     }
 }
 
-/// The transaction has committed, or will be by others. Nothing here can raise.
+/// The transaction has committed, or will be by others. Never raises an error.
 pub(super) fn committed() {
     CHARGED.with_borrow_mut(Vec::clear);
 }
 
-/// The transaction was rolled back. Nothing here can raise.
+/// The transaction was rolled back. Never raises an error.
 pub(super) fn rolled_back() {
     give_back(&CHARGED.take());
 }

@@ -222,7 +222,7 @@ pub(crate) fn is_vectorizing() -> bool {
     my_pace().is_some()
 }
 
-/// Asks the launcher to look at `database` now. Nothing here can raise.
+/// Asks the launcher to look at `database` now. Never raises an error.
 pub(crate) fn call_launcher(shared: &Shared, database: pg_sys::Oid) {
     let wanted = database.to_u32();
     let taken = shared.calls.iter().any(|call| {
@@ -234,12 +234,12 @@ pub(crate) fn call_launcher(shared: &Shared, database: pg_sys::Oid) {
     wake_launcher(shared);
 }
 
-/// Sets the launcher's latch. Nothing here can raise.
+/// Sets the launcher's latch. Never raises an error.
 pub(crate) fn wake_launcher(shared: &Shared) {
     set_latch(shared.launcher_latch.load(Acquire));
 }
 
-/// Sets the latches of all workers. Nothing here can raise.
+/// Sets the latches of all workers. Never raises an error.
 pub(crate) fn wake_workers(shared: &Shared) {
     shared.slots.iter().filter(|slot| slot.pid.load(Acquire) != 0).for_each(Slot::wake);
 }
@@ -288,7 +288,7 @@ thread_local! {
     static EVICTING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Ends the evictions of this process, at the end of a transaction. Nothing here can raise.
+/// Ends the evictions of this process, at the end of a transaction. Never raises an error.
 pub(crate) fn end_evictions() {
     let Some(shared) = shmem::get().filter(|_| EVICTING.take()) else { return };
     // SAFETY: a plain global of this process.

@@ -140,7 +140,7 @@ impl Blank {
     /// Memory of `length` bytes, at least one page. Nothing is taken from the system before it is written to.
     ///
     /// # Errors
-    /// When the system does not have or grant it.
+    /// An error if the system does not have or grant it.
     pub(crate) fn new(length: usize) -> io::Result<Blank> {
         let map = MmapMut::map_anon(length.max(1))?;
         // Advice: large pages are read faster.

@@ -69,7 +69,7 @@ impl Watch {
     /// Watches a mapping of a file, whole pages from `start` on.
     ///
     /// # Errors
-    /// When too many files are mapped, or the handler cannot be installed.
+    /// An error if too many files are mapped, or the handler cannot be installed.
     pub(super) fn new(start: usize, length: usize) -> io::Result<Watch> {
         install()?;
         let taken = |slot: &Slot| {

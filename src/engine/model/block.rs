@@ -69,7 +69,7 @@ impl Block {
     /// Block `index` of the model.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Norm::load`].
+    /// As [`Dense::load`] and [`Norm::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

@@ -90,8 +90,8 @@ impl ConstrainedStart {
     /// Also returns the tokens that every answer begins with, at most `max_tokens`.
     ///
     /// # Errors
-    /// Those of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`] where
-    /// that is not known and they are too many.
+    /// Errors of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`]
+    /// where that is not known and they are too many.
     pub(super) fn begin(
         mut matcher: Matcher,
         max_tokens: usize,

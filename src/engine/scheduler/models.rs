@@ -279,7 +279,7 @@ impl Models {
     /// Takes the result of opening a model's file.
     ///
     /// # Errors
-    /// Why it cannot be loaded: that of opening it, or [`Error::OutOfMemory`].
+    /// The reason why it cannot be loaded: the error of opening it, or [`Error::OutOfMemory`].
     pub(super) fn opened(
         &mut self,
         source: &ModelSource,
@@ -310,7 +310,7 @@ impl Models {
     /// Takes the result of loading a model.
     ///
     /// # Errors
-    /// Why it is not loaded.
+    /// The reason why it is not loaded.
     pub(super) fn loaded(
         &mut self,
         source: &ModelSource,

@@ -1,6 +1,6 @@
 //! Limits on the connections of a server: their number, their shares, and the time that they stay.
 //!
-//! A connection is an open file, of which a process has a limited number. Those that are not in use are
+//! A connection is an open file, of which a process has a limited number. Connections that are not in use are
 //! closed; a role, and a process, gets a share only; and who cannot be served is told so at once.
 
 use std::time::Duration;

@@ -69,7 +69,7 @@ fn turned(values: &[f32], columns: usize) -> Vec<f32> {
 /// The file of the adapter of task number `task`.
 ///
 /// # Errors
-/// Where a tensor cannot be converted.
+/// An error if a tensor cannot be converted.
 pub fn adapter(spec: &Bert, task: usize) -> Result<File, Error> {
     let (name, prompt) = TASKS[task];
     let text = |text: &str| Value::String(text.to_owned());
