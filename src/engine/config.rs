@@ -16,10 +16,10 @@ use crate::{Error, FiguresSink, model};
 /// computes several of them in one pass. Results do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PromptLookup {
-    /// Where few requests run and the guesses turn out right.
+    /// The engine guesses where few requests run and the guesses turn out right.
     #[default]
     Auto,
-    /// Whenever there is something to guess from.
+    /// The engine guesses whenever there is something to guess from.
     On,
     /// Never.
     Off,

@@ -87,8 +87,8 @@ impl Request {
 /// token at most, which has a place in the tree of all answers.
 const ANSWER_BYTES_PER_BYTE: usize = 16;
 
-/// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
-/// every submitted request gets exactly one of them, also after a cancel or a shutdown.
+/// An event of the request `key`. The last event of a request is `Done` or `Failed`; every submitted request
+/// gets exactly one of them, also after a cancel or a shutdown.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Event {
     /// [`Request::key`].
@@ -134,7 +134,7 @@ pub enum EventKind {
 /// The result of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Output {
-    /// Of [`Work::Generate`].
+    /// The output of [`Work::Generate`].
     Text {
         /// The whole text, without the stop string.
         text: String,
@@ -143,16 +143,17 @@ pub enum Output {
         /// The reason why generation ended.
         finish: Finish,
     },
-    /// Of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
+    /// The output of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
     Embedding(Vec<f32>),
-    /// Of [`Work::Rerank`]: from 0 to 1.
+    /// The output of [`Work::Rerank`]: from 0 to 1.
     Score(f32),
-    /// Of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the probability that
-    /// the model's answer begins with that one, or, where another one goes on behind it, is just that one.
+    /// The output of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the
+    /// probability that the model's answer begins with that one, or, where another one goes on behind it, is
+    /// just that one.
     LogProbabilities(Vec<f64>),
-    /// Of [`Work::Tokenize`].
+    /// The output of [`Work::Tokenize`].
     Tokens(Vec<u32>),
-    /// Of [`Work::Chunk`], in their order.
+    /// The output of [`Work::Chunk`], in the order of the chunks.
     Chunks(Vec<Chunk>),
     /// Of [`Work::Verify`].
     Verification(Verification),

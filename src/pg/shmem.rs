@@ -170,8 +170,8 @@ pub(crate) struct Slot {
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker takes away what it claims.
     pub(crate) pending: AtomicI64,
-    /// Something happened of which nobody knows what it means for `pending`: the worker should count the
-    /// rows.
+    /// Whether something happened of which it is not known what it means for `pending`: the worker should
+    /// count the rows.
     pub(crate) recount: AtomicBool,
     /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and
     /// that are in `pending`.
@@ -218,7 +218,7 @@ pub(crate) struct Slot {
     pub(crate) vectorizers: [Vectorizing; PACES],
     /// The usage of roles, which [`super::rate_counters`] counts, has changed since it was written down.
     pub(crate) usage_waits: AtomicBool,
-    /// Something was refused that is not written down yet.
+    /// Whether there are refusals that are not written down yet.
     pub(crate) refusals_wait: AtomicBool,
     /// Some of these the worker has not looked at.
     pub(crate) refusals_new: AtomicBool,

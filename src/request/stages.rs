@@ -28,7 +28,7 @@ pub(crate) struct Ended {
     pub(crate) answer: Answer,
     /// Whether another setting would not have made more of it.
     pub(crate) is_whole: bool,
-    /// Where the answer is a text, all tokens that it took, and why it ended.
+    /// All tokens that the answer took, and the reason why it ended, where it is a text.
     pub(crate) text: Option<(usize, Finish)>,
 }
 

@@ -99,7 +99,7 @@ pub(crate) enum Verb {
         /// The texts.
         texts: [String; 2],
     },
-    /// Something that a model writes.
+    /// A text that a model writes.
     Write(TextVerb),
     /// Facts without those that say the same.
     Deduplicate(Facts),

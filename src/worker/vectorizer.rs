@@ -360,7 +360,7 @@ impl Process {
 
 /// The work that there is to be done next.
 struct Outlook {
-    /// Something was done: there may be more.
+    /// Whether work was done: there may be more.
     progressed: bool,
     /// Requests are under way.
     waits: bool,

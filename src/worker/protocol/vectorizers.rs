@@ -17,7 +17,7 @@ pub(in crate::worker) struct VectorizersOutlook {
     pub(in crate::worker) waits: bool,
     /// Seconds until something comes due.
     pub(in crate::worker) due_in_s: Option<f64>,
-    /// Something is left to the process of the other pace.
+    /// Whether work is left to the process of the other pace.
     pub(in crate::worker) hands_over: bool,
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-/// Something that the endpoint does wrong, once, when it is asked.
+/// A mistake that the endpoint makes once, when it is asked.
 #[derive(Debug, Clone)]
 pub enum Mistake {
     /// Answers with a status, perhaps a header, and a body.
