@@ -21,7 +21,7 @@ pub enum PromptLookup {
     Auto,
     /// The engine guesses whenever there is something to guess from.
     On,
-    /// Never.
+    /// The engine never guesses.
     Off,
 }
 

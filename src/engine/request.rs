@@ -155,7 +155,7 @@ pub enum Output {
     Tokens(Vec<u32>),
     /// The output of [`Work::Chunk`], in the order of the chunks.
     Chunks(Vec<Chunk>),
-    /// Of [`Work::Verify`].
+    /// The output of [`Work::Verify`].
     Verification(Verification),
 }
 

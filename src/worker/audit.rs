@@ -16,7 +16,7 @@ use crate::pg::shmem::Slot;
 
 /// Time for which refusals of a role gather before they are written.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Pause after an error.
+/// Pause after refusals could not be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Pauses between two sweeps, and between the steps of one.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);

@@ -23,7 +23,7 @@ const MAX_ANSWERS: usize = 128;
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Rows of one role that wait, before its requests are not claimed any more.
 const MAX_ROWS: usize = 256;
-/// Pause after an error.
+/// Pause after outcomes could not be written.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The pauses between tries for a row that somebody has locked: the first, and the longest.
 const LOCKED: Pauses = Pauses(RETRY_PAUSE, Duration::from_secs(4));
