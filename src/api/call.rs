@@ -33,9 +33,9 @@ use crate::pg::{cache_queue, guc, privilege, rate_counters};
 use crate::registry::{self, Resolved};
 use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Subtasks, Usage};
 
-/// How often a request that has not begun is handed to the next engine.
+/// Most times that a request that has not begun is handed to an engine.
 const MOST_ATTEMPTS: u32 = 8;
-/// How long it waits before it does so for the third time; each time twice as long.
+/// Pause before the third of these times; each further pause is twice as long.
 const ATTEMPT_PAUSE_MS: i64 = 5;
 /// Subtasks of a call that wait in the engine beyond those that run.
 const HANDED_OVER_AHEAD: usize = 16;
@@ -57,7 +57,7 @@ pub(super) struct Call {
     stages: Stages,
     /// The subtasks of the present stage that the engine has, by their keys.
     under_way: BTreeMap<u64, usize>,
-    /// How many it has at most.
+    /// Most subtasks that it has.
     capacity: usize,
     /// `None` when the last event has come.
     client: Option<Connection>,
@@ -73,7 +73,7 @@ pub(super) struct Call {
     pub(super) since: Instant,
     /// `None` when it was counted how it ended.
     metrics: Option<RequestMetrics>,
-    /// For the cache; of the elements of an array, one for each.
+    /// The questions to the cache; of the elements of an array, one for each.
     pub(super) questions: Vec<Option<Question>>,
     author: Author,
     /// Whether an element of an array that cannot be answered leaves the others as they are.

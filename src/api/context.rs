@@ -55,7 +55,7 @@ pub(super) fn summary_of(source: &ModelSource) -> Result<Summary, PgError> {
     Summary::of(source, load).map(|(summary, _)| summary).map_err(of_engine)
 }
 
-/// How many elements the vectors of a model have whose file is here.
+/// The number of elements of the vectors of a model whose file is here.
 pub(super) fn width_of(source: &ModelSource) -> Option<usize> {
     thread_local! {
         static LAST: RefCell<Option<(FileStamp, Option<usize>)>> = const { RefCell::new(None) };

@@ -88,8 +88,8 @@ impl QueueColumn {
     ];
 }
 
-/// Where the columns are. Looking them up by name costs more than everything else that is done with a row,
-/// and they never move while a table lives.
+/// The places of the columns. Looking them up by name costs more than everything else that is done with a
+/// row, and they never move while a table lives.
 #[derive(Debug, Clone, Copy)]
 struct QueueColumns {
     table: pg_sys::Oid,
@@ -215,7 +215,7 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
-    /// For how many requests it counts: each text of a batch is one.
+    /// The number of requests that it counts as: each text of a batch is one.
     fn count(&self) -> u64 {
         let texts = self.prompts.as_ref().filter(|_| self.request_type.starts_with("batch_"));
         texts.map_or(1, |texts| texts.len() as u64)

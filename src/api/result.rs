@@ -12,10 +12,10 @@ use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
 use crate::pg::waiters::{self, Waiter};
 use crate::pg::{catalog, catalog_cache, interrupts};
 
-/// How often a waiting caller looks by itself, should a wake be missed.
+/// Interval at which a waiting caller looks by itself, should a wake be missed.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long callers wait that do not say for how long.
+/// Longest wait of callers that set none, in seconds.
 pub(super) const TIMEOUT_SECONDS: i64 = 30;
 /// The longest wait: a century.
 const LONGEST_SECONDS: u64 = 3_155_760_000;
@@ -79,7 +79,7 @@ fn await_result(
     }
 }
 
-/// When somebody who waits so many seconds gives up.
+/// The moment at which a caller that waits so many seconds gives up.
 pub(super) fn deadline(seconds: i64) -> Instant {
     match u64::try_from(seconds) {
         Ok(seconds) => Instant::now() + Duration::from_secs(seconds.min(LONGEST_SECONDS)),

@@ -65,7 +65,7 @@ fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
         && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_))
 }
 
-/// How far a look-up goes.
+/// The extent of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want
@@ -90,7 +90,7 @@ pub(crate) struct Cached {
 ///
 /// # Errors
 ///
-/// Those of [`request::work`], and of [`request::model`] where the model matters.
+/// As [`request::work`], and as [`request::model`] where the model matters.
 pub(crate) fn find(
     asked: RawRequest<'_>,
     config: &Config,

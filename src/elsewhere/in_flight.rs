@@ -42,7 +42,7 @@ struct Row {
     before: Vec<Output>,
     /// Work that is here and was not handed over yet.
     works: VecDeque<Work>,
-    /// How many subtasks there are in all, and how many of them were handed over.
+    /// Number of all subtasks, and of those that were handed over.
     count: usize,
     next: usize,
     under_way: usize,
@@ -56,7 +56,7 @@ struct Row {
     first_token_ms: Option<u64>,
 }
 
-/// Why no more is done for a row.
+/// The reason why no more is done for a row.
 enum End {
     /// The engine, or the model, is why.
     Failed(JobFailure),
@@ -66,7 +66,7 @@ enum End {
     NotNow,
 }
 
-/// How a row goes on, where there is another stage.
+/// The circumstances under which a row goes on, where there is another stage.
 pub(crate) struct Again {
     computer: Computer,
     standing: Standing,
@@ -103,9 +103,9 @@ pub(crate) struct Spoiled {
 pub(crate) struct WorkRequest {
     order: u64,
     pub(crate) held: HeldRow,
-    /// From which subtask on.
+    /// Number of the first subtask that it wants.
     pub(crate) first: usize,
-    /// With the outputs of the stages before, if there are any.
+    /// A report with the outputs of the stages before, if there are any.
     pub(crate) report: Option<Vec<u8>>,
 }
 
@@ -130,11 +130,11 @@ impl Row {
 /// The rows in flight.
 #[derive(Default)]
 pub(crate) struct InFlight {
-    /// In the order of the claims.
+    /// The rows in the order of their claims.
     rows: BTreeMap<u64, Row>,
     /// The row and the number of a subtask, by the key of its events.
     subtasks: HashMap<u64, (u64, usize)>,
-    /// How many of the rows endpoints have.
+    /// Number of the rows that endpoints have.
     at_endpoints: usize,
     /// Neither number is ever used twice, so that late events are nobody's.
     last_key: u64,
@@ -259,7 +259,7 @@ impl InFlight {
         calls.into_iter().for_each(|(endpoint, jobs)| endpoint.submit(jobs));
     }
 
-    /// How many rows an endpoint has.
+    /// The number of rows that an endpoint has.
     pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>) -> usize {
         let is_there =
             |row: &&Row| matches!(&row.computer, Computer::Endpoint(known) if Arc::ptr_eq(known, endpoint));

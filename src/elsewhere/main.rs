@@ -41,7 +41,7 @@ use crate::log::Level;
 use crate::options::{Options, WorkerAction};
 use crate::shared::Shared;
 
-/// How long giving back may take after the time that requests have to end.
+/// Time for giving requests back, after the time that they have to end.
 const MARGIN: Duration = Duration::from_secs(15);
 
 #[global_allocator]

@@ -85,7 +85,7 @@ pub(crate) enum WorkerAction {
     Serve(Box<Options>),
 }
 
-/// How to work.
+/// Options of the work.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Databases as they were given.

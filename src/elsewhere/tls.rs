@@ -46,7 +46,7 @@ enum Demand {
     VerifiedHost,
 }
 
-/// How connections to a server are made.
+/// The use of TLS for connections to a server.
 #[derive(Debug)]
 pub(crate) enum Tls {
     Without,

@@ -58,7 +58,7 @@ impl Prompts {
     }
 }
 
-/// Where a prompt has a place for a task, and what stands there otherwise.
+/// The place that a prompt has for a task, and the text that stands there otherwise.
 fn place(prompt: &str) -> Option<(std::ops::Range<usize>, &str)> {
     let begin = prompt.find(PLACE)?;
     let inner = &prompt[begin + PLACE.len()..];

@@ -28,7 +28,7 @@ pub struct WantedModel {
     pub file: Option<String>,
     /// The SHA-256 that its file must have, where that is known.
     pub sha256: Option<[u8; 32]>,
-    /// How long its file must be, where only that is known.
+    /// The length that its file must have, where only that is known.
     pub bytes: Option<u64>,
 }
 
@@ -37,13 +37,13 @@ pub struct WantedModel {
 pub struct RemoteJob {
     /// The model that does all of it.
     pub model: WantedModel,
-    /// How many subtasks it has.
+    /// Number of its subtasks.
     pub count: usize,
     /// The subtasks that come with it, at least one; the others come when they are asked for.
     pub works: Vec<Work>,
 }
 
-/// Why something is not even tried.
+/// The reason why something is not even tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The error. Never contains a prompt.
@@ -59,11 +59,11 @@ pub struct Refusal {
 pub enum PreparedRow {
     /// Work.
     Job(RemoteJob),
-    /// Nothing that could be done, and why.
+    /// The reason why nothing can be done.
     Refused(Refusal),
 }
 
-/// Why a job has no answer.
+/// The reason why a job has no answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum JobFailure {
     /// A subtask failed.
@@ -77,7 +77,7 @@ pub enum JobFailure {
     Model(Refusal),
 }
 
-/// How a job ended.
+/// The outcome of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The outputs of all subtasks, in their order.
@@ -92,10 +92,10 @@ pub struct Report {
     pub endpoint: Option<String>,
 }
 
-/// How many bytes something has on its way.
+/// The number of bytes that [`encode`] makes of a value.
 ///
 /// # Errors
-/// Those of [`encode`].
+/// As [`encode`].
 pub fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, Error> {
     postcard::experimental::serialized_size(value)
         .map_err(|_| Error::InvalidRequest("it has no form".to_owned()))

@@ -1,4 +1,4 @@
-//! How a model tells how well a document answers a query.
+//! Rating how well a document answers a query.
 //!
 //! Three forms, in this order ([`Reranker::of`]):
 //!
@@ -80,7 +80,7 @@ impl Reranker {
     /// the context; None where query and document are embedded one by one.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`].
     pub(crate) fn tokens(
         self,
         how: &Rerank,

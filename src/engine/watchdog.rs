@@ -36,7 +36,7 @@ impl Default for Watchdog {
 }
 
 impl Watchdog {
-    /// How long a piece is, where an engine is given so much time.
+    /// The length of a piece, where an engine is given so much time.
     pub fn piece(patience: Duration) -> Duration {
         (patience / PIECES).clamp(SHORTEST_PIECE, LONGEST_PIECE)
     }

@@ -1,4 +1,4 @@
-//! How often each entry of the cache was used since the worker wrote it down last, in shared memory.
+//! Counters in shared memory of the uses of each entry of the cache since the worker wrote them down last.
 //!
 //! A hit must work in read-only transactions and parallel workers, and hits of the same entry must not wait
 //! for each other, so a hit writes nothing but a counter here.
@@ -48,7 +48,7 @@ struct Cell {
 pub(crate) struct Accesses {
     /// steadytext_cache.id.
     pub(crate) entry: i64,
-    /// How many.
+    /// Number of hits.
     pub(crate) count: u64,
     /// TimestampTz of the last one.
     pub(crate) last: i64,

@@ -116,7 +116,7 @@ pub(crate) struct Activity {
     pub(crate) generated_tokens: i32,
     /// Turns of the engine from taking the request in to its first token; `None` before it.
     pub(crate) first_token_turns: Option<i32>,
-    /// Since the first token; `None` before it.
+    /// Tokens in a second since the first token; `None` before it.
     pub(crate) tokens_per_second: Option<f64>,
     /// The end of the text up to now.
     pub(crate) partial_text: String,

@@ -1,4 +1,4 @@
-//! Which keys steadytext_cache may have: a Bloom filter for a database, in shared memory.
+//! A Bloom filter of the keys that steadytext_cache may have, for a database, in shared memory.
 //!
 //! Most requests are new, and each of them is looked up twice: when it is enqueued, and when it is claimed.
 //! The filter answers for those that the cache cannot have, without a lock, a relation or an index. A key

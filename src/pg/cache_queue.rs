@@ -41,7 +41,7 @@ pub(super) static QUEUE: SharedPart<CacheQueue> = SharedPart::new();
 struct Inner {
     /// The first of those that were given back.
     free: u32,
-    /// How many were ever taken; the others need no link.
+    /// Number of chunks that were ever taken; the others need no link.
     begun: u32,
     queues: [DatabaseQueue; SLOTS],
     chunks: [Chunk; CHUNKS],

@@ -17,7 +17,7 @@ use super::cache_filter;
 use super::catalog_cache::CacheTable;
 use super::transaction::in_parallel_query;
 
-/// Where an entry comes from; decides whether it answers.
+/// The origin of an entry, which decides whether it answers.
 #[derive(Debug)]
 pub(crate) struct Provenance {
     /// `generate`, `embed`, …
@@ -103,7 +103,7 @@ impl CacheColumn {
     ];
 }
 
-/// Where they are.
+/// The places of the columns.
 #[derive(Debug, Clone, Copy)]
 struct CacheColumns {
     table: pg_sys::Oid,
@@ -207,7 +207,7 @@ pub(crate) fn find(
     }
 }
 
-/// How far a walk through the keys has come.
+/// The progress of a walk through the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Walked {
     /// The last key that it met.

@@ -105,7 +105,7 @@ pub(super) fn committing() {
     spent.into_iter().for_each(|Spent { role, tokens, .. }| rate_counters::spend(role, tokens));
 }
 
-/// Adds the figures of a transaction that has committed. Nothing here can raise.
+/// Adds the figures of a transaction that has committed. Never raises an error.
 pub(super) fn committed() {
     ENDED.with_borrow_mut(|ended| {
         ended

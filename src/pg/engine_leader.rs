@@ -82,7 +82,7 @@ pub(crate) fn note_exit(crashed: bool) {
     slots::wake_workers(shared);
 }
 
-/// How often a program that ran the engine has crashed since the server's start.
+/// The number of crashes of programs that ran the engine since the server's start.
 pub(crate) fn crashes() -> u64 {
     LEADER.get().map_or(0, |leader| leader.crashes.load(SeqCst))
 }

@@ -169,7 +169,7 @@ pub(crate) fn note_bad(path: &Path, purpose: u8, reason: &str, until: i64) -> Op
     Some(is_news)
 }
 
-/// Why no model can be loaded from the file as it is now, if somebody has tried.
+/// The reason why no model can be loaded from the file as it is now, if that was tried.
 pub(crate) fn why_bad(path: &Path, purpose: u8, now: i64) -> Option<String> {
     if !TABLE.get()?.any_bad.load(Acquire) {
         return None;

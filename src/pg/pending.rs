@@ -170,7 +170,7 @@ pub(crate) fn count(slot: &Slot, role: pg_sys::Oid) -> Count {
     count
 }
 
-/// A subtransaction ended. Nothing here can raise.
+/// A subtransaction ended. Never raises an error.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     INSERTED.with_borrow_mut(|inserted| {
@@ -210,7 +210,7 @@ pub(super) fn ended() {
 }
 
 /// The transaction ended: what it inserted counts in the database of `slot`. True: the rows should be
-/// counted. Nothing here can raise.
+/// counted. Never raises an error.
 pub(super) fn committed(slot: Option<&Slot>) -> bool {
     INSERTED.with_borrow_mut(|inserted| {
         let mut doubtful = false;

@@ -85,7 +85,7 @@ struct PullEntry {
     label: Text<256>,
     note: Text<256>,
     choice: Text<256>,
-    /// How it ended.
+    /// The error's message, or the name of the model that is there now; the hint is the error's.
     message: Text<1024>,
     hint: Text<512>,
     request: Text<DOWNLOAD_REQUEST_BYTES>,
@@ -127,7 +127,7 @@ pub(crate) struct Ticket {
     number: u64,
 }
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
     /// The name by which people know it.

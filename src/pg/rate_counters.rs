@@ -84,18 +84,18 @@ pub(crate) struct Allowed {
     pub(crate) tokens: [Option<u64>; 3],
 }
 
-/// Why a request is refused.
+/// The limit because of which a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exceeded {
     /// `requests` or `tokens`.
     pub(crate) what: &'static str,
-    /// In which period.
+    /// The period.
     pub(crate) period: Period,
-    /// How many are allowed in it.
+    /// Number allowed in the period.
     pub(crate) allowed: u64,
-    /// How many count already.
+    /// Number used in the period.
     pub(crate) used: u64,
-    /// How many of them this transaction has asked for, which count no longer when it is rolled back.
+    /// Number of them that this transaction has asked for, which no longer count when it is rolled back.
     pub(crate) own: u64,
     /// Seconds until there is room; `None`: there never is.
     pub(crate) wait_s: Option<i64>,
@@ -223,7 +223,7 @@ pub(crate) fn check(role: pg_sys::Oid, count: u64, allowed: &Allowed) -> Option<
     TABLE.with_lock(true, |table| exceeded(table.find(key), key, second, count, allowed)).flatten()
 }
 
-/// How many requests a role may ask for at once now; `None`: as many as it likes.
+/// The number of requests that a role may make at once now; `None`: no limit.
 pub(crate) fn room(role: pg_sys::Oid, allowed: &Allowed) -> Option<u64> {
     let (key, second) = (key_of(role), now());
     let left = TABLE.with_lock(true, |table| {
@@ -430,7 +430,7 @@ fn charged_here(key: u64, since: i64) -> u64 {
     })
 }
 
-/// A subtransaction has ended. Nothing here can raise.
+/// A subtransaction has ended. Never raises an error.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     let ended = CHARGED.with_borrow_mut(|charged| {
@@ -446,12 +446,12 @@ pub(super) fn end_subtransaction(committed: bool) {
     }
 }
 
-/// The transaction has committed, or will be by others. Nothing here can raise.
+/// The transaction has committed, or will be by others. Never raises an error.
 pub(super) fn committed() {
     CHARGED.with_borrow_mut(Vec::clear);
 }
 
-/// The transaction was rolled back. Nothing here can raise.
+/// The transaction was rolled back. Never raises an error.
 pub(super) fn rolled_back() {
     give_back(&CHARGED.take());
 }

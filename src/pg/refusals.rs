@@ -118,9 +118,9 @@ pub(crate) struct Refusal {
     pub(crate) code: String,
     /// Its message.
     pub(crate) message: String,
-    /// How many there were.
+    /// Number of refusals.
     pub(crate) count: u64,
-    /// When the first one was, and the last one, as TimestampTz.
+    /// Times of the first refusal and of the last one, as TimestampTz.
     pub(crate) first: i64,
     /// See `first`.
     pub(crate) last: i64,
@@ -132,7 +132,7 @@ impl Refusal {
     }
 }
 
-/// Notes that a role was refused something. Nothing here can raise.
+/// Notes that a role was refused something. Never raises an error.
 pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message: &str) {
     // A standby has nobody who could write it down.
     let Some(slot) = slots::mine() else { return };
@@ -243,7 +243,7 @@ pub(crate) fn forget_written(slot: &Slot, written: &[Refusal], dropped: u64) {
 }
 
 /// Notes that the caller was refused a change of something of the extension's that belongs to somebody else.
-/// Nothing here can raise.
+/// Never raises an error.
 pub(crate) fn note_other_owner(kind: Kind) {
     let (what, message) = match kind {
         Kind::Vectorizer => ("vectorizer", "must be owner of vectorizer \"…\""),

@@ -68,7 +68,7 @@ pub(crate) struct Counted {
     pub(crate) generated_tokens: u64,
     /// Answers of which it is known how many tokens of their prompts were not computed.
     pub(crate) known_cached: u64,
-    /// From the request to the beginning of the work; to the first token; to the end.
+    /// Times from the request to the beginning of the work; to the first token; to the end.
     pub(crate) times: [Option<Duration>; 3],
 }
 

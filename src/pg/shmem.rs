@@ -81,7 +81,7 @@ impl<T: Content> SharedPart<T> {
 
 /// A part, whatever it holds.
 pub(super) trait AnyPart: Sync {
-    /// How much memory it needs.
+    /// The memory that it needs.
     fn layout(&self) -> Layout;
 
     /// Gives it memory and a lock.
@@ -158,7 +158,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// How the last run ended, as a [`super::slots::WorkerExit`].
+    /// The way in which the last run ended, as a [`super::slots::Ended`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
@@ -173,8 +173,8 @@ pub(crate) struct Slot {
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker takes away what it claims.
     pub(crate) pending: AtomicI64,
-    /// Something happened of which nobody knows what it means for `pending`: the worker should count the
-    /// rows.
+    /// Whether something happened of which it is not known what it means for `pending`: the worker should
+    /// count the rows.
     pub(crate) recount: AtomicBool,
     /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and
     /// that are in `pending`.
@@ -194,7 +194,7 @@ pub(crate) struct Slot {
     pub(crate) row_errors: AtomicU64,
     /// Counts commits of others that changed the status of requests.
     pub(crate) changes: AtomicU64,
-    /// When the worker started, as TimestampTz.
+    /// The time at which the worker started, as TimestampTz.
     pub(crate) started_at: AtomicI64,
     /// Requests running now.
     pub(crate) running: AtomicI32,
@@ -207,7 +207,7 @@ pub(crate) struct Slot {
     /// Answers that did not get into it: too long for [`super::cache_queue`], without room there or at the
     /// worker, or refused by the table.
     pub(crate) cache_dropped: AtomicU64,
-    /// Since when they are counted, as TimestampTz; 0: since the server's start.
+    /// Time since which they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
     /// Whether there are hits that the worker has not written down.
     pub(crate) accesses_wait: AtomicBool,
@@ -221,7 +221,7 @@ pub(crate) struct Slot {
     pub(crate) vectorizers: [Vectorizing; PACES],
     /// The usage of roles, which [`super::rate_counters`] counts, has changed since it was written down.
     pub(crate) usage_waits: AtomicBool,
-    /// Something was refused that is not written down yet.
+    /// Whether there are refusals that are not written down yet.
     pub(crate) refusals_wait: AtomicBool,
     /// Some of these the worker has not looked at.
     pub(crate) refusals_new: AtomicBool,
@@ -242,7 +242,7 @@ pub(crate) enum Process {
     Vectorizer(Pace),
 }
 
-/// How many processes work for the vectorizers of a database.
+/// Number of processes that work for the vectorizers of a database.
 pub(crate) const PACES: usize = 2;
 
 /// The two processes that work for the vectorizers of a database.
@@ -306,7 +306,7 @@ fn parts() -> &'static [&'static dyn AnyPart] {
     PARTS.get().copied().unwrap_or_default()
 }
 
-/// Where each part begins in the block, and how many bytes the block has.
+/// The offset of each part in the block, and the number of bytes of the block.
 fn arrangement() -> (Vec<usize>, usize) {
     let mut end = 0;
     let starts = parts().iter().map(|part| {

@@ -13,9 +13,9 @@ use super::subtasks::Subtasks;
 use super::text_verbs::What;
 use super::verbs::{Classification, ClassificationForm, Verb};
 
-/// How far the length of a vector may be from 1: further than any rounding.
+/// Largest difference between the length of a vector and 1: larger than by any rounding.
 const TOLERANCE: f64 = 1e-3;
-/// How far a cosine may be beyond 1.
+/// Largest excess of a cosine over 1.
 const ROUNDING: f64 = 1e-6;
 /// Bytes of a line of a ranking, besides the document and its id, each byte of which may be escaped by six.
 const LINE_BYTES: usize = 256;
@@ -33,7 +33,7 @@ pub(crate) struct ForeignAnswer<'a> {
     pub(crate) list: Option<&'a [String]>,
     /// The numbers of all vectors, one vector after the other.
     pub(crate) numbers: &'a [f32],
-    /// How many elements the vectors of the model have, where that is known.
+    /// Number of elements of the model's vectors, where that is known.
     pub(crate) width: Option<usize>,
 }
 
@@ -58,7 +58,7 @@ impl Subtasks {
         is_flawed.then_some(OF_TEXTS)
     }
 
-    /// How many elements of vectors are wanted; `None`: all, or no vectors.
+    /// The number of elements of vectors that are wanted; `None`: all, or no vectors.
     pub(crate) fn dimensions(&self) -> Option<usize> {
         match self {
             Subtasks::One(Work::Embed(Embed { dimensions, .. })) | Subtasks::Embed { dimensions, .. } => {

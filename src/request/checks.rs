@@ -1,6 +1,6 @@
 //! Checks of a request's type, text and parameters, whatever it comes from.
 //!
-//! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
+//! The checks need no model and no table, so that the queue's trigger and the synchronous calls refuse the
 //! same requests with the same words.
 
 use serde_json::Value;

@@ -67,8 +67,7 @@ impl PromptSource {
     ///
     /// # Errors
     ///
-    /// Those of [`of_template`] for a template that a database keeps; XX000 for one of the library, which is
-    /// a bug.
+    /// As [`of_template`] for a template that a database keeps; XX000 for one of the library, which is a bug.
     pub(super) fn render(&self, variables: &Map<String, Value>) -> Result<String, PgError> {
         match self {
             PromptSource::Builtin { slug, template, .. } => {

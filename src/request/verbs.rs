@@ -21,7 +21,7 @@ use super::prompt_source::PromptSource;
 use super::text_verbs::TextVerb;
 use crate::pg::error::PgError;
 
-/// How the model may say yes and no.
+/// The words by which the model may say yes and no.
 const YES: [&str; 2] = ["Yes", "yes"];
 const NO: [&str; 2] = ["No", "no"];
 /// The grades of a score.
@@ -73,7 +73,7 @@ pub(crate) enum ClassificationForm {
     Best,
     /// All of them with their probabilities.
     Scores,
-    /// Those whose own score is at least this one.
+    /// The categories whose own score is at least this one.
     AtLeast(f64),
 }
 
@@ -99,14 +99,14 @@ pub(crate) enum Verb {
         /// The texts.
         texts: [String; 2],
     },
-    /// Something that a model writes.
+    /// A text that a model writes.
     Write(TextVerb),
     /// Facts without those that say the same.
     Deduplicate(Facts),
 }
 
 impl Verb {
-    /// How many subtasks there are.
+    /// The number of subtasks.
     pub(crate) fn len(&self) -> usize {
         match self {
             Verb::If { .. } | Verb::Score { .. } => 1,
@@ -144,7 +144,7 @@ impl Verb {
     ///
     /// # Errors
     ///
-    /// Those of what is written; XX000 for an output of another kind than its work: a bug.
+    /// Errors in what is written; XX000 for an output of another kind than its work: a bug.
     pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         Ok(match self {
             Verb::If { score, .. } => {
@@ -228,7 +228,7 @@ impl Classification {
     ///
     /// # Errors
     ///
-    /// Those of [`PromptSource::render`].
+    /// As [`PromptSource::render`].
     pub(crate) fn check_prompt(&self) -> Result<(), PgError> {
         if self.by_vectors { Ok(()) } else { self.rendered("", Some(0)).map(|_| ()) }
     }

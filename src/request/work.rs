@@ -19,7 +19,7 @@ use crate::registry::{self, Resolved, Task, Wanted};
 ///
 /// # Errors
 ///
-/// Those of [`work`], [`model`] and [`Subtasks::check_model`].
+/// As [`work`], [`model`] and [`Subtasks::check_model`].
 pub(crate) fn subtasks(
     asked: RawRequest<'_>,
     config: &Config,
@@ -35,7 +35,7 @@ pub(crate) fn subtasks(
 ///
 /// # Errors
 ///
-/// Those of [`subtasks`], but for a file that is not on this machine.
+/// As [`subtasks`], but for a file that is not on this machine.
 pub(crate) fn subtasks_elsewhere(
     asked: RawRequest<'_>,
     config: &Config,
@@ -51,7 +51,7 @@ pub(crate) fn subtasks_elsewhere(
 ///
 /// # Errors
 ///
-/// Those of [`registry::resolve`].
+/// As [`registry::resolve`].
 pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resolved, PgError> {
     registry::resolve(task, wanted(params), models)
 }
@@ -134,7 +134,7 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -
 ///
 /// # Errors
 ///
-/// Those of [`registry::to_remember`].
+/// As [`registry::to_remember`].
 pub(crate) fn default_to_remember(
     request_type: &str,
     params: &Value,

@@ -49,7 +49,7 @@ impl Awaiting {
     ///
     /// # Errors
     ///
-    /// Why no request can wait for it.
+    /// The reason why no request can wait for it.
     pub(super) fn download(&mut self, owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
         if self.waiting.len() >= MOST {
             return Err(PgError::new(

@@ -20,9 +20,9 @@ use crate::pg::shmem::Slot;
 use crate::pg::transaction::transaction;
 use crate::request::Answer;
 
-/// How often uses are written down.
+/// Interval at which uses are written down.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
-/// How soon that is tried again which failed for a reason that may pass.
+/// Pause after an error that may pass.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// After this time a turn begins no further transaction.
 const TURN: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ const MAX_ENTRIES: usize = 1024;
 pub(super) struct CacheWriter {
     slot: &'static Slot,
     entries: Vec<NewEntry>,
-    /// How many of them are stored together: fewer, the more of them cannot be.
+    /// Number of them that are stored together: fewer, the more of them cannot be.
     together: usize,
     accesses: Vec<Accesses>,
     store_at: Instant,
@@ -151,7 +151,7 @@ impl CacheWriter {
         access_counters::take(self.slot);
     }
 
-    /// When there is something to write.
+    /// The time at which there is something to write.
     pub(super) fn due(&self) -> Option<Instant> {
         let stores = (!self.entries.is_empty() || self.slot.cache_queue_length.load(Relaxed) > 0)
             .then_some(self.store_at);

@@ -38,7 +38,7 @@ pub(super) struct Claimed {
     pub(super) priority: u8,
     /// Length of its texts and parameters.
     pub(super) bytes: usize,
-    /// How long it has been in the queue.
+    /// Time that it has been in the queue.
     pub(super) waited: Duration,
 }
 
@@ -94,7 +94,7 @@ impl Content {
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
     /// The request has an answer, which took so much.
@@ -120,7 +120,7 @@ pub(super) struct Outcome {
     pub(super) held: HeldRow,
     /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
-    /// How it ended.
+    /// The outcome itself.
     pub(super) verdict: Verdict,
     /// The figures that are counted when that is stored.
     pub(super) metrics: Option<RequestMetrics>,

@@ -40,14 +40,14 @@ use crate::request::Usage;
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
-/// How soon a step that failed is tried again.
+/// Pause after a step that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// How soon it looks whether a download has ended that requests wait for.
+/// Interval at which it looks whether a download has ended that requests wait for.
 const DOWNLOAD_INTERVAL: Duration = Duration::from_millis(250);
 /// A claim for the sake of a sweep is asked for at most this often.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(5);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the same trouble is written to the server log.
+/// Shortest interval between two lines about the same trouble in the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The worker of a database.
@@ -70,7 +70,7 @@ pub(super) struct Worker {
     /// The last claim was cut off by its limit: there may be more.
     maybe_more: bool,
     alone_due: bool,
-    /// Nothing is claimed until the configuration changes.
+    /// Whether the worker claims nothing until the configuration changes.
     paused: bool,
     /// The role that was served last.
     after_role: Option<pg_sys::Oid>,

@@ -23,7 +23,7 @@ use crate::pg::rate_counters;
 use crate::registry::Resolved;
 use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Usage};
 
-/// In which order rows get what room there is: by priority, then as they were claimed.
+/// The order in which rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
 
 /// A request that the engine works on.
@@ -50,7 +50,7 @@ struct RunningRequest {
     text: String,
     since: Instant,
     metrics: RequestMetrics,
-    /// For the cache.
+    /// The question to the cache.
     question: Option<Question>,
     author: Author,
     /// The row is no longer ours: nobody wants the result.
@@ -117,7 +117,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// How many there are.
+    /// The number of requests.
     pub(super) fn len(&self) -> usize {
         self.requests.len()
     }
@@ -133,7 +133,7 @@ impl InFlight {
         self.requests.values().any(|running| running.alone)
     }
 
-    /// How long the texts and parameters of all of them are together.
+    /// The length of the texts and parameters of all of them together.
     pub(super) fn bytes(&self) -> usize {
         self.requests.values().map(|running| running.bytes).sum()
     }

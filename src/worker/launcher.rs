@@ -25,9 +25,9 @@ use crate::pg::slots::{self, State, WorkerExit};
 use crate::pg::transaction::transaction;
 use crate::pg::{access_counters, cache_queue, pending};
 
-/// How often the list of databases is read, beside the occasions on which somebody asks for it.
+/// Interval at which the list of databases is read, beside the occasions on which somebody asks for it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(10);
-/// How soon the launcher looks again where it waits for something that does not wake it.
+/// Interval at which the launcher looks where it waits for something that does not wake it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause before a worker that keeps failing, or does not fit into max_worker_processes, is
@@ -43,7 +43,7 @@ struct DatabaseKnowledge {
     confirmed: bool,
     /// Somebody asked for a worker since the last one was started: that one may have looked too early.
     called: bool,
-    /// How often in a row its worker ended unexpectedly.
+    /// Number of times in a row that its worker ended unexpectedly.
     failures: u32,
     /// No worker before this.
     not_before: Option<Instant>,
@@ -56,7 +56,7 @@ struct Launcher {
     handles: HashMap<usize, Handle>,
     databases: Vec<Database>,
     scanned_at: Option<Instant>,
-    /// After a start that failed for want of worker processes.
+    /// The pause after a start that failed for want of worker processes, and its end.
     full: Option<(Duration, Instant)>,
     slots_warned: bool,
     /// The handle of the process that only runs the engine.

@@ -1,6 +1,6 @@
-//! How processes begin and end. A worker takes its slot, looks whether the extension is there in the right
-//! version, and leaves the slot when everything else of it has gone; a process that only runs the engine
-//! becomes the engine's leader, and ends when nobody needs it.
+//! The beginning and the end of processes. A worker takes its slot, looks whether the extension is there in
+//! the right version, and leaves the slot when everything else of it has gone; a process that only runs the
+//! engine becomes the engine's leader, and ends when nobody needs it.
 
 use std::sync::atomic::Ordering::{Release, SeqCst};
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, State, WorkerExit};
 use crate::pg::{access_counters, activity, bgworker, cache_queue, engine_leader, guc, interrupts};
 
-/// How often a process that only runs the engine looks whether it is needed.
+/// Interval at which a process that only runs the engine looks whether it is needed.
 const ENGINE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long it stays after the last request, where pg_steadytext.model_idle_timeout says nothing else.
+/// Time that it stays after the last request, where pg_steadytext.model_idle_timeout says nothing else.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this

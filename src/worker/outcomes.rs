@@ -23,13 +23,13 @@ const MAX_ANSWERS: usize = 128;
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Rows of one role that wait, before its requests are not claimed any more.
 const MAX_ROWS: usize = 256;
-/// How soon what could not be written is tried again.
+/// Pause after outcomes could not be written.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The pauses between tries for a row that somebody has locked: the first, and the longest.
 const LOCKED: Pauses = Pauses(RETRY_PAUSE, Duration::from_secs(4));
 /// The pauses between tries for a row that the table refuses.
 const REFUSED: Pauses = Pauses(Duration::from_secs(1), Duration::from_secs(60));
-/// For how long a role's requests are left alone each time.
+/// Time for which a role's requests are left alone each time.
 const ROLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// The outcomes that wait to be written.
@@ -102,12 +102,12 @@ impl Outcomes {
         self.ready.is_empty() && self.waiting.is_empty()
     }
 
-    /// How many have not been tried: there are many where the database takes nothing.
+    /// The number of those that have not been tried: there are many where the database takes nothing.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// When there is something to write.
+    /// The time at which there is something to write.
     pub(super) fn due(&self) -> Option<Instant> {
         let ready = (!self.ready.is_empty()).then_some(self.not_before);
         let due = ready.into_iter().chain(self.waiting.iter().map(|waiting| waiting.at)).min()?;

@@ -1,4 +1,4 @@
-//! From a claimed row to work for the engine.
+//! Making work for the engine from a claimed row.
 
 use super::claims::Claimed;
 use crate::cache::Question;
@@ -13,9 +13,9 @@ pub(super) struct PreparedRequest {
     pub(super) resolved: Resolved,
     /// The salt of those whose keys and values it may share.
     pub(super) salt: u64,
-    /// For the engine.
+    /// The work for the engine.
     pub(super) subtasks: Subtasks,
-    /// For the cache.
+    /// The question to the cache.
     pub(super) question: Option<Question>,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct PreparedRequest {
 ///
 /// # Errors
 ///
-/// Those of [`request::subtasks`].
+/// As [`request::subtasks`].
 pub(super) fn prepare(
     claimed: &Claimed,
     config: &Config,
@@ -41,7 +41,7 @@ pub(super) fn prepare(
         params,
     };
     let (subtasks, resolved) = request::subtasks(asked, config, models)?;
-    // How soon an answer begins must tell a role nothing of what others ask.
+    // The time to the beginning of an answer must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
     let question = Question::of(&claimed.request_type, params, &subtasks, &resolved, config);
     Ok(PreparedRequest { resolved, salt, subtasks, question })

@@ -34,7 +34,7 @@ use crate::pg::transaction::transaction;
 use crate::pg::{catalog, claim_floors, listen, pending};
 use crate::request::Answer;
 
-/// How long a claim is valid without being extended.
+/// Time for which a claim is valid without being extended, in seconds.
 const LEASE_SECONDS: i32 = 60;
 /// Rows that one sweep of the retention looks at.
 const RETENTION_BATCH: i32 = 1000;
@@ -323,14 +323,14 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, StoreOutcome)>, Pg
     })
 }
 
-/// How far a look around goes.
+/// The extent of a look around.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Depth {
     /// The look walks through the queue.
     Thorough,
     /// Requests in flight are known from a sweep, by their ids.
     Swept(Vec<i64>),
-    /// Nothing is rescued, and the outlook has only the parts that need no walk.
+    /// The look rescues nothing, and the outlook has only the parts that need no walk.
     Short,
 }
 

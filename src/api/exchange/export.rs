@@ -1,4 +1,4 @@
-//! From the cache into a file.
+//! Writing entries of the cache into a file.
 
 use std::fs::File;
 
@@ -23,14 +23,14 @@ const BATCH: i32 = 200;
 /// Bytes of them before the last one, at most.
 const BATCH_BYTES: i64 = 16 << 20;
 
-/// How to write a file.
+/// Options for writing a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     /// An existing file may be replaced.
     pub(super) replace: bool,
-    /// Also entries that SteadyText does not look for.
+    /// Whether entries that SteadyText does not look for are written, too.
     pub(super) all_entries: bool,
-    /// How keys are written.
+    /// The form of the keys.
     pub(super) coding: Coding,
 }
 

@@ -1,4 +1,4 @@
-//! From a file into the cache.
+//! Reading a file's entries into the cache.
 
 use std::fs::OpenOptions;
 
@@ -118,7 +118,7 @@ struct Batch {
     stops: Vec<Option<String>>,
     responses: Vec<Option<String>>,
     numbers: Vec<f32>,
-    /// How many of them belong to each entry.
+    /// Number of these that belong to each entry.
     lengths: Vec<i32>,
     frequencies: Vec<i32>,
     last_accesses_us: Vec<i64>,

@@ -265,8 +265,8 @@ fn without_thoughts(text: String) -> String {
     }
 }
 
-/// How likely answers are, as a choice among them: the generation that makes it. `None` where nothing need be
-/// asked: what the model would say without a text is nothing that a choice tells.
+/// The likelihoods of answers as a choice among them: the generation that makes it. `None` where nothing need
+/// be asked: what the model would say without a text is nothing that a choice tells.
 ///
 /// # Errors
 ///

@@ -77,7 +77,7 @@ impl Server<'_> {
         Ok(is_more)
     }
 
-    /// How many requests may be claimed of a set besides those that are held.
+    /// The number of requests that may be claimed of a set besides those that are held.
     fn room(&self, set: &Set) -> usize {
         match &set.endpoint {
             None => usize::MAX,

@@ -19,10 +19,10 @@ use crate::turn_error::TurnError;
 /// Results that are stored at once, and their bytes.
 const MAX_STORED: usize = 256;
 const MAX_STORED_BYTES: usize = 8 << 20;
-/// How soon what could not be stored is tried again: first, and in the end.
+/// Pauses before storing is tried again that has failed: the first, and the longest.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
-/// How a request has ended that is not stored yet.
+/// The end of a request that is not stored yet.
 pub(super) enum Ending {
     Report {
         bytes: Vec<u8>,
@@ -30,7 +30,7 @@ pub(super) enum Ending {
         again: Again,
     },
     Refused(Refusal),
-    /// Nothing was done for it.
+    /// The endpoint did not take it: it goes back to the queue.
     GivenBack,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Ending {
 pub(super) struct Outcome {
     pub(super) held: HeldRow,
     ending: Ending,
-    /// When it is tried to be stored.
+    /// The time at which storing it is tried.
     pub(super) at: Instant,
     pause: Duration,
 }

@@ -250,7 +250,7 @@ impl Gguf {
         Error::UnsupportedModel { path: self.path().into(), reason: reason.into(), hint: None }
     }
 
-    /// As [`Gguf::unsupported`], with a sentence about a remedy.
+    /// As [`Gguf::unsupported`], with a hint.
     pub fn unsupported_but(&self, reason: impl Into<String>, hint: impl Into<String>) -> Error {
         let (path, reason) = (self.path().into(), reason.into());
         Error::UnsupportedModel { path, reason, hint: Some(hint.into()) }

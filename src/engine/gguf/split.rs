@@ -25,7 +25,7 @@ const COMMON: [&str; 3] = ["general.architecture", "general.name", "split.tensor
 struct Name {
     /// The path up to the number.
     prefix: Vec<u8>,
-    /// From 1 on.
+    /// Number of the part, from 1 on.
     number: usize,
     count: usize,
 }
@@ -68,7 +68,7 @@ pub fn parts(path: &Path) -> Vec<PathBuf> {
 /// The place of a part among all parts, by the keys of its file.
 #[derive(PartialEq)]
 struct TensorPlace {
-    /// From 0 on.
+    /// Number of the part, from 0 on.
     number: u64,
     count: u64,
 }
@@ -137,7 +137,7 @@ pub(super) fn open_rest(first: FilePart, contents: &mut Contents) -> Result<Vec<
     Ok(parts)
 }
 
-/// The name of the first part; the error is a reason and a remedy.
+/// The name of the first part; the error is a reason and a hint.
 fn name_of_first(path: &Path, place: &TensorPlace) -> Result<Name, (String, String)> {
     let name = Name::of(path).filter(|name| name.count as u64 == place.count);
     let rename = |number: u64| format!("…-{number:05}-of-{:05}.gguf", place.count);

@@ -30,9 +30,9 @@ pub(crate) struct Rows<'a> {
 
 /// The states of one sequence, those of all its layers one after the other.
 pub(crate) struct RecurrentStates<'a> {
-    /// Behind the last row that is no guess.
+    /// The states behind the last row that is no guess.
     pub(crate) now: Disjoint<'a, f32>,
-    /// Behind the guesses; empty where there are none.
+    /// The states behind the guesses; empty where there are none.
     pub(crate) ahead: Disjoint<'a, f32>,
     /// Rows that are no guesses.
     pub(crate) certain: usize,

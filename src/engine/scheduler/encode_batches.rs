@@ -279,7 +279,7 @@ fn outcome(
             let [query, document] = [texts.start, texts.start + 1].map(|text| encoder.vector(text, pool));
             Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
-        // Nothing else comes here.
+        // An embedding; no other work comes here.
         _ => {
             let vector = encoder.vector(texts.start, pool);
             // The layers behind the last norm may overflow.

@@ -212,7 +212,7 @@ impl LoadedDecoder {
     /// The model's scores of documents, from those rows of the last pass in which their prompts end.
     ///
     /// # Errors
-    /// Those of [`Decoder::logits_of`].
+    /// As [`Decoder::logits_of`].
     pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Result<Vec<f32>, Error> {
         Ok(match self.reranker {
             Reranker::YesNo { yes, no } => {

@@ -20,7 +20,7 @@ pub(super) struct LoadedEncoder {
 pub(super) struct EncoderReader {
     tokenizer: Arc<Tokenizer>,
     prompts: Arc<Prompts>,
-    /// In the order of their numbers.
+    /// The adapters in the order of their numbers.
     adapters: Arc<[Adapter]>,
     /// Tokens that a text may have.
     context_length: usize,

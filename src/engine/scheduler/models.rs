@@ -131,7 +131,7 @@ impl Models {
     }
 
     /// Frees kept blocks until they take at most `bytes` in all, as far as running requests do not hold them.
-    /// Those of the models that were not used for the longest time go first.
+    /// The blocks of the models that were not used for the longest time go first.
     pub(super) fn trim_prefixes(&mut self, bytes: u64) {
         let mut total = self.kept_bytes();
         if total <= bytes {
@@ -279,7 +279,7 @@ impl Models {
     /// Takes the result of opening a model's file.
     ///
     /// # Errors
-    /// Why it cannot be loaded: that of opening it, or [`Error::OutOfMemory`].
+    /// The reason why it cannot be loaded: the error of opening it, or [`Error::OutOfMemory`].
     pub(super) fn opened(
         &mut self,
         source: &ModelSource,
@@ -310,7 +310,7 @@ impl Models {
     /// Takes the result of loading a model.
     ///
     /// # Errors
-    /// Why it is not loaded.
+    /// The reason why it is not loaded.
     pub(super) fn loaded(
         &mut self,
         source: &ModelSource,

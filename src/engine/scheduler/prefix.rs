@@ -255,8 +255,9 @@ impl Prefixes {
             .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))
     }
 
-    /// Frees the least recently used block, or the window part of one, and returns its bytes. None where
-    /// running sequences hold all of them.
+    /// Frees a block and returns its bytes: of the blocks that are not full the least recently used one, and
+    /// if there is none, the least recently used of the others, or the window part of one. None where running
+    /// sequences hold all of them.
     pub(super) fn evict(&mut self) -> Option<u64> {
         if let Some(last) = self.tails.iter().rposition(|tail| !tail.block.is_shared()) {
             let tail = self.tails.remove(last);

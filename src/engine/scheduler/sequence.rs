@@ -121,7 +121,7 @@ impl Sequence {
                 )))
             }
             (Work::Rerank(_), None) if loaded.reranker != Reranker::Cosine => Goal::Score,
-            // Nothing else comes here.
+            // An embedding, or a reranking by cosine; no other work comes here.
             (_, None) => Goal::Vector {
                 sum: Vec::new(),
                 pooling: loaded.decoder.facts().pooling,

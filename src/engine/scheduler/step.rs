@@ -381,7 +381,7 @@ impl Stepper {
     }
 }
 
-/// Whether an urgent prompt waits.
+/// Whether the request's prompt is still to be computed, and urgent.
 fn is_urgent(request: &Sequence) -> bool {
     !request.decodes() && request.submission.priority() >= URGENT
 }

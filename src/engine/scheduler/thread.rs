@@ -149,7 +149,7 @@ struct EngineThread {
     helpers: Helpers,
     /// The last number given to a request that is tokenized there.
     planned: u64,
-    /// Nothing can be done before something arrives.
+    /// Whether requests are left of which nothing can be computed before something arrives.
     stalled: bool,
     waiting: WaitingRequests,
     running: Vec<Sequence>,

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::connection::Connection;
 use super::limits::Refusal;
 
-/// For how long nobody is let in when the system has no open file left, not even the spare one.
+/// Time for which nobody is let in when the system has no open file left, not even the spare one.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(20);
 
 /// The listening socket, and what is kept for when the process may open no more.
@@ -45,7 +45,7 @@ impl Acceptor {
         self.shut_until.is_none_or(|until| until <= Instant::now()).then(|| self.listener.as_fd())
     }
 
-    /// For how long nobody is let in.
+    /// The time for which nobody is let in.
     pub(super) fn shut_for(&self) -> Option<Duration> {
         let until = self.shut_until?;
         Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())

@@ -188,7 +188,7 @@ impl ChatTemplate {
     /// without thinking aloud. Nothing in the prompt becomes a control token.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>, Error> {
         Ok(self.encode(tokenizer, &Conversation { prompt, ..Conversation::default() })?.tokens)
     }
@@ -197,7 +197,7 @@ impl ChatTemplate {
     /// token.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`]
+    /// As [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`]
     /// where the template does not take such a conversation.
     pub fn encode(&self, tokenizer: &Tokenizer, conversation: &Conversation<'_>) -> Result<Encoded, Error> {
         let messages = conversation.messages()?;

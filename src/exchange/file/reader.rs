@@ -54,7 +54,7 @@ impl Reader {
         Ok(Reader { connection, coding, max_rows: file_bytes / MIN_ROW_BYTES })
     }
 
-    /// How its keys are written: in Base64 if most of them can be. The others are as they are.
+    /// The form of its keys: Base64 if most of them can be that. The others are as they are.
     pub fn coding(&self) -> Coding {
         self.coding
     }

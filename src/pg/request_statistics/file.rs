@@ -81,7 +81,7 @@ unsafe extern "C-unwind" fn at_end(code: i32, _arg: pg_sys::Datum) {
 
 fn read(path: &Path) -> Result<Vec<Line>, String> {
     let said = |error: std::io::Error| error.to_string();
-    // Nothing is waited for that is no file, such as a pipe.
+    // Opening what is no file, such as a pipe, does not block.
     let mut options = std::fs::OpenOptions::new();
     let file =
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(said)?;

@@ -39,7 +39,7 @@ pub(crate) struct Candle {
 }
 
 impl Candle {
-    /// On the CPU.
+    /// The backend on the CPU.
     pub(crate) fn new() -> Candle {
         Candle { device: Device::Cpu }
     }
@@ -391,7 +391,7 @@ impl Decoder for CandleDecoder {
     }
 
     fn check_lost(&self) -> Result<(), Error> {
-        // Nothing is read from the file once it is loaded.
+        // The file is not read any more once it is loaded.
         Ok(())
     }
 }

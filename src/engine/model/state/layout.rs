@@ -101,7 +101,7 @@ impl LayerState for Recurrent {
     }
 
     fn clear(&self, _part: &mut [u16], _slot: usize) {
-        // Nothing of it is read before the block is full.
+        // It is not read before the block is full.
     }
 }
 
