@@ -158,7 +158,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// The way in which the last run ended, as a [`super::slots::Ended`].
+    /// The way in which the last run ended, as a [`super::slots::WorkerExit`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
