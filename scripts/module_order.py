@@ -32,11 +32,11 @@ class Rules:
                 names = []
                 if kind == "crate":
                     rules = self.crates.setdefault(rest, [])
-                elif kind in ("grants", "order", "acyclic"):
+                elif kind in ("grants", "order", "apart", "acyclic"):
                     rules.append((kind, rest, names))
                 else:
                     raise SystemExit(f"no rule of orders is: {line}")
-            elif rules[-1][0] == "grants":
+            elif rules[-1][0] in ("grants", "apart"):
                 name, _, may = line.partition(":")
                 names.append((name.strip(), may.split()))
             else:
@@ -96,6 +96,18 @@ def forbidden_by_order(root, uses, place, names):
             yield f"{said(mention)}: {other} does not stand before {own}"
 
 
+def forbidden_apart(root, uses, names):
+    for place, others in names:
+        own = folder_of(place)
+        for other in [place, *others]:
+            find(root, folder_of(other))
+        for module, target, mention in uses:
+            for other in others:
+                below = target.path[: len(folder_of(other))] == folder_of(other)
+                if not mention.test and module.path[: len(own)] == own and below:
+                    yield f"{said(mention)}: {place} uses nothing of {other}"
+
+
 def circles(uses, folder, own_file_counts=True):
     """The uses among the modules of a folder that are a part of some circle."""
     edges, where = {}, {}
@@ -139,6 +151,8 @@ def complaints(file, rules, overlay=None):
             yield from forbidden_by_grants(crate.root, uses, names)
         elif kind == "order":
             yield from forbidden_by_order(crate.root, uses, place, names)
+        elif kind == "apart":
+            yield from forbidden_apart(crate.root, uses, names)
         elif kind == "acyclic":
             yield from all_circles(crate.modules(), uses, names)
 

@@ -69,6 +69,10 @@ impl Backend for Candle {
         Ok(weights.fold(0, u64::saturating_add).saturating_add(workspace_bytes(gguf, &spec, limits)))
     }
 
+    fn is_encoder(&self, gguf: &Gguf) -> Result<bool, Error> {
+        model::is_encoder(gguf)
+    }
+
     fn decoder(
         &self,
         gguf: &Gguf,
