@@ -87,7 +87,7 @@ unlisted_parts() {
     while IFS=: read -r file name; do
         module=${file#src/pg/} module=${module%.rs} module=${module%/mod}
         grep -qxF "    &${module//\//::}::$name," src/pg/mod.rs || echo "$file: $name is not among the PARTS of src/pg/mod.rs"
-    done < <(files '^src/pg/.*\.rs$' | xargs -r grep -HE '\bstatic [A-Z_]+: (shmem::)?Part<' | sed -E 's/^([^:]+):.*static ([A-Z_]+):.*/\1:\2/')
+    done < <(files '^src/pg/.*\.rs$' | xargs -r grep -HE '\bstatic [A-Z_]+: (shmem::)?SharedPart<' | sed -E 's/^([^:]+):.*static ([A-Z_]+):.*/\1:\2/')
 }
 
 # The processes of the worker send the SQL of their protocol and no other: what else of them names SPI reads a row.

@@ -32,11 +32,11 @@ class Rules:
                 names = []
                 if kind == "crate":
                     rules = self.crates.setdefault(rest, [])
-                elif kind in ("grants", "order", "acyclic"):
+                elif kind in ("grants", "order", "apart", "acyclic"):
                     rules.append((kind, rest, names))
                 else:
                     raise SystemExit(f"no rule of orders is: {line}")
-            elif rules[-1][0] == "grants":
+            elif rules[-1][0] in ("grants", "apart"):
                 name, _, may = line.partition(":")
                 names.append((name.strip(), may.split()))
             else:
@@ -96,6 +96,18 @@ def forbidden_by_order(root, uses, place, names):
             yield f"{said(mention)}: {other} does not stand before {own}"
 
 
+def forbidden_apart(root, uses, names):
+    for place, others in names:
+        own = folder_of(place)
+        for other in [place, *others]:
+            find(root, folder_of(other))
+        for module, target, mention in uses:
+            for other in others:
+                below = target.path[: len(folder_of(other))] == folder_of(other)
+                if not mention.test and module.path[: len(own)] == own and below:
+                    yield f"{said(mention)}: {place} uses nothing of {other}"
+
+
 def circles(uses, folder, own_file_counts=True):
     """The uses among the modules of a folder that are a part of some circle."""
     edges, where = {}, {}
@@ -139,6 +151,8 @@ def complaints(file, rules, overlay=None):
             yield from forbidden_by_grants(crate.root, uses, names)
         elif kind == "order":
             yield from forbidden_by_order(crate.root, uses, place, names)
+        elif kind == "apart":
+            yield from forbidden_apart(crate.root, uses, names)
         elif kind == "acyclic":
             yield from all_circles(crate.modules(), uses, names)
 
@@ -191,11 +205,29 @@ class Overlay(dict):
         super().__init__((file, "".join(lines)) for file, lines in files.items())
 
 
+def unread_files(roots):
+    """Sources in the folders of crates that none of them leads to: a macro may have made modules of them."""
+    read = {file for root in roots for file in Crate(root).files}
+    for folder in sorted({os.path.dirname(root) for root in roots}):
+        for place, folders, names in os.walk(folder):
+            # Programs and tests of a crate have roots of their own, and so have other crates.
+            own = place == folder and os.path.exists(os.path.join(folder, "Cargo.toml"))
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if not os.path.exists(os.path.join(place, name, "Cargo.toml"))
+                and not (own and name in ("bin", "tests", "benches", "examples", "target"))
+            ]
+            files = (os.path.join(place, name) for name in sorted(names) if name.endswith(".rs"))
+            yield from (f"{file}: no module leads to it" for file in files if file not in read)
+
+
 def main():
     with open(sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "module-order.txt"), encoding="utf-8") as file:
         orders = Rules(file)
     found = list(Forms(sys.argv[2] if len(sys.argv) > 2 else os.path.join(HERE, "module-forms.txt")).untrue())
     found += [text for file, rules in orders.crates.items() for text in complaints(file, rules)]
+    found += unread_files(orders.crates)
     for text in dict.fromkeys(found):
         print(text)
     return 1 if found else 0

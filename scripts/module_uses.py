@@ -21,9 +21,10 @@ TOKEN = re.compile(
     |(?P<other>.)""",
     re.X,
 )
+STRING_PATH = re.compile(r'r?#*"(?P<path>\w+(?:::(?:<[^"]*>|\w+))+)"#*')
 KEYWORDS = {"crate", "self", "super"}
 DEFINING = {"fn", "struct", "enum", "trait", "type", "const", "static", "union"}
-ITEM = DEFINING | {"pub", "mod", "use", "impl", "unsafe", "extern", "async", "macro_rules"}
+ITEM = DEFINING | {"mod", "use", "impl", "unsafe", "extern", "async", "macro_rules"}
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -56,6 +57,9 @@ class Module:
     globs: list = field(default_factory=list)
     items: set = field(default_factory=set)
     words: dict = field(default_factory=dict)
+    impls: list = field(default_factory=list)
+    calls: dict = field(default_factory=dict)
+    file: str = ""
     test: bool = False
 
     def name(self):
@@ -95,8 +99,13 @@ def unreadable(found):
             yield token.line, "imports macros without a path: name them where they are used"
         elif token.text == "include" and behind[:1] == ["!"]:
             # A file that the build script writes is generated from data, and names no modules.
-            if behind[1:8] != ["(", "concat", "!", "(", "env", "!", "("] or behind[8:9] != ['"OUT_DIR"']:
+            generated = ["(", "concat", "!", "(", "env", "!", "(", '"OUT_DIR"', ")", ","]
+            if behind[1:11] != generated or ".." in "".join(behind[11:12]):
                 yield token.line, "includes source as text: make it a module"
+        elif token.text == "mod" and behind[:1] == ["$"]:
+            yield token.line, "declares a module by a name that a macro is given"
+        elif token.text == "$" and said[index - 1 : index] == ["::"] and said[index - 2] in KEYWORDS:
+            yield token.line, "makes a path of what a macro is given"
         elif token.text == "cfg_attr" and "path" in behind[: behind.index("]") if "]" in behind else None]:
             yield token.line, "gives a module another file on a condition: put the condition on the module"
 
@@ -117,6 +126,7 @@ class Crate:
             with open(file, encoding="utf-8") as source:
                 text = source.read()
         self.files[file] = module
+        module.file = module.file or file
         module.words.setdefault(file, {})
         found = tokens(text)
         self.refused += [(file, line, why) for line, why in unreadable(found)]
@@ -194,6 +204,24 @@ class Crate:
                     if mention.public and below and not self.uses_word(module, mention):
                         continue
                     yield module, target, mention
+        yield from self.method_uses()
+
+    def method_uses(self):
+        """Uses without a path: calls of methods that a module implements for a type of another one, by the modules that name that type. A
+        method is known by its name only."""
+        naming = {}
+        for module in self.modules():
+            for mention in module.mentions:
+                for target in self.resolve(module, mention.segments):
+                    naming.setdefault(target.path, {})[module.path] = module
+        for module in self.modules():
+            for mention, methods in module.impls:
+                for target in self.resolve(module, mention.segments):
+                    for user in {target.path: target, **naming.get(target.path, {})}.values():
+                        called = [(line, name) for name, line in user.calls.items() if name in methods and name not in user.items]
+                        if user is not module and called and target is not module:
+                            line, name = min(called)
+                            yield user, module, Mention((name,), user.file, line, mention.test or user.test)
 
     def names_module(self, module, mention, target):
         return mention.segments[-1:] == target.path[-1:] and target.path[-1] not in target.items
@@ -234,8 +262,10 @@ class Reader:
                 if not inner and said in ("cfg(test)", "test", "bench"):
                     tests.append(self.item_end())
                 for token in attribute:
-                    if token.kind == "string" and re.fullmatch(r'"(\w+::)+\w+"', token.text):
-                        self.mention(module, tuple(token.text.strip('"').split("::")), token.line, in_test)
+                    path_said = STRING_PATH.fullmatch(token.text) if token.kind == "string" else None
+                    if path_said:
+                        segments = re.findall(r"\w+", re.sub(r"::<.*?>", "", path_said.group("path")))
+                        self.mention(module, tuple(segments), token.line, in_test)
                 continue
             if text == "mod" and kind == "ident" and self.kind(1) == "ident" and self.text(2) in (";", "{"):
                 self.submodule(module, folder, path, in_test)
@@ -253,15 +283,22 @@ class Reader:
                 if end and depth < 0:
                     self.at += 1
                     return
+            if text == "impl" and kind == "ident" and self.text(-1) in ("", ";", "}", "{", "]", "unsafe"):
+                implemented = self.inherent()
+                if implemented:
+                    mention = Mention(implemented, self.file, self.stream[self.at].line, in_test)
+                    module.impls.append((mention, self.methods()))
             if kind == "ident":
                 if text in DEFINING and self.kind(1) == "ident":
                     module.items.add(self.text(1))
                 elif text == "macro_rules" and self.text(1) == "!":
                     module.items.add(self.text(2))
-                if self.text(1) == "::" and self.text(-1) not in ("::", "."):
+                if self.text(1) == "::" and self.text(-1) != "::" and (self.text(-1) != "." or self.text(-2) == "."):
                     self.chain(module, in_test)
                     continue
                 module.words[self.file][text] = self.stream[self.at].line
+                if self.text(-1) == "." and self.text(1) in ("(", "::") and not in_test:
+                    module.calls.setdefault(text, self.stream[self.at].line)
             self.at += 1
 
     def attribute(self):
@@ -287,6 +324,14 @@ class Reader:
                 reader.attribute()
                 place = reader.at
                 continue
+            if first is None and token.text == "pub":
+                # A field may have a visibility, too: what stands behind it says whether it is an item.
+                place += 1
+                if place < len(self.stream) and self.stream[place].text == "(":
+                    while place < len(self.stream) and self.stream[place].text != ")":
+                        place += 1
+                    place += 1
+                continue
             first = first or token.text
             if token.kind == "other":
                 if token.text in "([{":
@@ -302,11 +347,52 @@ class Reader:
             place += 1
         return place
 
+    def inherent(self):
+        """The path of the type whose inherent `impl` block begins here; None for that of a trait."""
+        place, depth, segments = self.at + 1, 0, []
+        while place < len(self.stream):
+            token = self.stream[place]
+            if token.text == "<":
+                depth += 1
+            elif token.text == ">" and self.stream[place - 1].text not in ("-", "="):
+                depth -= 1
+            elif depth == 0 and token.text == "for":
+                return None
+            elif depth == 0 and token.text in ("{", "where"):
+                return tuple(segments)
+            elif depth == 0 and token.kind == "ident":
+                segments.append(token.text)
+            place += 1
+        return None
+
+    def methods(self):
+        """The functions of the block that begins here which other modules can call."""
+        place, depth, found = self.at, 0, set()
+        while place < len(self.stream):
+            text = self.stream[place].text
+            if text == "{":
+                depth += 1
+            elif text == "}":
+                depth -= 1
+                if depth == 0:
+                    break
+            elif text == "fn" and depth == 1:
+                # Those that are private are called below the module only.
+                before = place - 1
+                while self.stream[before].text in ("const", "async", "unsafe"):
+                    before -= 1
+                if self.stream[before].text in ("pub", ")"):
+                    found.add(self.stream[place + 1].text)
+            place += 1
+        return found
+
     def submodule(self, module, folder, path, test):
         name, inline = self.text(1), self.text(2) == "{"
         self.at += 3
+        # A module that is declared twice, on conditions, is one of tests only if both declarations are.
+        known = module.children.get(name)
         child = module.children.setdefault(name, Module(module.path + (name,), module))
-        child.test = child.test or test
+        child.test = test and (known is None or known.test)
         inner = os.path.join(folder, name)
         if inline:
             child.words.setdefault(self.file, {})

@@ -1,4 +1,5 @@
--- How long the vectors are of models that the server cannot ask, because they are computed elsewhere: as long as those of the first answer.
+-- The lengths of the vectors of models that the server cannot ask, because they are computed elsewhere: those
+-- of the vectors of the first answer.
 
 create table @extschema@.steadytext_vector_lengths (
     model text not null constraint steadytext_vector_lengths_pkey primary key,

@@ -21,7 +21,8 @@ declare
     v_rows jsonb := p_rows;
     v_row record;
     v_numbers integer[] := '{}';
-    -- How many chunks of a row are missing and how many are asked for, where these are not all of them.
+    -- Numbers of the chunks of a row that are missing and that are asked for, where these are not all of
+    -- them.
     v_missing integer[] := '{}';
     v_pieces integer[] := '{}';
     v_piece integer;
@@ -34,7 +35,7 @@ declare
     v_id uuid;
 begin
     select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
-    -- Which request each row is in: one after the other, as long as there is room.
+    -- The request that each row is in: one after the other, as long as there is room.
     for v_row in
         select e.n::integer as n, jsonb_array_length(e.item -> 'chunks') as texts, (e.item ->> 'bytes')::bigint as bytes,
             case when v_any_kept then (

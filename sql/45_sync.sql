@@ -1,10 +1,10 @@
 -- Synchronous functions: the answer in the same statement, inside any transaction; and, without a
 -- computation, the answer that the cache has.
 --
--- Those that compute are immutable because the same input gives the same bytes, so that generated
--- columns and indexes can use them. A constant call is computed when its statement is planned, also
--- by EXPLAIN; another model leaves what was computed before as it is. The cost tells the planner to
--- call them as rarely as it can.
+-- The functions that compute are immutable because the same input gives the same bytes, so that generated
+-- columns and indexes can use them. A constant call is computed when its statement is planned, also by
+-- EXPLAIN; another model leaves what was computed before as it is. The cost tells the planner to call them as
+-- rarely as it can.
 --
 -- unsafe_mode is the Python extension's: it may be false. 57_predecessor.sql has what its calls need beside that.
 

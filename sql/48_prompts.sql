@@ -302,7 +302,7 @@ as $$
 declare
     v_prompt uuid;
 begin
-    -- Those of the library have neither a number nor an author.
+    -- Prompts of the library have neither an id nor an author.
     if not exists (select from @extschema@.steadytext_prompts as p where p.slug = steadytext_prompt_get.slug) then
         return query
         select null::uuid, b.version_num, b.template, b.required_variables, '{"builtin": true}'::jsonb,

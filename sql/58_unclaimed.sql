@@ -85,7 +85,7 @@ begin
         select w.lane, null::bigint as id, w.request_type, w.params
         from steadytext.waiting_lanes(case when not v_all then v_role end) as w
         union all
-        -- Those that run one at a time, after a crash.
+        -- Requests that run one at a time, after a crash.
         (select null, q.id, q.request_type, q.params
         from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is null and q.alone and (v_all or q.owner_role::oid = v_role)

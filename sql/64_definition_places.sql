@@ -1,12 +1,15 @@
--- How a definition, a vectorizer or an enrichment, is tied to its tables: triggers that note what changes, and that are read to find the
--- tables again; and how the keys of its rows are written in SQL.
+-- The ties between a definition, a vectorizer or an enrichment, and its tables: triggers that note what
+-- changes, and that are read to find the tables again; and the form of the keys of its rows in SQL.
 --
--- On the source there are three, and one for each column that is filled. The first fires for rows that come and go; its list of columns, which PostgreSQL keeps up
--- to date, says which columns are the key, which are read, and which hold what is made of them: the vector and what it was made from, or the
--- value of an enrichment. It goes with any of these columns, and the others stay: by them the table is still known. The second fires for rows that change, whatever the statement
--- says it changes: triggers of the user's may change more. The third one fires when the table is emptied. Those of
--- columns that are filled never fire: they say which these are when the first one has gone. On the table of the vectors there is one,
--- for when that is emptied. Row triggers are what PostgreSQL gives to partitions, now and later, and what logical replication fires.
+-- On the source there are three, and one for each column that is filled. The first fires for rows that come
+-- and go; its list of columns, which PostgreSQL keeps up to date, says which columns are the key, which are
+-- read, and which hold what is made of them: the vector and what it was made from, or the value of an
+-- enrichment. It goes with any of these columns, and the others stay: by them the table is still known. The
+-- second fires for rows that change, whatever the statement says it changes: triggers of the user's may
+-- change more. The third one fires when the table is emptied. The triggers of columns that are filled never
+-- fire: they say which these are when the first one has gone. On the table of the vectors there is one, for
+-- when that is emptied. Row triggers are what PostgreSQL gives to partitions, now and later, and what logical
+-- replication fires.
 
 create function steadytext.note_row()
 returns trigger

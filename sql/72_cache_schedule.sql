@@ -1,5 +1,5 @@
--- When eviction happens: by the worker every cache_eviction_interval seconds, or by a job of
--- pg_cron, if an administrator wants it so.
+-- The schedule of eviction: the worker evicts every cache_eviction_interval seconds, or a job of pg_cron
+-- does, if an administrator wants it so.
 
 create function steadytext.has_eviction_job()
 returns boolean

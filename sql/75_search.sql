@@ -185,7 +185,7 @@ declare
     v_config text;
     v_vector text;
     v_words text;
-    -- How much of each list is joined.
+    -- Number of the results of each list that are joined.
     v_count integer := least(1000, greatest(4 * v_k, 60));
     v_found record;
 begin

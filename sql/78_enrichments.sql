@@ -248,7 +248,7 @@ $$;
 comment on function steadytext.check_enrichment_target(regclass, text, text, jsonb) is
     'Refuses a column that cannot hold the answers to requests of a type; one that is not there yet can';
 
--- From which column follows which: by definitions, and by the expressions of generated columns.
+-- The columns that follow from other columns: by definitions, and by the expressions of generated columns.
 create function steadytext.column_edges(p_source regclass, p_but uuid)
 returns table (base text, made text)
 language sql stable

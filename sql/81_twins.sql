@@ -49,7 +49,7 @@ begin
     v_body := case
         when v_long.prosecdef or v_long.proconfig is not null then null
         when v_long.lanname = 'c' then format('as %L, %L', v_long.probin, v_long.prosrc)
-        -- In which parameters bear the name of the function.
+        -- Parameters bear the name of the function in the body.
         else regexp_replace(pg_get_function_sqlbody(v_long.oid), '\m' || v_long.proname || '\.', v_name || '.', 'g')
     end;
     if v_body is null then

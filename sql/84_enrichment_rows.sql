@@ -1,6 +1,7 @@
--- How the process of the vectorizers reads and writes enriched rows. Rows that have changed are read, and each that is to be made
--- anew becomes a request of the queue; when it has ended, its answer is written, if the row still says the same and has the value
--- that it had. In between there is no transaction and no lock.
+-- Functions by which the process of the vectorizers reads and writes enriched rows. Rows that have changed
+-- are read, and each that is to be made anew becomes a request of the queue; when it has ended, its answer is
+-- written, if the row still says the same and has the value that it had. In between there is no transaction
+-- and no lock.
 --
 -- Invariant: a value that somebody has written is never overwritten by an answer to what the row said before.
 

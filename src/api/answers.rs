@@ -64,7 +64,7 @@ impl Checked {
     }
 }
 
-/// How far the backends are apart on a model, by its name in the registry, or on the one that generates.
+/// The deviations between the backends on a model, by its name in the registry, or on the one that generates.
 ///
 /// # Errors
 ///

@@ -106,12 +106,12 @@ fn wait_for_batch(batch: Option<Uuid>, mode: Option<&str>, timeout_seconds: Opti
     let any = waits_for_any(mode);
     let deadline = deadline(timeout_seconds.unwrap_or(TIMEOUT_SECONDS));
     let schema = catalog_cache::installation().or_raise().schema.clone();
-    let looks = Looks::new(&schema, any);
+    let queries = WaitQueries::new(&schema, any);
     loop {
         // Any request that ends may be one of the batch, or its last.
         let waiter = Waiter::new(BucketSet::MAX);
         let (seen, began) = (waiter.endings(), Instant::now());
-        if looks.have_ended(batch).or_raise() {
+        if queries.have_ended(batch).or_raise() {
             return Some(true);
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -125,13 +125,13 @@ fn wait_for_batch(batch: Option<Uuid>, mode: Option<&str>, timeout_seconds: Opti
 }
 
 /// The queries that tell whether the wait for a batch is over.
-struct Looks {
+struct WaitQueries {
     head: String,
     open: String,
     ended: Option<String>,
 }
 
-impl Looks {
+impl WaitQueries {
     fn new(schema: &str, any: bool) -> Self {
         let requests = format!(
             "select
@@ -144,7 +144,7 @@ impl Looks {
         let with_status = |states: &str| {
             format!("{requests} and queue.status operator(pg_catalog.=) any ('{{{states}}}') limit 1")
         };
-        Looks {
+        WaitQueries {
             head: format!(
                 "select xmin from {schema}.steadytext_batch_heads where batch operator(pg_catalog.=) $1"
             ),

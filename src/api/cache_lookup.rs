@@ -16,7 +16,7 @@ use crate::request::arguments::{embed_params, generate_params};
 use crate::request::checks::{check_params, check_type};
 use crate::request::options::with_options;
 use crate::request::params::{self, Unused};
-use crate::request::{self, Answer, Asked, OnError, prompt_source};
+use crate::request::{self, Answer, OnError, RawRequest, prompt_source};
 
 /// The key that a request has as things are; NULL where it depends on a model file that was never loaded.
 #[pg_extern(stable, parallel_safe)]
@@ -25,7 +25,7 @@ fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Js
     let (config, models) = (catalog_cache::config().or_raise(), catalog_cache::models().or_raise());
     let mut params = params::read(request_type, params, Unused::Refused, &config).or_raise();
     prompt_source::keep(request_type, &mut params, &kept_prompts::all().or_raise()).or_raise();
-    let asked = Asked { request_type, prompt, prompts: None, params: &params };
+    let asked = RawRequest { request_type, prompt, prompts: None, params: &params };
     check_type(asked, &config).or_raise();
     check_params(request_type, &params, &config).or_raise();
     let (subtasks, model) = request::subtasks(asked, &config, &models).or_raise();
@@ -86,7 +86,7 @@ fn look(
     params: Map<String, Value>,
 ) -> Result<Option<Answer>, PgError> {
     let (params, config) = (Value::Object(params), catalog_cache::config()?);
-    let asked = Asked { request_type, prompt: text, prompts: None, params: &params };
+    let asked = RawRequest { request_type, prompt: text, prompts: None, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
     let found = cache::find(asked, &config, Effort::Whole)?;

@@ -31,11 +31,11 @@ use crate::pg::interrupts::{self, WaitFd};
 use crate::pg::rate_limits::{self, Asking};
 use crate::pg::{cache_queue, guc, privilege, rate_counters};
 use crate::registry::{self, Resolved};
-use crate::request::{Answer, Ended, RequestMetrics, Stages, Subtasks, Usage};
+use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Subtasks, Usage};
 
-/// How often a request that has not begun is handed to the next engine.
+/// Most times that a request that has not begun is handed to an engine.
 const MOST_ATTEMPTS: u32 = 8;
-/// How long it waits before it does so for the third time; each time twice as long.
+/// Pause before the third of these times; each further pause is twice as long.
 const ATTEMPT_PAUSE_MS: i64 = 5;
 /// Subtasks of a call that wait in the engine beyond those that run.
 const HANDED_OVER_AHEAD: usize = 16;
@@ -57,7 +57,7 @@ pub(super) struct Call {
     stages: Stages,
     /// The subtasks of the present stage that the engine has, by their keys.
     under_way: BTreeMap<u64, usize>,
-    /// How many it has at most.
+    /// Most subtasks that it has.
     capacity: usize,
     /// `None` when the last event has come.
     client: Option<Connection>,
@@ -73,7 +73,7 @@ pub(super) struct Call {
     pub(super) since: Instant,
     /// `None` when it was counted how it ended.
     metrics: Option<RequestMetrics>,
-    /// For the cache; of the elements of an array, one for each.
+    /// The questions to the cache; of the elements of an array, one for each.
     pub(super) questions: Vec<Option<Question>>,
     author: Author,
     /// Whether an element of an array that cannot be answered leaves the others as they are.
@@ -319,7 +319,7 @@ impl Call {
         if let (Some(line), Some((text, tokens))) = (self.activity, self.stages.shown()) {
             activity::set_progress(line, tokens, turns, &text);
         }
-        let Some(Ended { answer, is_whole, text }) = ended else {
+        let Some(EndedRequest { answer, is_whole, text }) = ended else {
             self.fill()?;
             return Ok(News::None);
         };

@@ -13,7 +13,7 @@ use crate::pg::{bgworker, catalog_cache, guc, shmem};
 use crate::registry::Resolved;
 use crate::request::checks::{check_params, check_type};
 use crate::request::verb_checks::is_plain;
-use crate::request::{self, Asked, Subtasks, description};
+use crate::request::{self, RawRequest, Subtasks, description};
 
 /// A request that was checked.
 pub(super) struct Checked {
@@ -32,7 +32,7 @@ pub(super) fn check(
 ) -> Result<Checked, PgError> {
     let params = Value::Object(params);
     let (config, models) = (catalog_cache::config()?, catalog_cache::models()?);
-    let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
+    let asked = RawRequest { request_type, prompt: text, prompts: texts, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
     check_engine()?;

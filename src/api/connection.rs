@@ -20,18 +20,18 @@ use crate::pg::files::Descriptor;
 use crate::pg::interrupts::WaitFd;
 use crate::pg::{engine_leader, interrupts, privilege};
 
-/// How long a call waits for an engine to be there.
+/// Longest wait of a call for an engine to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it waits for the list of the loaded models.
+/// Longest wait for the list of the loaded models.
 const LISTING_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it asks for one.
+/// Interval at which it asks for an engine.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often it looks, in milliseconds.
+/// Interval at which it looks for one, in milliseconds.
 const LOOK_INTERVAL_MS: i64 = 5;
-/// For how long a call that was refused tries again: calls are short, as a rule, and their connections soon
+/// Time for which a call that was refused tries again: calls are short, as a rule, and their connections soon
 /// idle.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
-/// How long it waits before it does so for the first time; each time twice as long.
+/// Pause before it tries again for the first time; each further pause is twice as long, up to 32 times this.
 const REFUSAL_PAUSE_MS: i64 = 25;
 
 thread_local! {
@@ -121,7 +121,7 @@ impl Connection {
 ///
 /// # Errors
 ///
-/// Those of [`Connection::open`].
+/// As [`Connection::open`].
 pub(super) fn loaded_models() -> Result<Vec<LoadedModel>, PgError> {
     if !engine_leader::is_open() {
         return Ok(Vec::new());
@@ -180,7 +180,7 @@ fn is_lack_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// How often a call was refused, and since when.
+/// The number of times that a call was refused, and the time of the first.
 #[derive(Default)]
 pub(super) struct Refusals {
     since: Option<Instant>,

@@ -14,7 +14,7 @@ use crate::pg::{catalog_cache, expression, guc};
 use crate::registry::{self, Task, Wanted};
 
 /// The identity of a model's file: the source, and the file's length and modification time.
-type Known = (ModelSource, Option<(u64, SystemTime)>);
+type FileStamp = (ModelSource, Option<(u64, SystemTime)>);
 
 /// True, or an error where the text is not one SQL expression.
 #[pg_extern(immutable, parallel_safe)]
@@ -55,10 +55,10 @@ pub(super) fn summary_of(source: &ModelSource) -> Result<Summary, PgError> {
     Summary::of(source, load).map(|(summary, _)| summary).map_err(of_engine)
 }
 
-/// How many elements the vectors of a model have whose file is here.
+/// The number of elements of the vectors of a model whose file is here.
 pub(super) fn width_of(source: &ModelSource) -> Option<usize> {
     thread_local! {
-        static LAST: RefCell<Option<(Known, Option<usize>)>> = const { RefCell::new(None) };
+        static LAST: RefCell<Option<(FileStamp, Option<usize>)>> = const { RefCell::new(None) };
     }
     let state = match source {
         ModelSource::Builtin => None,

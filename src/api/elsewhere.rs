@@ -9,7 +9,7 @@
 use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::Value;
-use steadytext_engine::remote_job::{self, JobFailure, Prepared, Refusal, RemoteJob, Report};
+use steadytext_engine::remote_job::{self, JobFailure, PreparedRow, Refusal, RemoteJob, Report};
 use steadytext_engine::{Error, Generate, Output, Work};
 
 use super::context::width_of;
@@ -19,8 +19,8 @@ use crate::pg::jsonb::Jsonb;
 use crate::registry::{Resolved, default_names};
 use crate::request::params::{self, Unused};
 use crate::request::{
-    Answer, Asked, Ended, Stages, Subtasks, Usage, batch_checks, flaw_of_vectors, subtasks_elsewhere,
-    unexpected,
+    Answer, EndedRequest, RawRequest, Stages, Subtasks, Usage, batch_checks, flaw_of_vectors,
+    subtasks_elsewhere, unexpected,
 };
 
 /// Subtasks that travel together, in bytes: more come when they are asked for, so that what a claim brings is
@@ -76,7 +76,7 @@ fn refused_work(
         code: code.unwrap_or_default().chars().take(5).collect(),
         retry: retry.unwrap_or(false),
     };
-    encoded(&Prepared::Refused(refusal)).or_raise()
+    encoded(&PreparedRow::Refused(refusal)).or_raise()
 }
 
 /// More subtasks of a row, from the one with number `first` on: of its first stage, or, where there is a
@@ -221,7 +221,7 @@ pub(super) fn work(
     let bytes = prompts.iter().flatten().flatten().fold(0, |bytes, text| text.len().saturating_add(bytes));
     batch_checks::check_stored(bytes, &config)?;
     let params: Value = params::read(request_type, params, Unused::Skipped, &config)?;
-    let asked = Asked { request_type, prompt, prompts: prompts.as_deref(), params: &params };
+    let asked = RawRequest { request_type, prompt, prompts: prompts.as_deref(), params: &params };
     subtasks_elsewhere(asked, &config, &*catalog_cache::models()?)
 }
 
@@ -236,7 +236,7 @@ enum Outcome {
 }
 
 /// A stage of the work, from a subtask on, as far as there is room for it.
-fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> Prepared {
+fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> PreparedRow {
     let mut works = Vec::new();
     let mut bytes = 0_usize;
     for index in first..subtasks.len() {
@@ -247,18 +247,18 @@ fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> Prepared {
         }
         works.push(work);
     }
-    Prepared::Job(RemoteJob { model: model.wanted_model(), count: subtasks.len(), works })
+    PreparedRow::Job(RemoteJob { model: model.wanted_model(), count: subtasks.len(), works })
 }
 
-fn refused(error: &PgError) -> Prepared {
-    Prepared::Refused(Refusal {
+fn refused(error: &PgError) -> PreparedRow {
+    PreparedRow::Refused(Refusal {
         message: with_hint(error),
         code: error.sqlstate(),
         retry: error.is_transient(),
     })
 }
 
-fn encoded(prepared: &Prepared) -> Result<Vec<u8>, PgError> {
+fn encoded(prepared: &PreparedRow) -> Result<Vec<u8>, PgError> {
     let bytes = remote_job::encode(prepared).map_err(|error| Failure::from(error).error)?;
     if bytes.len() <= MAX_VALUE_BYTES {
         return Ok(bytes);
@@ -278,14 +278,14 @@ fn further(
     params: Option<Jsonb<'_>>,
     first: usize,
     report: Option<&[u8]>,
-) -> Result<Prepared, PgError> {
+) -> Result<PreparedRow, PgError> {
     let (subtasks, model) = work(request_type, prompt, prompts, params)?;
     let mut stages = Stages::new(subtasks);
     if let Some(report) = report {
         let report = read(report).map_err(|failure| failure.error)?;
         let outputs = report.outputs.map_err(|_| unexpected())?;
         check_texts(&outputs)?;
-        if replay(&mut stages, outputs, &model, &mut Most::new(None))?.is_some() {
+        if replay(&mut stages, outputs, &model, &mut TokenLimits::new(None))?.is_some() {
             return Err(unexpected());
         }
     }
@@ -305,22 +305,22 @@ fn replay(
     stages: &mut Stages,
     outputs: Vec<Output>,
     model: &Resolved,
-    most: &mut Most,
-) -> Result<Option<Ended>, PgError> {
+    limits: &mut TokenLimits,
+) -> Result<Option<EndedRequest>, PgError> {
     let mut outputs = outputs.into_iter();
     while outputs.len() > 0 {
         let count = stages.now().len();
         if count == 0 || outputs.len() < count {
             return Err(unexpected());
         }
-        most.prompt = most.prompt.saturating_add(most_tokens(stages.now(), model, most.told));
+        limits.prompt = limits.prompt.saturating_add(most_tokens(stages.now(), model, limits.reported));
         let mut ended = None;
         for (index, output) in outputs.by_ref().take(count).enumerate() {
             stages.take_next();
             if let Output::Text { text, generated_tokens, .. } = &output {
                 let work = stages.work(index, model);
                 check_constraint(&work, text)?;
-                most.answer = most.answer.saturating_add(most_of_answer(&work, *generated_tokens as u64));
+                limits.answer = limits.answer.saturating_add(most_of_answer(&work, *generated_tokens as u64));
             }
             ended = stages.store(index, output)?;
         }
@@ -333,23 +333,24 @@ fn replay(
 
 /// Limits on the token counts that a worker reports: they are charged to the role that has asked, so a worker
 /// is believed no more than the request can have taken.
-struct Most {
+struct TokenLimits {
     /// The reported tokens of the prompts.
-    told: Option<u64>,
+    reported: Option<u64>,
     prompt: u64,
     answer: u64,
 }
 
-impl Most {
-    fn new(told: Option<u64>) -> Most {
-        Most { told, prompt: 0, answer: 0 }
+impl TokenLimits {
+    fn new(reported: Option<u64>) -> TokenLimits {
+        TokenLimits { reported, prompt: 0, answer: 0 }
     }
 }
 
-/// The most tokens that the prompts of a stage can have; enough, where fewer are told than anybody doubts.
-fn most_tokens(subtasks: &Subtasks, model: &Resolved, told: Option<u64>) -> u64 {
+/// The most tokens that the prompts of a stage can have; enough, where fewer are reported than anybody
+/// doubts.
+fn most_tokens(subtasks: &Subtasks, model: &Resolved, reported: Option<u64>) -> u64 {
     let around = TOKENS_AROUND.saturating_mul(subtasks.len() as u64);
-    if told.is_none_or(|told| told <= around) {
+    if reported.is_none_or(|reported| reported <= around) {
         return around;
     }
     let bytes = |index| subtasks.work_for(index, model).text_bytes() as u64;
@@ -358,16 +359,16 @@ fn most_tokens(subtasks: &Subtasks, model: &Resolved, told: Option<u64>) -> u64 
 }
 
 /// The most tokens that the answers of a stage can have taken.
-fn most_answer_tokens(subtasks: &Subtasks, model: &Resolved, told: u64) -> u64 {
-    let of = |index| most_of_answer(&subtasks.work_for(index, model), told);
+fn most_answer_tokens(subtasks: &Subtasks, model: &Resolved, reported: u64) -> u64 {
+    let of = |index| most_of_answer(&subtasks.work_for(index, model), reported);
     (0..subtasks.len()).fold(0, |most: u64, index| most.saturating_add(of(index)))
 }
 
 /// The most tokens that the answer of one piece of work can have taken.
-fn most_of_answer(work: &Work, told: u64) -> u64 {
+fn most_of_answer(work: &Work, reported: u64) -> u64 {
     match work {
         Work::Generate(how) => {
-            told.min((how.max_tokens as u64).saturating_mul(ANSWER_TOKENS).saturating_add(TOKENS_AROUND))
+            reported.min((how.max_tokens as u64).saturating_mul(ANSWER_TOKENS).saturating_add(TOKENS_AROUND))
         }
         _ => 0,
     }
@@ -453,15 +454,15 @@ fn outcome(
     check_texts(&outputs).map_err(lasting)?;
     let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
     let mut stages = Stages::new(subtasks);
-    let mut most = Most::new(prompt_tokens);
-    let Some(ended) = replay(&mut stages, outputs, &model, &mut most).map_err(lasting)? else {
+    let mut limits = TokenLimits::new(prompt_tokens);
+    let Some(ended) = replay(&mut stages, outputs, &model, &mut limits).map_err(lasting)? else {
         let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
         return Ok(Outcome::More(more));
     };
-    let Ended { answer, text, .. } = ended;
-    let text =
-        text.map(|(tokens, finish)| (tokens.min(usize::try_from(most.answer).unwrap_or(usize::MAX)), finish));
-    let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, most.prompt);
+    let EndedRequest { answer, text, .. } = ended;
+    let text = text
+        .map(|(tokens, finish)| (tokens.min(usize::try_from(limits.answer).unwrap_or(usize::MAX)), finish));
+    let mut usage = believed(prompt_tokens, cached_tokens, first_token_ms, limits.prompt);
     let first_token_ms = usage.first_token_ms;
     usage.ended(text, std::time::Instant::now());
     // The time to the first token is the endpoint's, as this process has not waited for it.

@@ -11,7 +11,7 @@ use crate::registry::{self, Wanted};
 use crate::request::checks::{check_columns, check_params, check_type};
 use crate::request::params::{self, Unused};
 use crate::request::verb_checks::is_verb;
-use crate::request::{Asked, check_model, prompt_source, task_of, wanted};
+use crate::request::{RawRequest, check_model, prompt_source, task_of, wanted};
 
 /// Stands for the text of a row, which is checked when there is one.
 const ANY_TEXT: &str = "pg_steadytext";
@@ -31,7 +31,7 @@ fn check(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> Resul
     if is_verb(request_type) {
         prompt_source::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     }
-    check_type(Asked { request_type, prompt: Some(ANY_TEXT), prompts: None, params: &params }, &config)?;
+    check_type(RawRequest { request_type, prompt: Some(ANY_TEXT), prompts: None, params: &params }, &config)?;
     check_params(request_type, &params, &config)?;
     let models = catalog_cache::models()?;
     let task = task_of(request_type, &params);

@@ -31,7 +31,9 @@ use crate::request::checks::{check_columns, check_length, check_params, check_ty
 use crate::request::params::{self, Unused};
 use crate::request::prompt_source;
 use crate::request::verb_checks::is_verb;
-use crate::request::{Asked, DEFAULT_MODEL, RequestMetrics, Usage, check_model, default_to_remember, wanted};
+use crate::request::{
+    DEFAULT_MODEL, RawRequest, RequestMetrics, Usage, check_model, default_to_remember, wanted,
+};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -86,8 +88,8 @@ impl QueueColumn {
     ];
 }
 
-/// Where the columns are. Looking them up by name costs more than everything else that is done with a row,
-/// and they never move while a table lives.
+/// The places of the columns. Looking them up by name costs more than everything else that is done with a
+/// row, and they never move while a table lives.
 #[derive(Debug, Clone, Copy)]
 struct QueueColumns {
     table: pg_sys::Oid,
@@ -213,14 +215,14 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
-    /// For how many requests it counts: each text of a batch is one.
+    /// The number of requests that it counts as: each text of a batch is one.
     fn count(&self) -> u64 {
         let texts = self.prompts.as_ref().filter(|_| self.request_type.starts_with("batch_"));
         texts.map_or(1, |texts| texts.len() as u64)
     }
 
-    fn asked(&self) -> Asked<'_> {
-        Asked {
+    fn asked(&self) -> RawRequest<'_> {
+        RawRequest {
             request_type: self.request_type,
             prompt: self.prompt,
             prompts: self.prompts.as_deref(),

@@ -25,7 +25,7 @@ fn rows_aside() -> Vec<i64> {
     set_aside::rows(extension())
 }
 
-/// Where the claim of a role's requests begins.
+/// The place where the claim of a role's requests begins.
 #[pg_extern(volatile, parallel_unsafe)]
 fn passed_rows(
     priority: i32,

@@ -72,7 +72,7 @@ fn check_replacement(slug: Option<&str>, template: Option<&str>) {
 ///
 /// # Errors
 ///
-/// Those of steadytext_prompt_render.
+/// As steadytext_prompt_render.
 pub(super) fn filled<'a>(
     prompt: Option<&'a str>,
     variables: Option<Jsonb<'_>>,

@@ -12,7 +12,7 @@ use crate::pg::{bgworker, catalog_cache, claim_floors};
 const MAX_LEASE_SECONDS: i32 = 3600;
 /// Longest name of a worker, in bytes.
 const MAX_NAME_BYTES: usize = 256;
-/// How the names of servers' own workers begin.
+/// Beginning of the names of servers' own workers.
 const OWN: &str = "local:";
 
 /// Whether this process is the worker of this server and database.

@@ -108,8 +108,8 @@ fn limit_wait(role: pg_sys::Oid, count: i64) -> Option<f64> {
     rate_limits::wait_of(role, u64::try_from(count).unwrap_or(0)).or_raise()
 }
 
-/// How many requests a role may ask for at once, now or when it has asked for none; `None`: as many as it
-/// likes.
+/// The number of requests that a role may make at once, now, or when it has made none lately; `None`: no
+/// limit.
 #[pg_extern(volatile, parallel_unsafe)]
 fn limit_room(role: pg_sys::Oid, now: bool) -> Option<i64> {
     let room = rate_limits::room_of(role, now).or_raise();

@@ -92,7 +92,7 @@ pub(super) fn refuse_unsafe(unsafe_mode: Option<bool>) {
     }
 }
 
-/// Why a row is refused.
+/// The error by which a row is refused.
 pub(super) fn refusal(table: &str, column: &str) -> PgError {
     const HINT: &str = "Leave the column to its default: docs/sql.md names those that an INSERT gives and an UPDATE changes.";
     match allowed(column) {

@@ -12,17 +12,17 @@ use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
 use crate::pg::waiters::{self, Waiter};
 use crate::pg::{catalog, catalog_cache, interrupts};
 
-/// How often a waiting caller looks by itself, should a wake be missed.
+/// Interval at which a waiting caller looks by itself, should a wake be missed.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long callers wait that do not say for how long.
+/// Longest wait of callers that set none, in seconds.
 pub(super) const TIMEOUT_SECONDS: i64 = 30;
 /// The longest wait: a century.
 const LONGEST_SECONDS: u64 = 3_155_760_000;
 
 /// The result of a request that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum ResultKind {
     Text,
     Embedding,
 }
@@ -30,13 +30,13 @@ enum Wanted {
 /// The text of a completed request, or the text form of its embedding or embeddings; waits for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn get_async_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i64>) -> Option<String> {
-    await_result(request_id, timeout_seconds, Wanted::Text).and_then(Value::into_text)
+    await_result(request_id, timeout_seconds, ResultKind::Text).and_then(Value::into_text)
 }
 
 /// The embedding of a completed request; waits for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn get_async_embedding(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i64>) -> Option<AnyElement> {
-    await_result(request_id, timeout_seconds, Wanted::Embedding).and_then(Value::into_datum)
+    await_result(request_id, timeout_seconds, ResultKind::Embedding).and_then(Value::into_datum)
 }
 
 /// The result of a look at the request's row.
@@ -49,7 +49,7 @@ enum Look {
 fn await_result(
     request_id: Option<pgrx::Uuid>,
     timeout_seconds: Option<i64>,
-    wanted: Wanted,
+    wanted: ResultKind,
 ) -> Option<Value> {
     let id = request_id?;
     let uuid = Uuid::from_bytes(*id.as_bytes());
@@ -79,7 +79,7 @@ fn await_result(
     }
 }
 
-/// When somebody who waits so many seconds gives up.
+/// The moment at which a caller that waits so many seconds gives up.
 pub(super) fn deadline(seconds: i64) -> Instant {
     match u64::try_from(seconds) {
         Ok(seconds) => Instant::now() + Duration::from_secs(seconds.min(LONGEST_SECONDS)),
@@ -173,7 +173,7 @@ fn unfinished(sql: &str, ids: Vec<pgrx::Uuid>) -> Result<Vec<pgrx::Uuid>, PgErro
     found.into_iter().flatten().collect()
 }
 
-fn look(sql: &str, id: pgrx::Uuid, wanted: Wanted) -> Look {
+fn look(sql: &str, id: pgrx::Uuid, wanted: ResultKind) -> Look {
     let found = in_passing(|| {
         with_latest_snapshot(|| {
             spi::query_one(sql, vec![id.into()], Mode::ReadOnly, |row| {
@@ -190,10 +190,10 @@ fn look(sql: &str, id: pgrx::Uuid, wanted: Wanted) -> Look {
     found.or_raise().unwrap_or(Look::NotFound)
 }
 
-fn value(row: &Row, wanted: Wanted) -> Result<Option<Value>, PgError> {
+fn value(row: &Row, wanted: ResultKind) -> Result<Option<Value>, PgError> {
     match wanted {
-        Wanted::Text => Ok((5..=7).find_map(|column| row.get_text(column)).map(Value::Text)),
-        Wanted::Embedding => match row.get_copy(6) {
+        ResultKind::Text => Ok((5..=7).find_map(|column| row.get_text(column)).map(Value::Text)),
+        ResultKind::Embedding => match row.get_copy(6) {
             None => Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "the request has no embedding: it is of another type",

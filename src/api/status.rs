@@ -149,7 +149,7 @@ fn worker_state() -> TableIterator<
     ))
 }
 
-/// Why a process does not run for which there is no place.
+/// The reason why a process does not run for which there is no place.
 pub(super) const NO_PLACE: &str =
     "all of max_worker_processes are in use: raise it in postgresql.conf and restart the server";
 
@@ -161,8 +161,8 @@ fn missing(slot: &Slot) -> Option<String> {
     })
 }
 
-/// Why the process does not run that one of them waits for: the fast one, without which there is no other, or
-/// the slow one.
+/// The reason why the process does not run that one of them waits for: the fast one, without which there is
+/// no other, or the slow one.
 #[pg_extern(volatile, parallel_restricted)]
 fn process_problem(slow: Option<bool>) -> Option<String> {
     let slot = slots::mine()?;
@@ -171,7 +171,7 @@ fn process_problem(slow: Option<bool>) -> Option<String> {
     if waits { missing(slot) } else { None }
 }
 
-/// For how long the state of a worker speaks of a request that could not be written.
+/// Time for which the state of a worker speaks of a request that could not be written.
 const ROW_ERROR_MICROSECONDS: i64 = 3_600_000_000;
 
 /// A problem message about requests that could not be written lately.

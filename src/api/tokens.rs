@@ -11,7 +11,7 @@ use crate::registry::{self, Resolved, Task, Wanted};
 use crate::request::checks::{check_length, invalid};
 use crate::request::{Answer, Subtasks, unexpected};
 
-/// How many tokens a text has, without any that a model wants around it.
+/// The number of tokens of a text, without any that a model wants around it.
 #[pg_extern(immutable, parallel_safe)]
 fn count_tokens(input: Option<&str>, model: Option<&str>) -> Option<i32> {
     let tokens = tokens(input?, model).or_raise();

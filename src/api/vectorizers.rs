@@ -18,11 +18,11 @@ use crate::registry::{self, Task, Wanted};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
-/// How long each part of a step may take after the step as a whole has taken too long.
+/// Time limit of each part of a step after the step as a whole has taken too long.
 const RENEWED_LIMIT: Duration = Duration::from_secs(5);
-/// How long what is made in one piece, such as an index, may take at most.
+/// Longest time limit of what is made in one piece, such as an index.
 const LONGEST_LIMIT: Duration = Duration::from_secs(24 * 3600);
-/// How long after that the process ends, where it has not stopped.
+/// Time after that limit at which the process ends, where the work has not stopped.
 const EXTENDED_GRACE: Duration = Duration::from_secs(30);
 
 /// AFTER triggers on vectorized tables and on the tables of their vectors.

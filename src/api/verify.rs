@@ -8,7 +8,7 @@ use steadytext_engine::MAX_POSITIONS;
 use super::answers;
 use crate::pg::error::{OrRaise, PgError};
 
-/// How far the logits behind each token of a short text are apart.
+/// The deviations between the backends' logits behind each token of a short text.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn model_verify(

@@ -9,12 +9,10 @@
 //! kept keys and values. An entry that an administrator imported answers default requests whatever the model,
 //! which is the purpose of an import.
 
-mod author;
 mod keys;
 mod new_entry;
 mod question;
 
-pub(crate) use self::author::Author;
 pub(crate) use self::keys::{dedup_key_of, key_of};
-pub(crate) use self::new_entry::{NewEntry, model_name};
+pub(crate) use self::new_entry::{Author, NewEntry, model_name};
 pub(crate) use self::question::{Cached, Effort, Question, find};

@@ -1,4 +1,4 @@
-//! New entries of the cache, and their form as messages to the worker.
+//! New entries of the cache, their form as messages to the worker, and the model that has computed them.
 
 use std::time::Duration;
 
@@ -10,8 +10,31 @@ use steadytext_engine::{
 
 use super::keys::key_by;
 use super::question::Question;
-use crate::pg::guc;
+use crate::pg::{guc, model_checksums};
 use crate::request::{Answer, Subtasks, defaults};
+
+/// The model that computes an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Author {
+    model: Option<ModelIdentity>,
+    /// Subtasks of it were computed by another one, whose file was replaced.
+    mixed: bool,
+}
+
+impl Author {
+    /// This one computes it, or a subtask of it.
+    pub(crate) fn note(&mut self, model: &ModelIdentity) {
+        if self.model.as_ref() != Some(model) {
+            model_checksums::learn(model);
+            self.mixed = self.model.replace(*model).is_some();
+        }
+    }
+
+    /// The one that has computed all of it.
+    pub(crate) fn get(&self) -> Option<&ModelIdentity> {
+        self.model.as_ref().filter(|_| !self.mixed)
+    }
+}
 
 /// A row of steadytext_cache in the making.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

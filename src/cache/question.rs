@@ -6,12 +6,12 @@ use serde_json::Value;
 use steadytext_engine::{CacheKey, ModelSource, hex};
 
 use super::keys::{key_of, key_with};
-use crate::pg::cache_table::{self, Found, Provenance};
+use crate::pg::cache_table::{self, CachedAnswer, Provenance};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, guc, model_checksums};
 use crate::registry::{Embedding, Resolved, Task};
-use crate::request::{self, Answer, Asked, Categories, Ranking, Subtasks};
+use crate::request::{self, Answer, Categories, Ranking, RawRequest, Subtasks};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
         && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_))
 }
 
-/// How far a look-up goes.
+/// The extent of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want
@@ -78,7 +78,7 @@ pub(crate) enum Effort {
 /// The cache's answer to a request.
 pub(crate) struct Cached {
     /// The entry.
-    pub(crate) found: Found,
+    pub(crate) found: CachedAnswer,
     /// The same entry, decoded.
     pub(crate) answer: Answer,
     /// Name of the model; `None` for an imported entry, which answers whatever the model is.
@@ -90,10 +90,14 @@ pub(crate) struct Cached {
 ///
 /// # Errors
 ///
-/// Those of [`request::work`], and of [`request::model`] where the model matters.
-pub(crate) fn find(asked: Asked<'_>, config: &Config, effort: Effort) -> Result<Option<Cached>, PgError> {
+/// As [`request::work`], and as [`request::model`] where the model matters.
+pub(crate) fn find(
+    asked: RawRequest<'_>,
+    config: &Config,
+    effort: Effort,
+) -> Result<Option<Cached>, PgError> {
     let (task, subtasks) = request::work(asked, config)?;
-    let Asked { request_type, params, .. } = asked;
+    let RawRequest { request_type, params, .. } = asked;
     if !is_wanted(params, &subtasks, config) {
         return Ok(None);
     }
@@ -139,7 +143,7 @@ fn look(
     request_type: &str,
     key: &CacheKey,
     model: impl FnOnce() -> Option<ModelSource>,
-) -> Option<(Found, Answer)> {
+) -> Option<(CachedAnswer, Answer)> {
     let table = catalog_cache::installation().ok()?.cache?;
     let found = cache_table::find(table, &key.hash(), |of| accepts(request_type, key, of, model))?;
     let answer = read(request_type, &found)?;
@@ -163,7 +167,7 @@ fn accepts(
 }
 
 /// Decodes an entry; `None` where that fails.
-fn read(request_type: &str, found: &Found) -> Option<Answer> {
+fn read(request_type: &str, found: &CachedAnswer) -> Option<Answer> {
     match request_type {
         "rerank" | "batch_rerank" => Ranking::from_json(&found.text()?).map(Answer::Ranking),
         "classify_scores" | "classify_multi" => Categories::from_json(&found.text()?).map(Answer::Categories),

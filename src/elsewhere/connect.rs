@@ -1,4 +1,4 @@
-//! From a URL, the environment and the file of passwords to a connection, as libpq does it.
+//! Connections as libpq makes them from a URL, the environment and the file of passwords.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,12 +12,12 @@ use crate::Error;
 use crate::dsn;
 use crate::tls::{self, Tls};
 
-/// Where sockets of servers are, where nothing else is said.
+/// The directory of servers' sockets, where nothing else is said.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
-/// How long a server has to answer, where nothing else is said.
+/// Longest wait for a server to answer, where nothing else is set.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// When a silent connection is looked after, and how long data may go unacknowledged.
+/// Silence after which a connection is probed, and longest time for which data may go unacknowledged.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A database, and how it is reached.

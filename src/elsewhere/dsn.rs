@@ -7,12 +7,12 @@ use crate::Error;
 
 /// The TLS parameters of a URL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct TlsParameters {
     pub(crate) sslmode: Option<String>,
     pub(crate) sslrootcert: Option<String>,
 }
 
-impl Said {
+impl TlsParameters {
     /// Takes a parameter if it is about TLS.
     fn take(&mut self, key: &str, value: &str) -> Result<bool, Error> {
         match key {
@@ -34,7 +34,7 @@ impl Said {
 /// # Errors
 ///
 /// [`Error::Usage`] for a URL that cannot be read. It says nothing of what stands in it.
-pub(crate) fn split(url: &str) -> Result<(String, Said), Error> {
+pub(crate) fn split(url: &str) -> Result<(String, TlsParameters), Error> {
     let is_uri = url.starts_with("postgresql://") || url.starts_with("postgres://");
     if is_uri { split_uri(url) } else { split_pairs(url) }
 }
@@ -43,13 +43,13 @@ fn unreadable() -> Error {
     Error::Usage("a database URL cannot be read".to_owned())
 }
 
-fn split_uri(url: &str) -> Result<(String, Said), Error> {
-    let mut said = Said::default();
-    let Some((place, query)) = url.split_once('?') else { return Ok((url.to_owned(), said)) };
+fn split_uri(url: &str) -> Result<(String, TlsParameters), Error> {
+    let mut parameters = TlsParameters::default();
+    let Some((place, query)) = url.split_once('?') else { return Ok((url.to_owned(), parameters)) };
     let mut others = Vec::new();
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if !said.take(&decoded(key)?, &decoded(value)?)? {
+        if !parameters.take(&decoded(key)?, &decoded(value)?)? {
             others.push(pair.to_owned());
         }
     }
@@ -69,7 +69,7 @@ fn split_uri(url: &str) -> Result<(String, Said), Error> {
         }
     }
     let rest = if others.is_empty() { place } else { format!("{place}?{}", others.join("&")) };
-    Ok((rest, said))
+    Ok((rest, parameters))
 }
 
 /// A URI without its hosts, and their ports as a parameter, if they have any.
@@ -105,20 +105,20 @@ fn decoded(text: &str) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|_| unreadable())
 }
 
-fn split_pairs(text: &str) -> Result<(String, Said), Error> {
-    let mut said = Said::default();
+fn split_pairs(text: &str) -> Result<(String, TlsParameters), Error> {
+    let mut parameters = TlsParameters::default();
     let mut others = Vec::new();
     let mut left = text.trim_start();
     while !left.is_empty() {
         let (key, after) = left.split_once('=').ok_or_else(unreadable)?;
         let after = after.trim_start();
         let (value, end) = value(after)?;
-        if !said.take(key.trim(), &value)? {
+        if !parameters.take(key.trim(), &value)? {
             others.push(format!("{}={}", key.trim(), &after[..end]));
         }
         left = after[end..].trim_start();
     }
-    Ok((others.join(" "), said))
+    Ok((others.join(" "), parameters))
 }
 
 /// A value at the beginning of a text, and how many bytes it takes there.

@@ -17,7 +17,7 @@ pub(crate) struct Terms {
     pub(crate) context_length: usize,
 }
 
-/// Why there is no engine.
+/// The reason why there is no engine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
     #[error(

@@ -11,20 +11,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use steadytext_engine::remote_job::{self, JobFailure, Prepared, Refusal, RemoteJob, Report, WantedModel};
+use steadytext_engine::remote_job::{self, JobFailure, PreparedRow, Refusal, RemoteJob, Report, WantedModel};
 use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
 
 use crate::endpoints::{Endpoint, EndpointEvent, EndpointEventKind, Job};
-use crate::protocol::Held;
+use crate::protocol::HeldRow;
 
 /// Subtasks that the engine has, of a database, and those that endpoints have.
 const MAX_SUBTASKS: usize = 512;
 
 /// The computing side of a row: the engine or an endpoint.
 #[derive(Debug, Clone)]
-pub(crate) enum By {
+pub(crate) enum Computer {
     /// The engine, with this model.
     Engine(ModelSource),
     /// An endpoint.
@@ -33,16 +33,16 @@ pub(crate) enum By {
 
 /// A row that is worked on.
 struct Row {
-    held: Held,
+    held: HeldRow,
     model: WantedModel,
-    by: By,
+    computer: Computer,
     standing: Standing,
     salt: u64,
     /// Outputs of the stages before.
     before: Vec<Output>,
     /// Work that is here and was not handed over yet.
     works: VecDeque<Work>,
-    /// How many subtasks there are in all, and how many of them were handed over.
+    /// Number of all subtasks, and of those that were handed over.
     count: usize,
     next: usize,
     under_way: usize,
@@ -56,7 +56,7 @@ struct Row {
     first_token_ms: Option<u64>,
 }
 
-/// Why no more is done for a row.
+/// The reason why no more is done for a row.
 enum End {
     /// The engine, or the model, is why.
     Failed(JobFailure),
@@ -66,24 +66,24 @@ enum End {
     NotNow,
 }
 
-/// How a row goes on, where there is another stage.
+/// The circumstances under which a row goes on, where there is another stage.
 pub(crate) struct Again {
-    by: By,
+    computer: Computer,
     standing: Standing,
     salt: u64,
 }
 
 /// A row for which there is nothing more to be done.
-pub(crate) struct Ended {
-    pub(crate) held: Held,
-    pub(crate) came: Came,
+pub(crate) struct EndedRow {
+    pub(crate) held: HeldRow,
+    pub(crate) outcome: RowOutcome,
     pub(crate) again: Again,
     /// The model, where its file is no good.
     pub(crate) spoiled: Option<Spoiled>,
 }
 
 /// The outcome of a row.
-pub(crate) enum Came {
+pub(crate) enum RowOutcome {
     /// The outputs of an engine, which may be errors.
     Report(Report),
     /// The request has no answer, and this is why.
@@ -99,13 +99,13 @@ pub(crate) struct Spoiled {
     pub(crate) reason: String,
 }
 
-/// A row that wants more of its work.
-pub(crate) struct Wish {
+/// A request for more of the work of a row.
+pub(crate) struct WorkRequest {
     order: u64,
-    pub(crate) held: Held,
-    /// From which subtask on.
+    pub(crate) held: HeldRow,
+    /// Number of the first subtask that it wants.
     pub(crate) first: usize,
-    /// With the outputs of the stages before, if there are any.
+    /// A report with the outputs of the stages before, if there are any.
     pub(crate) report: Option<Vec<u8>>,
 }
 
@@ -113,7 +113,7 @@ impl Row {
     /// Cancels what is left of its work.
     fn stop(&self) {
         self.ticket.cancel();
-        if let By::Endpoint(endpoint) = &self.by {
+        if let Computer::Endpoint(endpoint) = &self.computer {
             endpoint.look_after_cancelled();
         }
     }
@@ -130,11 +130,11 @@ impl Row {
 /// The rows in flight.
 #[derive(Default)]
 pub(crate) struct InFlight {
-    /// In the order of the claims.
+    /// The rows in the order of their claims.
     rows: BTreeMap<u64, Row>,
     /// The row and the number of a subtask, by the key of its events.
     subtasks: HashMap<u64, (u64, usize)>,
-    /// How many of the rows endpoints have.
+    /// Number of the rows that endpoints have.
     at_endpoints: usize,
     /// Neither number is ever used twice, so that late events are nobody's.
     last_key: u64,
@@ -148,20 +148,27 @@ impl InFlight {
     }
 
     /// The rows that are held.
-    pub(crate) fn held(&self) -> Vec<Held> {
-        let mut held: Vec<Held> = self.rows.values().map(|row| row.held).collect();
+    pub(crate) fn held(&self) -> Vec<HeldRow> {
+        let mut held: Vec<HeldRow> = self.rows.values().map(|row| row.held).collect();
         held.sort_unstable();
         held
     }
 
     /// Adds a row.
-    pub(crate) fn add(&mut self, held: Held, job: RemoteJob, by: By, standing: Standing, salt: u64) {
+    pub(crate) fn add(
+        &mut self,
+        held: HeldRow,
+        job: RemoteJob,
+        computer: Computer,
+        standing: Standing,
+        salt: u64,
+    ) {
         let RemoteJob { model, count, works } = job;
         self.last_order += 1;
         let row = Row {
             held,
             model,
-            by,
+            computer,
             standing,
             salt,
             before: Vec::new(),
@@ -183,8 +190,8 @@ impl InFlight {
     }
 
     /// Goes on with the next stage of a row, whose report up to now is this one.
-    pub(crate) fn go_on(&mut self, held: Held, job: RemoteJob, again: Again, report: Report) {
-        self.add(held, job, again.by, again.standing, again.salt);
+    pub(crate) fn go_on(&mut self, held: HeldRow, job: RemoteJob, again: Again, report: Report) {
+        self.add(held, job, again.computer, again.standing, again.salt);
         if let Some(row) = self.rows.get_mut(&self.last_order) {
             row.has_begun = true;
             row.before = report.outputs.unwrap_or_default();
@@ -206,9 +213,9 @@ impl InFlight {
         for most in [1, usize::MAX] {
             for (order, row) in &mut self.rows {
                 loop {
-                    let held = match row.by {
-                        By::Engine(_) => self.subtasks.len() - self.at_endpoints,
-                        By::Endpoint(_) => self.at_endpoints,
+                    let held = match row.computer {
+                        Computer::Engine(_) => self.subtasks.len() - self.at_endpoints,
+                        Computer::Endpoint(_) => self.at_endpoints,
                     };
                     let has_room = if most == 1 { row.under_way == 0 } else { held < MAX_SUBTASKS };
                     if row.end.is_some() || !has_room {
@@ -221,8 +228,8 @@ impl InFlight {
                     self.last_key += 1;
                     let key = self.last_key;
                     self.subtasks.insert(key, (*order, index));
-                    match &row.by {
-                        By::Endpoint(endpoint) => {
+                    match &row.computer {
+                        Computer::Endpoint(endpoint) => {
                             self.at_endpoints += 1;
                             let job =
                                 Job { key, work, ticket: row.ticket.clone(), to: endpoint_events.clone() };
@@ -231,7 +238,7 @@ impl InFlight {
                                 None => calls.push((Arc::clone(endpoint), vec![job])),
                             }
                         }
-                        By::Engine(source) => {
+                        Computer::Engine(source) => {
                             let (model, salt) = (source.clone(), row.salt);
                             let request = Request { key, model, salt, dedup_key: None, work };
                             #[cfg(feature = "noop-engine")]
@@ -252,14 +259,15 @@ impl InFlight {
         calls.into_iter().for_each(|(endpoint, jobs)| endpoint.submit(jobs));
     }
 
-    /// How many rows an endpoint has.
+    /// The number of rows that an endpoint has.
     pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>) -> usize {
-        let is_there = |row: &&Row| matches!(&row.by, By::Endpoint(known) if Arc::ptr_eq(known, endpoint));
+        let is_there =
+            |row: &&Row| matches!(&row.computer, Computer::Endpoint(known) if Arc::ptr_eq(known, endpoint));
         self.rows.values().filter(is_there).count()
     }
 
     /// A row of which everything that is here was handed over, and not all is here.
-    pub(crate) fn wish(&self) -> Option<Wish> {
+    pub(crate) fn work_request(&self) -> Option<WorkRequest> {
         let wants = |row: &Row| row.end.is_none() && row.works.is_empty() && row.next < row.count;
         let (order, row) = self.rows.iter().find(|(_, row)| wants(row))?;
         let before = || Report {
@@ -270,14 +278,14 @@ impl InFlight {
             endpoint: None,
         };
         let report = (!row.before.is_empty()).then(|| remote_job::encode(&before()).unwrap_or_default());
-        Some(Wish { order: *order, held: row.held, first: row.next, report })
+        Some(WorkRequest { order: *order, held: row.held, first: row.next, report })
     }
 
-    /// Takes in the answer to a wish. Returns the row if it has ended.
-    pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<Ended> {
-        let row = self.rows.get_mut(&wish.order)?;
-        match came {
-            Prepared::Job(job)
+    /// Takes in the answer to a request for work. Returns the row if it has ended.
+    pub(crate) fn receive(&mut self, request: &WorkRequest, prepared: PreparedRow) -> Option<EndedRow> {
+        let row = self.rows.get_mut(&request.order)?;
+        match prepared {
+            PreparedRow::Job(job)
                 if job.count == row.count
                     && (1..=row.count - row.next).contains(&job.works.len())
                     && job.model == row.model =>
@@ -286,23 +294,23 @@ impl InFlight {
                 return None;
             }
             // Somebody has changed what the model is meanwhile, or the server speaks nonsense.
-            Prepared::Job(_) => {
+            PreparedRow::Job(_) => {
                 row.end.get_or_insert(End::Refused(Refusal {
                     message: "the work of the request has changed while it was done".to_owned(),
                     code: "55000".to_owned(),
                     retry: true,
                 }));
             }
-            Prepared::Refused(refusal) => {
+            PreparedRow::Refused(refusal) => {
                 row.end.get_or_insert(End::Refused(refusal));
             }
         }
         row.stop();
-        self.end(wish.order)
+        self.end(request.order)
     }
 
     /// Takes note of an event; the row if it has ended.
-    pub(crate) fn take(&mut self, event: Event) -> Option<Ended> {
+    pub(crate) fn take(&mut self, event: Event) -> Option<EndedRow> {
         let (order, index) = *self.subtasks.get(&event.key)?;
         let row = self.rows.get_mut(&order)?;
         match event.kind {
@@ -345,7 +353,7 @@ impl InFlight {
     }
 
     /// Takes note of what an endpoint says; the row if it has ended.
-    pub(crate) fn take_endpoint_event(&mut self, event: EndpointEvent) -> Option<Ended> {
+    pub(crate) fn take_endpoint_event(&mut self, event: EndpointEvent) -> Option<EndedRow> {
         let (order, index) = *self.subtasks.get(&event.key)?;
         let row = self.rows.get_mut(&order)?;
         match event.kind {
@@ -376,23 +384,25 @@ impl InFlight {
     }
 
     /// Takes a row out if nothing more is to be done for it.
-    fn end(&mut self, order: u64) -> Option<Ended> {
+    fn end(&mut self, order: u64) -> Option<EndedRow> {
         let row = self.rows.get(&order)?;
         if row.under_way > 0 || (row.end.is_none() && row.outputs.len() < row.count) {
             return None;
         }
         let row = self.rows.remove(&order)?;
         let mut spoiled = None;
-        if let (Some(End::Failed(JobFailure::Model(refusal))), By::Engine(source)) = (&row.end, &row.by) {
+        if let (Some(End::Failed(JobFailure::Model(refusal))), Computer::Engine(source)) =
+            (&row.end, &row.computer)
+        {
             let (name, reason) = (row.model.name.clone(), refusal.message.clone());
             spoiled = Some(Spoiled { name, source: source.clone(), reason });
         }
-        let endpoint = match &row.by {
-            By::Engine(_) => None,
-            By::Endpoint(endpoint) => Some(endpoint.address().to_owned()),
+        let endpoint = match &row.computer {
+            Computer::Engine(_) => None,
+            Computer::Endpoint(endpoint) => Some(endpoint.address().to_owned()),
         };
         let report = |outputs| {
-            Came::Report(Report {
+            RowOutcome::Report(Report {
                 outputs,
                 prompt_tokens: row.prompt_tokens,
                 cached_tokens: row.cached_tokens,
@@ -400,18 +410,18 @@ impl InFlight {
                 endpoint,
             })
         };
-        let came = match row.end {
+        let outcome = match row.end {
             None => report(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
             Some(End::Failed(failure)) => report(Err(failure)),
-            Some(End::Refused(refusal)) => Came::Refused(refusal),
-            Some(End::NotNow) => Came::NotNow,
+            Some(End::Refused(refusal)) => RowOutcome::Refused(refusal),
+            Some(End::NotNow) => RowOutcome::NotNow,
         };
-        let again = Again { by: row.by, standing: row.standing, salt: row.salt };
-        Some(Ended { held: row.held, came, again, spoiled })
+        let again = Again { computer: row.computer, standing: row.standing, salt: row.salt };
+        Some(EndedRow { held: row.held, outcome, again, spoiled })
     }
 
     /// Stops work on rows; how many there were.
-    pub(crate) fn abandon(&mut self, lost: &[Held]) -> usize {
+    pub(crate) fn abandon(&mut self, lost: &[HeldRow]) -> usize {
         let before = self.rows.len();
         let rows = std::mem::take(&mut self.rows);
         let (gone, kept): (BTreeMap<_, _>, _) =
@@ -422,7 +432,7 @@ impl InFlight {
         self.subtasks.retain(|_, (order, _)| match gone.get(order) {
             None => true,
             Some(row) => {
-                *at_endpoints -= usize::from(matches!(row.by, By::Endpoint(_)));
+                *at_endpoints -= usize::from(matches!(row.computer, Computer::Endpoint(_)));
                 false
             }
         });
@@ -430,7 +440,7 @@ impl InFlight {
     }
 
     /// The rows of which nothing is computed yet.
-    pub(crate) fn not_begun(&self) -> Vec<Held> {
+    pub(crate) fn not_begun(&self) -> Vec<HeldRow> {
         self.rows.values().filter(|row| !row.has_begun).map(|row| row.held).collect()
     }
 }

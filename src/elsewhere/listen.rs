@@ -10,9 +10,9 @@ use postgres::fallible_iterator::FallibleIterator;
 use crate::connect::Target;
 use crate::shared::Shared;
 
-/// How long one wait takes, after which a look shows whether the program goes on.
+/// Longest wait for a notification, after which the thread looks whether the program goes on.
 const WAIT: Duration = Duration::from_secs(30);
-/// How soon a lost connection is made again: first, and in the end.
+/// Pauses before a lost connection is made again: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
 /// Starts the thread of a database, which ends with the program.

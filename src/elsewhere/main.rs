@@ -38,10 +38,10 @@ use signal_hook::iterator::Signals;
 use steadytext_engine::memory::Allocator;
 
 use crate::log::Level;
-use crate::options::{Asked, Options};
+use crate::options::{Options, WorkerAction};
 use crate::shared::Shared;
 
-/// How long giving back may take after the time that requests have to end.
+/// Time for giving requests back, after the time that they have to end.
 const MARGIN: Duration = Duration::from_secs(15);
 
 #[global_allocator]
@@ -64,12 +64,12 @@ enum Error {
 
 fn main() -> ExitCode {
     let outcome = match options::parse(std::env::args_os().skip(1).collect()) {
-        Ok(Asked::Help) => return log::print(options::HELP),
-        Ok(Asked::Version) => {
+        Ok(WorkerAction::Help) => return log::print(options::HELP),
+        Ok(WorkerAction::Version) => {
             return log::print(&format!("steadytext-worker {}\n", env!("CARGO_PKG_VERSION")));
         }
-        Ok(Asked::Healthcheck(address)) => http::check(&address),
-        Ok(Asked::Serve(options)) => run(*options),
+        Ok(WorkerAction::Healthcheck(address)) => http::check(&address),
+        Ok(WorkerAction::Serve(options)) => run(*options),
         Err(error) => Err(error),
     };
     match outcome {

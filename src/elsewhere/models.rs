@@ -16,8 +16,8 @@ use crate::endpoints::Endpoint;
 const BUILTIN: &str = "builtin";
 /// Names that a claim takes along, at most.
 const MAX_NAMES: usize = 1000;
-/// How long a model is left alone whose file is no good and has not changed: it may have been unreadable for
-/// a moment, and what the server expects of it may be corrected.
+/// Time for which a model is left alone whose file is no good and has not changed: it may have been
+/// unreadable for a moment, and what the server expects of it may be corrected.
 const SPOILED: Duration = Duration::from_secs(60);
 /// Models that are remembered to be no good.
 const MAX_SPOILED: usize = 10_000;
@@ -114,7 +114,7 @@ impl Models {
         chosen.filter(|chosen| !is_there(chosen)).collect()
     }
 
-    /// Where a model is.
+    /// The place of a model.
     ///
     /// # Errors
     ///

@@ -74,7 +74,7 @@ examples:
 ";
 
 /// The action that the command line asks for.
-pub(crate) enum Asked {
+pub(crate) enum WorkerAction {
     /// The help.
     Help,
     /// The version.
@@ -85,7 +85,7 @@ pub(crate) enum Asked {
     Serve(Box<Options>),
 }
 
-/// How to work.
+/// Options of the work.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Databases as they were given.
@@ -160,7 +160,7 @@ const SWITCHES: [&str; 4] = ["once", "drain", "no-listen", "healthcheck"];
 /// # Errors
 ///
 /// [`Error::Usage`].
-pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<WorkerAction, Error> {
     let mut options = Options::default();
     let mut healthcheck = false;
     let mut has_model_dir = false;
@@ -188,8 +188,8 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
             _ => (argument, None),
         };
         match name.strip_prefix("--").unwrap_or(&name) {
-            "help" | "-h" => return Ok(Asked::Help),
-            "version" | "-V" => return Ok(Asked::Version),
+            "help" | "-h" => return Ok(WorkerAction::Help),
+            "version" | "-V" => return Ok(WorkerAction::Version),
             switch if SWITCHES.contains(&switch) && inline.is_none() => {
                 options.switch(switch, &mut healthcheck);
             }
@@ -221,7 +221,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
     if healthcheck {
         let address = options.listen;
         return address
-            .map(Asked::Healthcheck)
+            .map(WorkerAction::Healthcheck)
             .ok_or_else(|| Error::Usage("--healthcheck needs --listen".to_owned()));
     }
     // The default one need not be there: the builtin model and those of endpoints need no files.
@@ -235,7 +235,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
         // An empty one is all that PGHOST, PGDATABASE and the others say.
         options.database_urls.push(std::env::var("DATABASE_URL").unwrap_or_default());
     }
-    Ok(Asked::Serve(Box::new(options)))
+    Ok(WorkerAction::Serve(Box::new(options)))
 }
 
 /// `STEADYTEXT_WORKER_…` of an option.

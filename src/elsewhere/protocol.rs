@@ -28,7 +28,7 @@ const MAX_MODELS: usize = 10_000;
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Held {
+pub(crate) struct HeldRow {
     /// steadytext_queue.id.
     pub(crate) id: i64,
     /// The attempt that fences it.
@@ -38,16 +38,16 @@ pub(crate) struct Held {
 /// A claimed request.
 #[derive(Debug)]
 pub(crate) struct Claimed {
-    pub(crate) held: Held,
+    pub(crate) held: HeldRow,
     pub(crate) owner: u32,
     pub(crate) priority: u8,
-    /// [`steadytext_engine::remote_job::Prepared`].
+    /// [`steadytext_engine::remote_job::PreparedRow`].
     pub(crate) prepared: Vec<u8>,
 }
 
 /// The parameters of a claim.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct ClaimRequest<'a> {
     pub(crate) worker: &'a str,
     pub(crate) limit: usize,
     pub(crate) lease_s: i32,
@@ -59,10 +59,10 @@ pub(crate) struct Wanted<'a> {
 
 /// The outcome of storing a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Stored {
+pub(crate) enum StoreOutcome {
     /// The row has ended or is tried again.
     Done,
-    /// There is another stage, as [`steadytext_engine::remote_job::Prepared`].
+    /// There is another stage, as [`steadytext_engine::remote_job::PreparedRow`].
     More(Vec<u8>),
     /// The row is no longer ours.
     Lost,
@@ -74,7 +74,7 @@ pub(crate) enum Stored {
 
 /// The state of the queue, as far as it decides when to claim again.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Outlook {
+pub(crate) struct DueRequests {
     /// Whether a request is due that must run alone.
     pub(crate) alone_due: bool,
     /// Seconds until the next retry is due.
@@ -176,7 +176,7 @@ pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, TurnError> 
 }
 
 /// Claims requests, and has the server make work of them.
-pub(crate) fn claim(client: &mut Client, wanted: Wanted<'_>) -> Result<Vec<Claimed>, TurnError> {
+pub(crate) fn claim(client: &mut Client, wanted: ClaimRequest<'_>) -> Result<Vec<Claimed>, TurnError> {
     match claim_by(client, wanted, "make_work") {
         // An error about one row undoes the claim of all. They are claimed once more, each row for itself,
         // which takes half as long again.
@@ -198,7 +198,11 @@ fn may_be_of_a_row(error: &postgres::Error) -> bool {
 }
 
 /// Claims requests with one of the two functions that make work of a row.
-fn claim_by(client: &mut Client, wanted: Wanted<'_>, function: &str) -> Result<Vec<Claimed>, TurnError> {
+fn claim_by(
+    client: &mut Client,
+    wanted: ClaimRequest<'_>,
+    function: &str,
+) -> Result<Vec<Claimed>, TurnError> {
     let limit = i32::try_from(wanted.limit).unwrap_or(i32::MAX);
     let after: Option<Oid> = wanted.after_role;
     let rows = rows(
@@ -222,7 +226,7 @@ fn claim_by(client: &mut Client, wanted: Wanted<'_>, function: &str) -> Result<V
     )?;
     let claimed = |row: &Row| {
         Ok(Claimed {
-            held: Held { id: get(row, 0)?, attempt: get(row, 1)? },
+            held: HeldRow { id: get(row, 0)?, attempt: get(row, 1)? },
             owner: get::<Option<Oid>>(row, 2)?.unwrap_or(0),
             priority: u8::try_from(get::<i32>(row, 3)?).unwrap_or(1),
             prepared: get(row, 4)?,
@@ -235,7 +239,7 @@ fn claim_by(client: &mut Client, wanted: Wanted<'_>, function: &str) -> Result<V
 pub(crate) fn more_work(
     client: &mut Client,
     worker: &str,
-    held: Held,
+    held: HeldRow,
     first: usize,
     report: Option<&[u8]>,
 ) -> Result<Option<Vec<u8>>, TurnError> {
@@ -258,9 +262,9 @@ pub(crate) fn more_work(
 pub(crate) fn extend(
     client: &mut Client,
     worker: &str,
-    held: &[Held],
+    held: &[HeldRow],
     lease_s: i32,
-) -> Result<Vec<Held>, TurnError> {
+) -> Result<Vec<HeldRow>, TurnError> {
     let (ids, attempts) = columns(held);
     let rows = rows(
         client,
@@ -273,11 +277,11 @@ pub(crate) fn extend(
         ],
         held.len(),
     )?;
-    rows.iter().map(|row| Ok(Held { id: get(row, 0)?, attempt: get(row, 1)? })).collect()
+    rows.iter().map(|row| Ok(HeldRow { id: get(row, 0)?, attempt: get(row, 1)? })).collect()
 }
 
 /// Gives requests back; those that could not be, because somebody has them locked.
-pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<Vec<i64>, TurnError> {
+pub(crate) fn release(client: &mut Client, worker: &str, held: &[HeldRow]) -> Result<Vec<i64>, TurnError> {
     let (ids, attempts) = columns(held);
     let parameters: [Parameter<'_>; 3] =
         [(&worker, Type::TEXT), (&ids, Type::INT8_ARRAY), (&attempts, Type::INT4_ARRAY)];
@@ -289,8 +293,8 @@ pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Resul
 pub(crate) fn report(
     client: &mut Client,
     worker: &str,
-    reports: &[(Held, &[u8])],
-) -> Result<HashMap<i64, Stored>, TurnError> {
+    reports: &[(HeldRow, &[u8])],
+) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let (ids, attempts) = columns(&reports.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let bytes: Vec<&[u8]> = reports.iter().map(|(_, report)| *report).collect();
     let rows = rows(
@@ -311,8 +315,8 @@ pub(crate) fn report(
 pub(crate) fn refuse(
     client: &mut Client,
     worker: &str,
-    refusals: &[(Held, &Refusal)],
-) -> Result<HashMap<i64, Stored>, TurnError> {
+    refusals: &[(HeldRow, &Refusal)],
+) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let (ids, attempts) = columns(&refusals.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let errors: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.message.as_str()).collect();
     let codes: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.code.as_str()).collect();
@@ -338,18 +342,18 @@ pub(crate) fn tidy(client: &mut Client) -> Result<(), TurnError> {
     only_row(client, "select steadytext.rescue_requests(null), steadytext.promote_requests()", &[]).map(drop)
 }
 
-/// The [`Outlook`] for requests of these models and types.
+/// The [`DueRequests`] for requests of these models and types.
 pub(crate) fn outlook(
     client: &mut Client,
     models: &[String],
     types: Option<&[String]>,
-) -> Result<Outlook, TurnError> {
+) -> Result<DueRequests, TurnError> {
     let row = only_row(
         client,
         "select alone_due, due_in from steadytext.queue_outlook(1, $1, $2)",
         &[(&models, Type::TEXT_ARRAY), (&types, Type::TEXT_ARRAY)],
     )?;
-    Ok(Outlook { alone_due: get::<Option<bool>>(&row, 0)?.unwrap_or(false), due_in_s: get(&row, 1)? })
+    Ok(DueRequests { alone_due: get::<Option<bool>>(&row, 0)?.unwrap_or(false), due_in_s: get(&row, 1)? })
 }
 
 /// Says that the worker lives.
@@ -386,18 +390,18 @@ pub(crate) fn end_heartbeat(client: &mut Client, worker: &str) -> Result<(), Tur
     only_row(client, "select null::pg_catalog.text from steadytext.end_heartbeat($1)", &parameters).map(drop)
 }
 
-fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
+fn columns(held: &[HeldRow]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }
 
-fn outcomes(rows: &[Row]) -> Result<HashMap<i64, Stored>, TurnError> {
+fn outcomes(rows: &[Row]) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
     let stored = |row: &Row| {
         let stored = match get::<&str>(row, 1)? {
-            "done" | "retried" | "failed" => Stored::Done,
-            "locked" => Stored::Locked,
-            "refused" => Stored::Refused,
-            "lost" => Stored::Lost,
-            "more" => Stored::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
+            "done" | "retried" | "failed" => StoreOutcome::Done,
+            "locked" => StoreOutcome::Locked,
+            "refused" => StoreOutcome::Refused,
+            "lost" => StoreOutcome::Lost,
+            "more" => StoreOutcome::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
             _ => return Err(TurnError::Unexpected("the outcome is none that there is")),
         };
         Ok((get(row, 0)?, stored))

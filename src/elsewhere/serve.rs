@@ -3,6 +3,7 @@
 //! Invariant: a row is held by a lease with an attempt. A lost connection changes nothing of that: when it is
 //! made again, the leases are extended, and rows that somebody else has taken meanwhile are abandoned.
 
+mod choosing;
 mod claiming;
 mod keeping;
 mod storing;
@@ -27,13 +28,13 @@ use crate::protocol::{self, Claim};
 use crate::shared::{Database, Shared};
 use crate::turn_error::TurnError;
 
-/// How soon a lost connection is made again: first, and in the end.
+/// Pauses before a lost connection is made again: the first, and the longest.
 const CONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Failures one after the other, beyond which a worker that is to end by itself does so.
 const MAX_FAILURES: usize = 8;
 /// Models that are named where nothing was claimed.
 const MAX_NAMED: usize = 20;
-/// How often the worker says that it lives.
+/// Interval at which the worker says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The thread's own.
@@ -339,7 +340,7 @@ impl Server<'_> {
         Ok(is_claiming || is_fetching)
     }
 
-    /// When there is something to do without being told.
+    /// The time at which there is something to do without being told.
     fn next_due(&self) -> Instant {
         let mut due = self.poll_at.min(self.extend_at).min(self.heartbeat_at);
         if let Some(stop_at) = self.stop_at {

@@ -11,7 +11,7 @@ use crate::options::Options;
 /// A database, as others see it.
 #[derive(Debug, Default)]
 pub(crate) struct Database {
-    /// In words.
+    /// Its name in messages.
     pub(crate) name: std::sync::OnceLock<String>,
     /// The last turn of its thread went well.
     pub(crate) is_ready: AtomicBool,
@@ -35,7 +35,7 @@ pub(crate) struct Database {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) options: Options,
-    /// In the order of the options.
+    /// The databases in the order of the options.
     pub(crate) databases: Vec<Database>,
     pub(crate) engine: SharedEngine,
     /// The models that other engines answer.
@@ -67,7 +67,7 @@ impl Shared {
         }
     }
 
-    /// How often it was told to stop.
+    /// The number of times that it was told to stop.
     pub(crate) fn stopping(&self) -> u8 {
         self.stopping.load(Ordering::Acquire)
     }

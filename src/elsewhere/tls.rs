@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
 use crate::Error;
-use crate::dsn::Said;
+use crate::dsn::TlsParameters;
 
 /// The root certificates that libpq looks at where none are named, below the home directory.
 const ROOT_FILE: &str = ".postgresql/root.crt";
@@ -46,7 +46,7 @@ enum Demand {
     VerifiedHost,
 }
 
-/// How connections to a server are made.
+/// The use of TLS for connections to a server.
 #[derive(Debug)]
 pub(crate) enum Tls {
     Without,
@@ -58,10 +58,10 @@ pub(crate) enum Tls {
 /// # Errors
 ///
 /// [`Error::Usage`] for an unknown mode, and for root certificates that are not there or cannot be read.
-pub(crate) fn of(said: &Said) -> Result<Tls, Error> {
+pub(crate) fn of(parameters: &TlsParameters) -> Result<Tls, Error> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let mode = said.sslmode.clone().or_else(|| variable("PGSSLMODE"));
-    let named = said.sslrootcert.clone().or_else(|| variable("PGSSLROOTCERT"));
+    let mode = parameters.sslmode.clone().or_else(|| variable("PGSSLMODE"));
+    let named = parameters.sslrootcert.clone().or_else(|| variable("PGSSLROOTCERT"));
     let is_system = named.as_deref() == Some(SYSTEM);
     let demand = match mode.as_deref() {
         Some("disable") => Demand::Nothing,

@@ -74,7 +74,7 @@ pub fn cache_key_of_many<T: Serialize>(
 }
 
 /// The deduplication key of work ([`crate::Request::dedup_key`]): the same for equal work of a scope, such as
-/// a database, by the same version of the kernels.
+/// a database, by the same backend and version.
 pub fn dedup_key(scope: u32, work: &Work, backend: BackendKind) -> Option<[u8; 32]> {
     let work = serde_json::to_vec(&canonical(work)).ok()?;
     Some(digest(&[&scope.to_le_bytes(), &backend.kernel_version().to_le_bytes(), &work]))

@@ -84,7 +84,7 @@ pub struct Card {
     /// The tasks that it is taken for where no model is named.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub preferred: Vec<Task>,
-    /// Where it came from: `owner/name` at the hub.
+    /// Its repository: `owner/name` at the hub.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
     /// The commit of the repository.
@@ -114,7 +114,7 @@ pub struct Card {
     /// Lengths that its vectors may be cut to, because it was trained for them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dimensions: Vec<u32>,
-    /// When it was downloaded: date and time of RFC 3339.
+    /// The time of its download: date and time of RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downloaded_at: Option<String>,
     /// The other fields of the file.
@@ -139,7 +139,7 @@ pub enum CardError {
     Invalid {
         /// The card.
         path: PathBuf,
-        /// The mistake, naming the field.
+        /// The reason, naming the field.
         reason: String,
     },
 }
@@ -190,7 +190,7 @@ impl Card {
     /// Parses a card.
     ///
     /// # Errors
-    /// The mistake, naming the field.
+    /// The reason, naming the field.
     pub fn parse(bytes: &[u8]) -> Result<Card, String> {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(format!("it is longer than {MAX_BYTES} bytes"));

@@ -12,16 +12,16 @@ use crate::kernels::tile::KvCacheType;
 use crate::model::is_encoder;
 use crate::{Error, FiguresSink, model};
 
-/// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of
-/// them in one pass. Results do not depend on it.
+/// The condition for guesses at tokens that stand in the prompt or in what was generated, by which the engine
+/// computes several of them in one pass. Results do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PromptLookup {
-    /// Where few requests run and the guesses turn out right.
+    /// The engine guesses where few requests run and the guesses turn out right.
     #[default]
     Auto,
-    /// Whenever there is something to guess from.
+    /// The engine guesses whenever there is something to guess from.
     On,
-    /// Never.
+    /// The engine never guesses.
     Off,
 }
 
@@ -84,7 +84,7 @@ impl BackendChoice {
 pub struct Config {
     /// Threads that compute; 0 for one per core. Results do not depend on it.
     pub threads: usize,
-    /// How much the engine's threads give way to others, 0 to 19 (Linux).
+    /// Nice value of the engine's threads, 0 to 19 (Linux).
     pub nice: i32,
     /// Most requests that are worked on at a time.
     pub max_running: usize,
@@ -94,11 +94,11 @@ pub struct Config {
     pub context_length: usize,
     /// Memory for the keys and values of all running requests, and of those kept for the next ones.
     pub kv_cache_mb: u64,
-    /// How those are kept. Results depend on it.
+    /// Format of keys and values. Results depend on it.
     pub kv_cache_type: KvCacheType,
     /// Memory for models, keys and values together; 0 for no limit.
     pub memory_limit_mb: u64,
-    /// How long a model stays without a request before it is unloaded; None for ever.
+    /// Time without a request after which a model is unloaded; None for never.
     pub model_idle_timeout: Option<Duration>,
     /// Whether keys and values are kept, for requests that begin like others before them.
     pub prefix_reuse: bool,

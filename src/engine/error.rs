@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stack::COMPUTING_STACK_BYTES;
+use crate::process::COMPUTING_STACK_BYTES;
 
 /// An error of the engine. It crosses the socket with everything that its message is made of.
 #[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub enum Error {
         /// The file.
         #[serde(with = "crate::wire::path")]
         path: PathBuf,
-        /// The mistake, naming the key or tensor.
+        /// The reason, naming the key or tensor.
         reason: String,
     },
     /// The file is sound, but it needs something that this engine cannot do.
@@ -49,7 +49,7 @@ pub enum Error {
         path: PathBuf,
         /// The missing feature, naming the architecture, key or tensor type.
         reason: String,
-        /// A sentence about what would do instead.
+        /// A sentence about what would work instead.
         hint: Option<String>,
     },
     /// The model's chat template cannot be rendered.

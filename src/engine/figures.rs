@@ -63,7 +63,7 @@ pub struct Statistics {
     pub joined_requests: u64,
     /// Turns in which something was computed: steps of models, and slices of texts on encoders.
     pub turns: u64,
-    /// How often a running request has given its place to another one, or paused.
+    /// Number of times that a running request has given its place to another one, or paused.
     pub suspended_requests: u64,
     /// Tokens of such requests whose keys and values had to make room, and are computed again.
     pub forgotten_tokens: u64,

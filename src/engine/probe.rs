@@ -7,7 +7,7 @@ use crate::backend::BackendKind;
 use crate::computing::{Decoder, Loading, ModelLimits, Segment, State, WantedRows};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::environment::Standard;
+use crate::kernels::float_environment::Standard;
 use crate::{Error, Instructions, KvCacheType, ModelSource};
 
 /// Most tokens of one pass.
@@ -31,7 +31,7 @@ impl Probe {
     /// Opens a model, to be computed by `threads` threads, the calling one included.
     ///
     /// # Errors
-    /// Those of opening and checking the file.
+    /// Errors of opening and checking the file.
     pub fn open(source: &ModelSource, threads: usize) -> Result<Probe, Error> {
         Probe::open_with(source, threads, Instructions::best())
     }
@@ -39,7 +39,7 @@ impl Probe {
     /// As [`Probe::open`], computed with these instructions.
     ///
     /// # Errors
-    /// Those of [`Probe::open`].
+    /// As [`Probe::open`].
     pub fn open_with(
         source: &ModelSource,
         threads: usize,
@@ -51,7 +51,7 @@ impl Probe {
     /// As [`Probe::open_with`], computed by a backend.
     ///
     /// # Errors
-    /// Those of [`Probe::open`], and [`Error::UnsupportedModel`] for what the backend does not compute.
+    /// As [`Probe::open`], and [`Error::UnsupportedModel`] for what the backend does not compute.
     pub fn open_on(
         backend: BackendKind,
         source: &ModelSource,
@@ -65,7 +65,7 @@ impl Probe {
     /// sees any more.
     ///
     /// # Errors
-    /// Those of [`Probe::open`].
+    /// As [`Probe::open`].
     pub fn open_keeping(
         source: &ModelSource,
         threads: usize,

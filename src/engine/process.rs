@@ -16,6 +16,9 @@ use rustix::process::{Resource, Rlimit, getpid, getrlimit, getsid, setrlimit};
 /// message of [`crate::socket`] or of the options of `steadytext-engine serve`.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
+/// Bytes of the stack of each thread that computes; the masks of constraints are computed on it.
+pub(crate) const COMPUTING_STACK_BYTES: usize = 16 << 20;
+
 /// Requests that wait in a server's engine, from all databases and backends.
 pub const QUEUE_CAPACITY: usize = 16_384;
 

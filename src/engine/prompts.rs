@@ -1,4 +1,5 @@
-//! Prefixes that models expect before the texts that they embed, as their cards say: "query: " and the like.
+//! Purposes of vectors, and the prefixes that models expect before the texts that they embed, as their cards
+//! say: "query: " and the like.
 //!
 //! A prompt may have a place for a task, `{task}`, or `{task=…}` with the task for requests that name none.
 
@@ -6,9 +7,27 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DEFAULT_TASK, Purpose};
-
 const PLACE: &str = "{task";
+/// The task of a search where none is given.
+pub const DEFAULT_TASK: &str = "Given a web search query, retrieve relevant passages that answer the query";
+
+/// The purpose of a vector. Models that were trained to tell the purposes apart get the text in the words
+/// that they were trained with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Purpose {
+    /// No purpose was given. The text gets the prefix of texts that queries are to find; most models have
+    /// none.
+    #[default]
+    Passage,
+    /// A query, which other texts are compared with.
+    Query {
+        /// The task of the search, as a sentence; None for the model's usual task.
+        task: Option<String>,
+    },
+    /// Explicitly a text that queries are to find: models with adapters have one for such texts, and all
+    /// others treat it as a passage.
+    Document,
+}
 
 /// The prompts of a model. Where there is none, the model's file has the say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,7 +58,7 @@ impl Prompts {
     }
 }
 
-/// Where a prompt has a place for a task, and what stands there otherwise.
+/// The place that a prompt has for a task, and the text that stands there otherwise.
 fn place(prompt: &str) -> Option<(std::ops::Range<usize>, &str)> {
     let begin = prompt.find(PLACE)?;
     let inner = &prompt[begin + PLACE.len()..];

@@ -29,7 +29,7 @@ pub(crate) struct Heart {
 }
 
 impl Heart {
-    /// For [`Pool::counting`](crate::kernels::Pool::counting).
+    /// A counter for [`Pool::counting`](crate::kernels::Pool::counting).
     pub(crate) fn beats(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.beats)
     }

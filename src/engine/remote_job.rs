@@ -28,7 +28,7 @@ pub struct WantedModel {
     pub file: Option<String>,
     /// The SHA-256 that its file must have, where that is known.
     pub sha256: Option<[u8; 32]>,
-    /// How long its file must be, where only that is known.
+    /// The length that its file must have, where only that is known.
     pub bytes: Option<u64>,
 }
 
@@ -37,13 +37,13 @@ pub struct WantedModel {
 pub struct RemoteJob {
     /// The model that does all of it.
     pub model: WantedModel,
-    /// How many subtasks it has.
+    /// Number of its subtasks.
     pub count: usize,
     /// The subtasks that come with it, at least one; the others come when they are asked for.
     pub works: Vec<Work>,
 }
 
-/// Why something is not even tried.
+/// The reason why something is not even tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The error. Never contains a prompt.
@@ -56,14 +56,14 @@ pub struct Refusal {
 
 /// The outcome of preparing a row of the queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Prepared {
+pub enum PreparedRow {
     /// Work.
     Job(RemoteJob),
-    /// Nothing that could be done, and why.
+    /// The reason why nothing can be done.
     Refused(Refusal),
 }
 
-/// Why a job has no answer.
+/// The reason why a job has no answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum JobFailure {
     /// A subtask failed.
@@ -77,7 +77,7 @@ pub enum JobFailure {
     Model(Refusal),
 }
 
-/// How a job ended.
+/// The outcome of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The outputs of all subtasks, in their order.
@@ -92,10 +92,10 @@ pub struct Report {
     pub endpoint: Option<String>,
 }
 
-/// How many bytes something has on its way.
+/// The number of bytes that [`encode`] makes of a value.
 ///
 /// # Errors
-/// Those of [`encode`].
+/// As [`encode`].
 pub fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, Error> {
     postcard::experimental::serialized_size(value)
         .map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
@@ -130,21 +130,21 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Prepared, RemoteJob, Report, VERSION, WantedModel, decode, encode};
+    use super::{PreparedRow, RemoteJob, Report, VERSION, WantedModel, decode, encode};
     use crate::{Embed, Generate, Output, Work};
 
-    fn job() -> Prepared {
+    fn job() -> PreparedRow {
         let generate = Generate { prompt: "What?".into(), max_tokens: 3, ..Generate::default() };
         let works = vec![Work::Generate(generate), Work::Embed(Embed::passage("text"))];
         let model =
             WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]), bytes: None };
-        Prepared::Job(RemoteJob { model, count: 5, works })
+        PreparedRow::Job(RemoteJob { model, count: 5, works })
     }
 
     #[test]
     fn what_travels_arrives() {
         let bytes = encode(&job()).unwrap();
-        let Prepared::Job(arrived) = decode(&bytes).unwrap() else { panic!() };
+        let PreparedRow::Job(arrived) = decode(&bytes).unwrap() else { panic!() };
         assert_eq!(arrived.model.file.as_deref(), Some("m.gguf"));
         assert!(matches!(&arrived.works[..], [Work::Generate(how), Work::Embed(_)] if how.max_tokens == 3));
         let vector = vec![0.1_f32, f32::MIN_POSITIVE, -1.5e-42];
@@ -165,12 +165,12 @@ mod tests {
     fn bytes_of_another_version_and_spoiled_ones_are_refused() {
         let bytes = encode(&job()).unwrap();
         let other = postcard::to_allocvec(&("1.2.3", job())).unwrap();
-        assert!(decode::<Prepared>(&other).unwrap_err().to_string().contains("1.2.3"));
+        assert!(decode::<PreparedRow>(&other).unwrap_err().to_string().contains("1.2.3"));
         for length in 0..bytes.len() {
-            assert!(decode::<Prepared>(&bytes[..length]).is_err(), "{length}");
+            assert!(decode::<PreparedRow>(&bytes[..length]).is_err(), "{length}");
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert!(decode::<Prepared>(&longer).is_err());
+        assert!(decode::<PreparedRow>(&longer).is_err());
         // A count of elements that no bytes follow.
         let mut head = postcard::to_allocvec(VERSION).unwrap();
         head.extend([0xff; 9]);

@@ -31,12 +31,12 @@ pub struct Request {
     pub work: Work,
 }
 
-/// For whom a request is, and how urgent it is. Results do not depend on it.
+/// The owner and the urgency of a request. Results do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Requests of the same priority go in turn among their owners.
     pub owner: u32,
-    /// From 1 to 10, which goes first and takes the places of others.
+    /// Priority from 1 to 10, which goes first and takes the places of others.
     pub priority: u8,
     /// Its text is read piece by piece: it pauses while its reader does not read.
     pub paced: bool,
@@ -87,14 +87,14 @@ impl Request {
 /// token at most, which has a place in the tree of all answers.
 const ANSWER_BYTES_PER_BYTE: usize = 16;
 
-/// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
-/// every submitted request gets exactly one of them, also after a cancel or a shutdown.
+/// An event of the request `key`. The last event of a request is `Done` or `Failed`; every submitted request
+/// gets exactly one of them, also after a cancel or a shutdown.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Event {
     /// [`Request::key`].
     pub key: u64,
-    /// How many turns the engine has computed since it took the request in: steps of models, and slices of
-    /// texts on encoders.
+    /// Number of turns that the engine has computed since it took the request in: steps of models, and slices
+    /// of texts on encoders.
     pub turns: u64,
     /// The kind of the event.
     pub kind: EventKind,
@@ -134,31 +134,32 @@ pub enum EventKind {
 /// The result of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Output {
-    /// Of [`Work::Generate`].
+    /// The output of [`Work::Generate`].
     Text {
         /// The whole text, without the stop string.
         text: String,
         /// Tokens generated.
         generated_tokens: usize,
-        /// Why generation ended.
+        /// The reason why generation ended.
         finish: Finish,
     },
-    /// Of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
+    /// The output of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
     Embedding(Vec<f32>),
-    /// Of [`Work::Rerank`]: from 0 to 1.
+    /// The output of [`Work::Rerank`]: from 0 to 1.
     Score(f32),
-    /// Of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the probability that
-    /// the model's answer begins with that one, or, where another one goes on behind it, is just that one.
+    /// The output of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the
+    /// probability that the model's answer begins with that one, or, where another one goes on behind it, is
+    /// just that one.
     LogProbabilities(Vec<f64>),
-    /// Of [`Work::Tokenize`].
+    /// The output of [`Work::Tokenize`].
     Tokens(Vec<u32>),
-    /// Of [`Work::Chunk`], in their order.
+    /// The output of [`Work::Chunk`], in the order of the chunks.
     Chunks(Vec<Chunk>),
-    /// Of [`Work::Verify`].
+    /// The output of [`Work::Verify`].
     Verification(Verification),
 }
 
-/// Why generation ended.
+/// The reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// The model said so.
@@ -167,12 +168,12 @@ pub enum Finish {
     Stop,
     /// `max_tokens` were generated.
     Length,
-    /// Nothing more can follow in an answer that matches the constraint.
+    /// The answer is complete: nothing that matches the constraint can follow.
     Complete,
 }
 
-/// Where a request's events go: a channel, and optionally a function that is called after each send, for
-/// receivers that sleep on a file descriptor rather than on the channel.
+/// The receiver of a request's events: a channel, and optionally a function that is called after each send,
+/// for receivers that sleep on a file descriptor rather than on the channel.
 #[derive(Clone)]
 pub struct Reply {
     sender: Sender<Event>,

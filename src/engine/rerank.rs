@@ -1,4 +1,4 @@
-//! How a model tells how well a document answers a query.
+//! Rating how well a document answers a query.
 //!
 //! Three forms, in this order ([`Reranker::of`]):
 //!
@@ -19,7 +19,7 @@ use crate::gguf::Gguf;
 use crate::kernels::exp::exp;
 use crate::kernels::instructions::Instructions;
 use crate::kernels::norm::dot;
-use crate::tokenizer::{Part, Tokenizer, truncate};
+use crate::tokenizer::{TextPart, Tokenizer, truncate};
 use crate::{Error, model};
 
 const BEFORE: &str = "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the \
@@ -80,7 +80,7 @@ impl Reranker {
     /// the context; None where query and document are embedded one by one.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`].
     pub(crate) fn tokens(
         self,
         how: &Rerank,
@@ -92,13 +92,13 @@ impl Reranker {
         }
         let Rerank { query, document, task, .. } = how;
         let parts = [
-            Part::Template(BEFORE),
-            Part::User(task),
-            Part::Template(QUERY),
-            Part::User(query),
-            Part::Template(DOCUMENT),
-            Part::User(document),
-            Part::Template(AFTER),
+            TextPart::Template(BEFORE),
+            TextPart::User(task),
+            TextPart::Template(QUERY),
+            TextPart::User(query),
+            TextPart::Template(DOCUMENT),
+            TextPart::User(document),
+            TextPart::Template(AFTER),
         ];
         let mut tokens = tokenizer.encode_parts(&parts)?;
         if how.truncate && tokens.len() > context_length {

@@ -27,7 +27,7 @@ pub struct Load {
     pub tokens: usize,
     /// Threads that compute.
     pub threads: usize,
-    /// How keys and values are kept.
+    /// Format of keys and values.
     pub kv_cache_type: KvCacheType,
 }
 
@@ -72,7 +72,7 @@ pub struct Summary {
     pub tokenizer: Option<String>,
     /// Tokens that it has.
     pub vocabulary: Option<usize>,
-    /// Where its chat template comes from.
+    /// The origin of its chat template.
     pub chat_template: Option<String>,
     /// Templates that have names.
     pub named_templates: Vec<String>,
@@ -110,8 +110,8 @@ pub struct Share {
 /// The state that a sequence keeps of its last tokens.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Window {
-    /// How many they are; beside them there are those of the pass that is computed, and up to the ends of
-    /// blocks.
+    /// Number of these tokens; the state also has those of the pass that is computed, and those up to the
+    /// ends of blocks.
     pub tokens: usize,
     /// Bytes of each.
     pub bytes_per_token: u64,
@@ -130,12 +130,12 @@ pub struct Memory {
     pub state: u64,
 }
 
-/// Why a file cannot be used.
+/// The reason why a file cannot be used.
 #[derive(Debug, Clone, Serialize)]
 pub struct Refusal {
-    /// The mistake, or the missing feature.
+    /// The reason, naming the key, tensor or missing feature.
     pub reason: String,
-    /// An alternative.
+    /// A sentence about what would work instead.
     pub hint: Option<String>,
 }
 

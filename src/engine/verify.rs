@@ -15,7 +15,7 @@ use crate::backend::BackendKind;
 use crate::computing::{Loading, ModelLimits, Segment, WantedRows};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
-use crate::kernels::environment::Standard;
+use crate::kernels::float_environment::Standard;
 use crate::kernels::instructions::Instructions;
 use crate::memory::{Ledger, watched};
 use crate::tokenizer::Tokenizer;
@@ -29,7 +29,7 @@ pub const MAX_POSITIONS: usize = 512;
 const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Tokens of a pass.
 const PASS: usize = 32;
-/// The use of the memory, as errors name it.
+/// The purpose of the memory, as errors name it.
 const VERIFICATION: &str = "the verification of a model";
 
 /// The extent of a comparison.
@@ -41,7 +41,7 @@ pub struct Verify {
     pub positions: usize,
 }
 
-/// How far the backends are apart.
+/// The deviations between the backends on a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     /// SHA-256 of the model's file.
@@ -55,7 +55,8 @@ pub struct Verification {
     pub rows: Vec<Deviation>,
 }
 
-/// How far the logits behind a token are apart, in standard deviations of candle's logits in that row.
+/// The deviation between the backends' logits behind a token, in standard deviations of candle's logits in
+/// that row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deviation {
     /// The token's position.
@@ -90,7 +91,7 @@ pub(crate) struct Means<'a> {
 /// Compares the backends on a model, with so many threads.
 ///
 /// # Errors
-/// Those of opening and loading the model, [`Error::UnsupportedModel`] for one that a backend does not
+/// Errors of opening and loading the model, [`Error::UnsupportedModel`] for one that a backend does not
 /// compute, [`Error::InvalidRequest`] for a text that is too long or a number of positions out of range.
 pub fn verify(source: &ModelSource, what: &Verify, threads: usize) -> Result<Verification, Error> {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
@@ -103,7 +104,7 @@ pub fn verify(source: &ModelSource, what: &Verify, threads: usize) -> Result<Ver
 /// As [`verify`]; `started` is told which model it is, and how many tokens are compared.
 ///
 /// # Errors
-/// Those of [`verify`]; [`Error::OutOfMemory`], [`Error::Stopped`].
+/// As [`verify`]; [`Error::OutOfMemory`], [`Error::Stopped`].
 pub(crate) fn verify_with(
     source: &ModelSource,
     what: &Verify,

@@ -5,7 +5,7 @@
 //! no processor, adds two pieces at most however long that was. Nor does the time count for which a thread of
 //! the engine was kept waiting for a processor.
 //!
-//! Invariant: nothing but [`Watchdog::hear`] decides that the engine lives, and it goes by what the engine
+//! Invariant: nothing but [`Watchdog::observe`] decides that the engine lives, and it goes by what the engine
 //! has counted, not by time.
 
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ impl Default for Watchdog {
 }
 
 impl Watchdog {
-    /// How long a piece is, where an engine is given so much time.
+    /// The length of a piece, where an engine is given so much time.
     pub fn piece(patience: Duration) -> Duration {
         (patience / PIECES).clamp(SHORTEST_PIECE, LONGEST_PIECE)
     }
@@ -56,7 +56,7 @@ impl Watchdog {
     }
 
     /// Notes what the engine has answered.
-    pub fn hear(&mut self, pulse: Pulse) {
+    pub fn observe(&mut self, pulse: Pulse) {
         let lives = pulse.at_rest || pulse.beats != self.pulse.beats;
         (self.pulse, self.asked) = (pulse, false);
         if lives {
@@ -96,18 +96,18 @@ mod tests {
     fn what_does_not_answer_or_does_not_get_on_is_silent_and_what_does_is_not() {
         let mut watchdog = Watchdog::default();
         assert!(wait(&mut watchdog, 3) >= PIECE * 3, "it owes the first sign");
-        watchdog.hear(Pulse { beats: 1, at_rest: false });
+        watchdog.observe(Pulse { beats: 1, at_rest: false });
         assert_eq!(watchdog.count(PIECE * 1000, || Duration::ZERO), Duration::ZERO);
         // The engine answers, but does nothing else.
         for _ in 0..3 {
             std::thread::sleep(PIECE);
             watchdog.ask();
             watchdog.count(PIECE, || Duration::ZERO);
-            watchdog.hear(Pulse { beats: 1, at_rest: false });
+            watchdog.observe(Pulse { beats: 1, at_rest: false });
         }
         assert!(watchdog.count(PIECE, || Duration::ZERO) >= PIECE * 3);
-        watchdog.hear(Pulse { beats: 2, at_rest: false });
-        watchdog.hear(Pulse { beats: 2, at_rest: true });
+        watchdog.observe(Pulse { beats: 2, at_rest: false });
+        watchdog.observe(Pulse { beats: 2, at_rest: true });
         assert_eq!(wait(&mut watchdog, 3), Duration::ZERO, "at rest it owes nothing");
         watchdog.ask();
         assert!(wait(&mut watchdog, 2) >= PIECE * 2, "but an answer");

@@ -1,4 +1,4 @@
-//! How types of the standard library cross the socket that have no form of their own, or one that loses
+//! Forms for the socket of types of the standard library that have no form of their own, or one that loses
 //! something.
 
 /// A path, which need not be UTF-8.

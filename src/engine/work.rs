@@ -18,9 +18,9 @@ pub enum Work {
     Generate(Generate),
     /// A vector from a text.
     Embed(Embed),
-    /// How well a document answers a query.
+    /// The rating of how well a document answers a query.
     Rerank(Rerank),
-    /// How likely some given answers are.
+    /// The likelihoods of some given answers.
     Likelihoods(Likelihoods),
     /// The tokens of a text by itself.
     Tokenize {
@@ -70,7 +70,7 @@ pub struct Generate {
     pub prompt: String,
     /// Most tokens to generate, at least 1.
     pub max_tokens: usize,
-    /// How the next token is chosen.
+    /// The choice of the next token.
     pub sampling: Sampling,
     /// Generation ends before the first of these strings; none of them is part of the result.
     pub stop: Vec<String>,
@@ -124,7 +124,7 @@ pub struct Embed {
     pub truncate: bool,
     /// The prefix of the text, whatever its purpose; `None`: the one of the model's file.
     pub prompt: Option<String>,
-    /// How many elements of the vector are wanted, which are then scaled to length 1; `None`: all.
+    /// Number of elements of the vector that are wanted, which are then scaled to length 1; `None`: all.
     pub dimensions: Option<usize>,
 }
 
@@ -216,8 +216,8 @@ impl Rerank {
     }
 }
 
-/// How likely some answers to a prompt are. The prompt is computed once, and so is each token that answers
-/// begin with in common.
+/// The likelihoods of some answers to a prompt. The prompt is computed once, and so is each token that
+/// answers begin with in common.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Likelihoods {
     /// The user's prompt; the model's chat template is put around it.

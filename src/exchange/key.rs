@@ -1,4 +1,4 @@
-//! How SteadyText's cache files write keys.
+//! Keys in the forms of SteadyText's cache files.
 //!
 //! | | generation | embedding |
 //! |---|---|---|
@@ -22,10 +22,10 @@ use crate::base64;
 const EOS: &str = "::EOS::";
 const TEMPERATURE: &str = "::TEMP::";
 const SEPARATOR: &str = "::";
-/// How keys begin that stand for requests with other parameters.
+/// Beginning of keys that stand for requests with other parameters.
 const LONG_PREFIX: &str = "steadytext/1:";
 
-/// How the keys of a file are written.
+/// The form of the keys of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     /// Keys as they are.
@@ -41,7 +41,7 @@ pub enum Key {
     Generation {
         /// Its prompt.
         prompt: String,
-        /// Where it stops, other than the model's own end.
+        /// The string at which it stops, other than at the model's own end.
         eos_string: Option<String>,
     },
     /// An embedding with default parameters.
@@ -53,7 +53,7 @@ pub enum Key {
     },
 }
 
-/// Why a key was refused. It is not shown.
+/// The reason why a key was refused. It is not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Empty, with a zero character, or not as the file writes its keys.

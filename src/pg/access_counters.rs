@@ -1,4 +1,4 @@
-//! How often each entry of the cache was used since the worker wrote it down last, in shared memory.
+//! Counters in shared memory of the uses of each entry of the cache since the worker wrote them down last.
 //!
 //! A hit must work in read-only transactions and parallel workers, and hits of the same entry must not wait
 //! for each other, so a hit writes nothing but a counter here.
@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use super::shmem::{self, Content, Part, Slot};
+use super::shmem::{self, Content, SharedPart, Slot};
 use super::{activity, catalog, slots};
 
 /// Entries that can be counted between two writings, over all databases, and of one.
@@ -33,7 +33,7 @@ pub(crate) struct CounterTable {
 // SAFETY: zeros are cells that are free.
 unsafe impl Content for CounterTable {}
 
-pub(super) static TABLE: Part<CounterTable> = Part::new();
+pub(super) static TABLE: SharedPart<CounterTable> = SharedPart::new();
 
 #[repr(C)]
 struct Cell {
@@ -48,7 +48,7 @@ struct Cell {
 pub(crate) struct Accesses {
     /// steadytext_cache.id.
     pub(crate) entry: i64,
-    /// How many.
+    /// Number of hits.
     pub(crate) count: u64,
     /// TimestampTz of the last one.
     pub(crate) last: i64,

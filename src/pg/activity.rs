@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 /// Requests shown at once, over all databases.
 pub(crate) const ENTRIES: usize = 256;
@@ -70,7 +70,7 @@ impl Phase {
 /// One running request.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Entry {
+struct ActivityEntry {
     database: pg_sys::Oid,
     owner: pg_sys::Oid,
     pid: i32,
@@ -90,7 +90,7 @@ struct Entry {
 /// The table; an entry with pid 0 is free.
 #[repr(C)]
 pub(crate) struct ActivityTable {
-    entries: UnsafeCell<[Entry; ENTRIES]>,
+    entries: UnsafeCell<[ActivityEntry; ENTRIES]>,
 }
 
 // SAFETY: `entries` is only reached through `locked`, which holds the lock that all processes share.
@@ -98,7 +98,7 @@ unsafe impl Sync for ActivityTable {}
 // SAFETY: zeros are entries that are free.
 unsafe impl Content for ActivityTable {}
 
-pub(super) static TABLE: Part<ActivityTable> = Part::new();
+pub(super) static TABLE: SharedPart<ActivityTable> = SharedPart::new();
 
 /// A running request, as the view shows it.
 pub(crate) struct Activity {
@@ -116,7 +116,7 @@ pub(crate) struct Activity {
     pub(crate) generated_tokens: i32,
     /// Turns of the engine from taking the request in to its first token; `None` before it.
     pub(crate) first_token_turns: Option<i32>,
-    /// Since the first token; `None` before it.
+    /// Tokens in a second since the first token; `None` before it.
     pub(crate) tokens_per_second: Option<f64>,
     /// The end of the text up to now.
     pub(crate) partial_text: String,
@@ -136,7 +136,7 @@ pub(crate) fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-fn locked<R>(exclusive: bool, f: impl FnOnce(&mut [Entry; ENTRIES]) -> R) -> Option<R> {
+fn locked<R>(exclusive: bool, f: impl FnOnce(&mut [ActivityEntry; ENTRIES]) -> R) -> Option<R> {
     // SAFETY: the lock guards the table; readers do not write.
     TABLE.with_lock(exclusive, |table| f(unsafe { &mut *table.entries.get() }))
 }
@@ -149,7 +149,7 @@ pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, request_type: &str) ->
     let now = now();
     locked(true, |entries| {
         let index = entries.iter().position(|entry| entry.pid == 0)?;
-        entries[index] = Entry {
+        entries[index] = ActivityEntry {
             database,
             owner,
             pid,
@@ -218,14 +218,14 @@ pub(crate) fn list() -> Vec<Activity> {
     // SAFETY: a plain global of this process.
     let database = unsafe { pg_sys::MyDatabaseId };
     let now = now();
-    let entries: Vec<Entry> = locked(false, |entries| {
+    let entries: Vec<ActivityEntry> = locked(false, |entries| {
         entries.iter().filter(|entry| entry.pid != 0 && entry.database == database).copied().collect()
     })
     .unwrap_or_default();
     entries.iter().map(|entry| describe(entry, now)).collect()
 }
 
-fn describe(entry: &Entry, now: i64) -> Activity {
+fn describe(entry: &ActivityEntry, now: i64) -> Activity {
     let seconds = (now - entry.first_token_at) as f64 / 1e6;
     let text = &entry.text[..(entry.text_len as usize).min(PARTIAL_TEXT_BYTES)];
     Activity {

@@ -28,15 +28,15 @@ pub(crate) use entry_point;
 /// The names of the functions by which PostgreSQL enters the workers.
 #[derive(Debug)]
 pub(crate) struct EntryPoints {
-    /// Of the launcher.
+    /// The entry point of the launcher.
     pub(crate) launcher: &'static str,
-    /// Of a database's worker.
+    /// The entry point of a database's worker.
     pub(crate) worker: &'static str,
-    /// Of a process that only runs the engine.
+    /// The entry point of a process that only runs the engine.
     pub(crate) engine: &'static str,
-    /// Of a process that downloads a model.
+    /// The entry point of a process that downloads a model.
     pub(crate) download: &'static str,
-    /// Of the processes for a database's vectorizers.
+    /// The entry point of the processes for a database's vectorizers.
     pub(crate) vectorizer: &'static str,
 }
 
@@ -136,8 +136,8 @@ pub(crate) fn start_vectorizer(slot: usize, pace: Pace, database: pg_sys::Oid) -
     start(worker).is_some()
 }
 
-/// Makes the calling thread give way to all others: it takes the processor from no thread when it wakes up,
-/// as a nice one would.
+/// Makes the calling thread give way to all others. Unlike a thread that is merely nice, it preempts no other
+/// thread when it wakes up (SCHED_IDLE).
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn run_when_idle() {
     // SAFETY: 0 is the calling thread; where the system refuses, it goes on as it is.

@@ -1,4 +1,4 @@
-//! Which keys steadytext_cache may have: a Bloom filter for a database, in shared memory.
+//! A Bloom filter of the keys that steadytext_cache may have, for a database, in shared memory.
 //!
 //! Most requests are new, and each of them is looked up twice: when it is enqueued, and when it is claimed.
 //! The filter answers for those that the cache cannot have, without a lock, a relation or an index. A key
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 use pgrx::pg_sys;
 
 use super::catalog;
-use super::shmem::{self, Content, Part};
+use super::shmem::{self, Content, SharedPart};
 use super::slots;
 
 /// Databases that have a filter at the same time. The caches of others are looked into each time.
@@ -44,7 +44,7 @@ pub(crate) struct Filters {
 // SAFETY: zeros are filters that belong to nobody.
 unsafe impl Content for Filters {}
 
-pub(super) static TABLE: Part<Filters> = Part::new();
+pub(super) static TABLE: SharedPart<Filters> = SharedPart::new();
 
 #[repr(C)]
 struct Head {

@@ -13,7 +13,7 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::catalog;
-use super::shmem::{self, Content, Part, SLOTS, Slot};
+use super::shmem::{self, Content, SLOTS, SharedPart, Slot};
 use super::slots;
 
 const CHUNKS: usize = 1024;
@@ -34,14 +34,14 @@ unsafe impl Sync for CacheQueue {}
 // SAFETY: zeros are queues without messages.
 unsafe impl Content for CacheQueue {}
 
-pub(super) static QUEUE: Part<CacheQueue> = Part::new();
+pub(super) static QUEUE: SharedPart<CacheQueue> = SharedPart::new();
 
 /// Chunks are linked by their index, counted from 1; 0 is none.
 #[repr(C)]
 struct Inner {
     /// The first of those that were given back.
     free: u32,
-    /// How many were ever taken; the others need no link.
+    /// Number of chunks that were ever taken; the others need no link.
     begun: u32,
     queues: [DatabaseQueue; SLOTS],
     chunks: [Chunk; CHUNKS],

@@ -17,7 +17,7 @@ use super::cache_filter;
 use super::catalog_cache::CacheTable;
 use super::transaction::in_parallel_query;
 
-/// Where an entry comes from; decides whether it answers.
+/// The origin of an entry, which decides whether it answers.
 #[derive(Debug)]
 pub(crate) struct Provenance {
     /// `generate`, `embed`, …
@@ -31,7 +31,7 @@ pub(crate) struct Provenance {
 }
 
 /// The answer of an entry, in the memory that was current before the look.
-pub(crate) struct Found {
+pub(crate) struct CachedAnswer {
     /// steadytext_cache.id.
     pub(crate) entry: i64,
     /// A text.
@@ -40,7 +40,7 @@ pub(crate) struct Found {
     pub(crate) embedding: Option<pg_sys::Datum>,
 }
 
-impl Found {
+impl CachedAnswer {
     /// The text.
     pub(crate) fn text(&self) -> Option<String> {
         // SAFETY: a text that was copied out of its row.
@@ -103,7 +103,7 @@ impl CacheColumn {
     ];
 }
 
-/// Where they are.
+/// The places of the columns.
 #[derive(Debug, Clone, Copy)]
 struct CacheColumns {
     table: pg_sys::Oid,
@@ -162,7 +162,7 @@ pub(crate) fn find(
     table: CacheTable,
     key_hash: &[u8; 32],
     accept: impl FnOnce(&Provenance) -> bool,
-) -> Option<Found> {
+) -> Option<CachedAnswer> {
     if cache_filter::excludes(table.key_index, key_hash) {
         return None;
     }
@@ -207,7 +207,7 @@ pub(crate) fn find(
     }
 }
 
-/// How far a walk through the keys has come.
+/// The progress of a walk through the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Walked {
     /// The last key that it met.
@@ -416,8 +416,8 @@ impl Row {
         }
     }
 
-    fn found(&self) -> Option<Found> {
-        Some(Found {
+    fn found(&self) -> Option<CachedAnswer> {
+        Some(CachedAnswer {
             entry: self.value(CacheColumn::Id)?,
             response: self.copy(CacheColumn::Response),
             embedding: self.copy(CacheColumn::Embedding),

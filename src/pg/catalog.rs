@@ -91,7 +91,7 @@ pub(crate) fn my_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// When the server started, as TimestampTz.
+/// The time at which the server started, as TimestampTz.
 pub(crate) fn server_started_at() -> i64 {
     // SAFETY: a global that the postmaster sets before it forks.
     unsafe { pg_sys::PgStartTime }

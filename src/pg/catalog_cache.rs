@@ -34,7 +34,7 @@ pub(crate) struct Installation {
     pub(crate) owner: pg_sys::Oid,
     /// The role that owns the protocol functions, which run with its rights.
     pub(crate) protocol_owner: pg_sys::Oid,
-    /// Where answers are kept; `None` in a database whose extension is older than the library.
+    /// The table in which answers are kept; `None` in a database whose extension is older than the library.
     pub(crate) cache: Option<CacheTable>,
     /// The versions of prompts; invalid in a database whose extension is older than the library.
     pub(super) prompt_versions: pg_sys::Oid,
@@ -131,7 +131,7 @@ pub(crate) struct Model {
     pub(crate) file: String,
     /// The expected SHA-256 of the file, if the registry has it.
     pub(crate) sha256: Option<[u8; 32]>,
-    /// Where the file comes from, if that is written down.
+    /// The repository that the file comes from, if that is written down.
     pub(crate) repository: Option<String>,
     /// `auto` takes it first.
     pub(crate) is_preferred: bool,
@@ -228,8 +228,8 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
 }
 
 /// Whether this is likely to be the schema of the extension's tables and functions, as it is written in SQL.
-/// Nothing is looked up: a process that does not know the extension takes it to be where CREATE EXTENSION
-/// puts it.
+/// Looks nothing up: a process that does not know the extension takes it to be where CREATE EXTENSION puts
+/// it.
 pub(super) fn may_be_schema(schema: &[u8]) -> bool {
     CACHED.with(|cached| {
         let cached = cached.try_borrow().ok();

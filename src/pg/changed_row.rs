@@ -65,7 +65,7 @@ impl<'a> Firing<'a> {
         unsafe { &*self.data.tg_trigger }
     }
 
-    /// Where keys are noted that come from here; `None` where the trigger names no definition.
+    /// The place where keys are noted that come from here; `None` where the trigger names no definition.
     pub(crate) fn place(&self) -> Option<NoteTarget<'a>> {
         let definition = argument(self.trigger(), 0)?.to_str().ok()?;
         // SAFETY: an open relation.

@@ -46,7 +46,7 @@ use super::slots;
 /// A search that visits so many pages, and so many for each user that it comes across, takes next to nothing.
 const FEW_PAGES: u64 = 256;
 const PAGES_OF_USER: u64 = 8;
-/// How long a portion of a sweep takes.
+/// Time budget of a portion of a sweep.
 const PORTION: Duration = Duration::from_millis(1);
 /// The next portion begins after so many times what the last one took; where others have changed requests
 /// since, sooner.
@@ -55,11 +55,11 @@ const REST_AFTER_CHANGE: u32 = 4;
 /// A floor is lowered by so many ids at once, for a request that was committed late; one that is further away
 /// is for the next sweep.
 const NEAR: i64 = 4096;
-/// From the end of a sweep to the next one, where nobody has changed anything.
+/// Pause between the end of a sweep and the next one, where nobody has changed anything.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(30);
 /// Priorities and roles that are remembered. With more of them each would cost more than it saves.
 const MAX_FLOORS: usize = 64;
-/// For how long there are no floors after there were too many.
+/// Time for which there are no floors after there were too many.
 const CROWDED: Duration = Duration::from_secs(30);
 /// Requests in flight that are remembered of a sweep. Where there are so many, there may be more.
 pub(crate) const MAX_IN_FLIGHT: usize = 10_000;
@@ -68,7 +68,7 @@ thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-/// In the order of the index: the highest priority first.
+/// A priority and a role, in the order of the index: the highest priority first.
 type Group = (Reverse<i32>, u32);
 type Floors = BTreeMap<Group, i64>;
 
@@ -94,7 +94,7 @@ struct Memory {
     sweep: Sweep,
 }
 
-/// How far a sweep has got.
+/// The progress of a sweep.
 #[derive(Default)]
 struct Sweep {
     /// The place where the next portion begins; `None`: a new sweep.
@@ -103,7 +103,7 @@ struct Sweep {
     due: Option<Instant>,
     /// Whether the floors are new: then everything is looked through at once, so that all are known.
     is_first: bool,
-    /// How many sweeps must come to their end soon, because requests were changed.
+    /// Number of sweeps that must come to their end soon, because requests were changed.
     owed: u32,
     /// A priority and a role of whom nothing was known; everything of them before this id, their floor, is
     /// dead.
@@ -135,7 +135,7 @@ fn of_mark(mark: u64) -> Option<i64> {
 }
 
 /// A transaction has committed that has inserted requests, of which this is the lowest id. Before it wakes
-/// the worker. Nothing here can raise.
+/// the worker. Never raises an error.
 pub(super) fn note_inserted(slot: &Slot, lowest: i64) {
     slot.lowest_inserted.fetch_max(to_mark(lowest), SeqCst);
 }
@@ -200,7 +200,7 @@ pub(crate) fn are_used() -> bool {
     MEMORY.with_borrow(|memory| memory.is_used)
 }
 
-/// When a claim is due for the sake of the next portion of a sweep.
+/// The time at which a claim is due for the sake of the next portion of a sweep.
 pub(crate) fn sweep_due() -> Option<Instant> {
     MEMORY.with_borrow(|memory| memory.sweep.due.filter(|_| memory.is_used))
 }
@@ -211,9 +211,9 @@ pub(crate) fn take_in_flight() -> Option<Vec<i64>> {
     MEMORY.with_borrow_mut(|memory| memory.sweep.ended.take())
 }
 
-/// Where the retention goes on behind an id: it passes over requests that are long deleted. `Ok`: there is a
-/// request behind this one, or none is left. `Err`: it has not found one yet, and is to be asked again with
-/// this id.
+/// The id at which the retention goes on behind an id: it passes over requests that are long deleted. `Ok`:
+/// there is a request behind this one, or none is left. `Err`: it has not found one yet, and is to be asked
+/// again with this id.
 pub(crate) fn pass_deleted(installation: &Installation, after: i64) -> Result<i64, i64> {
     let mut found = None;
     let walked = index_walk::walk(
@@ -313,7 +313,8 @@ impl Memory {
         }
     }
 
-    /// Where the claim begins to look.
+    /// Notes that a search begins. The floors at which the claim begins to look; `None` if it begins at the
+    /// first entry.
     fn search(&mut self, pages: u64) -> Option<Vec<Floor>> {
         self.searching = Some(pages);
         self.before = None;

@@ -19,7 +19,7 @@ const SEARCHED: usize = 32;
 
 /// A request that a subtransaction has ended.
 #[derive(Debug, Clone, Copy)]
-struct Ended {
+struct EndedCount {
     /// The depth of the subtransaction; 1 is the transaction itself.
     level: i32,
     place: StatisticsSlot,
@@ -36,7 +36,7 @@ struct Spent {
 
 thread_local! {
     /// Deeper levels come later.
-    static ENDED: RefCell<Vec<Ended>> = const { RefCell::new(Vec::new()) };
+    static ENDED: RefCell<Vec<EndedCount>> = const { RefCell::new(Vec::new()) };
     static SPENT: RefCell<Vec<Spent>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn cancelled(model: &str, request_type: &str, is_new: bool) {
 /// This transaction has begun or ended a request.
 pub(crate) fn count(model: &str, request_type: &str, counted: Counted) {
     let Some(place) = request_statistics::place_of(model, request_type) else { return };
-    let new = Ended { level: transaction::nest_level(), place, counted };
+    let new = EndedCount { level: transaction::nest_level(), place, counted };
     ENDED.with_borrow_mut(|ended| add_to(ended, new));
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn spend(role: pg_sys::Oid, tokens: u64) {
     }
 }
 
-fn add_to(ended: &mut Vec<Ended>, new: Ended) {
+fn add_to(ended: &mut Vec<EndedCount>, new: EndedCount) {
     let same = ended.iter_mut().rev().take_while(|known| known.level == new.level).take(SEARCHED);
     let same = same.filter(|known| known.place == new.place).find_map(|known| {
         known.counted = known.counted.plus(&new.counted)?;
@@ -87,7 +87,7 @@ pub(super) fn end_subtransaction(committed: bool) {
         let inside = ended.iter().rev().take_while(|known| known.level >= level).count();
         let inner = ended.split_off(ended.len() - inside);
         if committed {
-            inner.into_iter().for_each(|known| add_to(ended, Ended { level: level - 1, ..known }));
+            inner.into_iter().for_each(|known| add_to(ended, EndedCount { level: level - 1, ..known }));
         }
     });
     SPENT.with_borrow_mut(|spent| {
@@ -105,12 +105,12 @@ pub(super) fn committing() {
     spent.into_iter().for_each(|Spent { role, tokens, .. }| rate_counters::spend(role, tokens));
 }
 
-/// Adds the figures of a transaction that has committed. Nothing here can raise.
+/// Adds the figures of a transaction that has committed. Never raises an error.
 pub(super) fn committed() {
     ENDED.with_borrow_mut(|ended| {
         ended
             .drain(..)
-            .for_each(|Ended { place, counted, .. }| request_statistics::count_at(place, &counted));
+            .for_each(|EndedCount { place, counted, .. }| request_statistics::count_at(place, &counted));
     });
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Content, Part};
+use super::shmem::{self, Content, SharedPart};
 use super::{engine_page, slots};
 
 /// The engine's socket. Relative to the data directory, which is every server process's working directory; in
@@ -37,7 +37,7 @@ pub(crate) struct EngineLeader {
 // SAFETY: zeros are no leader.
 unsafe impl Content for EngineLeader {}
 
-pub(super) static LEADER: Part<EngineLeader> = Part::new();
+pub(super) static LEADER: SharedPart<EngineLeader> = SharedPart::new();
 
 fn me() -> i32 {
     // SAFETY: a plain global of this process.
@@ -73,7 +73,7 @@ pub(crate) fn close() {
 /// Notes that the program of this process's engine has ended. This process remains the leader, and another
 /// program follows. With `crashed` the program may have ended by the work that it had: the crash is counted
 /// before the next program takes connections, so that those who connect to it know of the crash.
-pub(crate) fn fall(crashed: bool) {
+pub(crate) fn note_exit(crashed: bool) {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()).filter(|_| leads()) else { return };
     leader.open.store(false, SeqCst);
     leader.crashes.fetch_add(u64::from(crashed), SeqCst);
@@ -82,7 +82,7 @@ pub(crate) fn fall(crashed: bool) {
     slots::wake_workers(shared);
 }
 
-/// How often a program that ran the engine has crashed since the server's start.
+/// The number of crashes of programs that ran the engine since the server's start.
 pub(crate) fn crashes() -> u64 {
     LEADER.get().map_or(0, |leader| leader.crashes.load(SeqCst))
 }

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use steadytext_engine::{Figures, Statistics};
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 const NUMBERS: usize = 25;
 
@@ -22,7 +22,7 @@ const NUMBERS: usize = 25;
 pub(crate) struct EnginePage {
     /// Microseconds since 1970 when it was written; 0: not by an engine that runs now.
     written_at: AtomicU64,
-    /// For how long the engine has had something to do and not got on with it, in milliseconds. By the
+    /// Time for which the engine has had something to do and not got on with it, in milliseconds. By the
     /// leader.
     silent_ms: AtomicU64,
     numbers: [AtomicU64; NUMBERS],
@@ -31,7 +31,7 @@ pub(crate) struct EnginePage {
 // SAFETY: zeros are a page on which nothing is written.
 unsafe impl Content for EnginePage {}
 
-pub(super) static PAGE: Part<EnginePage> = Part::new();
+pub(super) static PAGE: SharedPart<EnginePage> = SharedPart::new();
 
 /// Writes what the engine of this process is doing. By its thread.
 #[cfg(not(feature = "noop-engine"))]
@@ -52,7 +52,8 @@ pub(crate) fn note_silence(silence: Duration) {
     }
 }
 
-/// For how long the engine has had something to do and not got on with it, as far as its leader has seen.
+/// The time for which the engine has had something to do and not got on with it, as far as its leader has
+/// seen.
 pub(crate) fn silence() -> Duration {
     Duration::from_millis(PAGE.get().map_or(0, |page| page.silent_ms.load(Relaxed)))
 }

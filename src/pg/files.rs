@@ -60,7 +60,7 @@ impl TemporaryFile {
         }
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

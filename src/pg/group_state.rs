@@ -28,7 +28,7 @@ struct State {
     data: *mut u8,
     length: usize,
     capacity: usize,
-    /// Where the note of the last record begins, and its length.
+    /// Offset of the note of the last record, and its length.
     note: (usize, usize),
 }
 

@@ -1,7 +1,7 @@
 //! The server's settings, prefix `pg_steadytext.`: those of a process and of the machine. Settings of one
 //! database are in its table steadytext_config.
 //!
-//! Which models answer is a setting that every session may have its own value of, as long as it names no
+//! The models that answer are settings that every session may have its own values of, as long as they name no
 //! path: files are for superusers to name.
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
@@ -62,10 +62,10 @@ enum KvCacheSetting {
 /// `pg_steadytext.engine_process`: where the engine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub(crate) enum EngineProcess {
-    /// In the process of the worker that leads.
+    /// The engine runs in the process of the worker that leads.
     #[name = c"worker"]
     Worker,
-    /// In a program that this worker starts.
+    /// The engine runs in a program that this worker starts.
     #[name = c"separate"]
     Separate,
 }
@@ -83,11 +83,11 @@ pub(crate) struct EngineSettings {
     pub(crate) context_length: usize,
     /// Memory for keys and values.
     pub(crate) kv_cache_mb: u64,
-    /// How those are kept.
+    /// Format of the keys and values.
     pub(crate) kv_cache_type: KvCacheType,
     /// Memory for the engine; 0: computed from what the machine has.
     pub(crate) memory_limit_mb: u64,
-    /// After how long an unused model is unloaded; `None`: never.
+    /// Time after which an unused model is unloaded; `None`: never.
     pub(crate) model_idle_timeout: Option<Duration>,
     /// The backend that computes models.
     pub(crate) backend: BackendChoice,
@@ -157,7 +157,7 @@ pub(crate) enum ModelSetting {
     Reranker,
 }
 
-/// Where the value of a setting comes from.
+/// The origin of the value of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// postgresql.conf, the command line, or nobody.
@@ -187,7 +187,7 @@ impl ModelSetting {
         }
     }
 
-    /// Where that comes from.
+    /// The origin of that value.
     pub(crate) fn level(self) -> Level {
         use pg_sys::GucSource;
         match source(self).unwrap_or(GucSource::PGC_S_DEFAULT) {
@@ -206,11 +206,11 @@ pub(crate) fn any_model_of_session() -> bool {
     })
 }
 
-/// Where the value comes from.
+/// The source of the value.
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
     thread_local! {
-        /// Where they are, which never changes.
+        /// Their addresses, which never change.
         static FOUND: [Cell<*mut pg_sys::config_generic>; 3] =
             const { [const { Cell::new(std::ptr::null_mut()) }; 3] };
     }
@@ -229,7 +229,7 @@ fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
     }
 }
 
-/// Where the value comes from.
+/// The source of the value.
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
     // SAFETY: a look-up; null where there is no such setting, which is no error.

@@ -14,8 +14,8 @@ use super::restore::{self, Afterwards};
 use super::spi::{self, Mode};
 use super::{after_commit, catalog, catalog_cache, denied, interrupts, privilege, shmem, slots};
 
-/// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by
-/// other users".
+/// Longest wait of a statement for a worker to go, before it meets PostgreSQL's own error "is being accessed
+/// by other users".
 const EVICTION_PATIENCE: Duration = Duration::from_secs(5);
 
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;

@@ -67,7 +67,7 @@ struct IndexColumn {
     descends: bool,
 }
 
-/// Where an entry stands. Priority and role are zero in an index of ids.
+/// The place of an entry. Priority and role are zero in an index of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) priority: i32,
@@ -76,13 +76,13 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// In an index of ids.
+    /// The place of an id in an index of ids.
     pub(super) fn of_id(id: i64) -> Key {
         Key { priority: 0, role: 0, id }
     }
 }
 
-/// How a walk goes on behind an entry.
+/// The next step of a walk behind an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// The walk goes on with the next entry.
@@ -96,7 +96,7 @@ pub(super) enum Step {
 /// The result of a walk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walked {
-    /// Where the next one begins; `None`: the index has ended.
+    /// The place where the next walk begins; `None`: the index has ended.
     pub(super) next: Option<Key>,
     /// Entries that were met.
     pub(super) entries: u64,
@@ -203,7 +203,7 @@ unsafe fn is_as_made(table: pg_sys::Relation, index: pg_sys::Relation, wanted: I
 struct Walk {
     table: pg_sys::Relation,
     index: pg_sys::Relation,
-    /// How many columns it is in the order of.
+    /// Number of the columns by which it is ordered.
     columns: usize,
     snapshot: pg_sys::Snapshot,
     slot: *mut pg_sys::TupleTableSlot,
@@ -212,7 +212,7 @@ struct Walk {
     budget: Duration,
 }
 
-/// How a scan ended.
+/// The way in which a scan ended.
 enum End {
     /// The scan has met everything.
     All,
@@ -228,7 +228,7 @@ impl Walk {
         self.begun.elapsed() >= self.budget
     }
 
-    /// Where the next walk begins.
+    /// Walks from this place on. The place where the next walk begins; `None`: the index has ended.
     fn go(&mut self, from: Option<Key>, visit: &mut impl FnMut(Key, bool) -> Step) -> Option<Key> {
         let mut from = from;
         loop {

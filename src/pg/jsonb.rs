@@ -29,7 +29,7 @@ const MAX_DEPTH: usize = 128;
 /// An array or an object.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Container<'a> {
-    /// From its first word on.
+    /// Its bytes from the first word on.
     bytes: &'a [u8],
     header: u32,
 }
@@ -109,7 +109,7 @@ impl<'a> Container<'a> {
         Some(Container { bytes, header: word(bytes, 0)? })
     }
 
-    /// How many elements, or pairs, it has.
+    /// The number of its elements, or of its pairs.
     pub(crate) fn len(self) -> usize {
         (self.header & COUNT_MASK) as usize
     }
@@ -145,7 +145,7 @@ impl<'a> Container<'a> {
 struct Run<'a> {
     container: Container<'a>,
     index: usize,
-    /// Where the data of the element begin, behind the words.
+    /// Offset of the element's data behind the words.
     offset: usize,
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use steadytext_engine::{FileId, ModelIdentity, ModelSource};
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 /// Files that are remembered; the oldest makes room.
 const FILES: usize = 64;
@@ -37,13 +37,13 @@ unsafe impl Sync for ChecksumTable {}
 // SAFETY: zeros are a table that is empty.
 unsafe impl Content for ChecksumTable {}
 
-pub(super) static TABLE: Part<ChecksumTable> = Part::new();
+pub(super) static TABLE: SharedPart<ChecksumTable> = SharedPart::new();
 
 #[repr(C)]
 struct Inner {
     /// Ever learned.
     count: u64,
-    known: [Known; FILES],
+    known: [KnownChecksum; FILES],
     /// Ever found to be no good.
     bad_count: u64,
     bad: [Bad; BAD_FILES],
@@ -75,14 +75,14 @@ struct Bad {
 /// A file without an inode is none.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Known {
+struct KnownChecksum {
     file: FileId,
     hash: [u8; 32],
 }
 
 thread_local! {
     /// The contents that this process has looked up before.
-    static SEEN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
+    static SEEN: RefCell<Vec<KnownChecksum>> = const { RefCell::new(Vec::new()) };
 }
 
 fn locked<R>(exclusive: bool, f: impl FnOnce(*mut Inner) -> R) -> Option<R> {
@@ -124,7 +124,7 @@ pub(crate) fn learn(identity: &ModelIdentity) {
     locked(true, |inner| {
         // SAFETY: the lock is held, exclusively.
         let inner = unsafe { &mut *inner };
-        inner.known[inner.count as usize % FILES] = Known { file, hash: identity.hash };
+        inner.known[inner.count as usize % FILES] = KnownChecksum { file, hash: identity.hash };
         inner.count += 1;
     });
 }
@@ -169,7 +169,7 @@ pub(crate) fn note_bad(path: &Path, purpose: u8, reason: &str, until: i64) -> Op
     Some(is_news)
 }
 
-/// Why no model can be loaded from the file as it is now, if somebody has tried.
+/// The reason why no model can be loaded from the file as it is now, if that was tried.
 pub(crate) fn why_bad(path: &Path, purpose: u8, now: i64) -> Option<String> {
     if !TABLE.get()?.any_bad.load(Acquire) {
         return None;

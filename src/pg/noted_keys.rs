@@ -29,7 +29,7 @@ const GATHERED_BYTES: usize = 1900;
 /// written at once.
 const MOST_BYTES: usize = 4 << 20;
 
-/// Where a key is noted: the definition, as its trigger names it, and the table.
+/// The place where a key is noted: the definition, as its trigger names it, and the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoteTarget<'a> {
     /// The definition's number.
@@ -144,13 +144,13 @@ pub(super) fn committing() {
     });
 }
 
-/// The transaction has ended. Nothing here can raise.
+/// The transaction has ended. Never raises an error.
 pub(super) fn ended() {
     GATHERING.with_borrow_mut(Vec::clear);
     BYTES.set(0);
 }
 
-/// A subtransaction ended. Nothing here can raise.
+/// A subtransaction ended. Never raises an error.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     GATHERING.with_borrow_mut(|gathering| {

@@ -15,9 +15,9 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 include!(concat!(env!("OUT_DIR"), "/own_functions.rs"));
 
-/// How entries about functions begin.
+/// Beginnings of entries about functions.
 const FUNCTIONS: [&[u8]; 2] = [b"PL/pgSQL function ", b"SQL function \""];
-/// How entries begin that stand before those of the function that they are in.
+/// Beginnings of entries about statements, each of which stands before the entry of its function.
 const STATEMENTS: [&[u8]; 3] = [b"SQL statement \"", b"SQL expression \"", b"PL/pgSQL assignment \""];
 
 /// Takes the extension's own functions out of an error's context.

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, Content, Part, SLOTS, Slot};
+use super::shmem::{self, Content, SLOTS, SharedPart, Slot};
 use super::{slots, transaction};
 
 /// Roles with pending requests whose number is kept, in one database. The requests of others only count for
@@ -36,7 +36,7 @@ pub(crate) struct PendingTable {
 // SAFETY: zeros are cells that are free.
 unsafe impl Content for PendingTable {}
 
-pub(super) static TABLE: Part<PendingTable> = Part::new();
+pub(super) static TABLE: SharedPart<PendingTable> = SharedPart::new();
 
 /// Counts of a database at one moment.
 #[derive(Debug, Default, Clone, Copy)]
@@ -170,7 +170,7 @@ pub(crate) fn count(slot: &Slot, role: pg_sys::Oid) -> Count {
     count
 }
 
-/// A subtransaction ended. Nothing here can raise.
+/// A subtransaction ended. Never raises an error.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     INSERTED.with_borrow_mut(|inserted| {
@@ -210,7 +210,7 @@ pub(super) fn ended() {
 }
 
 /// The transaction ended: what it inserted counts in the database of `slot`. True: the rows should be
-/// counted. Nothing here can raise.
+/// counted. Never raises an error.
 pub(super) fn committed(slot: Option<&Slot>) -> bool {
     INSERTED.with_borrow_mut(|inserted| {
         let mut doubtful = false;

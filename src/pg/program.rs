@@ -23,10 +23,10 @@ use super::interrupts::WaitFd;
 /// Variables of the server's environment that the program gets: those by which crates choose their number of
 /// threads.
 const ENVIRONMENT: [&str; 2] = ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"];
-/// How long a process that was killed is waited for. It does nothing any more; the kernel may still be taking
-/// its memory back.
+/// Longest wait for the end of a process that was killed. It does nothing any more; the kernel may still be
+/// taking its memory back.
 const END_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is looked whether a process has ended.
+/// Interval between two checks whether a process has ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Most bytes of a line that it says.
 const MAX_LINE_BYTES: usize = 4096;
@@ -114,8 +114,8 @@ impl Program {
         }
     }
 
-    /// For how long a thread of it was kept waiting for a processor since this was called last, the one that
-    /// waited longest. Where the system does not say, and the first time, nothing.
+    /// The time for which a thread of it was kept waiting for a processor since this was called last, the one
+    /// that waited longest. Where the system does not say, and the first time, nothing.
     pub(crate) fn kept_waiting(&mut self) -> Duration {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return Duration::ZERO };
         let waits: HashMap<OsString, u64> = threads
@@ -133,7 +133,8 @@ impl Program {
         Duration::from_nanos(longest)
     }
 
-    /// How it has ended; waits for that so long.
+    /// Waits for its end, at most so long. The status with which it ended; `None` if it has not ended, or
+    /// where that cannot be found out.
     pub(crate) fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
@@ -145,7 +146,8 @@ impl Program {
         }
     }
 
-    /// Kills it, if it has not ended by itself. How it has ended, where the kernel has said so in time.
+    /// Kills it, if it has not ended by itself. The status with which it ended, where the kernel has said so
+    /// in time.
     pub(crate) fn end(&mut self) -> Option<ExitStatus> {
         // An error says that it has ended.
         let _ = self.child.kill();

@@ -16,7 +16,7 @@ use pgrx::pg_sys;
 use super::activity::now;
 use super::bgworker;
 use super::error::PgError;
-use super::shmem::{self, Content, Part};
+use super::shmem::{self, Content, SharedPart};
 
 /// Downloads at the same time, or lately ended.
 const ENTRIES: usize = 16;
@@ -59,7 +59,7 @@ enum State {
 }
 
 #[repr(C)]
-struct Entry {
+struct PullEntry {
     state: State,
     /// Whether it goes on although nobody waits.
     for_good: bool,
@@ -85,7 +85,7 @@ struct Entry {
     label: Text<256>,
     note: Text<256>,
     choice: Text<256>,
-    /// How it ended.
+    /// The error's message, or the name of the model that is there now; the hint is the error's.
     message: Text<1024>,
     hint: Text<512>,
     request: Text<DOWNLOAD_REQUEST_BYTES>,
@@ -94,7 +94,7 @@ struct Entry {
 /// The table.
 #[repr(C)]
 pub(crate) struct PullTable {
-    entries: UnsafeCell<[Entry; ENTRIES]>,
+    entries: UnsafeCell<[PullEntry; ENTRIES]>,
     /// Counts downloads.
     last: UnsafeCell<u64>,
 }
@@ -104,7 +104,7 @@ unsafe impl Sync for PullTable {}
 // SAFETY: zeros are entries that are free.
 unsafe impl Content for PullTable {}
 
-pub(super) static TABLE: Part<PullTable> = Part::new();
+pub(super) static TABLE: SharedPart<PullTable> = SharedPart::new();
 
 /// A download that somebody wants.
 pub(crate) struct Wanted<'a> {
@@ -127,7 +127,7 @@ pub(crate) struct Ticket {
     number: u64,
 }
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
     /// The name by which people know it.
@@ -179,7 +179,7 @@ pub(crate) enum Look {
     Failed(PgError),
 }
 
-fn locked<R>(exclusive: bool, work: impl FnOnce(&mut [Entry; ENTRIES], &mut u64) -> R) -> Option<R> {
+fn locked<R>(exclusive: bool, work: impl FnOnce(&mut [PullEntry; ENTRIES], &mut u64) -> R) -> Option<R> {
     TABLE.with_lock(exclusive, |table| {
         // SAFETY: the lock guards the table; readers do not write.
         let (entries, last) = unsafe { (&mut *table.entries.get(), &mut *table.last.get()) };
@@ -197,7 +197,7 @@ fn lives(pid: i32) -> bool {
     pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
-impl Entry {
+impl PullEntry {
     fn is_on(&self) -> bool {
         matches!(self.state, State::Starting | State::Running)
     }
@@ -260,7 +260,7 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
     }
     let begun = locked(true, |entries, last| {
         entries.iter_mut().filter(|entry| entry.is_lost()).for_each(|entry| entry.fail(&stopped()));
-        let same = |entry: &Entry| entry.is_on() && !entry.stopped && entry.key.get() == wanted.key;
+        let same = |entry: &PullEntry| entry.is_on() && !entry.stopped && entry.key.get() == wanted.key;
         if let Some(index) = entries.iter().position(same) {
             entries[index].wait(wanted.wait);
             return Some((Ticket { index, number: entries[index].number }, false));
@@ -358,7 +358,7 @@ pub(crate) fn stop(name: &str) -> bool {
 /// The downloads that are going on.
 pub(crate) fn list() -> Vec<Running> {
     locked(false, |entries, _| {
-        entries.iter().filter(|entry| entry.is_on() && !entry.is_lost()).map(Entry::running).collect()
+        entries.iter().filter(|entry| entry.is_on() && !entry.is_lost()).map(PullEntry::running).collect()
     })
     .unwrap_or_default()
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Content, Part, SLOTS, Slot};
+use super::shmem::{self, Content, SLOTS, SharedPart, Slot};
 use super::sliding_window::SlidingWindow;
 pub(crate) use super::sliding_window::{BUCKETS, PERIODS, Period};
 use super::{activity, catalog, slots, transaction};
@@ -35,17 +35,17 @@ pub(crate) struct RateTable {
     restored: [AtomicU32; SLOTS],
     /// Roles that had to go before their time.
     pushed_out: AtomicU64,
-    entries: [Entry; ENTRIES],
+    entries: [RateEntry; ENTRIES],
 }
 
 // SAFETY: zeros are places that are free, and databases whose counts have not been read.
 unsafe impl Content for RateTable {}
 
-pub(super) static TABLE: Part<RateTable> = Part::new();
+pub(super) static TABLE: SharedPart<RateTable> = SharedPart::new();
 
 /// The counts of a role.
 #[repr(C)]
-struct Entry {
+struct RateEntry {
     /// Database and role; 0: free.
     key: AtomicU64,
     /// The second of the last use.
@@ -56,7 +56,7 @@ struct Entry {
     tokens: [SlidingWindow; 3],
 }
 
-impl Entry {
+impl RateEntry {
     fn windows(&self) -> impl Iterator<Item = (Period, &SlidingWindow, &SlidingWindow)> {
         PERIODS
             .into_iter()
@@ -84,18 +84,18 @@ pub(crate) struct Allowed {
     pub(crate) tokens: [Option<u64>; 3],
 }
 
-/// Why a request is refused.
+/// The limit because of which a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exceeded {
     /// `requests` or `tokens`.
     pub(crate) what: &'static str,
-    /// In which period.
+    /// The period.
     pub(crate) period: Period,
-    /// How many are allowed in it.
+    /// Number allowed in the period.
     pub(crate) allowed: u64,
-    /// How many count already.
+    /// Number used in the period.
     pub(crate) used: u64,
-    /// How many of them this transaction has asked for, which count no longer when it is rolled back.
+    /// Number of them that this transaction has asked for, which no longer count when it is rolled back.
     pub(crate) own: u64,
     /// Seconds until there is room; `None`: there never is.
     pub(crate) wait_s: Option<i64>,
@@ -158,22 +158,22 @@ fn role_of(key: u64) -> pg_sys::Oid {
 }
 
 impl RateTable {
-    fn places(&self, key: u64) -> impl Iterator<Item = &Entry> {
+    fn places(&self, key: u64) -> impl Iterator<Item = &RateEntry> {
         let start = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 16;
         (0..PROBES).map(move |probe| &self.entries[(start + probe) % ENTRIES])
     }
 
-    fn find(&self, key: u64) -> Option<&Entry> {
+    fn find(&self, key: u64) -> Option<&RateEntry> {
         self.places(key).find(|entry| entry.key.load(Relaxed) == key)
     }
 
     /// The role's place. One that has none gets a free one, or that of the role that has not asked for the
     /// longest time.
-    fn place(&self, key: u64) -> &Entry {
+    fn place(&self, key: u64) -> &RateEntry {
         if let Some(entry) = self.find(key) {
             return entry;
         }
-        let age = |entry: &&Entry| match entry.key.load(Relaxed) {
+        let age = |entry: &&RateEntry| match entry.key.load(Relaxed) {
             0 => i64::MIN,
             _ => entry.used_at.load(Relaxed),
         };
@@ -223,7 +223,7 @@ pub(crate) fn check(role: pg_sys::Oid, count: u64, allowed: &Allowed) -> Option<
     TABLE.with_lock(true, |table| exceeded(table.find(key), key, second, count, allowed)).flatten()
 }
 
-/// How many requests a role may ask for at once now; `None`: as many as it likes.
+/// The number of requests that a role may make at once now; `None`: no limit.
 pub(crate) fn room(role: pg_sys::Oid, allowed: &Allowed) -> Option<u64> {
     let (key, second) = (key_of(role), now());
     let left = TABLE.with_lock(true, |table| {
@@ -238,7 +238,13 @@ pub(crate) fn room(role: pg_sys::Oid, allowed: &Allowed) -> Option<u64> {
 
 /// The limit that is exceeded and has to be waited for longest. A role without an entry has used nothing, and
 /// may be allowed nothing.
-fn exceeded(entry: Option<&Entry>, key: u64, second: i64, count: u64, allowed: &Allowed) -> Option<Exceeded> {
+fn exceeded(
+    entry: Option<&RateEntry>,
+    key: u64,
+    second: i64,
+    count: u64,
+    allowed: &Allowed,
+) -> Option<Exceeded> {
     let mut worst: Option<Exceeded> = None;
     let mut note = |found: Exceeded| {
         let rank = |exceeded: &Exceeded| exceeded.wait_s.unwrap_or(i64::MAX);
@@ -424,7 +430,7 @@ fn charged_here(key: u64, since: i64) -> u64 {
     })
 }
 
-/// A subtransaction has ended. Nothing here can raise.
+/// A subtransaction has ended. Never raises an error.
 pub(super) fn end_subtransaction(committed: bool) {
     let level = transaction::nest_level();
     let ended = CHARGED.with_borrow_mut(|charged| {
@@ -440,12 +446,12 @@ pub(super) fn end_subtransaction(committed: bool) {
     }
 }
 
-/// The transaction has committed, or will be by others. Nothing here can raise.
+/// The transaction has committed, or will be by others. Never raises an error.
 pub(super) fn committed() {
     CHARGED.with_borrow_mut(Vec::clear);
 }
 
-/// The transaction was rolled back. Nothing here can raise.
+/// The transaction was rolled back. Never raises an error.
 pub(super) fn rolled_back() {
     give_back(&CHARGED.take());
 }

@@ -35,7 +35,7 @@ struct Rule {
 /// The limits of a role.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// In which time.
+    /// Requests and tokens allowed in each period.
     pub(crate) allowed: Allowed,
     /// Requests of it that may be pending.
     pub(crate) pending: Option<u64>,
@@ -57,7 +57,7 @@ impl Limits {
 }
 
 #[derive(Default)]
-struct Known {
+struct LimitsCache {
     /// The generation of the catalog cache that it is good for.
     generation: Option<u64>,
     rules: Rc<Vec<Rule>>,
@@ -65,10 +65,10 @@ struct Known {
 }
 
 thread_local! {
-    static KNOWN: RefCell<Known> = RefCell::default();
+    static KNOWN: RefCell<LimitsCache> = RefCell::default();
     static ROLES_CHANGED: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
-    /// How many statements of others this process is in.
+    /// Nesting depth of statements that this process runs for others.
     static STATEMENTS_OF_OTHERS: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -148,8 +148,8 @@ pub(crate) fn wait_of(role: pg_sys::Oid, count: u64) -> Result<Option<f64>, PgEr
         .map(|exceeded| exceeded.wait_s.unwrap_or(NEVER) as f64))
 }
 
-/// How many requests a role may ask for at once, now, or when it has asked for none lately; `None`: as many
-/// as it likes.
+/// The number of requests that a role may make at once, now, or when it has made none lately; `None`: no
+/// limit.
 ///
 /// # Errors
 ///
@@ -209,7 +209,11 @@ fn rules() -> Result<Rc<Vec<Rule>>, PgError> {
     let rules = Rc::new(read(&installation)?);
     // If something changed while they were read, they are of another generation.
     if may_keep() && catalog_cache::generation() == generation {
-        KNOWN.set(Known { generation: Some(generation), rules: Rc::clone(&rules), resolved: HashMap::new() });
+        KNOWN.set(LimitsCache {
+            generation: Some(generation),
+            rules: Rc::clone(&rules),
+            resolved: HashMap::new(),
+        });
     }
     Ok(rules)
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::error::PgError;
-use super::shmem::{Content, Part, Slot};
+use super::shmem::{Content, SharedPart, Slot};
 use super::{activity, catalog, privilege, slots};
 
 /// Entries of all databases, of one of them, and of one role in it.
@@ -32,16 +32,16 @@ pub(super) const RIGHTS: &str = "rights";
 /// The entries.
 #[repr(C)]
 pub(crate) struct Refusals {
-    entries: [Entry; ENTRIES],
+    entries: [RefusalEntry; ENTRIES],
 }
 
 // SAFETY: zeros are entries that are free.
 unsafe impl Content for Refusals {}
 
-pub(super) static TABLE: Part<Refusals> = Part::new();
+pub(super) static TABLE: SharedPart<Refusals> = SharedPart::new();
 
 #[repr(C)]
-struct Entry {
+struct RefusalEntry {
     /// 0: free.
     database: AtomicU32,
     role: AtomicU32,
@@ -90,7 +90,7 @@ impl<const N: usize> Text<N> {
     }
 }
 
-impl Entry {
+impl RefusalEntry {
     fn refusal(&self) -> Refusal {
         Refusal {
             role: pg_sys::Oid::from(self.role.load(Relaxed)),
@@ -118,9 +118,9 @@ pub(crate) struct Refusal {
     pub(crate) code: String,
     /// Its message.
     pub(crate) message: String,
-    /// How many there were.
+    /// Number of refusals.
     pub(crate) count: u64,
-    /// When the first one was, and the last one, as TimestampTz.
+    /// Times of the first refusal and of the last one, as TimestampTz.
     pub(crate) first: i64,
     /// See `first`.
     pub(crate) last: i64,
@@ -132,7 +132,7 @@ impl Refusal {
     }
 }
 
-/// Notes that a role was refused something. Nothing here can raise.
+/// Notes that a role was refused something. Never raises an error.
 pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message: &str) {
     // A standby has nobody who could write it down.
     let Some(slot) = slots::mine() else { return };
@@ -212,8 +212,8 @@ pub(crate) fn unwritten(slot: &Slot) -> (Vec<Refusal>, u64) {
     let database = catalog::my_database().to_u32();
     let dropped = slot.refusals_dropped.load(Relaxed);
     let unwritten = TABLE.with_lock(true, |table| {
-        let of_database = |entry: &&Entry| entry.database.load(Relaxed) == database;
-        table.entries.iter().filter(of_database).map(Entry::refusal).collect()
+        let of_database = |entry: &&RefusalEntry| entry.database.load(Relaxed) == database;
+        table.entries.iter().filter(of_database).map(RefusalEntry::refusal).collect()
     });
     (unwritten.unwrap_or_default(), dropped)
 }
@@ -243,7 +243,7 @@ pub(crate) fn forget_written(slot: &Slot, written: &[Refusal], dropped: u64) {
 }
 
 /// Notes that the caller was refused a change of something of the extension's that belongs to somebody else.
-/// Nothing here can raise.
+/// Never raises an error.
 pub(crate) fn note_other_owner(kind: Kind) {
     let (what, message) = match kind {
         Kind::Vectorizer => ("vectorizer", "must be owner of vectorizer \"…\""),

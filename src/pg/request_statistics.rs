@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 use super::{activity, catalog};
 
 /// Entries of all databases, and of one.
@@ -68,7 +68,7 @@ pub(crate) struct Counted {
     pub(crate) generated_tokens: u64,
     /// Answers of which it is known how many tokens of their prompts were not computed.
     pub(crate) known_cached: u64,
-    /// From the request to the beginning of the work; to the first token; to the end.
+    /// Times from the request to the beginning of the work; to the first token; to the end.
     pub(crate) times: [Option<Duration>; 3],
 }
 
@@ -156,7 +156,7 @@ unsafe impl Content for StatisticsTable {
     }
 }
 
-pub(super) static TABLE: Part<StatisticsTable> = Part::new();
+pub(super) static TABLE: SharedPart<StatisticsTable> = SharedPart::new();
 
 /// Adds to the entry of a model and a type of this process's database.
 pub(crate) fn count(model: &str, request_type: &str, counted: &Counted) {

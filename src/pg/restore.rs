@@ -30,7 +30,7 @@ pub(crate) fn in_session() -> bool {
 ///
 /// # Errors
 ///
-/// Those of [`catalog_cache::installation`].
+/// As [`catalog_cache::installation`].
 pub(crate) fn see_changes(table: pg_sys::Oid) -> Result<Option<&'static str>, PgError> {
     // SAFETY: in a trigger of the statement, which is not a parallel one.
     unsafe { pg_sys::CommandCounterIncrement() };

@@ -14,12 +14,13 @@ use pgrx::pg_sys;
 /// Rows set aside, at most, and of one role before its other rows are left alone, too.
 const MAX_ASIDE: usize = 4000;
 const MAX_ASIDE_OF_ROLE: usize = 2000;
-/// How long a row is set aside the first time; twice as long each time after that.
+/// First and longest pause of a row that is set aside; each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// How long a role is left alone that has too many of them.
+/// First pause of a role that has too many rows set aside; each further one is twice as long, up to 16 times
+/// this.
 const ROLE_PAUSE: Duration = Duration::from_secs(10);
-/// How long it is remembered how often a row was tried.
+/// Time after a pause for which the number of tries of a row is remembered.
 const MEMORY: Duration = Duration::from_secs(3600);
 /// Stretches, and transactions that hold the rows of one, at most.
 const MAX_STRETCHES: usize = 1024;
@@ -44,7 +45,7 @@ struct Memory {
     /// The extension it is about: when it is created anew, ids begin anew.
     extension: Option<pg_sys::Oid>,
     aside: BTreeMap<i64, Aside>,
-    /// By priority and owner.
+    /// The stretches by priority and owner.
     stretches: HashMap<(i32, pg_sys::Oid), Stretch>,
     roles: HashMap<pg_sys::Oid, Role>,
     reported: HashSet<(i64, String)>,
@@ -72,12 +73,12 @@ struct Stretch {
     behind: i64,
     holders: Vec<u32>,
     forget_at: Instant,
-    /// Where the second looks are.
+    /// The id behind which second looks go on.
     again_after: i64,
     again_at: Instant,
 }
 
-/// Where a claim begins.
+/// The place where a claim begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Beginning {
     /// Behind this id;
@@ -149,7 +150,7 @@ pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
     })
 }
 
-/// Where the claim of a role's requests begins. Inside a transaction.
+/// The place where the claim of a role's requests begins. Inside a transaction.
 pub(crate) fn beginning(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid) -> Beginning {
     let from_the_first = Beginning { behind: i64::MIN, again_after: 0, again_rows: 0 };
     with(extension, |memory, now| {

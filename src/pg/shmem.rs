@@ -1,10 +1,10 @@
 //! The extension's shared memory: one block, laid out at server start, in which each module that needs some
 //! has a part.
 //!
-//! A part is a struct of the module that owns it, declared there as a `static` [`Part`]; `super::PARTS` lists
-//! all of them. Two things are common to all, which this module does: every part has a lock, and it exists
-//! only while the library is in shared_preload_libraries. [`Part::get`] is `None` otherwise, and every user
-//! has to handle that.
+//! A part is a struct of the module that owns it, declared there as a `static` [`SharedPart`]; `super::PARTS`
+//! lists all of them. Two things are common to all, which this module does: every part has a lock, and it
+//! exists only while the library is in shared_preload_libraries. [`SharedPart::get`] is `None` otherwise, and
+//! every user has to handle that.
 //!
 //! This module's own part is [`Shared`]: the launcher's mailbox and a slot for each database's worker.
 //!
@@ -42,15 +42,18 @@ pub(super) unsafe trait Content: Sync + Sized + 'static {
 }
 
 /// A part of the shared memory and its lock.
-pub(super) struct Part<T> {
+pub(super) struct SharedPart<T> {
     content: AtomicPtr<T>,
     lock: AtomicPtr<pg_sys::LWLock>,
 }
 
-impl<T: Content> Part<T> {
+impl<T: Content> SharedPart<T> {
     /// A part that has no memory yet.
-    pub(super) const fn new() -> Part<T> {
-        Part { content: AtomicPtr::new(std::ptr::null_mut()), lock: AtomicPtr::new(std::ptr::null_mut()) }
+    pub(super) const fn new() -> SharedPart<T> {
+        SharedPart {
+            content: AtomicPtr::new(std::ptr::null_mut()),
+            lock: AtomicPtr::new(std::ptr::null_mut()),
+        }
     }
 
     /// The content, or `None` where the library was not preloaded.
@@ -78,7 +81,7 @@ impl<T: Content> Part<T> {
 
 /// A part, whatever it holds.
 pub(super) trait AnyPart: Sync {
-    /// How much memory it needs.
+    /// The memory that it needs.
     fn layout(&self) -> Layout;
 
     /// Gives it memory and a lock.
@@ -90,7 +93,7 @@ pub(super) trait AnyPart: Sync {
     unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool);
 }
 
-impl<T: Content> AnyPart for Part<T> {
+impl<T: Content> AnyPart for SharedPart<T> {
     fn layout(&self) -> Layout {
         Layout::new::<T>()
     }
@@ -126,7 +129,7 @@ pub(crate) struct Shared {
 // SAFETY: zeros are a launcher that does not run, no calls, no evictions, and slots that are free.
 unsafe impl Content for Shared {}
 
-pub(super) static SHARED: Part<Shared> = Part::new();
+pub(super) static SHARED: SharedPart<Shared> = SharedPart::new();
 
 impl Shared {
     /// The number of a slot.
@@ -155,7 +158,7 @@ pub(crate) struct Slot {
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
     /// A [`super::slots::State`].
     pub(crate) state: AtomicU32,
-    /// How the last run ended, as a [`super::slots::Ended`].
+    /// The way in which the last run ended, as a [`super::slots::WorkerExit`].
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
@@ -170,8 +173,8 @@ pub(crate) struct Slot {
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker takes away what it claims.
     pub(crate) pending: AtomicI64,
-    /// Something happened of which nobody knows what it means for `pending`: the worker should count the
-    /// rows.
+    /// Whether something happened of which it is not known what it means for `pending`: the worker should
+    /// count the rows.
     pub(crate) recount: AtomicBool,
     /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and
     /// that are in `pending`.
@@ -191,7 +194,7 @@ pub(crate) struct Slot {
     pub(crate) row_errors: AtomicU64,
     /// Counts commits of others that changed the status of requests.
     pub(crate) changes: AtomicU64,
-    /// When the worker started, as TimestampTz.
+    /// The time at which the worker started, as TimestampTz.
     pub(crate) started_at: AtomicI64,
     /// Requests running now.
     pub(crate) running: AtomicI32,
@@ -204,7 +207,7 @@ pub(crate) struct Slot {
     /// Answers that did not get into it: too long for [`super::cache_queue`], without room there or at the
     /// worker, or refused by the table.
     pub(crate) cache_dropped: AtomicU64,
-    /// Since when they are counted, as TimestampTz; 0: since the server's start.
+    /// Time since which they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
     /// Whether there are hits that the worker has not written down.
     pub(crate) accesses_wait: AtomicBool,
@@ -218,7 +221,7 @@ pub(crate) struct Slot {
     pub(crate) vectorizers: [Vectorizing; PACES],
     /// The usage of roles, which [`super::rate_counters`] counts, has changed since it was written down.
     pub(crate) usage_waits: AtomicBool,
-    /// Something was refused that is not written down yet.
+    /// Whether there are refusals that are not written down yet.
     pub(crate) refusals_wait: AtomicBool,
     /// Some of these the worker has not looked at.
     pub(crate) refusals_new: AtomicBool,
@@ -239,7 +242,7 @@ pub(crate) enum Process {
     Vectorizer(Pace),
 }
 
-/// How many processes work for the vectorizers of a database.
+/// Number of processes that work for the vectorizers of a database.
 pub(crate) const PACES: usize = 2;
 
 /// The two processes that work for the vectorizers of a database.
@@ -303,7 +306,7 @@ fn parts() -> &'static [&'static dyn AnyPart] {
     PARTS.get().copied().unwrap_or_default()
 }
 
-/// Where each part begins in the block, and how many bytes the block has.
+/// The offset of each part in the block, and the number of bytes of the block.
 fn arrangement() -> (Vec<usize>, usize) {
     let mut end = 0;
     let starts = parts().iter().map(|part| {

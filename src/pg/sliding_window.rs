@@ -4,7 +4,7 @@
 //! as the period has, so that the usage in any stretch of the length of the period is never more than the
 //! window's total.
 //!
-//! Nothing of PostgreSQL is in here; processes that share a window have a lock for it.
+//! The module uses nothing of PostgreSQL; processes that share a window have a lock for it.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU32;

@@ -27,10 +27,10 @@ pub(crate) enum State {
     VersionMismatch = 4,
 }
 
-/// How the last worker of a slot ended: the launcher's next step depends on it.
+/// The way in which the last worker of a slot ended: the launcher's next step depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Ended {
+pub(crate) enum WorkerExit {
     /// The worker did not say how: it failed, was terminated, or is still running.
     Unexpectedly = 0,
     /// The database does not have the extension.
@@ -56,17 +56,17 @@ impl Slot {
         self.state.store(state as u32, Release);
     }
 
-    /// How the last worker ended.
-    pub(crate) fn ended(&self) -> Ended {
+    /// The way in which the last worker ended.
+    pub(crate) fn ended(&self) -> WorkerExit {
         match self.ended.load(Acquire) {
-            1 => Ended::NoExtension,
-            2 => Ended::Again,
-            _ => Ended::Unexpectedly,
+            1 => WorkerExit::NoExtension,
+            2 => WorkerExit::Again,
+            _ => WorkerExit::Unexpectedly,
         }
     }
 
     /// Says how the worker is about to end.
-    pub(crate) fn set_ended(&self, ended: Ended) {
+    pub(crate) fn set_ended(&self, ended: WorkerExit) {
         self.ended.store(ended as u32, Release);
     }
 
@@ -222,7 +222,7 @@ pub(crate) fn is_vectorizing() -> bool {
     my_pace().is_some()
 }
 
-/// Asks the launcher to look at `database` now. Nothing here can raise.
+/// Asks the launcher to look at `database` now. Never raises an error.
 pub(crate) fn call_launcher(shared: &Shared, database: pg_sys::Oid) {
     let wanted = database.to_u32();
     let taken = shared.calls.iter().any(|call| {
@@ -234,12 +234,12 @@ pub(crate) fn call_launcher(shared: &Shared, database: pg_sys::Oid) {
     wake_launcher(shared);
 }
 
-/// Sets the launcher's latch. Nothing here can raise.
+/// Sets the launcher's latch. Never raises an error.
 pub(crate) fn wake_launcher(shared: &Shared) {
     set_latch(shared.launcher_latch.load(Acquire));
 }
 
-/// Sets the latches of all workers. Nothing here can raise.
+/// Sets the latches of all workers. Never raises an error.
 pub(crate) fn wake_workers(shared: &Shared) {
     shared.slots.iter().filter(|slot| slot.pid.load(Acquire) != 0).for_each(Slot::wake);
 }
@@ -288,7 +288,7 @@ thread_local! {
     static EVICTING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Ends the evictions of this process, at the end of a transaction. Nothing here can raise.
+/// Ends the evictions of this process, at the end of a transaction. Never raises an error.
 pub(crate) fn end_evictions() {
     let Some(shared) = shmem::get().filter(|_| EVICTING.take()) else { return };
     // SAFETY: a plain global of this process.

@@ -305,7 +305,7 @@ impl SavedPlan {
 pub(crate) struct KeptPlans(RefCell<HashMap<(pg_sys::Oid, String), Rc<SavedPlan>>>);
 
 impl KeptPlans {
-    /// How many there are at most; then all are made anew.
+    /// Most plans that are kept; when there are so many, all are freed and made anew.
     const MOST: usize = 200;
 
     /// A list without plans.

@@ -25,15 +25,15 @@ unsafe extern "C-unwind" {
     fn SetLatch(latch: *mut pg_sys::Latch);
 }
 
-/// How long a statement may go on.
+/// Time that a statement has to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long the last transactions may take.
+/// Time limit of the last transactions.
 const LAST_GRACE: Duration = Duration::from_secs(10);
-/// A SIGTERM so soon after the first one is no other.
+/// Time after the first SIGTERM within which another one is taken for the same.
 const ONE_WISH: Duration = Duration::from_millis(500);
 
-/// When the first SIGTERM arrived, in nanoseconds of the monotonic clock; 0: none has.
+/// The time at which the first SIGTERM arrived, in nanoseconds of the monotonic clock; 0: none has.
 static ASKED_AT: AtomicI64 = AtomicI64::new(0);
 static TIMER: Timer = Timer(UnsafeCell::new(None));
 

@@ -45,7 +45,7 @@ pub(crate) fn transaction<T>(
     result
 }
 
-/// How many triggers are running inside each other, this one included.
+/// The number of triggers that are running inside each other, this one included.
 pub(crate) fn trigger_depth() -> i32 {
     // SAFETY: the function reads a variable of this process, and nothing of its arguments.
     unsafe {
@@ -141,13 +141,13 @@ pub(crate) fn started_at() -> i64 {
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
-/// When the client has sent the statement that runs, as TimestampTz.
+/// The time at which the server received the statement that runs, as TimestampTz.
 pub(crate) fn statement_started_at() -> i64 {
     // SAFETY: a plain getter.
     unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
 }
 
-/// How deep the current subtransaction is; 1 outside of any.
+/// The nesting level of the current subtransaction; 1 outside of any.
 pub(crate) fn nest_level() -> i32 {
     // SAFETY: a plain getter.
     unsafe { pg_sys::GetCurrentTransactionNestLevel() }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{Content, Part};
+use super::shmem::{Content, SharedPart};
 
 /// Condition variables; a request id belongs to one of them.
 const BUCKETS: usize = 64;
@@ -37,7 +37,7 @@ unsafe impl Content for WaiterTable {
     }
 }
 
-pub(super) static TABLE: Part<WaiterTable> = Part::new();
+pub(super) static TABLE: SharedPart<WaiterTable> = SharedPart::new();
 
 /// The bucket of a request: its last byte, which is random in a version 7 UUID.
 fn bucket(request_id: Uuid) -> usize {
@@ -49,7 +49,7 @@ pub(crate) fn bucket_set(request_id: Uuid) -> BucketSet {
     1 << bucket(request_id)
 }
 
-/// Wakes all sessions that wait for a request of these buckets. Nothing here can raise.
+/// Wakes all sessions that wait for a request of these buckets. Never raises an error.
 pub(crate) fn broadcast(buckets: BucketSet) {
     let Some(table) = TABLE.get() else { return };
     members(buckets).for_each(|bucket| _ = table.endings[bucket].fetch_add(1, SeqCst));
@@ -70,7 +70,7 @@ pub(crate) struct Waiter {
     buckets: BucketSet,
 }
 
-/// How many requests of the buckets had ended at some moment.
+/// The number of requests of the buckets that had ended at some moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Endings(u64);
 

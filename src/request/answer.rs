@@ -28,7 +28,7 @@ pub(crate) enum Answer {
     Categories(Categories),
     /// The answers to the elements of an array; `None` where one cannot be answered.
     Many(Vec<Option<Answer>>),
-    /// How far the backends are apart.
+    /// The deviations between the backends.
     Verification(Verification),
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn unexpected() -> PgError {
     PgError::internal("the engine's answer is of another kind than the request")
 }
 
-/// How a statement treats a row that cannot be answered: the parameter `on_error` of the functions that
+/// A statement's treatment of a row that cannot be answered: the parameter `on_error` of the functions that
 /// answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {

@@ -11,11 +11,11 @@ use super::json_text::elements;
 use super::ranking::{Ranking, Reranking};
 use super::subtasks::Subtasks;
 use super::text_verbs::What;
-use super::verbs::{Classification, Verb, Wanted};
+use super::verbs::{Classification, ClassificationForm, Verb};
 
-/// How far the length of a vector may be from 1: further than any rounding.
+/// Largest difference between the length of a vector and 1: larger than by any rounding.
 const TOLERANCE: f64 = 1e-3;
-/// How far a cosine may be beyond 1.
+/// Largest excess of a cosine over 1.
 const ROUNDING: f64 = 1e-6;
 /// Bytes of a line of a ranking, besides the document and its id, each byte of which may be escaped by six.
 const LINE_BYTES: usize = 256;
@@ -33,7 +33,7 @@ pub(crate) struct ForeignAnswer<'a> {
     pub(crate) list: Option<&'a [String]>,
     /// The numbers of all vectors, one vector after the other.
     pub(crate) numbers: &'a [f32],
-    /// How many elements the vectors of the model have, where that is known.
+    /// Number of elements of the model's vectors, where that is known.
     pub(crate) width: Option<usize>,
 }
 
@@ -58,7 +58,7 @@ impl Subtasks {
         is_flawed.then_some(OF_TEXTS)
     }
 
-    /// How many elements of vectors are wanted; `None`: all, or no vectors.
+    /// The number of elements of vectors that are wanted; `None`: all, or no vectors.
     pub(crate) fn dimensions(&self) -> Option<usize> {
         match self {
             Subtasks::One(Work::Embed(Embed { dimensions, .. })) | Subtasks::Embed { dimensions, .. } => {
@@ -71,7 +71,9 @@ impl Subtasks {
     fn has_list(&self) -> bool {
         match self {
             Subtasks::Rerank(_) => true,
-            Subtasks::Verb(Verb::Classify(classification)) => classification.wanted != Wanted::Best,
+            Subtasks::Verb(Verb::Classify(classification)) => {
+                classification.wanted != ClassificationForm::Best
+            }
             _ => false,
         }
     }
@@ -130,15 +132,15 @@ impl Verb {
 impl Classification {
     fn allows(&self, answer: &ForeignAnswer<'_>) -> bool {
         let is_known = |name: &str| self.categories.iter().any(|category| category.name == name);
-        if self.wanted == Wanted::Best {
+        if self.wanted == ClassificationForm::Best {
             return is_known(answer.text);
         }
         let Some(Categories { lines }) = Categories::from_json(answer.text) else { return false };
         let fits = |score: &Option<f64>| match self.wanted {
-            Wanted::Scores => score.is_some_and(|score| (0.0..=1.0).contains(&score)),
-            Wanted::AtLeast(_) | Wanted::Best => score.is_none(),
+            ClassificationForm::Scores => score.is_some_and(|score| (0.0..=1.0).contains(&score)),
+            ClassificationForm::AtLeast(_) | ClassificationForm::Best => score.is_none(),
         };
-        let is_whole = self.wanted != Wanted::Scores || lines.len() == self.categories.len();
+        let is_whole = self.wanted != ClassificationForm::Scores || lines.len() == self.categories.len();
         let is_once = |(place, (name, _)): (usize, &(String, Option<f64>))| {
             !lines[..place].iter().any(|(before, _)| before == name)
         };

@@ -1,4 +1,4 @@
-//! From the arguments of the SQL functions to the parameters of a request.
+//! Making the parameters of a request from the arguments of the SQL functions.
 //!
 //! Parameters with default values are left out, so that requests that ask for the same look the same,
 //! whichever function wrote them down.

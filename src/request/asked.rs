@@ -12,7 +12,7 @@ pub(crate) const DEFAULT_MODEL: &str = "default_model";
 
 /// A request as a row, or a call, gives it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct RawRequest<'a> {
     /// `generate`, `embed`, …
     pub(crate) request_type: &'a str,
     /// The text.
@@ -40,7 +40,7 @@ pub(super) fn truncates(params: &Value) -> bool {
     params.get("truncate").and_then(Value::as_bool).unwrap_or(defaults::TRUNCATE)
 }
 
-/// How many elements of a vector are wanted, where not all are.
+/// The number of elements of a vector that are wanted, where not all are.
 pub(super) fn dimensions(params: &Value) -> Option<usize> {
     params.get("dimensions").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
 }

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::Purpose;
 
-use super::asked::{Asked, dimensions, truncates};
+use super::asked::{RawRequest, dimensions, truncates};
 use super::defaults;
 use super::ranking::Reranking;
 use super::subtasks::Subtasks;
@@ -31,7 +31,7 @@ const TOTAL_FACTOR: usize = 64;
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn check_embed(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_embed(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
     texts(asked, config).map(|_| ())
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn check_embed(asked: Asked<'_>, config: &Config) -> Result<(), PgErr
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Result<Subtasks, PgError> {
+pub(crate) fn embed(asked: RawRequest<'_>, purpose: Purpose, config: &Config) -> Result<Subtasks, PgError> {
     Ok(Subtasks::Embed {
         texts: owned(texts(asked, config)?),
         purpose,
@@ -49,7 +49,7 @@ pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Resu
     })
 }
 
-fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
+fn texts<'a>(asked: RawRequest<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
     let given = asked.prompts.map(<[_]>::to_vec);
     let texts = elements(given, "Texts", config)?;
     if let Some(index) = texts.iter().position(|text| text.trim().is_empty()) {
@@ -79,7 +79,7 @@ struct Texts<'a> {
 ///
 /// P0001 with the predecessor's words where something is missing or there is too much of it; 54000 for what
 /// is too long.
-pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_rerank(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
     let Texts { documents, .. } = read(asked, config)?;
     ids(asked.params, documents.len(), config).map(|_| ())
 }
@@ -89,7 +89,7 @@ pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgEr
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Subtasks, PgError> {
+pub(crate) fn rerank(asked: RawRequest<'_>, config: &Config) -> Result<Subtasks, PgError> {
     let Texts { queries, documents } = read(asked, config)?;
     let ids = ids(asked.params, documents.len(), config)?.map(owned);
     let task = asked.params.get("task").and_then(Value::as_str).unwrap_or(defaults::RERANK_TASK);
@@ -123,8 +123,8 @@ fn ids<'a>(params: &'a Value, documents: usize, config: &Config) -> Result<Optio
     Ok(Some(ids))
 }
 
-fn read<'a>(asked: Asked<'a>, config: &Config) -> Result<Texts<'a>, PgError> {
-    let Asked { request_type, prompt, prompts, params } = asked;
+fn read<'a>(asked: RawRequest<'a>, config: &Config) -> Result<Texts<'a>, PgError> {
+    let RawRequest { request_type, prompt, prompts, params } = asked;
     let query = prompt.or_else(|| params.get("query").and_then(Value::as_str));
     let given = prompts.map(<[_]>::to_vec);
     let among_params = params

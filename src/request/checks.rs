@@ -1,11 +1,11 @@
 //! Checks of a request's type, text and parameters, whatever it comes from.
 //!
-//! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
+//! The checks need no model and no table, so that the queue's trigger and the synchronous calls refuse the
 //! same requests with the same words.
 
 use serde_json::Value;
 
-use super::asked::Asked;
+use super::asked::RawRequest;
 use super::batch_checks::{check_embed, check_rerank};
 use super::constraint::check_constraint;
 use super::summary::{self, MOST_WORDS, Summary};
@@ -30,8 +30,8 @@ const MAX_DESCRIPTION_BYTES: usize = 8192;
 /// # Errors
 ///
 /// P0001, 22023 and 54000.
-pub(crate) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
-    let Asked { request_type, prompt: text, params, .. } = asked;
+pub(crate) fn check_type(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
+    let RawRequest { request_type, prompt: text, params, .. } = asked;
     check_columns(request_type, text.is_some(), asked.prompts.is_some())?;
     check_constraint(request_type, params)?;
     match request_type {
@@ -107,8 +107,8 @@ pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: b
 }
 
 /// Refuses a ranking whose query or documents are in two places: one of them would be kept for nothing.
-fn check_forms(asked: Asked<'_>) -> Result<(), PgError> {
-    let Asked { request_type, prompt, prompts, params } = asked;
+fn check_forms(asked: RawRequest<'_>) -> Result<(), PgError> {
+    let RawRequest { request_type, prompt, prompts, params } = asked;
     let (query, documents) = (params.get("query").is_some(), params.get("documents").is_some());
     match request_type {
         _ if query && prompt.is_some() => Err(twice("the query", "prompt", "params")),

@@ -9,7 +9,7 @@
 use serde_json::{Map, Value, json};
 use steadytext_engine::{MAX_HISTORY, Message, Role};
 
-use super::asked::Asked;
+use super::asked::RawRequest;
 use super::params;
 use super::values::{check_length, invalid};
 use crate::pg::catalog_cache::Config;
@@ -127,7 +127,7 @@ pub(super) fn history(params: &Value) -> Result<Vec<Message>, PgError> {
 /// # Errors
 ///
 /// 22023, and 54000 for too much.
-pub(super) fn check(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
+pub(super) fn check(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
     let system = match asked.params.get("system_prompt") {
         None => "",
         Some(Value::String(text)) => text,

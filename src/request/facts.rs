@@ -29,7 +29,7 @@ pub(crate) struct Facts {
     texts: Vec<String>,
     /// The index of the text of each fact.
     text_of: Vec<usize>,
-    /// From which cosine on two texts are the same.
+    /// Cosine from which on two texts are the same.
     threshold: f64,
 }
 

@@ -34,7 +34,7 @@ fn no_labels() -> PgError {
 pub(super) struct Masking {
     pub(super) text: String,
     labels: Vec<String>,
-    /// Where each piece ends.
+    /// The ends of the pieces.
     ends: Vec<usize>,
 }
 

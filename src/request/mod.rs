@@ -39,12 +39,12 @@ mod work;
 
 pub(crate) use self::answer::{Answer, OnError, unexpected};
 pub(crate) use self::answer_flaws::{ForeignAnswer, flaw_of_vectors};
-pub(crate) use self::asked::{Asked, DEFAULT_MODEL, wanted};
+pub(crate) use self::asked::{DEFAULT_MODEL, RawRequest, wanted};
 pub(crate) use self::categories::Categories;
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
 pub(crate) use self::request_metrics::RequestMetrics;
-pub(crate) use self::stages::{Ended, Stages};
+pub(crate) use self::stages::{EndedRequest, Stages};
 pub(crate) use self::subtasks::{Subtasks, description};
 pub(crate) use self::usage::Usage;
 pub(crate) use self::work::{

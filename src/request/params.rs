@@ -232,7 +232,7 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
         ) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
         ("documents" | "document_ids", Item::Array(documents)) => {
             batch_checks::check_count(documents.len(), "Documents", config)?;
-            // Nothing else in an array is a document: what it is does not matter.
+            // Only texts in an array are documents: what others are does not matter.
             let text = |item: Option<Item<'_>>| match item {
                 Some(Item::Text(text)) => Value::from(text),
                 _ => Value::Null,

@@ -67,8 +67,7 @@ impl PromptSource {
     ///
     /// # Errors
     ///
-    /// Those of [`of_template`] for a template that a database keeps; XX000 for one of the library, which is
-    /// a bug.
+    /// As [`of_template`] for a template that a database keeps; XX000 for one of the library, which is a bug.
     pub(super) fn render(&self, variables: &Map<String, Value>) -> Result<String, PgError> {
         match self {
             PromptSource::Builtin { slug, template, .. } => {
@@ -87,7 +86,7 @@ impl PromptSource {
 }
 
 /// Templates that a database keeps in the place of the library's, by their slugs.
-pub(crate) type Kept = BTreeMap<String, String>;
+pub(crate) type KeptPrompts = BTreeMap<String, String>;
 
 /// Writes the template that a database keeps for requests of a type into the parameters of one of them.
 /// Whether there was one.
@@ -96,7 +95,7 @@ pub(crate) type Kept = BTreeMap<String, String>;
 ///
 /// 22023 where the request brings a template of its own: each is rendered in the worker, so that whose it is
 /// matters.
-pub(crate) fn keep(request_type: &str, params: &mut Value, kept: &Kept) -> Result<bool, PgError> {
+pub(crate) fn keep(request_type: &str, params: &mut Value, kept: &KeptPrompts) -> Result<bool, PgError> {
     let is_asked = params.get("method").is_none_or(|method| method != "embed");
     let template = prompts::of(request_type).filter(|_| is_asked).and_then(|prompt| kept.get(prompt.slug));
     if let Some(given) = params.get(TEMPLATE) {

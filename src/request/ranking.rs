@@ -45,7 +45,7 @@ pub(crate) struct Ranked {
     pub(crate) index: usize,
     /// The caller's id of it.
     pub(crate) id: Option<String>,
-    /// From 0 to 1; `None` where it is not wanted.
+    /// The score, from 0 to 1; `None` where it is not wanted.
     pub(crate) score: Option<f32>,
 }
 

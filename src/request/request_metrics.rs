@@ -19,10 +19,10 @@ pub(crate) struct RequestMetrics {
     /// Empty where none is known.
     model: String,
     request_id: Option<Uuid>,
-    /// How long it had waited in the queue.
+    /// Time that it had waited in the queue.
     waited: Duration,
     since: Instant,
-    /// From `since` to its end.
+    /// Time from `since` to its end.
     took: Option<Duration>,
     is_cached: bool,
 }

@@ -23,12 +23,12 @@ pub(crate) struct Stages {
 }
 
 /// The result of a request.
-pub(crate) struct Ended {
+pub(crate) struct EndedRequest {
     /// The answer.
     pub(crate) answer: Answer,
     /// Whether another setting would not have made more of it.
     pub(crate) is_whole: bool,
-    /// Where the answer is a text, all tokens that it took, and why it ended.
+    /// All tokens that the answer took, and the reason why it ended, where it is a text.
     pub(crate) text: Option<(usize, Finish)>,
 }
 
@@ -78,8 +78,8 @@ impl Stages {
     ///
     /// # Errors
     ///
-    /// Those of [`Subtasks::then`].
-    pub(crate) fn store(&mut self, index: usize, output: Output) -> Result<Option<Ended>, PgError> {
+    /// As [`Subtasks::then`].
+    pub(crate) fn store(&mut self, index: usize, output: Output) -> Result<Option<EndedRequest>, PgError> {
         if let Output::Text { generated_tokens, .. } = &output {
             self.generated_tokens = self.generated_tokens.saturating_add(*generated_tokens);
         }
@@ -96,7 +96,7 @@ impl Stages {
             _ => None,
         };
         match self.now().then(outputs)? {
-            Then::Answer(answer) => Ok(Some(Ended { answer, is_whole, text })),
+            Then::Answer(answer) => Ok(Some(EndedRequest { answer, is_whole, text })),
             Then::More(next) => {
                 self.progress = Progress::new(next.len());
                 self.now = Some(next);
@@ -105,7 +105,7 @@ impl Stages {
         }
     }
 
-    /// How far it is, in words and in tokens, where that can be told and is no text that grows.
+    /// The progress in words and in tokens, where that can be told and is no text that grows.
     pub(crate) fn shown(&self) -> Option<(String, usize)> {
         let Subtasks::Summary(level) = self.now() else { return None };
         let (done, count) = (self.progress.done, self.progress.outputs.len());

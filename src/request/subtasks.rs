@@ -30,7 +30,7 @@ pub(crate) enum Subtasks {
         purpose: Purpose,
         /// Whether texts that are too long are cut.
         truncate: bool,
-        /// How many elements of the vectors are wanted; `None`: all.
+        /// Number of elements of the vectors that are wanted; `None`: all.
         dimensions: Option<usize>,
     },
     /// An order of documents.
@@ -55,7 +55,7 @@ pub(super) enum Then {
 }
 
 impl Subtasks {
-    /// How many subtasks there are; none of what is settled, otherwise at least one.
+    /// The number of subtasks; none of what is settled, otherwise at least one.
     pub(crate) fn len(&self) -> usize {
         match self {
             Subtasks::One(_) => 1,
@@ -68,8 +68,8 @@ impl Subtasks {
         }
     }
 
-    /// For how many requests they count where roles are limited: each text of an array is one, and what asks
-    /// no model is none.
+    /// The number of requests that they count as where roles are limited: each text of an array is one, and
+    /// what asks no model is none.
     pub(crate) fn requests(&self) -> u64 {
         match self {
             Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))
@@ -211,7 +211,7 @@ impl Subtasks {
     ///
     /// # Errors
     ///
-    /// Those of [`Level::after`]; XX000 for an output of another kind than its work: a bug.
+    /// As [`Level::after`]; XX000 for an output of another kind than its work: a bug.
     pub(super) fn then(&self, outputs: Vec<Output>) -> Result<Then, PgError> {
         match self {
             Subtasks::Summary(level) => Ok(match level.after(outputs)? {

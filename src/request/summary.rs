@@ -143,7 +143,7 @@ impl Summary {
         &self.text
     }
 
-    /// How it begins.
+    /// The beginning of the text.
     pub(crate) fn beginning(&self) -> &str {
         &self.text[..self.text.floor_char_boundary(SHOWN_BYTES)]
     }
@@ -245,7 +245,7 @@ impl Level {
         matches!(self.stage, Stage::Ask(_)).then_some(self.number + 1)
     }
 
-    /// How many subtasks there are, at least one.
+    /// The number of subtasks, at least one.
     pub(crate) fn len(&self) -> usize {
         match &self.stage {
             Stage::Cut(_, stretches) => stretches.len(),
@@ -257,7 +257,7 @@ impl Level {
     ///
     /// # Errors
     ///
-    /// Those of [`Prompt::render`].
+    /// As [`Prompt::render`].
     pub(crate) fn check_prompt(&self) -> Result<(), PgError> {
         self.beside().map(|_| ())
     }

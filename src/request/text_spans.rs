@@ -31,7 +31,7 @@ pub(crate) fn replaced(
     masked
 }
 
-/// Where the longest of some words ends that stands as a whole at a place of the text, and its number. The
+/// The end of the longest of some words that stands as a whole at a place of the text, and its number. The
 /// words are sorted: those that begin as the text goes on there are narrowed down byte by byte, which takes
 /// no longer the more words there are.
 fn longest_at(text: &str, begin: usize, named: &[(String, usize)]) -> Option<(usize, usize)> {
@@ -64,7 +64,8 @@ fn joins(left: Option<char>, right: Option<char>) -> bool {
     left.zip(right).is_some_and(|(left, right)| left.is_alphanumeric() && right.is_alphanumeric())
 }
 
-/// Where pieces of a text end: behind a line or a sentence, or else between two words, or where it must be.
+/// The ends of the pieces of a text: behind a line or a sentence, or else between two words, or where it must
+/// be.
 pub(crate) fn ends(text: &str) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut begin = 0;

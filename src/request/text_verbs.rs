@@ -40,7 +40,7 @@ pub(super) enum What {
 }
 
 impl TextVerb {
-    /// How many subtasks there are.
+    /// The number of subtasks.
     pub(super) fn len(&self) -> usize {
         match &self.what {
             What::Masked(masking) => masking.len(),

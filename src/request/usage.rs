@@ -13,7 +13,7 @@ pub(crate) struct Usage {
     pub(crate) cached_tokens: Option<i32>,
     /// Tokens of the text.
     pub(crate) generated_tokens: Option<i32>,
-    /// Why it ended.
+    /// The reason why the text ended.
     pub(crate) finish_reason: Option<&'static str>,
     /// Milliseconds to the first token.
     pub(crate) first_token_ms: Option<i32>,

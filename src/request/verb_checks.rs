@@ -20,7 +20,7 @@ use pgrx::PgSqlErrorCode;
 use serde_json::{Map, Value, json};
 use steadytext_engine::Constraint;
 
-use super::asked::Asked;
+use super::asked::RawRequest;
 use super::constraint::{check_keywords, refused_constraint};
 use super::facts::Facts;
 use super::masking::Masking;
@@ -28,7 +28,7 @@ use super::prompt_source::PromptSource;
 use super::prompts::{self, Prompt};
 use super::text_verbs::{TextVerb, What};
 use super::values::empty_text;
-use super::verbs::{Category, Classification, Example, Verb, Wanted};
+use super::verbs::{Category, Classification, ClassificationForm, Example, Verb};
 use super::{defaults, fields};
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
@@ -87,8 +87,8 @@ pub(crate) fn is_by_vectors(request_type: &str, params: &Value) -> bool {
 ///
 /// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too
 /// much of them, and those of [`PromptSource::render`].
-pub(crate) fn read(asked: Asked<'_>, config: &Config) -> Result<Verb, PgError> {
-    let Asked { request_type, prompt, prompts: texts, params } = asked;
+pub(crate) fn read(asked: RawRequest<'_>, config: &Config) -> Result<Verb, PgError> {
+    let RawRequest { request_type, prompt, prompts: texts, params } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     let question = |prompt: Prompt| render(prompt, params, json!({ "prompt": text }));
@@ -140,7 +140,7 @@ fn sentiment(text: &str, params: &Value) -> Classification {
         task_description: None,
         examples: Vec::new(),
         by_vectors: false,
-        wanted: Wanted::Best,
+        wanted: ClassificationForm::Best,
         prompt: PromptSource::of(prompts::ANALYZE_SENTIMENT, params),
     }
 }
@@ -211,9 +211,11 @@ fn document(params: &Value) -> Result<(Option<Vec<fields::Field>>, Value, usize)
 fn classification(request_type: &str, input: &str, params: &Value) -> Result<Classification, PgError> {
     let text = |name: &str| params.get(name).and_then(Value::as_str);
     let wanted = match request_type {
-        "classify" => Wanted::Best,
-        "classify_scores" => Wanted::Scores,
-        _ => Wanted::AtLeast(params.get("threshold").and_then(Value::as_f64).unwrap_or(defaults::THRESHOLD)),
+        "classify" => ClassificationForm::Best,
+        "classify_scores" => ClassificationForm::Scores,
+        _ => ClassificationForm::AtLeast(
+            params.get("threshold").and_then(Value::as_f64).unwrap_or(defaults::THRESHOLD),
+        ),
     };
     let names = categories(params.get("categories"), wanted)?;
     let descriptions = descriptions(params.get("descriptions"), names.len())?;
@@ -229,7 +231,11 @@ fn classification(request_type: &str, input: &str, params: &Value) -> Result<Cla
         by_vectors: is_by_vectors(request_type, params),
         wanted,
         prompt: PromptSource::of(
-            if matches!(wanted, Wanted::AtLeast(_)) { prompts::CLASSIFY_MULTI } else { prompts::CLASSIFY },
+            if matches!(wanted, ClassificationForm::AtLeast(_)) {
+                prompts::CLASSIFY_MULTI
+            } else {
+                prompts::CLASSIFY
+            },
             params,
         ),
     };
@@ -237,14 +243,14 @@ fn classification(request_type: &str, input: &str, params: &Value) -> Result<Cla
     Ok(classification)
 }
 
-fn categories(given: Option<&Value>, wanted: Wanted) -> Result<Vec<&str>, PgError> {
+fn categories(given: Option<&Value>, wanted: ClassificationForm) -> Result<Vec<&str>, PgError> {
     let given = match given {
         None | Some(Value::Null) => return Err(no_categories()),
         Some(Value::Array(given)) if given.is_empty() => return Err(no_categories()),
         Some(Value::Array(given)) => given,
         Some(_) => return Err(invalid("categories must be an array of texts").hint(CATEGORIES_HINT)),
     };
-    if given.len() < 2 && !matches!(wanted, Wanted::AtLeast(_)) {
+    if given.len() < 2 && !matches!(wanted, ClassificationForm::AtLeast(_)) {
         return Err(PgError::raised("Must provide at least 2 categories").hint(
             "With one alone there is nothing to choose: steadytext_if() says whether a text is of a kind, and steadytext_classify_multi() takes one category.",
         ));

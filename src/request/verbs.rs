@@ -21,7 +21,7 @@ use super::prompt_source::PromptSource;
 use super::text_verbs::TextVerb;
 use crate::pg::error::PgError;
 
-/// How the model may say yes and no.
+/// The words by which the model may say yes and no.
 const YES: [&str; 2] = ["Yes", "yes"];
 const NO: [&str; 2] = ["No", "no"];
 /// The grades of a score.
@@ -61,19 +61,19 @@ pub(crate) struct Classification {
     /// Whether vectors are compared.
     pub(crate) by_vectors: bool,
     /// The form of the answer.
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: ClassificationForm,
     /// The prompt that asks for it.
     pub(crate) prompt: PromptSource,
 }
 
 /// The forms of a classification's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) enum Wanted {
+pub(crate) enum ClassificationForm {
     /// The best category.
     Best,
     /// All of them with their probabilities.
     Scores,
-    /// Those whose own score is at least this one.
+    /// The categories whose own score is at least this one.
     AtLeast(f64),
 }
 
@@ -99,14 +99,14 @@ pub(crate) enum Verb {
         /// The texts.
         texts: [String; 2],
     },
-    /// Something that a model writes.
+    /// A text that a model writes.
     Write(TextVerb),
     /// Facts without those that say the same.
     Deduplicate(Facts),
 }
 
 impl Verb {
-    /// How many subtasks there are.
+    /// The number of subtasks.
     pub(crate) fn len(&self) -> usize {
         match self {
             Verb::If { .. } | Verb::Score { .. } => 1,
@@ -144,7 +144,7 @@ impl Verb {
     ///
     /// # Errors
     ///
-    /// Those of what is written; XX000 for an output of another kind than its work: a bug.
+    /// Errors in what is written; XX000 for an output of another kind than its work: a bug.
     pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         Ok(match self {
             Verb::If { score, .. } => {
@@ -173,7 +173,7 @@ impl Verb {
 impl Classification {
     /// Yes or no of each category; otherwise all of them together.
     fn asks_one_by_one(&self) -> bool {
-        matches!(self.wanted, Wanted::AtLeast(_)) && !self.by_vectors
+        matches!(self.wanted, ClassificationForm::AtLeast(_)) && !self.by_vectors
     }
 
     fn len(&self) -> usize {
@@ -228,7 +228,7 @@ impl Classification {
     ///
     /// # Errors
     ///
-    /// Those of [`PromptSource::render`].
+    /// As [`PromptSource::render`].
     pub(crate) fn check_prompt(&self) -> Result<(), PgError> {
         if self.by_vectors { Ok(()) } else { self.rendered("", Some(0)).map(|_| ()) }
     }
@@ -239,12 +239,12 @@ impl Classification {
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let name = |index: &usize| self.categories[*index].name.clone();
         Ok(match self.wanted {
-            Wanted::Best => Answer::Text(order.first().map(name).ok_or_else(unexpected)?),
-            Wanted::Scores => {
+            ClassificationForm::Best => Answer::Text(order.first().map(name).ok_or_else(unexpected)?),
+            ClassificationForm::Scores => {
                 let lines = order.iter().map(|index| (name(index), Some(scores[*index])));
                 Answer::Categories(Categories { lines: lines.collect() })
             }
-            Wanted::AtLeast(least) => {
+            ClassificationForm::AtLeast(least) => {
                 let enough = order.iter().filter(|index| scores[**index] >= least);
                 Answer::Categories(Categories { lines: enough.map(|index| (name(index), None)).collect() })
             }
@@ -262,8 +262,8 @@ impl Classification {
             let (input, categories) = vectors.split_first().ok_or_else(unexpected)?;
             let cosines: Vec<f64> = categories.iter().map(|category| cosine(input, category)).collect();
             return Ok(match self.wanted {
-                Wanted::AtLeast(_) => cosines,
-                Wanted::Best | Wanted::Scores => {
+                ClassificationForm::AtLeast(_) => cosines,
+                ClassificationForm::Best | ClassificationForm::Scores => {
                     softmax(&cosines.iter().map(|cosine| cosine * COSINE_SCALE).collect::<Vec<_>>())
                 }
             });

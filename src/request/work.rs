@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Sampling, Work};
 
-use super::asked::{Asked, dimensions, purpose, truncates, wanted};
+use super::asked::{RawRequest, dimensions, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
@@ -19,9 +19,9 @@ use crate::registry::{self, Resolved, Task, Wanted};
 ///
 /// # Errors
 ///
-/// Those of [`work`], [`model`] and [`Subtasks::check_model`].
+/// As [`work`], [`model`] and [`Subtasks::check_model`].
 pub(crate) fn subtasks(
-    asked: Asked<'_>,
+    asked: RawRequest<'_>,
     config: &Config,
     models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
@@ -35,9 +35,9 @@ pub(crate) fn subtasks(
 ///
 /// # Errors
 ///
-/// Those of [`subtasks`], but for a file that is not on this machine.
+/// As [`subtasks`], but for a file that is not on this machine.
 pub(crate) fn subtasks_elsewhere(
-    asked: Asked<'_>,
+    asked: RawRequest<'_>,
     config: &Config,
     models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
@@ -51,7 +51,7 @@ pub(crate) fn subtasks_elsewhere(
 ///
 /// # Errors
 ///
-/// Those of [`registry::resolve`].
+/// As [`registry::resolve`].
 pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resolved, PgError> {
     registry::resolve(task, wanted(params), models)
 }
@@ -65,8 +65,8 @@ pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resol
 ///
 /// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that
 /// cannot be read.
-pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
-    let Asked { request_type, prompt, params, .. } = asked;
+pub(crate) fn work(asked: RawRequest<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
+    let RawRequest { request_type, prompt, params, .. } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
@@ -134,7 +134,7 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -
 ///
 /// # Errors
 ///
-/// Those of [`registry::to_remember`].
+/// As [`registry::to_remember`].
 pub(crate) fn default_to_remember(
     request_type: &str,
     params: &Value,

@@ -14,23 +14,23 @@ use crate::pg::error::PgError;
 use crate::pg::refusals;
 use crate::pg::shmem::Slot;
 
-/// How long refusals of a role gather before they are written.
+/// Time for which refusals of a role gather before they are written.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How soon what could not be written is tried again.
+/// Pause after refusals could not be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two sweeps, and between the steps of one.
+/// Pauses between two sweeps, and between the steps of one.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When it does what.
+/// The times at which refusals are written and swept.
 pub(super) struct AuditKeeper {
-    /// When the next of those that gather is written.
+    /// Time at which the next of those that gather is written.
     writes: Instant,
     /// After an error nothing is written before this moment.
     rests: Instant,
     /// Roles of which something was written within the interval, and when.
     written: HashMap<pg_sys::Oid, Instant>,
-    /// When the number of those was written that found no place.
+    /// Time at which the number of those was written that found no place.
     dropped: Option<Instant>,
     sweeps: Instant,
 }
@@ -42,7 +42,7 @@ impl AuditKeeper {
         AuditKeeper { writes: now, rests: now, written: HashMap::new(), dropped: None, sweeps: now }
     }
 
-    /// When there is something to write; nothing wakes the worker for a sweep.
+    /// The time at which there is something to write; nothing wakes the worker for a sweep.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
         if !refusals::any(slot) {
             return None;

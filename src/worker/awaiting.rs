@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
-use super::claims::Held;
+use super::claims::HeldRow;
 use crate::pg::error::PgError;
 use crate::pg::pulls::{self, Look, Ticket, Wanted};
 use crate::pg::transaction::transaction;
@@ -28,7 +28,7 @@ pub(super) struct Awaiting {
 }
 
 struct Waiting {
-    held: Held,
+    held: HeldRow,
     owner: pg_sys::Oid,
     ticket: Ticket,
     metrics: RequestMetrics,
@@ -39,7 +39,7 @@ pub(super) struct EndedDownload {
     /// The name of its model.
     pub(super) model: String,
     /// The rows that waited for it, whose they are, and what is counted of them.
-    pub(super) rows: Vec<(Held, pg_sys::Oid, RequestMetrics)>,
+    pub(super) rows: Vec<(HeldRow, pg_sys::Oid, RequestMetrics)>,
     /// Whether the model is there now.
     pub(super) outcome: Result<(), PgError>,
 }
@@ -49,7 +49,7 @@ impl Awaiting {
     ///
     /// # Errors
     ///
-    /// Why no request can wait for it.
+    /// The reason why no request can wait for it.
     pub(super) fn download(&mut self, owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
         if self.waiting.len() >= MOST {
             return Err(PgError::new(
@@ -66,7 +66,7 @@ impl Awaiting {
     }
 
     /// Keeps a request until a download has ended.
-    pub(super) fn add(&mut self, held: Held, owner: pg_sys::Oid, ticket: Ticket, metrics: RequestMetrics) {
+    pub(super) fn add(&mut self, held: HeldRow, owner: pg_sys::Oid, ticket: Ticket, metrics: RequestMetrics) {
         self.waiting.push(Waiting { held, owner, ticket, metrics });
     }
 
@@ -94,19 +94,19 @@ impl Awaiting {
     }
 
     /// Their rows.
-    pub(super) fn held(&self) -> Vec<Held> {
+    pub(super) fn held(&self) -> Vec<HeldRow> {
         self.waiting.iter().map(|waiting| waiting.held).collect()
     }
 
     /// Forgets rows that are no longer ours.
-    pub(super) fn abandon(&mut self, lost: &[Held]) {
+    pub(super) fn abandon(&mut self, lost: &[HeldRow]) {
         for waiting in self.waiting.extract_if(.., |waiting| lost.contains(&waiting.held)) {
             waiting.metrics.cancelled();
         }
     }
 
     /// Forgets all of them; their rows.
-    pub(super) fn clear(&mut self) -> Vec<Held> {
+    pub(super) fn clear(&mut self) -> Vec<HeldRow> {
         let held = self.held();
         *self = Awaiting::default();
         held

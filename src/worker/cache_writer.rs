@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::claims::Claimed;
-use super::prepare::Prepared;
+use super::prepare::PreparedRequest;
 use super::protocol;
 use crate::cache::{NewEntry, Question};
 use crate::pg::access_counters::{self, Accesses};
@@ -20,9 +20,9 @@ use crate::pg::shmem::Slot;
 use crate::pg::transaction::transaction;
 use crate::request::Answer;
 
-/// How often uses are written down.
+/// Interval at which uses are written down.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
-/// How soon that is tried again which failed for a reason that may pass.
+/// Pause after an error that may pass.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// After this time a turn begins no further transaction.
 const TURN: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ const MAX_ENTRIES: usize = 1024;
 pub(super) struct CacheWriter {
     slot: &'static Slot,
     entries: Vec<NewEntry>,
-    /// How many of them are stored together: fewer, the more of them cannot be.
+    /// Number of them that are stored together: fewer, the more of them cannot be.
     together: usize,
     accesses: Vec<Accesses>,
     store_at: Instant,
@@ -55,7 +55,7 @@ pub(super) struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     /// The question of a claimed request, if it could be prepared.
-    pub(super) fn new(claimed: &Claimed, prepared: &'a Result<Prepared, PgError>) -> Self {
+    pub(super) fn new(claimed: &Claimed, prepared: &'a Result<PreparedRequest, PgError>) -> Self {
         let question = prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref());
         Asking { question, is_new: claimed.held.attempt <= 1 }
     }
@@ -151,7 +151,7 @@ impl CacheWriter {
         access_counters::take(self.slot);
     }
 
-    /// When there is something to write.
+    /// The time at which there is something to write.
     pub(super) fn due(&self) -> Option<Instant> {
         let stores = (!self.entries.is_empty() || self.slot.cache_queue_length.load(Relaxed) > 0)
             .then_some(self.store_at);

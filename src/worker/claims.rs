@@ -15,7 +15,7 @@ use crate::request::{Answer, RequestMetrics, Usage, batch_checks};
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Held {
+pub(super) struct HeldRow {
     /// steadytext_queue.id.
     pub(super) id: i64,
     /// The attempt that fences it.
@@ -25,7 +25,7 @@ pub(super) struct Held {
 /// A claimed request.
 pub(super) struct Claimed {
     /// The row, and the attempt that fences what is written to it.
-    pub(super) held: Held,
+    pub(super) held: HeldRow,
     /// Its public id.
     pub(super) request_id: Uuid,
     /// `generate`, `embed`, …
@@ -38,7 +38,7 @@ pub(super) struct Claimed {
     pub(super) priority: u8,
     /// Length of its texts and parameters.
     pub(super) bytes: usize,
-    /// How long it has been in the queue.
+    /// Time that it has been in the queue.
     pub(super) waited: Duration,
 }
 
@@ -94,7 +94,7 @@ impl Content {
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
     /// The request has an answer, which took so much.
@@ -117,17 +117,17 @@ impl Verdict {
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     /// The row.
-    pub(super) held: Held,
+    pub(super) held: HeldRow,
     /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
-    /// How it ended.
+    /// The outcome itself.
     pub(super) verdict: Verdict,
     /// The figures that are counted when that is stored.
     pub(super) metrics: Option<RequestMetrics>,
 }
 
 /// A request that never reached the engine.
-pub(super) fn refused(held: Held, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
+pub(super) fn refused(held: HeldRow, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
     Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }), metrics: None }
 }
 

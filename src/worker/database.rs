@@ -33,21 +33,21 @@ use super::{engine_link, prepare, vectorizer};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::{PgError, counted};
 use crate::pg::shmem::{self, Slot};
-use crate::pg::slots::{self, Ended, State};
+use crate::pg::slots::{self, State, WorkerExit};
 use crate::pg::{bgworker, claim_floors, guc, interrupts, listen, pending};
 use crate::registry;
 use crate::request::Usage;
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
-/// How soon a step that failed is tried again.
+/// Pause after a step that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// How soon it looks whether a download has ended that requests wait for.
+/// Interval at which it looks whether a download has ended that requests wait for.
 const DOWNLOAD_INTERVAL: Duration = Duration::from_millis(250);
 /// A claim for the sake of a sweep is asked for at most this often.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(5);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the same trouble is written to the server log.
+/// Shortest interval between two lines about the same trouble in the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The worker of a database.
@@ -70,7 +70,7 @@ pub(super) struct Worker {
     /// The last claim was cut off by its limit: there may be more.
     maybe_more: bool,
     alone_due: bool,
-    /// Nothing is claimed until the configuration changes.
+    /// Whether the worker claims nothing until the configuration changes.
     paused: bool,
     /// The role that was served last.
     after_role: Option<pg_sys::Oid>,
@@ -134,12 +134,12 @@ impl Worker {
     pub(super) fn work(&mut self) {
         loop {
             if interrupts::termination_requested() {
-                self.slot.set_ended(Ended::Again);
+                self.slot.set_ended(WorkerExit::Again);
                 interrupts::postponing_termination(|| self.give_back());
             }
             interrupts::check_between_transactions();
             if interrupts::reload_configuration() && engine_link::has_other_settings() {
-                return self.end(Ended::Again);
+                return self.end(WorkerExit::Again);
             }
             if let Err(error) = engine_link::ensure_engine() {
                 self.complain(error);
@@ -166,9 +166,9 @@ impl Worker {
     }
 
     /// Stops working here; the launcher draws its conclusions.
-    fn end(&mut self, ended: Ended) {
+    fn end(&mut self, ended: WorkerExit) {
         self.slot.set_ended(ended);
-        if ended == Ended::Again {
+        if ended == WorkerExit::Again {
             self.give_back();
         }
         engine_link::leave();
@@ -249,7 +249,7 @@ impl Worker {
 
     /// Looks whether the extension is still there and the running requests still ours, when somebody says
     /// that this may have changed, and at every poll. `Some`: the worker must end.
-    fn review(&mut self) -> Option<Ended> {
+    fn review(&mut self) -> Option<WorkerExit> {
         let reviews = self.slot.reviews.load(Acquire);
         if reviews == self.reviews_seen && Instant::now() < self.due.look() {
             return None;
@@ -261,13 +261,13 @@ impl Worker {
         match protocol::presence() {
             Ok(Presence::Absent) => {
                 self.cache_writer.forget();
-                return Some(Ended::NoExtension);
+                return Some(WorkerExit::NoExtension);
             }
             Ok(Presence::Present(now, _))
                 if now.extension != self.extension.extension || now.version != self.extension.version =>
             {
                 self.cache_writer.forget();
-                return Some(Ended::Again);
+                return Some(WorkerExit::Again);
             }
             Ok(Presence::Present(now, config)) => {
                 self.extension = now;

@@ -10,35 +10,35 @@
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
-use super::protocol::Outlook;
+use super::protocol::QueueState;
 use crate::pg::catalog_cache::Config;
 use crate::pg::shmem::Slot;
 
-/// How much more seldom an idle worker looks around.
+/// Multiple of the poll interval at which an idle worker looks around.
 const IDLE_FACTOR: u32 = 30;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 /// A look that walks through the queue begins no sooner than so many times what the last one took, if that
 /// was long: while somebody keeps an old snapshot, it steps over all that requests have left behind.
 const THOROUGH_REST: u32 = 100;
 const LONG_LOOK: Duration = Duration::from_millis(20);
-/// How soon it looks around again when others change the status of requests all the time.
+/// Shortest interval between looks around when others change the status of requests all the time.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(250);
-/// Between two sweeps of the retention.
+/// Pause between two sweeps of the retention.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
-/// Between the steps of one: so many times as long as a step took, that a long queue is swept as fast as it
-/// fills and the worker has most of its time for claims; within these bounds.
+/// Pause between the steps of one: so many times as long as a step took, that a long queue is swept as fast
+/// as it fills and the worker has most of its time for claims; within these bounds.
 const RETENTION_REST: u32 = 4;
 const SHORTEST_RETENTION_REST: Duration = Duration::from_millis(10);
 const LONGEST_RETENTION_REST: Duration = Duration::from_millis(250);
 
-/// When things happen next.
+/// The times at which things happen next.
 pub(super) struct Due {
     slot: &'static Slot,
     /// `worker_poll_interval`.
     interval: Duration,
     paused: bool,
     begun: Instant,
-    /// When it looked around last.
+    /// Time at which it looked around last.
     looked: Option<Instant>,
     /// The earliest moment at which it walks through the queue for that.
     thorough: Instant,
@@ -46,7 +46,7 @@ pub(super) struct Due {
     waits: bool,
     /// Whether it has looked around since its last heartbeat, or has worked.
     awake: bool,
-    /// When the next retry is due.
+    /// Time at which the next retry is due.
     retry: Option<Instant>,
     changes_seen: u64,
     pub(super) claim: Instant,
@@ -57,7 +57,7 @@ pub(super) struct Due {
     pub(super) paced: bool,
     pub(super) notified: Option<Instant>,
     pub(super) last_notified_claim: Option<Instant>,
-    /// When a claim was asked for last for the sake of a sweep.
+    /// Time at which a claim was asked for last for the sake of a sweep.
     pub(super) swept_at: Option<Instant>,
     pub(super) heartbeat: Instant,
     pub(super) retention: Instant,
@@ -100,7 +100,7 @@ impl Due {
         if self.paced { self.claim.max(self.pace) } else { self.claim }
     }
 
-    /// When it looks around.
+    /// The time at which it looks around.
     pub(super) fn look(&self) -> Instant {
         let Some(looked) = self.looked else { return self.begun };
         let interval = if self.waits && !self.paused {
@@ -128,7 +128,7 @@ impl Due {
 
     /// Notes what the worker has seen; `busy`: it holds requests itself. `took`: how long the look took where
     /// it was thorough.
-    pub(super) fn looked(&mut self, outlook: &Outlook, busy: bool, took: Option<Duration>) {
+    pub(super) fn looked(&mut self, outlook: &QueueState, busy: bool, took: Option<Duration>) {
         let now = Instant::now();
         self.looked = Some(now);
         match took {

@@ -36,7 +36,7 @@ mod socket;
 #[cfg(not(feature = "noop-engine"))]
 mod terms;
 
-/// How soon a worker without an engine looks for one again.
+/// Interval at which a worker without an engine looks for one.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The longest pause before a program that keeps ending is started again; the first one is [`LOOK_AGAIN`],
 /// each twice as long as the one before.
@@ -47,7 +47,7 @@ const CALM: Duration = Duration::from_secs(60);
 /// A request on its way to the engine.
 pub(super) struct Submission {
     pub(super) request: Request,
-    /// For whom, and how urgent.
+    /// The role for which it is, and its priority.
     pub(super) standing: Standing,
     /// Cancels it.
     pub(super) ticket: Ticket,
@@ -64,17 +64,17 @@ trait EngineLink {
     fn next_event(&mut self) -> Option<Event>;
     /// Becomes ready when an event arrives.
     fn wait_fd(&self) -> Option<WaitFd>;
-    /// How many requests it is worth having claimed at once.
+    /// The number of requests that it is worth having claimed at once.
     fn capacity(&self) -> usize;
     /// Names and sizes in MB of the loaded models.
     fn models(&mut self) -> Vec<(String, u64)>;
-    /// For how long other processes have asked nothing.
+    /// The time for which other processes have asked nothing.
     fn idle_for(&self) -> Duration;
     /// The failure since the last look that is to be in the log.
     fn failure(&mut self) -> Option<PgError> {
         None
     }
-    /// How soon it is to be looked at, whether or not anything comes from it.
+    /// The time until it is to be looked at, whether or not anything comes from it.
     fn look_again(&self) -> Option<Duration> {
         None
     }
@@ -106,13 +106,13 @@ struct Connector {
     unassigned: Vec<Submission>,
     /// Requests that an engine had which has gone.
     left: Vec<Submission>,
-    /// How often a program had crashed when the link was made.
+    /// Number of crashes of programs when the link was made.
     crashes: u64,
     /// Keys of requests that a program had which has crashed.
     suspects: Vec<u64>,
-    /// Since when there is the link.
+    /// Time at which the link was made.
     since: Option<Instant>,
-    /// How often in a row a program of this process has ended soon.
+    /// Number of times in a row that a program of this process has ended soon.
     falls: u32,
     /// The settings that the engine of this process was started with.
     settings: Option<EngineSettings>,
@@ -188,7 +188,7 @@ pub(super) fn wait_fd() -> Option<WaitFd> {
     with(|link| link.wait_fd()).flatten()
 }
 
-/// How many requests it is worth having claimed at once; 0 while there is no engine.
+/// The number of requests that it is worth having claimed at once; 0 while there is no engine.
 pub(super) fn capacity() -> usize {
     with(|link| link.capacity()).unwrap_or(0)
 }
@@ -198,12 +198,12 @@ pub(super) fn models() -> Vec<(String, u64)> {
     with(|link| link.models()).unwrap_or_default()
 }
 
-/// For how long other processes have asked the engine of this one for nothing.
+/// The time for which other processes have asked the engine of this one for nothing.
 pub(super) fn idle_for() -> Duration {
     with(|link| link.idle_for()).unwrap_or_default()
 }
 
-/// How long the worker may sleep.
+/// The time that the worker may sleep.
 pub(super) fn pause() -> Duration {
     const LONG: Duration = Duration::from_secs(3600);
     CONNECTOR.with_borrow(|connector| {
@@ -270,7 +270,7 @@ impl Connector {
             // This one does, after a while: where others could be faster, they would take no notice of how
             // often it was.
             Fate::Fallen { crashed } => {
-                engine_leader::fall(crashed);
+                engine_leader::note_exit(crashed);
                 if self.since.is_some_and(|since| since.elapsed() >= CALM) {
                     self.falls = 0;
                 }

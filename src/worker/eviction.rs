@@ -25,7 +25,7 @@ impl Eviction {
         Eviction { victims: VecDeque::new(), more: false, last_look: None }
     }
 
-    /// How long the worker may sleep. None if eviction is switched off.
+    /// The time that the worker may sleep. None if eviction is switched off.
     pub(super) fn pause(&self, config: &Config) -> Option<Duration> {
         if !config.cache_eviction_enabled {
             None

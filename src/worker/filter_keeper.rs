@@ -14,18 +14,18 @@ use crate::pg::error::PgError;
 
 /// A complete filter is filled anew at most this often.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How soon what could not be walked through is tried again.
+/// Pause after a walk that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Keys that may be added to those with which it was complete, and their double, before it is filled anew.
 const MORE_KEYS: u64 = 100_000;
 
-/// The filter that has been filled, and when.
+/// The filter that has been filled, and the time of the next step.
 pub(super) struct FilterKeeper {
     filter: Option<Filter>,
     walk: Option<Walk>,
     /// The generation of the catalog cache when the last walk began.
     generation: u64,
-    /// When it is looked at next.
+    /// Time of the next step.
     next: Instant,
     /// Keys that it may have.
     most_keys: u64,
@@ -43,7 +43,7 @@ impl FilterKeeper {
         FilterKeeper { filter: None, walk: None, generation: 0, next: Instant::now(), most_keys: 0 }
     }
 
-    /// When it goes on with what has begun; nothing wakes the worker to begin.
+    /// The time at which it goes on with what has begun; nothing wakes the worker to begin.
     pub(super) fn due(&self) -> Option<Instant> {
         self.walk.is_some().then_some(self.next)
     }

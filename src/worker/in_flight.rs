@@ -12,23 +12,23 @@ use std::time::Instant;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
-use super::claims::{Claimed, Held, Outcome, Verdict};
+use super::claims::{Claimed, HeldRow, Outcome, Verdict};
 use super::engine_link::Submission;
-use super::prepare::Prepared;
+use super::prepare::PreparedRequest;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError, counted};
 use crate::pg::rate_counters;
 use crate::registry::Resolved;
-use crate::request::{Answer, Ended, RequestMetrics, Stages, Usage};
+use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Usage};
 
-/// In which order rows get what room there is: by priority, then as they were claimed.
+/// The order in which rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
 
 /// A request that the engine works on.
-struct Running {
-    held: Held,
+struct RunningRequest {
+    held: HeldRow,
     owner: pg_sys::Oid,
     /// Length of its texts and parameters.
     bytes: usize,
@@ -50,7 +50,7 @@ struct Running {
     text: String,
     since: Instant,
     metrics: RequestMetrics,
-    /// For the cache.
+    /// The question to the cache.
     question: Option<Question>,
     author: Author,
     /// The row is no longer ours: nobody wants the result.
@@ -58,7 +58,7 @@ struct Running {
     alone: bool,
 }
 
-impl Running {
+impl RunningRequest {
     /// The cache's entry for its answer.
     fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
@@ -95,12 +95,12 @@ impl Running {
 /// The requests in flight.
 #[derive(Default)]
 pub(super) struct InFlight {
-    requests: HashMap<Held, Running>,
+    requests: HashMap<HeldRow, RunningRequest>,
     /// Requests that want something of which the engine has nothing yet, by their order; and some that did
     /// once.
-    waiting: BTreeMap<Rank, Held>,
+    waiting: BTreeMap<Rank, HeldRow>,
     /// The row and the number of a subtask, by the engine's key.
-    subtasks: HashMap<u64, (Held, usize)>,
+    subtasks: HashMap<u64, (HeldRow, usize)>,
     /// Never used twice, so that late events of a row that is claimed again are not taken for those of its
     /// new attempt.
     last_key: u64,
@@ -117,7 +117,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// How many there are.
+    /// The number of requests.
     pub(super) fn len(&self) -> usize {
         self.requests.len()
     }
@@ -133,25 +133,25 @@ impl InFlight {
         self.requests.values().any(|running| running.alone)
     }
 
-    /// How long the texts and parameters of all of them are together.
+    /// The length of the texts and parameters of all of them together.
     pub(super) fn bytes(&self) -> usize {
         self.requests.values().map(|running| running.bytes).sum()
     }
 
     /// The rows of those whose result is wanted.
-    pub(super) fn held(&self) -> Vec<Held> {
-        let mut held: Vec<Held> =
+    pub(super) fn held(&self) -> Vec<HeldRow> {
+        let mut held: Vec<HeldRow> =
             self.requests.values().filter(|running| !running.abandoned).map(|running| running.held).collect();
         held.sort_unstable_by_key(|held| held.id);
         held
     }
 
     /// Adds a request; [`InFlight::next_subtask`] has its subtasks from now on.
-    pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
+    pub(super) fn add(&mut self, claimed: &Claimed, prepared: PreparedRequest, alone: bool) {
         let metrics = claimed.metrics(Some(prepared.resolved.name()));
-        let Prepared { resolved, salt, subtasks, question } = prepared;
+        let PreparedRequest { resolved, salt, subtasks, question } = prepared;
         self.last_order += 1;
-        let running = Running {
+        let running = RunningRequest {
             held: claimed.held,
             owner: claimed.owner,
             bytes: claimed.bytes,
@@ -207,9 +207,9 @@ impl InFlight {
 
     /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all
     /// rows for each subtask would take the square of their number.
-    fn first_waiting(&mut self) -> Option<Held> {
+    fn first_waiting(&mut self) -> Option<HeldRow> {
         while let Some((_, held)) = self.waiting.pop_first() {
-            let waits = |running: &Running| running.under_way == 0 && !running.is_closed();
+            let waits = |running: &RunningRequest| running.under_way == 0 && !running.is_closed();
             if self.requests.get(&held).is_some_and(waits) {
                 return Some(held);
             }
@@ -218,7 +218,7 @@ impl InFlight {
     }
 
     /// Stops work whose row is no longer held.
-    pub(super) fn abandon(&mut self, lost: &[Held]) {
+    pub(super) fn abandon(&mut self, lost: &[HeldRow]) {
         for held in lost {
             if let Some(running) = self.requests.get_mut(held) {
                 if !std::mem::replace(&mut running.abandoned, true) {
@@ -288,7 +288,7 @@ impl InFlight {
             EventKind::Done(output) => {
                 match running.stages.store(index, output) {
                     Ok(None) => {}
-                    Ok(Some(Ended { answer, is_whole, text })) => {
+                    Ok(Some(EndedRequest { answer, is_whole, text })) => {
                         running.usage.ended(text, running.since);
                         self.entries.extend(running.entry(&answer).filter(|_| is_whole));
                         running.verdict = Some(Verdict::Answered(answer, running.usage));
@@ -332,7 +332,7 @@ impl InFlight {
     }
 
     /// Takes out a request of which the engine has nothing any more.
-    fn end(&mut self, held: Held) -> Option<Outcome> {
+    fn end(&mut self, held: HeldRow) -> Option<Outcome> {
         let mut running = self.requests.remove(&held)?;
         show(&running, activity::end);
         running.metrics.stop();
@@ -352,10 +352,10 @@ impl InFlight {
     /// Takes out the requests that these are subtasks of, as an engine has died that had them. Any of them
     /// may have been the reason; one that was alone there is.
     pub(super) fn suspect(&mut self, keys: &[u64]) -> Suspects {
-        let rows: HashSet<Held> =
+        let rows: HashSet<HeldRow> =
             keys.iter().filter_map(|key| self.subtasks.get(key)).map(|(held, _)| *held).collect();
         self.subtasks.retain(|_, (held, _)| !rows.contains(held));
-        let taken: Vec<Running> = rows.iter().filter_map(|held| self.requests.remove(held)).collect();
+        let taken: Vec<RunningRequest> = rows.iter().filter_map(|held| self.requests.remove(held)).collect();
         let is_only = taken.iter().filter(|running| !running.abandoned).count() == 1;
         let mut suspects = Suspects::default();
         for mut running in taken {
@@ -381,7 +381,7 @@ impl InFlight {
     }
 
     /// Forgets everything; the rows of what was held.
-    pub(super) fn clear(&mut self) -> Vec<Held> {
+    pub(super) fn clear(&mut self) -> Vec<HeldRow> {
         let held = self.held();
         self.subtasks.clear();
         self.waiting.clear();
@@ -399,11 +399,11 @@ pub(super) struct Suspects {
     /// Requests that were alone, and those whose end was certain already.
     pub(super) ended: Vec<Outcome>,
     /// Requests that are to be tried one at a time.
-    pub(super) others: Vec<(Held, pg_sys::Oid)>,
+    pub(super) others: Vec<(HeldRow, pg_sys::Oid)>,
 }
 
 /// As `rescue_requests` says of a worker.
-fn died(held: Held) -> PgError {
+fn died(held: HeldRow) -> PgError {
     PgError::new(
         PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
         format!(
@@ -413,7 +413,7 @@ fn died(held: Held) -> PgError {
     )
 }
 
-fn show(running: &Running, change: impl FnOnce(ActivityLine)) {
+fn show(running: &RunningRequest, change: impl FnOnce(ActivityLine)) {
     if let Some(line) = running.activity {
         change(line);
     }

@@ -21,13 +21,13 @@ use crate::pg::files;
 use crate::pg::interrupts::{self, Termination};
 use crate::pg::request_statistics;
 use crate::pg::shmem::{self, Process, SLOTS, Shared, Slot};
-use crate::pg::slots::{self, Ended, State};
+use crate::pg::slots::{self, State, WorkerExit};
 use crate::pg::transaction::transaction;
 use crate::pg::{access_counters, cache_queue, pending};
 
-/// How often the list of databases is read, beside the occasions on which somebody asks for it.
+/// Interval at which the list of databases is read, beside the occasions on which somebody asks for it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(10);
-/// How soon the launcher looks again where it waits for something that does not wake it.
+/// Interval at which the launcher looks where it waits for something that does not wake it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause before a worker that keeps failing, or does not fit into max_worker_processes, is
@@ -36,14 +36,14 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// The launcher's knowledge of a database.
 #[derive(Default)]
-struct Known {
+struct DatabaseKnowledge {
     /// A worker looked and found no extension.
     absent: bool,
     /// A worker found the extension.
     confirmed: bool,
     /// Somebody asked for a worker since the last one was started: that one may have looked too early.
     called: bool,
-    /// How often in a row its worker ended unexpectedly.
+    /// Number of times in a row that its worker ended unexpectedly.
     failures: u32,
     /// No worker before this.
     not_before: Option<Instant>,
@@ -51,12 +51,12 @@ struct Known {
 
 struct Launcher {
     shared: &'static Shared,
-    known: HashMap<Oid, Known>,
+    known: HashMap<Oid, DatabaseKnowledge>,
     /// The handles of the workers that this process started, by slot.
     handles: HashMap<usize, Handle>,
     databases: Vec<Database>,
     scanned_at: Option<Instant>,
-    /// After a start that failed for want of worker processes.
+    /// The pause after a start that failed for want of worker processes, and its end.
     full: Option<(Duration, Instant)>,
     slots_warned: bool,
     /// The handle of the process that only runs the engine.
@@ -124,7 +124,8 @@ impl Launcher {
             }
             any = true;
             let database = Oid::from(database);
-            *self.known.entry(database).or_default() = Known { called: true, ..Known::default() };
+            *self.known.entry(database).or_default() =
+                DatabaseKnowledge { called: true, ..DatabaseKnowledge::default() };
             if let Some(slot) = slots::find(self.shared, database) {
                 slot.reviews.fetch_add(1, Release);
                 slot.wake();
@@ -132,7 +133,7 @@ impl Launcher {
         }
         if self.shared.reprobe.swap(false, AcqRel) {
             any = true;
-            self.known.values_mut().for_each(|known| *known = Known::default());
+            self.known.values_mut().for_each(|known| *known = DatabaseKnowledge::default());
         }
         any
     }
@@ -177,9 +178,9 @@ impl Launcher {
                 any = true;
                 slot.set_state(State::Stopped);
                 match slot.ended() {
-                    Ended::NoExtension => known.absent = !known.called,
-                    Ended::Again => {}
-                    Ended::Unexpectedly => {
+                    WorkerExit::NoExtension => known.absent = !known.called,
+                    WorkerExit::Again => {}
+                    WorkerExit::Unexpectedly => {
                         known.failures += 1;
                         known.not_before = Some(Instant::now() + backoff(known.failures));
                     }
@@ -277,7 +278,7 @@ impl Launcher {
 
     fn start(&mut self, index: usize, database: Oid) {
         let slot = &self.shared.slots[index];
-        slot.set_ended(Ended::Unexpectedly);
+        slot.set_ended(WorkerExit::Unexpectedly);
         slot.set_state(State::Starting);
         self.known.entry(database).or_default().called = false;
         match bgworker::start_worker(index, database) {

@@ -1,6 +1,6 @@
-//! How processes begin and end. A worker takes its slot, looks whether the extension is there in the right
-//! version, and leaves the slot when everything else of it has gone; a process that only runs the engine
-//! becomes the engine's leader, and ends when nobody needs it.
+//! The beginning and the end of processes. A worker takes its slot, looks whether the extension is there in
+//! the right version, and leaves the slot when everything else of it has gone; a process that only runs the
+//! engine becomes the engine's leader, and ends when nobody needs it.
 
 use std::sync::atomic::Ordering::{Release, SeqCst};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::pg::catalog_cache::Installation;
 use crate::pg::error::PgError;
 use crate::pg::interrupts::Termination;
 use crate::pg::shmem::{self, Slot};
-use crate::pg::slots::{self, Ended, State};
+use crate::pg::slots::{self, State, WorkerExit};
 use crate::pg::{access_counters, activity, bgworker, cache_queue, engine_leader, guc, interrupts};
 
-/// How often a process that only runs the engine looks whether it is needed.
+/// Interval at which a process that only runs the engine looks whether it is needed.
 const ENGINE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long it stays after the last request, where pg_steadytext.model_idle_timeout says nothing else.
+/// Time that it stays after the last request, where pg_steadytext.model_idle_timeout says nothing else.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this
@@ -36,7 +36,7 @@ pub(super) fn run(slot_index: usize) {
     bgworker::pin_settings();
     let extension = match protocol::presence() {
         Ok(Presence::Present(extension, _)) => extension,
-        Ok(Presence::Absent) => return slot.set_ended(Ended::NoExtension),
+        Ok(Presence::Absent) => return slot.set_ended(WorkerExit::NoExtension),
         Err(error) => return error.report(PgLogLevel::LOG),
     };
     if extension.version != env!("CARGO_PKG_VERSION") {
@@ -67,7 +67,7 @@ fn enter_slot(slot: &'static Slot, database: pg_sys::Oid) -> bool {
     slot.worker[1].store(low, Release);
     slot.started_at.store(activity::now(), Release);
     if slots::is_evicted(shared, database) {
-        slot.set_ended(Ended::Again);
+        slot.set_ended(WorkerExit::Again);
         return false;
     }
     true
@@ -99,7 +99,7 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
     loop {
         interrupts::wait(Duration::from_secs(5), None);
         if interrupts::termination_requested() {
-            slot.set_ended(Ended::Again);
+            slot.set_ended(WorkerExit::Again);
         }
         interrupts::check_between_transactions();
         // Nobody here writes it down, and what waits takes room from other databases.
@@ -113,7 +113,7 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
             Err(_) => true,
         };
         if !same {
-            slot.set_ended(Ended::Again);
+            slot.set_ended(WorkerExit::Again);
             interrupts::exit(0);
         }
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::claims::{Held, Outcome, Verdict, refused};
-use super::protocol::{self, Presence, Stored};
+use super::claims::{HeldRow, Outcome, Verdict, refused};
+use super::protocol::{self, Presence, StoreOutcome};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
 use crate::request::RequestMetrics;
@@ -23,13 +23,13 @@ const MAX_ANSWERS: usize = 128;
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Rows of one role that wait, before its requests are not claimed any more.
 const MAX_ROWS: usize = 256;
-/// How soon what could not be written is tried again.
+/// Pause after outcomes could not be written.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The pauses between tries for a row that somebody has locked: the first, and the longest.
 const LOCKED: Pauses = Pauses(RETRY_PAUSE, Duration::from_secs(4));
 /// The pauses between tries for a row that the table refuses.
 const REFUSED: Pauses = Pauses(Duration::from_secs(1), Duration::from_secs(60));
-/// For how long a role's requests are left alone each time.
+/// Time for which a role's requests are left alone each time.
 const ROLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// The outcomes that wait to be written.
@@ -41,7 +41,7 @@ pub(super) struct Outcomes {
 }
 
 struct Waiting {
-    held: Held,
+    held: HeldRow,
     owner: pg_sys::Oid,
     /// `None`: the row is to be given back.
     verdict: Option<Verdict>,
@@ -82,17 +82,17 @@ impl Outcomes {
     }
 
     /// Adds a row that is to be given back, as nothing was done for it.
-    pub(super) fn give_back(&mut self, held: Held, owner: pg_sys::Oid) {
+    pub(super) fn give_back(&mut self, held: HeldRow, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, false);
     }
 
     /// Adds a row that is to be given back, and to be tried alone. It is claimed again at once, unlike one
     /// that is set aside ([`set_aside`]), which nobody claims for a while.
-    pub(super) fn set_apart(&mut self, held: Held, owner: pg_sys::Oid) {
+    pub(super) fn set_apart(&mut self, held: HeldRow, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, true);
     }
 
-    fn give_back_as(&mut self, held: Held, owner: pg_sys::Oid, alone: bool) {
+    fn give_back_as(&mut self, held: HeldRow, owner: pg_sys::Oid, alone: bool) {
         let at = Instant::now();
         self.waiting.push(Waiting { held, owner, verdict: None, metrics: None, alone, tries: 0, at });
     }
@@ -102,12 +102,12 @@ impl Outcomes {
         self.ready.is_empty() && self.waiting.is_empty()
     }
 
-    /// How many have not been tried: there are many where the database takes nothing.
+    /// The number of those that have not been tried: there are many where the database takes nothing.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// When there is something to write.
+    /// The time at which there is something to write.
     pub(super) fn due(&self) -> Option<Instant> {
         let ready = (!self.ready.is_empty()).then_some(self.not_before);
         let due = ready.into_iter().chain(self.waiting.iter().map(|waiting| waiting.at)).min()?;
@@ -136,7 +136,7 @@ impl Outcomes {
         self.waiting = waiting;
         let mut failure = None;
         let mut retried = self.give_back_due(worker, &due, &mut failure);
-        let mut tries: HashMap<Held, u32> = HashMap::new();
+        let mut tries: HashMap<HeldRow, u32> = HashMap::new();
         for Waiting { held, owner, verdict, metrics, tries: before, .. } in due {
             let Some(verdict) = verdict else { continue };
             tries.insert(held, before);
@@ -158,7 +158,7 @@ impl Outcomes {
             }
             match protocol::store(worker, &part) {
                 Ok(stored) => {
-                    retried |= stored.values().any(|stored| *stored == Stored::Retried);
+                    retried |= stored.values().any(|stored| *stored == StoreOutcome::Retried);
                     self.settle(part, &stored, &tries);
                 }
                 Err(error) if is_of_the_moment(&error, extension) => {
@@ -198,7 +198,7 @@ impl Outcomes {
             let rows: Vec<&Waiting> =
                 due.iter().filter(|waiting| waiting.verdict.is_none() && waiting.alone == alone).collect();
             for part in rows.chunks(AT_ONCE) {
-                let held: Vec<Held> = part.iter().map(|waiting| waiting.held).collect();
+                let held: Vec<HeldRow> = part.iter().map(|waiting| waiting.held).collect();
                 let left = protocol::release(worker, &held, alone).unwrap_or_else(|error| {
                     failure.get_or_insert(error);
                     held.iter().map(|held| held.id).collect()
@@ -220,16 +220,21 @@ impl Outcomes {
         given_back
     }
 
-    fn settle(&mut self, part: Vec<Outcome>, stored: &HashMap<i64, Stored>, tries: &HashMap<Held, u32>) {
+    fn settle(
+        &mut self,
+        part: Vec<Outcome>,
+        stored: &HashMap<i64, StoreOutcome>,
+        tries: &HashMap<HeldRow, u32>,
+    ) {
         for outcome in part {
             let before = tries.get(&outcome.held).copied();
             match stored.get(&outcome.held.id) {
-                Some(Stored::Locked) => self.wait(outcome, LOCKED, before),
-                Some(Stored::Refused) => self.wait(outcome, REFUSED, before),
-                Some(Stored::Done) => outcome.count(false),
-                Some(Stored::Retried) => outcome.count(true),
-                Some(Stored::Failed) => outcome.count_refused(),
-                Some(Stored::Lost) => outcome.count_lost(),
+                Some(StoreOutcome::Locked) => self.wait(outcome, LOCKED, before),
+                Some(StoreOutcome::Refused) => self.wait(outcome, REFUSED, before),
+                Some(StoreOutcome::Done) => outcome.count(false),
+                Some(StoreOutcome::Retried) => outcome.count(true),
+                Some(StoreOutcome::Failed) => outcome.count_refused(),
+                Some(StoreOutcome::Lost) => outcome.count_lost(),
                 // The step took too long before it came to this one.
                 None => self.ready.push(outcome),
             }

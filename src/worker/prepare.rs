@@ -1,21 +1,21 @@
-//! From a claimed row to work for the engine.
+//! Making work for the engine from a claimed row.
 
 use super::claims::Claimed;
 use crate::cache::Question;
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
-use crate::request::{self, Asked, Subtasks};
+use crate::request::{self, RawRequest, Subtasks};
 
 /// A request's work, and whether its model was chosen for want of another.
-pub(super) struct Prepared {
+pub(super) struct PreparedRequest {
     /// The model that does it.
     pub(super) resolved: Resolved,
     /// The salt of those whose keys and values it may share.
     pub(super) salt: u64,
-    /// For the engine.
+    /// The work for the engine.
     pub(super) subtasks: Subtasks,
-    /// For the cache.
+    /// The question to the cache.
     pub(super) question: Option<Question>,
 }
 
@@ -24,21 +24,25 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 ///
-/// Those of [`request::subtasks`].
-pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &Models) -> Result<Prepared, PgError> {
+/// As [`request::subtasks`].
+pub(super) fn prepare(
+    claimed: &Claimed,
+    config: &Config,
+    models: &Models,
+) -> Result<PreparedRequest, PgError> {
     let content = claimed.content.as_ref().map_err(PgError::clone)?;
     let prompts: Option<Vec<Option<&str>>> =
         content.prompts.as_ref().map(|texts| texts.iter().map(Option::as_deref).collect());
     let params = &content.params;
-    let asked = Asked {
+    let asked = RawRequest {
         request_type: &claimed.request_type,
         prompt: content.prompt.as_deref(),
         prompts: prompts.as_deref(),
         params,
     };
     let (subtasks, resolved) = request::subtasks(asked, config, models)?;
-    // How soon an answer begins must tell a role nothing of what others ask.
+    // The time to the beginning of an answer must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
     let question = Question::of(&claimed.request_type, params, &subtasks, &resolved, config);
-    Ok(Prepared { resolved, salt, subtasks, question })
+    Ok(PreparedRequest { resolved, salt, subtasks, question })
 }

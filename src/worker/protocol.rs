@@ -24,7 +24,7 @@ pub(super) use self::cache::{count_accesses, evict, fill_cache_filter, plan_evic
 pub(super) use self::vectorizers::{
     has_vectorizers, note_definition_error, vectorizer_step, vectorizers_due, vectorizers_outlook,
 };
-use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
+use super::claims::{Claimed, Claims, Content, HeldRow, Outcome, Verdict};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
@@ -34,7 +34,7 @@ use crate::pg::transaction::transaction;
 use crate::pg::{catalog, claim_floors, listen, pending};
 use crate::request::Answer;
 
-/// How long a claim is valid without being extended.
+/// Time for which a claim is valid without being extended, in seconds.
 const LEASE_SECONDS: i32 = 60;
 /// Rows that one sweep of the retention looks at.
 const RETENTION_BATCH: i32 = 1000;
@@ -43,7 +43,7 @@ const MOST_WAITED_MS: f64 = 10.0 * 366.0 * 86_400_000.0;
 
 /// The outcome of storing a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stored {
+pub(super) enum StoreOutcome {
     /// The row has ended as it was said.
     Done,
     /// The row has ended as failed, because the table refused what was said.
@@ -60,7 +60,7 @@ pub(super) enum Stored {
 
 /// The state of the queue that a look around finds.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Outlook {
+pub(super) struct QueueState {
     /// Requests that are pending.
     pub(super) pending: i64,
     /// Whether one that must run alone is due.
@@ -144,7 +144,7 @@ pub(super) fn claim(
             |row| {
                 let request_type: String = row.get(4)?;
                 Some(Claimed {
-                    held: Held { id: row.get(1)?, attempt: row.get(3)? },
+                    held: HeldRow { id: row.get(1)?, attempt: row.get(3)? },
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
                     // One row that cannot be read must not fail the claim of the others, and what is fetched
                     // of one is forgotten before the next.
@@ -183,14 +183,14 @@ pub(super) fn claim(
 
 /// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the
 /// same row may be held again by a later one.
-pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> {
+pub(super) fn extend(worker: &str, held: &[HeldRow]) -> Result<Vec<HeldRow>, PgError> {
     let (ids, attempts) = columns(held);
     let lost = in_queue("extend leases", || {
         spi::query(
             "select id, attempt from steadytext.extend_leases($1, $2, $3, $4)",
             vec![worker.into(), ids.into(), attempts.into(), LEASE_SECONDS.into()],
             Mode::ReadWrite,
-            |row| Some(Held { id: row.get(1)?, attempt: row.get(2)? }),
+            |row| Some(HeldRow { id: row.get(1)?, attempt: row.get(2)? }),
         )
     })?;
     Ok(lost.into_iter().flatten().collect())
@@ -198,7 +198,7 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
 
 /// Gives requests back that were not finished; this costs them no retry. `alone`: they are tried one at a
 /// time from now on. Returns those that could not be given back now.
-pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i64>, PgError> {
+pub(super) fn release(worker: &str, held: &[HeldRow], alone: bool) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
     claim_floors::note_change();
@@ -214,7 +214,7 @@ pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i6
 
 /// Stores results and failures, and returns the outcome of each; outcomes that it did not come to are
 /// missing.
-pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, Stored>, PgError> {
+pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, StoreOutcome>, PgError> {
     in_queue("store results", || {
         let mut stored = complete(worker, outcomes)?;
         stored.extend(fail(worker, outcomes)?);
@@ -222,7 +222,7 @@ pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, S
     })
 }
 
-fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgError> {
+fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, StoreOutcome)>, PgError> {
     let (mut held, mut texts, mut numbers, mut lengths, mut counts) =
         (vec![], vec![], Vec::<f32>::new(), vec![], vec![]);
     let (mut lists, mut list_lengths) = (vec![], vec![]);
@@ -284,7 +284,7 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
     )
 }
 
-fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgError> {
+fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, StoreOutcome)>, PgError> {
     let (mut held, mut errors, mut codes, mut retries) = (vec![], vec![], vec![], vec![]);
     for outcome in outcomes {
         let Verdict::Failed(failure) = &outcome.verdict else { continue };
@@ -309,35 +309,35 @@ fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgErro
     )
 }
 
-fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError> {
+fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, StoreOutcome)>, PgError> {
     spi::query(sql, args, Mode::ReadWrite, |row| {
         let stored = match row.get::<String>(2).as_deref() {
-            Some("locked") => Stored::Locked,
-            Some("refused") => Stored::Refused,
-            Some("retried") => Stored::Retried,
-            Some("lost") => Stored::Lost,
-            Some("failed") => Stored::Failed,
-            _ => Stored::Done,
+            Some("locked") => StoreOutcome::Locked,
+            Some("refused") => StoreOutcome::Refused,
+            Some("retried") => StoreOutcome::Retried,
+            Some("lost") => StoreOutcome::Lost,
+            Some("failed") => StoreOutcome::Failed,
+            _ => StoreOutcome::Done,
         };
         (row.get(1).unwrap_or_default(), stored)
     })
 }
 
-/// How far a look around goes.
+/// The extent of a look around.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Depth {
     /// The look walks through the queue.
     Thorough,
     /// Requests in flight are known from a sweep, by their ids.
     Swept(Vec<i64>),
-    /// Nothing is rescued, and the outlook has only the parts that need no walk.
+    /// The look rescues nothing, and the outlook has only the parts that need no walk.
     Short,
 }
 
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
-/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any, where
-/// it is thorough.
-pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
+/// retries whose time has come become claimable. [`QueueState::pending`] only says whether there are any,
+/// where it is thorough.
+pub(super) fn poll(worker: &str, depth: &Depth) -> Result<QueueState, PgError> {
     let limit = i32::from(*depth == Depth::Thorough);
     in_queue("poll the queue", || {
         let mut elsewhere = false;
@@ -357,7 +357,7 @@ pub(super) fn poll(worker: &str, depth: &Depth) -> Result<Outlook, PgError> {
             "select pending, alone_due, due_in, elsewhere from steadytext.queue_outlook($1)",
             vec![limit.into()],
             Mode::ReadWrite,
-            |row| Outlook {
+            |row| QueueState {
                 pending: row.get(1).unwrap_or(0),
                 alone_due: row.get(2).unwrap_or(false),
                 due_in_s: row.get(3),
@@ -457,6 +457,6 @@ fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Res
     })
 }
 
-fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
+fn columns(held: &[HeldRow]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }

@@ -1,4 +1,4 @@
-//! When the worker counts the pending requests, which sets right the counters that [`pending`] keeps.
+//! Counting the pending requests from time to time, which sets right the counters that [`pending`] keeps.
 //!
 //! The counters are right by themselves as long as requests come and go in the usual ways. Anything else sets
 //! a flag, upon which the rows are counted soon; and where there was work they are counted from time to time
@@ -12,9 +12,9 @@ use crate::pg::error::PgError;
 use crate::pg::shmem::Slot;
 use crate::pg::{claim_floors, pending};
 
-/// How soon after one count another one that somebody asked for may follow.
+/// Shortest pause before a count that was asked for.
 const SOON: Duration = Duration::from_secs(1);
-/// How often the rows are counted while requests come in, though nobody asks for it.
+/// Shortest pause before a count that nobody has asked for, while requests come in.
 const REGULAR: Duration = Duration::from_secs(30);
 /// A pause is at least so many times as long as the count before it took: counting millions of rows must not
 /// keep the worker from its work.
@@ -51,7 +51,7 @@ fn count(slot: &Slot, anyway: bool) -> Result<bool, PgError> {
     Ok(false)
 }
 
-/// When the rows were counted last.
+/// The last count of the rows.
 pub(super) struct Recount {
     begun: Instant,
     last: Option<Last>,
@@ -72,7 +72,8 @@ impl Recount {
         Recount { begun: Instant::now(), last: None, in_vain: 0 }
     }
 
-    /// When the rows are to be counted; `None` while the counters are right as far as anybody knows.
+    /// The time at which the rows are to be counted; `None` while the counters are right as far as anybody
+    /// knows.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
         let Some(last) = &self.last else { return Some(self.begun) };
         let among_dead = claim_floors::are_used();

@@ -12,10 +12,10 @@ use crate::pg::error::PgError;
 use crate::pg::rate_counters;
 use crate::pg::shmem::Slot;
 
-/// How long counts gather before they are written.
+/// Time for which counts gather before they are written.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// When they were written last.
+/// The time at which they are written next.
 pub(super) struct UsageKeeper {
     due: Instant,
 }
@@ -26,7 +26,7 @@ impl UsageKeeper {
         UsageKeeper { due: Instant::now() }
     }
 
-    /// When there is something to write.
+    /// The time at which there is something to write.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
         slot.usage_waits.load(Acquire).then_some(self.due)
     }

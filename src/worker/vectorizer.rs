@@ -23,36 +23,37 @@ use crate::pg::interrupts::Termination;
 use crate::pg::shmem::{self, PACES, Pace, Slot};
 use crate::pg::{bgworker, catalog_cache, interrupts};
 
-/// How long one step may take, users' triggers included, and after what time the process ends if that has not
-/// ended the step.
+/// Time limit of one step, users' triggers included, and the time after which the process ends if that has
+/// not ended the step.
 const FAST_LIMITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 /// The limits of the slow process, which gives the parts of a step that failed a few seconds each.
 const SLOW_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(150));
-/// How much more time than others an owner's steps may have taken before these come first, in seconds.
+/// Time by which an owner's steps may have taken longer than those of others before these come first, in
+/// seconds.
 const HEAD_START_S: f64 = 0.5;
 /// SQLSTATE of a step whose time was over.
 const CANCELED: &str = "57014";
-/// How soon after a round that has found nothing to do it looks at what was noted since: those who commit one
-/// row after the other do not pay for a look at each of them, and the rows gather.
+/// Pause after a round that has found nothing to do, before a look at what was noted since: those who commit
+/// one row after the other do not pay for a look at each of them, and the rows gather.
 const GATHER_INTERVAL: Duration = Duration::from_millis(20);
 /// The same interval after several such rounds while nothing is under way: the notes then belong to
 /// definitions that are paused, or are tried later.
 const LONGEST_GATHER_INTERVAL: Duration = Duration::from_millis(160);
-/// How soon it looks whether its requests have ended, where nobody says so.
+/// Interval at which it looks whether its requests have ended, where nobody says so.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it looks around while nothing happens, in multiples of `worker_poll_interval`.
+/// Interval at which it looks around while nothing happens, in multiples of `worker_poll_interval`.
 const IDLE_FACTOR: f64 = 30.0;
-/// How soon it goes on after an error.
+/// Pause after an error.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the worker tries to start the process.
+/// Interval between attempts to start the process.
 const START_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the same trouble is written to the server log.
+/// Shortest interval between two lines about the same trouble in the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The worker's knowledge of the processes.
 pub(super) struct Supervision {
     notes_seen: u64,
-    /// By pace.
+    /// The earliest time of the next attempt to start each process, by pace.
     not_before: [Instant; PACES],
     wanted: [bool; PACES],
 }
@@ -110,7 +111,8 @@ impl Supervision {
         Ok(())
     }
 
-    /// When a process that is missing is to be started. One that runs wakes the worker when it ends.
+    /// The time at which a process that is missing is to be started. One that runs wakes the worker when it
+    /// ends.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
         let is_missing = |pace: &Pace| slot.vectorizers[*pace as usize].pid.load(SeqCst) == 0;
         let missing = Pace::ALL.into_iter().filter(is_missing).map(|pace| pace as usize);
@@ -155,7 +157,7 @@ struct Process {
     database: pg_sys::Oid,
     extension: pg_sys::Oid,
     complaint: Option<(String, Instant)>,
-    /// How many seconds of steps each owner has had, more than the one who had least.
+    /// Seconds of steps that each owner has had, more than the one who had least.
     turns: HashMap<pg_sys::Oid, f64>,
 }
 
@@ -224,7 +226,7 @@ impl Process {
                 Ok(None) => return,
                 Err(error) => {
                     self.complain(error);
-                    Outlook { progressed: false, waits: true, due_in_s: None }
+                    RoundOutcome { progressed: false, waits: true, due_in_s: None }
                 }
             };
             if outlook.progressed {
@@ -291,7 +293,7 @@ impl Process {
 
     /// One step for each vectorizer for which something can be done, but for those whose owners have had more
     /// time than others who wait. `None`: there are none at all.
-    fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
+    fn round(&mut self, looks: bool) -> Result<Option<RoundOutcome>, PgError> {
         let is_slow = self.pace == Pace::Slow;
         let round = Instant::now();
         let mut due = protocol::vectorizers_due(looks, is_slow)?;
@@ -339,7 +341,7 @@ impl Process {
                 self.slot.call_vectorizer(other);
             }
         }
-        let outlook = Outlook { progressed, waits: found.waits, due_in_s: found.due_in_s };
+        let outlook = RoundOutcome { progressed, waits: found.waits, due_in_s: found.due_in_s };
         Ok(found.any_left.then_some(outlook))
     }
 
@@ -357,12 +359,12 @@ impl Process {
 }
 
 /// The work that there is to be done next.
-struct Outlook {
-    /// Something was done: there may be more.
+struct RoundOutcome {
+    /// Whether work was done: there may be more.
     progressed: bool,
     /// Requests are under way.
     waits: bool,
-    /// When something comes due.
+    /// Seconds until something comes due.
     due_in_s: Option<f64>,
 }
 

@@ -643,7 +643,7 @@ select set_eq(
     $$ select name, 'Short for steadytext_' || name from twins where not is_twin and not has_own_arguments $$,
     'the comment of a twin says what it is short for'
 );
--- Those of aggregates are written by hand.
+-- The twins of aggregates are written by hand.
 select set_eq(
     $$
         select p.proargtypes::text, substr(p.proname, 4), pg_catalog.to_jsonb(a) - 'aggfnoid'

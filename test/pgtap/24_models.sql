@@ -16,7 +16,7 @@ select throws_like('select steadytext_embed(''x'')', '%embedding_model of steady
 select steadytext_config_set('embedding_model', null);
 select is(steadytext_config_get('embedding_model'), 'auto', 'and can be taken back');
 
--- Those of a session.
+-- Defaults of a session.
 set pg_steadytext.generation_model = 'builtin';
 select lives_ok('select steadytext_generate_async(''x'')', 'a default of the session');
 select results_eq(

@@ -33,7 +33,7 @@ select ok((select bool_and(count >= before) from (
 select is((select array_agg(distinct measure order by measure) from steadytext_stat_histogram where datname = current_database()),
     '{first_token,queue,total}', 'stat_histogram: the times');
 
--- How calls end.
+-- Ends of calls.
 select throws_ok(
     $$ select steadytext_generate('x', 5, use_cache => false, model => 'nothing') $$,
     '42704', null, 'a call that is refused');

@@ -11,7 +11,7 @@ create role st_dave nologin superuser;
 create function pg_temp.denied(p_role text, p_statement text, p_name text) returns text language sql as $$
     select throws_ok(format('select pg_temp.run_as(%L, %L)', p_role, p_statement), '42501', null, p_role || ' may not: ' || p_name)
 $$;
--- How many more requests a role may enqueue: enqueues them, and takes them back.
+-- The number of further requests that a role may enqueue: enqueues them, and takes them back.
 create function pg_temp.room(p_role text, p_most integer default 100) returns integer language plpgsql as $$
 declare
     v_room integer := 0;

@@ -136,7 +136,7 @@ select results_eq(
 select steadytext.note_refusals('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 12);
 select ok(pg_temp.last() ~ ' refusals_dropped \{"count": 12\} f$', 'those that found no place are counted');
 
--- How long it is kept.
+-- The retention.
 update steadytext_audit_log set "timestamp" = now() - interval '400 days' where not success;
 create temporary table before as select pg_temp.entries() as entries;
 select steadytext_config_set('audit_retention_days', '0');

@@ -1,4 +1,5 @@
--- Where claims begin to look: what lies before a floor is not looked at, and what does not is found.
+-- The places where claims begin to look: what lies before a floor is not looked at, and what does not is
+-- found.
 \ir setup.psql
 select plan(13);
 

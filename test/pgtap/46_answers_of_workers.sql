@@ -6,7 +6,7 @@ select plan(99);
 create or replace function steadytext.is_own_worker() returns boolean
 language sql set search_path = pg_catalog, pg_temp as 'select false';
 
--- Nothing is answered by what other tests have asked.
+-- Entries of other tests must not answer.
 delete from steadytext_cache;
 -- A vector of the builtin model's length, and one in the direction of its first numbers.
 create function pg_temp.vector(p_numbers real[], p_length integer default 256) returns real[] language sql as $$
@@ -140,7 +140,7 @@ from unnest(array[
     $$ select steadytext.complete_reports('e', '{1}', '{1}', array_fill(''::bytea, array[2])) $$
 ]) as c;
 
--- Those that are some.
+-- Answers that the requests allow.
 select is(pg_temp.complete(name, result, list), 'done', name || ' is answered')
 from (values
     ('generate', 'any text', null::text[]),

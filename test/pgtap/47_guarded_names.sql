@@ -166,7 +166,7 @@ select steadytext.note_definition_error(v.id, 'something else', 'XX000', false) 
 select is((select s.state from steadytext_vectorizer_status as s), 'broken', 'something else is something else');
 select is((select s.state from steadytext_enrichment_status as s), 'broken', 'of an enrichment, too');
 
--- How much room a limit leaves.
+-- The room that a limit leaves.
 select is(steadytext.limit_room('st_alice'::regrole, true), null, 'without a limit there is room');
 select steadytext_set_limit('st_alice', requests_per_minute => 5, requests_per_day => 7);
 select is(steadytext.limit_room('st_alice'::regrole, true), 5::bigint, 'the strictest one counts');

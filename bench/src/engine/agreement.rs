@@ -249,7 +249,7 @@ fn without_flipped(got: &[f32], expected: &[f32], vocab: usize, flipped: f64, bo
     (rms, beyond / squares.len() as f64)
 }
 
-/// Of each token but the first: minus the logarithm of its probability after those before it.
+/// For each token but the first, minus the logarithm of its probability after those before it.
 fn losses(logits: &[f32], ids: &[u32]) -> Vec<f64> {
     let vocabulary = logits.len() / ids.len();
     let loss = |(row, id): (&[f32], &u32)| {

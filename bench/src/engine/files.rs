@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 /// Names and paths of the models to measure. None where results are compared.
 ///
 /// # Errors
-/// Why the file that was given cannot be measured.
+/// The reason why the file that was given cannot be measured.
 pub(crate) fn of(settings: &Settings) -> Result<Vec<(String, PathBuf)>, String> {
     if settings.compares() {
         return Ok(Vec::new());

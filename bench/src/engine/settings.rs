@@ -28,7 +28,7 @@ pub(crate) struct Settings {
     pub(crate) threads: usize,
     pub(crate) rounds: usize,
     pub(crate) instructions: Instructions,
-    /// How the engine keeps keys and values; llama.cpp has f16.
+    /// Format in which the engine keeps keys and values; llama.cpp has f16.
     pub(crate) kv_cache_type: KvCacheType,
     /// The Python that runs llama.cpp.
     pub(crate) peer: Option<PathBuf>,

@@ -15,11 +15,11 @@ const HOUR_S: u32 = 10;
 /// Before this, requests may still be on their way.
 const SETTLED: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// From when on somebody keeps a snapshot, and for how long.
+/// Time after which somebody takes a snapshot, and time for which it is kept.
 const HOLD_AFTER: Duration = Duration::from_secs(20);
 const HOLD_FOR: Duration = Duration::from_secs(300);
 
-/// How much of it.
+/// The load of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     /// Requests in all.
@@ -173,7 +173,7 @@ impl<'a> Looker<'a> {
         Size { at, table_mb: row.get(0), indexes_mb: row.get(1) }
     }
 
-    /// Of the requests behind `from` and up to `until`, sorted.
+    /// The latencies of the requests behind `from` and up to `until`, sorted.
     fn latencies(&self, from: i64, until: i64) -> Vec<f64> {
         let mut found: Vec<f64> =
             self.waited.iter().filter(|one| one.0 > from && one.0 <= until).map(|one| one.1).collect();

@@ -9,7 +9,7 @@ use crate::USER;
 
 const CLIENTS: &str = "16";
 const SLICES: usize = 10;
-/// Of a full cache.
+/// Entries of a full cache.
 const ENTRIES: usize = 100_000;
 const WORKING_SLICES: usize = 4;
 /// Long enough that what each new session does once (loading functions, planning) hardly counts.
@@ -67,7 +67,7 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     session.run("truncate steadytext_queue, steadytext_cache; drop table bare; checkpoint");
 }
 
-/// How fast it is with limits of the role that nobody meets, beside without any.
+/// The median ratio of the rate with limits of the role that nobody meets to the rate without any.
 fn limited_ratio(cluster: &Cluster, session: &mut Session, script: &Path) -> f64 {
     let limits = [
         "requests_per_minute => 1000000000, requests_per_hour => 1000000000, requests_per_day => 1000000000, \
@@ -92,7 +92,7 @@ fn limited_ratio(cluster: &Cluster, session: &mut Session, script: &Path) -> f64
 struct Rates {
     enqueue: f64,
     insert: f64,
-    /// Of neighbouring slices, so that other work on the machine hits both.
+    /// Ratio of neighbouring slices, so that other work on the machine hits both.
     ratio: f64,
 }
 

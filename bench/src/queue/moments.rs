@@ -89,7 +89,7 @@ fn calm(session: &mut Session) {
     session.run("delete from steadytext_queue");
 }
 
-/// From pg_cancel_backend() to the error of a call that generates; sorted.
+/// The time from pg_cancel_backend() to the error of a call that generates; sorted.
 fn cancelled_calls(cluster: &Cluster, session: &mut Session) -> Vec<f64> {
     let mut caller = cluster.session("postgres");
     let pid = caller.backend_pid();
@@ -127,8 +127,8 @@ fn cancelled_calls(cluster: &Cluster, session: &mut Session) -> Vec<f64> {
     times
 }
 
-/// From steadytext_cancel_async() of a running request to the moment in which the worker has let go of it;
-/// sorted.
+/// The time from steadytext_cancel_async() of a running request to the moment in which the worker has let go
+/// of it; sorted.
 fn cancelled_requests(session: &mut Session) -> Vec<f64> {
     let mut times = Vec::new();
     for _ in 0..CANCELS {
@@ -150,7 +150,8 @@ fn cancelled_requests(session: &mut Session) -> Vec<f64> {
     times
 }
 
-/// How long CREATE EXTENSION takes, and from its commit to the claim of a request that is enqueued at once.
+/// Milliseconds that CREATE EXTENSION takes, and from its commit to the claim of a request that is enqueued
+/// at once.
 fn new_databases(cluster: &Cluster, session: &mut Session) -> (Vec<f64>, Vec<f64>) {
     (0..ROUNDS)
         .map(|i| {
@@ -217,8 +218,8 @@ fn restart(cluster: &mut Cluster) -> (f64, f64) {
     (ms, shutdown)
 }
 
-/// From the log's word that the server is ready, behind `from`, to the first claim after it; `attempt` is the
-/// least that such a claim counts.
+/// The time from the log's word that the server is ready, behind `from`, to the first claim after it;
+/// `attempt` is the least that such a claim counts.
 fn first_claim(cluster: &Cluster, from: usize, attempt: i32) -> (Session, f64) {
     let line = cluster.wait_for_log(from, READY);
     // The prefix begins with date, time with milliseconds, and time zone.

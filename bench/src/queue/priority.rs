@@ -1,4 +1,4 @@
-//! How soon an urgent request begins beside many long ones.
+//! The time until an urgent request begins beside many long ones.
 
 use std::time::Instant;
 

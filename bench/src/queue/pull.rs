@@ -10,7 +10,7 @@ use steadytext_test_models::{Architecture, Spec, write};
 use steadytext_test_server::{Cluster, PATIENCE, Session, eventually};
 use uuid::Uuid;
 
-/// As many as run at a time.
+/// Requests that run at a time.
 const REQUESTS: usize = 16;
 const SLICE: Duration = Duration::from_secs(4);
 const PAIRS: usize = 5;

@@ -1,4 +1,4 @@
-//! From commit to claim, on an idle queue.
+//! The time from commit to claim, on an idle queue.
 
 use std::thread::sleep;
 use std::time::Duration;

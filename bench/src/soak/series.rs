@@ -23,7 +23,7 @@ impl Series {
         self.points.push((second, footprint));
     }
 
-    /// How long it was looked at from then on, in seconds.
+    /// The seconds between the first look and the last one from then on.
     pub(crate) fn span(&self, from: f64) -> f64 {
         let mut judged = self.points.iter().map(|point| point.0).filter(|second| *second >= from);
         let first = judged.next().unwrap_or(0.0);

@@ -9,7 +9,7 @@ use crate::clients::{self, KEPT};
 use crate::series::Series;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it is told how it goes.
+/// Interval between two reports of the progress.
 const WORD_INTERVAL: Duration = Duration::from_secs(60);
 /// The length of an hour of the retention here, in seconds.
 const HOUR_S: u32 = 60;

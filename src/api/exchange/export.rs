@@ -1,10 +1,10 @@
-//! From the cache into a file.
+//! Writing entries of the cache into a file.
 
 use std::fs::File;
 
 use pgrx::prelude::*;
 use serde_json::json;
-use steadytext_exchange::file::{Entry, Writer};
+use steadytext_exchange::file::{CacheFileEntry, Writer};
 use steadytext_exchange::key::{Coding, Key};
 use steadytext_exchange::pickle::Value;
 
@@ -23,14 +23,14 @@ const BATCH: i32 = 200;
 /// Bytes of them before the last one, at most.
 const BATCH_BYTES: i64 = 16 << 20;
 
-/// How to write a file.
+/// Options for writing a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     /// An existing file may be replaced.
     pub(super) replace: bool,
-    /// Also entries that SteadyText does not look for.
+    /// Whether entries that SteadyText does not look for are written, too.
     pub(super) all_entries: bool,
-    /// How keys are written.
+    /// The form of the keys.
     pub(super) coding: Coding,
 }
 
@@ -110,7 +110,7 @@ fn read(
     installation: &Installation,
     after: i64,
     options: Options,
-) -> Result<Vec<(i64, Option<Entry>)>, PgError> {
+) -> Result<Vec<(i64, Option<CacheFileEntry>)>, PgError> {
     let sql = format!(
         "select c.id, c.cache_key, c.prompt, c.eos_string, c.request_type, c.response, c.embedding::real[],
              c.access_count::bigint, (extract(epoch from c.last_accessed) * 1000000)::bigint
@@ -129,7 +129,7 @@ fn read(
     })
 }
 
-fn entry(row: &spi::Row, all_entries: bool) -> Option<Entry> {
+fn entry(row: &spi::Row, all_entries: bool) -> Option<CacheFileEntry> {
     let text = |column| row.get::<String>(column);
     let (cache_key, kind) = (text(2)?, text(5)?);
     let (is_embedding, is_generation) = (kind == "embed", kind == "generate");
@@ -144,7 +144,7 @@ fn entry(row: &spi::Row, all_entries: bool) -> Option<Entry> {
         Some(text) => Value::Text(text),
         None => Value::Vector(row.get(7)?),
     };
-    Some(Entry {
+    Some(CacheFileEntry {
         key: default.or_else(|| all_entries.then(other))?,
         value,
         frequency: row.get(8)?,

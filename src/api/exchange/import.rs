@@ -1,10 +1,10 @@
-//! From a file into the cache.
+//! Reading a file's entries into the cache.
 
 use std::fs::OpenOptions;
 
 use pgrx::prelude::*;
 use serde_json::json;
-use steadytext_exchange::file::{self, Entry, Reader, Refusal};
+use steadytext_exchange::file::{self, CacheFileEntry, Reader, Refusal};
 use steadytext_exchange::key::Key;
 use steadytext_exchange::pickle::Value;
 
@@ -88,7 +88,7 @@ pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
 fn read(reader: &Reader, installation: &Installation, replace: bool) -> Result<Counts, Stop> {
     let mut counts = Counts::default();
     let mut batch = Batch::default();
-    reader.read(|row: Result<Entry, Refusal>| {
+    reader.read(|row: Result<CacheFileEntry, Refusal>| {
         if interrupts::is_stop_pending() {
             return Err(Stop::File(file::Error::Stopped));
         }
@@ -118,7 +118,7 @@ struct Batch {
     stops: Vec<Option<String>>,
     responses: Vec<Option<String>>,
     numbers: Vec<f32>,
-    /// How many of them belong to each entry.
+    /// Number of these that belong to each entry.
     lengths: Vec<i32>,
     frequencies: Vec<i32>,
     last_accesses_us: Vec<i64>,
@@ -126,7 +126,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: CacheFileEntry) {
         let key = entry.key.cache_key();
         let (kind, prompt, stop) = match entry.key {
             Key::Generation { prompt, eos_string } => ("generate", prompt, eos_string),

@@ -18,10 +18,10 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Error, Generate, Output, Ticket, Work};
 use ureq::Agent;
 
-use super::answers::{Answer, Refused, Usage, refusal};
 use super::client::{self, Failed};
+use super::endpoint_answers::{Answer, Refused, Usage, refusal};
 use super::settings::{Api, Key, Settings};
-use super::waiting::{Call, EndpointEventKind, Job, State, not_now};
+use super::waiting::{Call, EndpointEventKind, Job, State, give_back};
 use super::{kinds, texts, vectors};
 use crate::Error as ProgramError;
 use crate::log::{self, Level};
@@ -34,7 +34,7 @@ const RESTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// The longest that is waited because an endpoint asks for it, with requests in hand; and at all.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_REST: Duration = Duration::from_secs(600);
-/// For how long an endpoint is left alone that does not know the key.
+/// Time for which an endpoint is left alone that does not know the key.
 const DENIED_REST: Duration = Duration::from_secs(10);
 
 /// A model behind an endpoint.
@@ -81,7 +81,7 @@ impl Endpoint {
         &self.settings.name
     }
 
-    /// Where it is.
+    /// Its base URL.
     pub(crate) fn address(&self) -> &str {
         &self.settings.base_url
     }
@@ -96,7 +96,8 @@ impl Endpoint {
         self.state().is_resting(Instant::now())
     }
 
-    /// How many requests a database may hold for it: as many as keep it busy, and one where it is doubtful.
+    /// The number of requests that a database may hold for it: as many as keep it busy, one where it is
+    /// doubtful, and none while it rests.
     pub(crate) fn most_held(&self) -> usize {
         let state = self.state();
         if state.is_resting(Instant::now()) {
@@ -181,7 +182,7 @@ impl Endpoint {
         }
     }
 
-    /// How long all tries of some jobs may take, halves of halves included.
+    /// Time limit of all tries of some jobs, halves of halves included.
     fn patience(&self) -> Duration {
         (self.settings.timeout + RETRY_PAUSES.1) * (self.settings.retries + 1)
     }
@@ -227,13 +228,13 @@ impl Endpoint {
                 Failed::Busy(message, after) => {
                     let rest = self.rest(&message, after);
                     if is_last || rest > LONGEST_WAIT || !self.pause(rest, &jobs) {
-                        return not_now(&jobs);
+                        return give_back(&jobs);
                     }
                 }
                 Failed::Denied(message) => {
                     self.rest(&message, Some(DENIED_REST));
                     self.read_key();
-                    return not_now(&jobs);
+                    return give_back(&jobs);
                 }
                 Failed::Broken(message) if is_last => return self.give_up(&jobs, &message),
                 Failed::Broken(message) => {
@@ -292,7 +293,7 @@ impl Endpoint {
         state.rest_until = Some(now + rest);
         // No job is held up for that long.
         if asked.is_some_and(|asked| asked >= DENIED_REST) {
-            not_now(std::mem::take(&mut state.jobs).make_contiguous());
+            give_back(std::mem::take(&mut state.jobs).make_contiguous());
         }
         rest
     }
@@ -422,7 +423,7 @@ impl Endpoint {
     }
 }
 
-/// How often something was tried, and until when it may be tried again.
+/// The number of tries that were made of something, and the time until which it may be tried again.
 #[derive(Debug, Clone, Copy)]
 struct Tries {
     made: u32,

@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer that says what is wrong, and characters of that.
 const MAX_COMPLAINT: u64 = 64 << 10;
 const MAX_COMPLAINT_CHARACTERS: usize = 300;
-/// Where systems have the certificates of authorities.
+/// Files in which systems have the certificates of authorities.
 const BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -30,7 +30,7 @@ const BUNDLES: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Why a call came to nothing.
+/// The reason why a call came to nothing.
 #[derive(Debug)]
 pub(super) enum Failed {
     /// The endpoint refuses what is asked, and would again.
@@ -77,7 +77,7 @@ pub(super) fn agent(settings: &Settings) -> Result<Agent, String> {
     Ok(Agent::new_with_config(config.build()))
 }
 
-/// Where the system has none, those that the program brings along vouch.
+/// Whether the system has certificates of authorities; otherwise those that the program brings along vouch.
 fn has_authorities() -> bool {
     let is_named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     is_named || BUNDLES.iter().any(|path| Path::new(path).exists())

@@ -12,7 +12,7 @@ use super::settings::{Guided, Settings};
 /// The only field of the document that a choice comes in where endpoints know documents only.
 const FIELD: &str = "answer";
 
-/// How the text of an answer is made of what the endpoint gives.
+/// The form in which the endpoint gives the text of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// The answer itself.
@@ -26,7 +26,7 @@ struct Wrapped {
     answer: String,
 }
 
-/// Why there is no such field.
+/// The reason why there is no such field.
 pub(super) enum NoField {
     /// The endpoint has no words for it.
     Unknown(&'static str),

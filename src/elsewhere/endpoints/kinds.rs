@@ -1,4 +1,4 @@
-//! Which types of requests an endpoint can answer. The others are not claimed.
+//! The types of requests that an endpoint can answer. The others are not claimed.
 
 use super::guided::knows_patterns;
 use super::settings::{Api, Guided, Judgements, Settings};

@@ -7,9 +7,9 @@
 //!
 //! Invariant: only types of requests are claimed that the endpoint can answer ([`kinds`]).
 
-mod answers;
 mod calls;
 mod client;
+mod endpoint_answers;
 mod guided;
 mod kinds;
 mod settings;

@@ -39,7 +39,7 @@ pub(crate) enum Api {
     Rerank,
 }
 
-/// How the endpoint is told what an answer has to match.
+/// The fields that tell the endpoint what an answer has to match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Guided {
@@ -109,13 +109,13 @@ pub(crate) enum Scores {
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    model: Vec<Entry>,
+    model: Vec<ModelEntry>,
 }
 
 /// The entry of a model in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct ModelEntry {
     name: String,
     api: Api,
     base_url: String,
@@ -207,9 +207,9 @@ pub(crate) struct Settings {
     pub(crate) concurrency: usize,
     /// Texts of a call.
     pub(crate) batch: usize,
-    /// How long a call may take.
+    /// Time limit of a call.
     pub(crate) timeout: Duration,
-    /// How often a call is tried again.
+    /// Number of times that a call is tried again.
     pub(crate) retries: u32,
     /// Bytes of an answer.
     pub(crate) max_answer: u64,
@@ -296,7 +296,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Settings>, Error> {
     Ok(models)
 }
 
-impl Entry {
+impl ModelEntry {
     fn checked(self, folder: &Path) -> Result<Settings, String> {
         if self.name.trim().is_empty() || self.name.chars().count() > MAX_NAME || self.name == "builtin" {
             return Err(format!(

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use steadytext_engine::{Constraint, Error, Finish, Generate, Likelihoods, Output, Sampling};
 
-use super::answers::{Answer, Refused, Usage, unreadable};
 use super::client::Failed;
+use super::endpoint_answers::{Answer, Refused, Usage, unreadable};
 use super::guided::{self, Form, NoField};
 use super::settings::{Api, SamplingFields, Settings};
 
@@ -265,8 +265,8 @@ fn without_thoughts(text: String) -> String {
     }
 }
 
-/// How likely answers are, as a choice among them: the generation that makes it. `None` where nothing need be
-/// asked: what the model would say without a text is nothing that a choice tells.
+/// The likelihoods of answers as a choice among them: the generation that makes it. `None` where nothing need
+/// be asked: what the model would say without a text is nothing that a choice tells.
 ///
 /// # Errors
 ///

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use steadytext_engine::{Embed, Error, Output, Purpose, Rerank};
 
-use super::answers::{Answer, Refused, Usage, unreadable};
 use super::client::Failed;
+use super::endpoint_answers::{Answer, Refused, Usage, unreadable};
 use super::settings::{RerankForm, Scores, Settings};
 
 /// The longest vector that the type vector has.

@@ -61,7 +61,7 @@ pub(super) struct State {
     pub(super) key: Option<Key>,
     /// The endpoint is left alone until then.
     pub(super) rest_until: Option<Instant>,
-    /// For how long the endpoint will be left alone the next time.
+    /// Time for which the endpoint will be left alone the next time.
     pub(super) next_rest: Duration,
     /// Whether the endpoint has taken nothing the last time: then there is one call at a time.
     pub(super) is_doubtful: bool,
@@ -130,8 +130,9 @@ fn go_together(one: &Work, other: &Work) -> bool {
     }
 }
 
-/// Ends jobs that cannot be taken now: as cancelled where they are, and otherwise as given back.
-pub(super) fn not_now(jobs: &[Job]) {
+/// Ends jobs that the endpoint does not take now: cancelled ones with [`Error::Cancelled`], the others with
+/// [`EndpointEventKind::NotNow`].
+pub(super) fn give_back(jobs: &[Job]) {
     for job in jobs {
         job.say(if job.ticket.is_cancelled() {
             EndpointEventKind::Failed(Error::Cancelled)

@@ -3,18 +3,16 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 use postgres::Client;
 use postgres::error::{Severity, SqlState};
-use steadytext_engine::remote_job::{self, Prepared, Refusal};
+use steadytext_engine::remote_job::{self, PreparedRow, Refusal};
 use steadytext_engine::{Error, Standing};
 
 use super::storing::Ending;
 use super::{Alone, Server, Set};
-use crate::in_flight::{By, Wish};
-use crate::log::Level;
-use crate::protocol::{self, Claim, Claimed, Wanted};
+use crate::in_flight::{Computer, WorkRequest};
+use crate::protocol::{self, ClaimRequest, Claimed};
 use crate::turn_error::TurnError;
 
 impl Server<'_> {
@@ -79,7 +77,7 @@ impl Server<'_> {
         Ok(is_more)
     }
 
-    /// How many requests may be claimed of a set besides those that are held.
+    /// The number of requests that may be claimed of a set besides those that are held.
     fn room(&self, set: &Set) -> usize {
         match &set.endpoint {
             None => usize::MAX,
@@ -95,7 +93,7 @@ impl Server<'_> {
         is_alone: bool,
     ) -> Result<Vec<Claimed>, TurnError> {
         let set = &self.sets[number];
-        let wanted = Wanted {
+        let wanted = ClaimRequest {
             worker: &self.shared.worker,
             limit,
             lease_s: self.shared.options.lease_s,
@@ -116,87 +114,28 @@ impl Server<'_> {
         }
     }
 
-    /// Chooses what is claimed: the models of this machine for the engine, and for each endpoint its own,
-    /// with the types that it can answer. Says what is asked for and not there.
-    pub(super) fn choose_sets(&mut self) {
-        let shared = self.shared;
-        let types = shared.options.types.as_deref();
-        let names = self.models.names(&self.registered, &shared.endpoints);
-        let mut complaints: Vec<String> = Vec::new();
-        for missing in self.models.missing(&names, &shared.endpoints) {
-            complaints.push(format!(
-                "model \"{missing}\" of --models is answered by no file and no endpoint of this machine"
-            ));
-        }
-        let mut sets = Vec::with_capacity(1 + shared.endpoints.len());
-        for endpoint in shared.endpoints.iter().filter(|endpoint| self.models.is_chosen(endpoint.name())) {
-            let name = endpoint.name();
-            let row = self.registered.iter().find(|model| model.name.eq_ignore_ascii_case(name));
-            match row {
-                // Bytes that are promised come from the file that has them.
-                Some(row) if row.is_elsewhere && !row.has_sha256 => {}
-                Some(row) if row.is_elsewhere => {
-                    complaints.push(format!(
-                        "model \"{name}\" has a sha256 in steadytext_models, which no endpoint can vouch for: it is left to others"
-                    ));
-                    continue;
-                }
-                _ => {
-                    complaints.push(format!(
-                        "model \"{name}\" of the endpoints has no row in steadytext_models with placement = 'elsewhere': it is left to others"
-                    ));
-                    continue;
-                }
-            }
-            let can = endpoint.types().iter().copied();
-            let of_set = can.filter(|can| types.is_none_or(|types| types.iter().any(|wanted| wanted == can)));
-            let of_set: Vec<String> = of_set.map(str::to_owned).collect();
-            if !of_set.is_empty() {
-                let (models, types) = (vec![name.to_owned()], Some(of_set));
-                sets.push(Set { models, types, endpoint: Some(Arc::clone(endpoint)), is_claimed_out: false });
-            }
-        }
-        if !names.is_empty() {
-            let types = types.map(<[String]>::to_vec);
-            sets.push(Set { models: names, types, endpoint: None, is_claimed_out: false });
-        }
-        if sets.is_empty() {
-            complaints.push("there is no model on this machine that could be served".to_owned());
-        }
-        let claims = sets.iter().map(|set| Claim::new(&set.models, set.types.as_deref())).collect::<Vec<_>>();
-        if claims != self.claims {
-            self.claims = claims;
-            // The next heartbeat is due now: the server tells by it which requests nobody claims.
-            self.heartbeat_at = Instant::now();
-        }
-        self.sets = sets;
-        if complaints != self.complaints {
-            let level = if self.sets.is_empty() { Level::Error } else { Level::Warning };
-            complaints.iter().for_each(|complaint| self.say(level, complaint));
-            self.complaints = complaints;
-        }
-    }
-
     /// Fetches more of the work of requests of which all was handed over that is here. True: there may be
     /// more of it to fetch.
     pub(super) fn fetch(&mut self, client: &mut Client) -> Result<bool, TurnError> {
-        let Some(wish) = self.in_flight.wish() else { return Ok(false) };
-        let Wish { held, first, ref report, .. } = wish;
-        let came = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
-        let came = match came {
-            Ok(came) => came.map(|came| remote_job::decode(&came).unwrap_or_else(|error| unreadable(&error))),
+        let Some(request) = self.in_flight.work_request() else { return Ok(false) };
+        let WorkRequest { held, first, ref report, .. } = request;
+        let bytes = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
+        let prepared = match bytes {
+            Ok(bytes) => {
+                bytes.map(|bytes| remote_job::decode(&bytes).unwrap_or_else(|error| unreadable(&error)))
+            }
             // An error that concerns one row must not hold up the others.
             Err(TurnError::Database(error)) => {
                 let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
                 let Some(said) = said else { return Err(error.into()) };
                 let (message, code) = (said.message().to_owned(), said.code().code().to_owned());
-                Some(Prepared::Refused(Refusal { message, code, retry: true }))
+                Some(PreparedRow::Refused(Refusal { message, code, retry: true }))
             }
             Err(error) => return Err(error),
         };
-        match came {
-            Some(came) => {
-                if let Some(ended) = self.in_flight.fulfil(&wish, came) {
+        match prepared {
+            Some(prepared) => {
+                if let Some(ended) = self.in_flight.receive(&request, prepared) {
                     self.note_end(ended);
                 }
             }
@@ -213,42 +152,42 @@ impl Server<'_> {
         let Claimed { held, owner, priority, prepared } = claimed;
         let prepared = remote_job::decode(&prepared).unwrap_or_else(|error| unreadable(&error));
         let job = match prepared {
-            Prepared::Job(job) if !job.works.is_empty() => job,
-            Prepared::Job(_) => {
+            PreparedRow::Job(job) if !job.works.is_empty() => job,
+            PreparedRow::Job(_) => {
                 let message = "there is nothing to be done".to_owned();
-                return self.push(
+                return self.end_row(
                     held,
                     Ending::Refused(Refusal { message, code: "XX000".to_owned(), retry: false }),
                 );
             }
-            Prepared::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
+            PreparedRow::Refused(refusal) => return self.end_row(held, Ending::Refused(refusal)),
         };
         let endpoint = self.shared.endpoints.iter().find(|endpoint| {
             endpoint.name().eq_ignore_ascii_case(&job.model.name) && self.models.is_chosen(endpoint.name())
         });
-        let by = match endpoint {
-            Some(endpoint) => Ok(By::Endpoint(Arc::clone(endpoint))),
-            None => self.models.source(&job.model).map(By::Engine),
+        let computer = match endpoint {
+            Some(endpoint) => Ok(Computer::Endpoint(Arc::clone(endpoint))),
+            None => self.models.source(&job.model).map(Computer::Engine),
         };
-        match by {
-            Ok(by) => {
+        match computer {
+            Ok(computer) => {
                 // Roles of one number in two databases may be two people.
                 let mut hasher = DefaultHasher::new();
                 (self.number, owner).hash(&mut hasher);
                 let salt = hasher.finish();
                 let standing =
                     Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
-                self.in_flight.add(held, job, by, standing, salt);
+                self.in_flight.add(held, job, computer, standing, salt);
             }
             Err(refusal) => {
                 self.choose_sets();
-                self.push(held, Ending::Refused(refusal));
+                self.end_row(held, Ending::Refused(refusal));
             }
         }
     }
 }
 
 /// The refusal of work that cannot be decoded.
-fn unreadable(error: &Error) -> Prepared {
-    Prepared::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
+fn unreadable(error: &Error) -> PreparedRow {
+    PreparedRow::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use super::Server;
-use crate::protocol::{self, Heartbeat, Held};
+use crate::protocol::{self, Heartbeat, HeldRow};
 use crate::turn_error::TurnError;
 
 impl Server<'_> {
@@ -44,7 +44,7 @@ impl Server<'_> {
     }
 
     /// Gives requests back.
-    pub(super) fn give_back(&mut self, client: &mut Client, held: &[Held]) -> Result<(), TurnError> {
+    pub(super) fn give_back(&mut self, client: &mut Client, held: &[HeldRow]) -> Result<(), TurnError> {
         if held.is_empty() {
             return Ok(());
         }

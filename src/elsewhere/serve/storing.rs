@@ -8,21 +8,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
-use steadytext_engine::remote_job::{self, Prepared, Refusal, Report};
+use steadytext_engine::remote_job::{self, PreparedRow, Refusal, Report};
 
 use super::Server;
-use crate::in_flight::{Again, Came, Ended, Spoiled, is_of_the_engine};
+use crate::in_flight::{Again, EndedRow, RowOutcome, Spoiled, is_of_the_engine};
 use crate::log::Level;
-use crate::protocol::{self, Held, Stored};
+use crate::protocol::{self, HeldRow, StoreOutcome};
 use crate::turn_error::TurnError;
 
 /// Results that are stored at once, and their bytes.
 const MAX_STORED: usize = 256;
 const MAX_STORED_BYTES: usize = 8 << 20;
-/// How soon what could not be stored is tried again: first, and in the end.
+/// Pauses before storing is tried again that has failed: the first, and the longest.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
-/// How a request has ended that is not stored yet.
+/// The end of a request that is not stored yet.
 pub(super) enum Ending {
     Report {
         bytes: Vec<u8>,
@@ -30,15 +30,15 @@ pub(super) enum Ending {
         again: Again,
     },
     Refused(Refusal),
-    /// Nothing was done for it.
+    /// The endpoint did not take it: it goes back to the queue.
     GivenBack,
 }
 
 /// A request that has ended.
 pub(super) struct Outcome {
-    pub(super) held: Held,
+    pub(super) held: HeldRow,
     ending: Ending,
-    /// When it is tried to be stored.
+    /// The time at which storing it is tried.
     pub(super) at: Instant,
     pause: Duration,
 }
@@ -61,8 +61,8 @@ impl Server<'_> {
     }
 
     /// Takes note of a row for which there is nothing more to be done.
-    pub(super) fn note_end(&mut self, ended: Ended) {
-        let Ended { held, came, again, spoiled } = ended;
+    pub(super) fn note_end(&mut self, ended: EndedRow) {
+        let EndedRow { held, outcome, again, spoiled } = ended;
         if let Some(Spoiled { name, source, reason }) = spoiled {
             self.say(
                 Level::Error,
@@ -71,10 +71,10 @@ impl Server<'_> {
             self.models.spoil(&name, &source);
             self.choose_sets();
         }
-        let report = match came {
-            Came::Report(report) => report,
-            Came::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
-            Came::NotNow => return self.push(held, Ending::GivenBack),
+        let report = match outcome {
+            RowOutcome::Report(report) => report,
+            RowOutcome::Refused(refusal) => return self.end_row(held, Ending::Refused(refusal)),
+            RowOutcome::NotNow => return self.end_row(held, Ending::GivenBack),
         };
         if is_of_the_engine(&report) {
             // The lease gives it back.
@@ -82,15 +82,15 @@ impl Server<'_> {
         }
         let is_answer = report.outputs.is_ok();
         match remote_job::encode(&report) {
-            Ok(bytes) => self.push(held, Ending::Report { bytes, is_answer, again }),
+            Ok(bytes) => self.end_row(held, Ending::Report { bytes, is_answer, again }),
             Err(error) => {
                 let (message, code) = (error.to_string(), "XX000".to_owned());
-                self.push(held, Ending::Refused(Refusal { message, code, retry: false }));
+                self.end_row(held, Ending::Refused(Refusal { message, code, retry: false }));
             }
         }
     }
 
-    pub(super) fn push(&mut self, held: Held, ending: Ending) {
+    pub(super) fn end_row(&mut self, held: HeldRow, ending: Ending) {
         self.outcomes.push_back(Outcome { held, ending, at: Instant::now(), pause: RETRY_PAUSES.0 });
     }
 
@@ -137,7 +137,7 @@ impl Server<'_> {
             };
             for mut outcome in part {
                 match stored.get(&outcome.held.id) {
-                    Some(Stored::Done) => {
+                    Some(StoreOutcome::Done) => {
                         let counter = match outcome.ending {
                             Ending::Report { is_answer: true, .. } => &self.database.completed,
                             Ending::GivenBack => &self.database.given_back,
@@ -146,12 +146,12 @@ impl Server<'_> {
                         counter.fetch_add(1, Relaxed);
                         self.shared.free(1);
                     }
-                    Some(Stored::More(more)) => self.go_on(outcome, more),
-                    Some(Stored::Lost) => {
+                    Some(StoreOutcome::More(more)) => self.go_on(outcome, more),
+                    Some(StoreOutcome::Lost) => {
                         self.database.lost.fetch_add(1, Relaxed);
                         self.shared.free(1);
                     }
-                    Some(Stored::Locked | Stored::Refused) | None => {
+                    Some(StoreOutcome::Locked | StoreOutcome::Refused) | None => {
                         outcome.at = Instant::now() + outcome.pause;
                         outcome.pause = (outcome.pause * 2).min(RETRY_PAUSES.1);
                         self.outcomes.push_back(outcome);
@@ -166,17 +166,20 @@ impl Server<'_> {
         let Outcome { held, ending, .. } = outcome;
         let Ending::Report { bytes, again, .. } = ending else { return };
         match (remote_job::decode(more), remote_job::decode::<Report>(&bytes)) {
-            (Ok(Prepared::Job(job)), Ok(report)) if !job.works.is_empty() => {
+            (Ok(PreparedRow::Job(job)), Ok(report)) if !job.works.is_empty() => {
                 self.in_flight.go_on(held, job, again, report);
             }
             _ => {
                 let message = "the next stage cannot be read".to_owned();
-                self.push(held, Ending::Refused(Refusal { message, code: "08P01".to_owned(), retry: false }));
+                self.end_row(
+                    held,
+                    Ending::Refused(Refusal { message, code: "08P01".to_owned(), retry: false }),
+                );
             }
         }
     }
 
-    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, Stored>, TurnError> {
+    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
         let worker = &self.shared.worker;
         let (mut reports, mut refusals, mut given_back) = (Vec::new(), Vec::new(), Vec::new());
         for outcome in part {
@@ -195,11 +198,9 @@ impl Server<'_> {
         }
         if !given_back.is_empty() {
             let kept = protocol::release(client, worker, &given_back)?;
-            stored.extend(
-                given_back.iter().map(|held| {
-                    (held.id, if kept.contains(&held.id) { Stored::Locked } else { Stored::Done })
-                }),
-            );
+            stored.extend(given_back.iter().map(|held| {
+                (held.id, if kept.contains(&held.id) { StoreOutcome::Locked } else { StoreOutcome::Done })
+            }));
         }
         Ok(stored)
     }

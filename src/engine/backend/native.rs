@@ -44,6 +44,10 @@ impl Backend for Native {
         Ok(model::weight_bytes(gguf).saturating_add(workspace))
     }
 
+    fn is_encoder(&self, gguf: &Gguf) -> Result<bool, Error> {
+        model::is_encoder(gguf)
+    }
+
     fn decoder(
         &self,
         gguf: &Gguf,

@@ -119,7 +119,7 @@ pub(crate) fn room(
 /// Cuts a text into pieces of at most `size` tokens, in place of the size in `how`.
 ///
 /// # Errors
-/// Those of [`Tokenizer::encode`]; [`Error::OutOfMemory`].
+/// As [`Tokenizer::encode`]; [`Error::OutOfMemory`].
 pub(crate) fn chunks(how: &Chunking, size: usize, tokenizer: &Tokenizer) -> Result<Vec<Chunk>, Error> {
     let cutter = Cutter {
         how,

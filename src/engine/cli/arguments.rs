@@ -7,14 +7,13 @@ use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
-use steadytext_engine::{BackendChoice, Constraint, KvCacheType, ModelSource, Sampling};
+use steadytext_engine::{BackendChoice, Config, Constraint, KvCacheType, ModelSource, Sampling};
 
-use super::serving::Serving;
 use super::{Error, help};
 
 /// The action that a command line asks for.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum CliAction {
     Run(Box<Arguments>),
     /// The help, on a command where one is named.
     Help(Option<String>),
@@ -55,9 +54,34 @@ pub(super) struct Arguments {
     pub(super) serving: Serving,
 }
 
+/// The engine that a server asks for.
+#[derive(Debug)]
+pub(super) struct Serving {
+    /// The build of the server's library.
+    pub(super) build: Option<String>,
+    pub(super) nice: i32,
+    pub(super) max_running: usize,
+    pub(super) kv_cache_mb: u64,
+    /// 0: no limit.
+    pub(super) memory_limit_mb: u64,
+    /// 0: models stay.
+    pub(super) idle_timeout_s: f64,
+    /// PLACE:FILE, for tests: where the engine panics as long as the file is there.
+    pub(super) fault: Option<String>,
+}
+
+impl Default for Serving {
+    fn default() -> Serving {
+        let Config { nice, max_running, kv_cache_mb, memory_limit_mb, model_idle_timeout, .. } =
+            Config::default();
+        let idle_timeout_s = model_idle_timeout.map_or(0.0, |timeout| timeout.as_secs_f64());
+        Serving { build: None, nice, max_running, kv_cache_mb, memory_limit_mb, idle_timeout_s, fault: None }
+    }
+}
+
 impl Arguments {
     /// Takes options wherever they are.
-    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
+    pub(super) fn parse(arguments: Vec<OsString>) -> Result<CliAction, Error> {
         let mut parsed = Arguments::default();
         let mut positional = Vec::new();
         let mut choices = Vec::new();
@@ -114,9 +138,9 @@ impl Arguments {
                 "--fault" => parsed.serving.fault = Some(utf8(value()?)?),
                 "--help" | "-h" => {
                     let command = positional.into_iter().next().map(utf8).transpose()?;
-                    return Ok(Asked::Help(command));
+                    return Ok(CliAction::Help(command));
                 }
-                "--version" => return Ok(Asked::Version),
+                "--version" => return Ok(CliAction::Version),
                 _ => return Err(Error::Usage(help::unknown(option))),
             }
         }
@@ -140,7 +164,7 @@ impl Arguments {
         parsed.text = positional.next().map(utf8).transpose()?;
         match positional.next() {
             Some(_) => Err(Error::Usage("there are too many arguments".to_owned())),
-            None => Ok(Asked::Run(Box::new(parsed))),
+            None => Ok(CliAction::Run(Box::new(parsed))),
         }
     }
 

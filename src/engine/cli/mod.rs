@@ -11,7 +11,6 @@ mod logits;
 #[cfg(feature = "hub")]
 mod pull;
 mod serve;
-mod serving;
 mod tokenize;
 mod verify;
 
@@ -19,7 +18,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use arguments::{Arguments, Asked};
+use arguments::{Arguments, CliAction};
 
 /// An error of a subcommand.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +51,10 @@ enum Error {
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let outcome = match Arguments::parse(arguments) {
         // The program's messages go to the server that has started it.
-        Ok(Asked::Run(arguments)) if arguments.command == "serve" => return serve::run(&arguments),
-        Ok(Asked::Run(arguments)) => run_command(&arguments),
-        Ok(Asked::Help(command)) => print(&help::text(command.as_deref())),
-        Ok(Asked::Version) => print(&format!("steadytext-engine {}\n", env!("CARGO_PKG_VERSION"))),
+        Ok(CliAction::Run(arguments)) if arguments.command == "serve" => return serve::run(&arguments),
+        Ok(CliAction::Run(arguments)) => run_command(&arguments),
+        Ok(CliAction::Help(command)) => print(&help::text(command.as_deref())),
+        Ok(CliAction::Version) => print(&format!("steadytext-engine {}\n", env!("CARGO_PKG_VERSION"))),
         Err(error) => Err(error),
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };

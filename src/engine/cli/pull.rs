@@ -11,7 +11,7 @@ use steadytext_engine::hub::{self, Hub, HubError, Moment, Order, Progress, Pulle
 use super::Error;
 use super::arguments::Arguments;
 
-/// How often the progress is written.
+/// Interval at which the progress is written.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Prints a line of JSON that says where the model is; on the way, its progress to a terminal.

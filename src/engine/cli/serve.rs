@@ -24,14 +24,13 @@ use steadytext_engine::process::{
 use steadytext_engine::socket::{Board, Server};
 use steadytext_engine::{Config, Engine, Notifier};
 
-use super::arguments::Arguments;
-use super::serving::Serving;
+use super::arguments::{Arguments, Serving};
 use super::{Error, print};
 
 /// The process may take more memory than its engine accounts for, for stacks, fragments of the allocator and
 /// memory that crates keep: a share of the engine's limit, and at least this many MiB.
 const UNCOUNTED_MB: u64 = 1024;
-/// How long the last events may take to their readers, when the engine has failed.
+/// Time in which the last events must reach their readers, when the engine has failed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves until standard input ends.

@@ -32,6 +32,13 @@ pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
     fn bytes(&self, gguf: &Gguf, limits: ModelLimits) -> Result<u64, Error>;
 
+    /// Whether the model of a file is an encoder: [`Backend::encoder`] loads it, and otherwise
+    /// [`Backend::decoder`].
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where the file does not name its architecture.
+    fn is_encoder(&self, gguf: &Gguf) -> Result<bool, Error>;
+
     /// Loads the decoder of a file.
     ///
     /// # Errors

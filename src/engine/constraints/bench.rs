@@ -32,7 +32,7 @@ impl Walker {
     /// The time that it takes to compile a new constraint.
     ///
     /// # Errors
-    /// Those of the constraint.
+    /// Errors of the constraint.
     pub fn compile(&self, constraint: &Constraint) -> Result<Duration, Error> {
         let begun = Instant::now();
         self.grammars.matcher(constraint)?;
@@ -42,7 +42,7 @@ impl Walker {
     /// The time of each mask along `steps` tokens that are chosen at random among those allowed.
     ///
     /// # Errors
-    /// Those of the constraint.
+    /// Errors of the constraint.
     pub fn random(&self, constraint: &Constraint, seed: u64, steps: usize) -> Result<Vec<Duration>, Error> {
         let (mut state, mut left) = (seed, steps);
         let (times, _) = self.walk(constraint, |allowed, _| {
@@ -56,7 +56,7 @@ impl Walker {
     /// The time of each mask along a text, where each step takes the longest token that agrees with it.
     ///
     /// # Errors
-    /// Those of the constraint; [`Error::Constraint`] where the text does not match it.
+    /// Errors of the constraint; [`Error::Constraint`] where the text does not match it.
     pub fn along(&self, constraint: &Constraint, text: &str) -> Result<Vec<Duration>, Error> {
         let (times, end) = self.walk(constraint, |allowed, done| {
             let rest = text.as_bytes().get(done..)?;

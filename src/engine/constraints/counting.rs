@@ -119,7 +119,7 @@ impl Walk<'_> {
     fn spelled(&self, text: &[u8], at: usize, tokens: usize) -> Option<Counted> {
         let all = tokens + text.len() - at;
         let fits = all <= self.left && can_spell(self.trie, &text[at..]);
-        // Nothing is known of its places.
+        // Its places are not known.
         fits.then(|| Counted { tokens: all, ..Counted::default() })
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::checker::{self, Checker};
 use super::closing::{self, Chart, Way};
 use super::counting::Counted;
-use super::guide::{PARTS, Part};
+use super::guide::{PARTS, SchemaPart};
 use super::matcher::{Matcher, reason};
 use super::ordering::ordered;
 use super::plain::plain;
@@ -21,7 +21,7 @@ use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
 use crate::Error;
-use crate::memory::{Held, Ledger};
+use crate::memory::{Ledger, Reservation};
 use crate::tokenizer::Tokenizer;
 
 /// Most grammars that are kept, and most bytes of their languages.
@@ -64,12 +64,12 @@ pub(crate) struct Grammar {
     /// A shortest answer, and the count of its tokens.
     way: Option<(Way, Counted)>,
     checker: Arc<Checker>,
-    _held: Held,
+    _held: Reservation,
 }
 
 /// A vocabulary, prepared.
 struct Vocabulary {
-    _held: Held,
+    _held: Reservation,
     factory: ParserFactory,
     tree: Arc<Tree>,
 }
@@ -82,11 +82,11 @@ pub(crate) struct Grammars {
     memory: Arc<Ledger>,
     /// Made when the first constraint comes.
     vocabulary: OnceLock<Vocabulary>,
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptGrammars>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct KeptGrammars {
     grammars: HashMap<Constraint, (u64, Arc<Grammar>)>,
     /// Counts uses.
     clock: u64,
@@ -158,7 +158,7 @@ impl Grammars {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = |grammar: &Grammar| grammar.language.as_ref().map_or(0, |language| language.bytes());
         let kept_bytes =
-            |kept: &Kept| kept.grammars.values().map(|(_, grammar)| bytes(grammar)).sum::<usize>();
+            |kept: &KeptGrammars| kept.grammars.values().map(|(_, grammar)| bytes(grammar)).sum::<usize>();
         while kept.grammars.len() >= MAX_KEPT || kept_bytes(&kept) + bytes(&grammar) > MAX_KEPT_BYTES {
             let oldest = kept.grammars.iter().min_by_key(|(_, (used, _))| *used);
             let Some(oldest) = oldest.map(|(constraint, _)| constraint.clone()) else { break };
@@ -245,7 +245,7 @@ fn parser(constraint: &Constraint, factory: &ParserFactory) -> Result<TokenParse
                 let error = first.get_or_insert(told(&error, "schema"));
                 // This does not hold for the whole, which takes keywords beside a reference for part of the
                 // schema, in all drafts.
-                if empty && part != Part::Whole {
+                if empty && part != SchemaPart::Whole {
                     return Err(error.clone());
                 }
             }

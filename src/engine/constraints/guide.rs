@@ -14,7 +14,7 @@ const FEW: usize = 24;
 /// The part of a schema that guides an answer. Each variant names what is left out, from little to nearly
 /// all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum SchemaPart {
     /// Keywords that have no meaning for a grammar.
     Whole,
     /// Patterns that are not regular.
@@ -27,11 +27,12 @@ pub(super) enum Part {
     Outline,
 }
 
-pub(super) const PARTS: [Part; 5] = [Part::Whole, Part::Regular, Part::Shape, Part::Top, Part::Outline];
+pub(super) const PARTS: [SchemaPart; 5] =
+    [SchemaPart::Whole, SchemaPart::Regular, SchemaPart::Shape, SchemaPart::Top, SchemaPart::Outline];
 
-impl Part {
+impl SchemaPart {
     /// This part of a plain schema. All documents that conform to the schema conform to it, except for
-    /// [`Part::Top`], which leaves out some members that a document may have.
+    /// [`SchemaPart::Top`], which leaves out some members that a document may have.
     pub(super) fn of(self, schema: &Value) -> Value {
         let mut part = schema.clone();
         // Drafts 4 to 7 ignore keywords beside a reference.
@@ -41,20 +42,20 @@ impl Part {
             let reference = keywords.get("$ref").and_then(Value::as_str).map(str::to_owned);
             match reference {
                 Some(reference) if is_draft(&reference) => drop(keywords.shift_remove("$ref")),
-                Some(_) if old && self != Part::Whole => keywords
+                Some(_) if old && self != SchemaPart::Whole => keywords
                     .retain(|name, _| matches!(name.as_str(), "$ref" | "$schema" | "definitions" | "$defs")),
                 _ => {}
             }
             match self {
-                Part::Whole => {}
-                Part::Regular => without_irregular(keywords),
-                Part::Shape | Part::Top | Part::Outline => without_patterns(keywords),
+                SchemaPart::Whole => {}
+                SchemaPart::Regular => without_irregular(keywords),
+                SchemaPart::Shape | SchemaPart::Top | SchemaPart::Outline => without_patterns(keywords),
             }
         });
         match self {
-            Part::Top => cut(&mut part, SHALLOW),
-            Part::Outline => part = outline(&part),
-            Part::Whole | Part::Regular | Part::Shape => {}
+            SchemaPart::Top => cut(&mut part, SHALLOW),
+            SchemaPart::Outline => part = outline(&part),
+            SchemaPart::Whole | SchemaPart::Regular | SchemaPart::Shape => {}
         }
         part
     }

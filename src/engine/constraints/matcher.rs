@@ -10,7 +10,7 @@ use super::closing::{Chart, Mark, Way, fewest};
 use super::counting::{self, Counted, Walk, can_spell};
 use super::regular::Regular;
 use crate::Error;
-use crate::memory::Held;
+use crate::memory::Reservation;
 use crate::tokenizer::Tokenizer;
 
 /// A request's place in its grammar.
@@ -33,7 +33,7 @@ pub(crate) struct Matcher {
     admitted: Option<(u32, Option<Way>)>,
     /// Tokens taken.
     tokens: usize,
-    _held: Held,
+    _held: Reservation,
 }
 
 /// A place in an answer to return to.
@@ -64,7 +64,7 @@ impl Matcher {
         tokenizer: Arc<Tokenizer>,
         words: TokEnv,
         checker: Arc<Checker>,
-        held: Held,
+        held: Reservation,
     ) -> Matcher {
         Matcher {
             grammar,

@@ -20,10 +20,10 @@ use crate::Ticket;
 
 /// Most bytes of a compiled regular expression, and of its cache.
 const MAX_REGEX_BYTES: usize = 2 << 20;
-/// Most steps back for a string and a pattern that is not regular, for one attempt after the other.
+/// Backtracking limits of successive attempts to match one string with a pattern that is not regular.
 const STEPS_BACK: [usize; 3] = [16, 400, 10_000];
-/// The same for names of members, which the crate matches by itself, and up to [`KEY_RUNS`] times where it
-/// cannot decide.
+/// The backtracking limit for names of members, which the crate matches by itself, and up to [`KEY_RUNS`]
+/// times where it cannot decide.
 const KEY_STEPS_BACK: usize = 100;
 const KEY_RUNS: u64 = 64;
 /// Steps for a character class beyond ASCII, whose bytes are compared one by one.

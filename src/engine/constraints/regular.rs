@@ -74,7 +74,7 @@ impl Language {
             *column = u16::from(classes.get(byte)) + 2;
         }
         let width = usize::from(*columns.iter().max()?) + 1;
-        let mut found = Found { numbers: HashMap::new(), states: Vec::new() };
+        let mut found = FoundStates { numbers: HashMap::new(), states: Vec::new() };
         let first = automaton.start_state(&start::Config::new().anchored(Anchored::Yes)).ok()?;
         let start = found.number(&automaton, first) * width as u32;
         // The row of the dead state.
@@ -279,12 +279,12 @@ impl Language {
 }
 
 /// States of regex-automata by our numbers, from 1 on.
-struct Found {
+struct FoundStates {
     numbers: HashMap<StateID, u32>,
     states: Vec<StateID>,
 }
 
-impl Found {
+impl FoundStates {
     fn number(&mut self, automaton: &dense::DFA<Vec<u32>>, state: StateID) -> u32 {
         if automaton.is_dead_state(state) {
             return DEAD;

@@ -10,7 +10,7 @@ pub(super) enum Problem {
     /// The file is sound, but this reader cannot use it.
     Unsupported {
         reason: String,
-        /// A remedy for the user.
+        /// A hint for the user.
         hint: Option<&'static str>,
     },
 }

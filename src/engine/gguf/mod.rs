@@ -42,7 +42,7 @@ pub struct Gguf {
 #[derive(Debug)]
 struct Inner {
     /// Its files; keys are in the first one.
-    parts: Vec<Part>,
+    parts: Vec<FilePart>,
     /// Bytes of strings and arrays, where they are not in the file.
     metadata: Option<Vec<u8>>,
     contents: Contents,
@@ -50,12 +50,12 @@ struct Inner {
 
 /// A file of a model.
 #[derive(Debug)]
-struct Part {
+struct FilePart {
     path: PathBuf,
     bytes: Bytes,
 }
 
-impl Part {
+impl FilePart {
     fn check_lost(&self) -> Result<(), Error> {
         match self.bytes.mapping() {
             Some(mapping) if mapping.lost() => Err(Error::LostModel { path: self.path.clone() }),
@@ -131,19 +131,19 @@ impl Gguf {
     pub(crate) fn survey(path: &Path) -> Result<Gguf, Error> {
         let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
         let contents = parse::survey(&bytes);
-        Ok(Gguf::assemble(vec![Part { path: path.into(), bytes }], None, contents))
+        Ok(Gguf::assemble(vec![FilePart { path: path.into(), bytes }], None, contents))
     }
 
     fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
         let parsed = parse::parse(&bytes);
-        let first = Part { path, bytes };
+        let first = FilePart { path, bytes };
         first.check_lost()?;
         let mut contents = parsed.map_err(|problem| refused(first.path.clone(), problem))?;
         let parts = split::open_rest(first, &mut contents)?;
         Ok(Gguf::assemble(parts, None, contents))
     }
 
-    fn assemble(parts: Vec<Part>, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
+    fn assemble(parts: Vec<FilePart>, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
         Gguf { inner: Arc::new(Inner { parts, metadata, contents }), attached: Arc::new([]) }
     }
 
@@ -206,7 +206,7 @@ impl Gguf {
 
     /// [`Error::LostModel`] if a page of a file could not be read since it was opened.
     pub fn check_lost(&self) -> Result<(), Error> {
-        self.inner.parts.iter().try_for_each(Part::check_lost)?;
+        self.inner.parts.iter().try_for_each(FilePart::check_lost)?;
         self.attached.iter().try_for_each(|(_, gguf)| gguf.check_lost())
     }
 
@@ -250,7 +250,7 @@ impl Gguf {
         Error::UnsupportedModel { path: self.path().into(), reason: reason.into(), hint: None }
     }
 
-    /// As [`Gguf::unsupported`], with a sentence about a remedy.
+    /// As [`Gguf::unsupported`], with a hint.
     pub fn unsupported_but(&self, reason: impl Into<String>, hint: impl Into<String>) -> Error {
         let (path, reason) = (self.path().into(), reason.into());
         Error::UnsupportedModel { path, reason, hint: Some(hint.into()) }

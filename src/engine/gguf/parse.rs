@@ -1,4 +1,4 @@
-//! From bytes to keys and tensors, with every number checked before it is used.
+//! Parsing bytes to keys and tensors, with every number checked before it is used.
 //!
 //! The layout is that of ggml's `docs/gguf.md`, versions 2 and 3: magic, version, counts, keys, tensor
 //! descriptions, padding, tensor data.
@@ -37,7 +37,7 @@ pub(super) struct TensorInfo {
 pub(super) struct Contents {
     pub(super) version: u32,
     pub(super) keys: BTreeMap<Box<str>, Raw>,
-    /// In the order of the file.
+    /// The tensors in the order of the file.
     pub(super) tensors: Vec<TensorInfo>,
     /// Position in `tensors` by name.
     pub(super) tensor_index: HashMap<Box<str>, usize>,

@@ -13,7 +13,7 @@ use super::cursor::Problem;
 use super::map::Bytes;
 use super::parse::{self, Contents, MAX_TENSORS};
 use super::value::Raw;
-use super::{Part, refused};
+use super::{FilePart, refused};
 use crate::Error;
 
 /// Most parts of a model; each is mapped.
@@ -25,7 +25,7 @@ const COMMON: [&str; 3] = ["general.architecture", "general.name", "split.tensor
 struct Name {
     /// The path up to the number.
     prefix: Vec<u8>,
-    /// From 1 on.
+    /// Number of the part, from 1 on.
     number: usize,
     count: usize,
 }
@@ -68,7 +68,7 @@ pub fn parts(path: &Path) -> Vec<PathBuf> {
 /// The place of a part among all parts, by the keys of its file.
 #[derive(PartialEq)]
 struct TensorPlace {
-    /// From 0 on.
+    /// Number of the part, from 0 on.
     number: u64,
     count: u64,
 }
@@ -98,7 +98,7 @@ impl TensorPlace {
 /// # Errors
 /// [`Error::ModelFile`] for a part that is missing or cannot be read; [`Error::CorruptModel`] and
 /// [`Error::UnsupportedModel`], naming the part, where they do not belong together.
-pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part>, Error> {
+pub(super) fn open_rest(first: FilePart, contents: &mut Contents) -> Result<Vec<FilePart>, Error> {
     let place = match TensorPlace::of(contents) {
         Ok(None) => return Ok(vec![first]),
         Ok(Some(place)) => place,
@@ -118,7 +118,7 @@ pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part
             io::ErrorKind::NotFound => Error::reading(&path, io::Error::new(source.kind(), missing())),
             _ => Error::reading(&path, source),
         })?;
-        let part = Part { path, bytes };
+        let part = FilePart { path, bytes };
         let added = parse::parse(&part.bytes)
             .and_then(|of_part| add(contents, &parts[0].bytes, of_part, &part.bytes, number, name.count));
         part.check_lost()?;
@@ -137,7 +137,7 @@ pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part
     Ok(parts)
 }
 
-/// The name of the first part; the error is a reason and a remedy.
+/// The name of the first part; the error is a reason and a hint.
 fn name_of_first(path: &Path, place: &TensorPlace) -> Result<Name, (String, String)> {
     let name = Name::of(path).filter(|name| name.count as u64 == place.count);
     let rename = |number: u64| format!("…-{number:05}-of-{:05}.gguf", place.count);

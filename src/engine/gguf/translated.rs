@@ -10,7 +10,7 @@ use super::kind::GgmlType;
 use super::map::Bytes;
 use super::parse::{Contents, TensorInfo};
 use super::value::{Raw, ValueType};
-use super::{Gguf, Part};
+use super::{FilePart, Gguf};
 use crate::Error;
 
 /// Keys and tensors, as they are found.
@@ -36,10 +36,10 @@ impl Translation {
         let mut parts = Vec::with_capacity(paths.len());
         for path in paths {
             let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
-            parts.push(Part { path: path.clone(), bytes });
+            parts.push(FilePart { path: path.clone(), bytes });
         }
         let described = describe(&parts.iter().map(|part| &*part.bytes).collect::<Vec<_>>());
-        parts.iter().try_for_each(Part::check_lost)?;
+        parts.iter().try_for_each(FilePart::check_lost)?;
         let Translation { keys, metadata, tensors, tensor_index } = described?;
         let contents = Contents { version: 3, keys, tensors, tensor_index };
         Ok(Gguf::assemble(parts, Some(metadata), contents))

@@ -20,7 +20,7 @@ const VALUES_WORTH: usize = 8192;
 pub(crate) struct Taps {
     channels: usize,
     taps: usize,
-    /// For each group of channels `[taps, channels]`.
+    /// The weights of each group of channels, `[taps, channels]`.
     weights: Vec<f32>,
 }
 

@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 
 use super::disjoint::Disjoint;
-use super::environment::{self, Standard};
+use super::float_environment::{self, Standard};
 use super::instructions::Instructions;
 use crate::panic::{Panic, hold};
-use crate::stack::COMPUTING_STACK_BYTES;
+use crate::process::COMPUTING_STACK_BYTES;
 
 /// Time for which a thread looks for the next job, or for the end of one, before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
@@ -295,7 +295,7 @@ impl Pool {
                 .stack_size(COMPUTING_STACK_BYTES)
                 .spawn(move || {
                     let _ = hold(|| start());
-                    environment::set();
+                    float_environment::set();
                     shared.help(worker);
                 })?;
             pool.threads.push(thread);

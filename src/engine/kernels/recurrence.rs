@@ -18,7 +18,7 @@ use super::tile::TILE;
 /// The place of a layer's state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StatePlace {
-    /// Its beginning in [`super::rows::Running`], in f32 values.
+    /// Its beginning in [`super::rows::RecurrentStates`], in f32 values.
     pub(crate) running: usize,
     /// Its beginning in each block, in f16 values, two of which hold the bits of an f32.
     pub(crate) block: usize,

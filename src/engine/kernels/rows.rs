@@ -23,16 +23,16 @@ pub(crate) struct Rows<'a> {
     /// Index of the first row in queries and output.
     pub(crate) first_row: usize,
     /// The states of layers other than attention; None where the model has none.
-    pub(crate) running: Option<Running<'a>>,
+    pub(crate) running: Option<RecurrentStates<'a>>,
     /// Whether each row attends to positions behind its own, too, as in encoders; `position` is 0 then.
     pub(crate) both_ways: bool,
 }
 
 /// The states of one sequence, those of all its layers one after the other.
-pub(crate) struct Running<'a> {
-    /// Behind the last row that is no guess.
+pub(crate) struct RecurrentStates<'a> {
+    /// The states behind the last row that is no guess.
     pub(crate) now: Disjoint<'a, f32>,
-    /// Behind the guesses; empty where there are none.
+    /// The states behind the guesses; empty where there are none.
     pub(crate) ahead: Disjoint<'a, f32>,
     /// Rows that are no guesses.
     pub(crate) certain: usize,

@@ -29,7 +29,7 @@ pub struct FileId {
     pub inode: u64,
     /// Bytes.
     pub size: u64,
-    /// When it was last written to: whole seconds since the epoch,
+    /// Time of the last modification: whole seconds since the epoch,
     pub modified_s: i64,
     /// and nanoseconds.
     pub modified_ns: i64,
@@ -140,7 +140,7 @@ impl Blank {
     /// Memory of `length` bytes, at least one page. Nothing is taken from the system before it is written to.
     ///
     /// # Errors
-    /// When the system does not have or grant it.
+    /// An error if the system does not have or grant it.
     pub(crate) fn new(length: usize) -> io::Result<Blank> {
         let map = MmapMut::map_anon(length.max(1))?;
         // Advice: large pages are read faster.

@@ -1,4 +1,4 @@
-//! What happens when a mapped file loses its pages: cut short by somebody, or unreadable on the disk.
+//! Protection from mapped files that lose their pages: cut short by somebody, or unreadable on the disk.
 //!
 //! Reading such a page raises SIGBUS, which would end the process, and with it all sessions of a PostgreSQL
 //! server. The handler here puts zeros in the place of the whole mapping and marks it as lost; whoever
@@ -69,7 +69,7 @@ impl Watch {
     /// Watches a mapping of a file, whole pages from `start` on.
     ///
     /// # Errors
-    /// When too many files are mapped, or the handler cannot be installed.
+    /// An error if too many files are mapped, or the handler cannot be installed.
     pub(super) fn new(start: usize, length: usize) -> io::Result<Watch> {
         install()?;
         let taken = |slot: &Slot| {

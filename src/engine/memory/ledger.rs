@@ -20,7 +20,7 @@ pub(crate) struct Ledger {
 
 /// Bytes that are reserved until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Reservation {
     ledger: Arc<Ledger>,
     bytes: u64,
 }
@@ -77,12 +77,12 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where they are more than the limit leaves.
-    pub(crate) fn hold(self: &Arc<Self>, bytes: u64, what: &str) -> Result<Held, Error> {
+    pub(crate) fn hold(self: &Arc<Self>, bytes: u64, what: &str) -> Result<Reservation, Error> {
         let others = self.others.load(Ordering::Relaxed).saturating_add(self.buffers.load(Ordering::Relaxed));
         let room = self.limit_bytes.saturating_sub(others);
         let more = |held: u64| held.checked_add(bytes).filter(|held| *held <= room);
         match self.held.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more) {
-            Ok(_) => Ok(Held { ledger: Arc::clone(self), bytes }),
+            Ok(_) => Ok(Reservation { ledger: Arc::clone(self), bytes }),
             Err(held) => Err(Error::OutOfMemory {
                 what: what.to_owned(),
                 needed_mb: held.saturating_add(bytes).div_ceil(1 << 20),
@@ -92,7 +92,7 @@ impl Ledger {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.ledger.held.fetch_sub(self.bytes, Ordering::AcqRel);
     }

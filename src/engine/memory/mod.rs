@@ -7,5 +7,5 @@ mod machine;
 
 pub use allocator::{Allocator, exit_at_once, is_exhausted, prepare, set_last_resort};
 pub(crate) use allocator::{fallible, try_grow, try_vec, watched};
-pub(crate) use ledger::{Held, Ledger};
+pub(crate) use ledger::{Ledger, Reservation};
 pub use machine::Machine;

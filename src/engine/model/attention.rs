@@ -41,7 +41,7 @@ impl Attention {
     /// The attention of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Norm::load`].
+    /// As [`Dense::load`] and [`Norm::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

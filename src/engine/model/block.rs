@@ -59,9 +59,9 @@ enum Mixer {
 
 /// The norms around a half of a block.
 struct Norms {
-    /// Of its input.
+    /// The norm of its input.
     before: Option<Norm>,
-    /// Of its result, before it is added; of the sum with [`Residual::PostNorm`].
+    /// The norm of its result, before it is added; of the sum with [`Residual::PostNorm`].
     behind: Option<Norm>,
 }
 
@@ -69,7 +69,7 @@ impl Block {
     /// Block `index` of the model.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Norm::load`].
+    /// As [`Dense::load`] and [`Norm::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

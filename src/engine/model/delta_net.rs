@@ -47,7 +47,7 @@ impl DeltaNet {
     /// The delta net of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Norm::load`].
+    /// As [`Dense::load`] and [`Norm::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

@@ -70,7 +70,7 @@ impl Experts {
     /// The experts of a block, whose tensors `name` names; `norm` is that of the block.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Matrices::load`].
+    /// As [`Dense::load`] and [`Matrices::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

@@ -32,7 +32,7 @@ impl FeedForward {
     /// The feed-forward of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`].
+    /// As [`Dense::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

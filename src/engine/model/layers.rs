@@ -33,7 +33,7 @@ impl Dense {
     /// `{name}.weight`, `{name}.bias` if the file has it, and the parts of adapters for the matrix.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`], [`Matrix::pack`] and [`Loras::load`].
+    /// As [`Matrix::load`], [`Matrix::pack`] and [`Loras::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
@@ -49,7 +49,7 @@ impl Dense {
     /// Rows of another matrix, with their part of its bias.
     ///
     /// # Errors
-    /// Those of [`Matrix::part`].
+    /// As [`Matrix::part`].
     pub(super) fn part(&self, outputs: Range<usize>) -> Result<Dense, Error> {
         let bias = self.bias.as_ref().map(|bias| bias[outputs.clone()].to_vec());
         Ok(Dense { weight: self.weight.part(outputs.clone())?, bias, loras: self.loras.part(outputs) })

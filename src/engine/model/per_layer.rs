@@ -45,7 +45,7 @@ impl PerLayerEmbedding {
     /// Loads the embeddings of each layer that the file has, if its family has any.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    /// As [`Matrix::load`] and [`Matrix::pack`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
@@ -92,7 +92,7 @@ impl PerLayerInput {
     /// Loads the weights of block `index` for it, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    /// As [`Matrix::load`] and [`Matrix::pack`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

@@ -28,7 +28,7 @@ impl ShortConv {
     /// The convolution of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`].
+    /// As [`Dense::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

@@ -48,7 +48,7 @@ impl StateSpace {
     /// The state space of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Matrix::part`].
+    /// As [`Dense::load`] and [`Matrix::part`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

@@ -56,7 +56,7 @@ impl Streams {
     /// The weights of the file, if its family has streams.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    /// As [`Matrix::load`] and [`Matrix::pack`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
@@ -125,7 +125,7 @@ impl Update {
     /// Loads the weights of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`floats`].
+    /// As [`floats`].
     pub(super) fn load(
         gguf: &Gguf,
         name: &dyn Fn(&str) -> String,
@@ -179,7 +179,7 @@ impl Laurel {
     /// Loads the product that is added to the result of attention in a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    /// As [`Matrix::load`] and [`Matrix::pack`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

@@ -44,7 +44,7 @@ impl Matrix {
     /// Takes the packed weights; None before they are made.
     ///
     /// # Errors
-    /// Those of [`PackedWeights::get`].
+    /// As [`PackedWeights::get`].
     pub(crate) fn pack(mut self, panels: Option<&PackedWeights>) -> Result<Matrix, Error> {
         if let Some(panels) = panels {
             self.packed = Some(panels.get(&self.gguf, &self.name, self.inputs, self.outputs)?);
@@ -162,7 +162,7 @@ impl Matrices {
     /// The tensor `name`, which must have `count` times `outputs` rows of `inputs` values.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`], [`Matrix::pack`] and [`Matrix::part`].
+    /// As [`Matrix::load`], [`Matrix::pack`] and [`Matrix::part`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
@@ -212,7 +212,7 @@ impl Matrices {
 /// Matrices of one shape in one tensor, each by itself.
 ///
 /// # Errors
-/// Those of [`Matrices::load`].
+/// As [`Matrices::load`].
 pub(super) fn matrices_of(
     gguf: &Gguf,
     packed: Option<&PackedWeights>,

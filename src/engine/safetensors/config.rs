@@ -144,7 +144,7 @@ struct SentenceTransformers {
 /// Translates the configuration files.
 ///
 /// # Errors
-/// Those of reading the files; [`Error::UnsupportedModel`] for any model but an encoder of these families.
+/// Errors of reading the files; [`Error::UnsupportedModel`] for any model but an encoder of these families.
 pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape, Error> {
     let path = folder.join("config.json");
     let Config { model_type, is_decoder } = required(&path)?;
@@ -318,7 +318,7 @@ fn check_tasks(path: &Path, tasks: &[String]) -> Result<(), Error> {
 /// The tasks of a folder; nothing else in it is read.
 ///
 /// # Errors
-/// Those of reading `config.json`.
+/// Errors of reading `config.json`.
 pub(super) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
     let path = folder.join("config.json");
     let Config { model_type, .. } = required(&path)?;

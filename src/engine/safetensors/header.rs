@@ -19,7 +19,7 @@ const MAX_DIMENSIONS: usize = 4;
 
 /// A tensor of the file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct TensorEntry {
     pub(super) name: String,
     /// As in the file, with the length of a row last.
     pub(super) shape: Vec<usize>,
@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for Table {
 }
 
 /// The tensors of a file; the error is the reason why it cannot be read.
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+pub(super) fn read(bytes: &[u8]) -> Result<Vec<TensorEntry>, String> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err("the file is too short for a header".to_owned());
     };
@@ -94,7 +94,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     Ok(entries)
 }
 
-fn entry(name: String, described: &Described, start: usize, file_size: usize) -> Result<Entry, String> {
+fn entry(name: String, described: &Described, start: usize, file_size: usize) -> Result<TensorEntry, String> {
     if name.len() > 1024 {
         return Err("the name of a tensor has more than 1024 bytes".to_owned());
     }
@@ -115,7 +115,7 @@ fn entry(name: String, described: &Described, start: usize, file_size: usize) ->
     let place = |offset: u64| usize::try_from(offset).ok().and_then(|offset| start.checked_add(offset));
     match (place(first), place(end)) {
         (Some(first), Some(end)) if first <= end && end <= file_size && end - first == bytes => {
-            Ok(Entry { name, shape, kind, data: first..end })
+            Ok(TensorEntry { name, shape, kind, data: first..end })
         }
         _ => Err(format!(
             "tensor \"{name}\" of {bytes} bytes lies from {first} to {end} of {} bytes of data",
@@ -138,7 +138,7 @@ fn element(name: &str) -> Option<(Option<GgmlType>, usize)> {
     })
 }
 
-fn no_overlap(entries: &[Entry]) -> Result<(), String> {
+fn no_overlap(entries: &[TensorEntry]) -> Result<(), String> {
     let mut names = BTreeMap::new();
     let mut ranges: Vec<(usize, usize, &str)> = Vec::with_capacity(entries.len());
     for entry in entries {

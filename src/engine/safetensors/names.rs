@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::config::{Family, Shape};
-use super::header::{self, Entry, MAX_TENSORS};
+use super::header::{self, MAX_TENSORS, TensorEntry};
 use super::json::{corrupt, unsupported};
 use super::shards::Weights;
 use crate::gguf::{GgmlType, Translation};
@@ -67,7 +67,7 @@ pub(super) fn add(
 fn add_entry(
     path: &Path,
     part: usize,
-    entry: Entry,
+    entry: TensorEntry,
     shape: &Shape,
     classifies: bool,
     translation: &mut Translation,
@@ -114,7 +114,7 @@ fn add_entry(
 fn add_adapters(
     path: &Path,
     part: usize,
-    entry: &Entry,
+    entry: &TensorEntry,
     shape: &Shape,
     of: &str,
     half: Half,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::header::{Entry, MAX_TENSORS};
+use super::header::{MAX_TENSORS, TensorEntry};
 use super::json::{bytes, corrupt, parse};
 use crate::Error;
 
@@ -106,7 +106,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where a tensor is missing, in another shard, or in two of them.
-    pub(super) fn check(&self, files: &[PathBuf], shards: &[Vec<Entry>]) -> Result<(), Error> {
+    pub(super) fn check(&self, files: &[PathBuf], shards: &[Vec<TensorEntry>]) -> Result<(), Error> {
         let mut found = 0;
         for (file, entries) in files.iter().zip(shards) {
             for entry in entries {

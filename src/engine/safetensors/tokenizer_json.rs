@@ -70,7 +70,7 @@ enum Merge {
 /// Translates the vocabulary of a unigram model ([Kudo 2018](https://arxiv.org/abs/1804.10959)).
 ///
 /// # Errors
-/// Those of reading the file; [`Error::CorruptModel`] where its parts contradict each other,
+/// Errors of reading the file; [`Error::CorruptModel`] where its parts contradict each other,
 /// [`Error::UnsupportedModel`] for another kind of tokenizer.
 pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
     let path = folder.join("tokenizer.json");

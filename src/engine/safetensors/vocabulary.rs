@@ -93,7 +93,7 @@ struct Cleaning {
 /// Translates the tokens and the cleaning of texts.
 ///
 /// # Errors
-/// Those of reading the files; [`Error::CorruptModel`] where tokens are missing.
+/// Errors of reading the files; [`Error::CorruptModel`] where tokens are missing.
 pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
     let path = folder.join("vocab.txt");
     let (tokens, cleaning) = if path.exists() && !has_other_normalizer(folder)? {

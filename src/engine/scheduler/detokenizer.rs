@@ -1,4 +1,4 @@
-//! From token bytes to text: thoughts, stop strings, whole characters, valid UTF-8.
+//! Turning token bytes into text: thoughts, stop strings, whole characters, valid UTF-8.
 
 use super::thoughts::Thoughts;
 use crate::Error;

@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::{Shared, Submission};
 use crate::computing::{Encoder, MAX_TEXTS, Text};
 use crate::kernels::Pool;
-use crate::memory::{self, Held};
+use crate::memory::{self, Reservation};
 use crate::panic::catch;
 use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::work::shortened;
@@ -56,7 +56,7 @@ struct EncodeRequest {
 pub(super) struct EncodeBatches {
     pass: Vec<EncodeRequest>,
     /// The extra memory of the pass beyond that of its model, where the pass is a long one.
-    long: Option<(ModelSource, Held)>,
+    long: Option<(ModelSource, Reservation)>,
     queue: VecDeque<EncodeRequest>,
     queued_tokens: usize,
     shared: Arc<Shared>,
@@ -279,7 +279,7 @@ fn outcome(
             let [query, document] = [texts.start, texts.start + 1].map(|text| encoder.vector(text, pool));
             Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
-        // Nothing else comes here.
+        // An embedding; no other work comes here.
         _ => {
             let vector = encoder.vector(texts.start, pool);
             // The layers behind the last norm may overflow.

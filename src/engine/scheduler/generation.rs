@@ -78,7 +78,7 @@ pub(super) struct ConstrainedStart {
 /// A token that was chosen.
 pub(super) struct Chosen {
     pub(super) token: u32,
-    /// Those that must follow it.
+    /// Tokens that must follow it.
     pub(super) forced: Vec<u32>,
     /// The whole answer, if that was its end.
     pub(super) output: Option<Output>,
@@ -90,8 +90,8 @@ impl ConstrainedStart {
     /// Also returns the tokens that every answer begins with, at most `max_tokens`.
     ///
     /// # Errors
-    /// Those of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`] where
-    /// that is not known and they are too many.
+    /// Errors of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`]
+    /// where that is not known and they are too many.
     pub(super) fn begin(
         mut matcher: Matcher,
         max_tokens: usize,

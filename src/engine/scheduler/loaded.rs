@@ -14,7 +14,6 @@ use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::memory::{self, Ledger};
-use crate::model::is_encoder;
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
@@ -95,7 +94,7 @@ impl AnyModel {
         loading: &Loading<'_>,
     ) -> Result<AnyModel, Error> {
         let backend = opened.backend.open(settings.whole_windows);
-        if is_encoder(&opened.gguf)? {
+        if backend.is_encoder(&opened.gguf)? {
             LoadedEncoder::new(&opened.gguf, &*backend, settings, loading)
                 .map(Box::new)
                 .map(AnyModel::Encoder)
@@ -212,7 +211,7 @@ impl LoadedDecoder {
     /// The model's scores of documents, from those rows of the last pass in which their prompts end.
     ///
     /// # Errors
-    /// Those of [`Decoder::logits_of`].
+    /// As [`Decoder::logits_of`].
     pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Result<Vec<f32>, Error> {
         Ok(match self.reranker {
             Reranker::YesNo { yes, no } => {

@@ -20,7 +20,7 @@ pub(super) struct LoadedEncoder {
 pub(super) struct EncoderReader {
     tokenizer: Arc<Tokenizer>,
     prompts: Arc<Prompts>,
-    /// In the order of their numbers.
+    /// The adapters in the order of their numbers.
     adapters: Arc<[Adapter]>,
     /// Tokens that a text may have.
     context_length: usize,
@@ -46,7 +46,7 @@ struct Adapter {
 }
 
 /// A text as it is computed: its tokens, and the number of the adapter.
-type Prepared = (Encoded, Option<u16>);
+type PreparedText = (Encoded, Option<u16>);
 
 impl LoadedEncoder {
     /// Loads it.
@@ -125,7 +125,7 @@ impl EncoderReader {
     }
 
     /// A query and a document: together for the head of a cross-encoder, otherwise apart, for their vectors.
-    fn pair(&self, how: &Rerank) -> Result<(Prepared, Option<Prepared>), Error> {
+    fn pair(&self, how: &Rerank) -> Result<(PreparedText, Option<PreparedText>), Error> {
         match self.labels {
             0 => {
                 let query = Embed { prompt: how.prompts.query.clone(), ..Embed::query(&how.query, None) };
@@ -165,7 +165,7 @@ impl EncoderReader {
         Ok(found.and_then(|number| u16::try_from(number).ok()))
     }
 
-    fn text(&self, how: &Embed) -> Result<Prepared, Error> {
+    fn text(&self, how: &Embed) -> Result<PreparedText, Error> {
         let adapter = self.adapter(&how.purpose)?;
         let of_adapter = adapter.and_then(|number| self.adapters.get(usize::from(number))?.prompt.as_ref());
         let prompt = match (&how.prompt, of_adapter, &how.purpose) {

@@ -6,7 +6,7 @@
 //! forward pass over a row of every request that generates, and a slice of the prompts that are not computed
 //! yet. Texts on encoders are computed in passes of their own, some layers between two steps.
 
-mod answers;
+mod answer_tree;
 mod beginning;
 mod detokenizer;
 mod encode_batches;

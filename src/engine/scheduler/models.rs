@@ -46,7 +46,7 @@ impl Listed {
 }
 
 /// A loaded model.
-struct Entry {
+struct LoadedEntry {
     source: ModelSource,
     bytes: u64,
     used: Instant,
@@ -80,7 +80,7 @@ pub(super) enum Missing {
 
 /// All loaded models.
 pub(super) struct Models {
-    loaded: Vec<Entry>,
+    loaded: Vec<LoadedEntry>,
     coming: Vec<(ModelSource, Stage)>,
     loader: Worker,
     /// The list that [`crate::Engine::loaded_models`] reads.
@@ -131,13 +131,13 @@ impl Models {
     }
 
     /// Frees kept blocks until they take at most `bytes` in all, as far as running requests do not hold them.
-    /// Those of the models that were not used for the longest time go first.
+    /// The blocks of the models that were not used for the longest time go first.
     pub(super) fn trim_prefixes(&mut self, bytes: u64) {
         let mut total = self.kept_bytes();
         if total <= bytes {
             return;
         }
-        let mut by_age: Vec<&mut Entry> = self.loaded.iter_mut().collect();
+        let mut by_age: Vec<&mut LoadedEntry> = self.loaded.iter_mut().collect();
         by_age.sort_by_key(|entry| entry.used);
         for entry in by_age {
             let AnyModel::Decoder(loaded) = &mut entry.model else { continue };
@@ -279,7 +279,7 @@ impl Models {
     /// Takes the result of opening a model's file.
     ///
     /// # Errors
-    /// Why it cannot be loaded: that of opening it, or [`Error::OutOfMemory`].
+    /// The reason why it cannot be loaded: the error of opening it, or [`Error::OutOfMemory`].
     pub(super) fn opened(
         &mut self,
         source: &ModelSource,
@@ -310,7 +310,7 @@ impl Models {
     /// Takes the result of loading a model.
     ///
     /// # Errors
-    /// Why it is not loaded.
+    /// The reason why it is not loaded.
     pub(super) fn loaded(
         &mut self,
         source: &ModelSource,
@@ -326,7 +326,15 @@ impl Models {
         self.loads += 1;
         let (number, used) = (self.loads, Instant::now());
         let used_at_ms = Arc::new(AtomicU64::new(now_ms()));
-        self.loaded.push(Entry { source: source.clone(), bytes, used, used_at_ms, number, identity, model });
+        self.loaded.push(LoadedEntry {
+            source: source.clone(),
+            bytes,
+            used,
+            used_at_ms,
+            number,
+            identity,
+            model,
+        });
         self.list();
         Ok(())
     }
@@ -384,7 +392,7 @@ impl Models {
 
     /// Unloads the models whose files can no longer be read.
     pub(super) fn unload_lost(&mut self) -> Vec<(ModelSource, Error)> {
-        let lost = |entry: &Entry| Some((entry.source.clone(), entry.model.check_lost().err()?));
+        let lost = |entry: &LoadedEntry| Some((entry.source.clone(), entry.model.check_lost().err()?));
         let lost: Vec<_> = self.loaded.iter().filter_map(lost).collect();
         if !lost.is_empty() {
             self.loaded.retain(|loaded| loaded.model.check_lost().is_ok());

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::answers::Answers;
+use super::answer_tree::Answers;
 use super::generation::ConstrainedStart;
 use super::thoughts::Thoughts;
 use crate::chunks::{chunks, room};
@@ -192,7 +192,7 @@ impl Plan {
 /// The result of work that takes a tokenizer and nothing else; None for other work.
 ///
 /// # Errors
-/// Those of [`Tokenizer::encode`].
+/// As [`Tokenizer::encode`].
 pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<Output>, Error> {
     Ok(match work {
         Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),

@@ -27,7 +27,7 @@ const FEWEST_SHARED: usize = 8;
 /// Kept blocks of one model.
 #[derive(Default)]
 pub(super) struct Prefixes {
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<u64, PrefixEntry>,
     /// (last use, hash) of the entries that no other one follows.
     leaves: BTreeSet<(u64, u64)>,
     /// (last use through a window, hash) of the entries that have the window part of their block.
@@ -53,7 +53,7 @@ struct Tail {
     bytes: u64,
 }
 
-struct Entry {
+struct PrefixEntry {
     /// Unique, never used again.
     number: u64,
     salt: u64,
@@ -255,8 +255,9 @@ impl Prefixes {
             .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))
     }
 
-    /// Frees the least recently used block, or the window part of one, and returns its bytes. None where
-    /// running sequences hold all of them.
+    /// Frees a block and returns its bytes: of the blocks that are not full the least recently used one, and
+    /// if there is none, the least recently used of the others, or the window part of one. None where running
+    /// sequences hold all of them.
     pub(super) fn evict(&mut self) -> Option<u64> {
         if let Some(last) = self.tails.iter().rposition(|tail| !tail.block.is_shared()) {
             let tail = self.tails.remove(last);
@@ -293,7 +294,7 @@ impl Prefixes {
     }
 
     /// The entry of this hash, if it is the block of these tokens in this chain; notes the use.
-    fn find(&mut self, chain: &Chain, hash: u64, tokens: &[u32]) -> Option<&Entry> {
+    fn find(&mut self, chain: &Chain, hash: u64, tokens: &[u32]) -> Option<&PrefixEntry> {
         let entry = self.entries.get_mut(&hash)?;
         let same = entry.salt == chain.salt && entry.parent == chain.number && *entry.tokens == *tokens;
         if !same {
@@ -330,7 +331,7 @@ impl Prefixes {
             self.bytes += window_bytes;
             self.windows.insert((self.clock, hash));
         }
-        let entry = Entry {
+        let entry = PrefixEntry {
             number: self.number,
             salt: chain.salt,
             parent: chain.number,
@@ -585,7 +586,7 @@ mod tests {
         assert_eq!((gained, state.window_blocks()), (3, 2));
         drop(state);
         let block_of = |prefixes: &Prefixes| {
-            let has = |entry: &&super::Entry| entry.block.has_window();
+            let has = |entry: &&super::PrefixEntry| entry.block.has_window();
             let mut all: Vec<_> = prefixes.entries.values().filter(has).map(|entry| entry.number).collect();
             all.sort_unstable();
             all

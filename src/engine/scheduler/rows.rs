@@ -12,7 +12,7 @@ use super::sequence::Sequence;
 use crate::ModelSource;
 
 /// The part of a request in a step.
-pub(super) struct Part {
+pub(super) struct StepPart {
     /// Index in the running requests.
     pub(super) index: usize,
     pub(super) rows: usize,
@@ -55,7 +55,7 @@ pub(super) fn plan(
     mut most: usize,
     is_fair: bool,
     served: &mut Served,
-) -> Vec<Part> {
+) -> Vec<StepPart> {
     let mut parts = Vec::new();
     let mut wanting = Vec::new();
     for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {
@@ -63,7 +63,7 @@ pub(super) fn plan(
         if request.decodes() {
             // The last of the forced tokens is the one that something follows.
             more = more.saturating_sub(request.sampled_rows());
-            parts.push(Part { index, rows: if more > 0 { 1 } else { request.left() }, prompt: false });
+            parts.push(StepPart { index, rows: if more > 0 { 1 } else { request.left() }, prompt: false });
         }
         if more > 0 {
             let submission = &request.submission;
@@ -91,7 +91,7 @@ pub(super) fn plan(
             }
             rows = request.left_of_all().min(most);
             ahead.extend(request.blocks_ahead(rows));
-            parts.push(Part { index, rows, prompt: true });
+            parts.push(StepPart { index, rows, prompt: true });
         }
         most -= rows;
         request.served = served.note(request.submission.owner());

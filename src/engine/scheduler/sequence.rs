@@ -4,7 +4,7 @@ mod lanes;
 
 use self::lanes::{Lane, lane_bytes};
 use super::Submission;
-use super::answers::Answers;
+use super::answer_tree::Answers;
 use super::beginning::{Beginning, own_bytes, reusable};
 use super::generation::{Chosen, Generation};
 use super::job_queue::Job;
@@ -121,7 +121,7 @@ impl Sequence {
                 )))
             }
             (Work::Rerank(_), None) if loaded.reranker != Reranker::Cosine => Goal::Score,
-            // Nothing else comes here.
+            // An embedding, or a reranking by cosine; no other work comes here.
             (_, None) => Goal::Vector {
                 sum: Vec::new(),
                 pooling: loaded.decoder.facts().pooling,

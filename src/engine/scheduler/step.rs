@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
-use super::answers;
+use super::answer_tree;
 use super::job_queue::Job;
 use super::load_settings::MAX_PREFILL_ROWS;
 use super::models::Models;
 use super::prefix::Prefixes;
 use super::prompt_lookup::MAX_DRAFT;
-use super::rows::{Part, Served, plan};
+use super::rows::{Served, StepPart, plan};
 use super::sequence::{Sequence, Slice};
 use crate::computing::Segment;
 use crate::config::{Config, PromptLookup};
@@ -21,7 +21,7 @@ use crate::sampling::Sampler;
 use crate::{Error, ModelSource, Output};
 
 /// The index of a request that ended, and its result.
-type Ended = (usize, Result<Output, Error>);
+type IndexedResult = (usize, Result<Output, Error>);
 
 /// Intended longest time of a step while requests generate, so that they get a token now and then.
 const SHARED_STEP_SECONDS: f64 = 0.1;
@@ -80,7 +80,7 @@ struct Choosing<'a> {
 /// A row whose logits are needed for the likelihoods of answers.
 struct Weighing<'a> {
     index: usize,
-    wanted: &'a answers::Wanted,
+    wanted: &'a answer_tree::AnswerRow,
     logits: &'a [f32],
     said: Option<Vec<f64>>,
 }
@@ -219,9 +219,9 @@ impl Stepper {
         running: &mut [Sequence],
         models: &mut Models,
         source: &ModelSource,
-        parts: &[Part],
+        parts: &[StepPart],
         stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<Ended>, Error> {
+    ) -> Result<Vec<IndexedResult>, Error> {
         let mut ended = Vec::new();
         let Some(loaded) = models.get(source) else { return Ok(ended) };
         let mut segments = Vec::with_capacity(parts.len());
@@ -381,7 +381,7 @@ impl Stepper {
     }
 }
 
-/// Whether an urgent prompt waits.
+/// Whether the request's prompt is still to be computed, and urgent.
 fn is_urgent(request: &Sequence) -> bool {
     !request.decodes() && request.submission.priority() >= URGENT
 }

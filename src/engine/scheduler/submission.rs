@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::Shared;
-use crate::memory::{Held, Ledger};
+use crate::memory::{Ledger, Reservation};
 use crate::panic;
 use crate::{Error, EventKind, Reply, Request, Standing, Ticket};
 
@@ -33,7 +33,7 @@ pub(super) struct Submission {
     /// Whether the last event was sent.
     ended: Cell<bool>,
     /// The memory that it takes while it waits and runs.
-    held: Option<Held>,
+    held: Option<Reservation>,
 }
 
 /// A caller that waits for the request.

@@ -23,7 +23,7 @@ pub(crate) struct Thoughts {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nothing was said but white space, and perhaps the beginning of a mark.
+    /// Only white space was said, and perhaps the beginning of a mark.
     Beginning,
     Thinking,
     /// The thoughts are over, and white space follows them.

@@ -25,10 +25,10 @@ use super::watch::Watch;
 use super::{Message, Queued, Shared, Submission};
 use crate::config::Config;
 use crate::constraints::Checker;
-use crate::kernels::{Pool, environment};
+use crate::kernels::{Pool, float_environment};
 use crate::mapping::unblock_sigbus;
 use crate::panic::{catch, mark_thread};
-use crate::stack::COMPUTING_STACK_BYTES;
+use crate::process::COMPUTING_STACK_BYTES;
 use crate::{Error, Figures, Generate, ModelSource, Output, Work};
 
 /// Time for which the thread waits for a request before it looks around.
@@ -106,7 +106,7 @@ fn hook(config: &Config, more_nice: i32) -> Hook {
     Arc::new(move || {
         mark_thread();
         on_start();
-        environment::set();
+        float_environment::set();
         unblock_sigbus();
     })
 }
@@ -149,7 +149,7 @@ struct EngineThread {
     helpers: Helpers,
     /// The last number given to a request that is tokenized there.
     planned: u64,
-    /// Nothing can be done before something arrives.
+    /// Whether requests are left of which nothing can be computed before something arrives.
     stalled: bool,
     waiting: WaitingRequests,
     running: Vec<Sequence>,

@@ -10,7 +10,7 @@ use super::{Shared, Submission};
 use crate::kernels::Pool;
 use crate::kernels::instructions::Instructions;
 use crate::panic::catch;
-use crate::stack::COMPUTING_STACK_BYTES;
+use crate::process::COMPUTING_STACK_BYTES;
 use crate::verify::{Means, Verification, Verify, verify_with};
 use crate::{Error, EventKind, Output, Ticket};
 

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::connection::Connection;
 use super::limits::Refusal;
 
-/// For how long nobody is let in when the system has no open file left, not even the spare one.
+/// Time for which nobody is let in when the system has no open file left, not even the spare one.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(20);
 
 /// The listening socket, and what is kept for when the process may open no more.
@@ -24,7 +24,7 @@ pub(super) struct Acceptor {
 }
 
 /// The result of looking for a connection.
-pub(super) enum Came {
+pub(super) enum Accepted {
     /// A connection.
     Someone(UnixStream),
     /// One that was refused, as there was no open file for it.
@@ -45,7 +45,7 @@ impl Acceptor {
         self.shut_until.is_none_or(|until| until <= Instant::now()).then(|| self.listener.as_fd())
     }
 
-    /// For how long nobody is let in.
+    /// The time for which nobody is let in.
     pub(super) fn shut_for(&self) -> Option<Duration> {
         let until = self.shut_until?;
         Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
@@ -59,37 +59,37 @@ impl Acceptor {
 
     /// Lets the next one in, or refuses it where the process may open no more files. `full` is what it is
     /// told then.
-    pub(super) fn next(&mut self, full: Refusal) -> Came {
+    pub(super) fn next(&mut self, full: Refusal) -> Accepted {
         self.keep_spare();
         match self.accept() {
-            Ok(Some(stream)) => Came::Someone(stream),
-            Ok(None) => Came::Nobody,
+            Ok(Some(stream)) => Accepted::Someone(stream),
+            Ok(None) => Accepted::Nobody,
             Err(error) if is_lack_of_files(&error) => self.refuse(full),
             // The error is that of the client that wanted to connect.
             Err(_) => self.shut(),
         }
     }
 
-    fn refuse(&mut self, full: Refusal) -> Came {
+    fn refuse(&mut self, full: Refusal) -> Accepted {
         if self.spare.take().is_none() {
             return self.shut();
         }
-        let came = match self.accept() {
+        let accepted = match self.accept() {
             Ok(Some(stream)) => {
                 Connection::new(stream).refuse(full);
-                Came::Refused
+                Accepted::Refused
             }
-            Ok(None) => Came::Nobody,
+            Ok(None) => Accepted::Nobody,
             // Somebody else was faster.
             Err(_) => self.shut(),
         };
         self.keep_spare();
-        came
+        accepted
     }
 
-    fn shut(&mut self) -> Came {
+    fn shut(&mut self) -> Accepted {
         self.shut_until = Some(Instant::now() + NO_DESCRIPTORS);
-        Came::Nobody
+        Accepted::Nobody
     }
 
     fn accept(&self) -> io::Result<Option<UnixStream>> {

@@ -20,7 +20,7 @@ pub struct Client {
     outgoing: Outgoing,
     /// The other end has closed; what it had sent can still be taken.
     closed: bool,
-    /// Nothing can be sent any more; why is found when it is read.
+    /// Whether the other end takes nothing any more; [`Client::receive`] finds the reason.
     deaf: bool,
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Submitted {
     /// The engine's key.
     pub(super) key: u64,
     pub(super) ticket: Ticket,
-    /// How many pieces were sent and not read, where it waits for its reader.
+    /// Number of pieces that were sent and not read, where it waits for its reader.
     unread: Option<u32>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Connection {
     pub(super) watches: bool,
     /// Whether the state has changed since it was told.
     pub(super) is_behind: bool,
-    /// Since when it has nothing to do.
+    /// Time since which it has nothing to do.
     since: Instant,
 }
 
@@ -136,12 +136,12 @@ impl Connection {
             && self.caller.is_some_and(|caller| !caller.lasting)
     }
 
-    /// Since when it has nothing to do.
+    /// The time since which it has nothing to do.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
 
-    /// How long it may still stay if nothing happens; None if it may as long as it likes.
+    /// The time that it may still stay if nothing happens; None for no limit.
     pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
         let most = match self.caller {
             None => limits.silent,

@@ -10,7 +10,7 @@ use super::MAX_MESSAGE_BYTES;
 use crate::Error;
 use crate::memory::{try_grow, watched};
 
-/// The use of the memory, as errors name it.
+/// The purpose of the memory, as errors name it.
 const MESSAGE: &str = "a message";
 
 /// Length of the length.

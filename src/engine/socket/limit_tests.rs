@@ -84,7 +84,7 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// How a client's only request ends.
+/// The outcome of a client's only request.
 #[derive(Debug, PartialEq)]
 enum End {
     Answered,

@@ -1,6 +1,6 @@
-//! How many connections a server takes, from whom, and for how long.
+//! Limits on the connections of a server: their number, their shares, and the time that they stay.
 //!
-//! A connection is an open file, of which a process has a limited number. Those that are not in use are
+//! A connection is an open file, of which a process has a limited number. Connections that are not in use are
 //! closed; a role, and a process, gets a share only; and who cannot be served is told so at once.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const OTHER_FILES: u64 = 72;
 const MOST_CONNECTIONS: u64 = 4096;
 /// Fewest of them.
 const FEWEST_CONNECTIONS: u64 = 8;
-/// How many open files are worth having.
+/// Most open files that the process has a use for.
 const WANTED_FILES: u64 = OTHER_FILES + 2 * MOST_CONNECTIONS;
 
 /// The client at the other end. It is of the same build and of the same user of the system, so what it says
@@ -29,22 +29,22 @@ pub struct Caller {
     pub lasting: bool,
 }
 
-/// Why a connection is refused.
+/// The reason why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// All are in use.
     Full {
-        /// How many that are.
+        /// Number of all connections.
         connections: usize,
     },
     /// The role has its share of them.
     Role {
-        /// How many that are.
+        /// Number of connections of a share.
         share: usize,
     },
     /// The process has its share of them.
     Process {
-        /// How many that are.
+        /// Number of connections of a share.
         share: usize,
     },
 }
@@ -60,9 +60,9 @@ pub struct Limits {
     pub per_process: usize,
     /// Most that have not said yet who they are; more wait before they are accepted.
     pub newcomers: usize,
-    /// After how long one without a request is closed.
+    /// Time after which one without a request is closed.
     pub idle: Duration,
-    /// After how long one that does not say who it is.
+    /// Time after which one that does not say who it is is closed.
     pub silent: Duration,
 }
 

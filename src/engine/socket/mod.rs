@@ -59,7 +59,7 @@ enum ToEngine<'a> {
 /// A message to a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromEngine {
-    /// Something happened to a request.
+    /// An event of a request.
     Event(Event),
     /// The models that are loaded now.
     Models(Vec<LoadedModel>),

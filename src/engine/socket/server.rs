@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::acceptor::{Acceptor, Came};
+use super::acceptor::{Accepted, Acceptor};
 use super::connection::{Connection, Submitted};
 use super::limits::{Caller, Limits, Refusal};
 use super::state::{Board, State};
@@ -48,7 +48,7 @@ pub struct Server {
 struct Load {
     begun: Instant,
     unfinished: AtomicUsize,
-    /// When the last one began or ended, in milliseconds from `begun`.
+    /// Time at which the last request began or ended, in milliseconds from `begun`.
     last_ms: AtomicU64,
     /// Connections that were refused.
     refused: AtomicU64,
@@ -136,17 +136,17 @@ impl Server {
         Ok(Server { path: path.to_owned(), stop, load, notify: Notify(notify), thread: Some(thread) })
     }
 
-    /// How many requests have come through it and not ended.
+    /// The number of requests that have come through it and not ended.
     pub fn unfinished(&self) -> usize {
         self.load.unfinished.load(Ordering::Relaxed)
     }
 
-    /// How many connections were refused since it was started.
+    /// The number of connections that were refused since it was started.
     pub fn refused(&self) -> u64 {
         self.load.refused.load(Ordering::Relaxed)
     }
 
-    /// For how long none has come through it.
+    /// The time since the last request that came through it has ended; zero while one has not.
     pub fn idle_for(&self) -> Duration {
         self.load.idle_for()
     }
@@ -192,7 +192,7 @@ struct Serving {
     stop: Arc<AtomicBool>,
     load: Arc<Load>,
     board: Arc<Board>,
-    /// By a number that is never used again.
+    /// The connections, by a number that is never used again.
     connections: HashMap<u64, Connection>,
     /// The engine's key of a request, to its connection and the key that its client gave it.
     origins: HashMap<u64, (u64, u64)>,
@@ -315,13 +315,13 @@ impl Serving {
         let mut newcomers = self.newcomers();
         while newcomers < self.limits.newcomers && self.acceptor.fd().is_some() {
             match self.acceptor.next(Refusal::Full { connections: self.connections.len() }) {
-                Came::Someone(stream) => {
+                Accepted::Someone(stream) => {
                     newcomers += 1;
                     self.last_key += 1;
                     self.connections.insert(self.last_key, Connection::new(stream));
                 }
-                Came::Refused => self.note_refusal(),
-                Came::Nobody => return,
+                Accepted::Refused => self.note_refusal(),
+                Accepted::Nobody => return,
             }
         }
     }

@@ -17,13 +17,13 @@ pub struct State {
     pub panics: u64,
     /// Connections that were refused.
     pub refused: u64,
-    /// For how long nothing has come through the socket, in milliseconds.
+    /// Time since the last request of the socket has ended, in milliseconds; 0 while one has not.
     pub idle_ms: u64,
     /// Whether its thread lives.
     pub pulse: Pulse,
 }
 
-/// Where the engine's thread leaves its figures for the thread of the socket.
+/// The place where the engine's thread leaves its figures for the thread of the socket.
 #[derive(Default)]
 pub struct Board {
     latest: Mutex<Option<Figures>>,
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Board {
 }
 
 impl Board {
-    /// For [`Config::figures`](crate::Config::figures).
+    /// A sink for [`Config::figures`](crate::Config::figures).
     pub fn sink(self: &Arc<Board>) -> FiguresSink {
         let board = Arc::clone(self);
         Arc::new(move |figures| {

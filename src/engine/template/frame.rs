@@ -9,7 +9,7 @@ use super::sandbox;
 use super::switches::{self, switches};
 use super::thoughts::Marks;
 use crate::Role;
-use crate::tokenizer::Part;
+use crate::tokenizer::TextPart;
 
 /// White space that no template writes by itself, to see whether it trims.
 const MARGIN: char = '\u{2028}';
@@ -155,15 +155,15 @@ impl Source {
 
 impl Frame {
     /// The conversation with these messages in their places.
-    pub(super) fn around<'a>(&'a self, messages: &[&'a str]) -> Vec<Part<'a>> {
+    pub(super) fn around<'a>(&'a self, messages: &[&'a str]) -> Vec<TextPart<'a>> {
         let mut parts = Vec::with_capacity(2 * self.slots.len() + 1);
         for slot in &self.slots {
             let text = messages.get(slot.message).copied().unwrap_or_default();
             let text = if slot.trim_start { text.trim_start_matches(super::is_space) } else { text };
             let text = if slot.trim_end { text.trim_end_matches(super::is_space) } else { text };
-            parts.extend([Part::Template(&slot.before), Part::User(text)]);
+            parts.extend([TextPart::Template(&slot.before), TextPart::User(text)]);
         }
-        parts.push(Part::Template(&self.after));
+        parts.push(TextPart::Template(&self.after));
         parts
     }
 

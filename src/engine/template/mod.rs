@@ -31,7 +31,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::gguf::Gguf;
-use crate::tokenizer::{Part, Tokenizer};
+use crate::tokenizer::{TextPart, Tokenizer};
 use crate::{Error, Message, Role};
 use families::family_of;
 use frame::{Frame, Shape, Source};
@@ -188,7 +188,7 @@ impl ChatTemplate {
     /// without thinking aloud. Nothing in the prompt becomes a control token.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>, Error> {
         Ok(self.encode(tokenizer, &Conversation { prompt, ..Conversation::default() })?.tokens)
     }
@@ -197,7 +197,7 @@ impl ChatTemplate {
     /// token.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`]
+    /// As [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`]
     /// where the template does not take such a conversation.
     pub fn encode(&self, tokenizer: &Tokenizer, conversation: &Conversation<'_>) -> Result<Encoded, Error> {
         let messages = conversation.messages()?;
@@ -289,7 +289,7 @@ impl Template {
         // A token may span the template's last text and the closing of thoughts, so both are one part.
         let end = format!("{}{closing}", frame.after());
         parts.pop();
-        parts.push(Part::Template(&end));
+        parts.push(TextPart::Template(&end));
         let thoughts = self.marks.filter(|_| !conversation.direct);
         let thoughts = thoughts.map(|marks| (marks, marks.are_open(frame.after())));
         Ok(Encoded { tokens: tokenizer.encode_parts(&parts)?, thoughts })

@@ -109,7 +109,7 @@ fn chat(text: &str) -> ChatTemplate {
 
 fn parts(source: &str, prompt: &str) -> String {
     let template = template(source, "<s>", "</s>").unwrap();
-    template.prompt.around(&[prompt]).into_iter().map(Part::text).collect()
+    template.prompt.around(&[prompt]).into_iter().map(TextPart::text).collect()
 }
 
 /// The whole text of a conversation, whose messages begin with the role's initial.
@@ -134,7 +134,7 @@ fn conversation(source: &str, messages: &[&str], thinking: bool) -> Result<Strin
         texts[0] = format!("{system}\n\n{}", texts[0]);
     }
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    Ok(fitted.frame.around(&texts).into_iter().map(Part::text).collect())
+    Ok(fitted.frame.around(&texts).into_iter().map(TextPart::text).collect())
 }
 
 fn refused(source: &str) -> String {

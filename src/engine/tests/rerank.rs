@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::gguf::Gguf;
-use steadytext_engine::tokenizer::{Part, Tokenizer};
+use steadytext_engine::tokenizer::{TextPart, Tokenizer};
 use steadytext_engine::{
     Config, Embed, Engine, Error, EventKind, Generate, ModelSource, Output, Probe, Reply, Request, Rerank,
     Sampling, Work,
@@ -83,7 +83,9 @@ fn prompt(tokenizer: &Tokenizer, query: &str, document: &str) -> Vec<u32> {
     let before = "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n";
     let user = format!("<Instruct>: {TASK}\n<Query>: {query}\n<Document>: {document}");
     let after = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
-    tokenizer.encode_parts(&[Part::Template(before), Part::User(&user), Part::Template(after)]).unwrap()
+    tokenizer
+        .encode_parts(&[TextPart::Template(before), TextPart::User(&user), TextPart::Template(after)])
+        .unwrap()
 }
 
 #[test]

@@ -21,7 +21,7 @@ struct World {
 }
 
 /// A request that was submitted.
-struct Running {
+struct SubmittedRequest {
     ticket: Ticket,
     events: Receiver<Event>,
 }
@@ -65,23 +65,23 @@ impl World {
         Request { key: 1, model: self.model.clone(), salt: 0, dedup_key: None, work }
     }
 
-    fn submit(&self, standing: Standing, prompt: &str, max_tokens: usize) -> Running {
+    fn submit(&self, standing: Standing, prompt: &str, max_tokens: usize) -> SubmittedRequest {
         let (sender, events) = unbounded();
         let ticket = Ticket::new();
         self.engine.submit_as(self.request(prompt, max_tokens), standing, Reply::new(sender), ticket.clone());
-        Running { ticket, events }
+        SubmittedRequest { ticket, events }
     }
 
     /// So many long requests, of which those run that there are places for.
-    fn busy(&self, standing: Standing, count: usize, places: usize) -> Vec<Running> {
-        let running: Vec<Running> =
+    fn busy(&self, standing: Standing, count: usize, places: usize) -> Vec<SubmittedRequest> {
+        let running: Vec<SubmittedRequest> =
             (0..count).map(|i| self.submit(standing, &format!("long story {i}"), 4000)).collect();
-        running.iter().take(places).for_each(Running::wait_for_tokens);
+        running.iter().take(places).for_each(SubmittedRequest::wait_for_tokens);
         running
     }
 }
 
-impl Running {
+impl SubmittedRequest {
     fn wait_for_tokens(&self) {
         loop {
             match self.events.recv_timeout(PATIENCE).unwrap().kind {
@@ -133,7 +133,7 @@ fn an_urgent_request_has_its_first_token_after_three_turns_beside_64_long_ones()
         assert!(turns <= 3, "priority {priority} took {turns} turns");
     }
     assert!(world.engine.statistics().suspended_requests >= 4);
-    long.iter().for_each(Running::cancel);
+    long.iter().for_each(SubmittedRequest::cancel);
     assert_eq!(world.engine.waiting(), 0);
 }
 
@@ -160,7 +160,7 @@ fn the_call_of_another_user_has_its_token_after_three_turns_however_many_streams
         let (_, turns) = world.submit(of(owner, 8), "a short call", 1).finish();
         assert!(turns <= 3, "it took {turns} turns");
     }
-    streams.iter().for_each(Running::cancel);
+    streams.iter().for_each(SubmittedRequest::cancel);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn two_users_with_long_requests_have_as_many_places_each() {
     let before = world.engine.statistics().suspended_requests;
     let second = world.busy(of(2, 5), 8, 2);
     assert_eq!(world.engine.statistics().suspended_requests - before, 2, "no more than that gave way");
-    first.iter().chain(&second).for_each(Running::cancel);
+    first.iter().chain(&second).for_each(SubmittedRequest::cancel);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn where_there_is_one_place_another_user_gets_it_for_a_while() {
     let long = world.busy(of(1, 8), 3, 1);
     let (_, turns) = world.submit(of(2, 8), "a short call", 1).finish();
     assert!(turns <= 140, "it took {turns} turns");
-    long.iter().for_each(Running::cancel);
+    long.iter().for_each(SubmittedRequest::cancel);
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn tokens_that_constraints_force_leave_rows_to_the_prompts_of_others() {
         (b'a'..b'i').map(|first| format!("{}{}", char::from(first), "qz".repeat(60))).collect();
     let schema =
         serde_json::json!({ "type": "array", "minItems": 30, "maxItems": 30, "items": { "enum": words } });
-    let forced: Vec<Running> = (0..8)
+    let forced: Vec<SubmittedRequest> = (0..8)
         .map(|i| {
             let request = world.request(&format!("words {i}"), 4000);
             let Work::Generate(how) = request.work else { panic!("it generates") };
@@ -314,21 +314,21 @@ fn tokens_that_constraints_force_leave_rows_to_the_prompts_of_others() {
             let (sender, events) = unbounded();
             let ticket = Ticket::new();
             world.engine.submit_as(request, of(1, 8), Reply::new(sender), ticket.clone());
-            Running { ticket, events }
+            SubmittedRequest { ticket, events }
         })
         .collect();
-    forced.iter().for_each(Running::wait_for_tokens);
+    forced.iter().for_each(SubmittedRequest::wait_for_tokens);
     for (priority, most) in [(8, 60), (10, 35)] {
         let prompt = "some words before it ".repeat(8);
         let (_, turns) = world.submit(of(2, priority), &prompt, 2).finish();
         assert!(turns <= most, "it took {turns} turns at priority {priority}");
     }
     assert!(forced.iter().all(|running| !ended(running)), "the others are there all the time");
-    forced.iter().for_each(Running::cancel);
+    forced.iter().for_each(SubmittedRequest::cancel);
 }
 
 /// Whether the last event has come.
-fn ended(running: &Running) -> bool {
+fn ended(running: &SubmittedRequest) -> bool {
     running.events.try_iter().any(|event| matches!(event.kind, EventKind::Done(_) | EventKind::Failed(_)))
 }
 

@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 
 use super::byte_level::ByteLevelBpe;
+use super::pieces::TextPlace;
 use super::plain::PlainBpe;
 use super::pre::{self, Pre};
 use super::sentencepiece::SentencePiece;
-use super::text_place::TextPlace;
 use super::unigram::{self, Unigram};
 use super::vocabulary::{self, Spelling, Vocabulary};
 use super::wordpiece::WordPiece;

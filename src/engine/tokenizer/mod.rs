@@ -29,7 +29,6 @@ mod sentencepiece;
 mod split;
 #[cfg(test)]
 mod tests;
-mod text_place;
 mod unigram;
 mod utf8;
 mod vocabulary;
@@ -43,7 +42,7 @@ use crate::memory::{fallible, try_vec};
 use algorithm::{Algorithm, Scratch};
 use marks::{Mark, Marks, Strips};
 use normalizer::Normalizer;
-use text_place::TextPlace;
+use pieces::TextPlace;
 use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
 
@@ -76,18 +75,18 @@ pub struct Encoded {
 
 /// A piece of text and its origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part<'a> {
+pub enum TextPart<'a> {
     /// From the model's template: control tokens stand for themselves.
     Template(&'a str),
     /// From a user: control tokens are ordinary characters.
     User(&'a str),
 }
 
-impl<'a> Part<'a> {
+impl<'a> TextPart<'a> {
     /// The text, of either origin.
     pub fn text(self) -> &'a str {
         match self {
-            Part::Template(text) | Part::User(text) => text,
+            TextPart::Template(text) | TextPart::User(text) => text,
         }
     }
 }
@@ -152,7 +151,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::UnreadableText`] where the vocabulary has no token for a byte of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        self.encode_parts(&[Part::User(text)])
+        self.encode_parts(&[TextPart::User(text)])
     }
 
     /// Tokens of text in which control tokens stand for themselves: of templates, not of users.
@@ -160,7 +159,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>, Error> {
-        self.encode_parts(&[Part::Template(text)])
+        self.encode_parts(&[TextPart::Template(text)])
     }
 
     /// Tokens of several parts as one text: words are cut as if there were no border between the parts,
@@ -168,11 +167,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode_parts(&self, parts: &[Part<'_>]) -> Result<Vec<u32>, Error> {
+    pub fn encode_parts(&self, parts: &[TextPart<'_>]) -> Result<Vec<u32>, Error> {
         self.encode_at(parts, TextPlace::First)
     }
 
-    fn encode_at(&self, parts: &[Part<'_>], mut place: TextPlace) -> Result<Vec<u32>, Error> {
+    fn encode_at(&self, parts: &[TextPart<'_>], mut place: TextPlace) -> Result<Vec<u32>, Error> {
         let mut text = String::new();
         let bytes = parts.iter().map(|part| part.text().len()).sum();
         fallible(|| text.try_reserve_exact(bytes)).map_err(|_| Error::OutOfMemory {
@@ -183,7 +182,7 @@ impl Tokenizer {
         let mut marks: Vec<Mark> = Vec::new();
         for part in parts {
             let offset = text.len();
-            let control = matches!(part, Part::Template(_));
+            let control = matches!(part, TextPart::Template(_));
             marks.extend(self.marks.find(part.text(), control).map(|mark| Mark {
                 start: offset + mark.start,
                 end: offset + mark.end,
@@ -216,7 +215,9 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(bytes.len() / 3 + 1);
         let mut scratch = Scratch::default();
         for chunk in bytes.utf8_chunks() {
-            let Ok(tokens) = self.encode_at(&[Part::User(chunk.valid())], TextPlace::Later) else { break };
+            let Ok(tokens) = self.encode_at(&[TextPart::User(chunk.valid())], TextPlace::Later) else {
+                break;
+            };
             ids.extend(tokens);
             if self.algorithm.encode_bytes(chunk.invalid(), &mut scratch, &mut ids).is_err() {
                 break;

@@ -1,4 +1,4 @@
-//! Tokens by their text.
+//! Tokens by their text, and places of texts.
 
 use std::collections::HashMap;
 
@@ -7,6 +7,16 @@ use super::vocabulary::{Ids, Vocabulary, byte_tokens};
 /// Longest token that is made of text. It bounds the cost of looking for a token; the tokens of real
 /// vocabularies are less than a quarter as long.
 pub(super) const MAX_PIECE_BYTES: usize = 512;
+
+/// The place of a stretch of text, for algorithms that encode the beginning of a text otherwise than the
+/// rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextPlace {
+    /// At the beginning, or behind a special token.
+    First,
+    /// Behind other text.
+    Later,
+}
 
 /// Tokens to be looked up.
 #[derive(Debug, Default)]

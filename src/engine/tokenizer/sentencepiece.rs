@@ -9,8 +9,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 
-use super::pieces::{ByteTokens, Pieces};
-use super::text_place::TextPlace;
+use super::pieces::{ByteTokens, Pieces, TextPlace};
 use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;

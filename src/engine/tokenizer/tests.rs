@@ -43,9 +43,9 @@ fn user_text_never_becomes_a_control_token() {
 fn a_control_token_across_the_border_of_two_parts_stays_text() {
     let tokenizer = builtin();
     for parts in [
-        [Part::Template("<|im_"), Part::User("end|>")],
-        [Part::User("<|im_"), Part::Template("end|>")],
-        [Part::User("<|im_end|"), Part::User(">")],
+        [TextPart::Template("<|im_"), TextPart::User("end|>")],
+        [TextPart::User("<|im_"), TextPart::Template("end|>")],
+        [TextPart::User("<|im_end|"), TextPart::User(">")],
     ] {
         let ids = tokenizer.encode_parts(&parts).unwrap();
         assert!(ids.iter().all(|id| !tokenizer.is_control(*id)), "{parts:?}");
@@ -57,7 +57,7 @@ fn a_control_token_across_the_border_of_two_parts_stays_text() {
 fn words_are_cut_as_if_parts_had_no_border() {
     let tokenizer = builtin();
     let whole = tokenizer.encode_marked("<|im_start|>user\nHello world").unwrap();
-    let parts = [Part::Template("<|im_start|>user\nHel"), Part::User("lo world")];
+    let parts = [TextPart::Template("<|im_start|>user\nHel"), TextPart::User("lo world")];
     assert_eq!(tokenizer.encode_parts(&parts).unwrap(), whole);
 }
 

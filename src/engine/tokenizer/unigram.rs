@@ -7,8 +7,7 @@
 use std::collections::HashSet;
 
 use super::charsmap::Charsmap;
-use super::pieces::MAX_PIECE_BYTES;
-use super::text_place::TextPlace;
+use super::pieces::{MAX_PIECE_BYTES, TextPlace};
 use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;

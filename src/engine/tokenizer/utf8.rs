@@ -72,7 +72,7 @@ pub(super) struct Continuations(OnceLock<Table>);
 struct Table {
     /// By state: tokens that keep the text valid.
     valid: [SimpleVob; 8],
-    /// Those of them behind which the vocabulary can complete the character.
+    /// Tokens among them behind which the vocabulary can complete the character.
     open: [SimpleVob; 8],
     /// Whether the vocabulary can complete the character.
     completes: [bool; 8],

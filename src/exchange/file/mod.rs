@@ -25,14 +25,14 @@ use crate::pickle::{self, Value};
 
 /// An entry of a cache file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct CacheFileEntry {
     /// The request that it answers.
     pub key: Key,
     /// The answer.
     pub value: Value,
-    /// How often it was used, at least 1.
+    /// Number of its uses, at least 1.
     pub frequency: i64,
-    /// When it was used last, in microseconds since 1970.
+    /// Time of its last use, in microseconds since 1970.
     pub last_access_us: i64,
 }
 
@@ -46,7 +46,7 @@ pub struct Refusal {
     pub reason: Reason,
 }
 
-/// Why a row is refused.
+/// The reason why a row is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// The key was refused.
@@ -60,7 +60,7 @@ pub enum Reason {
     Type(&'static str),
 }
 
-/// Why a file cannot be read or written.
+/// The reason why a file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file does not have the table.

@@ -11,7 +11,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Entry, Error, Reason, Refusal};
+use super::{CacheFileEntry, Error, Reason, Refusal};
 use crate::key::{self, Coding};
 use crate::pickle::{self, MAX_TEXT_BYTES, Value};
 
@@ -54,7 +54,7 @@ impl Reader {
         Ok(Reader { connection, coding, max_rows: file_bytes / MIN_ROW_BYTES })
     }
 
-    /// How its keys are written: in Base64 if most of them can be. The others are as they are.
+    /// The form of its keys: Base64 if most of them can be that. The others are as they are.
     pub fn coding(&self) -> Coding {
         self.coding
     }
@@ -66,7 +66,7 @@ impl Reader {
     /// The file is damaged; or whatever `each` returns.
     pub fn read<E: From<Error>>(
         &self,
-        mut each: impl FnMut(Result<Entry, Refusal>) -> Result<(), E>,
+        mut each: impl FnMut(Result<CacheFileEntry, Refusal>) -> Result<(), E>,
     ) -> Result<(), E> {
         let sql = "select rowid, key, value, frequency, last_access from main.cache not indexed";
         let mut statement = self.connection.prepare(sql).map_err(Error::from)?;
@@ -84,7 +84,7 @@ impl Reader {
         Ok(())
     }
 
-    fn entry(&self, row: &rusqlite::Row<'_>) -> Result<Result<Entry, Reason>, Error> {
+    fn entry(&self, row: &rusqlite::Row<'_>) -> Result<Result<CacheFileEntry, Reason>, Error> {
         let column = |index| row.get_ref(index).map_err(Error::from);
         Ok(entry(self.coding, column(1)?, column(2)?, column(3)?, column(4)?))
     }
@@ -96,7 +96,7 @@ fn entry(
     value: ValueRef<'_>,
     frequency: ValueRef<'_>,
     last_access: ValueRef<'_>,
-) -> Result<Entry, Reason> {
+) -> Result<CacheFileEntry, Reason> {
     let key = match key {
         ValueRef::Text(key) => std::str::from_utf8(key).map_err(|_| crate::key::Error::Unreadable)?,
         _ => return Err(Reason::Type("key")),
@@ -119,7 +119,7 @@ fn entry(
         Value::Text(_) => coding.generation(key)?,
         Value::Vector(_) => coding.embedding(key)?,
     };
-    Ok(Entry { key, value, frequency, last_access_us: last_access_us.max(0) })
+    Ok(CacheFileEntry { key, value, frequency, last_access_us: last_access_us.max(0) })
 }
 
 /// SteadyText writes microseconds; a number that would mean the first day of 1970 is of seconds, one that

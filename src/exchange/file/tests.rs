@@ -31,7 +31,7 @@ impl TestFolder {
     }
 }
 
-type Rows = Vec<Result<Entry, Refusal>>;
+type Rows = Vec<Result<CacheFileEntry, Refusal>>;
 
 fn read(path: &std::path::Path) -> Result<Rows, Error> {
     let mut rows = Vec::new();
@@ -43,14 +43,14 @@ fn read(path: &std::path::Path) -> Result<Rows, Error> {
     Ok(rows)
 }
 
-fn entries() -> Vec<Entry> {
-    let text = |prompt: &str, eos: Option<&str>, text: &str| Entry {
+fn entries() -> Vec<CacheFileEntry> {
+    let text = |prompt: &str, eos: Option<&str>, text: &str| CacheFileEntry {
         key: Key::Generation { prompt: prompt.into(), eos_string: eos.map(Into::into) },
         value: Value::Text(text.into()),
         frequency: 3,
         last_access_us: 1_753_000_000_123_456,
     };
-    let vector = |text: &str, vector: &[f32]| Entry {
+    let vector = |text: &str, vector: &[f32]| CacheFileEntry {
         key: Coding::Base64
             .embedding(
                 &Coding::Base64.write(&Key::Embedding { digest: String::new(), text: Some(text.into()) }),

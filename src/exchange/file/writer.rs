@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, Statement};
 
-use super::{Entry, Error};
+use super::{CacheFileEntry, Error};
 use crate::key::Coding;
 use crate::pickle::{self, Value};
 
@@ -81,7 +81,7 @@ impl Sink<'_> {
     /// # Errors
     ///
     /// SQLite's.
-    pub fn add(&mut self, entry: &Entry) -> Result<(), Error> {
+    pub fn add(&mut self, entry: &CacheFileEntry) -> Result<(), Error> {
         let value = match &entry.value {
             Value::Text(text) => pickle::write_text(text),
             Value::Vector(vector) => pickle::write_vector(vector),

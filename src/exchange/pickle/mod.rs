@@ -31,7 +31,7 @@ pub enum Value {
     Vector(Vec<f32>),
 }
 
-/// Why a pickle was refused. The texts in it are not shown.
+/// The reason why a pickle was refused. The texts in it are not shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The pickle ends in the middle of an instruction.
@@ -39,7 +39,7 @@ pub enum Error {
     Truncated {
         /// The instruction that needs more bytes.
         opcode: &'static str,
-        /// Where it begins.
+        /// The byte at which it begins.
         at: usize,
     },
     /// The pickle ends without STOP.
@@ -48,7 +48,7 @@ pub enum Error {
     /// The pickle goes on after STOP.
     #[error("the pickle goes on after STOP at byte {at}")]
     Trailing {
-        /// Where.
+        /// The first byte after STOP.
         at: usize,
     },
     /// An instruction that texts and vectors do not need.
@@ -56,7 +56,7 @@ pub enum Error {
     Opcode {
         /// Its name in Python's pickletools.
         opcode: &'static str,
-        /// Where it is.
+        /// The byte at which it is.
         at: usize,
     },
     /// A byte that is no instruction.
@@ -64,7 +64,7 @@ pub enum Error {
     NoOpcode {
         /// The byte.
         byte: u8,
-        /// Where it is.
+        /// The byte at which it is.
         at: usize,
     },
     /// A protocol other than 2 to 5.
@@ -83,7 +83,7 @@ pub enum Error {
     Stack {
         /// The instruction.
         opcode: &'static str,
-        /// Where it is.
+        /// The byte at which it is.
         at: usize,
         /// The operand that it needs.
         expected: &'static str,

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use steadytext_exchange::file::{Entry, Error, Reader, Writer};
+use steadytext_exchange::file::{CacheFileEntry, Error, Reader, Writer};
 use steadytext_exchange::key::{Coding, Key};
 use steadytext_exchange::pickle::Value;
 
@@ -27,7 +27,7 @@ fn python(arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn read(path: &Path) -> Vec<Entry> {
+fn read(path: &Path) -> Vec<CacheFileEntry> {
     let mut entries = Vec::new();
     let reader = Reader::open(path, || false).unwrap();
     reader
@@ -59,7 +59,7 @@ fn what_python_writes_is_read_in_every_protocol_and_coding() {
         python(&["write", path.to_str().unwrap(), coding], &lines);
         let entries = read(&path);
         assert_eq!(entries.len(), 2 + KINDS.len());
-        let first = Entry {
+        let first = CacheFileEntry {
             key: Key::Generation { prompt: "What is a 'tuple'?\n€".into(), eos_string: None },
             value: Value::Text("A row.\n😀".into()),
             frequency: 7,
@@ -87,13 +87,13 @@ fn python_reads_what_was_written() {
         let path = directory.path().join(format!("{coding:?}.db"));
         let writer = Writer::create(&path, coding).unwrap();
         let mut sink = writer.sink().unwrap();
-        let text = Entry {
+        let text = CacheFileEntry {
             key: Key::Generation { prompt: "a".into(), eos_string: Some("b".into()) },
             value: Value::Text(long.clone()),
             frequency: 3,
             last_access_us: 1_753_000_000_000_000,
         };
-        let vector = Entry {
+        let vector = CacheFileEntry {
             key: Coding::Base64.embedding("aXTigqw=").unwrap(),
             value: Value::Vector(vec![0.5, -0.25]),
             frequency: 1,

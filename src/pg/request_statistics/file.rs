@@ -31,7 +31,7 @@ const MOST_BYTES: u64 = 4 << 20;
 
 /// A [`Line`] as it stands in the file.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredLine {
     database: u32,
     model: String,
     request_type: String,
@@ -81,7 +81,7 @@ unsafe extern "C-unwind" fn at_end(code: i32, _arg: pg_sys::Datum) {
 
 fn read(path: &Path) -> Result<Vec<Line>, String> {
     let said = |error: std::io::Error| error.to_string();
-    // Nothing is waited for that is no file, such as a pipe.
+    // Opening what is no file, such as a pipe, does not block.
     let mut options = std::fs::OpenOptions::new();
     let file =
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(said)?;
@@ -99,12 +99,12 @@ fn parse(bytes: &[u8]) -> Option<Vec<Line>> {
     if Sha256::digest(body).as_slice() != digest {
         return None;
     }
-    let stored: Vec<Stored> = postcard::from_bytes(body).ok()?;
+    let stored: Vec<StoredLine> = postcard::from_bytes(body).ok()?;
     if stored.len() > ENTRIES + 1 {
         return None;
     }
-    let line = |stored: Stored| {
-        let Stored { database, model, request_type, since, numbers } = stored;
+    let line = |stored: StoredLine| {
+        let StoredLine { database, model, request_type, since, numbers } = stored;
         let numbers: [u64; NUMBERS] = numbers.try_into().ok()?;
         Some(Line { database, model, request_type, since, numbers })
     };
@@ -115,7 +115,7 @@ fn write(lines: &[Line]) -> std::io::Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    let stored = lines.iter().map(|line| Stored {
+    let stored = lines.iter().map(|line| StoredLine {
         database: line.database,
         model: line.model.clone(),
         request_type: line.request_type.clone(),

@@ -27,11 +27,11 @@ use crate::pg::{engine_leader, engine_page};
 
 /// The program.
 const NAME: &str = "steadytext-engine";
-/// How soon after the end of a connection a program that has ended is known to have.
+/// Time after the end of a connection within which a program that has ended is known to have.
 const GRACE: Duration = Duration::from_millis(50);
-/// How often a connection is made anew to a program that has not ended.
+/// Most times that a connection is made anew to a program that has not ended.
 const MOST_RECONNECTIONS: u32 = 8;
-/// How often its state is asked for, beside the occasions on which it tells it.
+/// Interval at which its state is asked for, beside the occasions on which it tells it.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A program with an engine, and a connection to it once it takes some.
@@ -111,7 +111,7 @@ impl ApartLink {
         let Some(link) = &mut self.link else { return };
         if let Some(state) = link.take_state() {
             (self.state, self.state_at) = (state, Instant::now());
-            self.watchdog.hear(state.pulse);
+            self.watchdog.observe(state.pulse);
             if let Some(figures) = &state.figures {
                 engine_page::publish(figures);
             }
@@ -161,7 +161,7 @@ impl ApartLink {
         false
     }
 
-    /// How it has ended, by itself or now.
+    /// Kills the program, if it has not ended by itself. The status with which it ended, where that is known.
     fn kill(&mut self) -> Option<ExitStatus> {
         self.program.as_mut().and_then(Program::end)
     }

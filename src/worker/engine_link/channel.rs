@@ -106,7 +106,7 @@ impl ChannelLink {
     /// Notes for how long it has not got on; what the log is to say of that, once. A thread cannot be ended.
     fn watch_over(&mut self) -> Option<PgError> {
         let patience = guc::engine_hang_timeout().filter(|_| !self.engine.is_gone());
-        self.watchdog.hear(self.engine.pulse());
+        self.watchdog.observe(self.engine.pulse());
         let silence = patience.map_or(Duration::ZERO, |patience| {
             self.watchdog.count(Watchdog::piece(patience), || Duration::ZERO)
         });

@@ -10,7 +10,7 @@ use steadytext_engine::process::{FAILED_STATUS, NO_MEMORY_STATUS};
 use crate::pg::engine_leader;
 use crate::pg::error::PgError;
 
-/// How often it is written to the server log that connections are refused.
+/// Shortest interval between two lines in the server log about connections that are refused.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
 /// The hint of an error that is a bug.
 const BUG: &str = "This is a bug in pg_steadytext; please report it with the error of the request.";
@@ -57,7 +57,7 @@ pub(super) fn hangs(silence: Duration) -> PgError {
         .hint("An immediate shutdown ends it. With pg_steadytext.engine_process = separate one that hangs is killed, and its requests go on in the next one.")
 }
 
-/// How a program that ran the engine has ended.
+/// The end of a program that ran the engine.
 #[derive(Debug, Clone)]
 pub(super) enum End {
     /// The program never took connections; this is what it has said of that.

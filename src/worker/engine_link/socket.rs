@@ -18,7 +18,7 @@ use crate::pg::interrupts::WaitFd;
 /// A connection to the engine, and the requests that the next engine would get.
 pub(super) struct SocketLink {
     client: Client,
-    /// By key: in this order they are handed to the next engine.
+    /// Unfinished requests by key: in this order they are handed to the next engine.
     unfinished: BTreeMap<u64, Submitted>,
     events: VecDeque<Event>,
     models: Vec<(String, u64)>,
@@ -38,7 +38,7 @@ impl SocketLink {
     ///
     /// # Errors
     ///
-    /// Where none takes connections.
+    /// An error where no engine takes connections.
     pub(super) fn connect() -> io::Result<Self> {
         if !engine_leader::is_open() {
             return Err(io::ErrorKind::ConnectionRefused.into());

@@ -12,17 +12,17 @@ const CLAIMED_AHEAD: usize = 16;
 /// As long as this file is there, the engine panics at [`fault_place`].
 pub(super) const FAULT: &str = "pg_stat_tmp/pg_steadytext.fault";
 
-/// How many requests a worker claims at once.
+/// The number of requests that a worker claims at once.
 pub(super) fn capacity(settings: &EngineSettings) -> usize {
     settings.max_running + CLAIMED_AHEAD
 }
 
-/// Where the server's environment wants the engine to panic, for tests of what happens then.
+/// The place at which the server's environment wants the engine to panic, for tests of what happens then.
 pub(super) fn fault_place() -> Option<String> {
     std::env::var("STEADYTEXT_TEST_FAULT").ok()
 }
 
-/// How much memory an engine may take, and what that was computed from.
+/// The memory that an engine may take, and what that was computed from.
 pub(super) struct Allowance {
     /// 0: no limit, where nothing is known.
     pub(super) limit_mb: u64,
@@ -30,7 +30,7 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// With these settings, on this machine.
+    /// The allowance with these settings, on this machine.
     pub(super) fn of(settings: &EngineSettings) -> Allowance {
         let machine = Machine::read();
         let shared = shared_buffers();

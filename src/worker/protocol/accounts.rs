@@ -107,7 +107,7 @@ pub(in crate::worker) struct Heartbeat<'a> {
     pub(in crate::worker) active: usize,
     /// Requests ended since the worker started.
     pub(in crate::worker) total: i64,
-    /// How many of these have failed.
+    /// Number of these that have failed.
     pub(in crate::worker) errors: i64,
     /// Average time from claim to end.
     pub(in crate::worker) average_ms: f64,

@@ -15,9 +15,9 @@ pub(in crate::worker) struct VectorizersOutlook {
     pub(in crate::worker) any_left: bool,
     /// Requests are under way.
     pub(in crate::worker) waits: bool,
-    /// When something comes due, in seconds.
+    /// Seconds until something comes due.
     pub(in crate::worker) due_in_s: Option<f64>,
-    /// Something is left to the process of the other pace.
+    /// Whether work is left to the process of the other pace.
     pub(in crate::worker) hands_over: bool,
 }
 

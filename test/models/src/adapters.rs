@@ -69,7 +69,7 @@ fn turned(values: &[f32], columns: usize) -> Vec<f32> {
 /// The file of the adapter of task number `task`.
 ///
 /// # Errors
-/// Where a tensor cannot be converted.
+/// An error if a tensor cannot be converted.
 pub fn adapter(spec: &Bert, task: usize) -> Result<File, Error> {
     let (name, prompt) = TASKS[task];
     let text = |text: &str| Value::String(text.to_owned());
@@ -97,7 +97,7 @@ pub fn adapter(spec: &Bert, task: usize) -> Result<File, Error> {
     Ok(File { version: 3, keys, tensors })
 }
 
-/// Where the file of an adapter of the model of a file is.
+/// The path of an adapter's file, by the path of the model's file.
 pub fn adapter_path(model: &Path, task: &str) -> PathBuf {
     let mut folder = model.as_os_str().to_owned();
     folder.push(".adapters");
@@ -155,7 +155,7 @@ fn folder_tensors(spec: &Bert) -> Vec<Named> {
     };
     let of_tasks: Vec<Vec<Lora>> = (0..TASKS.len()).map(|task| loras(spec, task)).collect();
     let mut tensors: Vec<Named> = encoders::tensors(spec);
-    // Nothing looks at the pooler.
+    // The pooler is not looked at.
     for (name, shape) in [
         ("pooler.dense.bias", vec![spec.width]),
         ("pooler.dense.parametrizations.weight.original", vec![spec.width, spec.width]),

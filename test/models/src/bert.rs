@@ -32,7 +32,7 @@ pub struct Bert {
     pub context: usize,
     /// Element type of the matrices in layers; embeddings are F32.
     pub kind: Kind,
-    /// How hidden states become a vector.
+    /// The pooling of hidden states to a vector.
     pub pooling: Pooling,
     /// Labels of a classifier behind a pooler; 0 for an encoder without.
     pub labels: usize,
@@ -190,7 +190,7 @@ impl Bert {
     /// The GGUF file.
     ///
     /// # Errors
-    /// Where a tensor cannot be quantized.
+    /// An error if a tensor cannot be quantized.
     pub fn file(&self) -> Result<File, Error> {
         let number = |value: usize| Value::U32(value as u32);
         let tokens = self.vocabulary();
@@ -324,7 +324,7 @@ impl Bert {
     /// The bytes of `model.safetensors`.
     ///
     /// # Errors
-    /// Where a tensor cannot be converted.
+    /// An error if a tensor cannot be converted.
     pub fn safetensors(&self) -> Result<Vec<u8>, Error> {
         self.file_with(&self.tensors())
     }

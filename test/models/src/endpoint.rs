@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-/// Something that the endpoint does wrong, once, when it is asked.
+/// A mistake that the endpoint makes once, when it is asked.
 #[derive(Debug, Clone)]
 pub enum Mistake {
     /// Answers with a status, perhaps a header, and a body.
@@ -301,7 +301,7 @@ impl Shared {
             if self.state().releases != releases {
                 break true;
             }
-            // Nothing more is sent before there was an answer.
+            // The client sends no more before it has an answer.
             if matches!(stream.peek(&mut [0]), Ok(0)) {
                 break false;
             }

@@ -515,7 +515,7 @@ impl Architecture {
 
     /// Width of heads that are as long as K-quants need.
     pub(crate) fn long_head(self) -> usize {
-        // Those under a window are half as long.
+        // Heads under a window are half as long.
         if matches!(self, Architecture::Gemma4 | Architecture::Gemma4Moe) { 128 } else { 64 }
     }
 

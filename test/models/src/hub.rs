@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 /// Bytes that are sent at once.
 const CHUNK: usize = 64 << 10;
 
-/// Something that the hub does wrong, once, when the file is asked for.
+/// A fault of the hub, which happens once, when the file is asked for.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// Closes the connection after so many bytes.
@@ -223,7 +223,7 @@ impl LocalHub {
         self.state().asked.clone()
     }
 
-    /// How often the bytes of a file were asked for.
+    /// The number of times that the bytes of a file were asked for.
     pub fn times(&self, path: &str) -> usize {
         let end = format!("/{path}");
         self.asked()

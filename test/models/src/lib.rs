@@ -158,7 +158,7 @@ impl Quantization {
     }
 }
 
-/// How embeddings are pooled, by the numbers of `<arch>.pooling_type`.
+/// The pooling of embeddings, by the numbers of `<arch>.pooling_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Pooling {
@@ -189,7 +189,7 @@ pub enum Text {
     Bytes,
 }
 
-/// How text is split into words, by the values of `tokenizer.ggml.pre`.
+/// The splitting of text into words, by the values of `tokenizer.ggml.pre`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Splitter {
@@ -247,7 +247,7 @@ pub struct Spec {
     pub text: Text,
     /// No token ends an answer: generation always runs to its limit.
     pub endless: bool,
-    /// How text is split.
+    /// The splitting of text.
     pub splitter: Splitter,
     /// The same vocabulary in the form of SentencePiece: scores instead of merges, `▁` for spaces, bytes as
     /// `<0xFF>`.
@@ -548,7 +548,7 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
     Ok(keys)
 }
 
-/// How many key-value heads there are; layer by layer where some layers have none.
+/// The number of key-value heads; layer by layer where some layers have none.
 fn kv_heads(spec: &Spec) -> Value {
     let by_layer = [Architecture::Lfm2, Architecture::GraniteHybrid, Architecture::GraniteHybridMoe];
     if !by_layer.contains(&spec.architecture) {

@@ -26,7 +26,7 @@ log_statement = 'none'
 timezone = 'UTC'
 ";
 
-/// How a cluster is made.
+/// Options of a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
     preload: bool,
@@ -257,7 +257,7 @@ impl Cluster {
         self.address().session(database, user)
     }
 
-    /// Where the server is reached; can be handed to other threads.
+    /// The server's address; can be handed to other threads.
     pub fn address(&self) -> Address {
         Address::new(&self.directory)
     }

@@ -65,7 +65,7 @@ impl Dice {
         dice
     }
 
-    /// From 0 to `sides`, which is not among them.
+    /// A number from 0 to `sides`, which is not among them.
     pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -77,9 +77,9 @@ impl Dice {
 /// Random changes by several clients.
 #[derive(Debug)]
 pub struct Changes {
-    /// How many clients there are.
+    /// Number of clients.
     pub clients: u64,
-    /// How many transactions they make together.
+    /// Number of transactions that they make together.
     pub operations: usize,
     /// The seed of the random changes.
     pub seed: u64,

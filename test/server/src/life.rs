@@ -9,7 +9,7 @@ use crate::process::{Signal, children_of, is_alive, signal};
 use crate::program::{limited_program, server_program};
 use crate::wait::{PATIENCE, eventually};
 
-/// How the server is asked to stop.
+/// The mode in which the server is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
     /// Waits for clients to leave.

@@ -36,7 +36,7 @@ static SERVER_IDS: LazyLock<Option<Ids>> = LazyLock::new(|| {
 
 static BIN_DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| PathBuf::from(pg_config("--bindir")));
 
-/// Where the server's programs are.
+/// The directory of the server's programs.
 pub(crate) fn bin_directory() -> &'static Path {
     &BIN_DIRECTORY
 }

@@ -12,9 +12,9 @@ use crate::cluster::Cluster;
 /// The faults of the connection.
 #[derive(Debug, Default)]
 struct Weather {
-    /// Nothing passes, in neither direction, and nobody hears of it.
+    /// Whether bytes pass in neither direction, without an error at either end.
     is_still: bool,
-    /// Nothing of the server's passes.
+    /// Whether no bytes of the server's pass.
     is_deaf: bool,
     /// A message of the client after which the server is no longer heard.
     last_words: Option<Vec<u8>>,
@@ -72,7 +72,7 @@ impl Proxy {
         Proxy { shared, port }
     }
 
-    /// Where a worker finds database `postgres`, as role `remote`.
+    /// The connection string by which a worker finds database `postgres`, as role `remote`.
     pub fn url(&self) -> String {
         format!("host=127.0.0.1 port={} user=remote dbname=postgres sslmode=disable", self.port)
     }

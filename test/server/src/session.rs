@@ -8,7 +8,7 @@ use postgres::Client;
 use postgres::error::DbError;
 use postgres::types::FromSqlOwned;
 
-/// Where a cluster is reached.
+/// The address of a cluster.
 #[derive(Debug, Clone)]
 pub struct Address {
     socket_directory: PathBuf,

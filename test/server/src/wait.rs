@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for something that should take milliseconds. It is no measure of anything: tests
+/// Longest wait of a test for something that should take milliseconds. It is no measure of anything: tests
 /// assert what happens and in which order, and a machine may be busy with other work.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 

@@ -5,8 +5,8 @@ use std::thread;
 
 use steadytext_test_server::{Cluster, Options, Session, Signal, signal, wait_until};
 
-/// How often the index of keys was read in this session for `sql`. The worker is paused, and reads it for its
-/// own only to fill a filter.
+/// The number of times that the index of keys was read in this session for `sql`. The worker is paused, and
+/// reads it for its own only to fill a filter.
 fn reads(session: &mut Session, sql: &str) -> i64 {
     const READS: &str =
         "select idx_scan from pg_stat_user_indexes where indexrelname = 'steadytext_cache_key_hash_key'";

@@ -198,7 +198,7 @@ fn failures_of_rows_that_are_gone_are_forgotten() {
     session.run("truncate apart; truncate inside; truncate told");
     rest(&mut session);
     assert_eq!(session.one::<i64>(failed), 0);
-    // Those that are there stay.
+    // Errors of rows that are there stay.
     session.run("insert into apart values (1, repeat('word ', 20000)), (2, 'short')");
     rest(&mut session);
     session.run("vacuum full apart");

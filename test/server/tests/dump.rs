@@ -151,7 +151,7 @@ fn pg_upgrade_keeps_everything_and_starts_no_worker_meanwhile() {
     // Roles keep their numbers, by which rows belong to them.
     let mut alice = new.session_as("postgres", "alice");
     assert_eq!(alice.list::<String>("select prompt from steadytext_queue"), ["by alice"]);
-    // Nothing was claimed: the pause was upgraded, too.
+    // No request was claimed: the pause was upgraded, too.
     assert_eq!(session.one::<i64>("select count(*) from steadytext_queue where status = 'pending'"), 6);
     session.run("select steadytext_daemon_start()");
     for id in session.list("select request_id from steadytext_queue where status = 'pending'") {

@@ -120,7 +120,7 @@ fn the_program_has_nothing_of_the_server_but_its_user_and_its_directory() {
     let limits = proc(engine, "limits");
     let data = limits.lines().find(|line| line.starts_with("Max data size")).expect("there is one");
     assert!(!data.contains("unlimited"), "{data}");
-    // Nothing of the data directory is open but what it opened itself.
+    // Of the data directory, only files that it opened itself are open.
     let files = std::fs::read_dir(format!("/proc/{engine}/fd")).expect("it runs").flatten();
     let files: Vec<String> = files
         .filter_map(|file| Some(std::fs::read_link(file.path()).ok()?.to_string_lossy().into_owned()))

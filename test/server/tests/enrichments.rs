@@ -20,7 +20,7 @@ const TABLES: &str = "
     select steadytext_create_enrichment('parted', 'grade', '$id says $body', 'score');
 ";
 
-/// How many values are not what they should be.
+/// The number of values that are not what they should be.
 const WRONG: &str = "
     select
         (select count(*) from plain
@@ -122,7 +122,7 @@ fn after_random_changes_and_crashes_every_row_has_what_the_call_gives_for_its_te
     assert!(
         session.one::<i64>("select count(*) from plain where summary is not null and label is not null") > 0
     );
-    // Nothing is left in the queue, and nothing remembered of rows that are not there.
+    // The queue is empty, and rows that are not there are not remembered.
     assert_eq!(session.one::<i64>("select count(*) from steadytext_queue"), 0);
     assert_eq!(
         session.one::<i64>(

@@ -1,4 +1,4 @@
-//! Nothing that others have planted runs with the rights of the extension's owner, also long after the
+//! Code that others have planted never runs with the rights of the extension's owner, even long after the
 //! installation.
 
 use steadytext_test_server::{Cluster, Options, Shutdown, wait_until};
@@ -92,7 +92,7 @@ fn the_schema_of_the_extension_keeps_its_name_whoever_owns_it() {
     cluster.stop(Shutdown::Fast);
     cluster.configure("shared_preload_libraries", "pg_steadytext");
     cluster.start();
-    // Nothing runs under the name that is somebody else's now.
+    // The extension uses nothing under the name that is somebody else's now.
     let mut dev = cluster.session_as("devs", "dev");
     dev.run(
         "create schema public;

@@ -113,7 +113,7 @@ fn cancel_and_timeout_stop_a_call_of_many_subtasks_at_once() {
         assert_eq!(error.code().code(), "57014");
         caller
     });
-    // Nothing of it is left in the engine or in the session.
+    // The engine and the session keep nothing of it.
     promptly("the next calls", || {
         caller.run("select steadytext_embed('free again')");
         session.run("select steadytext_generate('and here', model => 'slow', max_tokens => 2)");

@@ -1,5 +1,5 @@
-//! Which model answers: files that are no good are passed over where nobody chose them, and what a row says
-//! of a file's content holds.
+//! The choice of the model that answers: files that are no good are passed over where nobody chose them, and
+//! what a row says of a file's content holds.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -227,7 +227,7 @@ fn auto_finds_a_registered_file_however_its_row_writes_it_and_soon_after_it_has_
             .query("select steadytext_generate('which one', max_tokens => 2, use_cache => false)", &[]);
         answered.is_ok() && session.list::<String>(chosen) == ["mine"]
     };
-    // Nothing is there; what was found out about that is not believed longer than it is so.
+    // The file is not there; what was found out about that is not believed longer than it is so.
     assert!(!found(&mut session, "mine.gguf"));
     fs::create_dir(directory.join("folder")).expect("our own directory");
     write_model(&cluster, "mine.gguf");

@@ -50,7 +50,7 @@ impl World {
         std::thread::spawn(move || session.query_one(sql.as_str(), &[]).map(|row| row.get(0)))
     }
 
-    /// How many sessions wait in steadytext_model_pull().
+    /// The number of sessions that wait in steadytext_model_pull().
     fn waiting(&mut self) -> i64 {
         self.session.one(
             "select count(*) from pg_stat_activity where state = 'active' and query like 'select steadytext_model_pull%'",
@@ -69,7 +69,7 @@ impl World {
         });
     }
 
-    /// Where requests to the store began.
+    /// The ranges that requests to the store asked for.
     fn ranges(&self) -> Vec<Option<String>> {
         self.hub.asked().into_iter().filter(|asked| asked.place == "store").map(|asked| asked.range).collect()
     }

@@ -157,7 +157,7 @@ fn a_restore_fails_where_settings_that_come_later_would_have_chosen_another_mode
     new.session("postgres").run("create database again");
     let error = restore(&new, "again", &file).expect_err("the vectors are another model's");
     assert!(error.contains("were computed for task embed by another model"), "{error}");
-    // Nothing is here, and a row names a model.
+    // The server has no models, and a row names one.
     session.run(
         "select steadytext_config_set('embedding_model', null);
          insert into steadytext_models (name, task, file) values ('mine', 'embed', 'mine.gguf')",

@@ -39,7 +39,7 @@ fn a_row_of_priority_10_has_its_first_token_three_steps_after_its_claim_beside_6
         session.cancel(id);
         session.wait_for_end(id);
     }
-    // Nothing was lost or counted as a failure, and the others go on.
+    // No request was lost or counted as a failure, and the others go on.
     let lost: i64 = session.one(
         "select count(*) from steadytext_queue
          where prompt like 'long%' and (status not in ('pending', 'processing') or retry_count > 0)",

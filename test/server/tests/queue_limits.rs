@@ -20,7 +20,7 @@ fn limit(session: &mut Session, key: &str, limit: i64) {
 
 const ENQUEUE: &str = "select steadytext_generate_async('one more', 3)";
 
-/// How many more requests `session` may enqueue: enqueues them, and takes them back.
+/// The number of further requests that `session` may enqueue: enqueues them, and takes them back.
 fn room(session: &mut Session) -> i64 {
     session.run("begin");
     let mut room = 0;

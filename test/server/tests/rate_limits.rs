@@ -114,7 +114,7 @@ fn sessions_side_by_side_get_exactly_what_is_allowed() {
                 }
             });
         }
-        // Those that were refused because of what was taken back later leave room, which is filled here.
+        // Requests that were refused because of what was taken back later leave room, which is filled here.
         let mut alice = cluster.session_as("postgres", "alice");
         wait_until("everything that is allowed was asked for", || {
             let _ = alice.batch_execute(ENQUEUE);
@@ -127,8 +127,9 @@ fn sessions_side_by_side_get_exactly_what_is_allowed() {
     assert_eq!(alice.error(ENQUEUE).code().code(), "53400");
 }
 
-/// Asks at random, in all ways in which rows come, until it was refused some times. How many requests it has
-/// prepared and taken back: these count, as whoever ends a prepared transaction knows nothing of it.
+/// Asks at random, in all ways in which rows come, until it was refused some times. The number of requests
+/// that it has prepared and taken back: these count, as whoever ends a prepared transaction knows nothing of
+/// it.
 fn ask_at_random(mut alice: Session, seed: u64) -> i64 {
     const ROWS: &str = "insert into steadytext_queue (request_type, prompt, params)
          select 'generate', 'at random', '{\"use_cache\": false}' from generate_series(1, ";

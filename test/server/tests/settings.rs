@@ -207,7 +207,7 @@ fn another_kind_of_keys_and_values_starts_another_engine_and_other_entries_of_th
         session.one::<i64>(&format!("select count(*) from steadytext_cache where cache_key = '{other}'")) == 1
     });
     assert_eq!(session.one::<i64>(versions), 2, "each entry says what has computed it");
-    // Those of before answer again when the setting is what it was.
+    // Entries of before answer again when the setting is what it was.
     cluster.configure("pg_steadytext.kv_cache_type", "f16");
     cluster.reload();
     wait_until("the setting is read", || session.one::<String>("show pg_steadytext.kv_cache_type") == "f16");

@@ -97,7 +97,7 @@ fn code_that_catches_its_cancel_stops_nobody_else() {
     assert!(session.one::<bool>(
         "select exists (select from pg_stat_activity where backend_type = 'pg_steadytext slow vectorizer' and wait_event = 'PgSleep')"
     ));
-    // Nothing of it is lost.
+    // Its work is not lost.
     assert!(session.one::<i64>("select count(*) from steadytext_vectorizer_batches") > 0);
     // A new definition of the same owner is where the old one was.
     evil.run(

@@ -247,7 +247,7 @@ fn what_waits_for_a_limit_goes_on_when_its_use_is_reset_or_it_is_raised() {
          select steadytext_create_enrichment('other', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"], \"use_cache\": false}')",
     );
     rest(&mut session);
-    // Nothing but what is asked for wakes the processes: looks around are an hour apart, and so are tries.
+    // Only what is asked for wakes the processes: looks around are an hour apart, and so are tries.
     session.run("select steadytext_config_set('worker_poll_interval', '120')");
     let steps = [
         "select steadytext_reset_usage('alice')",

@@ -158,8 +158,8 @@ fn after_random_changes_and_crashes_every_row_has_exactly_the_vectors_of_its_tex
         .list("select format('%s', e) from steadytext_vectorizer_errors as e where error_code <> '22004'");
     assert_eq!(unexpected, Vec::<String>::new());
     assert!(session.one::<i64>("select count(*) from plain") > 0);
-    // Nothing is left in the queue but requests of definitions that were altered once more: cancelled, or
-    // answered before that.
+    // The queue has only requests of definitions that were altered once more: cancelled, or answered before
+    // that.
     assert_eq!(
         session.one::<i64>(
             "select count(*) from steadytext_queue where status not in ('cancelled', 'completed')"

@@ -95,7 +95,7 @@ fn a_pause_ends_at_once() {
     session.answer(id);
 }
 
-/// How long after the completion of a request the caller that waited for it has the answer in hand.
+/// The time from the completion of a request until the caller that waited for it has the answer in hand.
 fn wait_latency(cluster: &Cluster, session: &mut Session, begin: &str) -> Duration {
     // The waiter must wait already when the request ends: it is kept from being claimed until then.
     session.pause();

@@ -14,7 +14,7 @@ fn unfinished(session: &mut Session) -> i64 {
     session.one("select count(*) from steadytext_queue where status in ('pending', 'processing')")
 }
 
-/// How the requests have ended, in their order.
+/// The ends of the requests, in their order.
 fn endings(session: &mut Session) -> Vec<String> {
     session.list(
         "select concat_ws('|', id - min(id) over (), request_type, status, result, error, error_code) from steadytext_queue order by id",

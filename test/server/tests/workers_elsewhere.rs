@@ -12,8 +12,8 @@ use steadytext_test_server::{
     Cluster, Session, Signal, encoders, endless_text, slow_model, wait_until, worker_program,
 };
 
-/// Requests of every type, some in several ways, each once for each number; tag is their session_id. How many
-/// there are.
+/// Requests of every type, some in several ways, each once for each number; tag is their session_id. The
+/// number of them.
 pub(crate) fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -> usize {
     session.run(&format!(
         r#"insert into steadytext_queue (request_type, prompt, prompts, params, session_id)

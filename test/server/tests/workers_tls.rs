@@ -141,7 +141,8 @@ impl Server {
 #[test]
 fn a_server_is_verified_as_far_as_sslmode_says() {
     let mut server = Server::start(Some("own"));
-    // Nothing is asked, and TLS is there; it is asked for; who has signed itself is its own authority.
+    // A server that has TLS is served without a mode, with modes that ask for TLS, and with its self-signed
+    // certificate as the authority.
     for how in [
         "application_name=w",
         "sslmode=prefer",

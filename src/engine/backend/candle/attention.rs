@@ -15,7 +15,7 @@ use crate::model::spec::{AttentionSpec, QueryKeyNorm};
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// With the gate behind each head where there are gates.
+    /// The projection of queries, with the gate behind each head where there are gates.
     queries: Dense,
     /// The keys of a block that has its own.
     keys: Option<Dense>,
@@ -32,7 +32,7 @@ impl Attention {
     /// The attention of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Norm::load`].
+    /// As [`Dense::load`] and [`Norm::load`].
     pub(super) fn load(
         source: Source<'_>,
         name: &dyn Fn(&str) -> String,

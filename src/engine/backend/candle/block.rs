@@ -44,7 +44,7 @@ impl Block {
     /// Block `index` of the file.
     ///
     /// # Errors
-    /// Those of loading tensors.
+    /// Errors of loading tensors.
     pub(super) fn load(source: Source<'_>, spec: &ModelSpec, index: usize) -> Result<Block, Error> {
         let (block, width) = (&spec.blocks[index], spec.width);
         let name = |part: &str| format!("blk.{index}.{part}");
@@ -163,7 +163,7 @@ impl PerLayerEmbedding {
     /// The embeddings of each layer that the file has, if its family has any.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`].
+    /// As [`Matrix::load`].
     pub(super) fn load(
         source: Source<'_>,
         spec: &ModelSpec,

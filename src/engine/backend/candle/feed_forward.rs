@@ -54,7 +54,7 @@ impl FeedForward {
     /// The feed-forward of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`].
+    /// As [`Dense::load`].
     pub(super) fn load(
         source: Source<'_>,
         name: &dyn Fn(&str) -> String,

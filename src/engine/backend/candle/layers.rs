@@ -27,7 +27,7 @@ impl Source<'_> {
     /// A floating-point tensor of the file, whose dimensions are `shape` from the fastest one.
     ///
     /// # Errors
-    /// Those of [`floats`].
+    /// As [`floats`].
     pub(super) fn floats(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
         let values = floats(self.gguf, name, shape)?;
         let dimensions: Vec<usize> = shape.iter().rev().copied().collect();
@@ -37,7 +37,7 @@ impl Source<'_> {
     /// A vector of the file, if it is there.
     ///
     /// # Errors
-    /// Those of [`opt_vector`].
+    /// As [`opt_vector`].
     pub(super) fn opt_vector(&self, name: &str, length: usize) -> Result<Option<Tensor>, Error> {
         let values = opt_vector(self.gguf, name, length)?;
         values.map(|values| Tensor::new(values, self.device).map_err(raised)).transpose()
@@ -51,7 +51,7 @@ impl Source<'_> {
     /// A vector of the file.
     ///
     /// # Errors
-    /// Those of [`vector`].
+    /// As [`vector`].
     pub(super) fn vector(&self, name: &str, length: usize) -> Result<Tensor, Error> {
         Tensor::new(vector(self.gguf, name, length)?, self.device).map_err(raised)
     }
@@ -145,7 +145,7 @@ impl Dense {
     /// `{name}.weight`, and `{name}.bias` if the file has it.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`].
+    /// As [`Matrix::load`].
     pub(super) fn load(
         source: Source<'_>,
         name: &str,

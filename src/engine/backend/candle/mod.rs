@@ -22,7 +22,7 @@ use candle_core::{Device, Tensor};
 use crate::Error;
 use crate::computing::{Backend, Decoder, DecoderFacts, Encoder, Loading, ModelLimits, Segment, State};
 use crate::gguf::Gguf;
-use crate::kernels::environment::Standard;
+use crate::kernels::float_environment::Standard;
 use crate::kernels::rope::Rope;
 use crate::kernels::{Pool, ggml};
 use crate::memory::watched;
@@ -39,7 +39,7 @@ pub(crate) struct Candle {
 }
 
 impl Candle {
-    /// On the CPU.
+    /// The backend on the CPU.
     pub(crate) fn new() -> Candle {
         Candle { device: Device::Cpu }
     }
@@ -67,6 +67,10 @@ impl Backend for Candle {
             model::format(tensor.kind).map_or(bytes, |format| ggml::bytes(format, bytes))
         });
         Ok(weights.fold(0, u64::saturating_add).saturating_add(workspace_bytes(gguf, &spec, limits)))
+    }
+
+    fn is_encoder(&self, gguf: &Gguf) -> Result<bool, Error> {
+        model::is_encoder(gguf)
     }
 
     fn decoder(
@@ -391,7 +395,7 @@ impl Decoder for CandleDecoder {
     }
 
     fn check_lost(&self) -> Result<(), Error> {
-        // Nothing is read from the file once it is loaded.
+        // The file is not read any more once it is loaded.
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use crate::model::spec::{DeltaNetSpec, NormSpec, ShortConvSpec};
 
 /// A causal convolution of each channel by itself.
 pub(super) struct Convolution {
-    /// For each tap, the oldest first, `[1, channels]`.
+    /// The weights of each tap, the oldest first, `[1, channels]`.
     taps: Vec<Tensor>,
 }
 
@@ -61,7 +61,7 @@ impl ShortConv {
     /// Loads the short convolution of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`].
+    /// As [`Dense::load`].
     pub(super) fn load(
         source: Source<'_>,
         name: &dyn Fn(&str) -> String,
@@ -118,7 +118,7 @@ impl DeltaNet {
     /// Loads the delta net of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`] and [`Norm::load`].
+    /// As [`Dense::load`] and [`Norm::load`].
     pub(super) fn load(
         source: Source<'_>,
         name: &dyn Fn(&str) -> String,

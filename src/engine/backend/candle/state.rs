@@ -1,10 +1,10 @@
 //! The state of a sequence, as tensors: keys and values of each layer, in blocks of [`BLOCK`] positions that
 //! sequences share.
 //!
-//! Layers other than attention keep a [`Memory`] that each position overwrites. A state has those behind its
-//! last position, and those behind the last one that was no guess; one block in every few has those behind
-//! the block's last position. A sequence that has to go back goes to the last of these places, and computes
-//! from there again.
+//! Layers other than attention keep a [`Memory`] that each position overwrites. A state has these memories as
+//! they are behind its last position, and as they were behind the last position that was no guess; one block
+//! in every few has them as they were behind the block's last position. A sequence that has to go back goes
+//! to the last of these places, and computes from there again.
 //!
 //! Invariant: a shared block is never written; a sequence that has to write one copies it first.
 
@@ -44,7 +44,7 @@ const MOST_COPIES: u64 = 8;
 const LONGEST_INTERVAL: usize = 8;
 
 impl Layers {
-    /// Those of a model.
+    /// The kinds of state that the layers of this model have.
     ///
     /// # Errors
     /// [`Error::Panicked`] for a bug.

@@ -37,7 +37,7 @@ impl StateSpace {
     /// Loads the state space of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// Those of [`Dense::load`].
+    /// As [`Dense::load`].
     pub(super) fn load(
         source: Source<'_>,
         name: &dyn Fn(&str) -> String,

@@ -61,7 +61,7 @@ impl Shape {
             return None;
         }
         let mut shape = Shape { symbols: Vec::new(), places: Vec::new(), texts: HashMap::new() };
-        let mut found = Found { numbers: HashMap::new(), symbols: Vec::new() };
+        let mut found = FoundSymbols { numbers: HashMap::new(), symbols: Vec::new() };
         found.number(grammar.start());
         while let Some(index) = found.symbols.get(shape.symbols.len()).copied() {
             let left = shape.symbols.len() as u32;
@@ -185,12 +185,12 @@ impl Shape {
 }
 
 /// Symbols by our numbers.
-struct Found {
+struct FoundSymbols {
     numbers: HashMap<CSymIdx, u32>,
     symbols: Vec<CSymIdx>,
 }
 
-impl Found {
+impl FoundSymbols {
     fn number(&mut self, symbol: CSymIdx) -> u32 {
         let symbols = &mut self.symbols;
         *self.numbers.entry(symbol).or_insert_with(|| {

@@ -1,5 +1,5 @@
 //! A tile of attention with AVX2, FMA and F16C: a few query heads share each vector of keys and values, which
-//! are converted to f32 in registers, however they are stored ([`Stored`]).
+//! are converted to f32 in registers, however they are stored ([`StoredTile`]).
 //!
 //! Invariant: each score and each output is the same chain of operations as in the portable version, so the
 //! bytes are the same too.
@@ -26,7 +26,7 @@ pub(super) struct Head<'a> {
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C; elements and positions are within the tile.
-pub(super) trait Stored: Copy {
+pub(super) trait StoredTile: Copy {
     /// Scales of 16 lanes of keys.
     type KeyScales: Copy;
     /// Scales of the values of all positions.
@@ -67,7 +67,7 @@ impl<'a> Halves<'a> {
     }
 }
 
-impl Stored for Halves<'_> {
+impl StoredTile for Halves<'_> {
     type KeyScales = ();
     type ValueScales = ();
 
@@ -121,7 +121,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-impl Stored for Bytes<'_> {
+impl StoredTile for Bytes<'_> {
     type KeyScales = [__m256; 2];
     type ValueScales = [f32; TILE];
 
@@ -186,7 +186,7 @@ impl Stored for Bytes<'_> {
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn attend<const N: usize, S: Stored>(
+pub(super) unsafe fn attend<const N: usize, S: StoredTile>(
     tile: S,
     scoring: Scoring<'_>,
     running: &mut [[f32; 2]],
@@ -239,7 +239,11 @@ unsafe fn bytes(at: *const i8) -> __m256 {
 /// Queries are as long as the tile's heads.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn score<const N: usize, S: Stored>(tile: S, heads: &[Head<'_>; N], scores: &mut [[f32; TILE]; N]) {
+unsafe fn score<const N: usize, S: StoredTile>(
+    tile: S,
+    heads: &[Head<'_>; N],
+    scores: &mut [[f32; TILE]; N],
+) {
     let dim = tile.dim();
     let queries: [*const f32; N] = std::array::from_fn(|i| heads[i].query.as_ptr());
     let begin = heads.iter().map(|head| head.seen.visible.start).min().unwrap_or(0);
@@ -276,7 +280,7 @@ unsafe fn score<const N: usize, S: Stored>(tile: S, heads: &[Head<'_>; N], score
 /// Outputs are as long as the tile's heads.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_values<const N: usize, S: Stored>(
+unsafe fn add_values<const N: usize, S: StoredTile>(
     tile: S,
     heads: &mut [Head<'_>; N],
     weights: &[[f32; TILE]; N],

@@ -2,9 +2,9 @@
 //!
 //! Blocks of 16 rows are interleaved by four bytes, so that a vector holds four inputs of each output, and
 //! lanes are outputs. A panel is its blocks one after the other, each of them quants and then all other
-//! values ("meta": scales and minima): one stream of memory, which is read up to twice as fast as two.
-//! Nothing is rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml packs into
-//! odd bits get a byte each. Floating-point weights are 16 values, one of each output, for each input.
+//! values ("meta": scales and minima): one stream of memory, which is read up to twice as fast as two. No
+//! value is rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml packs into odd
+//! bits get a byte each. Floating-point weights are 16 values, one of each output, for each input.
 
 use super::ternary::{Ternary, as_q3_k};
 

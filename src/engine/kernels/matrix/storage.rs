@@ -64,7 +64,7 @@ impl Packed {
     /// Repacks `outputs` rows of `inputs` values, which `source` must hold exactly, into memory of their own.
     ///
     /// # Errors
-    /// When there is not enough memory.
+    /// An error if there is not enough memory.
     pub(crate) fn new(
         format: Format,
         source: &[u8],

@@ -98,7 +98,7 @@ const FAMILIES: [&Family; 31] = [
     &gemma_embedding::FAMILY,
 ];
 
-/// Those of them that are encoders.
+/// The families that are encoders.
 const ENCODERS: [&Family; 7] = [
     &bert::FAMILY,
     &nomic_bert::FAMILY,

@@ -30,7 +30,7 @@ impl Head {
     /// The head of the file, if it has one.
     ///
     /// # Errors
-    /// Those of [`Dense::load`].
+    /// As [`Dense::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,

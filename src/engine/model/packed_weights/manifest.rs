@@ -27,7 +27,7 @@ const PAGE: usize = 4096;
 
 /// A tensor to be repacked.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct PackedEntry {
     pub(super) name: String,
     pub(super) format: Format,
     pub(super) inputs: usize,
@@ -36,7 +36,7 @@ pub(super) struct Entry {
     pub(super) offset: usize,
 }
 
-impl Entry {
+impl PackedEntry {
     /// Bytes of its panels, whole cache lines.
     pub(super) fn size(&self) -> usize {
         Packed::size(self.format, self.inputs, self.outputs)
@@ -46,7 +46,7 @@ impl Entry {
 /// All tensors to be repacked, in the order of the file.
 #[derive(Debug)]
 pub(super) struct Manifest {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<PackedEntry>,
     by_name: HashMap<String, usize>,
     bytes: usize,
 }
@@ -94,12 +94,12 @@ impl Manifest {
             // Panels are not much larger than the tensors that they are made of, which fit into memory.
             manifest.bytes = manifest.bytes.saturating_add(Packed::size(format, inputs, outputs));
             manifest.by_name.insert(name.clone(), manifest.entries.len());
-            manifest.entries.push(Entry { name, format, inputs, outputs, offset });
+            manifest.entries.push(PackedEntry { name, format, inputs, outputs, offset });
         }
         manifest
     }
 
-    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn entry(&self, name: &str) -> Option<&PackedEntry> {
         self.entries.get(*self.by_name.get(name)?)
     }
 

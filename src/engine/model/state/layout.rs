@@ -101,7 +101,7 @@ impl LayerState for Recurrent {
     }
 
     fn clear(&self, _part: &mut [u16], _slot: usize) {
-        // Nothing of it is read before the block is full.
+        // It is not read before the block is full.
     }
 }
 
@@ -145,7 +145,7 @@ pub(crate) struct StateLayout(pub(super) Arc<Parts>);
 #[derive(Debug)]
 pub(super) struct Parts {
     /// The part of each layer, in the order of the model's blocks.
-    pub(super) layers: Vec<Part>,
+    pub(super) layers: Vec<LayerPart>,
     /// Values of a block without the copies behind them: the parts `[kv heads, tile]` of all layers of
     /// attention without a window.
     pub(super) rows_len: usize,
@@ -170,7 +170,7 @@ pub(super) const LONGEST_INTERVAL: usize = 8;
 
 /// The part of one layer in each block.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct LayerPart {
     pub(super) range: Range<usize>,
     /// Whether that is a range of the window part.
     pub(super) windowed: bool,
@@ -212,7 +212,7 @@ impl StateLayout {
             let (start, running) = (*end, running_end);
             *end += layer.len();
             running_end += layer.running();
-            Part { range: start..*end, windowed, running: running..running_end, layer }
+            LayerPart { range: start..*end, windowed, running: running..running_end, layer }
         };
         let layers = layers.into_iter().map(part).collect();
         let every = rows_len + window_len;
@@ -282,7 +282,7 @@ impl StateLayout {
 
     /// The place of a layer's part.
     pub(in crate::model) fn place(&self, layer: usize) -> StatePlace {
-        let Part { range, running, .. } = &self.0.layers[layer];
+        let LayerPart { range, running, .. } = &self.0.layers[layer];
         StatePlace { running: running.start, block: range.start }
     }
 

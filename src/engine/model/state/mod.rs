@@ -7,10 +7,10 @@
 //! blocks.
 //!
 //! Attention keeps a row for each position, so its part can be cut anywhere. Other layers keep values that
-//! each position overwrites. These lie beside the blocks ([`Kept`]), and some blocks have a copy of them as
-//! of the block's last position: all blocks, or one in a few where copies are large ([`StateLayout`]). A
-//! sequence that has to go back goes to the last place of which there is a copy, and computes from there
-//! again.
+//! each position overwrites. These lie beside the blocks ([`RecurrentSnapshot`]), and some blocks have a copy
+//! of them as of the block's last position: all blocks, or one in a few where copies are large
+//! ([`StateLayout`]). A sequence that has to go back goes to the last place of which there is a copy, and
+//! computes from there again.
 //!
 //! Layers that only see a window of positions have allocations of their own, one for each block of positions.
 //! These are given back when the window of the next position no longer reaches them ([`State::settle`]). A
@@ -27,7 +27,7 @@ use crate::computing::{Block, State};
 use crate::kernels::Floats;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::recurrence::load;
-use crate::kernels::rows::Running;
+use crate::kernels::rows::RecurrentStates;
 use crate::kernels::tile::{KvCacheType, TILE};
 use crate::memory::fallible;
 
@@ -35,23 +35,23 @@ mod layout;
 
 pub(crate) use layout::StateLayout;
 pub(super) use layout::{KeysAndValues, LayerState};
-use layout::{LONGEST_INTERVAL, Part};
+use layout::{LONGEST_INTERVAL, LayerPart};
 
 /// The values of layers that each position overwrites, behind some position.
 #[derive(Default)]
-struct Kept {
+struct RecurrentSnapshot {
     values: Floats,
     /// Number of positions that went into it; None while that is not known.
     positions: Option<usize>,
 }
 
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for RecurrentSnapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kept").field("positions", &self.positions).finish_non_exhaustive()
+        f.debug_struct("RecurrentSnapshot").field("positions", &self.positions).finish_non_exhaustive()
     }
 }
 
-impl Kept {
+impl RecurrentSnapshot {
     /// The positions, where they are not more than `most`.
     fn within(&self, most: usize) -> Option<usize> {
         self.positions.filter(|positions| *positions <= most)
@@ -73,8 +73,8 @@ pub(crate) struct SequenceState {
     len: usize,
     /// The f32 values beside the blocks, of the layers that have such values, one layer after the other:
     /// behind the last position that is no guess, and behind guesses.
-    now: Kept,
-    ahead: Kept,
+    now: RecurrentSnapshot,
+    ahead: RecurrentSnapshot,
     /// Guesses among the rows of the pass that is under way.
     guesses: usize,
 }
@@ -82,7 +82,7 @@ pub(crate) struct SequenceState {
 impl SequenceState {
     /// A state of no positions and no blocks, which passes of so many rows add to.
     pub(crate) fn new(layout: StateLayout, rows: usize) -> Self {
-        let (now, ahead) = (Kept::default(), Kept::default());
+        let (now, ahead) = (RecurrentSnapshot::default(), RecurrentSnapshot::default());
         let (blocks, windows) = (Vec::new(), Vec::new());
         SequenceState { layout, blocks, windows, gone: 0, rows, len: 0, now, ahead, guesses: 0 }
     }
@@ -151,7 +151,7 @@ impl SequenceState {
                 None => self.now.values.fill(0.0),
                 Some(last) => {
                     let block = &self.blocks[last / TILE];
-                    for Part { range, running, .. } in &self.layout.0.layers {
+                    for LayerPart { range, running, .. } in &self.layout.0.layers {
                         // Attention needs nothing here.
                         if !running.is_empty() {
                             load(&block[range.clone()], &mut self.now.values[running.clone()]);
@@ -183,8 +183,8 @@ impl SequenceState {
         &mut self,
         count: usize,
         windowed: bool,
-    ) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>, Option<Running<'_>>) {
-        let running = (self.layout.running_len() > 0).then(|| Running {
+    ) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>, Option<RecurrentStates<'_>>) {
+        let running = (self.layout.running_len() > 0).then(|| RecurrentStates {
             now: Disjoint::new(&mut self.now.values),
             ahead: Disjoint::new(&mut self.ahead.values),
             certain: count - self.guesses,
@@ -325,7 +325,7 @@ impl State for SequenceState {
     fn forget(&mut self) {
         self.len = 0;
         (self.blocks, self.windows, self.gone) = (Vec::new(), Vec::new(), 0);
-        (self.now, self.ahead) = (Kept::default(), Kept::default());
+        (self.now, self.ahead) = (RecurrentSnapshot::default(), RecurrentSnapshot::default());
     }
 
     fn attach(&mut self, block: Block) {

@@ -1,7 +1,7 @@
 //! Likelihoods of answers: several paths through them at a time, each with a state that shares the blocks of
 //! the prompt.
 
-use super::super::answers;
+use super::super::answer_tree;
 use super::super::likelihood_memo::LikelihoodMemo;
 use super::{Goal, Sequence};
 use crate::computing::{BLOCK, Decoder, State};
@@ -104,7 +104,11 @@ impl Sequence {
 
     /// The rows whose logits are needed for the likelihoods of answers, among the last `rows` rows of a path
     /// that a pass has computed, with their indexes among them.
-    pub(in crate::scheduler) fn weighing(&self, path: usize, rows: usize) -> Vec<(usize, answers::Wanted)> {
+    pub(in crate::scheduler) fn weighing(
+        &self,
+        path: usize,
+        rows: usize,
+    ) -> Vec<(usize, answer_tree::AnswerRow)> {
         let Goal::Likelihoods(answers, _) = &self.goal else { return Vec::new() };
         let state = path.checked_sub(1).map_or(&self.state, |lane| &self.lanes[lane].state);
         let Some(end) = (state.len() + 1).checked_sub(self.given) else { return Vec::new() };
@@ -114,7 +118,7 @@ impl Sequence {
     /// Takes the log-probabilities from the logits of such a row.
     pub(in crate::scheduler) fn weighed(
         &mut self,
-        wanted: &answers::Wanted,
+        wanted: &answer_tree::AnswerRow,
         log_probabilities: Option<Vec<f64>>,
     ) -> Result<(), Error> {
         let Goal::Likelihoods(answers, _) = &mut self.goal else { return Ok(()) };

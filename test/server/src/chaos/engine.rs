@@ -14,9 +14,9 @@ const ROUNDS: u32 = 3;
 /// `pg_steadytext.engine_process`, as the storm goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineProcess {
-    /// In a worker.
+    /// The engine runs in a worker.
     Worker,
-    /// In a program of its own.
+    /// The engine runs in a program of its own.
     Separate,
     /// Some rounds in one, then some in the other.
     Alternate,

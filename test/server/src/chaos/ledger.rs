@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::session::Session;
 
-/// How a client's transaction ended, as far as the client can know.
+/// The outcome of a client's transaction, as far as the client can know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The server said so.
@@ -139,7 +139,7 @@ impl Ledger {
     }
 }
 
-/// How each request ended: those in the table, and those that went with a DROP EXTENSION.
+/// The ends of requests: of those in the table, and of those that went with a DROP EXTENSION.
 const FATES: &str = "
 select q.request_id, q.status, q.status <> 'completed' or r.answer is not distinct from q.answer, q.dropped, q.error
 from (select request_id, request_type, prompt, params, status, coalesce(result, embedding::text) as answer,

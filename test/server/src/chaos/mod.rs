@@ -29,17 +29,17 @@ pub use engine::EngineProcess;
 pub use ledger::Counts;
 use ledger::Ledger;
 
-/// How long no request may end before the server counts as stuck.
+/// Time without the end of a request after which the server counts as stuck.
 const STILLNESS: Duration = Duration::from_secs(180);
 
-/// How the storm is run.
+/// Options of the storm.
 #[derive(Debug, Clone, Copy)]
 pub struct Chaos {
     /// Number of disturbances.
     pub loops: u32,
     /// Concurrent clients.
     pub clients: u32,
-    /// Where the engine runs.
+    /// The process in which the engine runs.
     pub engine: EngineProcess,
     /// Decides on everything that is random, except for what concurrency itself makes of it.
     pub seed: u64,

@@ -136,7 +136,7 @@ fn write(model: &Path, task: &str, file: &File) {
     std::fs::rename(new, path).unwrap();
 }
 
-/// Why a model is refused.
+/// The reason why a model is refused.
 fn refused(path: &Path) -> String {
     let checked = ModelSource::File(path.to_owned()).open().and_then(|gguf| Encoder::check(&gguf));
     let error = checked.unwrap_err();
@@ -203,7 +203,7 @@ fn an_adapter_that_contradicts_itself_or_its_model_is_refused() {
         .contains("element type Q8_0")
     );
 
-    // What is no adapter at all.
+    // Files that are no adapters at all.
     std::fs::write(adapter_path(&path, TASKS[0].0), "no file of weights").unwrap();
     assert!(refused(&path).contains("retrieval.query.gguf"));
     std::fs::remove_file(adapter_path(&path, TASKS[0].0)).unwrap();

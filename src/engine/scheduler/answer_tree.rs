@@ -63,7 +63,7 @@ pub(super) struct Answers {
 
 /// A row whose logits are wanted, and the children of its node in the tree.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct AnswerRow {
     node: usize,
     children: Vec<Next>,
     end_tokens: Vec<u32>,
@@ -159,7 +159,7 @@ impl Answers {
 
     /// The wanted rows of a path among the range `rows` of computed rows, which is counted from the row of
     /// the prompt's last token. Each comes with its index in the range.
-    pub(super) fn wanted(&self, path: usize, rows: Range<usize>) -> Vec<(usize, Wanted)> {
+    pub(super) fn wanted(&self, path: usize, rows: Range<usize>) -> Vec<(usize, AnswerRow)> {
         let first = rows.start;
         let nodes = rows.filter_map(|row| Some((row - first, *self.paths[path].get(row)?)));
         let open = nodes.filter(|(_, node)| {
@@ -170,13 +170,13 @@ impl Answers {
             let children: Vec<Next> =
                 self.nodes[node].children.iter().map(|child| self.nodes[*child].next).collect();
             let end_tokens = if children.contains(&Next::End) { self.end_tokens.clone() } else { Vec::new() };
-            (row, Wanted { node, children, end_tokens })
+            (row, AnswerRow { node, children, end_tokens })
         })
         .collect()
     }
 
     /// Takes the log-probabilities of a row's children.
-    pub(super) fn take(&mut self, wanted: &Wanted, log_probabilities: &[f64]) {
+    pub(super) fn take(&mut self, wanted: &AnswerRow, log_probabilities: &[f64]) {
         let children = self.nodes[wanted.node].children.clone();
         for (child, log_probability) in children.into_iter().zip(log_probabilities) {
             self.nodes[child].log_probability = Some(*log_probability);
@@ -235,7 +235,7 @@ fn add(nodes: &mut Vec<Node>, parent: usize, next: Next) -> usize {
     index
 }
 
-impl Wanted {
+impl AnswerRow {
     /// The log-probabilities of the children of its node, from the logits of all tokens behind the node. None
     /// where one of the logits is not a finite number.
     pub(super) fn log_probabilities(&self, logits: &[f32], instructions: Instructions) -> Option<Vec<f64>> {

@@ -76,7 +76,7 @@ pub(super) struct Answer {
     pub(super) usage: Usage,
 }
 
-/// Why an endpoint is not asked.
+/// The reason why an endpoint is not asked.
 #[derive(Debug)]
 pub(super) enum Refused {
     /// The endpoint's protocol has no words for something that is asked.
