@@ -9,14 +9,14 @@ returns bytea
 language c volatile
 as 'MODULE_PATHNAME', 'prepared_work_wrapper';
 comment on function steadytext.make_work(text, text, text, text[], jsonb) is
-    'A request as work for an engine of this version; called by prepared_work';
+    'Returns a request as work for an engine of this version; called by prepared_work';
 
 create function steadytext.refused_work(p_version text, p_message text, p_code text, p_retry boolean)
 returns bytea
 language c volatile
 as 'MODULE_PATHNAME', 'refused_work_wrapper';
 comment on function steadytext.refused_work(text, text, text, boolean) is
-    'A request that is no work for an engine of this version, and why; called by prepared_work';
+    'Returns a refusal of a request that is no work for an engine of this version, with the reason; called by prepared_work';
 
 create function steadytext.prepared_work(
     p_version text, p_request_type text, p_prompt text, p_prompts text[], p_params jsonb
@@ -37,7 +37,7 @@ exception when others or assert_failure then
 end
 $$;
 comment on function steadytext.prepared_work(text, text, text, text[], jsonb) is
-    'Protocol: a request as work for an engine of this version, in the form of that version; 0A000 for another one. A request of which none can be made is a refusal, which says why';
+    'Protocol: returns a request as work for an engine of this version, in the form of that version; 0A000 for another one. A request of which no work can be made becomes a refusal, which gives the reason';
 
 create function steadytext.further_work(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_first integer, p_report bytea
@@ -46,7 +46,7 @@ returns bytea
 language c volatile
 as 'MODULE_PATHNAME', 'further_work_wrapper';
 comment on function steadytext.further_work(text, text, text[], jsonb, integer, bytea) is
-    'More of a request''s work, as prepared_work gives the beginning of it; called by more_work';
+    'Returns more of a request''s work, of which prepared_work gives the beginning; called by more_work';
 
 create function steadytext.more_work(
     p_worker text, p_id bigint, p_attempt integer, p_first integer, p_report bytea
@@ -66,7 +66,7 @@ begin
 end
 $$;
 comment on function steadytext.more_work(text, bigint, integer, integer, bytea) is
-    'Protocol: more of the work of a request whose subtasks did not all come with prepared_work or complete_reports, from subtask p_first on; p_report has the outputs of the stages before; NULL where the worker no longer holds the request';
+    'Protocol: returns more of the work of a request whose subtasks did not all come with prepared_work or complete_reports, from subtask p_first on; p_report has the outputs of the stages before; NULL where the worker no longer holds the request';
 
 create function steadytext.read_report(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_report bytea
@@ -92,7 +92,7 @@ language c volatile
 rows 1
 as 'MODULE_PATHNAME', 'read_report_wrapper';
 comment on function steadytext.read_report(text, text, text[], jsonb, bytea) is
-    'What a worker''s report of a request says, as complete_requests and fail_requests take it; called by told_report';
+    'Returns the contents of a worker''s report of a request in the form that complete_requests and fail_requests take; called by told_report';
 
 create function steadytext.told_report(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_report bytea
@@ -133,7 +133,7 @@ exception when others or assert_failure then
 end
 $$;
 comment on function steadytext.told_report(text, text, text[], jsonb, bytea) is
-    'The same, where an error that reading it raises is its request''s own; called by complete_reports';
+    'Returns the contents of a worker''s report of a request, as read_report does; an error in reading it becomes the error of the request. Called by complete_reports';
 
 create function steadytext.complete_reports(
     p_worker text,
@@ -248,4 +248,4 @@ as $$
     order by m.name
 $$;
 comment on function steadytext.worker_models() is
-    'Protocol: the registered models that workers elsewhere may compute, with their files below the directory of the models';
+    'Protocol: returns the registered models that workers elsewhere may compute, with their files below the directory of the models';
