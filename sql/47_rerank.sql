@@ -20,7 +20,7 @@ begin
 end
 $$;
 comment on function steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]) is
-    'The params of a rerank request: what differs from the defaults';
+    'Returns the params of a rerank request: values that differ from the defaults';
 
 create function @extschema@.steadytext_rerank_async(
     query text,
