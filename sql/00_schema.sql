@@ -23,7 +23,7 @@ begin
                 execute pg_catalog.format('create role %I nologin', v_role);
                 execute pg_catalog.format('comment on role %I is %L', v_role,
                     case v_role
-                        when 'steadytext_user' then 'pg_steadytext: may enqueue requests and read the own ones'
+                        when 'steadytext_user' then 'pg_steadytext: may enqueue requests and read its own'
                         when 'steadytext_admin' then 'pg_steadytext: may configure, and see everybody''s requests'
                         when 'steadytext_auditor' then 'pg_steadytext: may read the audit log, and nothing else'
                         else 'pg_steadytext: may call the queue protocol, for workers on other machines'
@@ -120,7 +120,7 @@ returns trigger
 language c volatile
 as 'MODULE_PATHNAME', 'count_retry_wrapper';
 comment on function steadytext.count_retry() is
-    'Counts a request that was put back to pending, once it is, among those that wait, and lets the worker notice one that was put back in its own transaction';
+    'Counts a request that was put back to pending among the pending ones, and lets the worker notice one that was put back in the worker''s own transaction';
 
 create function steadytext.wake_worker()
 returns trigger

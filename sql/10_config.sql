@@ -134,7 +134,7 @@ begin
 end
 $$;
 comment on function steadytext.refuse_key(text) is
-    'Raises the error about a key that does not exist; the hint names those that look like it';
+    'Raises the error about a key that does not exist; the hint names similar keys';
 
 create function steadytext.check_config()
 returns trigger

@@ -64,9 +64,9 @@ comment on table @extschema@.steadytext_cache is
 comment on column @extschema@.steadytext_cache.id is 'Number of the entry';
 comment on column @extschema@.steadytext_cache.cache_key is
     'steadytext_cache_key() of the request; unique through key_hash';
-comment on column @extschema@.steadytext_cache.prompt is 'The prompt, or the text that was embedded';
-comment on column @extschema@.steadytext_cache.response is 'The generated text; NULL for vectors';
-comment on column @extschema@.steadytext_cache.embedding is 'The vector of an embed request';
+comment on column @extschema@.steadytext_cache.prompt is 'Prompt, or text that was embedded';
+comment on column @extschema@.steadytext_cache.response is 'Generated text; NULL for vectors';
+comment on column @extschema@.steadytext_cache.embedding is 'Vector of an embed request';
 comment on column @extschema@.steadytext_cache.access_count is
     'Number of times that the answer was given, the first time included';
 comment on column @extschema@.steadytext_cache.last_accessed is 'Time when the answer was last given';
@@ -75,9 +75,9 @@ comment on column @extschema@.steadytext_cache.model_name is 'Name or file of th
 comment on column @extschema@.steadytext_cache.model_size is 'Size that the request named';
 comment on column @extschema@.steadytext_cache.seed is 'Seed of a generation with a temperature';
 comment on column @extschema@.steadytext_cache.eos_string is 'Text before which generation stopped';
-comment on column @extschema@.steadytext_cache.generation_params is 'The params of the request';
+comment on column @extschema@.steadytext_cache.generation_params is 'Parameters of the request';
 comment on column @extschema@.steadytext_cache.response_size is
-    'Bytes of the answer before compression';
+    'Size of the answer in bytes, before compression';
 comment on column @extschema@.steadytext_cache.generation_time_ms is
     'Milliseconds that the answer took when it was computed';
 comment on column @extschema@.steadytext_cache.request_type is

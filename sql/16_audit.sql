@@ -26,7 +26,7 @@ comment on column @extschema@.steadytext_audit_log."timestamp" is 'Time when it 
 comment on column @extschema@.steadytext_audit_log.user_id is 'Role that did it, or was refused it';
 comment on column @extschema@.steadytext_audit_log.action is
     'What was done, as kind of thing and act, such as config_change or cache_clear; or what was refused: limit_refused, right_refused';
-comment on column @extschema@.steadytext_audit_log.request_id is 'Request that the entry is about; NULL where it is about none';
+comment on column @extschema@.steadytext_audit_log.request_id is 'Request that the entry is about; NULL where there is none';
 comment on column @extschema@.steadytext_audit_log.details is 'Counts and names, never a prompt. An entry about refusals has their number, as each kind has one row a minute; so has an entry about acts where many of a kind were done in one';
 comment on column @extschema@.steadytext_audit_log.ip_address is
     'Address that the client was connected from; NULL through a Unix socket';
@@ -139,7 +139,7 @@ returns void
 language c volatile
 as 'MODULE_PATHNAME', 'note_refusal_wrapper';
 comment on function steadytext.note_refusal(text) is
-    'Notes that the caller was refused a change of a vectorizer, an enrichment or a prompt, whatever becomes of the transaction; called by refuse_change';
+    'Notes that the caller was refused a change of a vectorizer, an enrichment or a prompt, even if the transaction is rolled back; called by refuse_change';
 
 -- Runs as the extension's owner, who alone may note a refusal. Anybody may call it and is refused then, as by the functions that do: what is noted is
 -- that, and only where the thing is there and is another one's.

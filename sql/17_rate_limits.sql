@@ -101,7 +101,7 @@ create trigger note_change
     on @extschema@.steadytext_rate_limits
     for each statement execute function steadytext.note_change();
 comment on trigger note_change on @extschema@.steadytext_rate_limits is
-    'Makes every session read the limits again after the commit, but not when the worker writes down what was counted';
+    'Makes every session read the limits again after the commit, but not when the worker writes the counts';
 alter table @extschema@.steadytext_rate_limits
     enable always trigger check_rate_limit,
     enable always trigger note_change;
@@ -109,7 +109,7 @@ alter table @extschema@.steadytext_rate_limits
 alter table @extschema@.steadytext_rate_limits enable row level security;
 create policy admin_all on @extschema@.steadytext_rate_limits for all to steadytext_admin using (true);
 comment on policy admin_all on @extschema@.steadytext_rate_limits is
-    'Administrators keep the limits; users see those that bind them with steadytext_my_limits()';
+    'Administrators keep the limits; users see the limits that bind them with steadytext_my_limits()';
 alter table @extschema@.steadytext_rate_usage enable row level security;
 create policy admin_select on @extschema@.steadytext_rate_usage for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_rate_usage is 'Administrators may read it, for dumps; only the worker writes it';

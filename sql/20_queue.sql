@@ -77,22 +77,22 @@ comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
     'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts, deduplicate_facts or summarize';
-comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed or to work on, the query, or facts as JSON';
-comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, the documents to be ranked, or the two texts of a similarity';
+comment on column @extschema@.steadytext_queue.prompt is 'Prompt, text to embed or to work on, query, or facts as JSON';
+comment on column @extschema@.steadytext_queue.prompts is 'Texts of a batch type, documents to be ranked, or the two texts of a similarity';
 comment on column @extschema@.steadytext_queue.params is
     'Parameters that differ from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications; fields or schema of extract, to_language, labels, max_facts, similarity_threshold; template, which a database keeps in the place of the extension''s own prompt';
 comment on column @extschema@.steadytext_queue.priority is 'Priority of the request, 1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
-    'A label of the program''s own; rights go by owner_role';
-comment on column @extschema@.steadytext_queue.session_id is 'A label of the program''s own, to group requests';
+    'Label that the program gives; rights go by owner_role';
+comment on column @extschema@.steadytext_queue.session_id is 'Label that the program gives, to group requests';
 comment on column @extschema@.steadytext_queue.status is
     'State of the request: pending, processing, completed, failed or cancelled';
 comment on column @extschema@.steadytext_queue.result is
-    'The answer: the generated text, the judgement, or a ranking as JSON, with objects of document, score, index (from 1) and document_id, or of category and score, best first';
-comment on column @extschema@.steadytext_queue.results is 'The documents of a ranking, or the categories of a classification into all or several, best first';
+    'Answer: the generated text, the judgement, or a ranking as JSON, with objects of document, score, index (from 1) and document_id, or of category and score, best first';
+comment on column @extschema@.steadytext_queue.results is 'Documents of a ranking, or categories of a classification into all or several, best first';
 comment on column @extschema@.steadytext_queue.embedding is
-    'The vector of an embed request; its dimension is the model''s';
-comment on column @extschema@.steadytext_queue.embeddings is 'The vectors of a batch type, in input order';
+    'Vector of an embed request; its dimension is the model''s';
+comment on column @extschema@.steadytext_queue.embeddings is 'Vectors of a batch type, in input order';
 comment on column @extschema@.steadytext_queue.error is
     'Message of the last error; kept while the request waits for its next try';
 comment on column @extschema@.steadytext_queue.created_at is 'Start of the transaction that enqueued the request';
@@ -127,7 +127,7 @@ comment on column @extschema@.steadytext_queue.finish_reason is
     'Reason why the text ended: stop (the model, or a stop string), length (max_tokens, or the context) or constraint (nothing more could match it)';
 comment on column @extschema@.steadytext_queue.first_token_ms is 'Milliseconds from started_at to the first token of the text';
 comment on column @extschema@.steadytext_queue.batch is
-    'The batch of steadytext_enqueue_query() that the request belongs to; NULL for all others';
+    'Batch of steadytext_enqueue_query() that the request belongs to; NULL for all others';
 comment on column @extschema@.steadytext_queue.batch_key is
     'Columns of the batch''s query, all but prompt, prompts and params, by which an answer finds its row';
 comment on constraint steadytext_queue_pkey on @extschema@.steadytext_queue is

@@ -140,7 +140,7 @@ as $$
         where l.lane between steadytext.first_lane(p_role, p_priority) and steadytext.first_lane(p_role, p_priority) + 268435455)
 $$;
 comment on function steadytext.lanes_of(bigint[], oid, integer) is
-    'Returns those of p_lanes that belong to a user and a priority; called by pick_rows';
+    'Returns the lanes in p_lanes that belong to a user and a priority; called by pick_rows';
 
 create function steadytext.lane_rows(
     p_lanes bigint[],

@@ -16,7 +16,7 @@ create type steadytext.claim_part as (
     again boolean
 );
 comment on type steadytext.claim_part is
-    'A part of the claim index that a claim looks at: up to a number of rows of a user between two ids, of which up to share are wanted, and the outcome';
+    'Part of the claim index that a claim looks at: up to a number of rows of a user between two ids, of which up to share are wanted, and the outcome';
 
 -- One round: locks up to p_left rows of some users, who share them equally. It looks at no more
 -- than a portion of each user's rows. Returned are the rows, in turn; the users who may have more,
@@ -304,7 +304,7 @@ begin
 end
 $$;
 comment on function steadytext.end_unclaimed(tid[]) is
-    'Ends those of the rows whose update had no effect and raised no error; called by claim_requests';
+    'Ends the rows whose update had no effect and raised no error; called by claim_requests';
 
 -- A row whose update raises an error, or is suppressed by a trigger, is found by halving and
 -- ended; the others are taken.

@@ -126,7 +126,7 @@ begin
 end
 $$;
 comment on function steadytext.check_batch(text[], text) is
-    'Refuses empty batches and those with more elements than max_batch_size';
+    'Refuses empty batches and batches with more elements than max_batch_size';
 
 create function @extschema@.steadytext_generate_batch_async(
     prompts text[],

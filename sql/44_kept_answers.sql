@@ -87,7 +87,7 @@ begin
 end
 $$;
 comment on function steadytext.forget_kept_values(uuid, jsonb) is
-    'Forgets what is kept of rows that have their value, or are to have no other one; called by the steps';
+    'Forgets the kept values of rows that have their value, or are to have no other one; called by the steps';
 
 create function steadytext.kept_pause(p_id uuid, p_key jsonb)
 returns interval

@@ -39,10 +39,10 @@ create table @extschema@.steadytext_prompt_versions (
     created_by text not null default current_user,
     constraint steadytext_prompt_versions_prompt_id_version_key unique (prompt_id, version)
 );
-comment on table @extschema@.steadytext_prompt_versions is 'The versions of each prompt; the highest one is current';
+comment on table @extschema@.steadytext_prompt_versions is 'Versions of each prompt; the highest one is current';
 comment on column @extschema@.steadytext_prompt_versions.id is 'Identifier of the version, as steadytext_prompt_update() returns it';
 comment on column @extschema@.steadytext_prompt_versions.prompt_id is 'Prompt that this is a version of';
-comment on column @extschema@.steadytext_prompt_versions.version is 'Number of the version among those of the prompt, from 1';
+comment on column @extschema@.steadytext_prompt_versions.version is 'Number of the version within its prompt, from 1';
 comment on column @extschema@.steadytext_prompt_versions.template is 'Template, in the language of Jinja2';
 comment on column @extschema@.steadytext_prompt_versions.required_variables is 'Names of the variables of the template, sorted';
 comment on column @extschema@.steadytext_prompt_versions.metadata is 'Notes of the owner: an object of up to 64 kB';

@@ -114,7 +114,7 @@ return steadytext.plain_verb(
     'extract'::text, document, jsonb_build_object('schema', schema),
     use_cache, seed, model, on_error)::jsonb;
 comment on function @extschema@.steadytext_extract(text, jsonb, boolean, bigint, text, text) is
-    'Extracts what a text says as a JSON document that conforms to a schema';
+    'Extracts data from a text as a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_extract(
     document text[],
@@ -396,7 +396,7 @@ return steadytext.plain_verb(
     'deduplicate_facts'::text, facts_array::text, jsonb_build_object('similarity_threshold', similarity_threshold),
     use_cache, seed, model, on_error)::jsonb;
 comment on function @extschema@.steadytext_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text) is
-    'Returns facts without near duplicates: a fact whose vector is at least that similar to one of a fact before it is left out';
+    'Returns facts without near duplicates: a fact is left out if the cosine of its vector with that of an earlier one is at least similarity_threshold';
 
 create function @extschema@.steadytext_deduplicate_facts_async(
     facts_array jsonb,

@@ -83,7 +83,7 @@ comment on column @extschema@.steadytext_activity.request_id is 'Identifier of t
 comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued the request, made the call or asked for the download';
 comment on column @extschema@.steadytext_activity.request_type is 'Type of the request: generate, embed …, or model_pull for a download';
 comment on column @extschema@.steadytext_activity.phase is
-    'State of the work: waiting (for its turn), loading (the model), prefill or decoding; elsewhere: a worker on another machine has it, and the only information about it is the row of the queue; of a download, downloading or what it waits for';
+    'State of the work: waiting (for its turn), loading (the model), prefill or decoding; elsewhere: a worker on another machine has it, and the row of the queue has all that is known about it; of a download: downloading, or the reason why it waits';
 comment on column @extschema@.steadytext_activity.prompt_tokens is 'Length of the prompt in tokens';
 comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens generated so far';
 comment on column @extschema@.steadytext_activity.tokens_per_second is 'Tokens generated per second';

@@ -271,12 +271,12 @@ comment on policy admin_select on @extschema@.steadytext_vectorizer_failures is 
 alter table @extschema@.steadytext_vectorizer_kept enable row level security;
 create policy owner_all on @extschema@.steadytext_vectorizer_kept for all to steadytext_user
     using (steadytext.owns_vectorizer(vectorizer_id));
-comment on policy owner_all on @extschema@.steadytext_vectorizer_kept is 'Users see and forget what is kept for their own definitions';
+comment on policy owner_all on @extschema@.steadytext_vectorizer_kept is 'Users see and forget the kept vectors and values of their own definitions';
 create policy admin_select on @extschema@.steadytext_vectorizer_kept for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_vectorizer_kept is 'Administrators see all of it';
 alter table @extschema@.steadytext_vectorizer_state enable row level security;
 create policy admin_select on @extschema@.steadytext_vectorizer_state for select to steadytext_admin using (true);
-comment on policy admin_select on @extschema@.steadytext_vectorizer_state is 'Administrators see how far each definition is';
+comment on policy admin_select on @extschema@.steadytext_vectorizer_state is 'Administrators see the progress of each definition';
 create policy owner_all on @extschema@.steadytext_vectorizer_state for all to steadytext_user
     using (steadytext.owns_vectorizer(vectorizer_id));
 comment on policy owner_all on @extschema@.steadytext_vectorizer_state is 'Users keep the progress of their own definitions';
@@ -348,7 +348,7 @@ begin
 end
 $$;
 comment on function steadytext.is_missing_definition(text, text) is
-    'Returns whether there is no vectorizer or enrichment of this name, and raises a NOTICE if so; called where such are dropped if they exist';
+    'Returns whether there is no vectorizer or enrichment of this name, and raises a NOTICE if so; called by the functions that drop them with if_exists';
 
 create function steadytext.own_definition_id(p_name text, p_kind text)
 returns uuid

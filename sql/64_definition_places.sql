@@ -419,7 +419,7 @@ begin
 end
 $$;
 comment on function steadytext.make_definition_triggers(uuid, regclass, text[], text[], text[]) is
-    'Creates the triggers of a definition on its table, with the columns of the key, those that are read and those that are filled';
+    'Creates the triggers of a definition on its table, with the columns of the key, the columns that are read and the columns that are filled';
 
 create function steadytext.definition_trigger_drops(p_id uuid, p_relations regclass[])
 returns setof text

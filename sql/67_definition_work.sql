@@ -205,7 +205,7 @@ begin
 end
 $$;
 comment on function steadytext.begin_requested_search(uuid) is
-    'Begins a search of the table where somebody has asked for one, and returns whether it did; called by the steps';
+    'Begins a search of the table where one was asked for, and returns whether it did; called by the steps';
 
 -- Searches of the table go by its key, those of failures by the key in JSON.
 create function steadytext.go_on_searching(p_id uuid, p_count integer, p_limit integer, p_last jsonb, p_next text)

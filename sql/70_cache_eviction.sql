@@ -139,7 +139,7 @@ begin
 end
 $$;
 comment on function steadytext.evict_entries(bigint[], integer[]) is
-    'Protocol: one batch of an eviction; returns the entries that are gone, without those that are locked or were used since they were chosen';
+    'Protocol: evicts one batch of entries; returns the entries that are gone, without those that are locked or were used since they were chosen';
 
 create function steadytext.evict(
     p_target_entries double precision,

@@ -75,7 +75,7 @@ returns boolean
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'check_filter_wrapper';
 comment on function steadytext.check_filter(text) is
-    'Returns true, or raises an error where a text is not one SQL expression: what a filter must be, so that nothing of it is read as another part of a query';
+    'Returns true, or raises an error where a text is not exactly one SQL expression, so that no part of a filter is read as another part of a query';
 
 create function steadytext.check_search(p_query text, p_k bigint, p_filter text)
 returns integer

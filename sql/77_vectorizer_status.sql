@@ -167,7 +167,7 @@ comment on column @extschema@.steadytext_vectorizer_status.stale is
 comment on column @extschema@.steadytext_vectorizer_status.rows_per_second is 'Rows embedded per second, as last measured';
 comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'Seconds that the remaining rows take at that rate; NULL where there is no rate';
 comment on column @extschema@.steadytext_vectorizer_status.problem is 'Reason why nothing is done at all, or why the vectorizer waits; it is tried again by itself';
-comment on column @extschema@.steadytext_vectorizer_status.owner is 'Role that owns the table, with whose rights vectors are written';
+comment on column @extschema@.steadytext_vectorizer_status.owner is 'Owner of the table, with whose rights vectors are written';
 
 -- Owners see it in the status; administrators look into one place first.
 create function steadytext.definition_checks()

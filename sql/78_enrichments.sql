@@ -16,7 +16,7 @@ create table @extschema@.steadytext_enrichment_rows (
     constraint steadytext_enrichment_rows_pkey primary key (enrichment_id, key)
 );
 comment on table @extschema@.steadytext_enrichment_rows is
-    'Rows of enriched tables that have their value: what each value was made from, and by which definition';
+    'Records about rows of enriched tables that have their value: what each value was made from, and by which definition';
 comment on column @extschema@.steadytext_enrichment_rows.enrichment_id is 'Definition that the row belongs to';
 comment on column @extschema@.steadytext_enrichment_rows.key is 'Key of the row: the values of the key columns as an array';
 comment on column @extschema@.steadytext_enrichment_rows.content_hash is 'SHA-256 of the columns that the prompt names';

@@ -318,7 +318,7 @@ comment on column @extschema@.steadytext_enrichment_status.stale is 'Number of r
 comment on column @extschema@.steadytext_enrichment_status.rows_per_second is 'Rows filled per second, as last measured';
 comment on column @extschema@.steadytext_enrichment_status.seconds_left is 'Seconds that the remaining rows take at that rate; NULL where there is no rate';
 comment on column @extschema@.steadytext_enrichment_status.problem is 'Reason why nothing is done at all, or why the enrichment waits; it is tried again by itself';
-comment on column @extschema@.steadytext_enrichment_status.owner is 'Role that owns the table, with whose rights values are written';
+comment on column @extschema@.steadytext_enrichment_status.owner is 'Owner of the table, with whose rights values are written';
 
 create view @extschema@.steadytext_enrichment_errors with (security_barrier) as
 select e.* from steadytext.vectorizer_errors('enrichment') as e;

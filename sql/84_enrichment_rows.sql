@@ -67,7 +67,7 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.ask_about_rows(uuid, jsonb) is 'Makes a request of the prompt of each row; called by the steps';
+comment on function steadytext.ask_about_rows(uuid, jsonb) is 'Makes a request from the prompt of each row; called by the steps';
 
 create function steadytext.write_enrichment_values(p_id uuid, p_statements record, p_items jsonb)
 returns integer

@@ -170,7 +170,7 @@ begin
 end
 $$;
 comment on function steadytext.metric_samples() is
-    'Returns each sample of steadytext_metrics(), those of a family one after the other';
+    'Returns the samples of steadytext_metrics(), grouped by family';
 
 -- It runs as its owner, so that roles that may call it need no other right. It shows one database, whoever calls.
 create function @extschema@.steadytext_metrics()
