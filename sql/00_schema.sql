@@ -23,7 +23,7 @@ begin
                 execute pg_catalog.format('create role %I nologin', v_role);
                 execute pg_catalog.format('comment on role %I is %L', v_role,
                     case v_role
-                        when 'steadytext_user' then 'pg_steadytext: may enqueue requests and read the own ones'
+                        when 'steadytext_user' then 'pg_steadytext: may enqueue requests and read its own'
                         when 'steadytext_admin' then 'pg_steadytext: may configure, and see everybody''s requests'
                         when 'steadytext_auditor' then 'pg_steadytext: may read the audit log, and nothing else'
                         else 'pg_steadytext: may call the queue protocol, for workers on other machines'
@@ -54,7 +54,7 @@ end
 $$;
 create schema steadytext;
 comment on schema steadytext is
-    'pg_steadytext: the protocol between the queue and its workers, and what tables and views need; no tables';
+    'pg_steadytext: functions of the protocol between the queue and its workers, and those that tables and views need; no tables';
 
 -- Functions name the target schema as text. The owner of that schema could rename it and put objects of their own in
 -- the place of ours; the library compares this name with the schema's present one.
@@ -64,7 +64,7 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as 'select ''@extschema@''::text';
 comment on function steadytext.installed_schema() is
-    'The schema that CREATE EXTENSION was told, as functions name it';
+    'Returns the name of the schema that CREATE EXTENSION was given, as functions have it written in them';
 
 -- The type vector is in whatever schema its extension was put into, which everybody may be able to write. Statements
 -- that name the type stand between
@@ -99,14 +99,14 @@ begin
 end
 $$;
 comment on function steadytext.vector_path() is
-    'A search path for statements of install and migration scripts that name the type vector: pg_catalog, and the schema where the type is';
+    'Returns a search path for statements of install and migration scripts that name the type vector: pg_catalog, and the schema where the type is';
 
 create function steadytext.new_request_id()
 returns uuid
 language c volatile parallel safe strict
 as 'MODULE_PATHNAME', 'new_request_id_wrapper';
 comment on function steadytext.new_request_id() is
-    'A fresh UUID version 7; the default of steadytext_queue.request_id';
+    'Returns a new UUID version 7; the default of steadytext_queue.request_id';
 
 create function steadytext.check_request()
 returns trigger
@@ -120,7 +120,7 @@ returns trigger
 language c volatile
 as 'MODULE_PATHNAME', 'count_retry_wrapper';
 comment on function steadytext.count_retry() is
-    'Counts a request that was put back to pending, once it is, among those that wait, and lets the worker notice one that was put back in its own transaction';
+    'Counts a request that was put back to pending among the pending ones, and lets the worker notice one that was put back in the worker''s own transaction';
 
 create function steadytext.wake_worker()
 returns trigger
@@ -169,14 +169,14 @@ returns void
 language c volatile strict
 as 'MODULE_PATHNAME', 'announce_wrapper';
 comment on function steadytext.announce(uuid[]) is
-    'Wakes whoever waits for these requests, after the commit';
+    'Wakes all processes that wait for these requests, after the commit';
 
 create function steadytext.is_own_worker()
 returns boolean
 language c volatile
 as 'MODULE_PATHNAME', 'is_own_worker_wrapper';
 comment on function steadytext.is_own_worker() is
-    'Whether this process is the worker of this server and database: what only that one may say goes by the process, not by a role';
+    'Returns whether this process is the worker of this server and database; functions that only that worker may call check the process, not a role';
 
 create function steadytext.check_worker(p_worker text, p_lease_seconds integer default 60)
 returns void

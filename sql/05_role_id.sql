@@ -14,27 +14,27 @@ returns steadytext.role_id
 language c stable parallel safe strict
 as 'MODULE_PATHNAME', 'role_id_in_wrapper';
 comment on function steadytext.role_id_in(cstring) is
-    'The role of this name; nobody, and a warning, where there is none';
+    'Converts the name of a role to the role; where there is none, to no role, with a warning';
 
 create function steadytext.role_id_out(role steadytext.role_id)
 returns cstring
 language c stable parallel safe strict
 as 'MODULE_PATHNAME', 'role_id_out_wrapper';
 comment on function steadytext.role_id_out(steadytext.role_id) is
-    'The role''s name as it is now, without quotes; empty where the role is gone';
+    'Converts a role to its present name, without quotes; empty where the role is gone';
 
 create function steadytext.role_id_recv(message internal)
 returns steadytext.role_id
 language c stable parallel safe strict
 as 'MODULE_PATHNAME', 'role_id_recv_wrapper';
-comment on function steadytext.role_id_recv(internal) is 'As role_id_in, for the binary protocol';
+comment on function steadytext.role_id_recv(internal) is 'Converts the binary form to a role, as role_id_in does with its name';
 
 create function steadytext.role_id_send(role steadytext.role_id)
 returns bytea
 language c stable parallel safe strict
 as 'MODULE_PATHNAME', 'role_id_send_wrapper';
 comment on function steadytext.role_id_send(steadytext.role_id) is
-    'As role_id_out, for the binary protocol';
+    'Converts a role to the binary form, as role_id_out does to its name';
 
 create type steadytext.role_id (
     input = steadytext.role_id_in,
@@ -44,20 +44,20 @@ create type steadytext.role_id (
     like = pg_catalog.oid
 );
 comment on type steadytext.role_id is
-    'A role: kept by its number, written as its name, empty where it is gone';
+    'A role: stored as its OID, written as its name, empty where it is gone';
 
 -- Everything that oid can do, indexes included.
 create cast (steadytext.role_id as pg_catalog.oid) without function as implicit;
-comment on cast (steadytext.role_id as pg_catalog.oid) is 'The number of the role';
+comment on cast (steadytext.role_id as pg_catalog.oid) is 'OID of the role';
 -- So that owner_role can be compared with names, and set to one.
 create cast (steadytext.role_id as pg_catalog.name) with inout as implicit;
-comment on cast (steadytext.role_id as pg_catalog.name) is 'The name of the role';
+comment on cast (steadytext.role_id as pg_catalog.name) is 'Name of the role';
 create cast (pg_catalog.name as steadytext.role_id) with inout as assignment;
-comment on cast (pg_catalog.name as steadytext.role_id) is 'The role of this name';
+comment on cast (pg_catalog.name as steadytext.role_id) is 'Role of this name';
 
 create function steadytext.current_role_id()
 returns steadytext.role_id
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'current_role_id_wrapper';
 comment on function steadytext.current_role_id() is
-    'The role whose rights are in force: the default of steadytext_queue.owner_role, and what its policies compare with';
+    'Returns the role whose rights are in force: the default of steadytext_queue.owner_role, which the policies of that table compare with it';

@@ -22,9 +22,9 @@ as $$
         ('generation_model', 'text', null, null, '"auto"'::jsonb,
             'Model that generates text where neither request, session, role nor database names one; auto: see pg_steadytext.generation_model'),
         ('embedding_model', 'text', null, null, '"auto"'::jsonb,
-            'The same for embeddings'),
+            'Model that computes embeddings where neither request, session, role nor database names one; auto: see pg_steadytext.embedding_model'),
         ('reranker_model', 'text', null, null, '"auto"'::jsonb,
-            'The same for rankings'),
+            'Model that ranks documents where neither request, session, role nor database names one; auto: see pg_steadytext.reranker_model'),
         ('default_seed', 'integer', 0, 9223372036854775807, '42',
             'Seed of a request that gives none (only used with temperature above 0)'),
         ('max_tokens_limit', 'integer', 1, 1048576, '4096',
@@ -79,7 +79,7 @@ as $$
             'Without effect: accepted from programs written for versions with a daemon')
 $$;
 comment on function steadytext.config_keys() is
-    'Every key of steadytext_config with its type, range and built-in default';
+    'Returns every key of steadytext_config with its type, range and built-in default';
 
 create table @extschema@.steadytext_config (
     key text constraint steadytext_config_pkey primary key,
@@ -90,14 +90,14 @@ create table @extschema@.steadytext_config (
     is_default boolean not null default false
 );
 comment on table @extschema@.steadytext_config is
-    'Behaviour of pg_steadytext in this database; what belongs to the server is in pg_steadytext.* settings';
+    'Settings of pg_steadytext in this database; those of the server are the parameters pg_steadytext.*';
 comment on column @extschema@.steadytext_config.key is 'Name of the setting; docs/sql.md lists them all';
-comment on column @extschema@.steadytext_config.value is 'A JSON number, boolean or string, as the key demands';
-comment on column @extschema@.steadytext_config.description is 'What the setting does';
-comment on column @extschema@.steadytext_config.updated_at is 'When the value was last changed';
-comment on column @extschema@.steadytext_config.updated_by is 'Who last changed the value';
+comment on column @extschema@.steadytext_config.value is 'Value of the setting: a JSON number, boolean or string, as the key demands';
+comment on column @extschema@.steadytext_config.description is 'Description of the setting';
+comment on column @extschema@.steadytext_config.updated_at is 'Time when the value was last changed';
+comment on column @extschema@.steadytext_config.updated_by is 'User who last changed the value';
 comment on column @extschema@.steadytext_config.is_default is
-    'Never set by anybody: pg_dump leaves the row out. Setting it to true brings the built-in value back';
+    'True where the value was never set: pg_dump leaves the row out. Setting it to true brings the built-in value back';
 comment on constraint steadytext_config_pkey on @extschema@.steadytext_config is 'One row per setting';
 
 insert into @extschema@.steadytext_config (key, value, description, is_default)
@@ -134,7 +134,7 @@ begin
 end
 $$;
 comment on function steadytext.refuse_key(text) is
-    'Raises the error about a key that does not exist; the hint names those that look like it';
+    'Raises the error about a key that does not exist; the hint names similar keys';
 
 create function steadytext.check_config()
 returns trigger
@@ -217,7 +217,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_config_get(text) is
-    'The value of a setting as plain text';
+    'Returns the value of a setting as plain text';
 
 create function @extschema@.steadytext_config_set(key text, value text)
 returns void
@@ -290,7 +290,7 @@ begin
 end
 $$;
 comment on function steadytext.config_numeric(text) is
-    'A numeric setting; the built-in value where its row was deleted, or is no number';
+    'Returns a numeric setting; the built-in value where its row was deleted, or is no number';
 
 create function steadytext.config_integer(p_key text)
 returns integer
@@ -302,7 +302,7 @@ begin
 end
 $$;
 comment on function steadytext.config_integer(text) is
-    'A numeric setting without its fraction, or the integer that is nearest to that';
+    'Returns a numeric setting without its fraction, or the integer that is nearest to that';
 
 create function steadytext.config_number(p_key text)
 returns double precision
@@ -316,4 +316,4 @@ begin
 end
 $$;
 comment on function steadytext.config_number(text) is
-    'A numeric setting as a double, at most 1e300, and 0 where it is less than 1e-300';
+    'Returns a numeric setting as a double, at most 1e300, and 0 where it is less than 1e-300';

@@ -14,7 +14,7 @@ as $$
     select sha256(convert_to(cache_key, 'UTF8'))
 $$;
 comment on function steadytext.cache_key_hash(text) is
-    'What the cache is searched by: a key may be a whole prompt, which is too long for an index';
+    'Returns the hash by which the cache is searched: a key may be a whole prompt, which is too long for an index';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_cache (
@@ -64,43 +64,43 @@ comment on table @extschema@.steadytext_cache is
 comment on column @extschema@.steadytext_cache.id is 'Number of the entry';
 comment on column @extschema@.steadytext_cache.cache_key is
     'steadytext_cache_key() of the request; unique through key_hash';
-comment on column @extschema@.steadytext_cache.prompt is 'The prompt, or the text that was embedded';
-comment on column @extschema@.steadytext_cache.response is 'The generated text; NULL for vectors';
-comment on column @extschema@.steadytext_cache.embedding is 'The vector of an embed request';
+comment on column @extschema@.steadytext_cache.prompt is 'Prompt, or text that was embedded';
+comment on column @extschema@.steadytext_cache.response is 'Generated text; NULL for vectors';
+comment on column @extschema@.steadytext_cache.embedding is 'Vector of an embed request';
 comment on column @extschema@.steadytext_cache.access_count is
-    'How often the answer was given, the first time included';
-comment on column @extschema@.steadytext_cache.last_accessed is 'When it was given last';
-comment on column @extschema@.steadytext_cache.created_at is 'When it was computed or imported';
+    'Number of times that the answer was given, the first time included';
+comment on column @extschema@.steadytext_cache.last_accessed is 'Time when the answer was last given';
+comment on column @extschema@.steadytext_cache.created_at is 'Time when the answer was computed or imported';
 comment on column @extschema@.steadytext_cache.model_name is 'Name or file of the model that answered';
-comment on column @extschema@.steadytext_cache.model_size is 'The size that the request named';
+comment on column @extschema@.steadytext_cache.model_size is 'Size that the request named';
 comment on column @extschema@.steadytext_cache.seed is 'Seed of a generation with a temperature';
 comment on column @extschema@.steadytext_cache.eos_string is 'Text before which generation stopped';
-comment on column @extschema@.steadytext_cache.generation_params is 'The params of the request';
+comment on column @extschema@.steadytext_cache.generation_params is 'Parameters of the request';
 comment on column @extschema@.steadytext_cache.response_size is
-    'Bytes of the answer before compression';
+    'Size of the answer in bytes, before compression';
 comment on column @extschema@.steadytext_cache.generation_time_ms is
     'Milliseconds that the answer took when it was computed';
 comment on column @extschema@.steadytext_cache.request_type is
-    'As in steadytext_queue; a row that is put in without one gets embed if it has a vector, otherwise generate';
+    'Type of the request, as in steadytext_queue; a row that is put in without one gets embed if it has a vector, otherwise generate';
 comment on column @extschema@.steadytext_cache.model_hash is
     'SHA-256 of the model''s file in hexadecimal digits; NULL for imported entries. An entry of another model answers nothing';
 comment on column @extschema@.steadytext_cache.kernel_version is
-    'Changes when the engine computes other bytes; an entry of another version answers nothing';
+    'Version of the engine''s computation, which changes when the engine computes other bytes; an entry of another version answers nothing';
 comment on column @extschema@.steadytext_cache.imported is
-    'An administrator imported the entry: it answers whatever model is in use';
-comment on column @extschema@.steadytext_cache.key_hash is 'SHA-256 of cache_key: what is searched for';
+    'True where an administrator imported the entry: it answers whatever model is in use';
+comment on column @extschema@.steadytext_cache.key_hash is 'SHA-256 of cache_key, by which entries are searched for';
 comment on constraint steadytext_cache_pkey on @extschema@.steadytext_cache is
-    'By this number accesses are counted';
+    'Entries whose accesses are counted are found by this number';
 comment on constraint steadytext_cache_key_hash_key on @extschema@.steadytext_cache is
     'One answer per key; every look-up goes through it';
 comment on constraint steadytext_cache_row_check on @extschema@.steadytext_cache is
-    'What must hold for every entry; raises an error that names the column and does not show the row';
+    'Checks every value of an entry; raises an error that names the column and does not show the row';
 comment on sequence @extschema@.steadytext_cache_id_seq is 'Source of steadytext_cache.id';
 
 -- COPY may bring a NULL id; usually the condition is false and no function is called.
 create trigger refuse_id before insert on @extschema@.steadytext_cache
     for each row when (new.id is null) execute function steadytext.refuse_id();
-comment on trigger refuse_id on @extschema@.steadytext_cache is 'An entry has a number';
+comment on trigger refuse_id on @extschema@.steadytext_cache is 'Refuses an entry without a number';
 alter table @extschema@.steadytext_cache enable always trigger refuse_id;
 
 -- The Python extension's table had no request_type: rows are put in without one.
@@ -115,15 +115,15 @@ begin
 end
 $$;
 comment on function steadytext.request_type_of_entry() is
-    'Trigger on steadytext_cache: a row without a request_type is the answer to an embed request if it has a vector, otherwise to a generate request';
+    'Trigger function of steadytext_cache: a row without a request_type is the answer to an embed request if it has a vector, otherwise to a generate request';
 create trigger request_type_of_entry before insert on @extschema@.steadytext_cache
     for each row when (new.request_type is null) execute function steadytext.request_type_of_entry();
-comment on trigger request_type_of_entry on @extschema@.steadytext_cache is 'Rows that do not say what they answer';
+comment on trigger request_type_of_entry on @extschema@.steadytext_cache is 'Sets the request type of rows that do not have one';
 alter table @extschema@.steadytext_cache enable always trigger request_type_of_entry;
 
 create trigger note_key after insert or update of cache_key on @extschema@.steadytext_cache
     for each row execute function steadytext.note_key();
-comment on trigger note_key on @extschema@.steadytext_cache is 'The filter in shared memory has all keys';
+comment on trigger note_key on @extschema@.steadytext_cache is 'Adds every new key to the filter in shared memory';
 alter table @extschema@.steadytext_cache enable always trigger note_key;
 
 -- Accesses are counted in batches by updates that touch no index: the free fifth of each page
@@ -150,7 +150,7 @@ select c.id, c.cache_key, c.prompt, c.response, c.embedding, c.access_count, c.l
     ) as frecency_score
 from @extschema@.steadytext_cache as c;
 comment on view @extschema@.steadytext_cache_with_frecency is
-    'The cache with the score by which entries are evicted: access_count * exp(-days since the last access); the lowest goes first';
+    'The cache with the score by which entries are evicted: access_count * exp(-days since the last access); the entry with the lowest score is evicted first';
 do $$
 declare
     v_column record;

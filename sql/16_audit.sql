@@ -20,28 +20,28 @@ create table @extschema@.steadytext_audit_log (
     session_user_id text default session_user
 );
 comment on table @extschema@.steadytext_audit_log is
-    'What administrators did and what was refused, to whom and when; nobody may change it';
-comment on column @extschema@.steadytext_audit_log.id is 'Order of the entries';
-comment on column @extschema@.steadytext_audit_log."timestamp" is 'When it was done';
-comment on column @extschema@.steadytext_audit_log.user_id is 'The role that did it';
+    'Acts of administrators and refusals: what was done or refused, to whom and when; nobody may change an entry';
+comment on column @extschema@.steadytext_audit_log.id is 'Number of the entry, in the order of the entries';
+comment on column @extschema@.steadytext_audit_log."timestamp" is 'Time when it was done or refused';
+comment on column @extschema@.steadytext_audit_log.user_id is 'Role that did it, or was refused it';
 comment on column @extschema@.steadytext_audit_log.action is
-    'What was done: the kind of thing and the act, such as config_change or cache_clear; or what was refused: limit_refused, right_refused';
-comment on column @extschema@.steadytext_audit_log.request_id is 'The request that it was about, if any';
-comment on column @extschema@.steadytext_audit_log.details is 'Counts and names, never a prompt. Of refusals how many there were, as each kind has one row a minute; of acts, too, where many of a kind were done in one';
+    'What was done, as kind of thing and act, such as config_change or cache_clear; or what was refused: limit_refused, right_refused';
+comment on column @extschema@.steadytext_audit_log.request_id is 'Request that the entry is about; NULL where there is none';
+comment on column @extschema@.steadytext_audit_log.details is 'Counts and names, never a prompt. An entry about refusals has their number, as each kind has one row a minute; so has an entry about acts where many of a kind were done in one';
 comment on column @extschema@.steadytext_audit_log.ip_address is
-    'Where the client was connected from; NULL through a Unix socket';
-comment on column @extschema@.steadytext_audit_log.success is 'Whether it was done';
-comment on column @extschema@.steadytext_audit_log.error_message is 'Why it was not';
-comment on column @extschema@.steadytext_audit_log.event_id is 'An id that no entry of another server has';
-comment on column @extschema@.steadytext_audit_log.event_type is 'The same as action';
-comment on column @extschema@.steadytext_audit_log.created_at is 'The same as timestamp';
+    'Address that the client was connected from; NULL through a Unix socket';
+comment on column @extschema@.steadytext_audit_log.success is 'True if it was done, false if it was refused';
+comment on column @extschema@.steadytext_audit_log.error_message is 'Reason for the refusal';
+comment on column @extschema@.steadytext_audit_log.event_id is 'Identifier that no entry of another server has';
+comment on column @extschema@.steadytext_audit_log.event_type is 'Same value as action';
+comment on column @extschema@.steadytext_audit_log.created_at is 'Same value as timestamp';
 comment on column @extschema@.steadytext_audit_log.session_user_id is
-    'The role that had logged in, where user_id is one that it had taken on with SET ROLE';
+    'Role that had logged in, where user_id is one that it had taken on with SET ROLE';
 comment on constraint steadytext_audit_log_pkey on @extschema@.steadytext_audit_log is 'One row per act';
 comment on sequence @extschema@.steadytext_audit_log_id_seq is 'Source of steadytext_audit_log.id';
 
 create index steadytext_audit_log_timestamp_idx on @extschema@.steadytext_audit_log ("timestamp");
-comment on index @extschema@.steadytext_audit_log_timestamp_idx is 'Looking for what was done in a certain time';
+comment on index @extschema@.steadytext_audit_log_timestamp_idx is 'Finds the entries of a period';
 
 alter table @extschema@.steadytext_audit_log enable row level security;
 create policy admin_select on @extschema@.steadytext_audit_log for select to steadytext_admin using (true);
@@ -54,7 +54,7 @@ returns oid
 language c stable parallel restricted
 as 'MODULE_PATHNAME', 'outer_role_wrapper';
 comment on function steadytext.outer_role() is
-    'The role of the session, or of SET ROLE, whatever function with rights of its own is running';
+    'Returns the role of the session, or of SET ROLE, even while a function with rights of its own is running';
 
 -- Runs as the extension's owner, who alone writes the log. When a role does the same in the same words more than 10 times in a minute, further
 -- acts are counted in one row; so are the acts of a role that is no administrator beyond 100: a loop fills no table that others read.
@@ -132,14 +132,14 @@ begin
 end
 $$;
 comment on function steadytext.note_act() is
-    'Notes a changed row in the audit log: its arguments are what the rows are called, the column that names one, and those whose values are noted; with = before it always, with ? before it only that it has changed';
+    'Notes a changed row in the audit log. Arguments: what the rows are called, the column that names one, and the columns whose values are noted; with = before a column it is always noted, with ? before it only that it has changed';
 
 create function steadytext.note_refusal(p_kind text)
 returns void
 language c volatile
 as 'MODULE_PATHNAME', 'note_refusal_wrapper';
 comment on function steadytext.note_refusal(text) is
-    'Notes that the caller was refused a change of a vectorizer, an enrichment or a prompt, whatever becomes of the transaction; called by refuse_change';
+    'Notes that the caller was refused a change of a vectorizer, an enrichment or a prompt, even if the transaction is rolled back; called by refuse_change';
 
 -- Runs as the extension's owner, who alone may note a refusal. Anybody may call it and is refused then, as by the functions that do: what is noted is
 -- that, and only where the thing is there and is another one's.
@@ -206,7 +206,7 @@ begin
 end
 $$;
 comment on function steadytext.note_refusals(oid[], oid[], text[], text[], text[], bigint[], timestamptz[], timestamptz[], bigint) is
-    'Protocol: writes down what was refused, as shared memory has it';
+    'Protocol: writes the refusals that shared memory has counted into the audit log';
 
 create function steadytext.sweep_audit_log()
 returns boolean

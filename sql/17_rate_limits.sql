@@ -19,28 +19,28 @@ create table @extschema@.steadytext_rate_limits (
     created_at timestamptz not null default pg_catalog.now()
 );
 comment on table @extschema@.steadytext_rate_limits is
-    'What roles may ask for. A limit binds the role and each of its members, for whom it counts by itself; the strictest one holds';
-comment on column @extschema@.steadytext_rate_limits.user_id is 'The role; NULL: everybody';
+    'Limits on the requests and tokens of roles. A limit binds the role and each of its members, for whom it counts by itself; the strictest one holds';
+comment on column @extschema@.steadytext_rate_limits.user_id is 'Role that is limited; NULL: everybody';
 comment on column @extschema@.steadytext_rate_limits.requests_per_minute is
-    'Requests in 60 seconds, whichever; NULL, here and below: as many as it likes';
-comment on column @extschema@.steadytext_rate_limits.requests_per_hour is 'Requests in 60 minutes';
-comment on column @extschema@.steadytext_rate_limits.requests_per_day is 'Requests in 24 hours';
+    'Requests of any type allowed in 60 seconds; NULL, here and below: no limit';
+comment on column @extschema@.steadytext_rate_limits.requests_per_hour is 'Requests allowed in 60 minutes';
+comment on column @extschema@.steadytext_rate_limits.requests_per_day is 'Requests allowed in 24 hours';
 comment on column @extschema@.steadytext_rate_limits.tokens_per_minute is
-    'Tokens of prompts and answers in 60 seconds: requests are refused once they are used up';
-comment on column @extschema@.steadytext_rate_limits.tokens_per_hour is 'The same in 60 minutes';
-comment on column @extschema@.steadytext_rate_limits.tokens_per_day is 'The same in 24 hours';
-comment on column @extschema@.steadytext_rate_limits.max_pending is 'Requests of the role that may wait in the queue';
+    'Tokens of prompts and answers allowed in 60 seconds: requests are refused once they are used up';
+comment on column @extschema@.steadytext_rate_limits.tokens_per_hour is 'Tokens of prompts and answers allowed in 60 minutes';
+comment on column @extschema@.steadytext_rate_limits.tokens_per_day is 'Tokens of prompts and answers allowed in 24 hours';
+comment on column @extschema@.steadytext_rate_limits.max_pending is 'Number of requests of the role that may wait in the queue';
 comment on column @extschema@.steadytext_rate_limits.current_minute_count is
-    'Requests of the role itself when they were last written down; steadytext_limit_usage() shows what they are now';
-comment on column @extschema@.steadytext_rate_limits.current_hour_count is 'The same in 60 minutes';
-comment on column @extschema@.steadytext_rate_limits.current_day_count is 'The same in 24 hours';
-comment on column @extschema@.steadytext_rate_limits.last_reset is 'When steadytext_reset_usage() last set what it has used to nothing';
-comment on column @extschema@.steadytext_rate_limits.created_at is 'When the limit was made';
+    'Number of requests of the role itself within 60 seconds, as last written down; steadytext_limit_usage() shows the present number';
+comment on column @extschema@.steadytext_rate_limits.current_hour_count is 'Number of requests of the role itself within 60 minutes, as last written down';
+comment on column @extschema@.steadytext_rate_limits.current_day_count is 'Number of requests of the role itself within 24 hours, as last written down';
+comment on column @extschema@.steadytext_rate_limits.last_reset is 'Time when steadytext_reset_usage() last reset the usage of the role to zero';
+comment on column @extschema@.steadytext_rate_limits.created_at is 'Time when the limit was created';
 
 create unique index steadytext_rate_limits_user_id_idx on @extschema@.steadytext_rate_limits (user_id pg_catalog.oid_ops);
 comment on index @extschema@.steadytext_rate_limits_user_id_idx is 'One row per role';
 create unique index steadytext_rate_limits_everybody_idx on @extschema@.steadytext_rate_limits ((true)) where user_id is null;
-comment on index @extschema@.steadytext_rate_limits_everybody_idx is 'And one for everybody';
+comment on index @extschema@.steadytext_rate_limits_everybody_idx is 'One row for everybody';
 
 create table @extschema@.steadytext_rate_usage (
     user_id steadytext.role_id not null,
@@ -50,12 +50,12 @@ create table @extschema@.steadytext_rate_usage (
 )
 with (fillfactor = 50);
 comment on table @extschema@.steadytext_rate_usage is
-    'What roles had used when it was written down, for the next start of the server; steadytext_limit_usage() shows what it is now';
-comment on column @extschema@.steadytext_rate_usage.user_id is 'The role';
-comment on column @extschema@.steadytext_rate_usage.second is 'When it was written down, in seconds since 2000';
+    'Usage of roles as last written down, for the next start of the server; steadytext_limit_usage() shows the present one';
+comment on column @extschema@.steadytext_rate_usage.user_id is 'Role whose usage this is';
+comment on column @extschema@.steadytext_rate_usage.second is 'Time when the usage was written down, in seconds since 2000';
 comment on column @extschema@.steadytext_rate_usage.requests is
-    'Requests in the last 61 seconds, in 61 minutes, and in 61 times 24 minutes; the latest first';
-comment on column @extschema@.steadytext_rate_usage.tokens is 'The same of tokens';
+    'Numbers of requests in each of the last 61 seconds, 61 minutes and 61 intervals of 24 minutes; the latest first';
+comment on column @extschema@.steadytext_rate_usage.tokens is 'Numbers of tokens in each of the last 61 seconds, 61 minutes and 61 intervals of 24 minutes; the latest first';
 create unique index steadytext_rate_usage_user_id_idx on @extschema@.steadytext_rate_usage (user_id pg_catalog.oid_ops);
 comment on index @extschema@.steadytext_rate_usage_user_id_idx is 'One row per role';
 
@@ -90,18 +90,18 @@ begin
     return new;
 end
 $$;
-comment on function steadytext.check_rate_limit() is 'Limits of roles that are there, and none below 0';
+comment on function steadytext.check_rate_limit() is 'Refuses limits of roles that do not exist, and limits below 0';
 
 create trigger check_rate_limit before insert or update on @extschema@.steadytext_rate_limits
     for each row execute function steadytext.check_rate_limit();
-comment on trigger check_rate_limit on @extschema@.steadytext_rate_limits is 'Limits as they must be';
+comment on trigger check_rate_limit on @extschema@.steadytext_rate_limits is 'Checks limits';
 create trigger note_change
     after insert or delete or truncate or update of user_id, requests_per_minute, requests_per_hour, requests_per_day,
         tokens_per_minute, tokens_per_hour, tokens_per_day, max_pending
     on @extschema@.steadytext_rate_limits
     for each statement execute function steadytext.note_change();
 comment on trigger note_change on @extschema@.steadytext_rate_limits is
-    'Makes every session read the limits again after the commit, but not when the worker writes down what was counted';
+    'Makes every session read the limits again after the commit, but not when the worker writes the counts';
 alter table @extschema@.steadytext_rate_limits
     enable always trigger check_rate_limit,
     enable always trigger note_change;
@@ -109,10 +109,10 @@ alter table @extschema@.steadytext_rate_limits
 alter table @extschema@.steadytext_rate_limits enable row level security;
 create policy admin_all on @extschema@.steadytext_rate_limits for all to steadytext_admin using (true);
 comment on policy admin_all on @extschema@.steadytext_rate_limits is
-    'Administrators keep the limits; users see what binds them by steadytext_my_limits()';
+    'Administrators keep the limits; users see the limits that bind them with steadytext_my_limits()';
 alter table @extschema@.steadytext_rate_usage enable row level security;
 create policy admin_select on @extschema@.steadytext_rate_usage for select to steadytext_admin using (true);
-comment on policy admin_select on @extschema@.steadytext_rate_usage is 'Administrators may dump it; nobody but the worker writes it';
+comment on policy admin_select on @extschema@.steadytext_rate_usage is 'Administrators may read it, for dumps; only the worker writes it';
 
 create function steadytext.limited_role(p_user_id text)
 returns oid
@@ -134,7 +134,7 @@ begin
 end
 $$;
 comment on function steadytext.limited_role(text) is
-    'The role of this name, an error where there is none; NULL where everybody is meant';
+    'Returns the role of this name; NULL where everybody is meant; an error where there is no such role';
 
 create function @extschema@.steadytext_set_limit(
     user_id text,
@@ -186,13 +186,13 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_set_limit(text, bigint, bigint, bigint, bigint, bigint, bigint, bigint) is
-    'Limits what a role and each of its members may ask for, in the place of what limited it before; NULL or * means everybody. What is not given is not limited: without any limit the row goes';
+    'Limits the requests and tokens of a role and of each of its members, and replaces the limits that it had; NULL or * means everybody. An argument that is not given sets no limit; without any limit the row is deleted';
 
 create function steadytext.reset_usage(p_role oid)
 returns boolean
 language c volatile strict
 as 'MODULE_PATHNAME', 'reset_usage_wrapper';
-comment on function steadytext.reset_usage(oid) is 'Forgets what a role has used; whether anything was known of it';
+comment on function steadytext.reset_usage(oid) is 'Forgets the usage of a role; returns whether there was any';
 
 create function @extschema@.steadytext_reset_usage(user_id text)
 returns boolean
@@ -218,7 +218,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_reset_usage(text) is
-    'Forgets what a role has used, at once, whatever becomes of the transaction; whether anything was known of it';
+    'Forgets the usage of a role, at once, even if the transaction is rolled back; returns whether there was any';
 
 create function @extschema@.steadytext_my_limits()
 returns table (
@@ -232,7 +232,7 @@ returns table (
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'my_limits_wrapper';
 comment on function @extschema@.steadytext_my_limits() is
-    'The limits that bind the caller: how many are allowed in how many seconds, used and left, and when the first of those that were used no longer counts';
+    'Returns the limits that bind the caller: how many are allowed in how many seconds, used and left, and when the first of those that were used no longer counts';
 
 create function @extschema@.steadytext_limit_usage()
 returns table (
@@ -247,21 +247,21 @@ returns table (
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'limit_usage_wrapper';
 comment on function @extschema@.steadytext_limit_usage() is
-    'What roles that a limit binds have used in this database, now. For administrators and members of pg_monitor';
+    'Returns the present usage in this database of the roles that a limit binds. For administrators and members of pg_monitor';
 
 create function steadytext.limit_wait(p_role oid, p_count bigint)
 returns double precision
 language c volatile strict
 as 'MODULE_PATHNAME', 'limit_wait_wrapper';
 comment on function steadytext.limit_wait(oid, bigint) is
-    'Seconds until a role may ask for as many requests at once; NULL where it may now. Called for vectorizers';
+    'Returns the seconds until a role may ask for this number of requests at once; NULL where it may now. Called for vectorizers';
 
 create function steadytext.limit_room(p_role oid, p_now boolean)
 returns bigint
 language c volatile strict
 as 'MODULE_PATHNAME', 'limit_room_wrapper';
 comment on function steadytext.limit_room(oid, boolean) is
-    'How many requests a role may ask for at once, now or when it has asked for none; NULL: as many as it likes. Called for vectorizers';
+    'Returns the number of requests that a role may ask for at once, now or when it has asked for none; NULL: no limit. Called for vectorizers';
 
 create function steadytext.save_usage(p_roles oid[], p_seconds bigint[], p_requests bigint[], p_tokens bigint[])
 returns void
@@ -301,7 +301,7 @@ begin
 end
 $$;
 comment on function steadytext.save_usage(oid[], bigint[], bigint[], bigint[]) is
-    'Protocol: writes down what roles have used, for the next start of the server';
+    'Protocol: writes the usage of roles down, for the next start of the server';
 
 create function steadytext.saved_usage()
 returns table (owner oid, second bigint, requests bigint[], tokens bigint[])
@@ -316,4 +316,4 @@ as $$
     order by u.second desc
     limit 1024
 $$;
-comment on function steadytext.saved_usage() is 'Protocol: what roles had used when it was last written down';
+comment on function steadytext.saved_usage() is 'Protocol: returns the usage of roles as last written down';

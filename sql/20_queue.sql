@@ -24,7 +24,7 @@ language c immutable parallel safe
 as 'MODULE_PATHNAME', 'check_queue_row_wrapper';
 comment on function steadytext.check_queue_row(
     uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer
-) is 'True, or an error that names the column which must not hold what it does; the CHECK of steadytext_queue';
+) is 'Returns true, or raises an error that names the column with a value that it may not have; the CHECK of steadytext_queue';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_queue (
@@ -72,70 +72,70 @@ set local search_path = pg_catalog, pg_temp;
 
 comment on table @extschema@.steadytext_queue is
     'Requests and their answers. Users see their own rows; INSERT enqueues, UPDATE … SET status = ''pending'', retry_count = 0 tries a failed one again';
-comment on column @extschema@.steadytext_queue.id is 'Age: a smaller number was enqueued earlier';
+comment on column @extschema@.steadytext_queue.id is 'Number of the request: a smaller one was enqueued earlier';
 comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
     'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts, deduplicate_facts or summarize';
-comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed or to work on, the query, or facts as JSON';
-comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, the documents to be ranked, or the two texts of a similarity';
+comment on column @extschema@.steadytext_queue.prompt is 'Prompt, text to embed or to work on, query, or facts as JSON';
+comment on column @extschema@.steadytext_queue.prompts is 'Texts of a batch type, documents to be ranked, or the two texts of a similarity';
 comment on column @extschema@.steadytext_queue.params is
-    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications; fields or schema of extract, to_language, labels, max_facts, similarity_threshold; template, which a database keeps in the place of the extension''s own prompt';
-comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
+    'Parameters that differ from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications; fields or schema of extract, to_language, labels, max_facts, similarity_threshold; template, which a database keeps in the place of the extension''s own prompt';
+comment on column @extschema@.steadytext_queue.priority is 'Priority of the request, 1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
-    'A label of the program''s own; rights go by owner_role';
-comment on column @extschema@.steadytext_queue.session_id is 'A label of the program''s own, to group requests';
+    'Label that the program gives; rights go by owner_role';
+comment on column @extschema@.steadytext_queue.session_id is 'Label that the program gives, to group requests';
 comment on column @extschema@.steadytext_queue.status is
-    'pending, processing, completed, failed or cancelled';
+    'State of the request: pending, processing, completed, failed or cancelled';
 comment on column @extschema@.steadytext_queue.result is
-    'The generated text, what was judged, or a ranking as JSON: objects with document, score, index (from 1) and document_id, or with category and score, best first';
-comment on column @extschema@.steadytext_queue.results is 'The documents of a ranking, or the categories of a classification into all or several, best first';
+    'Answer: the generated text, the judgement, or a ranking as JSON, with objects of document, score, index (from 1) and document_id, or of category and score, best first';
+comment on column @extschema@.steadytext_queue.results is 'Documents of a ranking, or categories of a classification into all or several, best first';
 comment on column @extschema@.steadytext_queue.embedding is
-    'The vector of an embed request; its dimension is the model''s';
-comment on column @extschema@.steadytext_queue.embeddings is 'The vectors of a batch type, in input order';
+    'Vector of an embed request; its dimension is the model''s';
+comment on column @extschema@.steadytext_queue.embeddings is 'Vectors of a batch type, in input order';
 comment on column @extschema@.steadytext_queue.error is
     'Message of the last error; kept while the request waits for its next try';
-comment on column @extschema@.steadytext_queue.created_at is 'Start of the transaction that enqueued';
-comment on column @extschema@.steadytext_queue.started_at is 'When the last attempt began';
-comment on column @extschema@.steadytext_queue.completed_at is 'When the request ended, in whatever way';
+comment on column @extschema@.steadytext_queue.created_at is 'Start of the transaction that enqueued the request';
+comment on column @extschema@.steadytext_queue.started_at is 'Time when the last attempt began';
+comment on column @extschema@.steadytext_queue.completed_at is 'Time when the request ended, in whatever state';
 comment on column @extschema@.steadytext_queue.processing_time_ms is
     'Milliseconds from started_at to completed_at';
 comment on column @extschema@.steadytext_queue.retry_count is 'Attempts that ended in an error and were tried again';
 comment on column @extschema@.steadytext_queue.max_retries is
     'Retries before the request ends as failed; NULL means the setting max_retries';
 comment on column @extschema@.steadytext_queue.daemon_endpoint is
-    'Address of the engine behind HTTP that has answered, and whose answers are not repeatable; NULL where an engine of pg_steadytext has';
+    'Address of the HTTP endpoint whose engine has answered, and whose answers are not repeatable; NULL where an engine of pg_steadytext has';
 comment on column @extschema@.steadytext_queue.owner_role is
-    'Role that enqueued, under whatever name; it alone sees the row, besides administrators. Empty: that role is gone';
+    'Role that enqueued the request, whatever user_id says; it alone sees the row, besides administrators. Empty: that role is gone';
 comment on column @extschema@.steadytext_queue.run_after is
-    'A retry waits until then; NULL where the row may be claimed at once';
+    'Time until which a retry waits; NULL where the row may be claimed at once';
 comment on column @extschema@.steadytext_queue.lease_expires_at is
-    'Until then the worker of another machine is believed to live';
+    'Time until which the worker of another machine is believed to live';
 comment on column @extschema@.steadytext_queue.attempt is
-    'Claims ever made, never reset: a result is written only by the attempt that is running';
+    'Number of claims ever made, never reset: a result is written only by the attempt that is running';
 comment on column @extschema@.steadytext_queue.worker is
-    'Worker that runs the request, or ran it last: local:<uuid> is this server''s own';
+    'Worker that runs the request, or ran it last: local:<uuid> is the server''s own';
 comment on column @extschema@.steadytext_queue.error_code is 'SQLSTATE of the last error';
 comment on column @extschema@.steadytext_queue.alone is
-    'Was in flight when a worker died: runs with nothing beside it, so that only the poison one suffers';
+    'True where the request was in flight when a worker died: it runs with nothing beside it, so that a request that crashes its worker harms no others';
 comment on column @extschema@.steadytext_queue.prompt_tokens is
-    'Tokens of the prompt, template included; of many texts, all of them together. NULL, like what follows, where the cache has answered';
+    'Tokens of the prompt, template included; of many texts, of all together. NULL, as the three columns that follow, where the cache has answered';
 comment on column @extschema@.steadytext_queue.cached_tokens is
     'Tokens of the prompt of a text that did not have to be computed, as other requests had begun with the same';
 comment on column @extschema@.steadytext_queue.generated_tokens is 'Tokens of the generated text';
 comment on column @extschema@.steadytext_queue.finish_reason is
-    'Why the text ended: stop (the model, or a stop string), length (max_tokens, or the context) or constraint (nothing more could match it)';
+    'Reason why the text ended: stop (the model, or a stop string), length (max_tokens, or the context) or constraint (nothing more could match it)';
 comment on column @extschema@.steadytext_queue.first_token_ms is 'Milliseconds from started_at to the first token of the text';
 comment on column @extschema@.steadytext_queue.batch is
-    'The batch of steadytext_enqueue_query() that the request belongs to; NULL for all others';
+    'Batch of steadytext_enqueue_query() that the request belongs to; NULL for all others';
 comment on column @extschema@.steadytext_queue.batch_key is
-    'Columns of the batch''s query by which an answer finds its row: all but prompt, prompts and params';
+    'Columns of the batch''s query, all but prompt, prompts and params, by which an answer finds its row';
 comment on constraint steadytext_queue_pkey on @extschema@.steadytext_queue is
-    'Age; retention walks along it';
+    'Order of age, in which retention walks through the table';
 comment on constraint steadytext_queue_request_id_key on @extschema@.steadytext_queue is
-    'How programs find their request';
+    'Finds a request by the id that programs have';
 comment on constraint steadytext_queue_row_check on @extschema@.steadytext_queue is
-    'What must hold for every row; raises an error that names the column and does not show the row';
+    'Checks every value of a request; raises an error that names the column and does not show the row';
 
 comment on sequence @extschema@.steadytext_queue_id_seq is 'Source of steadytext_queue.id';
 
@@ -148,13 +148,13 @@ comment on index @extschema@.steadytext_queue_claim_idx is
     'Requests ready to run, in the order of claims; skip-scanned per user';
 create index steadytext_queue_deferred_idx on @extschema@.steadytext_queue (run_after)
     where status = 'pending' and run_after is not null;
-comment on index @extschema@.steadytext_queue_deferred_idx is 'Retries that wait for their time';
+comment on index @extschema@.steadytext_queue_deferred_idx is 'Retries that wait for their time, in its order';
 create index steadytext_queue_alone_idx on @extschema@.steadytext_queue (id)
     where status = 'pending' and run_after is null and alone;
 comment on index @extschema@.steadytext_queue_alone_idx is 'Requests that run one at a time after a crash';
 create index steadytext_queue_processing_idx on @extschema@.steadytext_queue (id)
     where status = 'processing';
-comment on index @extschema@.steadytext_queue_processing_idx is 'Requests in flight: completion and rescue';
+comment on index @extschema@.steadytext_queue_processing_idx is 'Requests in flight, for completion and rescue';
 -- Requests outside of batches pay for it with one look at a NULL. The state is in it so that what is left of a batch is
 -- found without walking through what is done.
 create index steadytext_queue_batch_idx on @extschema@.steadytext_queue (batch, status)
@@ -176,7 +176,7 @@ language c immutable parallel safe
 cost 10000
 as 'MODULE_PATHNAME', 'claim_lane_wrapper';
 comment on function steadytext.claim_lane(steadytext.role_id, integer, text, jsonb) is
-    'The lane of a request: from its highest bits on, its owner (32), its priority (4), and a hash of its type and the model that it names (28)';
+    'Returns the lane of a request: from its highest bits on, its owner (32), its priority (4), and a hash of its type and the model that it names (28)';
 create function steadytext.first_lane(p_role oid, p_priority integer)
 returns bigint
 language sql immutable parallel safe
@@ -184,31 +184,31 @@ begin atomic
     select (p_role::bigint operator(pg_catalog.<<) 32) operator(pg_catalog.|) (p_priority::bigint operator(pg_catalog.<<) 28);
 end;
 comment on function steadytext.first_lane(oid, integer) is
-    'The first lane that requests of a user and a priority may have; the last one is 2^28 - 1 behind it';
+    'Returns the first lane that requests of a user and a priority may have; the last one is 2^28 - 1 higher';
 create index steadytext_queue_lane_idx
     on @extschema@.steadytext_queue (steadytext.claim_lane(owner_role, priority, request_type, params), id)
     -- That is true of all requests. Only queries about lanes repeat the condition, so that the planner can use the index for no other ones.
     where status = 'pending' and run_after is null and not alone and coalesce(attempt, 0) >= 0;
-comment on index @extschema@.steadytext_queue_lane_idx is 'Requests ready to run, by what a worker may take or leave';
+comment on index @extschema@.steadytext_queue_lane_idx is 'Requests ready to run, by lane: owner, priority, type and model, which a worker may take or leave';
 
 create trigger check_request before insert on @extschema@.steadytext_queue
     for each row execute function steadytext.check_request();
 comment on trigger check_request on @extschema@.steadytext_queue is
-    'Limits of a request, and the wake after the commit';
+    'Checks the limits of a request, and arms the wake after the commit';
 create trigger wake_worker after update of status, priority, run_after, alone, id, owner_role on @extschema@.steadytext_queue
     for each statement execute function steadytext.wake_worker();
 comment on trigger wake_worker on @extschema@.steadytext_queue is
-    'A request put back to pending, or cancelled, or moved in the order of claims, is noticed at once';
+    'Wakes the worker when a request is put back to pending, cancelled or moved in the order of claims';
 -- The condition is looked at for every change of a status, the protocol's included: the comparison that fails for those comes first.
 create trigger count_retry after update of status on @extschema@.steadytext_queue
     for each row when (new.status = 'pending' and old.status <> 'pending') execute function steadytext.count_retry();
 comment on trigger count_retry on @extschema@.steadytext_queue is
-    'A request that its owner has put back counts as pending; what steadytext.admit_retry() was only called for does not. One that a trigger puts back while the worker writes its answer is noticed at once';
+    'Counts a request that its owner has put back as pending; a mere call of steadytext.admit_retry() does not count it. Lets the worker notice one that a trigger puts back while the worker writes its answer';
 
 create trigger recount_requests after delete or truncate on @extschema@.steadytext_queue
     for each statement execute function steadytext.recount_requests();
 comment on trigger recount_requests on @extschema@.steadytext_queue is
-    'Pending requests that are deleted no longer count for max_queue_size';
+    'Has pending requests that are deleted no longer count for max_queue_size';
 
 -- Also for rows that come under session_replication_role = replica: unseen, they would wait for ever.
 alter table @extschema@.steadytext_queue
@@ -271,4 +271,4 @@ comment on policy admin_update on @extschema@.steadytext_queue is
 create policy admin_delete on @extschema@.steadytext_queue
     for delete to steadytext_admin using (status <> 'processing');
 comment on policy admin_delete on @extschema@.steadytext_queue is
-    'Administrators delete what is not running; running requests are cancelled first';
+    'Administrators delete requests that are not running; running requests are cancelled first';

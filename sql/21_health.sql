@@ -19,23 +19,23 @@ create table @extschema@.steadytext_daemon_health (
 );
 comment on table @extschema@.steadytext_daemon_health is
     'Last heartbeat of each worker; steadytext_daemon_status() shows them';
-comment on column @extschema@.steadytext_daemon_health.daemon_id is 'Worker: local:<uuid> is this server''s own';
-comment on column @extschema@.steadytext_daemon_health.endpoint is 'Where the worker runs';
-comment on column @extschema@.steadytext_daemon_health.last_heartbeat is 'When the worker last reported';
-comment on column @extschema@.steadytext_daemon_health.status is 'State the worker reported';
+comment on column @extschema@.steadytext_daemon_health.daemon_id is 'Name of the worker: local:<uuid> is the server''s own';
+comment on column @extschema@.steadytext_daemon_health.endpoint is 'Address where the worker runs';
+comment on column @extschema@.steadytext_daemon_health.last_heartbeat is 'Time when the worker last reported';
+comment on column @extschema@.steadytext_daemon_health.status is 'State that the worker reported';
 comment on column @extschema@.steadytext_daemon_health.version is 'Version of the worker''s library';
-comment on column @extschema@.steadytext_daemon_health.models_loaded is 'Models in its memory';
-comment on column @extschema@.steadytext_daemon_health.memory_usage_mb is 'Memory of its engine in MB';
-comment on column @extschema@.steadytext_daemon_health.active_connections is 'Requests it was running';
-comment on column @extschema@.steadytext_daemon_health.total_requests is 'Requests it has ended since its start';
-comment on column @extschema@.steadytext_daemon_health.error_count is 'Those among them that failed';
+comment on column @extschema@.steadytext_daemon_health.models_loaded is 'Models in the worker''s memory';
+comment on column @extschema@.steadytext_daemon_health.memory_usage_mb is 'Memory of the worker''s engine in MB';
+comment on column @extschema@.steadytext_daemon_health.active_connections is 'Number of requests that the worker was running';
+comment on column @extschema@.steadytext_daemon_health.total_requests is 'Number of requests that the worker has ended since its start';
+comment on column @extschema@.steadytext_daemon_health.error_count is 'Number of requests that have failed, among those that the worker has ended';
 comment on column @extschema@.steadytext_daemon_health.avg_response_time_ms is
-    'Mean milliseconds from claim to completion';
-comment on column @extschema@.steadytext_daemon_health.uptime_seconds is 'Seconds from its first report to its last';
-comment on column @extschema@.steadytext_daemon_health.started_at is 'When the worker first reported';
-comment on column @extschema@.steadytext_daemon_health.reported_by is 'The role that reported';
+    'Mean milliseconds from claim to completion of a request';
+comment on column @extschema@.steadytext_daemon_health.uptime_seconds is 'Seconds from the worker''s first report to its last';
+comment on column @extschema@.steadytext_daemon_health.started_at is 'Time when the worker first reported';
+comment on column @extschema@.steadytext_daemon_health.reported_by is 'Role that reported';
 comment on column @extschema@.steadytext_daemon_health.claims is
-    'What it claims: objects with models and types, NULL for all of them; NULL where it does not say';
+    'Requests that the worker claims: objects with models and types, NULL for all of them; NULL where the worker does not say';
 comment on constraint steadytext_daemon_health_pkey on @extschema@.steadytext_daemon_health is
     'One row per worker';
 
@@ -60,7 +60,7 @@ begin
     );
 end
 $$;
-comment on function steadytext.are_claims(jsonb) is 'Whether this is what a worker may say that it claims; called by check_heartbeat';
+comment on function steadytext.are_claims(jsonb) is 'Returns whether a worker may report that it claims this; called by check_heartbeat';
 
 -- Each member of steadytext_worker may report what it likes, of workers of its own: a few of them, and in a few words.
 create function steadytext.check_heartbeat(
@@ -126,7 +126,7 @@ begin
 end
 $$;
 comment on function steadytext.check_heartbeat(oid, text, text, text, text, jsonb, double precision[], jsonb) is
-    'What a worker elsewhere may say of itself; called by record_heartbeat';
+    'Refuses a report that a worker elsewhere may not make of itself; called by record_heartbeat';
 
 create function steadytext.record_heartbeat(
     p_daemon_id text,
@@ -206,4 +206,4 @@ end
 $$;
 comment on function steadytext.record_heartbeat(
     text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision, jsonb
-) is 'Protocol: stores what a worker says of itself and forgets its predecessor at the same endpoint';
+) is 'Protocol: stores a worker''s report of itself and forgets its predecessor at the same endpoint';

@@ -13,13 +13,13 @@ create table @extschema@.steadytext_batch_heads (
     created_at timestamptz not null default pg_catalog.now()
 );
 comment on table @extschema@.steadytext_batch_heads is
-    'Batches that steadytext_enqueue_query() has enqueued; steadytext_batches shows how far they are';
-comment on column @extschema@.steadytext_batch_heads.batch is 'UUID version 7 that steadytext_enqueue_query() returned';
-comment on column @extschema@.steadytext_batch_heads.owner_role is 'Role that enqueued it and all of its requests';
-comment on column @extschema@.steadytext_batch_heads.name is 'What its owner calls it';
-comment on column @extschema@.steadytext_batch_heads.request_type is 'Type of its requests';
-comment on column @extschema@.steadytext_batch_heads.total is 'How many requests it began with';
-comment on column @extschema@.steadytext_batch_heads.created_at is 'Start of the transaction that enqueued';
+    'Batches that steadytext_enqueue_query() has enqueued; steadytext_batches shows their progress';
+comment on column @extschema@.steadytext_batch_heads.batch is 'Identifier of the batch: the UUID version 7 that steadytext_enqueue_query() returned';
+comment on column @extschema@.steadytext_batch_heads.owner_role is 'Role that enqueued the batch and all of its requests';
+comment on column @extschema@.steadytext_batch_heads.name is 'Name that the owner gave the batch';
+comment on column @extschema@.steadytext_batch_heads.request_type is 'Type of the batch''s requests';
+comment on column @extschema@.steadytext_batch_heads.total is 'Number of requests that the batch began with';
+comment on column @extschema@.steadytext_batch_heads.created_at is 'Start of the transaction that enqueued the batch';
 comment on constraint steadytext_batch_heads_pkey on @extschema@.steadytext_batch_heads is 'One row per batch';
 
 alter table @extschema@.steadytext_batch_heads enable row level security;

@@ -6,14 +6,14 @@ returns text[]
 language c stable strict
 as 'MODULE_PATHNAME', 'models_placed_wrapper';
 comment on function steadytext.models_placed(text) is
-    'The registered models of a placement, from what the session knows of the registry; called by claim_requests';
+    'Returns the registered models of a placement, as the session knows the registry; called by claim_requests';
 
 create function steadytext.default_models()
 returns text[]
 language c volatile
 as 'MODULE_PATHNAME', 'default_models_wrapper';
 comment on function steadytext.default_models() is
-    'The models of requests that name none: for generation, embeddings and ranking; called by claim_requests';
+    'Returns the models of requests that name none: for generation, embeddings and ranking; called by claim_requests';
 
 -- The numbers are those of default_models.
 create function steadytext.task_number(p_request_type text, p_params jsonb)
@@ -29,7 +29,7 @@ begin atomic
     end;
 end;
 comment on function steadytext.task_number(text, jsonb) is
-    'What the model of a request is for: 1 generation, 2 embeddings, 3 ranking; called by is_served';
+    'Returns the task of a request''s model: 1 generation, 2 embeddings, 3 ranking; called by is_served';
 
 create function steadytext.is_served(
     p_request_type text,
@@ -62,7 +62,7 @@ begin
 end
 $$;
 comment on function steadytext.is_served(text, jsonb, text[], text[], text[], text[]) is
-    'Whether a worker takes a request: of these types and models (NULL: all), and of none of the models in p_without; names are in lower case; called by claim_requests';
+    'Returns whether a worker takes a request: of these types and models (NULL: all), and of none of the models in p_without; names are in lower case; called by claim_requests';
 
 create function steadytext.lower_names(p_names text[])
 returns text[]
@@ -72,7 +72,7 @@ as $$
     select case when p_names is not null then array(select lower(n) from unnest(p_names) with ordinality as u(n, o) order by o) end
 $$;
 comment on function steadytext.lower_names(text[]) is
-    'Names in lower case, in their order; called by claim_requests';
+    'Returns names in lower case, in their order; called by claim_requests';
 
 -- The lanes of a user at a priority that a claim takes from. A lane is found with one descent of the index, and one of its rows says what all of
 -- them are: so what a worker leaves costs it the same, however many rows there are of it. Of a user who has more lanes than are looked at,
@@ -128,7 +128,7 @@ begin
 end
 $$;
 comment on function steadytext.served_lanes(integer, oid, text[], text[], text[], text[]) is
-    'The lanes of a user''s pending requests of a priority that a worker serves; called by claim_requests';
+    'Returns the lanes of a user''s pending requests of a priority that a worker serves; called by claim_requests';
 
 create function steadytext.lanes_of(p_lanes bigint[], p_role oid, p_priority integer)
 returns bigint[]
@@ -140,7 +140,7 @@ as $$
         where l.lane between steadytext.first_lane(p_role, p_priority) and steadytext.first_lane(p_role, p_priority) + 268435455)
 $$;
 comment on function steadytext.lanes_of(bigint[], oid, integer) is
-    'Those of some lanes that are a user''s at a priority; called by pick_rows';
+    'Returns the lanes in p_lanes that belong to a user and a priority; called by pick_rows';
 
 create function steadytext.lane_rows(
     p_lanes bigint[],
@@ -182,4 +182,4 @@ begin
 end
 $$;
 comment on function steadytext.lane_rows(bigint[], bigint, bigint, integer, bigint[], text[], text[], text[], text[]) is
-    'The oldest pending requests of a user''s lanes between two ids, and who holds them; called by claim_requests';
+    'Returns the oldest pending requests of a user''s lanes between two ids, and the transactions that have them locked; called by claim_requests';

@@ -16,7 +16,7 @@ create type steadytext.claim_part as (
     again boolean
 );
 comment on type steadytext.claim_part is
-    'A part of the claim index that a claim looks at: up to so many rows of a user between two ids, of which up to share are wanted, and what came of it';
+    'Part of the claim index that a claim looks at: up to a number of rows of a user between two ids, of which up to share are wanted, and the outcome';
 
 -- One round: locks up to p_left rows of some users, who share them equally. It looks at no more
 -- than a portion of each user's rows. Returned are the rows, in turn; the users who may have more,
@@ -260,7 +260,7 @@ begin
 end
 $$;
 comment on function steadytext.next_pending(integer, oid, bigint, integer[], oid[], bigint[], out oid, out bigint) is
-    'The first pending request of a priority behind a user and an id, if it is not before the floors; called by claim_requests';
+    'Returns the first pending request of a priority behind a user and an id, if it is not before the floors; called by claim_requests';
 
 create function steadytext.mark_rows(
     p_worker text, p_tids tid[], p_lease_seconds integer, p_max_retries integer, p_now timestamptz
@@ -290,7 +290,7 @@ begin
 end
 $$;
 comment on function steadytext.mark_rows(text, tid[], integer, integer, timestamptz) is
-    'Marks locked rows as processing and returns the ids of those for which that came to something; called by claim_requests';
+    'Marks locked rows as processing and returns the ids of those that were changed; called by claim_requests';
 
 create function steadytext.end_unclaimed(p_tids tid[])
 returns void
@@ -304,7 +304,7 @@ begin
 end
 $$;
 comment on function steadytext.end_unclaimed(tid[]) is
-    'Ends those of the rows whose update came to nothing without an error; called by claim_requests';
+    'Ends the rows whose update had no effect and raised no error; called by claim_requests';
 
 -- A row whose update raises an error, or is suppressed by a trigger, is found by halving and
 -- ended; the others are taken.
@@ -357,4 +357,4 @@ begin
 end
 $$;
 comment on function steadytext.take_rows(text, tid[], integer, integer, boolean) is
-    'The same by halves, where one of the rows raises an error: ends it, and takes the others; p_failed: all at once was tried';
+    'Marks locked rows as processing, as mark_rows does; by halves where one of the rows raises an error: ends that one, and takes the others. With p_failed all of them at once have failed already. Called by claim_requests';

@@ -247,4 +247,4 @@ begin
 end
 $$;
 comment on function steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]) is
-    'Protocol: takes up to p_limit requests of priority p_least and more, and no more after those that have p_bytes together, priority 10 first, in turn among users after p_after_role, oldest first; with p_alone one request that was in flight at a crash; with p_models and p_types only requests of these models and types';
+    'Protocol: takes up to p_limit requests of priority p_least and higher, priority 10 first, in turn among users after p_after_role, oldest first; no further ones once those taken have p_bytes together; with p_alone one request that was in flight at a crash; with p_models and p_types only requests of these models and types';

@@ -27,7 +27,7 @@ begin
 end
 $$;
 comment on function steadytext.vectors(real[], integer, anyelement) is
-    'Numbers as an array of p_count vectors of the type of p_like; called by complete_requests';
+    'Returns numbers as an array of p_count vectors of the type of p_like; called by complete_requests';
 
 -- Bounds the report of a worker elsewhere before it is looked at.
 create function steadytext.check_lengths(p_ids bigint[], p_names text[], p_lengths integer[])
@@ -52,7 +52,7 @@ begin
 end
 $$;
 comment on function steadytext.check_lengths(bigint[], text[], integer[]) is
-    'Refuses what a worker elsewhere says of too many requests, or of more than it names; called by the functions of the protocol';
+    'Refuses reports of a worker elsewhere about too many requests, or about more than it names; called by the functions of the protocol';
 
 create function steadytext.answer_flaw(
     p_request_type text,
@@ -68,7 +68,7 @@ returns text
 language c volatile
 as 'MODULE_PATHNAME', 'answer_flaw_wrapper';
 comment on function steadytext.answer_flaw(text, text, text[], jsonb, text, text[], real[], integer) is
-    'What keeps an answer from being one to a request, as far as that is seen in little time: a text that its choices, its pattern or its schema excludes, a list of other things than were given, a vector that no model makes; NULL: nothing. Called by check_answers';
+    'Returns why an answer cannot be one to a request, as far as that is found out in little time: a text that its choices, its pattern or its schema excludes, a list of other elements than were given, a vector that no model makes; NULL where nothing is wrong. Called by check_answers';
 
 -- Answers of a worker elsewhere can be anything: no row gets one that its type has no place for, that what was asked excludes, or that no model can
 -- have given.
@@ -169,7 +169,7 @@ end
 $$;
 comment on function steadytext.check_answers(
     text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[], integer[], text[]
-) is 'Refuses answers of a worker elsewhere that are none; called by complete_requests';
+) is 'Refuses answers of a worker elsewhere that cannot answer their requests; called by complete_requests';
 
 create function steadytext.write_answers(
     p_worker text,
@@ -310,7 +310,7 @@ $$;
 comment on function steadytext.write_answers(
     text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
     integer[], integer[], integer[], text[], integer[], text[]
-) is 'Writes answers, whoever has made them; called by complete_requests and complete_reports';
+) is 'Writes answers of any worker; called by complete_requests and complete_reports';
 
 create function steadytext.complete_requests(
     p_worker text,
@@ -393,7 +393,7 @@ begin
 end
 $$;
 comment on function steadytext.missed_requests(text, bigint[], integer[], bigint[]) is
-    'Why requests could not be ended: locked by somebody and still ours, or lost; called by complete_requests and fail_requests';
+    'Returns why requests could not be ended: locked (by another transaction, and still the worker''s) or lost; called by complete_requests and fail_requests';
 
 create function steadytext.write_failures(
     p_worker text,
@@ -504,7 +504,7 @@ begin
 end
 $$;
 comment on function steadytext.write_failures(text, bigint[], integer[], text[], text[], boolean[]) is
-    'Writes errors, whoever reports them; called by fail_requests and complete_reports';
+    'Writes errors that any worker reports; called by fail_requests and complete_reports';
 
 create function steadytext.fail_requests(
     p_worker text,

@@ -13,7 +13,7 @@ begin
 end
 $$;
 comment on function steadytext.backoff(integer) is
-    'How long a request waits before its next try: least(2^retry_count, 300) seconds, times 0.5 to 1';
+    'Returns the time that a request waits before its next try: least(2^retry_count, 300) seconds, times 0.5 to 1';
 
 create function steadytext.check_limit(p_name text, p_limit integer)
 returns void
@@ -156,7 +156,7 @@ begin
 end
 $$;
 comment on function steadytext.rescue_requests(text[], integer) is
-    'Protocol: puts back what dead workers had in flight: local workers not in p_live (NULL leaves local rows alone), others by lease. A request that was alone in flight is counted and fails in the end';
+    'Protocol: puts back the requests that dead workers had in flight: local workers not in p_live (NULL leaves local rows alone), others by lease. A request that was alone in flight is counted and fails in the end';
 
 create function steadytext.is_abandoned(
     p_worker text,
@@ -174,7 +174,7 @@ begin atomic
     end;
 end;
 comment on function steadytext.is_abandoned(text, timestamptz, text[], timestamptz) is
-    'Whether the worker of a row in flight is gone: by list for this server''s own, by lease for others';
+    'Returns whether the worker of a row in flight is gone: by list for the server''s own, by lease for others';
 
 create function steadytext.requests_in_flight(p_ids bigint[], p_live text[])
 returns table (abandoned boolean, elsewhere boolean)
@@ -198,7 +198,7 @@ as $$
     ) as q
 $$;
 comment on function steadytext.requests_in_flight(bigint[], text[]) is
-    'Of requests that were in flight a moment ago: whether the workers of some are gone, and whether some belong to workers elsewhere; called by the server''s own worker';
+    'Returns, of requests that were in flight a moment ago, whether the workers of some are gone, and whether some belong to workers elsewhere; called by the server''s own worker';
 
 create function steadytext.promote_requests(p_limit integer default 1000)
 returns integer
@@ -328,7 +328,7 @@ begin
 end
 $$;
 comment on function steadytext.queue_outlook(integer, text[], text[]) is
-    'Protocol: pending requests, counted up to p_count_limit, whether one waits that must run alone and that the caller would claim, in how many seconds the next retry is due, and whether workers elsewhere have requests in flight; with 0 neither is looked for that takes a walk through the queue';
+    'Protocol: returns the number of pending requests, counted up to p_count_limit, whether one waits that must run alone and that the caller would claim, in how many seconds the next retry is due, and whether workers elsewhere have requests in flight; with p_count_limit = 0, requests are not counted and workers elsewhere are not looked for, as both walk through the queue';
 
 create function steadytext.count_pending()
 returns table (owner oid, pending bigint)
@@ -357,7 +357,7 @@ begin
 end
 $$;
 comment on function steadytext.count_pending() is
-    'Protocol: pending requests of each role, with which the worker sets its counters right';
+    'Protocol: returns the number of pending requests of each role, with which the worker sets its counters right';
 
 create function steadytext.expire_requests(p_after_id bigint, p_batch integer)
 returns table (last_id bigint, deleted integer)

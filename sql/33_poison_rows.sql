@@ -31,7 +31,7 @@ begin
 end
 $$;
 comment on function steadytext.halves(integer[], timestamptz, boolean) is
-    'What is left to try when the first range of a step has failed, as pairs of ends; called by the functions of the protocol';
+    'Returns the ranges left to try when the first range of a step has failed, as pairs of ends; called by the functions of the protocol';
 
 -- A deferred trigger runs with the rights of the role that is current when it fires, and the protocol runs as the owner of
 -- the queue. In the worker's transactions only the queue's own triggers are deferred. A worker elsewhere may have deferred
@@ -58,7 +58,7 @@ as $$
     select left(p_code, 2) in ('40', '53', '57', '58') or p_code in ('55P03', '25006')
 $$;
 comment on function steadytext.is_transient(text) is
-    'Whether an SQLSTATE is about the moment: conflicts, locks, cancels, resources, the disk';
+    'Returns whether an SQLSTATE is about the moment: conflicts, locks, cancels, resources, the disk';
 
 create function steadytext.end_poison(
     p_step text, p_id bigint, p_message text, p_hint text, p_code text, p_worker text default null, p_attempt integer default null
@@ -130,7 +130,7 @@ begin
 end
 $$;
 comment on function steadytext.end_suppressed(text, bigint[]) is
-    'The same for requests whose update came to nothing without an error';
+    'Fails requests whose update had no effect and raised no error, as end_poison does, with the same outcomes. Called by the functions of the protocol';
 
 -- In memory of this session: what it is about is there again after a restart, and found anew.
 create function steadytext.note_row_error(p_step text, p_id bigint, p_owner oid, p_code text, p_outcome text)
@@ -145,7 +145,7 @@ returns bigint[]
 language c volatile
 as 'MODULE_PATHNAME', 'rows_aside_wrapper';
 comment on function steadytext.rows_aside() is
-    'Requests that this session has set aside for a while, as they cannot be written';
+    'Returns the requests that this session has set aside for a while, as they cannot be written';
 
 create function steadytext.passed_rows(
     p_priority integer,
@@ -155,7 +155,7 @@ returns table (behind bigint, again_after bigint, again_rows integer)
 language c volatile strict rows 1
 as 'MODULE_PATHNAME', 'passed_rows_wrapper';
 comment on function steadytext.passed_rows(integer, oid) is
-    'Behind which id of a user''s requests a claim of this session begins, as those before it were locked, and which piece of these it looks at once more';
+    'Returns the id of a user''s requests behind which a claim of this session begins, as those before it were locked, and the stretch of these that it looks at once more';
 
 create function steadytext.note_passed_rows(p_priority integer, p_owner oid, p_until bigint, p_holders bigint[])
 returns void
@@ -169,7 +169,7 @@ returns void
 language c volatile
 as 'MODULE_PATHNAME', 'note_second_look_wrapper';
 comment on function steadytext.note_second_look(integer, oid, boolean, bigint) is
-    'What a second look came to: where requests are free again, claims begin from the first one; p_until is where it ended, NULL at the end of the stretch';
+    'Remembers the outcome of a second look at locked requests: where some are free again, claims begin with the first one; p_until is the id where it ended, NULL at the end of the stretch';
 
 -- While somebody keeps an old snapshot, claims of the server's own worker do not begin with the first entry of the index each time.
 create function steadytext.claim_floors_now()
@@ -177,28 +177,28 @@ returns table (priorities integer[], roles oid[], ids bigint[])
 language c volatile rows 1
 as 'MODULE_PATHNAME', 'claim_floors_now_wrapper';
 comment on function steadytext.claim_floors_now() is
-    'For priorities and users, in the order of the index of claims, an id before which nothing of theirs is pending; NULLs where a claim begins with the first entry';
+    'Returns, for priorities and users in the order of the claim index, an id before which no request of theirs is pending; NULLs where a claim begins with the first entry';
 
 create function steadytext.note_search(p_users integer, p_priority integer, p_role oid)
 returns void
 language c volatile
 as 'MODULE_PATHNAME', 'note_search_wrapper';
 comment on function steadytext.note_search(integer, integer, oid) is
-    'What a search that began with the first entry came across: so many users, and whose request was the first';
+    'Remembers the findings of a search that began with the first entry: the number of users, and priority and user of the first request';
 
 create function steadytext.note_floor(p_priority integer, p_role oid, p_id bigint)
 returns void
 language c volatile
 as 'MODULE_PATHNAME', 'note_floor_wrapper';
 comment on function steadytext.note_floor(integer, oid, bigint) is
-    'Which id the first pending request of a user and a priority has; NULL: there is none behind the floor';
+    'Remembers the id of the first pending request of a user and a priority; NULL: there is none behind the floor';
 
 create function steadytext.raw_size(p_value anyelement)
 returns bigint
 language c immutable strict parallel safe
 as 'MODULE_PATHNAME', 'raw_size_wrapper';
 comment on function steadytext.raw_size(anyelement) is
-    'Bytes of a value of variable length as it is uncompressed; does not read it';
+    'Returns the uncompressed size of a value of variable length in bytes, without reading the value';
 
 -- Without detoasting: what a claim does not take, it does not read.
 create function steadytext.request_bytes(p_prompt text, p_prompts text[], p_params jsonb)
@@ -210,4 +210,4 @@ begin atomic
         operator(pg_catalog.+) coalesce(steadytext.raw_size(p_params), 0::bigint);
 end;
 comment on function steadytext.request_bytes(text, text[], jsonb) is
-    'How long texts and parameters of a request are, uncompressed; reads none of them';
+    'Returns the uncompressed size of a request''s texts and parameters in bytes, without reading them';

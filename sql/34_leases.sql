@@ -67,7 +67,7 @@ begin
 end
 $$;
 comment on function steadytext.extend_leases(text, bigint[], integer[], integer) is
-    'Protocol: keeps the leases of running requests and returns those that the worker no longer holds, so that it stops them';
+    'Protocol: extends the leases of running requests and returns those that the worker no longer holds, so that it stops them';
 
 create function steadytext.release_requests(
     p_worker text,
@@ -135,4 +135,4 @@ begin
 end
 $$;
 comment on function steadytext.release_requests(text, bigint[], integer[], boolean) is
-    'Protocol: gives back requests that were claimed and not begun; costs them nothing. With p_alone they are tried one at a time, as an engine has crashed that had them. Returns those that could not be given back now, as somebody has them locked';
+    'Protocol: gives back requests that were claimed and not begun, which does not count as an attempt. With p_alone they are tried one at a time, as an engine has crashed that had them. Returns those that could not be given back now, as another transaction has them locked';

@@ -49,7 +49,7 @@ begin
 end
 $$;
 comment on function steadytext.check_answers(text[], text[], text[], real[], integer[], jsonb[]) is
-    'Refuses what could not be put into the cache; called by store_answers';
+    'Refuses answers that cannot be put into the cache; called by store_answers';
 
 create function steadytext.store_answers(
     p_keys text[],
@@ -193,17 +193,17 @@ begin
 end
 $$;
 comment on function steadytext.count_accesses(bigint[], bigint[], timestamptz[]) is
-    'Protocol: adds to access_count and last_accessed of entries, each named once; returns the entries that somebody has locked, to be tried again';
+    'Protocol: adds to access_count and last_accessed of entries, each named once; returns the entries that another transaction has locked, to be tried again';
 
 create function steadytext.cache_counters()
 returns table (hits bigint, misses bigint, dropped bigint, since timestamptz)
 language c volatile rows 1
 as 'MODULE_PATHNAME', 'cache_counters_wrapper';
 comment on function steadytext.cache_counters() is
-    'What the cache of this database did: answers given, requests it had none for, answers that were too long, too many or refused when they were to be written, and since when that is counted';
+    'Returns counters of this database''s cache: requests that it answered, requests that it had no answer for, answers that it dropped because they were too long, too many or refused by the table, and the time since which they are counted';
 
 create function steadytext.reset_cache_counters()
 returns void
 language c volatile
 as 'MODULE_PATHNAME', 'reset_cache_counters_wrapper';
-comment on function steadytext.reset_cache_counters() is 'Counts anew what the cache does';
+comment on function steadytext.reset_cache_counters() is 'Resets the counters of this database''s cache';

@@ -9,14 +9,14 @@ returns bytea
 language c volatile
 as 'MODULE_PATHNAME', 'prepared_work_wrapper';
 comment on function steadytext.make_work(text, text, text, text[], jsonb) is
-    'A request as work for an engine of this version; called by prepared_work';
+    'Returns a request as work for an engine of this version; called by prepared_work';
 
 create function steadytext.refused_work(p_version text, p_message text, p_code text, p_retry boolean)
 returns bytea
 language c volatile
 as 'MODULE_PATHNAME', 'refused_work_wrapper';
 comment on function steadytext.refused_work(text, text, text, boolean) is
-    'A request that is no work for an engine of this version, and why; called by prepared_work';
+    'Returns a refusal of a request that is no work for an engine of this version, with the reason; called by prepared_work';
 
 create function steadytext.prepared_work(
     p_version text, p_request_type text, p_prompt text, p_prompts text[], p_params jsonb
@@ -37,7 +37,7 @@ exception when others or assert_failure then
 end
 $$;
 comment on function steadytext.prepared_work(text, text, text, text[], jsonb) is
-    'Protocol: a request as work for an engine of this version, in the form of that version; 0A000 for another one. A request of which none can be made is a refusal, which says why';
+    'Protocol: returns a request as work for an engine of this version, in the form of that version; 0A000 for another one. A request of which no work can be made becomes a refusal, which gives the reason';
 
 create function steadytext.further_work(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_first integer, p_report bytea
@@ -46,7 +46,7 @@ returns bytea
 language c volatile
 as 'MODULE_PATHNAME', 'further_work_wrapper';
 comment on function steadytext.further_work(text, text, text[], jsonb, integer, bytea) is
-    'More of a request''s work, as prepared_work gives the beginning of it; called by more_work';
+    'Returns more of a request''s work, of which prepared_work gives the beginning; called by more_work';
 
 create function steadytext.more_work(
     p_worker text, p_id bigint, p_attempt integer, p_first integer, p_report bytea
@@ -66,7 +66,7 @@ begin
 end
 $$;
 comment on function steadytext.more_work(text, bigint, integer, integer, bytea) is
-    'Protocol: more of the work of a request whose subtasks did not all come with prepared_work or complete_reports, from subtask p_first on; p_report has the outputs of the stages before; NULL where the worker no longer holds the request';
+    'Protocol: returns more of the work of a request whose subtasks did not all come with prepared_work or complete_reports, from subtask p_first on; p_report has the outputs of the stages before; NULL where the worker no longer holds the request';
 
 create function steadytext.read_report(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_report bytea
@@ -92,9 +92,9 @@ language c volatile
 rows 1
 as 'MODULE_PATHNAME', 'read_report_wrapper';
 comment on function steadytext.read_report(text, text, text[], jsonb, bytea) is
-    'What a worker''s report of a request says, as complete_requests and fail_requests take it; called by told_report';
+    'Returns the contents of a worker''s report of a request in the form that complete_requests and fail_requests take; called by parse_report';
 
-create function steadytext.told_report(
+create function steadytext.parse_report(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_report bytea
 )
 returns table (
@@ -132,8 +132,8 @@ exception when others or assert_failure then
     return next;
 end
 $$;
-comment on function steadytext.told_report(text, text, text[], jsonb, bytea) is
-    'The same, where an error that reading it raises is its request''s own; called by complete_reports';
+comment on function steadytext.parse_report(text, text, text[], jsonb, bytea) is
+    'Returns the contents of a worker''s report of a request, as read_report does; an error in reading it becomes the error of the request. Called by complete_reports';
 
 create function steadytext.complete_reports(
     p_worker text,
@@ -160,7 +160,7 @@ begin
     if not steadytext.is_own_worker() then
         perform steadytext.check_lengths(p_ids, '{p_attempts,p_reports}', array[cardinality(p_attempts), cardinality(p_reports)]);
     end if;
-    with told as materialized (
+    with reported as materialized (
         select q.id, q.attempt, r.*
         from (
             select * from unnest(p_ids, p_attempts, p_reports) as u(id, attempt, report) order by u.id
@@ -172,20 +172,20 @@ begin
             -- As in 31_complete.sql, rows are looked up one by one.
             offset 0
         ) as q
-        cross join lateral steadytext.told_report(q.request_type, q.prompt, q.prompts, q.params, g.report) as r
+        cross join lateral steadytext.parse_report(q.request_type, q.prompt, q.prompts, q.params, g.report) as r
     )
     select coalesce(array_agg(t.id order by t.id), '{}') as held,
         array_agg(t.id order by t.id) filter (where t.error is null and t.more is null) as ids,
         array_agg(t.attempt order by t.id) filter (where t.error is null and t.more is null) as attempts,
         array_agg(t.result order by t.id) filter (where t.error is null and t.more is null) as results,
         array(
-            select e.number from told as o cross join lateral unnest(o.numbers) with ordinality as e(number, n)
+            select e.number from reported as o cross join lateral unnest(o.numbers) with ordinality as e(number, n)
             where o.error is null and o.more is null order by o.id, e.n
         ) as numbers,
         array_agg(t.vector_length order by t.id) filter (where t.error is null and t.more is null) as lengths,
         array_agg(t.vector_count order by t.id) filter (where t.error is null and t.more is null) as counts,
         array(
-            select e.line from told as o cross join lateral unnest(o.list) with ordinality as e(line, n)
+            select e.line from reported as o cross join lateral unnest(o.list) with ordinality as e(line, n)
             where o.error is null and o.more is null order by o.id, e.n
         ) as lists,
         array_agg(case when t.list is not null then cardinality(t.list) end order by t.id)
@@ -207,7 +207,7 @@ begin
         array_agg(t.id order by t.id) filter (where t.more is not null) as more_ids,
         array_agg(t.more order by t.id) filter (where t.more is not null) as more
     into v
-    from told as t;
+    from reported as t;
 
     if v.ids is not null then
         select array_agg(c.id), array_agg(c.outcome) into v_ids, v_outcomes
@@ -248,4 +248,4 @@ as $$
     order by m.name
 $$;
 comment on function steadytext.worker_models() is
-    'Protocol: the registered models that workers elsewhere may compute, with their files below the directory of the models';
+    'Protocol: returns the registered models that workers elsewhere may compute, with their files below the directory of the models';

@@ -11,4 +11,4 @@ begin
 end
 $$;
 comment on function steadytext.end_heartbeat(text) is
-    'Protocol: forgets what a worker has said of itself, because it ends';
+    'Protocol: forgets a worker''s report of itself, because the worker ends';

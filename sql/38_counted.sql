@@ -36,7 +36,7 @@ begin atomic
         p_params operator(pg_catalog.->>) 'default_model', p_defaults[steadytext.task_number(p_request_type, p_params)]);
 end;
 comment on function steadytext.counted_model(text, jsonb, text[]) is
-    'The model under which a request counts; p_defaults as default_models gives them; called by count_claims and count_ends';
+    'Returns the model under which a request is counted; p_defaults as default_models gives them; called by count_claims and count_ends';
 
 -- The first attempt is that with which a request begins. As in 31_complete.sql, rows are looked up one by one: OFFSET keeps the planner from
 -- making a join of it.
@@ -68,7 +68,7 @@ begin
 end
 $$;
 comment on function steadytext.count_claims(bigint[]) is
-    'Counts requests that a worker elsewhere has claimed and nobody had before; called by claim_requests';
+    'Counts requests that a worker elsewhere has claimed and that were never claimed before; called by claim_requests';
 
 -- A token has a byte at least, except for those that templates and instructions put around each piece of work, and for constraints, of which
 -- the model may be told in more words. A piece of work is a text or a query, with each of the documents, categories, labels or fields; long
@@ -115,7 +115,7 @@ begin
 end
 $$;
 comment on function steadytext.most_tokens(text, text, text[], jsonb, bigint, bigint) is
-    'The most tokens that the prompts and the answers of a request can have; called by believed_tokens';
+    'Returns the most tokens that the prompts and the answers of a request can have; called by believed_tokens';
 
 create function steadytext.believed_tokens(
     p_ids bigint[],
@@ -165,7 +165,7 @@ begin
 end
 $$;
 comment on function steadytext.believed_tokens(bigint[], integer[], integer[], integer[]) is
-    'What is believed of the tokens that a worker elsewhere says that requests took, in the order of the requests: they are charged to the roles that have asked. Called by complete_requests';
+    'Returns the tokens that a worker elsewhere reports of requests, in the order of the requests, each limited to the most that its request can have: they are charged to the roles that enqueued the requests. Called by complete_requests';
 
 -- A reported time is at most the time for which the worker has held the row. Reported tokens were checked before: by believed_tokens, or, in a
 -- report, by steadytext.read_report.
@@ -251,4 +251,4 @@ begin
 end
 $$;
 comment on function steadytext.count_reported(bigint[], text[], bigint[], integer[], integer[], integer[], integer[]) is
-    'Counts requests that have ended with these outcomes, of which this was reported; called by complete_requests and complete_reports';
+    'Counts requests that have ended with these outcomes, and charges the tokens that were reported; called by complete_requests and complete_reports';

@@ -8,11 +8,11 @@ create table @extschema@.steadytext_vector_lengths (
     seen_at timestamptz not null default pg_catalog.now()
 );
 comment on table @extschema@.steadytext_vector_lengths is
-    'How long the vectors are of models that are computed elsewhere, as their answers have said';
+    'Lengths of the vectors of models that are computed elsewhere, as their answers have shown';
 comment on column @extschema@.steadytext_vector_lengths.model is 'Name of the model in steadytext_models';
-comment on column @extschema@.steadytext_vector_lengths.file is 'Its file at that time: of another one nothing is known';
-comment on column @extschema@.steadytext_vector_lengths.length is 'Elements of a vector that is not cut';
-comment on column @extschema@.steadytext_vector_lengths.seen_at is 'When that was seen, or seen to have changed';
+comment on column @extschema@.steadytext_vector_lengths.file is 'File of the model at that time; nothing is known of other files';
+comment on column @extschema@.steadytext_vector_lengths.length is 'Number of elements of a vector that is not cut';
+comment on column @extschema@.steadytext_vector_lengths.seen_at is 'Time when the length was first seen, or seen to have changed';
 comment on constraint steadytext_vector_lengths_pkey on @extschema@.steadytext_vector_lengths is 'One row per model';
 
 create function steadytext.note_vector_lengths(p_ids bigint[], p_lengths integer[])
@@ -53,7 +53,7 @@ begin
 end
 $$;
 comment on function steadytext.note_vector_lengths(bigint[], integer[]) is
-    'Takes note of how long the vectors of models are that workers elsewhere have computed; called by complete_reports and complete_requests';
+    'Notes the lengths of the vectors of models that workers elsewhere have computed; called by complete_reports and complete_requests';
 
 create function steadytext.vector_length(p_model text)
 returns integer
@@ -66,4 +66,4 @@ as $$
     where m.name = p_model and m.placement = 'elsewhere'
 $$;
 comment on function steadytext.vector_length(text) is
-    'How long the vectors of a model are that is computed elsewhere; NULL where no answer has said it yet. Called where vectorizers are made';
+    'Returns the length of the vectors of a model that is computed elsewhere; NULL where no answer has shown it yet. Called where vectorizers are made';

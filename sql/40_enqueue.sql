@@ -43,7 +43,7 @@ begin
     return greatest(least(coalesce(priority, 5), 2147483647), -2147483648)::integer;
 end
 $$;
-comment on function steadytext.priority(bigint) is 'A priority as the queue has it; NULL means 5';
+comment on function steadytext.priority(bigint) is 'Returns a priority as the queue has it; NULL means 5';
 
 create function steadytext.generate_params(
     max_tokens bigint,
@@ -61,7 +61,7 @@ language c stable
 as 'MODULE_PATHNAME', 'generate_params_of_wrapper';
 comment on function steadytext.generate_params(
     bigint, boolean, bigint, text, text, text, double precision, text, jsonb
-) is 'The params of a generate request: what differs from the defaults, options among it; refuses options that there are not';
+) is 'Returns the params of a generate request: values that differ from the defaults, options among them; refuses unknown options';
 
 create function @extschema@.steadytext_embed_async(
     text_input text,
@@ -103,7 +103,7 @@ begin
 end
 $$;
 comment on function steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint) is
-    'The params of an embed request: what differs from the defaults';
+    'Returns the params of an embed request: values that differ from the defaults';
 
 create function steadytext.check_batch(p_elements text[], p_what text)
 returns void
@@ -126,7 +126,7 @@ begin
 end
 $$;
 comment on function steadytext.check_batch(text[], text) is
-    'Refuses empty batches and those with more elements than max_batch_size';
+    'Refuses empty batches and batches with more elements than max_batch_size';
 
 create function @extschema@.steadytext_generate_batch_async(
     prompts text[],

@@ -162,4 +162,4 @@ begin
 end
 $$;
 comment on function steadytext.make_vectorizer_batches(uuid, record, jsonb) is
-    'Makes requests of the texts of rows, of as many as a limit has room for, and writes vectors that are kept; called by the steps';
+    'Makes requests from the texts of rows, from as many as a limit has room for, and writes the vectors that are kept; called by the steps';

@@ -19,17 +19,17 @@ create table @extschema@.steadytext_vectorizer_kept (
 );
 set local search_path = pg_catalog, pg_temp;
 comment on table @extschema@.steadytext_vectorizer_kept is
-    'Vectors and values that are made and not written yet: of rows whose other chunks wait for a limit, and of rows that are locked';
-comment on column @extschema@.steadytext_vectorizer_kept.vectorizer_id is 'The definition';
-comment on column @extschema@.steadytext_vectorizer_kept.key is 'Values of the key columns as an array';
-comment on column @extschema@.steadytext_vectorizer_kept.seq is 'Which chunk of the row it is of; 1 where the text is not cut, and of a value';
-comment on column @extschema@.steadytext_vectorizer_kept.content_hash is 'SHA-256 of the columns that it was made of: it is good for this text only';
-comment on column @extschema@.steadytext_vectorizer_kept.model_hash is 'As in steadytext_vectorizer_state; NULL of values';
-comment on column @extschema@.steadytext_vectorizer_kept.chunk is 'The text of the chunk; NULL of values';
-comment on column @extschema@.steadytext_vectorizer_kept.embedding is 'Its vector; NULL of values';
+    'Vectors and values that were made and are not written yet: of rows whose other chunks wait for a limit, and of rows that are locked';
+comment on column @extschema@.steadytext_vectorizer_kept.vectorizer_id is 'Definition that the vector or value belongs to';
+comment on column @extschema@.steadytext_vectorizer_kept.key is 'Key of the row: the values of the key columns as an array';
+comment on column @extschema@.steadytext_vectorizer_kept.seq is 'Number of the chunk of the row, from 1; 1 where the text is not cut, and for values';
+comment on column @extschema@.steadytext_vectorizer_kept.content_hash is 'SHA-256 of the columns that it was made from: it is valid for this text only';
+comment on column @extschema@.steadytext_vectorizer_kept.model_hash is 'Digest of the model, as in steadytext_vectorizer_state; NULL for values';
+comment on column @extschema@.steadytext_vectorizer_kept.chunk is 'Text of the chunk; NULL for values';
+comment on column @extschema@.steadytext_vectorizer_kept.embedding is 'Vector of the chunk; NULL for values';
 comment on column @extschema@.steadytext_vectorizer_kept.value is
-    'Of an enrichment: the value, the digest of the definition that made it, and the hash of the value that the row had then';
-comment on column @extschema@.steadytext_vectorizer_kept.kept_at is 'Since when it is kept: the longer that is, the more rarely it is tried to write it';
+    'For enrichments: the value, the digest of the definition that made it, and the hash of the value that the row had then';
+comment on column @extschema@.steadytext_vectorizer_kept.kept_at is 'Time since which it is kept: the longer that is, the more rarely it is tried to write it';
 comment on constraint steadytext_vectorizer_kept_pkey on @extschema@.steadytext_vectorizer_kept is 'One row per chunk, or value, of a row';
 
 create function steadytext.keep_vectors(p_id uuid, p_item jsonb, p_answer jsonb)
@@ -87,7 +87,7 @@ begin
 end
 $$;
 comment on function steadytext.forget_kept_values(uuid, jsonb) is
-    'Forgets what is kept of rows that have their value, or are to have no other one; called by the steps';
+    'Forgets the kept values of rows that have their value, or are to have no other one; called by the steps';
 
 create function steadytext.kept_pause(p_id uuid, p_key jsonb)
 returns interval
@@ -102,7 +102,7 @@ begin
 end
 $$;
 comment on function steadytext.kept_pause(uuid, jsonb) is
-    'When it is tried again to write what is kept of a row: each time after as long as it has waited until then, between two seconds and a minute; NULL where nothing is kept. Called by the steps';
+    'Returns the pause before the next try to write what is kept of a row: as long as it has been kept until then, between two seconds and a minute; NULL where nothing is kept. Called by the steps';
 
 -- Rows are told by their keys and the hashes of their texts.
 create function steadytext.forget_kept_vectors(p_id uuid, p_notes jsonb, p_rows jsonb)
@@ -123,7 +123,7 @@ begin
 end
 $$;
 comment on function steadytext.forget_kept_vectors(uuid, jsonb, jsonb) is
-    'Forgets what is kept of rows that were read, unless they are to be embedded and say what they said then, and the model is the same; called by the steps';
+    'Forgets vectors that are kept of rows that were read, except those of rows that are to be embedded and whose text and model are still the same; called by the steps';
 
 create function steadytext.write_kept_vectors(p_id uuid, p_statements record, p_item jsonb)
 returns integer
@@ -162,7 +162,7 @@ begin
 end
 $$;
 comment on function steadytext.write_kept_vectors(uuid, record, jsonb) is
-    'Writes the vectors of a row all of which are kept, if its text is still the one that was embedded, and returns of how many rows; called by the steps';
+    'Writes the vectors of a row all of which are kept, if its text is still the one that was embedded; returns the number of rows written. Called by the steps';
 
 -- Rows of many chunks are embedded piece by piece where their owner's limit has no room for all of them at once.
 create function steadytext.keep_piece(p_id uuid, p_statements record, p_item jsonb, p_answer jsonb)
@@ -186,7 +186,7 @@ begin
 end
 $$;
 comment on function steadytext.keep_piece(uuid, record, jsonb, jsonb) is
-    'Keeps the vectors of some chunks of a row, and returns 1 when all have come and 0 otherwise; called by the steps';
+    'Keeps the vectors of some chunks of a row; returns 1 when those of all chunks are there and 0 otherwise. Called by the steps';
 
 create function steadytext.finish_vectorizer_piece(p_id uuid, p_statements record, p_item jsonb, p_answer jsonb)
 returns integer
@@ -201,7 +201,7 @@ begin
 end
 $$;
 comment on function steadytext.finish_vectorizer_piece(uuid, record, jsonb, jsonb) is
-    'Keeps the vectors of some chunks of a row, and writes all of them when the last have come; returns how many rows were written. Called by the steps';
+    'Keeps the vectors of some chunks of a row, and writes all of them when the last have come; returns the number of rows written. Called by the steps';
 
 -- Numbers that the sequence gives are positive, and stay in their order below zero.
 create function steadytext.note_first(p_id uuid, p_keys json)
@@ -215,4 +215,4 @@ begin
 end
 $$;
 comment on function steadytext.note_first(uuid, json) is
-    'Notes rows before all that were noted already, as it is their turn, in the order in which they are noted so; called by the steps';
+    'Notes rows that are to be worked on before all rows that were noted already, in the order of the calls; called by the steps';

@@ -38,7 +38,7 @@ returns real[]
 language c immutable parallel safe cost 10000
 as 'MODULE_PATHNAME', 'embed_wrapper';
 comment on function steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint, boolean) is
-    'The embedding of a text as an array: vector is not nameable in the library';
+    'Returns the embedding of a text as an array: the type vector cannot be named in the library';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create function @extschema@.steadytext_embed(
@@ -88,7 +88,7 @@ returns text
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'cache_key_wrapper';
 comment on function @extschema@.steadytext_cache_key(text, text, jsonb) is
-    'Under which key the answer to a request is cached, as settings and models are now; NULL where that depends on a model file that was never loaded';
+    'Returns the key under which the answer to a request is cached, with the present settings and models; NULL where that depends on a model file that was never loaded';
 
 create function @extschema@.steadytext_cache_key(request_type text, prompt text, params json)
 returns text
@@ -120,7 +120,7 @@ language c stable parallel safe
 as 'MODULE_PATHNAME', 'generate_cached_wrapper';
 comment on function @extschema@.steadytext_generate_cached(
     text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb
-) is 'What steadytext_generate would return, if the cache has it; otherwise NULL';
+) is 'Returns the text that steadytext_generate would return, if the cache has it; otherwise NULL';
 
 create function steadytext.embed_cached(
     text_input text, seed bigint, model text, mode text, task text, truncate boolean, on_error text, dimensions bigint,
@@ -130,7 +130,7 @@ returns real[]
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'embed_cached_wrapper';
 comment on function steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean) is
-    'A cached embedding as an array: vector is not nameable in the library';
+    'Returns a cached embedding as an array: the type vector cannot be named in the library';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create function @extschema@.steadytext_embed_cached(
@@ -148,5 +148,5 @@ returns vector
 language sql stable parallel safe
 return steadytext.embed_cached(text_input, seed, model, mode, task, truncate, on_error, dimensions, unsafe_mode)::vector;
 comment on function @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean) is
-    'What steadytext_embed would return, if the cache has it; otherwise NULL';
+    'Returns the vector that steadytext_embed would return, if the cache has it; otherwise NULL';
 set local search_path = pg_catalog, pg_temp;

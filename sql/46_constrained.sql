@@ -13,7 +13,7 @@ returns text
 language c immutable parallel safe strict
 as 'MODULE_PATHNAME', 'with_written_order_wrapper';
 comment on function steadytext.with_written_order(text, text) is
-    'A JSON schema as jsonb keeps it, with propertyOrdering where it was written in another order';
+    'Returns a JSON schema as jsonb keeps it, with propertyOrdering where it was written in another order';
 
 create function steadytext.generate_json_async(
     prompt text,
@@ -33,7 +33,7 @@ language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_json_async_wrapper';
 comment on function steadytext.generate_json_async(
     text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
-) is 'steadytext_generate_json_async, with the schema as text';
+) is 'Does what steadytext_generate_json_async does, with the schema as text';
 
 create function @extschema@.steadytext_generate_json_async(
     prompt text,
@@ -157,7 +157,7 @@ language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_json_wrapper';
 comment on function steadytext.generate_json(
     text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
-) is 'steadytext_generate_json, with the schema as text';
+) is 'Does what steadytext_generate_json does, with the schema as text';
 
 create function @extschema@.steadytext_generate_json(
     prompt text,

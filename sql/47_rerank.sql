@@ -20,7 +20,7 @@ begin
 end
 $$;
 comment on function steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]) is
-    'The params of a rerank request: what differs from the defaults';
+    'Returns the params of a rerank request: values that differ from the defaults';
 
 create function @extschema@.steadytext_rerank_async(
     query text,
@@ -150,7 +150,7 @@ returns table (document text, score double precision, index integer, document_id
 language c immutable parallel safe cost 100000 rows 10
 as 'MODULE_PATHNAME', 'rerank_top_k_wrapper';
 comment on function @extschema@.steadytext_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text, text[]) is
-    'The best documents for a query, at most top_k';
+    'Returns the best documents for a query, at most top_k';
 
 create function @extschema@.steadytext_rerank_batch(
     queries text[],

@@ -15,18 +15,18 @@ create table @extschema@.steadytext_prompts (
     updated_by text not null default current_user,
     owner_role steadytext.role_id not null default steadytext.current_role_id()
 );
-comment on table @extschema@.steadytext_prompts is 'Prompts that are kept under a name';
-comment on column @extschema@.steadytext_prompts.id is 'Number of the prompt, as steadytext_prompt_create() returns it';
+comment on table @extschema@.steadytext_prompts is 'Prompts that are stored under a name';
+comment on column @extschema@.steadytext_prompts.id is 'Identifier of the prompt, as steadytext_prompt_create() returns it';
 comment on column @extschema@.steadytext_prompts.slug is
-    'Its name: lower-case letters, digits and hyphens. Administrators replace a prompt of the extension by one of the same name, which begins with steadytext/';
-comment on column @extschema@.steadytext_prompts.description is 'What it is for, in up to 500 characters';
-comment on column @extschema@.steadytext_prompts.created_at is 'When it was made';
-comment on column @extschema@.steadytext_prompts.created_by is 'Name of the role that made it';
-comment on column @extschema@.steadytext_prompts.updated_at is 'When its current version was made';
-comment on column @extschema@.steadytext_prompts.updated_by is 'Name of the role that made its current version';
-comment on column @extschema@.steadytext_prompts.owner_role is 'The role that may change it, beside administrators';
+    'Name of the prompt: lower-case letters, digits and hyphens. Administrators replace a prompt of the extension by one of the same name, which begins with steadytext/';
+comment on column @extschema@.steadytext_prompts.description is 'Purpose of the prompt, in up to 500 characters';
+comment on column @extschema@.steadytext_prompts.created_at is 'Time when the prompt was created';
+comment on column @extschema@.steadytext_prompts.created_by is 'Name of the role that created the prompt';
+comment on column @extschema@.steadytext_prompts.updated_at is 'Time when the current version was created';
+comment on column @extschema@.steadytext_prompts.updated_by is 'Name of the role that created the current version';
+comment on column @extschema@.steadytext_prompts.owner_role is 'Role that may change the prompt, besides administrators';
 comment on constraint steadytext_prompts_pkey on @extschema@.steadytext_prompts is 'One row per prompt';
-comment on constraint steadytext_prompts_slug_key on @extschema@.steadytext_prompts is 'Finding a prompt by its name';
+comment on constraint steadytext_prompts_slug_key on @extschema@.steadytext_prompts is 'Finds a prompt by its name';
 
 create table @extschema@.steadytext_prompt_versions (
     id uuid not null default pg_catalog.gen_random_uuid() constraint steadytext_prompt_versions_pkey primary key,
@@ -39,32 +39,32 @@ create table @extschema@.steadytext_prompt_versions (
     created_by text not null default current_user,
     constraint steadytext_prompt_versions_prompt_id_version_key unique (prompt_id, version)
 );
-comment on table @extschema@.steadytext_prompt_versions is 'The versions of each prompt; the highest one is current';
-comment on column @extschema@.steadytext_prompt_versions.id is 'Number of the version, as steadytext_prompt_update() returns it';
-comment on column @extschema@.steadytext_prompt_versions.prompt_id is 'The prompt that it is a version of';
-comment on column @extschema@.steadytext_prompt_versions.version is 'Counts the versions of a prompt, from 1';
-comment on column @extschema@.steadytext_prompt_versions.template is 'The template, in the language of jinja2';
-comment on column @extschema@.steadytext_prompt_versions.required_variables is 'Names that the template takes values for, sorted';
-comment on column @extschema@.steadytext_prompt_versions.metadata is 'Whatever its owner notes about it: an object of up to 64 kB';
-comment on column @extschema@.steadytext_prompt_versions.created_at is 'When it was made';
-comment on column @extschema@.steadytext_prompt_versions.created_by is 'Name of the role that made it';
+comment on table @extschema@.steadytext_prompt_versions is 'Versions of each prompt; the highest one is current';
+comment on column @extschema@.steadytext_prompt_versions.id is 'Identifier of the version, as steadytext_prompt_update() returns it';
+comment on column @extschema@.steadytext_prompt_versions.prompt_id is 'Prompt that this is a version of';
+comment on column @extschema@.steadytext_prompt_versions.version is 'Number of the version within its prompt, from 1';
+comment on column @extschema@.steadytext_prompt_versions.template is 'Template, in the language of Jinja2';
+comment on column @extschema@.steadytext_prompt_versions.required_variables is 'Names of the variables of the template, sorted';
+comment on column @extschema@.steadytext_prompt_versions.metadata is 'Notes of the owner: an object of up to 64 kB';
+comment on column @extschema@.steadytext_prompt_versions.created_at is 'Time when the version was created';
+comment on column @extschema@.steadytext_prompt_versions.created_by is 'Name of the role that created the version';
 comment on constraint steadytext_prompt_versions_pkey on @extschema@.steadytext_prompt_versions is 'One row per version';
 comment on constraint steadytext_prompt_versions_prompt_id_version_key on @extschema@.steadytext_prompt_versions is
-    'Finding the current version of a prompt';
+    'Finds the current version of a prompt';
 
 create function steadytext.prompt_variables(template text)
 returns text[]
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'prompt_variables_wrapper';
 comment on function steadytext.prompt_variables(text) is
-    'Names that a template takes values for, sorted; an error where it is no template';
+    'Returns the names of a template''s variables, sorted; an error where the template does not compile';
 
 create function steadytext.render_prompt(template text, variables jsonb, strict boolean)
 returns text
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'render_prompt_wrapper';
 comment on function steadytext.render_prompt(text, jsonb, boolean) is
-    'A template filled in with the values of an object; in a strict one each variable must have a value';
+    'Returns a template filled in with the values of an object; in strict mode each variable must have a value';
 
 create function steadytext.check_replacement(slug text, template text)
 returns void
@@ -96,7 +96,7 @@ begin
     return new;
 end
 $$;
-comment on function steadytext.check_prompt() is 'Names and descriptions of prompts as they must be';
+comment on function steadytext.check_prompt() is 'Checks names and descriptions of prompts';
 
 create function steadytext.check_prompt_version()
 returns trigger
@@ -131,7 +131,7 @@ begin
 end
 $$;
 comment on function steadytext.check_prompt_version() is
-    'Templates that can be compiled, with the names of their variables';
+    'Refuses templates that do not compile, and sets the names of their variables';
 
 -- Runs as the extension's owner: versions are not deleted by themselves.
 create function steadytext.delete_prompt_versions()
@@ -144,18 +144,18 @@ begin
     return null;
 end
 $$;
-comment on function steadytext.delete_prompt_versions() is 'Versions go with their prompt';
+comment on function steadytext.delete_prompt_versions() is 'Deletes the versions of deleted prompts';
 
 create trigger delete_versions after delete on @extschema@.steadytext_prompts
     for each row execute function steadytext.delete_prompt_versions();
-comment on trigger delete_versions on @extschema@.steadytext_prompts is 'Versions go with their prompt';
+comment on trigger delete_versions on @extschema@.steadytext_prompts is 'Deletes the versions of deleted prompts';
 create trigger check_prompt before insert or update on @extschema@.steadytext_prompts
     for each row execute function steadytext.check_prompt();
-comment on trigger check_prompt on @extschema@.steadytext_prompts is 'Names and descriptions as they must be';
+comment on trigger check_prompt on @extschema@.steadytext_prompts is 'Checks names and descriptions of prompts';
 create trigger check_prompt_version before insert or update on @extschema@.steadytext_prompt_versions
     for each row execute function steadytext.check_prompt_version();
 comment on trigger check_prompt_version on @extschema@.steadytext_prompt_versions is
-    'Templates that can be compiled, with the names of their variables';
+    'Refuses templates that do not compile, and sets the names of their variables';
 create trigger note_change after insert or update or delete or truncate on @extschema@.steadytext_prompt_versions
     for each statement execute function steadytext.note_change();
 comment on trigger note_change on @extschema@.steadytext_prompt_versions is
@@ -175,7 +175,7 @@ create policy user_insert on @extschema@.steadytext_prompts
     with check (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
         and not pg_catalog.starts_with(slug, 'steadytext/'));
 comment on policy user_insert on @extschema@.steadytext_prompts is
-    'Users keep prompts of their own, under names that are not the extension''s';
+    'Users create prompts of their own, under names that are not the extension''s';
 create policy user_update on @extschema@.steadytext_prompts
     for update to steadytext_user
     using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
@@ -185,7 +185,7 @@ create policy user_delete on @extschema@.steadytext_prompts
     using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
 comment on policy user_delete on @extschema@.steadytext_prompts is 'Users delete their own prompts';
 create policy admin_all on @extschema@.steadytext_prompts for all to steadytext_admin using (true);
-comment on policy admin_all on @extschema@.steadytext_prompts is 'Administrators keep every prompt';
+comment on policy admin_all on @extschema@.steadytext_prompts is 'Administrators create, change and delete every prompt';
 
 alter table @extschema@.steadytext_prompt_versions enable row level security;
 create policy user_select on @extschema@.steadytext_prompt_versions for select to steadytext_user using (true);
@@ -231,7 +231,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_create(text, text, text, jsonb) is
-    'Keeps a template under a name, as version 1; returns the id of the prompt';
+    'Stores a template under a name, as version 1; returns the id of the prompt';
 
 create function steadytext.prompt_id(p_slug text)
 returns uuid
@@ -249,7 +249,7 @@ begin
     return v_id;
 end
 $$;
-comment on function steadytext.prompt_id(text) is 'Number of the prompt of this name; an error where there is none';
+comment on function steadytext.prompt_id(text) is 'Returns the id of the prompt of this name; an error where there is none';
 
 create function @extschema@.steadytext_prompt_update(slug text, template text, metadata jsonb default '{}')
 returns uuid
@@ -284,7 +284,7 @@ returns table (version_num integer, template text, required_variables text[])
 language c immutable parallel safe rows 1
 as 'MODULE_PATHNAME', 'builtin_prompt_wrapper';
 comment on function steadytext.builtin_prompt(text, bigint) is
-    'A prompt that functions of the extension give to models, such as steadytext/classify; no row where there is none';
+    'Returns a prompt that functions of the extension give to models, such as steadytext/classify; no row where there is none';
 
 create function @extschema@.steadytext_prompt_get(slug text, version bigint default null)
 returns table (
@@ -327,7 +327,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_get(text, bigint) is
-    'A prompt''s template and what belongs to it, of the current version or of another one';
+    'Returns a prompt''s template with its variables, metadata, date and author, of the current version or of another one';
 
 create function @extschema@.steadytext_prompt_render(
     slug text,
@@ -358,7 +358,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_render(text, jsonb, bigint, boolean) is
-    'A prompt''s template filled in with the values of an object; in a strict one each variable must have a value';
+    'Returns a prompt''s template filled in with the values of an object; in strict mode each variable must have a value';
 
 create function @extschema@.steadytext_prompt_list()
 returns table (
@@ -382,7 +382,7 @@ begin
     order by p.created_at desc, p.slug collate "C";
 end
 $$;
-comment on function @extschema@.steadytext_prompt_list() is 'All prompts, the newest first';
+comment on function @extschema@.steadytext_prompt_list() is 'Returns all prompts, the newest first';
 
 create function @extschema@.steadytext_prompt_versions(slug text)
 returns table (
@@ -409,7 +409,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_versions(text) is
-    'All versions of a prompt, the current one first';
+    'Returns all versions of a prompt, the current one first';
 
 create function @extschema@.steadytext_prompt_delete(slug text)
 returns boolean
@@ -428,4 +428,4 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_delete(text) is
-    'Deletes a prompt with all its versions; false where there is none of the name';
+    'Deletes a prompt with all its versions; returns false where there is no prompt of this name';

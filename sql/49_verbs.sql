@@ -17,7 +17,7 @@ returns boolean
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'verb_if_wrapper';
 comment on function @extschema@.steadytext_if(text, boolean, bigint, text, text) is
-    'Whether the model answers a question with yes rather than no';
+    'Returns whether the model answers a question with yes rather than no';
 
 create function @extschema@.steadytext_if(
     prompt text[],
@@ -43,7 +43,7 @@ returns double precision
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'verb_if_score_wrapper';
 comment on function @extschema@.steadytext_if_score(text, boolean, bigint, text, text) is
-    'The probability that the model answers a question with yes rather than no';
+    'Returns the probability that the model answers a question with yes rather than no';
 
 create function @extschema@.steadytext_if_score(
     prompt text[],
@@ -69,7 +69,7 @@ returns double precision
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'verb_score_wrapper';
 comment on function @extschema@.steadytext_score(text, boolean, bigint, text, text) is
-    'How much the model agrees, from 0 to 1: the grade that is to be expected of it';
+    'Returns the degree to which the model agrees with a statement, from 0 to 1: the expected value of its grade';
 
 create function @extschema@.steadytext_score(
     prompt text[],
@@ -96,7 +96,7 @@ returns double precision
 language c immutable parallel safe cost 20000
 as 'MODULE_PATHNAME', 'verb_similarity_wrapper';
 comment on function @extschema@.steadytext_similarity(text, text, boolean, bigint, text, text) is
-    'The cosine of the embeddings of two texts';
+    'Returns the cosine similarity of the embeddings of two texts';
 
 create function @extschema@.steadytext_similarity(
     a text[],
@@ -110,7 +110,7 @@ returns double precision[]
 language c immutable parallel safe cost 200000
 as 'MODULE_PATHNAME', 'verb_similarity_array_wrapper';
 comment on function @extschema@.steadytext_similarity(text[], text[], boolean, bigint, text, text) is
-    'steadytext_similarity of the elements in the same places, computed together';
+    'steadytext_similarity of each pair of elements in the same place, computed together';
 
 create function @extschema@.steadytext_classify(
     input text,
@@ -129,7 +129,7 @@ language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'verb_classify_wrapper';
 comment on function @extschema@.steadytext_classify(
     text, text[], text, text[], jsonb, text, boolean, bigint, text, text
-) is 'The category that a text belongs to: what the model finds likeliest, or (method embed) the nearest vector';
+) is 'Returns the category that a text belongs to: the one that the model finds likeliest, or (method embed) the one with the nearest vector';
 
 create function @extschema@.steadytext_classify(
     input text[],
@@ -167,7 +167,7 @@ language c immutable parallel safe cost 100000 rows 10
 as 'MODULE_PATHNAME', 'verb_classify_scores_wrapper';
 comment on function @extschema@.steadytext_classify_scores(
     text, text[], text, text[], jsonb, text, boolean, bigint, text, text
-) is 'All categories with the probability that a text belongs to them; best first, and 1 together';
+) is 'Returns all categories with the probability that a text belongs to them, best first; the probabilities add up to 1';
 
 create function @extschema@.steadytext_classify_multi(
     input text,
@@ -187,7 +187,7 @@ language c immutable parallel safe cost 200000
 as 'MODULE_PATHNAME', 'verb_classify_multi_wrapper';
 comment on function @extschema@.steadytext_classify_multi(
     text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text
-) is 'The categories that a text belongs to, each judged by itself, best first';
+) is 'Returns the categories that a text belongs to, each judged by itself, best first';
 
 -- Each element has a list of its own, and PostgreSQL no arrays of lists of different lengths: rows with the number of the element.
 create function @extschema@.steadytext_classify_scores(
@@ -207,7 +207,7 @@ language c immutable parallel safe cost 1000000 rows 100
 as 'MODULE_PATHNAME', 'verb_classify_scores_array_wrapper';
 comment on function @extschema@.steadytext_classify_scores(
     text[], text[], text, text[], jsonb, text, boolean, bigint, text, text
-) is 'steadytext_classify_scores of each element, computed together: rows with its number, from 1';
+) is 'steadytext_classify_scores of each element, computed together: rows with the number of the element, from 1';
 
 create function @extschema@.steadytext_classify_multi(
     input text[],
@@ -227,7 +227,7 @@ language c immutable parallel safe cost 1000000 rows 10
 as 'MODULE_PATHNAME', 'verb_classify_multi_array_wrapper';
 comment on function @extschema@.steadytext_classify_multi(
     text[], text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text
-) is 'steadytext_classify_multi of each element, computed together: a row for each, with its number, from 1';
+) is 'steadytext_classify_multi of each element, computed together: one row for each element, with its number, from 1';
 
 create function @extschema@.steadytext_if_async(
     prompt text,

@@ -42,7 +42,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_check_async(uuid) is
-    'State and answer of one request, and what it took';
+    'Returns state and answer of one request, with times, tokens and attempts';
 
 create function @extschema@.steadytext_check_async_batch(request_ids uuid[])
 returns table (
@@ -73,21 +73,21 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_check_async_batch(uuid[]) is
-    'State and answer of several requests, in the order of the ids; ids that are not there give no row';
+    'Returns state and answer of several requests, in the order of the ids; an id of no request gives no row';
 
 create function @extschema@.steadytext_get_async_result(request_id uuid, timeout_seconds bigint default 30)
 returns text
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_result_wrapper';
 comment on function @extschema@.steadytext_get_async_result(uuid, bigint) is
-    'Waits for the answer of a request; a vector comes as its text';
+    'Waits for the answer of a request and returns it; a vector is returned as its text';
 
 create function @extschema@.steadytext_get_async_embedding(request_id uuid, timeout_seconds bigint default 30)
 returns vector
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_embedding_wrapper';
 comment on function @extschema@.steadytext_get_async_embedding(uuid, bigint) is
-    'Waits for the vector of an embed request';
+    'Waits for the vector of an embed request and returns it';
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -100,14 +100,14 @@ returns boolean
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'wait_for_requests_wrapper';
 comment on function @extschema@.steadytext_wait(uuid[], text, bigint) is
-    'Waits until all of these requests have ended, or any of them; false where that does not happen in time';
+    'Waits until all of these requests have ended, or any of them; returns false where that does not happen in time';
 
 create function @extschema@.steadytext_cancel_async(request_id uuid)
 returns boolean
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'cancel_async_wrapper';
 comment on function @extschema@.steadytext_cancel_async(uuid) is
-    'Cancels a request that has not ended: a waiting one never runs, a running one stops within a token';
+    'Cancels a request that has not ended: a waiting one never runs, a running one stops within a token; returns whether it was cancelled';
 
 -- Not a second form of the function above: a parameter whose type a driver leaves to the server would
 -- be ambiguous, or become text, and drivers have ids as values of a type of their own.
@@ -116,4 +116,4 @@ returns bigint
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'cancel_async_batch_wrapper';
 comment on function @extschema@.steadytext_cancel_async_batch(uuid[]) is
-    'Cancels all of these requests that have not ended, and returns how many that are';
+    'Cancels all of these requests that have not ended, and returns their number';

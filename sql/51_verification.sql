@@ -13,4 +13,4 @@ returns table (
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'model_verify_wrapper';
 comment on function @extschema@.steadytext_model_verify(text, bigint) is
-    'Has both backends compute a short text on a model, by default the one that generates, and says for each token how far their logits are apart, in standard deviations, and whether that is within the bound of the model''s quantization';
+    'Has both backends compute a short text on a model, by default the one that generates, and returns for each token how far their logits are apart, in standard deviations, and whether that is within the bound of the model''s quantization';

@@ -20,7 +20,7 @@ returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'plain_verb_wrapper';
 comment on function steadytext.plain_verb(text, text, jsonb, boolean, bigint, text, text) is
-    'The answer to a request of a type that takes one text and gives one';
+    'Returns the answer to a request of a type that takes one text and gives one';
 
 create function steadytext.plain_verb_array(
     request_type text,
@@ -114,7 +114,7 @@ return steadytext.plain_verb(
     'extract'::text, document, jsonb_build_object('schema', schema),
     use_cache, seed, model, on_error)::jsonb;
 comment on function @extschema@.steadytext_extract(text, jsonb, boolean, bigint, text, text) is
-    'Extracts what a text says as a JSON document that conforms to a schema';
+    'Extracts data from a text as a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_extract(
     document text[],
@@ -258,7 +258,7 @@ returns text
 language sql immutable parallel safe cost 100000
 return steadytext.plain_verb('analyze_sentiment'::text, content, '{}'::jsonb, use_cache, seed, model, on_error);
 comment on function @extschema@.steadytext_analyze_sentiment(text, boolean, bigint, text, text) is
-    'What a text expresses: positive, negative, neutral or mixed, whichever the model finds likeliest';
+    'Returns the sentiment that a text expresses: positive, negative, neutral or mixed, whichever the model finds likeliest';
 
 create function @extschema@.steadytext_analyze_sentiment(
     content text[],
@@ -300,7 +300,7 @@ return steadytext.plain_verb(
     'mask'::text, content, jsonb_build_object('labels', labels),
     use_cache, seed, model, on_error);
 comment on function @extschema@.steadytext_mask(text, text[], boolean, bigint, text, text) is
-    'A text in which the models findings are replaced by [LABEL], and all else is as it was';
+    'Returns a text with the model''s findings replaced by [LABEL] and everything else unchanged';
 
 create function @extschema@.steadytext_mask(
     content text[],
@@ -348,7 +348,7 @@ return steadytext.plain_verb(
     'extract_facts'::text, input_text, jsonb_build_object('max_facts', max_facts),
     use_cache, seed, model, on_error)::jsonb;
 comment on function @extschema@.steadytext_extract_facts(text, bigint, boolean, bigint, text, text) is
-    'The facts that a text states, as {"facts": […]}';
+    'Returns the facts that a text states, as {"facts": […]}';
 
 create function @extschema@.steadytext_extract_facts(
     input_text text[],
@@ -396,7 +396,7 @@ return steadytext.plain_verb(
     'deduplicate_facts'::text, facts_array::text, jsonb_build_object('similarity_threshold', similarity_threshold),
     use_cache, seed, model, on_error)::jsonb;
 comment on function @extschema@.steadytext_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text) is
-    'Facts without those whose vectors are as near to one before them: the first one stays';
+    'Returns facts without near duplicates: a fact is left out if the cosine of its vector with that of an earlier one is at least similarity_threshold';
 
 create function @extschema@.steadytext_deduplicate_facts_async(
     facts_array jsonb,
@@ -427,4 +427,4 @@ returns jsonb
 language sql immutable parallel safe cost 200000
 return @extschema@.steadytext_deduplicate_facts(facts, similarity_threshold, use_cache, seed, model, on_error);
 comment on function @extschema@.st_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text) is
-    'steadytext_deduplicate_facts as pg_steadytext 1.x had it under its short name: another parameter name and another default';
+    'steadytext_deduplicate_facts under its short name, with the parameter name and the default that it had in pg_steadytext 1.x';

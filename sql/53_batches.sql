@@ -55,7 +55,7 @@ returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'enqueue_query_wrapper';
 comment on function steadytext.enqueue_query(text, text, text, bigint, text) is
-    'steadytext_enqueue_query(), with its params as a text';
+    'Does what steadytext_enqueue_query() does, with its params as text';
 
 create function @extschema@.steadytext_enqueue_query(
     query text,
@@ -68,7 +68,7 @@ returns uuid
 language sql volatile parallel unsafe
 return steadytext.enqueue_query(query, request_type, params::text, priority, name);
 comment on function @extschema@.steadytext_enqueue_query(text, text, jsonb, bigint, text) is
-    'Enqueues a request for each row of a query, which may only read, and returns the id of the batch; columns prompt, prompts and params are what is asked, all others its key';
+    'Enqueues a request for each row of a query, which may only read, and returns the id of the batch; the columns prompt, prompts and params make the request, all others are the key of its answer';
 
 create view @extschema@.steadytext_batches with (security_barrier) as
 select
@@ -121,24 +121,24 @@ cross join lateral (
 where h.owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
     or pg_catalog.pg_has_role('steadytext_admin', 'usage');
 comment on view @extschema@.steadytext_batches is
-    'Batches of steadytext_enqueue_query(), and how far they are; users see their own, administrators all';
-comment on column @extschema@.steadytext_batches.batch is 'The id of the batch';
-comment on column @extschema@.steadytext_batches.name is 'What its owner calls it';
-comment on column @extschema@.steadytext_batches.owner_role is 'Role that enqueued it';
-comment on column @extschema@.steadytext_batches.request_type is 'Type of its requests';
-comment on column @extschema@.steadytext_batches.created_at is 'When it was enqueued';
-comment on column @extschema@.steadytext_batches.total is 'Its requests, those included that are gone';
-comment on column @extschema@.steadytext_batches.pending is 'How many of them wait';
-comment on column @extschema@.steadytext_batches.processing is 'How many are being worked on';
-comment on column @extschema@.steadytext_batches.done is 'How many are completed';
-comment on column @extschema@.steadytext_batches.failed is 'How many have failed';
-comment on column @extschema@.steadytext_batches.cancelled is 'How many were cancelled';
+    'Batches of steadytext_enqueue_query() and their progress; users see their own, administrators all';
+comment on column @extschema@.steadytext_batches.batch is 'Identifier of the batch';
+comment on column @extschema@.steadytext_batches.name is 'Name that the owner gave the batch';
+comment on column @extschema@.steadytext_batches.owner_role is 'Role that enqueued the batch';
+comment on column @extschema@.steadytext_batches.request_type is 'Type of the batch''s requests';
+comment on column @extschema@.steadytext_batches.created_at is 'Time when the batch was enqueued';
+comment on column @extschema@.steadytext_batches.total is 'Number of requests of the batch, deleted ones included';
+comment on column @extschema@.steadytext_batches.pending is 'Number of pending requests';
+comment on column @extschema@.steadytext_batches.processing is 'Number of requests that are being processed';
+comment on column @extschema@.steadytext_batches.done is 'Number of completed requests';
+comment on column @extschema@.steadytext_batches.failed is 'Number of failed requests';
+comment on column @extschema@.steadytext_batches.cancelled is 'Number of cancelled requests';
 comment on column @extschema@.steadytext_batches.expired is
-    'How many are no longer there, as queue_retention_hours have passed, or an administrator has deleted them';
+    'Number of requests that were deleted, after queue_retention_hours or by an administrator';
 comment on column @extschema@.steadytext_batches.rate is
-    'Requests that end in a second: in the last minute, and of a batch that has ended, from its first to its last';
-comment on column @extschema@.steadytext_batches.time_left is 'Time until its end at that rate; NULL where nothing has ended yet';
-comment on column @extschema@.steadytext_batches.completed_at is 'When its last request ended; NULL while there are others';
+    'Requests ended per second: within the last minute; of a batch that has ended, from its first request to its last';
+comment on column @extschema@.steadytext_batches.time_left is 'Time until the end of the batch at that rate; NULL where no request has ended yet';
+comment on column @extschema@.steadytext_batches.completed_at is 'Time when the last request of the batch ended; NULL while any has not';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 
@@ -167,7 +167,7 @@ begin atomic
     order by q.id;
 end;
 comment on function @extschema@.steadytext_batch_results(uuid) is
-    'Answers of a batch, in the order of the rows of its query, each with the key columns of its row';
+    'Returns the answers of a batch, in the order of the rows of its query, each with the key columns of its row';
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -180,7 +180,7 @@ returns boolean
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'wait_for_batch_wrapper';
 comment on function @extschema@.steadytext_wait(uuid, text, bigint) is
-    'Waits until all requests of a batch have ended, or any of them; false where that does not happen in time';
+    'Waits until all requests of a batch have ended, or any of them; returns false where that does not happen in time';
 
 -- Literals without a type: PostgreSQL prefers text to types that it cannot choose between.
 create function @extschema@.steadytext_wait(
@@ -213,7 +213,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_wait(text, text, bigint) is
-    'The same for ids of requests as the text of an array, or the text of a batch''s id';
+    'Does what steadytext_wait does with the ids of requests, given as the text of an array, or with the id of a batch, given as text';
 
 create function @extschema@.steadytext_cancel_batch(batch uuid)
 returns bigint
@@ -244,4 +244,4 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cancel_batch(uuid) is
-    'Cancels all requests of a batch that have not ended, and returns how many that are';
+    'Cancels all requests of a batch that have not ended, and returns their number';

@@ -18,7 +18,7 @@ returns text
 language c immutable parallel safe cost 200000
 as 'MODULE_PATHNAME', 'summarize_text_wrapper';
 comment on function @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text, boolean) is
-    'A summary of a text of any length';
+    'Returns a summary of a text of any length';
 
 create function @extschema@.steadytext_summarize_text(
     input_text text[],
@@ -60,13 +60,13 @@ create function steadytext.summarize_add(state internal, value text, metadata js
 returns internal
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'summarize_add_about_wrapper';
-comment on function steadytext.summarize_add(internal, text, jsonb) is 'Adds a value to a group, with what is known about it';
+comment on function steadytext.summarize_add(internal, text, jsonb) is 'Adds a value to a group, with metadata about it';
 
 create function steadytext.agg_add(state internal, value text, task_description text)
 returns internal
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'agg_add_wrapper';
-comment on function steadytext.agg_add(internal, text, text) is 'Adds a value to a group, with what is asked about all of them';
+comment on function steadytext.agg_add(internal, text, text) is 'Adds a value to a group, with the task for all of them';
 
 create function steadytext.summarize_add_partial(state internal, partial jsonb)
 returns internal
@@ -78,38 +78,38 @@ create function steadytext.group_combine(state internal, other internal)
 returns internal
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'group_combine_wrapper';
-comment on function steadytext.group_combine(internal, internal) is 'Puts the values of two groups together';
+comment on function steadytext.group_combine(internal, internal) is 'Combines the values of two groups';
 
 create function steadytext.group_serialize(state internal)
 returns bytea
 language c immutable strict parallel safe
 as 'MODULE_PATHNAME', 'group_serialize_wrapper';
-comment on function steadytext.group_serialize(internal) is 'The values of a group, for another process';
+comment on function steadytext.group_serialize(internal) is 'Returns the values of a group in a form for another process';
 
 create function steadytext.group_deserialize(records bytea, unused internal)
 returns internal
 language c immutable strict parallel safe
 as 'MODULE_PATHNAME', 'group_deserialize_wrapper';
-comment on function steadytext.group_deserialize(bytea, internal) is 'The values of a group that have come from another process';
+comment on function steadytext.group_deserialize(bytea, internal) is 'Returns the values of a group from the form in which another process gave them';
 
 create function steadytext.summarize_finish(state internal)
 returns text
 language c immutable parallel safe cost 200000
 as 'MODULE_PATHNAME', 'summarize_finish_wrapper';
-comment on function steadytext.summarize_finish(internal) is 'The summary of a group';
+comment on function steadytext.summarize_finish(internal) is 'Returns the summary of a group';
 
 create function steadytext.agg_finish(state internal)
 returns text
 language c immutable parallel safe cost 200000
 as 'MODULE_PATHNAME', 'agg_finish_wrapper';
-comment on function steadytext.agg_finish(internal) is 'The answer to what is asked about a group';
+comment on function steadytext.agg_finish(internal) is 'Returns the answer to the task for a group';
 
 create function steadytext.summarize_finish_partial(state internal)
 returns jsonb
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'summarize_finish_partial_wrapper';
 comment on function steadytext.summarize_finish_partial(internal) is
-    'The values of a group, or a summary of them where they are many, for steadytext_summarize_final';
+    'Returns the values of a group, or a summary of them where they are many, for steadytext_summarize_final';
 
 -- No twin is made of an aggregate: both are written here.
 create aggregate @extschema@.steadytext_summarize(value text) (
@@ -123,7 +123,7 @@ create aggregate @extschema@.steadytext_summarize(value text) (
     parallel = safe
 );
 comment on aggregate @extschema@.steadytext_summarize(text) is
-    'A summary of the values of a group';
+    'Summary of the values of a group';
 
 create aggregate @extschema@.st_summarize(value text) (
     sfunc = steadytext.summarize_add,
@@ -149,7 +149,7 @@ create aggregate @extschema@.steadytext_summarize(value text, metadata jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.steadytext_summarize(text, jsonb) is
-    'A summary of the values of a group, of which something is known';
+    'Summary of the values of a group, with metadata about them';
 
 create aggregate @extschema@.st_summarize(value text, metadata jsonb) (
     sfunc = steadytext.summarize_add,
@@ -175,7 +175,7 @@ create aggregate @extschema@.steadytext_summarize_partial(value text, metadata j
     parallel = safe
 );
 comment on aggregate @extschema@.steadytext_summarize_partial(text, jsonb) is
-    'What steadytext_summarize_final needs to know of a part of a group; it may be kept in a table or a materialized view';
+    'State of a part of a group, as steadytext_summarize_final takes it; it may be kept in a table or a materialized view';
 
 create aggregate @extschema@.st_summarize_partial(value text, metadata jsonb) (
     sfunc = steadytext.summarize_add,
@@ -201,7 +201,7 @@ create aggregate @extschema@.steadytext_summarize_final(partial jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.steadytext_summarize_final(jsonb) is
-    'A summary of what parts of a group have in steadytext_summarize_partial';
+    'Summary of a group from the states of its parts, as steadytext_summarize_partial returns them';
 
 create aggregate @extschema@.st_summarize_final(partial jsonb) (
     sfunc = steadytext.summarize_add_partial,
@@ -227,7 +227,7 @@ create aggregate @extschema@.steadytext_agg(value text, task_description text) (
     parallel = safe
 );
 comment on aggregate @extschema@.steadytext_agg(text, text) is
-    'The answer to a question about, or the outcome of a task with, the values of a group';
+    'Answer to a question about the values of a group, or result of a task with them';
 
 create aggregate @extschema@.st_agg(value text, task_description text) (
     sfunc = steadytext.agg_add,

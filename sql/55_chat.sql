@@ -87,4 +87,4 @@ language c volatile parallel restricted cost 100000 rows 1
 as 'MODULE_PATHNAME', 'generate_details_wrapper';
 comment on function @extschema@.steadytext_generate_details(
     text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb
-) is 'Generates a text and tells what that took, in one row; always computed, whatever the cache has';
+) is 'Generates a text and returns it in one row with tokens and times; always computed, even if the cache has an answer';

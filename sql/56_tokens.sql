@@ -6,14 +6,14 @@ returns integer
 language c immutable parallel safe cost 1000
 as 'MODULE_PATHNAME', 'count_tokens_wrapper';
 comment on function @extschema@.steadytext_count_tokens(text, text) is
-    'How many tokens a text has for a model; without a name, for the one that generates';
+    'Returns the number of tokens of a text for a model; without a name, for the one that generates';
 
 create function @extschema@.steadytext_tokenize(input text, model text default null)
 returns integer[]
 language c immutable parallel safe cost 1000
 as 'MODULE_PATHNAME', 'tokenize_wrapper';
 comment on function @extschema@.steadytext_tokenize(text, text) is
-    'The ids of the tokens of a text for a model; without a name, for the one that generates';
+    'Returns the ids of the tokens of a text for a model; without a name, for the one that generates';
 
 create function @extschema@.steadytext_chunk_text(
     input text,
@@ -26,7 +26,7 @@ returns table (seq integer, chunk text, start_offset integer, tokens integer)
 language c immutable parallel safe cost 10000 rows 20
 as 'MODULE_PATHNAME', 'chunk_text_wrapper';
 comment on function @extschema@.steadytext_chunk_text(text, bigint, bigint, text, text) is
-    'Cuts a text into pieces of at most chunk_size tokens, which overlap by chunk_overlap; start_offset counts characters from 1';
+    'Cuts a text into pieces of at most chunk_size tokens, which overlap by chunk_overlap; start_offset is the position of the piece in characters, from 1';
 
 create function steadytext.chunk_for_embedding(
     input text,
@@ -39,4 +39,4 @@ returns table (seq integer, chunk text, start_offset integer, tokens integer)
 language c immutable parallel safe cost 10000 rows 20
 as 'MODULE_PATHNAME', 'chunk_for_embedding_wrapper';
 comment on function steadytext.chunk_for_embedding(text, bigint, bigint, text, text) is
-    'As steadytext_chunk_text, by the tokenizer of a model that embeds; without a name, of the one that embeds by default';
+    'Cuts a text as steadytext_chunk_text does, by the tokenizer of a model that embeds; without a name, of the one that embeds by default';

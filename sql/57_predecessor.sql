@@ -21,7 +21,7 @@ begin
 end
 $$;
 comment on function steadytext.predecessor_model(text, text, text) is
-    'The model of a call that may also name a repository and a file, as the Python extension had it: refused, as no call fetches models';
+    'Returns the model of a call that may also name a repository and a file, as in the Python extension; these are refused, as no call downloads models';
 
 create function @extschema@.steadytext_generate(
     prompt text,
@@ -341,4 +341,4 @@ returns table (document text, score double precision, index integer, document_id
 language c immutable parallel safe cost 100000 rows 10
 as 'MODULE_PATHNAME', 'rerank_top_k_wrapper';
 comment on function @extschema@.st_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text, text[]) is
-    'steadytext_rerank_top_k as pg_steadytext 1.x had it under its short name: another parameter name, and a default';
+    'steadytext_rerank_top_k under its short name, with the parameter name and the default that it had in pg_steadytext 1.x';

@@ -34,7 +34,7 @@ begin
 end
 $$;
 comment on function steadytext.waiting_lanes(oid) is
-    'The lanes of pending requests, of a role or of all, up to 1,000, with the first request of each; called by unclaimed_requests';
+    'Returns the lanes of pending requests, of a role or of all, up to 1,000, with the first request of each; called by unclaimed_requests';
 
 create function steadytext.live_claims()
 returns table (models text[], types text[])
@@ -52,7 +52,7 @@ as $$
     where not starts_with(h.daemon_id, 'local:') and h.last_heartbeat > clock_timestamp() - interval '60 seconds'
 $$;
 comment on function steadytext.live_claims() is
-    'What the workers elsewhere claim that have reported within the last minute: models in lower case and types, NULL for all; called by unclaimed_requests';
+    'Returns the models, in lower case, and types that the workers elsewhere claim that have reported within the last minute, NULL for all; called by unclaimed_requests';
 
 create function steadytext.unclaimed_requests()
 returns table (model text, request_type text, placement text, requests bigint, oldest timestamptz, reason text, hint text)
@@ -169,4 +169,4 @@ begin
 end
 $$;
 comment on function steadytext.unclaimed_requests() is
-    'Pending requests by model and type that no worker claims, why, and what to do; the caller''s own, or everybody''s for members of steadytext_admin and pg_monitor. Models that are not registered have no name here. Nothing where the server''s own worker is the only one and rests: worker_state says so';
+    'Returns the pending requests that no worker claims by model and type, with the reason and a hint; the caller''s own, or everybody''s for members of steadytext_admin and pg_monitor. Models that are not registered are not named. No rows where the server''s own worker is the only one and does not run: worker_state shows that';

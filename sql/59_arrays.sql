@@ -36,7 +36,7 @@ returns setof real[]
 language c immutable parallel safe cost 100000 rows 100
 as 'MODULE_PATHNAME', 'embed_batch_wrapper';
 comment on function steadytext.embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint) is
-    'The embeddings of texts as arrays, in their order';
+    'Returns the embeddings of texts as arrays, in the order of the texts';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create function @extschema@.steadytext_embed_batch(

@@ -4,7 +4,7 @@ create function @extschema@.steadytext_version()
 returns text
 language c immutable parallel safe strict
 as 'MODULE_PATHNAME', 'version_wrapper';
-comment on function @extschema@.steadytext_version() is 'Version of the library that is loaded';
+comment on function @extschema@.steadytext_version() is 'Returns the version of the loaded library';
 
 create function steadytext.activity()
 returns table (
@@ -23,7 +23,7 @@ returns table (
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'activity_wrapper';
 comment on function steadytext.activity() is
-    'Requests of this database now running that the caller may see, from shared memory; members of pg_monitor see all of them, without their texts';
+    'Returns the requests of this database now running that the caller may see, from shared memory; members of pg_monitor see all of them, without their texts';
 
 create function steadytext.pulls()
 returns table (
@@ -40,7 +40,7 @@ returns table (
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'pulls_wrapper';
 comment on function steadytext.pulls() is
-    'Downloads of models now running, of the whole server, that the caller may see; members of pg_monitor see all of them';
+    'Returns the downloads of models now running, of the whole server, that the caller may see; members of pg_monitor see all of them';
 
 create view @extschema@.steadytext_activity with (security_barrier) as
 select
@@ -78,27 +78,27 @@ select
     pg_catalog.make_interval(secs => pg_catalog.round(p.seconds_left::numeric)::double precision)
 from steadytext.pulls() as p;
 comment on view @extschema@.steadytext_activity is
-    'Requests now running, and downloads of models: how far they are, how fast, and what they have said so far';
-comment on column @extschema@.steadytext_activity.request_id is 'The request; of a synchronous call, an id of its own; of a download, NULL';
-comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued it';
-comment on column @extschema@.steadytext_activity.request_type is 'generate, embed …, or model_pull: a download';
+    'Running requests and downloads of models: their progress, rate and text so far';
+comment on column @extschema@.steadytext_activity.request_id is 'Identifier of the request; of a synchronous call, an id of its own; of a download, NULL';
+comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued the request, made the call or asked for the download';
+comment on column @extschema@.steadytext_activity.request_type is 'Type of the request: generate, embed …, or model_pull for a download';
 comment on column @extschema@.steadytext_activity.phase is
-    'waiting (for its turn), loading (the model), prefill or decoding; elsewhere: a worker on another machine has it, and what is known of it is the row of the queue; of a download, downloading or what it waits for';
+    'State of the work: waiting (for its turn), loading (the model), prefill or decoding; elsewhere: a worker on another machine has it, and the row of the queue has all that is known about it; of a download: downloading, or the reason why it waits';
 comment on column @extschema@.steadytext_activity.prompt_tokens is 'Length of the prompt in tokens';
 comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens generated so far';
-comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of generation';
+comment on column @extschema@.steadytext_activity.tokens_per_second is 'Tokens generated per second';
 comment on column @extschema@.steadytext_activity.partial_text is
-    'The answer so far; NULL for those who may watch, but not read the request';
-comment on column @extschema@.steadytext_activity.started_at is 'When the engine took the request';
+    'Text of the answer so far; NULL for roles that may watch the request, but not read it';
+comment on column @extschema@.steadytext_activity.started_at is 'Time when the engine took the request';
 comment on column @extschema@.steadytext_activity.first_token_turns is
-    'Steps that the engine computed from taking the request in to its first token';
-comment on column @extschema@.steadytext_activity.worker_pid is 'Process that waits for the answer: the worker, or who called a synchronous function';
+    'Number of steps that the engine computed from taking the request to its first token';
+comment on column @extschema@.steadytext_activity.worker_pid is 'Process that waits for the answer: the worker, or the backend that called a synchronous function';
 
 comment on column @extschema@.steadytext_activity.download is 'Name or reference of the model that is downloaded';
-comment on column @extschema@.steadytext_activity.bytes_done is 'Bytes of it that are there';
-comment on column @extschema@.steadytext_activity.bytes_total is 'Bytes that it has; NULL while that is not known';
-comment on column @extschema@.steadytext_activity.bytes_per_second is 'Rate of the download, over the last seconds';
-comment on column @extschema@.steadytext_activity.time_left is 'Time until its end at that rate';
+comment on column @extschema@.steadytext_activity.bytes_done is 'Bytes of the model that have arrived';
+comment on column @extschema@.steadytext_activity.bytes_total is 'Size of the model in bytes; NULL while that is not known';
+comment on column @extschema@.steadytext_activity.bytes_per_second is 'Bytes downloaded per second, over the last seconds';
+comment on column @extschema@.steadytext_activity.time_left is 'Time until the end of the download at that rate';
 
 create view @extschema@.steadytext_queue_counts as
 select
@@ -109,12 +109,12 @@ select
 from @extschema@.steadytext_queue as q
 group by q.request_type, q.status;
 comment on view @extschema@.steadytext_queue_counts is
-    'Everybody''s requests by type and state, without anything of their contents; for administrators and members of pg_monitor';
-comment on column @extschema@.steadytext_queue_counts.request_type is 'generate, embed …';
+    'Numbers of everybody''s requests by type and state, without their contents; for administrators and members of pg_monitor';
+comment on column @extschema@.steadytext_queue_counts.request_type is 'Type of the requests: generate, embed …';
 comment on column @extschema@.steadytext_queue_counts.status is
-    'pending, processing, completed, failed or cancelled';
-comment on column @extschema@.steadytext_queue_counts.requests is 'How many there are';
-comment on column @extschema@.steadytext_queue_counts.oldest is 'When the oldest of them was enqueued';
+    'State of the requests: pending, processing, completed, failed or cancelled';
+comment on column @extschema@.steadytext_queue_counts.requests is 'Number of requests of this type and state';
+comment on column @extschema@.steadytext_queue_counts.oldest is 'Time when the oldest of these requests was enqueued';
 
 create function steadytext.worker_state()
 returns table (
@@ -130,14 +130,14 @@ returns table (
 language c volatile parallel restricted rows 1
 as 'MODULE_PATHNAME', 'worker_state_wrapper';
 comment on function steadytext.worker_state() is
-    'The worker of this database, always one row; state is not_preloaded, stopped, starting, idle, running, paused or version_mismatch';
+    'Returns the worker of this database, always one row; state is not_preloaded, stopped, starting, idle, running, paused or version_mismatch';
 
 create function steadytext.process_problem(p_slow boolean)
 returns text
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'process_problem_wrapper';
 comment on function steadytext.process_problem(boolean) is
-    'Why the process does not run that a vectorizer or an enrichment waits for; NULL where it does, or is not wanted. Called by their status views';
+    'Returns why the process does not run that a vectorizer or an enrichment waits for; NULL where it runs, or is not wanted. Called by their status views';
 
 create function @extschema@.steadytext_daemon_status()
 returns table (
@@ -219,7 +219,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_daemon_status() is
-    'The worker of this database in the first row, workers on other machines after it; status says what is wrong, message what to do';
+    'Returns the worker of this database in the first row, workers on other machines after it; status names a problem, message says what to do about it';
 
 create function @extschema@.steadytext_daemon_start()
 returns boolean
@@ -232,7 +232,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_daemon_start() is
-    'Lets the worker of this database go on. For members of steadytext_admin';
+    'Lets the paused worker of this database go on. For members of steadytext_admin';
 
 create function @extschema@.steadytext_daemon_stop()
 returns boolean
@@ -245,11 +245,11 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_daemon_stop() is
-    'Pauses the worker of this database, and with it vectorizers and enrichments: requests and what they have to do wait until steadytext_daemon_start(). For members of steadytext_admin';
+    'Pauses the worker of this database, and with it vectorizers and enrichments: requests and their work wait until steadytext_daemon_start(). For members of steadytext_admin';
 
 create function @extschema@.steadytext_model_status()
 returns table (name text, task text, file text, state text, reason text, is_chosen boolean)
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'model_status_wrapper';
 comment on function @extschema@.steadytext_model_status() is
-    'What is known of the registered models: whether their files are there and can be used, why not, and which ones requests get that name none';
+    'Returns the state of the registered models: whether their files are there and can be used, why not, and which ones requests get that name none';

@@ -37,50 +37,50 @@ create table @extschema@.steadytext_vectorizers (
     constraint steadytext_vectorizers_replaces_key unique (replaces)
 );
 comment on table @extschema@.steadytext_vectorizers is
-    'Definitions of vectorizers and enrichments: columns that are kept up to date with embeddings, or with what a model makes of them';
+    'Definitions of vectorizers and enrichments: columns that are kept up to date with embeddings, or with answers of a model';
 comment on column @extschema@.steadytext_vectorizers.id is
-    'Number of the definition, by which its triggers and its work know it; another one after steadytext_alter_vectorizer()';
-comment on column @extschema@.steadytext_vectorizers.name is 'Its name, unique among those of its kind in the database';
-comment on column @extschema@.steadytext_vectorizers.kind is 'What is made of a row: vectorizer, or enrichment';
+    'Identifier of the definition, by which its triggers and its work refer to it; a new one after steadytext_alter_vectorizer()';
+comment on column @extschema@.steadytext_vectorizers.name is 'Name of the definition, unique among those of its kind in the database';
+comment on column @extschema@.steadytext_vectorizers.kind is 'Kind of the definition: vectorizer or enrichment';
 comment on column @extschema@.steadytext_vectorizers.owner_role is
-    'The role that owns the source; vectors are written with its rights, whatever these are at the time';
+    'Role that owns the source; vectors are written with its rights, as they are at the time';
 comment on column @extschema@.steadytext_vectorizers.source is
-    'The table, as it was called when the definition was made; steadytext.vectorizer_place() knows what it is called now';
+    'Table that is the source, as it was called when the definition was made; steadytext.vectorizer_place() returns its present name';
 comment on column @extschema@.steadytext_vectorizers.columns is
-    'The columns that are embedded, as the format calls them. What is cut into chunks is those that the format does not name, with an empty line between them';
+    'Columns that are embedded, as the format calls them. Text that is cut into chunks consists of those that the format does not name, with an empty line between them';
 comment on column @extschema@.steadytext_vectorizers.target_column is
-    'The column of the source that holds the vector, as it was called; NULL where vectors have a table of their own';
+    'Column of the source that holds the vector, as it was called; NULL where vectors have a table of their own';
 comment on column @extschema@.steadytext_vectorizers.destination is
-    'The table of the chunks and their vectors, as it was called; NULL where vectors are in a column of the source';
+    'Table of the chunks and their vectors, as it was called; NULL where vectors are in a column of the source';
 comment on column @extschema@.steadytext_vectorizers.model is
-    'The model, as for steadytext_embed(); NULL: the one that embeds by default';
+    'Model, as for steadytext_embed(); NULL: the one that embeds by default';
 comment on column @extschema@.steadytext_vectorizers.format is
-    'What is embedded of a chunk: a text with $chunk and $name for columns, $$ for a dollar; NULL: the chunk alone. Of an enrichment: its prompt';
+    'Text that is embedded for a chunk, with $chunk and $name for columns, $$ for a dollar; NULL: the chunk alone. For enrichments: the prompt';
 comment on column @extschema@.steadytext_vectorizers.chunk_size is
-    'Tokens of a chunk, at most; NULL: the text is not cut';
-comment on column @extschema@.steadytext_vectorizers.chunk_overlap is 'Tokens that a chunk has in common with the one before it';
+    'Maximum length of a chunk in tokens; NULL: the text is not cut';
+comment on column @extschema@.steadytext_vectorizers.chunk_overlap is 'Number of tokens that a chunk has in common with the one before it';
 comment on column @extschema@.steadytext_vectorizers.strategy is
-    'Where texts are cut: recursive, sentence, markdown or token';
-comment on column @extschema@.steadytext_vectorizers.index_type is 'hnsw, ivfflat or none';
+    'Method of cutting texts: recursive, sentence, markdown or token';
+comment on column @extschema@.steadytext_vectorizers.index_type is 'Type of the index on the vectors: hnsw, ivfflat or none';
 comment on column @extschema@.steadytext_vectorizers.distance is
-    'cosine (operator <=>), l2 (<->) or inner_product (<#>): the index serves this one';
-comment on column @extschema@.steadytext_vectorizers.dimensions is 'Numbers in a vector; NULL for enrichments, as what is about vectors';
-comment on column @extschema@.steadytext_vectorizers.request_type is 'Of an enrichment: the type of its requests, as in steadytext_queue';
-comment on column @extschema@.steadytext_vectorizers.params is 'Of an enrichment: the parameters of its requests, besides the model';
-comment on column @extschema@.steadytext_vectorizers.given_keys is 'Of an enrichment: the columns of the key, as the format calls them';
-comment on column @extschema@.steadytext_vectorizers.revision is 'Of an enrichment: counted up where all values are to be made anew';
-comment on column @extschema@.steadytext_vectorizers.priority is 'Priority of the requests that are made of its work, 1 to 10';
-comment on column @extschema@.steadytext_vectorizers.is_paused is 'Changes are noted, and nothing is done about them';
-comment on column @extschema@.steadytext_vectorizers.enqueue_existing is 'Rows that were there before it are embedded, too';
+    'Distance that the index serves: cosine (operator <=>), l2 (<->) or inner_product (<#>)';
+comment on column @extschema@.steadytext_vectorizers.dimensions is 'Number of dimensions of the vectors; NULL for enrichments, as all columns about vectors';
+comment on column @extschema@.steadytext_vectorizers.request_type is 'For enrichments: type of the requests, as in steadytext_queue';
+comment on column @extschema@.steadytext_vectorizers.params is 'For enrichments: parameters of the requests, besides the model';
+comment on column @extschema@.steadytext_vectorizers.given_keys is 'For enrichments: columns of the key, as the format calls them';
+comment on column @extschema@.steadytext_vectorizers.revision is 'For enrichments: counted up where all values are to be made anew';
+comment on column @extschema@.steadytext_vectorizers.priority is 'Priority of the requests of the definition, 1 to 10';
+comment on column @extschema@.steadytext_vectorizers.is_paused is 'True while the definition is paused: changes are noted, and nothing is done about them';
+comment on column @extschema@.steadytext_vectorizers.enqueue_existing is 'True if rows that were there before the definition are embedded, too';
 comment on column @extschema@.steadytext_vectorizers.truncate is
-    'A text that is too long for the model is cut at its end; otherwise its row fails';
+    'True if a text that is too long for the model is cut at its end; otherwise its row fails';
 comment on column @extschema@.steadytext_vectorizers.replaces is
-    'The definition whose place it takes as soon as its vectors are whole; NULL for all others. Searches pass over definitions that have this';
-comment on column @extschema@.steadytext_vectorizers.created_at is 'When it was made';
-comment on column @extschema@.steadytext_vectorizers.updated_at is 'When it was changed last';
+    'Definition whose place this one takes as soon as its vectors are complete; NULL for all others. Searches pass over definitions that have this';
+comment on column @extschema@.steadytext_vectorizers.created_at is 'Time when the definition was created';
+comment on column @extschema@.steadytext_vectorizers.updated_at is 'Time when the definition was last changed';
 comment on constraint steadytext_vectorizers_pkey on @extschema@.steadytext_vectorizers is 'One row per definition';
-comment on constraint steadytext_vectorizers_name_key on @extschema@.steadytext_vectorizers is 'Finding a definition by its name';
-comment on constraint steadytext_vectorizers_replaces_key on @extschema@.steadytext_vectorizers is 'One definition at a time takes the place of another one';
+comment on constraint steadytext_vectorizers_name_key on @extschema@.steadytext_vectorizers is 'Finds a definition by its name';
+comment on constraint steadytext_vectorizers_replaces_key on @extschema@.steadytext_vectorizers is 'Only one definition at a time replaces another one';
 
 -- Rows are only added by sessions that change the source, and never looked up by key there: nobody waits for anybody. Several notes
 -- of one key become one piece of work when they are taken out.
@@ -96,21 +96,21 @@ create table @extschema@.steadytext_vectorizer_work (
     constraint steadytext_vectorizer_work_pkey primary key (vectorizer_id, id)
 );
 comment on table @extschema@.steadytext_vectorizer_work is
-    'Rows of vectorized tables that have changed since they were embedded; the same row may be here several times';
-comment on column @extschema@.steadytext_vectorizer_work.id is 'In the order in which changes were noted; below zero: what was taken out, and is to come first when there is room for it';
-comment on column @extschema@.steadytext_vectorizer_work.vectorizer_id is 'The definition';
+    'Rows of vectorized and enriched tables that have changed since they were worked on; the same row may be here several times';
+comment on column @extschema@.steadytext_vectorizer_work.id is 'Number of the note, in the order of the changes; below zero: the row was taken out, and comes first when there is room for it';
+comment on column @extschema@.steadytext_vectorizer_work.vectorizer_id is 'Definition that the row belongs to';
 comment on column @extschema@.steadytext_vectorizer_work.key is
-    'Values of the key columns as an array, in the order of the key; NULL, and keys as well: the whole table is to be compared with its vectors';
+    'Key of the row: the values of the key columns as an array, in the order of the key; NULL, with keys NULL as well: the whole table is to be compared with its vectors';
 comment on column @extschema@.steadytext_vectorizer_work.keys is
-    'Keys of many rows in one, as an array of such arrays: what a statement notes that changes many rows; NULL in others';
-comment on column @extschema@.steadytext_vectorizer_work.key_count is 'How many keys there are in keys; 1 in others';
-comment on column @extschema@.steadytext_vectorizer_work.is_forced is 'It is embedded even if its text is the one that was embedded before';
+    'Keys of many rows, as an array of such arrays, where one statement changed many rows; NULL otherwise';
+comment on column @extschema@.steadytext_vectorizer_work.key_count is 'Number of keys in keys; 1 where keys is NULL';
+comment on column @extschema@.steadytext_vectorizer_work.is_forced is 'True if the row is embedded even where its text is the one that was embedded before';
 comment on column @extschema@.steadytext_vectorizer_work.noted_at is 'Start of the transaction that changed the row';
-comment on column @extschema@.steadytext_vectorizer_work.run_after is 'Not before then: it was tried, and something was in the way';
-comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_vectorizer_work is 'The oldest work of each definition; one index, as each costs every writer';
+comment on column @extschema@.steadytext_vectorizer_work.run_after is 'Time before which the row is not tried again, as an error about the moment has stopped it; NULL: at once';
+comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_vectorizer_work is 'Finds the oldest work of each definition; one index, as each costs every writer';
 comment on sequence @extschema@.steadytext_vectorizer_work_id_seq is 'Source of steadytext_vectorizer_work.id';
 create index steadytext_vectorizer_work_run_after_idx on @extschema@.steadytext_vectorizer_work (run_after) where run_after is not null;
-comment on index @extschema@.steadytext_vectorizer_work_run_after_idx is 'What is tried again next';
+comment on index @extschema@.steadytext_vectorizer_work_run_after_idx is 'Work that is to be tried again, in the order of its time';
 
 create table @extschema@.steadytext_vectorizer_batches (
     request_id uuid constraint steadytext_vectorizer_batches_pkey primary key,
@@ -119,15 +119,15 @@ create table @extschema@.steadytext_vectorizer_batches (
     created_at timestamptz not null default pg_catalog.now()
 );
 comment on table @extschema@.steadytext_vectorizer_batches is
-    'Requests in the queue that vectorizers have made, until their answers are where they belong';
-comment on column @extschema@.steadytext_vectorizer_batches.request_id is 'The request: batch_embed';
-comment on column @extschema@.steadytext_vectorizer_batches.vectorizer_id is 'The definition';
+    'Requests that definitions have in the queue, until their answers are written';
+comment on column @extschema@.steadytext_vectorizer_batches.request_id is 'Identifier of the request in steadytext_queue';
+comment on column @extschema@.steadytext_vectorizer_batches.vectorizer_id is 'Definition that made the request';
 comment on column @extschema@.steadytext_vectorizer_batches.keys is
-    'What its texts are of: an array with an object for each row, of key, content hash and chunks, in the order of the texts';
-comment on column @extschema@.steadytext_vectorizer_batches.created_at is 'When the request was made';
+    'Rows that the texts of the request belong to: an array with an object for each row, of key, content hash and chunks, in the order of the texts';
+comment on column @extschema@.steadytext_vectorizer_batches.created_at is 'Time when the request was made';
 comment on constraint steadytext_vectorizer_batches_pkey on @extschema@.steadytext_vectorizer_batches is 'One row per request';
 create index steadytext_vectorizer_batches_vectorizer_id_idx on @extschema@.steadytext_vectorizer_batches (vectorizer_id);
-comment on index @extschema@.steadytext_vectorizer_batches_vectorizer_id_idx is 'What is under way of each definition';
+comment on index @extschema@.steadytext_vectorizer_batches_vectorizer_id_idx is 'Requests under way of each definition';
 
 create table @extschema@.steadytext_vectorizer_failures (
     vectorizer_id uuid not null,
@@ -140,19 +140,19 @@ create table @extschema@.steadytext_vectorizer_failures (
     constraint steadytext_vectorizer_failures_pkey primary key (vectorizer_id, key)
 );
 comment on table @extschema@.steadytext_vectorizer_failures is
-    'Rows that have no vector, and why: until their text changes, or somebody has them tried again. Those that have nothing to embed are here, too';
-comment on column @extschema@.steadytext_vectorizer_failures.vectorizer_id is 'The definition';
-comment on column @extschema@.steadytext_vectorizer_failures.key is 'Values of the key columns as an array';
+    'Rows that have no vector, and why: until their text changes, or somebody has them tried again. Rows that have nothing to embed are here, too';
+comment on column @extschema@.steadytext_vectorizer_failures.vectorizer_id is 'Definition that the row belongs to';
+comment on column @extschema@.steadytext_vectorizer_failures.key is 'Key of the row: the values of the key columns as an array';
 comment on column @extschema@.steadytext_vectorizer_failures.content_hash is
-    'SHA-256 of the columns that would have been embedded, or NULL where they were not read';
-comment on column @extschema@.steadytext_vectorizer_failures.error is 'What went wrong';
-comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'Its SQLSTATE; 00000 where there was nothing to embed, which is no error';
-comment on column @extschema@.steadytext_vectorizer_failures.failed_at is 'When it was tried last';
+    'SHA-256 of the columns that would have been embedded; NULL where they were not read';
+comment on column @extschema@.steadytext_vectorizer_failures.error is 'Error message';
+comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'SQLSTATE of the error; 00000 where there was nothing to embed, which is no error';
+comment on column @extschema@.steadytext_vectorizer_failures.failed_at is 'Time when the row was last tried';
 comment on column @extschema@.steadytext_vectorizer_failures.needs is
-    'How many requests at once a limit of the owner''s must allow, so that it is tried again by itself; NULL: it waits for no limit';
+    'Number of requests at once that a limit of the owner must allow before the row is tried again by itself; NULL: it waits for no limit';
 comment on constraint steadytext_vectorizer_failures_pkey on @extschema@.steadytext_vectorizer_failures is 'One row per row of the source';
 create index steadytext_vectorizer_failures_needs_idx on @extschema@.steadytext_vectorizer_failures (vectorizer_id, needs) where needs is not null;
-comment on index @extschema@.steadytext_vectorizer_failures_needs_idx is 'What is tried again when a limit allows more';
+comment on index @extschema@.steadytext_vectorizer_failures_needs_idx is 'Rows that are tried again when a limit allows more';
 
 create table @extschema@.steadytext_vectorizer_state (
     vectorizer_id uuid not null constraint steadytext_vectorizer_state_pkey primary key,
@@ -175,36 +175,36 @@ create table @extschema@.steadytext_vectorizer_state (
     overruns integer not null default 0,
     slice integer not null default 500
 );
-comment on table @extschema@.steadytext_vectorizer_state is 'How far each vectorizer is; kept by the worker';
-comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'The definition';
+comment on table @extschema@.steadytext_vectorizer_state is 'Progress of each definition; written by the worker';
+comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'Definition whose progress this is';
 comment on column @extschema@.steadytext_vectorizer_state.scan is
-    'source: the table is being searched for rows without their vectors; all: every row of it is embedded anew; mark: the rows of an enrichment that are to wait until they change are written down; destination: vectors, or what is known of rows, are being searched for those whose row is gone; failures: the same of failures; NULL: none of these';
-comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'The last key that was looked at; NULL: none yet';
+    'Search that is under way: source, the table is searched for rows without their vectors; all, every row of it is embedded anew; mark, the rows of an enrichment that are to wait until they change are written down; destination, vectors, or what is known of rows, are searched for those whose row is gone; failures, failures are searched for those whose row is gone; NULL: none of these';
+comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'Last key that the search has looked at; NULL: none yet';
 comment on column @extschema@.steadytext_vectorizer_state.scan_until is
-    'The last work that the last search has noted: when it is done, the vectors are whole but for changes since';
+    'Number of the last work that the last search has noted: when that is done, the vectors are complete except for later changes';
 comment on column @extschema@.steadytext_vectorizer_state.signature is
-    'Which files the table and its partitions were in when it was searched last, and when each was attached: others mean a partition more or less, one that was away, or a table that was written anew';
+    'Digest of the files that the table and its partitions were in when it was last searched, and of the times when they were attached: a change means a partition more or less, one that was away, or a table that was written anew';
 comment on column @extschema@.steadytext_vectorizer_state.model_hash is
-    'SHA-256 of the vector that the model gives for one fixed text: another one is another model';
-comment on column @extschema@.steadytext_vectorizer_state.is_indexed is 'The index has been made, or none is wanted';
-comment on column @extschema@.steadytext_vectorizer_state.embedded_total is 'Rows that were embedded since the definition was made';
-comment on column @extschema@.steadytext_vectorizer_state.rows_per_second is 'Of the last interval in which there was always something to do';
-comment on column @extschema@.steadytext_vectorizer_state.measured_at is 'Begin of the present interval';
-comment on column @extschema@.steadytext_vectorizer_state.measured_total is 'embedded_total at that time';
+    'SHA-256 of the vector that the model gives for one fixed text: a change means another model';
+comment on column @extschema@.steadytext_vectorizer_state.is_indexed is 'True where the index has been made, or none is wanted';
+comment on column @extschema@.steadytext_vectorizer_state.embedded_total is 'Number of rows that were embedded since the definition was made';
+comment on column @extschema@.steadytext_vectorizer_state.rows_per_second is 'Rows per second in the last interval in which there was always something to do';
+comment on column @extschema@.steadytext_vectorizer_state.measured_at is 'Start of the present interval';
+comment on column @extschema@.steadytext_vectorizer_state.measured_total is 'Value of embedded_total at the start of the present interval';
 comment on column @extschema@.steadytext_vectorizer_state.problem is
-    'Why nothing is done for the vectorizer as a whole; NULL: nothing is wrong';
-comment on column @extschema@.steadytext_vectorizer_state.retry_at is 'Nothing is tried before then, as something was in the way';
+    'Reason why nothing is done for the definition as a whole; NULL: there is no problem';
+comment on column @extschema@.steadytext_vectorizer_state.retry_at is 'Time before which nothing is tried again after a problem';
 comment on column @extschema@.steadytext_vectorizer_state.is_limited is
-    'The problem is a limit of the owner''s, which it waits for: nothing is broken';
+    'True where the problem is a limit that the definition waits for: nothing is broken';
 comment on column @extschema@.steadytext_vectorizer_state.is_out_of_requests is
-    'Where is_limited is true: the limit is one of steadytext_rate_limits, and retry_at does not matter once it allows a request; otherwise the queue is full';
+    'Where is_limited is true: true if the limit is one of steadytext_rate_limits, where work goes on before retry_at once it allows a request; false if the queue is full';
 comment on column @extschema@.steadytext_vectorizer_state.is_ready is
-    'All vectors are there: the slow process makes the index, or has it take the place of the one before';
+    'True where all vectors are there: the slow process makes the index, or has this definition take the place of the one before';
 comment on column @extschema@.steadytext_vectorizer_state.slow_until is
-    'Until then it is the slow process that works for it, as a step has taken too long; NULL: none has';
+    'Time until which the slow process works for the definition, as a step has taken too long; NULL: no step has';
 comment on column @extschema@.steadytext_vectorizer_state.overruns is
-    'Steps that took too long, one after another; the next one is waited for twice as long';
-comment on column @extschema@.steadytext_vectorizer_state.slice is 'How many rows the next step reads: twice as many after one that was quick, half after one that was not';
+    'Number of steps in a row that took too long; the wait for the next one doubles with each';
+comment on column @extschema@.steadytext_vectorizer_state.slice is 'Number of rows that the next step reads: doubled after a quick step, halved after a slow one';
 comment on constraint steadytext_vectorizer_state_pkey on @extschema@.steadytext_vectorizer_state is 'One row per definition';
 
 -- Of roles and not of definitions, which their owners drop and make anew. Nobody but the processes reads or writes it, and it is in no dump.
@@ -215,11 +215,11 @@ create table @extschema@.steadytext_vectorizer_slow_owners (
     retry_at timestamptz not null
 );
 comment on table @extschema@.steadytext_vectorizer_slow_owners is
-    'Roles with vectorizers whose steps did not end when their time was over, so that the process had to be ended';
-comment on column @extschema@.steadytext_vectorizer_slow_owners.owner is 'The role';
-comment on column @extschema@.steadytext_vectorizer_slow_owners.overruns is 'How often that has happened, one time after another';
-comment on column @extschema@.steadytext_vectorizer_slow_owners.slow_until is 'Until then all its vectorizers are the slow process''s';
-comment on column @extschema@.steadytext_vectorizer_slow_owners.retry_at is 'None of them is tried before then';
+    'Roles with definitions whose steps did not end in time, so that the process had to be ended';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.owner is 'Role that owns the definitions';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.overruns is 'Number of times in a row that this has happened';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.slow_until is 'Time until which all definitions of the role belong to the slow process';
+comment on column @extschema@.steadytext_vectorizer_slow_owners.retry_at is 'Time before which no definition of the role is tried again';
 comment on constraint steadytext_vectorizer_slow_owners_pkey on @extschema@.steadytext_vectorizer_slow_owners is 'One row per role';
 
 -- Everybody who may enqueue sees the definitions of vectorizers, as the catalogs show tables to everybody: a search by
@@ -235,7 +235,7 @@ as $$
         where v.id = p_id and pg_has_role(current_user, v.owner_role::oid, 'usage'))
 $$;
 comment on function steadytext.owns_vectorizer(uuid) is
-    'Whether the caller has the rights of the role that a definition belongs to; policies ask it';
+    'Returns whether the caller has the rights of the role that a definition belongs to; policies call it';
 
 alter table @extschema@.steadytext_vectorizers enable row level security;
 create policy user_select on @extschema@.steadytext_vectorizers for select to steadytext_user using (kind = 'vectorizer');
@@ -246,7 +246,7 @@ create policy owner_all on @extschema@.steadytext_vectorizers for all to steadyt
     using (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage'))
     with check (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage')
         and (replaces is null or steadytext.owns_vectorizer(replaces)));
-comment on policy owner_all on @extschema@.steadytext_vectorizers is 'Definitions are kept by those who have the rights of their owner';
+comment on policy owner_all on @extschema@.steadytext_vectorizers is 'Roles that have the rights of a definition''s owner may change it';
 create policy admin_update on @extschema@.steadytext_vectorizers for update to steadytext_admin using (true);
 comment on policy admin_update on @extschema@.steadytext_vectorizers is
     'Administrators pause a definition, and give it to the new owner of its table';
@@ -259,7 +259,7 @@ comment on policy admin_select on @extschema@.steadytext_vectorizer_work is 'Adm
 alter table @extschema@.steadytext_vectorizer_batches enable row level security;
 create policy owner_all on @extschema@.steadytext_vectorizer_batches for all to steadytext_user
     using (steadytext.owns_vectorizer(vectorizer_id));
-comment on policy owner_all on @extschema@.steadytext_vectorizer_batches is 'Users keep what is under way of their own definitions';
+comment on policy owner_all on @extschema@.steadytext_vectorizer_batches is 'Users keep requests under way of their own definitions';
 create policy admin_select on @extschema@.steadytext_vectorizer_batches for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_vectorizer_batches is 'Administrators see all of it';
 alter table @extschema@.steadytext_vectorizer_failures enable row level security;
@@ -271,12 +271,12 @@ comment on policy admin_select on @extschema@.steadytext_vectorizer_failures is 
 alter table @extschema@.steadytext_vectorizer_kept enable row level security;
 create policy owner_all on @extschema@.steadytext_vectorizer_kept for all to steadytext_user
     using (steadytext.owns_vectorizer(vectorizer_id));
-comment on policy owner_all on @extschema@.steadytext_vectorizer_kept is 'Users see and forget what is kept for their own definitions';
+comment on policy owner_all on @extschema@.steadytext_vectorizer_kept is 'Users see and forget the kept vectors and values of their own definitions';
 create policy admin_select on @extschema@.steadytext_vectorizer_kept for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_vectorizer_kept is 'Administrators see all of it';
 alter table @extschema@.steadytext_vectorizer_state enable row level security;
 create policy admin_select on @extschema@.steadytext_vectorizer_state for select to steadytext_admin using (true);
-comment on policy admin_select on @extschema@.steadytext_vectorizer_state is 'Administrators see how far each definition is';
+comment on policy admin_select on @extschema@.steadytext_vectorizer_state is 'Administrators see the progress of each definition';
 create policy owner_all on @extschema@.steadytext_vectorizer_state for all to steadytext_user
     using (steadytext.owns_vectorizer(vectorizer_id));
 comment on policy owner_all on @extschema@.steadytext_vectorizer_state is 'Users keep the progress of their own definitions';
@@ -295,7 +295,7 @@ as 'MODULE_PATHNAME', 'wake_vectorizers_wrapper';
 comment on function steadytext.wake_vectorizers() is 'Wakes the process that works for vectorizers, after the commit';
 create trigger wake_vectorizers after insert or update or delete on @extschema@.steadytext_vectorizers
     for each statement execute function steadytext.wake_vectorizers();
-comment on trigger wake_vectorizers on @extschema@.steadytext_vectorizers is 'What is asked for by a definition is begun at once';
+comment on trigger wake_vectorizers on @extschema@.steadytext_vectorizers is 'Wakes the process that works for definitions after every change of one';
 alter table @extschema@.steadytext_vectorizers enable always trigger wake_vectorizers;
 
 -- PostgreSQL cuts identifiers at 63 bytes, and never within a character.
@@ -314,7 +314,7 @@ begin
 end
 $$;
 comment on function steadytext.appended_name(text, text) is
-    'A name with something behind it, cut so that it is an identifier: by bytes, and between characters';
+    'Returns a name with a suffix, cut so that it is an identifier: by bytes, and between characters';
 
 create function steadytext.definition_id(p_name text, p_kind text)
 returns uuid
@@ -332,7 +332,7 @@ begin
     return v_id;
 end
 $$;
-comment on function steadytext.definition_id(text, text) is 'Number of the vectorizer or enrichment of this name; an error where there is none';
+comment on function steadytext.definition_id(text, text) is 'Returns the id of the vectorizer or enrichment of this name; an error where there is none';
 
 create function steadytext.is_missing_definition(p_name text, p_kind text)
 returns boolean
@@ -348,7 +348,7 @@ begin
 end
 $$;
 comment on function steadytext.is_missing_definition(text, text) is
-    'Whether there is no vectorizer or enrichment of this name, which a NOTICE says then; called where such are dropped if they are there';
+    'Returns whether there is no vectorizer or enrichment of this name, and raises a NOTICE if so; called by the functions that drop them with if_exists';
 
 create function steadytext.own_definition_id(p_name text, p_kind text)
 returns uuid
@@ -364,7 +364,7 @@ begin
     return v_id;
 end
 $$;
-comment on function steadytext.own_definition_id(text, text) is 'The same for one that the caller may change';
+comment on function steadytext.own_definition_id(text, text) is 'Returns the id of the vectorizer or enrichment of this name, if the caller may change it; otherwise an error';
 
 create function steadytext.lock_definition(p_name text, p_kind text)
 returns uuid
@@ -383,7 +383,7 @@ begin
     return v_id;
 end
 $$;
-comment on function steadytext.lock_definition(text, text) is 'The same, locked, so that it keeps its number until the transaction ends';
+comment on function steadytext.lock_definition(text, text) is 'Locks the vectorizer or enrichment of this name, which the caller must be allowed to change, so that it keeps its id until the transaction ends; returns the id';
 
 create function steadytext.warn_of_problem(p_id uuid)
 returns void
@@ -402,7 +402,7 @@ begin
     end if;
 end
 $$;
-comment on function steadytext.warn_of_problem(uuid) is 'A WARNING to the one who asks for work of a definition that cannot do any, with the reason';
+comment on function steadytext.warn_of_problem(uuid) is 'Raises a WARNING with the reason where a definition cannot do the work that the caller asks for';
 
 create function steadytext.pause_definition(p_id uuid, p_is_paused boolean)
 returns void
@@ -416,7 +416,7 @@ begin
     end if;
 end
 $$;
-comment on function steadytext.pause_definition(uuid, boolean) is 'Pauses a definition and the one that is to take its place, or ends that';
+comment on function steadytext.pause_definition(uuid, boolean) is 'Pauses a definition and the one that is to take its place, or resumes them';
 
 create function steadytext.retry_definition(p_id uuid, p_forced boolean)
 returns bigint
@@ -440,7 +440,7 @@ begin
     return v_count;
 end
 $$;
-comment on function steadytext.retry_definition(uuid, boolean) is 'Has the failed rows of a definition tried again, and returns how many';
+comment on function steadytext.retry_definition(uuid, boolean) is 'Has the failed rows of a definition tried again, and returns their number';
 
 create function steadytext.definition_counts(
     p_id uuid,
@@ -469,4 +469,4 @@ begin
     where f.vectorizer_id = p_id;
 end
 $$;
-comment on function steadytext.definition_counts(uuid) is 'How many rows of a definition wait, are under way, have failed or were skipped; called for its status';
+comment on function steadytext.definition_counts(uuid) is 'Returns the numbers of a definition''s rows that wait, are under way, have failed or were skipped, with the last error and the time of the oldest that waits; called for its status';

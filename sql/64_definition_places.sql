@@ -16,14 +16,14 @@ returns trigger
 language c volatile
 as 'MODULE_PATHNAME', 'note_row_wrapper';
 comment on function steadytext.note_row() is
-    'Notes the key of a row of a vectorized table that came, changed or went. Arguments: the number of the definition; then, of the trigger that has all columns, how many are the key and how many are embedded';
+    'Notes the key of a row of a vectorized table that was inserted, changed or deleted. Arguments: the id of the definition; then, of the trigger that has all columns, the number of key columns and the number of columns that are embedded';
 
 create function steadytext.note_destination()
 returns trigger
 language c volatile
 as 'MODULE_PATHNAME', 'note_row_wrapper';
 comment on function steadytext.note_destination() is
-    'Notes that vectors were deleted as a whole. Argument: the number of the definition';
+    'Notes that vectors were deleted by TRUNCATE. Argument: the id of the definition';
 
 create function steadytext.mark_column()
 returns trigger
@@ -35,7 +35,7 @@ begin
 end
 $$;
 comment on function steadytext.mark_column() is
-    'Does nothing, and never fires: its triggers say which columns a definition fills. Arguments: the number of the definition; filled, or hashed';
+    'Does nothing, and never fires: its triggers record the columns that a definition fills. Arguments: the id of the definition; filled, or hashed';
 
 create function steadytext.vectorizer_place(
     p_id uuid,
@@ -170,7 +170,7 @@ begin
 end
 $$;
 comment on function steadytext.vectorizer_place(uuid) is
-    'Where a definition reads and writes: tables and columns as they are called now, columns of the key and those that are read in the order of the definition, and what is wrong with them, if anything is, and what can be done about it. Tables that are gone are NULL, as are the columns that are read where one that was needed was dropped';
+    'Returns the tables and columns that a definition reads and writes, under their present names, the columns of the key and those that are read in the order of the definition, and, where there is a problem, a description of it and advice. Tables that are gone are NULL, as are the columns that are read where one that was needed was dropped';
 
 create function steadytext.definition_problem(p_id uuid)
 returns text
@@ -186,7 +186,7 @@ begin
         where v.id = p_id);
 end
 $$;
-comment on function steadytext.definition_problem(uuid) is 'Why nothing can be done for a definition; NULL where it can. Called by the steps';
+comment on function steadytext.definition_problem(uuid) is 'Returns why nothing can be done for a definition; NULL where it can. Called by the steps';
 
 create function steadytext.base_type(p_type oid)
 returns oid
@@ -207,7 +207,7 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.base_type(oid) is 'The type that a domain is made of; another type is its own';
+comment on function steadytext.base_type(oid) is 'Returns the type that a domain is based on; for any other type, the type itself';
 
 create function steadytext.is_named_object(p_type oid)
 returns boolean
@@ -220,7 +220,7 @@ begin
 end
 $$;
 comment on function steadytext.is_named_object(oid) is
-    'Whether values of a type are numbers of objects that are written as their names, which depend on the search path: keys have the numbers';
+    'Returns whether values of a type are OIDs of objects that are written as their names, which depend on the search path: keys have the OIDs';
 
 create function steadytext.key_cast(p_name text, p_type oid)
 returns text
@@ -231,7 +231,7 @@ begin
     return case when steadytext.is_named_object(p_type) then 'pg_catalog.oid::' else '' end || p_name;
 end
 $$;
-comment on function steadytext.key_cast(text, oid) is 'What a text of the JSON array is cast to, to be a value of a key; called for statements of vectorizers';
+comment on function steadytext.key_cast(text, oid) is 'Returns the type that a text of the JSON array is cast to, to be a value of a key; called for statements of vectorizers';
 
 create function steadytext.key_element(p_value text, p_type oid)
 returns text
@@ -250,7 +250,7 @@ begin
 end
 $$;
 comment on function steadytext.key_element(text, oid) is
-    'An expression for a value of a key as it stands in the JSON array; called for statements of vectorizers';
+    'Returns an expression for a value of a key as it stands in the JSON array; called for statements of vectorizers';
 
 -- The operator is that by which indexes order the type, with operands of just the types that it has: PostgreSQL would prefer
 -- an operator that fits others better, and wherever somebody may create one, that would be somebody else's code.
@@ -295,7 +295,7 @@ begin
 end
 $$;
 comment on function steadytext.key_comparison(text, text, text, oid) is
-    'A comparison of two values of a type, by =, >= or >, with the operator of its order; called for statements of vectorizers';
+    'Returns a comparison of two values of a type, by =, >= or >, with the operator of its order; called for statements of vectorizers';
 
 create function steadytext.key_expressions(
     p_source regclass,
@@ -352,7 +352,7 @@ begin
 end
 $$;
 comment on function steadytext.key_expressions(regclass, text[], text[], text[]) is
-    'What is said of the key in the statements of a definition: of the source, s, of the table of the vectors, d, of keys that were read from JSON, x, and of the one in $1 behind which a search goes on';
+    'Returns the expressions about the key for the statements of a definition: of the source, s, of the table of the vectors, d, of keys that were read from JSON, x, and of the key in $1 behind which a search goes on';
 
 create function steadytext.row_key(p_source regclass)
 returns text[]
@@ -379,7 +379,7 @@ begin
 end
 $$;
 comment on function steadytext.row_key(regclass) is
-    'The columns by which rows of a table are known: of the primary key, or of a unique index over columns that are NOT NULL';
+    'Returns the columns that identify a row of a table: of the primary key, or of a unique index over columns that are NOT NULL';
 
 create function steadytext.vectorizer_trigger(p_id uuid, p_what text)
 returns text
@@ -388,7 +388,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select format('steadytext_%s_%s', left(p_id::text, 8), p_what)
 $$;
-comment on function steadytext.vectorizer_trigger(uuid, text) is 'Name of a trigger that a definition puts on a table; it may be renamed';
+comment on function steadytext.vectorizer_trigger(uuid, text) is 'Returns the name of a trigger that a definition puts on a table; it may be renamed';
 
 -- The columns of the first one are what a definition knows its table by: steadytext.vectorizer_place().
 create function steadytext.make_definition_triggers(p_id uuid, p_source regclass, p_keys text[], p_columns text[], p_filled text[])
@@ -419,7 +419,7 @@ begin
 end
 $$;
 comment on function steadytext.make_definition_triggers(uuid, regclass, text[], text[], text[]) is
-    'Puts the triggers of a definition on its table, with the columns of the key, those that are read and those that are filled';
+    'Creates the triggers of a definition on its table, with the columns of the key, the columns that are read and the columns that are filled';
 
 create function steadytext.definition_trigger_drops(p_id uuid, p_relations regclass[])
 returns setof text
@@ -433,4 +433,4 @@ as $$
         and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.note_destination()'::regprocedure, 'steadytext.mark_column()'::regprocedure)
         and substr(t.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8')
 $$;
-comment on function steadytext.definition_trigger_drops(uuid, regclass[]) is 'Statements that drop the triggers of a definition from tables';
+comment on function steadytext.definition_trigger_drops(uuid, regclass[]) is 'Returns statements that drop the triggers of a definition from tables';

@@ -39,7 +39,7 @@ begin
 end
 $body$;
 comment on function steadytext.format_pieces(text, text[]) is
-    'The pieces of a format in their order: texts, and names of columns or chunk; an error where a name is none of these';
+    'Returns the pieces of a format in their order: texts, and names of columns or chunk; an error where a name is none of these';
 
 create function steadytext.vectorizer_index(p_table text, p_column text, p_type text, p_distance text, p_schema name)
 returns text
@@ -52,7 +52,7 @@ begin
         case p_distance when 'cosine' then 'vector_cosine_ops' when 'l2' then 'vector_l2_ops' else 'vector_ip_ops' end);
 end
 $$;
-comment on function steadytext.vectorizer_index(text, text, text, text, name) is 'The statement that makes the index of a vectorizer';
+comment on function steadytext.vectorizer_index(text, text, text, text, name) is 'Returns the statement that creates the index of a vectorizer';
 
 create function steadytext.vectorizer_statements(
     p_id uuid,
@@ -382,4 +382,4 @@ begin
 end
 $$;
 comment on function steadytext.vectorizer_statements(uuid) is
-    'What a vectorizer runs on its tables, made of the catalogs as they are now, and the role that runs it; or what is wrong';
+    'Returns the statements that a vectorizer runs on its tables, made from the present catalogs, and the role that runs them; or the problem';

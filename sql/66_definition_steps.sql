@@ -23,7 +23,7 @@ returns boolean
 language c volatile
 as 'MODULE_PATHNAME', 'renew_step_limit_wrapper';
 comment on function steadytext.renew_step_limit() is
-    'Gives the parts of a step that has taken too long a few seconds each; false, and does not, in the process whose steps are short: another one begins it anew';
+    'Gives the parts of a step that has taken too long a few seconds each, and returns true; false in the process whose steps are short, where nothing is changed: the other process begins the step anew';
 
 create function steadytext.is_for_slow_process(p_is_ready boolean, p_slow_until timestamptz, p_owner oid)
 returns boolean
@@ -36,7 +36,7 @@ begin
 end
 $$;
 comment on function steadytext.is_for_slow_process(boolean, timestamptz, oid) is
-    'Which of the two processes a vectorizer is for now, by its row in steadytext_vectorizer_state and by its owner';
+    'Returns whether a vectorizer belongs to the slow process now, by its row in steadytext_vectorizer_state and by its owner';
 
 -- Rows that somebody has locked stay until the next look, as do those beyond the first ten thousand: nobody is waited for.
 create function steadytext.sweep_definitions()
@@ -129,7 +129,7 @@ begin
 end
 $$;
 comment on function steadytext.sweep_definitions() is
-    'Deletes what is left of definitions that are gone, and what is remembered of rows that have been gone for a while';
+    'Deletes the rest of definitions that are gone, and the records of rows that have been gone for a while';
 
 create function steadytext.vectorizers_due(p_look boolean, p_slow boolean)
 returns table (id uuid, owner oid)
@@ -166,7 +166,7 @@ begin
 end
 $$;
 comment on function steadytext.vectorizers_due(boolean, boolean) is
-    'Protocol: vectorizers for which a process may do something now, and whose they are; p_look: all of them, as something may have happened that nobody noted; p_slow: those of the slow process';
+    'Protocol: returns vectorizers and enrichments for which a process may do something now, and their owners; p_look: all of them, as something may have happened that nobody noted; p_slow: those of the slow process';
 
 -- Work that was due when the round began has been looked at in it. The rest of it is no reason to look again: it belongs to a definition that is paused,
 -- or waits for a limit, answers or a lock.
@@ -206,7 +206,7 @@ begin
 end
 $$;
 comment on function steadytext.vectorizers_outlook(boolean, double precision) is
-    'Protocol: whether there is a vectorizer for the process, whether requests of such are under way, in how many seconds something is tried again of which the round that began so many seconds ago did not know, and whether there are any for the other process';
+    'Protocol: returns whether there is a definition for the process, whether requests of such are under way, in how many seconds something is tried again of which the round that began so many seconds ago did not know, and whether there are any for the other process';
 
 create function steadytext.note_definition_error(p_id uuid, p_message text, p_code text, p_slow boolean)
 returns void
@@ -268,7 +268,7 @@ begin
 end
 $$;
 comment on function steadytext.note_definition_error(uuid, text, text, boolean) is
-    'Protocol: a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; it is tried again later, and others go on';
+    'Protocol: records that a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; the step is tried again later, and other definitions go on';
 
 -- The files of a table: they change when partitions come and go, and when it is emptied or written anew.
 create function steadytext.vectorizer_signature(p_source oid)
@@ -285,4 +285,4 @@ begin
         left join pg_inherits as i on i.inhrelid = c.oid);
 end
 $$;
-comment on function steadytext.vectorizer_signature(oid) is 'A digest of the files that a table and its partitions are in';
+comment on function steadytext.vectorizer_signature(oid) is 'Returns a digest of the files that a table and its partitions are in';

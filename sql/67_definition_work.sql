@@ -15,7 +15,7 @@ begin
 end
 $$;
 comment on function steadytext.note_vectorizer_failure(uuid, jsonb, text, text, bigint) is
-    'Writes down why a row has not got its vector, or its value, and how much a limit must allow where that is why; called by the steps';
+    'Records why a row has not got its vector, or its value, and how much a limit must allow where that is why; called by the steps';
 
 -- Rows that were refused for a limit that is no more, or allows as much now.
 create function steadytext.retry_limited_rows(p_id uuid, p_owner oid)
@@ -48,7 +48,7 @@ begin
 end
 $$;
 comment on function steadytext.retry_limited_rows(uuid, oid) is
-    'Notes rows again that were refused for a limit which allows as much now, and says whether there were any; called by the steps';
+    'Notes rows again that were refused for a limit which allows as much now, and returns whether there were any; called by the steps';
 
 create function steadytext.limit_has_risen(p_id uuid, p_owner oid)
 returns boolean
@@ -63,7 +63,7 @@ begin
 end
 $$;
 comment on function steadytext.limit_has_risen(uuid, oid) is
-    'Whether a row of a definition that was refused for a limit of its owner''s may be asked for now; called by the steps';
+    'Returns whether a row of a definition that was refused for a limit of its owner may be asked for now; called by the steps';
 
 create function steadytext.begin_step(p_id uuid, p_scan text, p_owner oid, p_problem text, p_slow boolean)
 returns @extschema@.steadytext_vectorizer_state
@@ -94,7 +94,7 @@ begin
 end
 $$;
 comment on function steadytext.begin_step(uuid, text, oid, text, boolean) is
-    'How far a definition is, with its row locked; NULL where this process has nothing to do for it, or where there is a problem, which is written down. Called by the steps';
+    'Returns the progress of a definition, with its row locked; NULL where this process has nothing to do for it, or where there is a problem, which is recorded. Called by the steps';
 
 -- Work that is done follows work: what waits is counted no further than a step goes.
 create function steadytext.noted_rows(p_id uuid, p_most integer)
@@ -112,7 +112,7 @@ begin
         ) as w);
 end
 $$;
-comment on function steadytext.noted_rows(uuid, integer) is 'How many rows of a definition are noted, as far as it matters; called by the steps';
+comment on function steadytext.noted_rows(uuid, integer) is 'Returns the number of noted rows of a definition that can be worked on now, counting at most p_most notes; called by the steps';
 
 create function steadytext.take_noted_rows(p_id uuid, p_limit integer, p_but jsonb[])
 returns jsonb
@@ -175,7 +175,7 @@ begin
 end
 $$;
 comment on function steadytext.take_noted_rows(uuid, integer, jsonb[]) is
-    'Takes out the oldest notes of a definition, each key once and none of some, or, where p_but is NULL, all and somewhat more than p_limit where many were noted together; NULL: there are none. Called by the steps';
+    'Takes out the oldest notes of a definition, each key once and without the keys in p_but; where p_but is NULL, without exceptions, and somewhat more than p_limit where many were noted together; NULL: there are none. Called by the steps';
 
 create function steadytext.begin_requested_search(p_id uuid)
 returns boolean
@@ -205,7 +205,7 @@ begin
 end
 $$;
 comment on function steadytext.begin_requested_search(uuid) is
-    'Begins a search of the table where somebody has asked for one, and says whether; called by the steps';
+    'Begins a search of the table where one was asked for, and returns whether it did; called by the steps';
 
 -- Searches of the table go by its key, those of failures by the key in JSON.
 create function steadytext.go_on_searching(p_id uuid, p_count integer, p_limit integer, p_last jsonb, p_next text)
@@ -223,7 +223,7 @@ begin
 end
 $$;
 comment on function steadytext.go_on_searching(uuid, integer, integer, jsonb, text) is
-    'Notes how far a search has come, or what is searched next where it has come to its end; called by the steps';
+    'Records the progress of a search, or the next search where this one has come to its end; called by the steps';
 
 create function steadytext.search_failures(p_id uuid, p_owner oid, p_present text, p_after jsonb)
 returns void
@@ -251,7 +251,7 @@ begin
 end
 $$;
 comment on function steadytext.search_failures(uuid, oid, text, jsonb) is
-    'Forgets a piece of the failures whose rows are gone; called by the steps';
+    'Forgets failures whose rows are gone, among one piece of the failures; called by the steps';
 
 create function steadytext.note_progress(p_id uuid, p_written integer, p_model bytea)
 returns void
@@ -275,7 +275,7 @@ begin
 end
 $$;
 comment on function steadytext.note_progress(uuid, integer, bytea) is
-    'Counts rows that were written, and measures how fast; called by the steps';
+    'Counts rows that were written, and measures their rate; called by the steps';
 
 create function steadytext.put_row_aside(p_id uuid, p_item jsonb, p_forced boolean, p_message text, p_code text)
 returns void
@@ -294,7 +294,7 @@ begin
 end
 $$;
 comment on function steadytext.put_row_aside(uuid, jsonb, boolean, text, text) is
-    'What becomes of a row that stops the others: it is tried again soon, where the error is about the moment, or has failed. Called by the steps';
+    'Puts aside a row that stops the others: it is tried again soon, where the error is about the moment; otherwise it has failed. Called by the steps';
 
 -- An error of one row must stop no other: a piece of work that fails is done again by halves, until that row is alone.
 create function steadytext.in_parts(p_id uuid, p_what text, p_statements record, p_items jsonb, p_answer jsonb)
@@ -389,4 +389,4 @@ begin
 end
 $$;
 comment on function steadytext.in_parts(uuid, text, record, jsonb, jsonb) is
-    'Reads or writes rows, and returns how many were written; what is wrong with one of them becomes its failure. Called by the steps';
+    'Reads or writes rows, and returns the number of rows written; an error of one of them becomes its failure. Called by the steps';

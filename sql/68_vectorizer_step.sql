@@ -70,7 +70,7 @@ begin
 end
 $$;
 comment on function steadytext.leave_rows(uuid, record, jsonb, jsonb) is
-    'What becomes of rows into which no vector was written: those that are locked have theirs kept, and are tried again, more and more rarely; others have failed. Called by the steps';
+    'Treats rows into which no vector was written: the vectors of locked rows are kept and tried again, more and more rarely; other rows have failed. Called by the steps';
 
 create function steadytext.write_vectors(p_id uuid, p_statements record, p_items jsonb, p_answer jsonb)
 returns integer
@@ -121,7 +121,7 @@ begin
 end
 $$;
 comment on function steadytext.write_vectors(uuid, record, jsonb, jsonb) is
-    'Writes vectors for rows whose text is still the one that was embedded, and returns of how many; called by the steps';
+    'Writes vectors for rows whose text is still the one that was embedded, and returns their number; called by the steps';
 
 -- A batch of rows one of which cannot be embedded is cut into eight parts, and that one's part is again, until it is alone: what was computed
 -- beside it is computed three times at most.
@@ -161,7 +161,7 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.cut_vectorizer_batch(uuid, uuid, jsonb) is 'Makes several requests of one that has failed; called by the steps';
+comment on function steadytext.cut_vectorizer_batch(uuid, uuid, jsonb) is 'Replaces a request that has failed by several smaller ones; called by the steps';
 
 create function steadytext.finish_vectorizer_batch(p_id uuid, p_statements record)
 returns boolean
@@ -249,7 +249,7 @@ begin
 end
 $$;
 comment on function steadytext.finish_vectorizer_batch(uuid, record) is
-    'Takes the answer of one request of a vectorizer, whatever it is; false if none has come. Called by the steps';
+    'Takes the answer of one request of a vectorizer, error or not; returns false where none has come. Called by the steps';
 
 create function steadytext.scan_vectorizer(p_id uuid, p_statements record, p_limit integer)
 returns void
@@ -290,7 +290,7 @@ begin
 end
 $$;
 comment on function steadytext.scan_vectorizer(uuid, record, integer) is
-    'Compares a piece of the table with its vectors, and notes what differs; called by the steps';
+    'Compares a piece of the table with its vectors, and notes the differences; called by the steps';
 
 create function steadytext.vectorizer_step(p_id uuid, p_look boolean, p_slow boolean)
 returns boolean
@@ -436,4 +436,4 @@ begin
 end
 $$;
 comment on function steadytext.vectorizer_step(uuid, boolean, boolean) is
-    'Protocol: does the next thing for a vectorizer; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_slow: may take its time';
+    'Protocol: does the next step of a vectorizer; returns true if there may be more to do at once. p_look: also looks for changes that nobody has noted; p_slow: may take longer';

@@ -71,10 +71,10 @@ begin
     return new;
 end
 $$;
-comment on function steadytext.check_vectorizer() is 'Definitions of vectorizers as they must be';
+comment on function steadytext.check_vectorizer() is 'Checks definitions of vectorizers';
 create trigger check_vectorizer before insert or update on @extschema@.steadytext_vectorizers
     for each row execute function steadytext.check_vectorizer();
-comment on trigger check_vectorizer on @extschema@.steadytext_vectorizers is 'Values as they must be';
+comment on trigger check_vectorizer on @extschema@.steadytext_vectorizers is 'Checks values of definitions';
 alter table @extschema@.steadytext_vectorizers enable always trigger check_vectorizer;
 
 -- Vectors of two models cannot be compared: what embeds by default may change, and a vectorizer stays with the model that it began with.
@@ -86,14 +86,14 @@ return (
     -- A file that a superuser has named by its path has no other name: its setting is asked each time.
     select d.name from (select (steadytext.default_models())[2] as name) as d where position('/' in d.name) = 0);
 comment on function steadytext.default_embedding_model() is
-    'The name of the model that embeds by default in this session; called where vectorizers are made and altered';
+    'Returns the name of the model that embeds by default in this session; called where vectorizers are made and altered';
 
 create function steadytext.warn_of_builtin_vectors()
 returns boolean
 language c volatile
 as 'MODULE_PATHNAME', 'warn_of_builtin_vectors_wrapper';
 comment on function steadytext.warn_of_builtin_vectors() is
-    'Warns where the builtin model embeds for want of another, and says whether; called where vectorizers are made and altered';
+    'Raises a WARNING where the builtin model embeds because there is no other, and returns whether it did; called where vectorizers are made and altered';
 
 -- pgvector makes indexes of columns whose type says how long their vectors are, and only of these.
 create function steadytext.give_dimensions(p_source regclass, p_column text, p_dimensions integer)
@@ -134,7 +134,7 @@ begin
 end
 $$;
 comment on function steadytext.give_dimensions(regclass, text, integer) is
-    'Has the type of a column of plain vector say how long its vectors are, so that it can be indexed; refused where some are longer or shorter. Called where vectorizers are made';
+    'Sets the length of the vectors in the type of a column of plain vector, so that it can be indexed; refused where some are longer or shorter. Called where vectorizers are made';
 
 create function steadytext.add_vectorizer(
     p_source regclass,
@@ -466,4 +466,4 @@ end
 $$;
 comment on function @extschema@.steadytext_create_vectorizer(
     regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, boolean
-) is 'Has columns of a table embedded now and after every change, into a column of it or a table of chunks; returns the vectorizer''s name';
+) is 'Has columns of a table embedded now and after every change, into a column of it or a table of chunks; returns the name of the vectorizer';

@@ -22,16 +22,16 @@ select c.id, c.cache_key, c.prompt, c.access_count, c.last_accessed, c.created_a
         + coalesce(pg_catalog.pg_column_size(c.model_hash), 0) as bytes
 from @extschema@.steadytext_cache_with_frecency as c;
 comment on view steadytext.cache_entries is
-    'What eviction and statistics look at: worth and size of each entry of the cache';
+    'Score and size of each entry of the cache, for eviction and statistics';
 comment on column steadytext.cache_entries.id is 'Number of the entry';
-comment on column steadytext.cache_entries.cache_key is 'Its key';
-comment on column steadytext.cache_entries.prompt is 'Its prompt';
-comment on column steadytext.cache_entries.access_count is 'How often it was used';
-comment on column steadytext.cache_entries.last_accessed is 'When it was used last';
-comment on column steadytext.cache_entries.created_at is 'When it was made';
-comment on column steadytext.cache_entries.frecency_score is 'access_count * exp(-days since last_accessed)';
+comment on column steadytext.cache_entries.cache_key is 'Key of the entry';
+comment on column steadytext.cache_entries.prompt is 'Prompt of the entry';
+comment on column steadytext.cache_entries.access_count is 'Number of times that the entry was used';
+comment on column steadytext.cache_entries.last_accessed is 'Time when the entry was last used';
+comment on column steadytext.cache_entries.created_at is 'Time when the entry was computed or imported';
+comment on column steadytext.cache_entries.frecency_score is 'Score by which entries are evicted, the lowest first: access_count * exp(-days since last_accessed)';
 comment on column steadytext.cache_entries.bytes is
-    'Bytes it takes in the table: its row, and its values as they are stored, compressed or TOASTed; without indexes';
+    'Bytes that the entry takes in the table: its row, and its values as they are stored, compressed or TOASTed; without indexes';
 
 create function steadytext.is_cache_protected(p_access_count integer, p_min_access_count integer)
 returns boolean
@@ -41,7 +41,7 @@ begin atomic
         and p_access_count operator(pg_catalog.>=) p_min_access_count;
 end;
 comment on function steadytext.is_cache_protected(integer, integer) is
-    'Whether an entry was used so often that others go before it; a minimum of 0 protects none';
+    'Returns whether an entry was used so often that others are evicted before it; a minimum of 0 protects none';
 
 create function steadytext.cache_victims(
     p_max_entries double precision,
@@ -89,7 +89,7 @@ begin
 end
 $$;
 comment on function steadytext.cache_victims(double precision, double precision, integer, double precision, boolean, boolean, integer) is
-    'The entries that must go for the cache to keep two limits, in the order in which they go; with p_strict, never one that is protected by its access count';
+    'Returns the entries that must be evicted for the cache to keep two limits, in the order of eviction; with p_strict, never one that is protected by its access count';
 
 create function steadytext.evict_entries(p_ids bigint[], p_access_counts integer[])
 returns bigint[]
@@ -139,7 +139,7 @@ begin
 end
 $$;
 comment on function steadytext.evict_entries(bigint[], integer[]) is
-    'Protocol: one batch of an eviction; returns the entries that are gone, without those that are locked or were used since they were chosen';
+    'Protocol: evicts one batch of entries; returns the entries that are gone, without those that are locked or were used since they were chosen';
 
 create function steadytext.evict(
     p_target_entries double precision,
@@ -203,7 +203,7 @@ begin
 end
 $$;
 comment on function steadytext.evict(double precision, double precision, integer, integer, double precision, boolean, boolean) is
-    'Chooses and evicts, batch after batch, in the caller''s transaction; NULLs stand for the limits and protections in steadytext_config';
+    'Chooses and evicts entries, batch after batch, in the caller''s transaction; NULLs stand for the limits and protections in steadytext_config';
 
 create function @extschema@.steadytext_cache_evict_by_frecency(
     target_entries bigint default null,
@@ -230,7 +230,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_evict_by_frecency(bigint, double precision, bigint, bigint, bigint) is
-    'Evicts what is least worth until the cache keeps both targets (NULL: cache_max_entries, cache_max_size_mb), and never an entry that was used min_access_count times or is younger than min_age_hours. For members of steadytext_admin';
+    'Evicts the entries with the lowest scores until the cache keeps both targets (NULL: cache_max_entries, cache_max_size_mb), and never an entry that was used min_access_count times or is younger than min_age_hours. For members of steadytext_admin';
 
 create function @extschema@.steadytext_cache_evict_by_age(
     target_entries bigint default null,
@@ -254,4 +254,4 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_evict_by_age(bigint, double precision, bigint, bigint) is
-    'Evicts what was made first, however often it was used, until the cache keeps both targets (NULL: cache_max_entries, cache_max_size_mb); never what is younger than min_age_hours. For members of steadytext_admin';
+    'Evicts the oldest entries, however often they were used, until the cache keeps both targets (NULL: cache_max_entries, cache_max_size_mb); never an entry that is younger than min_age_hours. For members of steadytext_admin';

@@ -26,7 +26,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_stats() is
-    'The cache in one row; cache_hit_rate is hits / (hits + misses) since the counters were reset, total_size_mb what the entries take as they are stored';
+    'Returns statistics of the cache in one row; cache_hit_rate is hits / (hits + misses) since the counters were reset, total_size_mb the size of the entries as they are stored';
 
 create function @extschema@.steadytext_cache_stats_extended()
 returns table (
@@ -62,7 +62,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_stats_extended() is
-    'As steadytext_cache_stats, and how many entries have a frecency below 1, are protected by cache_min_access_count or cache_min_age_hours, and are not';
+    'Returns what steadytext_cache_stats does, and how many entries have a frecency below 1, are protected by cache_min_access_count or cache_min_age_hours, and are not protected';
 
 create function @extschema@.steadytext_cache_analyze_usage()
 returns table (
@@ -96,7 +96,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_analyze_usage() is
-    'Entries by how often they were used: 1, 2 to 5, 6 to 20, 21 to 100, more';
+    'Returns the number and size of entries by how often they were used: 1, 2 to 5, 6 to 20, 21 to 100, more';
 
 create function @extschema@.steadytext_cache_preview_eviction(preview_count bigint default 10)
 returns table (
@@ -125,7 +125,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_preview_eviction(bigint) is
-    'What would be evicted next, in this order, were the cache too large; prompts are cut. For members of steadytext_admin';
+    'Returns the entries that would be evicted next, in this order, if the cache were too large; prompts are cut. For members of steadytext_admin';
 
 create function @extschema@.steadytext_cache_warmup(warmup_count bigint default 100)
 returns table (warmed_entries integer, total_time_ms integer)
@@ -155,4 +155,4 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_warmup(bigint) is
-    'Reads the entries that are worth most into memory, as after a restart; changes nothing. For members of steadytext_admin';
+    'Reads the entries with the highest scores into memory, for use after a restart; changes nothing. For members of steadytext_admin';

@@ -28,7 +28,7 @@ exception
 end
 $$;
 comment on function steadytext.has_eviction_job() is
-    'Whether pg_cron evicts in this database, so that the worker need not';
+    'Returns whether pg_cron evicts in this database, so that the worker need not';
 
 create function steadytext.queue_owner()
 returns text
@@ -38,13 +38,13 @@ begin atomic
     from pg_catalog.pg_class as c
     where c.oid operator(pg_catalog.=) '@extschema@.steadytext_queue'::pg_catalog.regclass;
 end;
-comment on function steadytext.queue_owner() is 'The role as which the worker works, and pg_cron''s job';
+comment on function steadytext.queue_owner() is 'Returns the role as which the worker and the job of pg_cron run';
 
 create function steadytext.eviction_command()
 returns text
 language sql immutable
 return 'select @extschema@.steadytext_cache_scheduled_eviction()';
-comment on function steadytext.eviction_command() is 'What pg_cron''s job executes';
+comment on function steadytext.eviction_command() is 'Returns the command of pg_cron''s job';
 
 -- Not by name alone: anybody who may create schemas could have made one named cron.
 create function steadytext.has_cron()
@@ -63,7 +63,7 @@ begin
     );
 end
 $$;
-comment on function steadytext.has_cron() is 'Whether the extension pg_cron is installed in this database';
+comment on function steadytext.has_cron() is 'Returns whether the extension pg_cron is installed in this database';
 
 create function steadytext.plan_eviction(p_limit integer)
 returns table (id bigint, access_count integer)
@@ -99,7 +99,7 @@ begin
 end
 $$;
 comment on function steadytext.plan_eviction(integer) is
-    'Protocol: the first p_limit entries that must go; none where pg_cron sees to it. They go by evict_entries(), batch by batch';
+    'Protocol: returns the first p_limit entries that must be evicted; none where pg_cron evicts. They are evicted by evict_entries(), batch by batch';
 
 create function @extschema@.steadytext_cache_scheduled_eviction()
 returns jsonb
@@ -132,7 +132,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_cache_scheduled_eviction() is
-    'One eviction by the settings: the least worth first, protected entries only when nothing else is left, young ones never; what pg_cron calls. For members of steadytext_admin';
+    'Does one eviction by the settings: entries with the lowest scores first, protected entries only when nothing else is left, young ones never; the command of pg_cron''s job. For members of steadytext_admin';
 
 -- cron.schedule() and cron.job do not exist when this file is installed, hence the EXECUTEs.
 create function steadytext.schedule_eviction(out done boolean, out message text, out hint text)
@@ -185,7 +185,7 @@ begin
 end
 $$;
 comment on function steadytext.schedule_eviction() is
-    'What steadytext_setup_cache_eviction_cron does, as the extension''s owner, as whom the job will run';
+    'Does the work of steadytext_setup_cache_eviction_cron as the extension''s owner, as whom the job will run';
 
 create function steadytext.unschedule_eviction(out done boolean, out message text, out hint text)
 language plpgsql volatile
@@ -215,18 +215,18 @@ begin
 end
 $$;
 comment on function steadytext.unschedule_eviction() is
-    'What steadytext_disable_cache_eviction_cron does, as the extension''s owner';
+    'Does the work of steadytext_disable_cache_eviction_cron as the extension''s owner';
 
 create function @extschema@.steadytext_setup_cache_eviction_cron()
 returns text
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'setup_eviction_cron_wrapper';
 comment on function @extschema@.steadytext_setup_cache_eviction_cron() is
-    'Lets pg_cron evict every cache_eviction_interval seconds, in whole minutes, instead of the worker; returns what became of it. For members of steadytext_admin';
+    'Lets pg_cron evict every cache_eviction_interval seconds, in whole minutes, instead of the worker; returns a message about the outcome. For members of steadytext_admin';
 
 create function @extschema@.steadytext_disable_cache_eviction_cron()
 returns text
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'disable_eviction_cron_wrapper';
 comment on function @extschema@.steadytext_disable_cache_eviction_cron() is
-    'Takes pg_cron''s job away, so that the worker evicts again; returns what became of it. For members of steadytext_admin';
+    'Removes pg_cron''s job, so that the worker evicts again; returns a message about the outcome. For members of steadytext_admin';

@@ -6,14 +6,14 @@ returns bigint
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'cache_clear_wrapper';
 comment on function @extschema@.steadytext_cache_clear() is
-    'Empties the cache; returns how many entries there were. For members of steadytext_admin';
+    'Empties the cache; returns the number of deleted entries. For members of steadytext_admin';
 
 create function @extschema@.steadytext_cache_import(path text, replace boolean default false)
 returns table (imported bigint, skipped bigint, refused bigint)
 language c volatile parallel unsafe rows 1
 as 'MODULE_PATHNAME', 'cache_import_wrapper';
 comment on function @extschema@.steadytext_cache_import(text, boolean) is
-    'Takes the entries of a cache file of SteadyText for Python, under pg_steadytext.exchange_dir; those whose key the cache has already are skipped unless replace is true. For members of steadytext_admin';
+    'Imports the entries of a cache file of SteadyText for Python, under pg_steadytext.exchange_dir; entries whose key is in the cache already are skipped unless replace is true. For members of steadytext_admin';
 
 create function @extschema@.steadytext_cache_export(
     path text,

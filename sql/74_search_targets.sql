@@ -17,7 +17,7 @@ create type steadytext.search_target as (
     omitted text[]
 );
 comment on type steadytext.search_target is
-    'How the rows of a vectorizer are read: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it; columns of the source that are left out of what is returned of a row, as they hold vectors';
+    'Access to the rows of a vectorizer: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it; columns of the source that are left out of a returned row, as they hold vectors';
 
 create function steadytext.has_code_of_users(p_table regclass)
 returns boolean
@@ -48,7 +48,7 @@ as $$
                 where d.classid = 'pg_cast'::regclass and d.objid = c.oid and d.deptype = 'e'))
 $$;
 comment on function steadytext.has_code_of_users(regclass) is
-    'Whether a value of a table may be converted by a function that is not one of PostgreSQL''s or of an extension''s: it would run with the rights of whoever reads the table by a search';
+    'Returns whether a value of a table may be converted by a function that is not one of PostgreSQL''s or of an extension''s: it would run with the rights of the role that reads the table by a search';
 
 create function steadytext.find_search_target(p_vectorizer text)
 returns steadytext.search_target
@@ -126,7 +126,7 @@ begin
     return v_found;
 end
 $$;
-comment on function steadytext.find_search_target(text) is 'How the rows of a vectorizer are read, now; called by searches';
+comment on function steadytext.find_search_target(text) is 'Returns the present access to the rows of a vectorizer; called by searches';
 
 create function steadytext.text_index(p_target regclass, out name regclass, out config text)
 language sql stable
@@ -142,7 +142,7 @@ as $$
     limit 1
 $$;
 comment on function steadytext.text_index(regclass) is
-    'The index on the words of a table, and the text search configuration that it has them by; no row where there is none';
+    'Returns the index on the words of a table, and its text search configuration; no row where there is none';
 
 create function @extschema@.steadytext_create_text_index(vectorizer text, config text default null)
 returns text
@@ -176,7 +176,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_create_text_index(text, text) is
-    'Makes the index on words that steadytext_hybrid_search() reads, unless it is there, and returns its name; for whoever owns the table with the vectors';
+    'Creates the index on words that steadytext_hybrid_search() reads, unless it exists, and returns its name; for the owner of the table with the vectors';
 
 -- The rows that a search may return: FROM, with a filter that sees the columns of the source and no others. A filter
 -- is one expression (steadytext.check_filter); the end of the line ends a comment in it.
@@ -197,7 +197,7 @@ begin
 end
 $$;
 comment on function steadytext.search_rows(steadytext.search_target, text) is
-    'The FROM of a search: rows of chunks and source under the names steadytext_c and steadytext_s';
+    'Returns the FROM of a search: rows of chunks and source under the names steadytext_c and steadytext_s';
 
 create function steadytext.search_statement(p_target steadytext.search_target, p_filter text, p_exact boolean)
 returns text
@@ -221,7 +221,7 @@ begin
 end
 $$;
 comment on function steadytext.search_statement(steadytext.search_target, text, boolean) is
-    'The statement that finds the nearest rows of a vectorizer: by its index, or exactly, by looking at all that the filter lets through';
+    'Returns the statement that finds the nearest rows of a vectorizer: by its index, or exactly, by looking at all rows that the filter lets through';
 
 create function steadytext.hybrid_statement(p_target steadytext.search_target, p_filter text, p_exact boolean, p_config text)
 returns text
@@ -268,4 +268,4 @@ begin
 end
 $$;
 comment on function steadytext.hybrid_statement(steadytext.search_target, text, boolean, text) is
-    'The statement that finds rows by their vectors and by their words, and joins both lists by the ranks in them';
+    'Returns the statement that finds rows by their vectors and by their words, and joins both lists by the ranks in them';

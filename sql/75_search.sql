@@ -68,14 +68,14 @@ begin
 end
 $$;
 comment on function steadytext.run_search(text, text, integer, text, text, integer, double precision, integer) is
-    'Runs the statement of a search with the settings of pgvector that it needs, on the search path of whoever searches';
+    'Runs the statement of a search with the settings of pgvector that it needs, on the search path of the caller';
 
 create function steadytext.check_filter(filter text)
 returns boolean
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'check_filter_wrapper';
 comment on function steadytext.check_filter(text) is
-    'True, or an error where a text is not one SQL expression: what a filter must be, so that nothing of it is read as another part of a query';
+    'Returns true, or raises an error where a text is not exactly one SQL expression, so that no part of a filter is read as another part of a query';
 
 create function steadytext.check_search(p_query text, p_k bigint, p_filter text)
 returns integer
@@ -95,7 +95,7 @@ begin
     return p_k;
 end
 $$;
-comment on function steadytext.check_search(text, bigint, text) is 'k, if it, the query and the filter are what they may be; called by searches';
+comment on function steadytext.check_search(text, bigint, text) is 'Returns k, or raises an error where it, the query or the filter is invalid; called by searches';
 
 create function steadytext.search(
     p_vectorizer text, p_query text, p_k bigint, p_filter text, p_rerank boolean, p_path text
@@ -141,7 +141,7 @@ begin
 end
 $$;
 comment on function steadytext.search(text, text, bigint, text, boolean, text) is
-    'steadytext_search(), told on which search path the filter is read';
+    'Does what steadytext_search() does, with the search path on which the filter is read';
 
 create function @extschema@.steadytext_search(
     vectorizer text,
@@ -157,7 +157,7 @@ begin atomic
     from steadytext.search(vectorizer, query, k, filter, rerank, pg_catalog.current_setting('search_path')) as s;
 end;
 comment on function @extschema@.steadytext_search(text, text, bigint, text, boolean) is
-    'The k rows of a vectorizer whose texts are nearest to a query, among those that an SQL condition over the source lets through; a reranker may have the last word';
+    'Returns the k rows of a vectorizer whose texts are nearest to a query, among those that an SQL condition over the source lets through; with rerank, a reranker chooses and orders them';
 
 -- A row is wanted that has any of the words, and before others one that has more of them. Where the query excludes something, it is
 -- taken as it stands.
@@ -169,7 +169,7 @@ as $$
     select case when strpos(w.query::text, '!') > 0 then w.query else replace(w.query::text, ' & ', ' | ')::tsquery end
     from websearch_to_tsquery(p_config, p_query) as w(query)
 $$;
-comment on function steadytext.any_words(regconfig, text) is 'The words of a query as a text search; called by steadytext_hybrid_search';
+comment on function steadytext.any_words(regconfig, text) is 'Returns the words of a query as a text search; called by steadytext_hybrid_search';
 
 create function steadytext.hybrid_search(
     p_vectorizer text, p_query text, p_k bigint, p_rrf_k bigint, p_alpha double precision, p_filter text, p_path text
@@ -221,7 +221,7 @@ begin
 end
 $$;
 comment on function steadytext.hybrid_search(text, text, bigint, bigint, double precision, text, text) is
-    'steadytext_hybrid_search(), told on which search path the filter is read';
+    'Does what steadytext_hybrid_search() does, with the search path on which the filter is read';
 
 create function @extschema@.steadytext_hybrid_search(
     vectorizer text,
@@ -238,4 +238,4 @@ begin atomic
     from steadytext.hybrid_search(vectorizer, query, k, rrf_k, alpha, filter, pg_catalog.current_setting('search_path')) as s;
 end;
 comment on function @extschema@.steadytext_hybrid_search(text, text, bigint, bigint, double precision, text) is
-    'The k rows of a vectorizer that are best by meaning and by words together, joined by their ranks in both lists: alpha / (rrf_k + dense_rank) + (1 - alpha) / (rrf_k + sparse_rank)';
+    'Returns the k rows of a vectorizer that are best by meaning and by words together, joined by their ranks in both lists: alpha / (rrf_k + dense_rank) + (1 - alpha) / (rrf_k + sparse_rank)';

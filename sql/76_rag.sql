@@ -5,7 +5,7 @@ returns bigint
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'context_tokens_wrapper';
 comment on function steadytext.context_tokens(text, text) is
-    'Tokens that prompt and answer may have together with a model, or with the one that generates by default; those of a text where the task is embed';
+    'Returns the number of tokens that prompt and answer may have together with a model, or with the one that generates by default; those of a text where the task is embed';
 
 create function steadytext.rag(
     p_vectorizer text,
@@ -96,7 +96,7 @@ end
 $$;
 comment on function steadytext.rag(
     text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text
-) is 'steadytext_rag(), told on which search path the filter is read';
+) is 'Does what steadytext_rag() does, with the search path on which the filter is read';
 
 create function @extschema@.steadytext_rag(
     vectorizer text,
@@ -125,4 +125,4 @@ begin atomic
 end;
 comment on function @extschema@.steadytext_rag(
     text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean
-) is 'Answers a question from the k rows of a vectorizer that a search finds for it; sources are what the model was shown, as much as fits into its context. Where nothing is found the answer is NULL, and no model is asked';
+) is 'Answers a question from the k rows of a vectorizer that a search finds for it; sources are the rows that the model was shown, as many as fit into its context. Where nothing is found the answer is NULL, and no model is asked';

@@ -15,7 +15,7 @@ exception when others then
     return null;
 end
 $$;
-comment on function steadytext.vectorizer_count(text, bytea) is 'What a statement counts, with the caller''s rights; NULL where they do not suffice';
+comment on function steadytext.vectorizer_count(text, bytea) is 'Returns the number that a statement counts, with the caller''s rights; NULL where it fails, such as where they do not suffice';
 
 create function steadytext.vectorizer_statuses()
 returns table (
@@ -139,35 +139,35 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.vectorizer_statuses() is 'The rows of steadytext_vectorizer_status';
+comment on function steadytext.vectorizer_statuses() is 'Returns the rows of steadytext_vectorizer_status';
 
 create view @extschema@.steadytext_vectorizer_status with (security_barrier) as
 select s.* from steadytext.vectorizer_statuses() as s;
 comment on view @extschema@.steadytext_vectorizer_status is
-    'How your vectorizers are, all of them for administrators: how many rows have vectors, what is to be done and what failed. Counts the tables';
-comment on column @extschema@.steadytext_vectorizer_status.name is 'Name of the vectorizer; one that takes the place of another ends with (next)';
+    'Status of your vectorizers, of all of them for administrators: numbers of rows that have vectors, wait or have failed. Reading it counts the rows of the tables';
+comment on column @extschema@.steadytext_vectorizer_status.name is 'Name of the vectorizer; one that is to replace another ends with (next)';
 comment on column @extschema@.steadytext_vectorizer_status.state is
-    'idle: everything is embedded or has failed; scanning, embedding, indexing, replacing: under way; paused, by itself or with the worker; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
-comment on column @extschema@.steadytext_vectorizer_status.source is 'The table; NULL where it is gone';
-comment on column @extschema@.steadytext_vectorizer_status.columns is 'The columns that are embedded, as they are called now';
-comment on column @extschema@.steadytext_vectorizer_status.destination is 'The table of the chunks and their vectors';
-comment on column @extschema@.steadytext_vectorizer_status.target_column is 'The column of the source that has the vector';
-comment on column @extschema@.steadytext_vectorizer_status.model is 'The model; NULL: the one that embeds by default';
-comment on column @extschema@.steadytext_vectorizer_status.rows is 'Rows of the table; NULL, as the following, where you may not read it, and for superusers unless it is theirs: nothing is read with their rights that others own';
-comment on column @extschema@.steadytext_vectorizer_status.embedded is 'Rows that have a vector';
-comment on column @extschema@.steadytext_vectorizer_status.coverage is 'embedded divided by the rows that have something to embed';
-comment on column @extschema@.steadytext_vectorizer_status.pending is 'Rows that have changed and have not been taken up';
-comment on column @extschema@.steadytext_vectorizer_status.in_flight is 'Rows whose texts are in the queue';
-comment on column @extschema@.steadytext_vectorizer_status.failed is 'Rows that could not be embedded; steadytext_vectorizer_errors has them';
-comment on column @extschema@.steadytext_vectorizer_status.skipped is 'Rows that have nothing to embed: their columns are NULL or blank';
-comment on column @extschema@.steadytext_vectorizer_status.last_error is 'The latest of their errors';
-comment on column @extschema@.steadytext_vectorizer_status.oldest_pending is 'Since when the oldest of what is pending or in flight waits';
+    'State of the vectorizer: idle, everything is embedded or has failed; scanning, embedding, indexing or replacing, under way; paused, by itself or with the worker; waiting_for_limit, its owner has asked for as much as steadytext_rate_limits allows; broken, see problem';
+comment on column @extschema@.steadytext_vectorizer_status.source is 'Table that is embedded; NULL where it is gone';
+comment on column @extschema@.steadytext_vectorizer_status.columns is 'Columns that are embedded, under their present names';
+comment on column @extschema@.steadytext_vectorizer_status.destination is 'Table of the chunks and their vectors';
+comment on column @extschema@.steadytext_vectorizer_status.target_column is 'Column of the source that holds the vector';
+comment on column @extschema@.steadytext_vectorizer_status.model is 'Model that embeds; NULL: the one that embeds by default';
+comment on column @extschema@.steadytext_vectorizer_status.rows is 'Number of rows of the table; NULL, as embedded, coverage and stale, unless the current role is the owner of the table, as reading it may run code of its owner';
+comment on column @extschema@.steadytext_vectorizer_status.embedded is 'Number of rows that have a vector';
+comment on column @extschema@.steadytext_vectorizer_status.coverage is 'Fraction of rows that have a vector: embedded divided by the rows that have something to embed';
+comment on column @extschema@.steadytext_vectorizer_status.pending is 'Number of rows that have changed and have not been taken up';
+comment on column @extschema@.steadytext_vectorizer_status.in_flight is 'Number of rows whose texts are in the queue';
+comment on column @extschema@.steadytext_vectorizer_status.failed is 'Number of rows that could not be embedded; steadytext_vectorizer_errors lists them';
+comment on column @extschema@.steadytext_vectorizer_status.skipped is 'Number of rows that have nothing to embed: their columns are NULL or blank';
+comment on column @extschema@.steadytext_vectorizer_status.last_error is 'Message of the latest error';
+comment on column @extschema@.steadytext_vectorizer_status.oldest_pending is 'Time since which the oldest of the rows that are pending or in flight waits';
 comment on column @extschema@.steadytext_vectorizer_status.stale is
-    'Rows whose vectors are by another model, or another file of the same name, than the latest ones';
-comment on column @extschema@.steadytext_vectorizer_status.rows_per_second is 'How fast it was lately';
-comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'How long the rest takes at that speed';
-comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all, or what is waited for; it is tried again by itself';
-comment on column @extschema@.steadytext_vectorizer_status.owner is 'The role that the table belongs to, with whose rights vectors are written';
+    'Number of rows whose vectors are by another model, or another file of the same name, than the latest ones';
+comment on column @extschema@.steadytext_vectorizer_status.rows_per_second is 'Rows embedded per second, as last measured';
+comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'Seconds that the remaining rows take at that rate; NULL where there is no rate';
+comment on column @extschema@.steadytext_vectorizer_status.problem is 'Reason why nothing is done at all, or why the vectorizer waits; it is tried again by itself';
+comment on column @extschema@.steadytext_vectorizer_status.owner is 'Owner of the table, with whose rights vectors are written';
 
 -- Owners see it in the status; administrators look into one place first.
 create function steadytext.definition_checks()
@@ -215,7 +215,7 @@ begin
 end
 $$;
 comment on function steadytext.definition_checks() is
-    'A line for each vectorizer and enrichment that is broken or has failed rows; called by steadytext_diagnose()';
+    'Returns a line for each vectorizer and enrichment that is broken or has failed rows; called by steadytext_diagnose()';
 
 create function steadytext.vectorizer_errors(p_kind text)
 returns table (name text, key jsonb, error text, error_code text, hint text, failed_at timestamptz)
@@ -265,19 +265,19 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.vectorizer_errors(text) is 'The rows of steadytext_vectorizer_errors, or those of enrichments';
+comment on function steadytext.vectorizer_errors(text) is 'Returns the rows of steadytext_vectorizer_errors, or those of enrichments';
 
 create view @extschema@.steadytext_vectorizer_errors with (security_barrier) as
 select e.* from steadytext.vectorizer_errors('vectorizer') as e;
 comment on view @extschema@.steadytext_vectorizer_errors is
-    'Rows of your vectorized tables that could not be embedded, and why; all of them for administrators';
+    'Rows of your vectorized tables that could not be embedded, and why; those of all tables for administrators';
 comment on column @extschema@.steadytext_vectorizer_errors.name is 'Name of the vectorizer';
-comment on column @extschema@.steadytext_vectorizer_errors.key is 'The key of the row: an object of its columns';
-comment on column @extschema@.steadytext_vectorizer_errors.error is 'What went wrong';
+comment on column @extschema@.steadytext_vectorizer_errors.key is 'Key of the row: an object of its columns';
+comment on column @extschema@.steadytext_vectorizer_errors.error is 'Error message';
 comment on column @extschema@.steadytext_vectorizer_errors.error_code is
-    'Its SQLSTATE: 54000, the text is too long; others are those of the model or of the table';
-comment on column @extschema@.steadytext_vectorizer_errors.hint is 'What can be done about it';
-comment on column @extschema@.steadytext_vectorizer_errors.failed_at is 'When it was tried last';
+    'SQLSTATE of the error: 54000, the text is too long; others are those of the model or of the table';
+comment on column @extschema@.steadytext_vectorizer_errors.hint is 'Hint what to do about the error';
+comment on column @extschema@.steadytext_vectorizer_errors.failed_at is 'Time when the row was last tried';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create function @extschema@.steadytext_vectorizer_embed(name text, input text)
@@ -293,4 +293,4 @@ end
 $$;
 set local search_path = pg_catalog, pg_temp;
 comment on function @extschema@.steadytext_vectorizer_embed(text, text) is
-    'A question as a vector that can be compared with those of a vectorizer';
+    'Returns the vector of a question, which can be compared with the vectors of a vectorizer';

@@ -16,25 +16,25 @@ create table @extschema@.steadytext_enrichment_rows (
     constraint steadytext_enrichment_rows_pkey primary key (enrichment_id, key)
 );
 comment on table @extschema@.steadytext_enrichment_rows is
-    'Rows of enriched tables that have what they should: what each value was made from, and by which definition';
-comment on column @extschema@.steadytext_enrichment_rows.enrichment_id is 'The definition';
-comment on column @extschema@.steadytext_enrichment_rows.key is 'Values of the key columns as an array';
+    'Records about rows of enriched tables that have their value: what each value was made from, and by which definition';
+comment on column @extschema@.steadytext_enrichment_rows.enrichment_id is 'Definition that the row belongs to';
+comment on column @extschema@.steadytext_enrichment_rows.key is 'Key of the row: the values of the key columns as an array';
 comment on column @extschema@.steadytext_enrichment_rows.content_hash is 'SHA-256 of the columns that the prompt names';
 comment on column @extschema@.steadytext_enrichment_rows.made_by is
-    'Digest of prompt, type, parameters and model: steadytext.enrichment_digest()';
+    'Digest of prompt, type, parameters, model and revision of the definition: steadytext.enrichment_digest()';
 comment on column @extschema@.steadytext_enrichment_rows.value_hash is 'SHA-256 of the value, as a text; NULL: the value is NULL';
 comment on column @extschema@.steadytext_enrichment_rows.is_kept is
-    'The value was there before, or somebody has written it: it is kept until the columns change';
+    'True if the value was there before, or somebody has written it: it is kept until the columns change';
 comment on column @extschema@.steadytext_enrichment_rows.gone_at is
-    'Since when there is no row of this key; kept for a while, as the row may have got another key';
+    'Time since which there is no row of this key; NULL: there is one. Kept for a while, as the row may have got another key';
 comment on constraint steadytext_enrichment_rows_pkey on @extschema@.steadytext_enrichment_rows is 'One row per row of the source';
 create index steadytext_enrichment_rows_gone_idx on @extschema@.steadytext_enrichment_rows (enrichment_id, value_hash, content_hash)
     where gone_at is not null;
-comment on index @extschema@.steadytext_enrichment_rows_gone_idx is 'Where a value was before, for a row with a new key';
+comment on index @extschema@.steadytext_enrichment_rows_gone_idx is 'Finds the value that a row with a new key had under its old one';
 alter table @extschema@.steadytext_enrichment_rows enable row level security;
 create policy owner_all on @extschema@.steadytext_enrichment_rows for all to steadytext_user
     using (steadytext.owns_vectorizer(enrichment_id));
-comment on policy owner_all on @extschema@.steadytext_enrichment_rows is 'Users see and forget what was made by their own definitions';
+comment on policy owner_all on @extschema@.steadytext_enrichment_rows is 'Users see and forget the records of their own definitions';
 create policy admin_select on @extschema@.steadytext_enrichment_rows for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_enrichment_rows is 'Administrators see all of it';
 
@@ -55,7 +55,7 @@ begin
 end
 $$;
 comment on function steadytext.is_answered_here() is
-    'Whether the server''s own worker takes requests; otherwise those elsewhere may have models that this server does not have';
+    'Returns whether the server''s own worker takes requests; otherwise workers elsewhere may have models that this server does not have';
 
 create function steadytext.enrichment_digest(p_id uuid)
 returns uuid
@@ -70,7 +70,7 @@ begin
 end
 $$;
 comment on function steadytext.enrichment_digest(uuid) is
-    'A digest of all that the values of an enrichment depend on besides the row; another one means that they are made anew';
+    'Returns a digest of everything that the values of an enrichment depend on besides the row; another digest means that they are made anew';
 
 create function steadytext.enrichment_names(p_id uuid)
 returns table (given text, name text)
@@ -89,7 +89,7 @@ begin
 end
 $$;
 comment on function steadytext.enrichment_names(uuid) is
-    'The columns that the prompt of an enrichment names: as it calls them, and as they are called now';
+    'Returns the columns that the prompt of an enrichment names: as it calls them, and under their present names';
 
 create function steadytext.present_prompt(p_id uuid)
 returns text
@@ -114,7 +114,7 @@ begin
     return v_prompt;
 end
 $body$;
-comment on function steadytext.present_prompt(uuid) is 'The prompt of an enrichment with its columns as they are called now';
+comment on function steadytext.present_prompt(uuid) is 'Returns the prompt of an enrichment with the present names of its columns';
 
 create function steadytext.prompt_columns(p_source regclass, p_prompt text)
 returns text[]
@@ -159,14 +159,14 @@ begin
     return v_columns;
 end
 $body$;
-comment on function steadytext.prompt_columns(regclass, text) is 'The columns that a prompt names, each once; an error where there is no such column';
+comment on function steadytext.prompt_columns(regclass, text) is 'Returns the columns that a prompt names, each once; an error where there is no such column';
 
 create function steadytext.enrichment_types_hint()
 returns text
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 return 'Use generate, generate_json, generate_regex, generate_choice, classify, classify_scores, classify_multi, extract, extract_facts, summarize_text, translate, analyze_sentiment, mask, if, if_score or score.';
-comment on function steadytext.enrichment_types_hint() is 'The types of requests that fill columns, for messages';
+comment on function steadytext.enrichment_types_hint() is 'Returns the types of requests that fill columns, for messages';
 
 create function steadytext.enrichment_type(p_request_type text)
 returns text
@@ -183,7 +183,7 @@ as $$
     end
 $$;
 comment on function steadytext.enrichment_type(text) is
-    'The type of a column for answers to requests of a type; NULL where they cannot fill one';
+    'Returns the type of a column for answers to requests of a type; NULL where they cannot fill one';
 
 create function steadytext.check_enrichment_target(
     p_source regclass, p_target text, p_request_type text, p_params jsonb
@@ -246,7 +246,7 @@ begin
 end
 $$;
 comment on function steadytext.check_enrichment_target(regclass, text, text, jsonb) is
-    'Refuses a column that cannot hold the answers to requests of a type; one that is not there yet can';
+    'Refuses a column that cannot hold the answers to requests of a type; accepts one that does not exist yet';
 
 -- The columns that follow from other columns: by definitions, and by the expressions of generated columns.
 create function steadytext.column_edges(p_source regclass, p_but uuid)
@@ -278,7 +278,7 @@ as $$
     where g.attrelid = p_source and g.attgenerated <> ''
 $$;
 comment on function steadytext.column_edges(regclass, uuid) is
-    'Pairs of columns of a table where the second is made of the first, but for one definition';
+    'Returns pairs of columns of a table where the second is made from the first, without those of one definition';
 
 create function steadytext.check_enrichment_chain(p_source regclass, p_columns text[], p_target text, p_but uuid)
 returns void
@@ -307,4 +307,4 @@ begin
 end
 $$;
 comment on function steadytext.check_enrichment_chain(regclass, text[], text, uuid) is
-    'Refuses a target that something else fills, or that the columns of the prompt are made of, directly or through others';
+    'Refuses a target that something else fills, or that the columns of the prompt are made from, directly or through others';

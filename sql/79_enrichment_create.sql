@@ -121,4 +121,4 @@ end
 $$;
 comment on function @extschema@.steadytext_create_enrichment(
     regclass, text, text, text, jsonb, text, text, bigint, boolean, boolean
-) is 'Has a column of a table filled with what a model makes of other columns, now and after every change; returns the enrichment''s name';
+) is 'Has a column of a table filled with what a model makes of other columns, now and after every change; returns the name of the enrichment';

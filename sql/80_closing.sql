@@ -64,4 +64,4 @@ begin
 end
 $$;
 comment on function steadytext.close_new_objects() is
-    'Takes every privilege on objects that this transaction has added to the extension from everybody but their owner';
+    'Revokes every privilege on objects that this transaction has added to the extension from everybody but their owner';

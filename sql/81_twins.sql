@@ -140,4 +140,4 @@ begin
 end
 $$;
 comment on function steadytext.make_twins() is
-    'Makes the twins that are missing. Called after the grants by the install script, and by every migration that adds a function to the API';
+    'Creates the twins that are missing. Called after the grants by the install script, and by every migration that adds a function to the API';

@@ -29,7 +29,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_drop_enrichment(text, boolean, boolean) is
-    'Ends an enrichment: the values stay as they are, or, with drop_all, their column is dropped. With if_exists one that is not there is no error';
+    'Drops an enrichment: the values stay as they are, or, with drop_all, their column is dropped. With if_exists it is no error if the enrichment does not exist';
 
 create function @extschema@.steadytext_pause_enrichment(name text)
 returns void
@@ -40,7 +40,7 @@ begin
     perform steadytext.pause_definition(steadytext.lock_definition(name, 'enrichment'), true);
 end
 $$;
-comment on function @extschema@.steadytext_pause_enrichment(text) is 'Changes are noted from now on, and the model is asked nothing';
+comment on function @extschema@.steadytext_pause_enrichment(text) is 'Pauses an enrichment: changes are noted, and the model is not asked';
 
 create function @extschema@.steadytext_resume_enrichment(name text)
 returns void
@@ -51,7 +51,7 @@ begin
     perform steadytext.pause_definition(steadytext.lock_definition(name, 'enrichment'), false);
 end
 $$;
-comment on function @extschema@.steadytext_resume_enrichment(text) is 'Ends a pause: values are made of what was noted meanwhile';
+comment on function @extschema@.steadytext_resume_enrichment(text) is 'Resumes an enrichment: values are made for the changes noted meanwhile';
 
 create function @extschema@.steadytext_retry_enrichment(name text)
 returns bigint
@@ -62,7 +62,7 @@ begin
     return steadytext.retry_definition(steadytext.lock_definition(name, 'enrichment'), false);
 end
 $$;
-comment on function @extschema@.steadytext_retry_enrichment(text) is 'Has failed rows tried again; returns how many';
+comment on function @extschema@.steadytext_retry_enrichment(text) is 'Has failed rows tried again; returns their number';
 
 create function @extschema@.steadytext_refresh_enrichment(name text, kept boolean default false)
 returns void
@@ -81,7 +81,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_refresh_enrichment(text, boolean) is
-    'Has every value made anew by the same definition, after a change of the model''s file, say; with kept those, too, that somebody has written';
+    'Has every value made anew by the same definition, for example after a change of the model''s file; with kept, also values that somebody has written';
 
 create function @extschema@.steadytext_alter_enrichment(
     name text,
@@ -178,7 +178,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_alter_enrichment(text, text, text, jsonb, text, bigint, text) is
-    'Changes an enrichment; NULL: as before; model auto: the default one. Every value is made anew where that changes what is asked, but for those that somebody has written';
+    'Changes an enrichment; NULL: as before; model auto: the default one. Every value is made anew where the requests change, except values that somebody has written';
 
 create function steadytext.enrichment_statuses()
 returns table (
@@ -289,44 +289,44 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.enrichment_statuses() is 'The rows of steadytext_enrichment_status';
+comment on function steadytext.enrichment_statuses() is 'Returns the rows of steadytext_enrichment_status';
 
 create view @extschema@.steadytext_enrichment_status with (security_barrier) as
 select s.* from steadytext.enrichment_statuses() as s;
 comment on view @extschema@.steadytext_enrichment_status is
-    'How your enrichments are, all of them for administrators: how many rows have their value, what is to be done and what failed. Counts the tables';
+    'Status of your enrichments, of all of them for administrators: numbers of rows that have their value, wait or have failed. Reading it counts the rows of the tables';
 comment on column @extschema@.steadytext_enrichment_status.name is 'Name of the enrichment';
 comment on column @extschema@.steadytext_enrichment_status.state is
-    'idle: every row has its value or has failed; scanning, enriching: under way; paused, by itself or with the worker; waiting_for_limit: its owner has asked for as much as steadytext_rate_limits allows; broken: see problem';
-comment on column @extschema@.steadytext_enrichment_status.source is 'The table; NULL where it is gone';
-comment on column @extschema@.steadytext_enrichment_status.columns is 'The columns that the prompt names, as they are called now';
-comment on column @extschema@.steadytext_enrichment_status.target_column is 'The column that is filled';
-comment on column @extschema@.steadytext_enrichment_status.request_type is 'The type of its requests';
-comment on column @extschema@.steadytext_enrichment_status.prompt is 'The prompt, with its columns as they are called now';
-comment on column @extschema@.steadytext_enrichment_status.model is 'The model; NULL: the default one of that type of requests';
+    'State of the enrichment: idle, every row has its value or has failed; scanning or enriching, under way; paused, by itself or with the worker; waiting_for_limit, its owner has asked for as much as steadytext_rate_limits allows; broken, see problem';
+comment on column @extschema@.steadytext_enrichment_status.source is 'Table that is enriched; NULL where it is gone';
+comment on column @extschema@.steadytext_enrichment_status.columns is 'Columns that the prompt names, under their present names';
+comment on column @extschema@.steadytext_enrichment_status.target_column is 'Column that is filled';
+comment on column @extschema@.steadytext_enrichment_status.request_type is 'Type of the requests';
+comment on column @extschema@.steadytext_enrichment_status.prompt is 'Prompt, with the present names of its columns';
+comment on column @extschema@.steadytext_enrichment_status.model is 'Model that fills the column; NULL: the default one of that type of requests';
 comment on column @extschema@.steadytext_enrichment_status.rows is
-    'Rows of the table; NULL where you may not read it, and for superusers unless it is theirs: nothing is read with their rights that others own';
-comment on column @extschema@.steadytext_enrichment_status.done is 'Rows that have what they should, NULL and kept values included, as of when they were read last';
-comment on column @extschema@.steadytext_enrichment_status.kept is 'Rows whose value was there before, or was written by somebody';
-comment on column @extschema@.steadytext_enrichment_status.coverage is 'done divided by rows';
-comment on column @extschema@.steadytext_enrichment_status.pending is 'Rows that have changed and have not been taken up';
-comment on column @extschema@.steadytext_enrichment_status.in_flight is 'Rows whose prompts are in the queue';
-comment on column @extschema@.steadytext_enrichment_status.failed is 'Rows that have failed; steadytext_enrichment_errors has them';
-comment on column @extschema@.steadytext_enrichment_status.last_error is 'The latest of their errors';
-comment on column @extschema@.steadytext_enrichment_status.oldest_pending is 'Since when the oldest of what is pending or in flight waits';
-comment on column @extschema@.steadytext_enrichment_status.stale is 'Rows whose value was made by the definition as it was before it was altered';
-comment on column @extschema@.steadytext_enrichment_status.rows_per_second is 'How fast it was lately';
-comment on column @extschema@.steadytext_enrichment_status.seconds_left is 'How long the rest takes at that speed';
-comment on column @extschema@.steadytext_enrichment_status.problem is 'Why nothing is done at all, or what is waited for; it is tried again by itself';
-comment on column @extschema@.steadytext_enrichment_status.owner is 'The role that the table belongs to, with whose rights values are written';
+    'Number of rows of the table; NULL, as coverage, unless the current role is the owner of the table, as reading it may run code of its owner';
+comment on column @extschema@.steadytext_enrichment_status.done is 'Number of rows that have their value, NULL and kept values included, as of when they were last read';
+comment on column @extschema@.steadytext_enrichment_status.kept is 'Number of rows whose value was there before, or was written by somebody';
+comment on column @extschema@.steadytext_enrichment_status.coverage is 'Fraction of rows that have their value: done divided by rows, at most 1';
+comment on column @extschema@.steadytext_enrichment_status.pending is 'Number of rows that have changed and have not been taken up';
+comment on column @extschema@.steadytext_enrichment_status.in_flight is 'Number of rows whose prompts are in the queue';
+comment on column @extschema@.steadytext_enrichment_status.failed is 'Number of rows that have failed; steadytext_enrichment_errors lists them';
+comment on column @extschema@.steadytext_enrichment_status.last_error is 'Message of the latest error';
+comment on column @extschema@.steadytext_enrichment_status.oldest_pending is 'Time since which the oldest of the rows that are pending or in flight waits';
+comment on column @extschema@.steadytext_enrichment_status.stale is 'Number of rows whose value was made by the definition before it was altered';
+comment on column @extschema@.steadytext_enrichment_status.rows_per_second is 'Rows filled per second, as last measured';
+comment on column @extschema@.steadytext_enrichment_status.seconds_left is 'Seconds that the remaining rows take at that rate; NULL where there is no rate';
+comment on column @extschema@.steadytext_enrichment_status.problem is 'Reason why nothing is done at all, or why the enrichment waits; it is tried again by itself';
+comment on column @extschema@.steadytext_enrichment_status.owner is 'Owner of the table, with whose rights values are written';
 
 create view @extschema@.steadytext_enrichment_errors with (security_barrier) as
 select e.* from steadytext.vectorizer_errors('enrichment') as e;
 comment on view @extschema@.steadytext_enrichment_errors is
-    'Rows of your enriched tables that have not got their value, and why; all of them for administrators';
+    'Rows of your enriched tables that have not got their value, and why; those of all tables for administrators';
 comment on column @extschema@.steadytext_enrichment_errors.name is 'Name of the enrichment';
-comment on column @extschema@.steadytext_enrichment_errors.key is 'The key of the row: an object of its columns';
-comment on column @extschema@.steadytext_enrichment_errors.error is 'What went wrong';
-comment on column @extschema@.steadytext_enrichment_errors.error_code is 'Its SQLSTATE';
-comment on column @extschema@.steadytext_enrichment_errors.hint is 'What can be done about it';
-comment on column @extschema@.steadytext_enrichment_errors.failed_at is 'When it was tried last';
+comment on column @extschema@.steadytext_enrichment_errors.key is 'Key of the row: an object of its columns';
+comment on column @extschema@.steadytext_enrichment_errors.error is 'Error message';
+comment on column @extschema@.steadytext_enrichment_errors.error_code is 'SQLSTATE of the error';
+comment on column @extschema@.steadytext_enrichment_errors.hint is 'Hint what to do about the error';
+comment on column @extschema@.steadytext_enrichment_errors.failed_at is 'Time when the row was last tried';

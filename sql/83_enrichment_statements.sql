@@ -154,4 +154,4 @@ begin
 end
 $$;
 comment on function steadytext.enrichment_statements(uuid) is
-    'What an enrichment runs on its table, made of the catalogs as they are now, and the role that runs it; or what is wrong';
+    'Returns the statements that an enrichment runs on its table, made from the present catalogs, and the role that runs them; or the problem';

@@ -19,7 +19,7 @@ begin
 end
 $$;
 comment on function steadytext.note_enriched_rows(uuid, jsonb, boolean) is
-    'Writes down that rows have what they should, or (kept) what somebody has written. Called by the steps';
+    'Records that rows have their value, or (kept) one that somebody has written. Called by the steps';
 
 create function steadytext.ask_about_rows(p_id uuid, p_rows jsonb)
 returns void
@@ -67,7 +67,7 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.ask_about_rows(uuid, jsonb) is 'Makes a request of the prompt of each row; called by the steps';
+comment on function steadytext.ask_about_rows(uuid, jsonb) is 'Makes a request from the prompt of each row; called by the steps';
 
 create function steadytext.write_enrichment_values(p_id uuid, p_statements record, p_items jsonb)
 returns integer
@@ -106,7 +106,7 @@ begin
 end
 $$;
 comment on function steadytext.write_enrichment_values(uuid, record, jsonb) is
-    'Writes values into rows that still are as they were read, and returns into how many; called by the steps';
+    'Writes values into rows that are still as they were read, and returns the number of rows written; called by the steps';
 
 -- The verdict on rows that were read: done, keep, adopt, blank, empty, ask or gone.
 create function steadytext.judge_rows(p_id uuid, p_rows jsonb)
@@ -188,7 +188,7 @@ as $$
     order by j.n
 $$;
 comment on function steadytext.judge_rows(uuid, jsonb) is
-    'What is to be done about rows: nothing (done), their value is somebody''s (keep), or was made when they had another key (adopt), NULL is written (blank) or right already (empty), the model is asked, or they are gone. Called by the steps';
+    'Returns a verdict about each row: done (nothing to do), keep (its value is somebody''s), adopt (its value was made when it had another key), blank (NULL is to be written), empty (NULL is right, and there already), ask (the model is to be asked) or gone (there is no row). Called by the steps';
 
 create function steadytext.read_enriched_rows(p_id uuid, p_statements record, p_keys jsonb)
 returns void
@@ -238,4 +238,4 @@ begin
 end
 $$;
 comment on function steadytext.read_enriched_rows(uuid, record, jsonb) is
-    'Reads rows by their keys and does what is to be done about them; called by the steps';
+    'Reads rows by their keys and treats them as judge_rows says; called by the steps';

@@ -75,7 +75,7 @@ begin
 end
 $$;
 comment on function steadytext.finish_enrichment_requests(uuid, record) is
-    'Takes the answers that have come, whatever they are; false if there are none. Called by the steps';
+    'Takes the answers that have come, errors or not; returns false where there are none. Called by the steps';
 
 create function steadytext.scan_enrichment(p_id uuid, p_statements record)
 returns void
@@ -140,7 +140,7 @@ begin
 end
 $$;
 comment on function steadytext.scan_enrichment(uuid, record) is
-    'Compares a piece of the table with what was made of it, and notes what differs; called by the steps';
+    'Compares a piece of the table with the records of its values, and notes the differences; called by the steps';
 
 -- The engine is kept busy: some hundred requests are in the queue, of which it computes as many at once as it has room for. Others
 -- that ask at a higher priority go before them.
@@ -218,4 +218,4 @@ begin
 end
 $$;
 comment on function steadytext.enrichment_step(uuid, boolean, boolean) is
-    'Protocol: does the next thing for an enrichment; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_slow: may take its time';
+    'Protocol: does the next step of an enrichment; returns true if there may be more to do at once. p_look: also looks for changes that nobody has noted; p_slow: may take longer';

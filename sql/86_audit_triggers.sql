@@ -3,22 +3,22 @@
 
 create trigger note_act after insert or update or delete on @extschema@.steadytext_config
     for each row execute function steadytext.note_act('config', 'key', 'value', 'is_default');
-comment on trigger note_act on @extschema@.steadytext_config is 'Settings that were changed, and to what';
+comment on trigger note_act on @extschema@.steadytext_config is 'Records settings that were changed, with their new values';
 create trigger note_act after insert or update or delete on @extschema@.steadytext_models
     for each row execute function steadytext.note_act('model', 'name', 'task', 'file', 'repo', 'revision', 'sha256', 'is_fallback', 'is_preferred',
         'placement', 'size', 'licence', 'dimensions', '?query_prompt', '?passage_prompt', '?description');
-comment on trigger note_act on @extschema@.steadytext_models is 'Models that were registered, changed or taken out';
+comment on trigger note_act on @extschema@.steadytext_models is 'Records models that were registered, changed or removed';
 create trigger note_act after insert or update or delete on @extschema@.steadytext_rate_limits
     for each row execute function steadytext.note_act('limit', 'user_id', 'requests_per_minute', 'requests_per_hour', 'requests_per_day',
         'tokens_per_minute', 'tokens_per_hour', 'tokens_per_day', 'max_pending');
-comment on trigger note_act on @extschema@.steadytext_rate_limits is 'Limits that were set, changed or lifted';
+comment on trigger note_act on @extschema@.steadytext_rate_limits is 'Records limits that were set, changed or lifted';
 create trigger note_act after insert or update or delete on @extschema@.steadytext_prompts
     for each row execute function steadytext.note_act('prompt', 'slug', 'updated_at', 'owner_role');
-comment on trigger note_act on @extschema@.steadytext_prompts is 'Prompts that were kept, changed or deleted, without their texts';
+comment on trigger note_act on @extschema@.steadytext_prompts is 'Records prompts that were created, changed or deleted, without their texts';
 create trigger note_act after insert or update or delete on @extschema@.steadytext_vectorizers
     for each row execute function steadytext.note_act('vectorizer', 'name', '=kind', 'source', 'owner_role', 'model', 'is_paused', 'replaces',
         'request_type', 'priority', 'truncate', 'revision', '?columns', '?given_keys', '?format', '?params');
-comment on trigger note_act on @extschema@.steadytext_vectorizers is 'Vectorizers and enrichments that were made, changed, paused or dropped, without their prompts';
+comment on trigger note_act on @extschema@.steadytext_vectorizers is 'Records vectorizers and enrichments that were created, changed, paused or dropped, without their prompts';
 
 alter table @extschema@.steadytext_config enable always trigger note_act;
 alter table @extschema@.steadytext_models enable always trigger note_act;

@@ -28,20 +28,20 @@ returns table (
 language c volatile parallel safe rows 20
 as 'MODULE_PATHNAME', 'request_statistics_wrapper';
 comment on function steadytext.request_statistics() is
-    'What was counted of requests, of this database; of all of them for members of pg_read_all_stats. Database 0 is what found no room';
+    'Returns the counters of this database''s requests; of all databases for members of pg_read_all_stats. Database 0 has the requests that found no room in the table';
 
 create function steadytext.bucket_bounds()
 returns double precision[]
 language c immutable parallel safe
 as 'MODULE_PATHNAME', 'bucket_bounds_wrapper';
 comment on function steadytext.bucket_bounds() is
-    'Upper bounds in seconds of the buckets of steadytext_stat; one more bucket has what took longer';
+    'Returns the upper bounds in seconds of the buckets of steadytext_stat; one more bucket has the requests that took longer';
 
 create function steadytext.reset_request_statistics()
 returns void
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'reset_request_statistics_wrapper';
-comment on function steadytext.reset_request_statistics() is 'Forgets what was counted of requests of this database';
+comment on function steadytext.reset_request_statistics() is 'Resets the counters of this database''s requests';
 
 create function steadytext.engine_statistics()
 returns table (
@@ -77,7 +77,7 @@ returns table (
 language c volatile parallel safe rows 1
 as 'MODULE_PATHNAME', 'engine_statistics_wrapper';
 comment on function steadytext.engine_statistics() is
-    'What the server''s engine says of itself, some times a second; one row, of NULLs where no engine has done anything';
+    'Returns the figures that the server''s engine reports some times a second; one row, of NULLs where no engine has done anything';
 
 create view @extschema@.steadytext_stat as
 select
@@ -104,29 +104,29 @@ select
 from steadytext.request_statistics() as s
 left join pg_catalog.pg_database as d on d.oid = s.datid;
 comment on view @extschema@.steadytext_stat is
-    'What became of requests, by model and type: rows of the queue and synchronous calls. Kept over restarts, not over crashes. Other databases are shown to members of pg_read_all_stats';
-comment on column @extschema@.steadytext_stat.datid is 'The database; 0: requests of all databases that found no room in the table';
-comment on column @extschema@.steadytext_stat.datname is 'Its name';
+    'Outcomes, tokens and times of requests, by model and type: rows of the queue and synchronous calls. Kept over restarts, not over crashes. Other databases are shown to members of pg_read_all_stats';
+comment on column @extschema@.steadytext_stat.datid is 'OID of the database; 0: requests of all databases that found no room in the table';
+comment on column @extschema@.steadytext_stat.datname is 'Name of the database';
 comment on column @extschema@.steadytext_stat.model is
-    'The model; NULL where it was not known yet, or an imported entry of the cache has answered; (other): of models that found no room in the table';
-comment on column @extschema@.steadytext_stat.request_type is 'generate, embed …; of calls also tokenize and verify';
-comment on column @extschema@.steadytext_stat.requests is 'Requests that have begun. A call for a whole array is one';
-comment on column @extschema@.steadytext_stat.completed is 'Requests that ended with an answer';
-comment on column @extschema@.steadytext_stat.failed is 'Requests that ended with an error';
-comment on column @extschema@.steadytext_stat.cancelled is 'Requests that were cancelled, and calls that were interrupted or read to no end';
-comment on column @extschema@.steadytext_stat.retried is 'Attempts that ended with an error and were followed by another one';
-comment on column @extschema@.steadytext_stat.cache_hits is 'Completed requests that the cache has answered; neither times nor tokens are counted of them';
+    'Name of the model; NULL where it was not known yet, or an imported entry of the cache has answered; (other): requests of models that found no room in the table';
+comment on column @extschema@.steadytext_stat.request_type is 'Type of the requests: generate, embed …; of calls also tokenize and verify';
+comment on column @extschema@.steadytext_stat.requests is 'Number of requests that have begun. A call for a whole array counts as one';
+comment on column @extschema@.steadytext_stat.completed is 'Number of requests that ended with an answer';
+comment on column @extschema@.steadytext_stat.failed is 'Number of requests that ended with an error';
+comment on column @extschema@.steadytext_stat.cancelled is 'Number of requests that were cancelled, and of calls that were interrupted or not read to their end';
+comment on column @extschema@.steadytext_stat.retried is 'Number of attempts that ended with an error and were followed by another one';
+comment on column @extschema@.steadytext_stat.cache_hits is 'Number of completed requests that the cache has answered; neither their times nor their tokens are counted';
 comment on column @extschema@.steadytext_stat.prompt_tokens is 'Tokens of prompts and texts of completed requests';
-comment on column @extschema@.steadytext_stat.cached_tokens is 'Those of them that did not have to be computed, as far as that is known; NULL where it is of no request, as with embeddings and endpoints that do not say it';
+comment on column @extschema@.steadytext_stat.cached_tokens is 'Tokens of prompts and texts of completed requests that did not have to be computed, as far as that is known; NULL where it is known of no request, as with embeddings and endpoints that do not report it';
 comment on column @extschema@.steadytext_stat.generated_tokens is 'Tokens of generated texts';
 comment on column @extschema@.steadytext_stat.queue_seconds is
-    'Seconds from the request, or the call, to the moment when the engine began, in all. Of requests that are tried again, as of the other times, the last attempt counts, from its claim';
-comment on column @extschema@.steadytext_stat.queue_buckets is 'How many of them took how long: the bounds are steadytext.bucket_bounds()';
-comment on column @extschema@.steadytext_stat.first_token_seconds is 'Seconds from the request, or the call, to the first token, in all';
-comment on column @extschema@.steadytext_stat.first_token_buckets is 'How many took how long';
-comment on column @extschema@.steadytext_stat.total_seconds is 'Seconds from the request, or the call, to the answer, in all';
-comment on column @extschema@.steadytext_stat.total_buckets is 'How many took how long';
-comment on column @extschema@.steadytext_stat.stats_reset is 'Since when it is counted: the first such request, or the first after steadytext_stat_reset()';
+    'Total seconds from the request, or the call, to the moment when the engine began. Of requests that are tried again, here and for the other times, the last attempt counts, from its claim';
+comment on column @extschema@.steadytext_stat.queue_buckets is 'Number of requests in each bucket of the time in queue_seconds; the upper bounds are steadytext.bucket_bounds()';
+comment on column @extschema@.steadytext_stat.first_token_seconds is 'Total seconds from the request, or the call, to the first token';
+comment on column @extschema@.steadytext_stat.first_token_buckets is 'Number of requests in each bucket of the time in first_token_seconds';
+comment on column @extschema@.steadytext_stat.total_seconds is 'Total seconds from the request, or the call, to the answer';
+comment on column @extschema@.steadytext_stat.total_buckets is 'Number of requests in each bucket of the time in total_seconds';
+comment on column @extschema@.steadytext_stat.stats_reset is 'Time when counting began: with the first such request, or the first after steadytext_stat_reset()';
 
 create view @extschema@.steadytext_stat_histogram as
 select
@@ -147,14 +147,14 @@ cross join lateral rows from (
     pg_catalog.unnest(t.buckets), pg_catalog.unnest(steadytext.bucket_bounds() || 'infinity'::double precision)
 ) with ordinality as b(count, le, n);
 comment on view @extschema@.steadytext_stat_histogram is
-    'The buckets of steadytext_stat, one row each, cumulative as those of Prometheus';
-comment on column @extschema@.steadytext_stat_histogram.datid is 'The database';
-comment on column @extschema@.steadytext_stat_histogram.datname is 'Its name';
-comment on column @extschema@.steadytext_stat_histogram.model is 'The model';
-comment on column @extschema@.steadytext_stat_histogram.request_type is 'generate, embed …';
-comment on column @extschema@.steadytext_stat_histogram.measure is 'queue, first_token or total: which time';
-comment on column @extschema@.steadytext_stat_histogram.le is 'Seconds; Infinity: all of them';
-comment on column @extschema@.steadytext_stat_histogram.count is 'Requests that took at most so long';
+    'Buckets of steadytext_stat, one row each, cumulative as those of Prometheus';
+comment on column @extschema@.steadytext_stat_histogram.datid is 'OID of the database';
+comment on column @extschema@.steadytext_stat_histogram.datname is 'Name of the database';
+comment on column @extschema@.steadytext_stat_histogram.model is 'Name of the model';
+comment on column @extschema@.steadytext_stat_histogram.request_type is 'Type of the requests: generate, embed …';
+comment on column @extschema@.steadytext_stat_histogram.measure is 'Time that is measured: queue, first_token or total';
+comment on column @extschema@.steadytext_stat_histogram.le is 'Upper bound of the bucket in seconds; Infinity in the bucket of all requests';
+comment on column @extschema@.steadytext_stat_histogram.count is 'Number of requests that took at most that long';
 
 create function @extschema@.steadytext_stat_reset()
 returns void
@@ -166,7 +166,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_stat_reset() is
-    'Forgets what steadytext_stat has counted of this database. For members of steadytext_admin';
+    'Resets the counters of steadytext_stat in this database. For members of steadytext_admin';
 
 -- Every count ends at 10,000 rows, and no more than 1,000 users are looked at, so that a queue of millions costs no more
 -- than that. The rows that are ready are found by the index of claims, and the oldest and newest of each user with one descent each.
@@ -294,22 +294,22 @@ begin
 end
 $$;
 comment on function steadytext.queue_metrics() is
-    'Lengths and ages of the queue by priority, whoever its requests belong to';
+    'Returns lengths and ages of the queue by priority, of everybody''s requests';
 
 create view @extschema@.steadytext_queue_metrics as
 select * from steadytext.queue_metrics();
 comment on view @extschema@.steadytext_queue_metrics is
-    'How long the queue is, and how old what is in it, for each priority: always ten rows. Counts end at 10,000';
-comment on column @extschema@.steadytext_queue_metrics.queue_name is 'The table';
-comment on column @extschema@.steadytext_queue_metrics.priority is '1 to 10; 10 runs first';
-comment on column @extschema@.steadytext_queue_metrics.queue_length is 'Requests that have not ended: ready, running, and those that wait for another try';
-comment on column @extschema@.steadytext_queue_metrics.queue_visible_length is 'Those of them that are ready to run';
-comment on column @extschema@.steadytext_queue_metrics.processing is 'Those that a worker has';
-comment on column @extschema@.steadytext_queue_metrics.newest_msg_age_sec is 'Seconds since the latest of them was enqueued; NULL where there is none';
-comment on column @extschema@.steadytext_queue_metrics.oldest_msg_age_sec is 'Seconds since the first of them was enqueued; NULL where there is none';
-comment on column @extschema@.steadytext_queue_metrics.total_messages is 'Requests ever enqueued in this database, of all priorities; those of transactions that rolled back count, too';
-comment on column @extschema@.steadytext_queue_metrics.is_capped is 'There are more than were counted';
-comment on column @extschema@.steadytext_queue_metrics.scrape_time is 'When it was counted';
+    'Length of the queue and age of its requests for each priority: always ten rows. Requests of each kind (ready, running, waiting for another try) are counted up to 10,000';
+comment on column @extschema@.steadytext_queue_metrics.queue_name is 'Name of the queue''s table';
+comment on column @extschema@.steadytext_queue_metrics.priority is 'Priority of the requests, 1 to 10; 10 runs first';
+comment on column @extschema@.steadytext_queue_metrics.queue_length is 'Number of requests that have not ended: ready, running, and those that wait for another try';
+comment on column @extschema@.steadytext_queue_metrics.queue_visible_length is 'Number of requests that are ready to run';
+comment on column @extschema@.steadytext_queue_metrics.processing is 'Number of requests that a worker is processing';
+comment on column @extschema@.steadytext_queue_metrics.newest_msg_age_sec is 'Seconds since the newest request that has not ended was enqueued; NULL where there is none';
+comment on column @extschema@.steadytext_queue_metrics.oldest_msg_age_sec is 'Seconds since the oldest request that has not ended was enqueued; NULL where there is none';
+comment on column @extschema@.steadytext_queue_metrics.total_messages is 'Number of requests ever enqueued in this database, of all priorities; those of transactions that were rolled back count, too';
+comment on column @extschema@.steadytext_queue_metrics.is_capped is 'True where there are more requests than were counted';
+comment on column @extschema@.steadytext_queue_metrics.scrape_time is 'Time when the requests were counted';
 
 create view @extschema@.steadytext_engine_stat as
 select
@@ -347,36 +347,36 @@ select
     e.stalled_seconds
 from steadytext.engine_statistics() as e;
 comment on view @extschema@.steadytext_engine_stat is
-    'What the engine of this server is doing, for all databases; one row. It says so itself up to four times a second, and counts from its start';
+    'Activity of this server''s engine, for all databases; one row. The engine reports it up to four times a second, and counts from its start';
 comment on column @extschema@.steadytext_engine_stat.pid is 'Process that runs the engine: a worker, or the program of pg_steadytext.engine_process = separate; NULL while none does';
-comment on column @extschema@.steadytext_engine_stat.updated_at is 'When the engine has said it; while it has nothing to do it says nothing. NULL, as all that follows: it has had nothing to do yet';
-comment on column @extschema@.steadytext_engine_stat.running is 'Requests, or parts of requests, that are computed together';
-comment on column @extschema@.steadytext_engine_stat.suspended is 'Those that have given their places away for a while, or whose reader is behind';
-comment on column @extschema@.steadytext_engine_stat.waiting is 'Those that have not begun';
-comment on column @extschema@.steadytext_engine_stat.kv_used_bytes is 'Keys and values that requests have or are going to have. Blocks are of another size in each model, hence bytes';
-comment on column @extschema@.steadytext_engine_stat.kv_kept_bytes is 'Keys and values that are kept for requests which begin alike, and make room when need be';
-comment on column @extschema@.steadytext_engine_stat.kv_limit_bytes is 'What both may take: pg_steadytext.kv_cache_mb';
-comment on column @extschema@.steadytext_engine_stat.kv_usage is 'kv_used_bytes / kv_limit_bytes';
-comment on column @extschema@.steadytext_engine_stat.models_loaded is 'Models in memory; steadytext_daemon_status() has their names';
-comment on column @extschema@.steadytext_engine_stat.model_bytes is 'Memory of the models: weights, vocabularies, workspaces';
-comment on column @extschema@.steadytext_engine_stat.request_bytes is 'Memory of prompts that wait, of constraints, and of messages on their way';
-comment on column @extschema@.steadytext_engine_stat.limit_bytes is 'What all of it may take: pg_steadytext.memory_limit_mb; NULL: no limit';
-comment on column @extschema@.steadytext_engine_stat.passes is 'Passes through a model';
-comment on column @extschema@.steadytext_engine_stat.pass_requests is 'Requests in all of them';
-comment on column @extschema@.steadytext_engine_stat.mean_batch_size is 'Requests in a pass, on average';
-comment on column @extschema@.steadytext_engine_stat.prefill_tokens is 'Tokens of prompts and texts that were computed';
-comment on column @extschema@.steadytext_engine_stat.prefill_seconds is 'Time that they took; a pass with both kinds is divided by the number of tokens';
-comment on column @extschema@.steadytext_engine_stat.prefill_tokens_per_second is 'Rate while they are computed';
-comment on column @extschema@.steadytext_engine_stat.decode_tokens is 'Tokens that were computed to generate the next one, guesses included';
-comment on column @extschema@.steadytext_engine_stat.decode_seconds is 'Time that they took';
-comment on column @extschema@.steadytext_engine_stat.decode_tokens_per_second is 'Rate while they are computed, of all requests together';
-comment on column @extschema@.steadytext_engine_stat.prefix_queries is 'Tokens of prompts that were looked for among the kept ones';
-comment on column @extschema@.steadytext_engine_stat.prefix_hits is 'Tokens of prompts that were found and not computed';
-comment on column @extschema@.steadytext_engine_stat.guessed_tokens is 'Tokens that were guessed from the prompt';
-comment on column @extschema@.steadytext_engine_stat.right_guesses is 'Guesses that were right';
-comment on column @extschema@.steadytext_engine_stat.joined_requests is 'Requests that got the result of another one which asked for the same';
-comment on column @extschema@.steadytext_engine_stat.preemptions is 'How often a request has given its place to another one, or paused';
-comment on column @extschema@.steadytext_engine_stat.recomputed_tokens is 'Tokens of such requests that are computed again';
-comment on column @extschema@.steadytext_engine_stat.panics is 'Panics that the engines of this server have caught since its start. Each is a bug';
-comment on column @extschema@.steadytext_engine_stat.crashes is 'How often an engine in a program of its own (pg_steadytext.engine_process) has crashed or was killed since the server''s start';
-comment on column @extschema@.steadytext_engine_stat.stalled_seconds is 'For how long the engine has had something to do and not got on with it, or has not answered its leader; 0 while it gets on, NULL while there is none. pg_steadytext.engine_hang_timeout says what comes of it';
+comment on column @extschema@.steadytext_engine_stat.updated_at is 'Time of the engine''s last report; while it has nothing to do it reports nothing. NULL, as all columns that follow, where it has had nothing to do yet';
+comment on column @extschema@.steadytext_engine_stat.running is 'Number of requests, or parts of requests, that are computed together';
+comment on column @extschema@.steadytext_engine_stat.suspended is 'Number of requests that have given their places away for a while, or whose reader is behind';
+comment on column @extschema@.steadytext_engine_stat.waiting is 'Number of requests that have not begun';
+comment on column @extschema@.steadytext_engine_stat.kv_used_bytes is 'Bytes of keys and values that requests have or are going to have. Blocks differ in size between models, hence bytes';
+comment on column @extschema@.steadytext_engine_stat.kv_kept_bytes is 'Bytes of keys and values that are kept for requests which begin alike, and make room when need be';
+comment on column @extschema@.steadytext_engine_stat.kv_limit_bytes is 'Maximum of kv_used_bytes and kv_kept_bytes together: pg_steadytext.kv_cache_mb';
+comment on column @extschema@.steadytext_engine_stat.kv_usage is 'Fraction of the limit that is used: kv_used_bytes / kv_limit_bytes';
+comment on column @extschema@.steadytext_engine_stat.models_loaded is 'Number of models in memory; steadytext_daemon_status() has their names';
+comment on column @extschema@.steadytext_engine_stat.model_bytes is 'Bytes of the models: weights, vocabularies, workspaces';
+comment on column @extschema@.steadytext_engine_stat.request_bytes is 'Bytes of prompts that wait, of constraints, and of messages on their way';
+comment on column @extschema@.steadytext_engine_stat.limit_bytes is 'Maximum of the engine''s memory in bytes: pg_steadytext.memory_limit_mb; NULL: no limit';
+comment on column @extschema@.steadytext_engine_stat.passes is 'Number of passes through a model';
+comment on column @extschema@.steadytext_engine_stat.pass_requests is 'Number of requests in all passes together';
+comment on column @extschema@.steadytext_engine_stat.mean_batch_size is 'Average number of requests in a pass';
+comment on column @extschema@.steadytext_engine_stat.prefill_tokens is 'Number of tokens of prompts and texts that were computed';
+comment on column @extschema@.steadytext_engine_stat.prefill_seconds is 'Seconds that the tokens of prompts and texts took; those of a pass with both kinds of tokens are divided by their numbers';
+comment on column @extschema@.steadytext_engine_stat.prefill_tokens_per_second is 'Tokens of prompts and texts per second of prefill_seconds';
+comment on column @extschema@.steadytext_engine_stat.decode_tokens is 'Number of tokens that were computed to generate the next one, guesses included';
+comment on column @extschema@.steadytext_engine_stat.decode_seconds is 'Seconds that the tokens of generation took';
+comment on column @extschema@.steadytext_engine_stat.decode_tokens_per_second is 'Tokens of generation per second of decode_seconds, of all requests together';
+comment on column @extschema@.steadytext_engine_stat.prefix_queries is 'Number of tokens of prompts that were looked for among the kept keys and values';
+comment on column @extschema@.steadytext_engine_stat.prefix_hits is 'Number of tokens of prompts that were found there and not computed';
+comment on column @extschema@.steadytext_engine_stat.guessed_tokens is 'Number of tokens that were guessed from the prompt';
+comment on column @extschema@.steadytext_engine_stat.right_guesses is 'Number of guessed tokens that were right';
+comment on column @extschema@.steadytext_engine_stat.joined_requests is 'Number of requests that got the result of another one which asked for the same';
+comment on column @extschema@.steadytext_engine_stat.preemptions is 'Number of times that a request has given its place to another one, or paused';
+comment on column @extschema@.steadytext_engine_stat.recomputed_tokens is 'Number of tokens that are computed again for such requests';
+comment on column @extschema@.steadytext_engine_stat.panics is 'Number of panics that the engines of this server have caught since its start. Each is a bug';
+comment on column @extschema@.steadytext_engine_stat.crashes is 'Number of times since the server''s start that an engine in a program of its own (pg_steadytext.engine_process) has crashed or was killed';
+comment on column @extschema@.steadytext_engine_stat.stalled_seconds is 'Seconds for which the engine has had something to do and made no progress, or has not answered its leader; 0 while it makes progress, NULL while there is none. After pg_steadytext.engine_hang_timeout something is done about it';

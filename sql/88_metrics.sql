@@ -8,7 +8,7 @@ returns text
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 return replace(replace(replace(p_value, '\', '\\'), '"', '\"'), E'\n', '\n');
-comment on function steadytext.label_value(text) is 'The value of a label as Prometheus reads it between quotes';
+comment on function steadytext.label_value(text) is 'Returns the value of a label as Prometheus reads it between quotes';
 
 create function steadytext.metric_samples()
 returns table (
@@ -170,7 +170,7 @@ begin
 end
 $$;
 comment on function steadytext.metric_samples() is
-    'Each sample of steadytext_metrics(), those of a family one after the other';
+    'Returns the samples of steadytext_metrics(), grouped by family';
 
 -- It runs as its owner, so that roles that may call it need no other right. It shows one database, whoever calls.
 create function @extschema@.steadytext_metrics()
@@ -195,4 +195,4 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_metrics() is
-    'The figures of this database and of the server''s engine in the text format of Prometheus. For members of steadytext_admin and pg_monitor';
+    'Returns the figures of this database and of the server''s engine in the text format of Prometheus. For members of steadytext_admin and pg_monitor';

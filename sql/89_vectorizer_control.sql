@@ -13,7 +13,7 @@ begin
     delete from @extschema@.steadytext_vectorizer_kept as k where k.vectorizer_id = p_id;
 end
 $$;
-comment on function steadytext.forget_definition(uuid) is 'Deletes what is kept for a definition that is there no more, but for its requests';
+comment on function steadytext.forget_definition(uuid) is 'Deletes the records of a definition that no longer exists, except its requests';
 
 create function steadytext.remove_definition(p_id uuid, p_drop_all boolean)
 returns void
@@ -47,7 +47,7 @@ begin
 end
 $$;
 comment on function steadytext.remove_definition(uuid, boolean) is
-    'Deletes a definition, its work and its triggers, and, where that is said, its vectors or values';
+    'Deletes a definition, its work and its triggers, and, where asked for, its vectors or values';
 
 -- One that was to take its place was never seen by anybody.
 create function steadytext.remove_successors(p_id uuid)
@@ -63,7 +63,7 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.remove_successors(uuid) is 'Ends the vectorizers that are to take the place of this one, and drops their vectors';
+comment on function steadytext.remove_successors(uuid) is 'Drops the vectorizers that are to take the place of this one, with their vectors';
 
 create function steadytext.check_new_name(p_id uuid, p_new_name text)
 returns void
@@ -100,7 +100,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_drop_vectorizer(text, boolean, boolean) is
-    'Ends a vectorizer: the vectors stay as they are, or, with drop_all, their table or column is dropped. With if_exists one that is not there is no error';
+    'Drops a vectorizer: the vectors stay as they are, or, with drop_all, their table or column is dropped. With if_exists it is no error if the vectorizer does not exist';
 
 create function @extschema@.steadytext_pause_vectorizer(name text)
 returns void
@@ -111,7 +111,7 @@ begin
     perform steadytext.pause_definition(steadytext.lock_definition(name, 'vectorizer'), true);
 end
 $$;
-comment on function @extschema@.steadytext_pause_vectorizer(text) is 'Changes are noted from now on, and nothing is embedded';
+comment on function @extschema@.steadytext_pause_vectorizer(text) is 'Pauses a vectorizer: changes are noted, and nothing is embedded';
 
 create function @extschema@.steadytext_resume_vectorizer(name text)
 returns void
@@ -122,7 +122,7 @@ begin
     perform steadytext.pause_definition(steadytext.lock_definition(name, 'vectorizer'), false);
 end
 $$;
-comment on function @extschema@.steadytext_resume_vectorizer(text) is 'Ends a pause: what was noted meanwhile is embedded';
+comment on function @extschema@.steadytext_resume_vectorizer(text) is 'Resumes a vectorizer: the changes noted meanwhile are embedded';
 
 create function @extschema@.steadytext_retry_vectorizer(name text)
 returns bigint
@@ -133,7 +133,7 @@ begin
     return steadytext.retry_definition(steadytext.lock_definition(name, 'vectorizer'), true);
 end
 $$;
-comment on function @extschema@.steadytext_retry_vectorizer(text) is 'Has failed rows tried again; returns how many';
+comment on function @extschema@.steadytext_retry_vectorizer(text) is 'Has failed rows tried again; returns their number';
 
 create function @extschema@.steadytext_reembed(name text)
 returns void
@@ -149,7 +149,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_reembed(text) is
-    'Has every row embedded anew, whatever it has; the vectors that are there serve until then';
+    'Has every row embedded anew, even if it has a vector; the present vectors serve until then';
 
 create function @extschema@.steadytext_alter_vectorizer(
     name text,
@@ -265,13 +265,13 @@ end
 $$;
 comment on function @extschema@.steadytext_alter_vectorizer(
     text, text, text, bigint, bigint, text, text, text, bigint, text, boolean, text[]
-) is 'Changes a vectorizer; NULL: as before; model auto: the one that embeds by default now. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole. What was changed before and is still being made stays changed';
+) is 'Changes a vectorizer; NULL: as before; model auto: the one that embeds by default now. With another model, format or way of cutting, new vectors are made beside the old ones, and take their place in one step when they are complete. Earlier changes that are still being made stay in effect';
 
 create function steadytext.is_vectorizing()
 returns boolean
 language c volatile
 as 'MODULE_PATHNAME', 'is_vectorizing_wrapper';
-comment on function steadytext.is_vectorizing() is 'Whether this process is the one that works for vectorizers';
+comment on function steadytext.is_vectorizing() is 'Returns whether this process is the one that works for vectorizers';
 
 -- All of it in the transaction of one step: a search by name finds the old vectors or the new ones.
 create function steadytext.swap_vectorizer(p_id uuid)
@@ -425,4 +425,4 @@ begin
 end
 $$;
 comment on function steadytext.swap_vectorizer(uuid) is
-    'Puts an altered vectorizer, whose vectors are whole, into the place of the one before; called by the steps';
+    'Puts an altered vectorizer, whose vectors are complete, into the place of the previous one; called by the steps';

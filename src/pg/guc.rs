@@ -354,15 +354,15 @@ pub(crate) fn define() {
         c"pg_steadytext.exchange_dir",
         &EXCHANGE_DIR,
         c"Directory of the files that steadytext_cache_import() reads and steadytext_cache_export() writes.",
-        c"Relative to the data directory. Empty: neither works.",
+        c"Relative to the data directory. Empty: neither function works.",
     );
     int(
         c"pg_steadytext.threads",
         &THREADS,
         0,
         1024,
-        c"Threads that compute.",
-        c"0 means as many as the machine has cores.",
+        c"Number of threads that compute.",
+        c"0 means the number of cores of the machine.",
         GucFlags::default(),
     );
     int(
@@ -379,7 +379,7 @@ pub(crate) fn define() {
         &MAX_RUNNING,
         1,
         256,
-        c"Requests that are computed together, at most.",
+        c"Maximum number of requests that are computed together.",
         c"",
         GucFlags::default(),
     );
@@ -388,8 +388,8 @@ pub(crate) fn define() {
         &CONTEXT_LENGTH,
         0,
         1_048_576,
-        c"Tokens of prompt and answer, at most.",
-        c"0 means as many as the model was made for, up to 32768.",
+        c"Maximum number of tokens of prompt and answer together.",
+        c"0 means the number that the model was made for, up to 32768.",
         GucFlags::default(),
     );
     int(
@@ -403,8 +403,8 @@ pub(crate) fn define() {
     );
     GucRegistry::define_enum_guc(
         c"pg_steadytext.kv_cache_type",
-        c"How keys and values are kept: f16 or q8_0.",
-        c"q8_0 takes about half the memory. Answers differ a little, so that those of before are not given again. The backend candle has neither.",
+        c"Type of stored keys and values: f16 or q8_0.",
+        c"q8_0 takes about half the memory. Answers differ a little, so that cached answers of the other type are not given again. The backend candle has neither.",
         &KV_CACHE_TYPE,
         GucContext::Sighup,
         GucFlags::default(),
@@ -414,7 +414,7 @@ pub(crate) fn define() {
         &MEMORY_LIMIT_MB,
         16_777_216.0,
         c"Memory for models and their caches.",
-        c"What does not fit is refused. 0 means four fifths of the machine's memory, or of its control group's where that is less, less shared_buffers.",
+        c"Requests that do not fit are refused. 0 means four fifths of the machine's memory, or of its control group's where that is less, less shared_buffers.",
         GucFlags::UNIT_MB,
     );
     zero_or_more(
@@ -427,7 +427,7 @@ pub(crate) fn define() {
     );
     GucRegistry::define_enum_guc(
         c"pg_steadytext.backend",
-        c"What computes models.",
+        c"Backend that computes models.",
         c"\"native\" gives the same bytes on every machine; \"candle\" is another implementation, for decoders only; \"auto\" takes candle for what native does not compute.",
         &BACKEND,
         GucContext::Sighup,
@@ -435,7 +435,7 @@ pub(crate) fn define() {
     );
     GucRegistry::define_enum_guc(
         c"pg_steadytext.engine_process",
-        c"Where the engine runs: in a worker's process, or in a program of its own.",
+        c"Process that runs the engine: a worker, or a program of its own.",
         c"\"separate\": a crash of the engine, or one for want of memory, ends no session of the server.",
         &ENGINE_PROCESS,
         GucContext::Sighup,
@@ -445,13 +445,13 @@ pub(crate) fn define() {
         c"pg_steadytext.engine_hang_timeout",
         &ENGINE_HANG_TIMEOUT,
         86_400.0,
-        c"Time for which the engine may have something to do and not get on with it.",
-        c"A program (engine_process = separate) is killed then and another one started; of an engine in a worker's process the server log says so. 0 waits for ever.",
+        c"Time for which the engine may have something to do and make no progress.",
+        c"After it, a program (engine_process = separate) is killed and another one started; about an engine in a worker's process a message is written to the server log. 0 waits for ever.",
         GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"pg_steadytext.call_priority",
-        c"Priority of synchronous calls, from 1 to 10, as of requests in the queue.",
+        c"Priority of synchronous calls, 1 to 10, on the same scale as that of requests in the queue.",
         c"A call takes the place of a running request of a lower priority, which goes on later.",
         &CALL_PRIORITY,
         1,
@@ -467,14 +467,14 @@ pub(crate) fn define() {
     );
     GucRegistry::define_string_guc(
         c"pg_steadytext.hub_token_file",
-        c"File with the token that is shown to the hub.",
+        c"File with the token that is sent to the hub.",
         c"Relative to the data directory. Empty: HF_TOKEN of the server's environment, or none.",
         &HUB_TOKEN_FILE,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
     for (name, setting, short, long) in [
-        (c"pg_steadytext.hub_offline", &HUB_OFFLINE, c"Whether nothing is downloaded, whoever asks.", c""),
+        (c"pg_steadytext.hub_offline", &HUB_OFFLINE, c"Whether all downloads are switched off.", c""),
         (
             c"pg_steadytext.auto_pull",
             &AUTO_PULL,
@@ -485,7 +485,7 @@ pub(crate) fn define() {
         GucRegistry::define_bool_guc(name, short, long, setting, GucContext::Sighup, GucFlags::default());
     }
     GucRegistry::define_bool_guc(c"pg_steadytext.notify", c"Whether to send NOTIFY when a request is enqueued or ends.",
-        c"Channels steadytext_queue and steadytext_result, payload the request id. It slows concurrent commits.",
+        c"The channels are steadytext_queue and steadytext_result, the payload is the request id. NOTIFY slows concurrent commits.",
         &NOTIFY, GucContext::Sighup, GucFlags::default());
     // SAFETY: a prefix of this library's own settings, after all of them are defined.
     #[cfg(not(feature = "pg14"))]

@@ -23,8 +23,8 @@ static LOG_MIN_DURATION: GucSetting<i32> = GucSetting::<i32>::new(-1);
 pub(super) fn define() {
     GucRegistry::define_int_guc(
         c"pg_steadytext.log_min_duration",
-        c"Time from which on a request is written to the log when it has ended.",
-        c"0 writes all of them, -1 none. Nothing of what was asked or answered is written.",
+        c"Minimum duration of the requests that are written to the log when they have ended.",
+        c"0 writes all of them, -1 none. Neither prompts nor answers are written.",
         &LOG_MIN_DURATION,
         -1,
         i32::MAX,

@@ -311,7 +311,7 @@ select set_eq(
         'function steadytext.prepared_work(text,text,text,text[],jsonb)',
         'function steadytext.make_work(text,text,text,text[],jsonb)',
         'function steadytext.refused_work(text,text,text,boolean)',
-        'function steadytext.told_report(text,text,text[],jsonb,bytea)',
+        'function steadytext.parse_report(text,text,text[],jsonb,bytea)',
         'function steadytext.further_work(text,text,text[],jsonb,integer,bytea)',
         'function steadytext.more_work(text,bigint,integer,integer,bytea)',
         'function steadytext.read_report(text,text,text[],jsonb,bytea)',
