@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::purpose::{PASSAGE, QUERY};
 use crate::{DEFAULT_TASK, Purpose};
 
 const PLACE: &str = "{task";
@@ -34,8 +35,22 @@ impl Prompts {
     /// What stands before a text of a purpose.
     pub fn before(&self, purpose: &Purpose) -> Option<Cow<'_, str>> {
         match purpose {
-            Purpose::Passage | Purpose::Document => self.passage.as_deref().map(Cow::Borrowed),
+            Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification => {
+                self.passage.as_deref().map(Cow::Borrowed)
+            }
             Purpose::Query { task } => self.query.as_deref().map(|query| filled(query, task.as_deref())),
+        }
+    }
+
+    /// What stands before a text that an adapter for a task computes: the prompt for queries, or for
+    /// passages, where that is the task. Before a text of another one stands what its adapter says, unless
+    /// the prompt for queries has a place for the task.
+    pub fn with_adapter(&self, task: &str) -> Option<Cow<'_, str>> {
+        let query = self.query.as_deref();
+        match task {
+            QUERY => query.map(|query| filled(query, None)),
+            PASSAGE => self.passage.as_deref().map(Cow::Borrowed),
+            task => query.filter(|query| place(query).is_some()).map(|query| filled(query, Some(task))),
         }
     }
 }
@@ -96,5 +111,16 @@ mod tests {
             assert_eq!(prompts(query).take_tasks(), takes, "{query}");
         }
         assert!(Prompts::default().take_tasks());
+    }
+
+    #[test]
+    fn each_adapter_has_the_prompt_of_its_task() {
+        let of =
+            |query: &str, task: &str| prompts(query).with_adapter(task).map(|prompt| prompt.into_owned());
+        assert_eq!(of("query: ", "retrieval.query").as_deref(), Some("query: "));
+        assert_eq!(of("query: ", "retrieval.passage").as_deref(), Some("passage: "));
+        assert_eq!(of("query: ", "text-matching"), None);
+        assert_eq!(of("{task=x}: ", "text-matching").as_deref(), Some("text-matching: "));
+        assert_eq!(of("{task=x}: ", "retrieval.query").as_deref(), Some("x: "));
     }
 }

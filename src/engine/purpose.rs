@@ -18,6 +18,29 @@ pub enum Purpose {
     /// To be found, as somebody has said: models with adapters have one for such texts, and all others take
     /// it for a passage.
     Document,
+    /// To be compared with texts of its kind. As with the next one, models with adapters may have one for
+    /// that, and all others take it for a passage.
+    Similarity,
+    /// To be put into a category, or to be a category's.
+    Classification,
+}
+
+/// The tasks of adapters that models are published with: of queries, and of the texts that they find.
+pub(crate) const QUERY: &str = "retrieval.query";
+/// See [`QUERY`].
+pub(crate) const PASSAGE: &str = "retrieval.passage";
+
+impl Purpose {
+    /// The task of the adapter that such texts are computed with, where the model has it; `None`: none is.
+    pub fn adapter_task(&self) -> Option<&str> {
+        match self {
+            Purpose::Passage => None,
+            Purpose::Query { task } => Some(task.as_deref().unwrap_or(QUERY)),
+            Purpose::Document => Some(PASSAGE),
+            Purpose::Similarity => Some("text-matching"),
+            Purpose::Classification => Some("classification"),
+        }
+    }
 }
 
 /// What is looked for where nothing else is said.

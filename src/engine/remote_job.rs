@@ -26,8 +26,10 @@ pub struct WantedModel {
     pub name: String,
     /// Its file below the directory of the models; `None` for the builtin model.
     pub file: Option<String>,
-    /// What the content of its file must be, where that is known.
+    /// What the content of its own file must be, where that is known.
     pub sha256: Option<[u8; 32]>,
+    /// The same together with its adapters, as the server has them.
+    pub with_adapters: Option<[u8; 32]>,
     /// How long its file must be, where only that is known.
     pub bytes: Option<u64>,
 }
@@ -136,8 +138,13 @@ mod tests {
     fn job() -> Prepared {
         let generate = Generate { prompt: "What?".into(), max_tokens: 3, ..Generate::default() };
         let works = vec![Work::Generate(generate), Work::Embed(Embed::passage("text"))];
-        let model =
-            WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]), bytes: None };
+        let model = WantedModel {
+            name: "m".into(),
+            file: Some("m.gguf".into()),
+            sha256: Some([7; 32]),
+            with_adapters: None,
+            bytes: None,
+        };
         Prepared::Job(RemoteJob { model, count: 5, works })
     }
 
