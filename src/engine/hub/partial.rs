@@ -15,6 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use ureq::http::Uri;
 
 use super::client::{Answered, Client, Failed, Retry};
 use super::error::HubError;
@@ -204,7 +205,7 @@ impl<'a> Partial<'a> {
             *expected = answer.sha256;
         }
         self.note_etag(answer.etag.as_deref())?;
-        self.receive(answer.body, *size, client, &answer.host)
+        self.receive(answer.body, *size, client, &answer.from)
     }
 
     fn receive(
@@ -212,7 +213,7 @@ impl<'a> Partial<'a> {
         mut body: Box<dyn Read>,
         size: Option<u64>,
         client: &Client<'_>,
-        host: &str,
+        from: &Uri,
     ) -> Result<(), Failed> {
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -221,7 +222,7 @@ impl<'a> Partial<'a> {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(client.cut(host, &error)),
+                Err(error) => return Err(client.cut(from, &error)),
             };
             if size.is_some_and(|size| size - self.length.min(size) < read as u64) {
                 self.restart()?;
@@ -230,7 +231,7 @@ impl<'a> Partial<'a> {
             self.append(&buffer[..read])?;
         }
         match size {
-            Some(size) if self.length < size => Err(client.cut(host, &ErrorKind::UnexpectedEof.into())),
+            Some(size) if self.length < size => Err(client.cut(from, &ErrorKind::UnexpectedEof.into())),
             _ => Ok(()),
         }
     }
