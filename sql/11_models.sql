@@ -42,7 +42,7 @@ comment on column @extschema@.steadytext_models.passage_prompt is
 comment on column @extschema@.steadytext_models.dimensions is
     'Lengths that vectors may be cut to, because the model was trained for them; NULL: none';
 comment on column @extschema@.steadytext_models.sha256 is
-    'Lower-case hexadecimal SHA-256 of the file; NULL when it is not to be checked';
+    'Lower-case hexadecimal SHA-256 of the file, without adapters beside it; NULL when it is not to be checked';
 comment on column @extschema@.steadytext_models.is_fallback is
     'Stands in where the usual model of its task cannot be used';
 comment on column @extschema@.steadytext_models.is_preferred is

@@ -252,4 +252,4 @@ returns table (name text, task text, file text, state text, reason text, is_chos
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'model_status_wrapper';
 comment on function @extschema@.steadytext_model_status() is
-    'Returns the state of the registered models: whether their files are there and can be used, why not, and which ones requests get that name none';
+    'Returns the state of the registered models: whether their files are there and can be used, why not, the error of the last download of a missing one, and which ones requests get that name none';

@@ -11,8 +11,10 @@ use steadytext_engine::summary::{Load, Summary};
 
 use super::connection;
 use super::models::{may_diagnose, memory_limit_mb, of_engine};
+use super::pull;
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
+use crate::pg::pulls::Failure;
 use crate::pg::shmem::{Pace, Process};
 use crate::pg::{engine_leader, engine_page, environment, files, guc, shmem, slots};
 use crate::registry::{self, Task, Wanted, directory, is_obeyed};
@@ -47,6 +49,7 @@ fn server_checks() -> TableIterator<
     let mut needed_mb = 0;
     checks.extend(Task::ALL.map(|task| model(task, &models, &mut needed_mb)));
     checks.extend(unusable(&models));
+    checks.extend(failed_downloads());
     checks.push(memory(needed_mb));
     checks.push(model_directory());
     checks.extend(variables());
@@ -225,6 +228,17 @@ fn unusable(models: &Models) -> Vec<Check> {
         ));
     }
     checks
+}
+
+/// Downloads that nobody may have been told of: what is asked for without waiting has no other way to say it.
+fn failed_downloads() -> Vec<Check> {
+    const HINT: &str = "The server log has more of it. What has arrived is kept: steadytext_model_pull() goes on from there.";
+    let check = |failure: Failure| {
+        let detail = format!("it failed {} s ago: {}", failure.age_us / 1_000_000, failure.error.message);
+        let hint = failure.error.hint.unwrap_or_else(|| HINT.to_owned());
+        (format!("download {}", failure.label), WARNING, detail, Some(hint))
+    };
+    pull::failures().into_iter().map(check).collect()
 }
 
 fn memory(needed_mb: u64) -> Check {

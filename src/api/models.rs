@@ -252,11 +252,11 @@ fn model_inspect(
     ))
 }
 
-/// SHA-256 of a file that is open, which was `opened` before; `None` where it was not to be read.
+/// SHA-256 of a model's own file that is open, which was `opened` before; `None` where it was not to be read.
 fn checksum(source: &ModelSource, gguf: &Gguf, opened: Option<FileId>) -> Option<[u8; 32]> {
     let identity = ModelIdentity::of(source, gguf, opened, &interrupts::is_stop_pending);
     interrupts::check();
-    identity.ok().filter(|_| gguf.check_lost().is_ok()).map(|identity| identity.hash)
+    identity.ok().filter(|_| gguf.check_lost().is_ok()).map(|identity| identity.own_hash)
 }
 
 /// A text that PostgreSQL can hold.

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use super::audit::note_in_audit_log;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::{as_owner, current_user, is_administrator, is_monitor, may_manage};
-use crate::pg::pulls::{self, Done, Look, Running, Ticket, Wanted};
+use crate::pg::pulls::{self, Done, Failure, Look, Running, Ticket, Wanted};
 use crate::pg::{catalog, catalog_cache, interrupts};
 use crate::registry::DownloadRequest;
 
@@ -107,11 +107,15 @@ fn notice(message: String) {
 /// The notice that a download has ended.
 fn arrived(label: &str, done: &Done) -> String {
     let name = &done.name;
+    let adapters = match done.adapters.as_str() {
+        "" => String::new(),
+        tasks => format!(", with its adapters for {tasks}"),
+    };
     if done.was_there {
-        return format!("{label}: \"{name}\" is there already");
+        return format!("{label}: \"{name}\" is in place already{adapters}");
     }
     let chosen = if done.choice.is_empty() { String::new() } else { format!("; chosen: {}", done.choice) };
-    format!("{label}: \"{name}\" has arrived, {} MB{chosen}", done.size.div_ceil(1_000_000))
+    format!("{label}: \"{name}\" has arrived{adapters}, {} MB{chosen}", done.size.div_ceil(1_000_000))
 }
 
 /// How far a download is, in words.
@@ -136,6 +140,19 @@ pub(super) fn fetch(name: &str) -> Result<(), PgError> {
     finish(&DownloadRequest::for_request(name)?, false).map(|_| ())
 }
 
+/// Whose downloads the caller may know of.
+fn sees() -> impl Fn(pg_sys::Oid) -> bool {
+    let caller = current_user();
+    let sees_all = is_monitor(caller) || is_administrator(caller);
+    move |owner| sees_all || may_manage(caller, owner)
+}
+
+/// The downloads that have failed last and were not asked for again, for those who may know of them.
+pub(super) fn failures() -> Vec<Failure> {
+    let sees = sees();
+    pulls::failures().into_iter().filter(|failure| sees(failure.owner)).collect()
+}
+
 /// The downloads that are going on, for those who may know of them.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a view")]
@@ -153,12 +170,11 @@ fn pulls() -> TableIterator<
         name!(seconds_left, Option<f64>),
     ),
 > {
-    let caller = current_user();
-    let sees_all = is_monitor(caller) || is_administrator(caller);
+    let sees = sees();
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let rows: Vec<_> = pulls::list()
         .into_iter()
-        .filter(|running| sees_all || may_manage(caller, running.owner))
+        .filter(|running| sees(running.owner))
         .filter_map(|running| {
             Some((
                 catalog::role_name(running.owner),

@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 
 use super::poison_rows::unpacked;
+use super::pull;
 use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::shmem::{Pace, Process, Slot};
@@ -79,12 +80,18 @@ fn model_status() -> TableIterator<
     ),
 > {
     let models = catalog_cache::models().or_raise();
+    let failures = pull::failures();
     let rows: Vec<_> = models
         .iter()
         .zip(status(&models))
         .map(|(model, status)| {
             let (name, task, file) = (model.name.clone(), model.task.clone(), model.file.clone());
-            (name, task, file, status.state, status.reason, status.is_chosen)
+            let failed = || {
+                let failure = failures.iter().find(|failure| failure.label == model.name)?;
+                Some(format!("its download failed: {}", failure.error.message))
+            };
+            let reason = if status.state == "missing" { failed() } else { status.reason };
+            (name, task, file, status.state, reason, status.is_chosen)
         })
         .collect();
     TableIterator::new(rows)

@@ -43,7 +43,7 @@ pub(super) fn key_by(
     embedding: &Embedding,
     backend: BackendKind,
 ) -> Option<CacheKey> {
-    let prompts = &embedding.prompts;
+    let prompts = &embedding.of_pairs();
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
@@ -51,7 +51,10 @@ pub(super) fn key_by(
             cache_key(request_type, &work, names_model, model, backend)
         }
         Subtasks::Rerank(reranking) => key_of_many(request_type, reranking, model?, prompts, backend),
-        Subtasks::Verb(verb) => key_of_many(request_type, verb, model?, prompts, backend),
+        Subtasks::Verb(verb) => match verb.purpose().and_then(|purpose| embedding.adapted(purpose)) {
+            Some(adapted) => cache_key_of_many(request_type, &(verb, adapted), model?, backend),
+            None => key_of_many(request_type, verb, model?, prompts, backend),
+        },
         Subtasks::Summary(level) => key_of_many(request_type, level.summary(), model?, prompts, backend),
         // Each of the texts by itself would be one more way to the same entries.
         Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_) => None,

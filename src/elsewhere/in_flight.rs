@@ -318,12 +318,23 @@ impl InFlight {
             EventKind::Started { prompt_tokens, model } => {
                 row.has_begun = true;
                 row.prompt_tokens = Some(row.prompt_tokens.unwrap_or(0).saturating_add(prompt_tokens as u64));
-                if row.model.sha256.is_some_and(|sha256| sha256 != model.hash) && row.end.is_none() {
-                    let reason = format!(
-                        "the file of model \"{}\" on the worker's machine is not the server's: its SHA-256 is {}",
-                        row.model.name,
+                let is_other =
+                    |wanted: Option<[u8; 32]>, is: &[u8; 32]| wanted.is_some_and(|sha256| sha256 != *is);
+                let name = &row.model.name;
+                let other = if is_other(row.model.sha256, &model.own_hash) {
+                    Some(format!(
+                        "the file of model \"{name}\" on the worker's machine is not the server's: its SHA-256 is {}",
+                        hex(&model.own_hash)
+                    ))
+                } else if is_other(row.model.with_adapters, &model.hash) {
+                    Some(format!(
+                        "the adapters beside model \"{name}\" on the worker's machine are not the server's: together with its file their SHA-256 is {}",
                         hex(&model.hash)
-                    );
+                    ))
+                } else {
+                    None
+                };
+                if let Some(reason) = other.filter(|_| row.end.is_none()) {
                     row.end = Some(End::Failed(of_model(reason)));
                     row.stop();
                 }

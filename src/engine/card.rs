@@ -96,6 +96,10 @@ pub struct Card {
     /// The files of a model that has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<CardFile>,
+    /// The files of its adapters, by their names in the folder beside it; `None` where nobody has looked for
+    /// any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<Vec<CardFile>>,
     /// SHA-256 of the file, in hexadecimal digits; of a split model that of its parts, one after the other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -230,18 +234,10 @@ impl Card {
             }
         }
         check_sha256("sha256", self.sha256.as_deref())?;
-        if self.files.len() > MAX_FILES {
-            return Err(format!("files has more than {MAX_FILES} elements"));
-        }
-        for file in &self.files {
-            check_word("files", Some(&file.name))?;
-            check_sha256("files", file.sha256.as_deref())?;
-            let path = Path::new(&file.name);
-            if file.name.is_empty()
-                || !path.components().all(|component| matches!(component, Component::Normal(_)))
-            {
-                return Err("files has a name that leads out of the model's folder".to_owned());
-            }
+        for (field, files) in
+            [("files", &self.files[..]), ("adapters", self.adapters.as_deref().unwrap_or(&[]))]
+        {
+            check_files(field, files)?;
         }
         if self.dimensions.len() > MAX_DIMENSIONS || self.dimensions.contains(&0) {
             return Err(format!("dimensions has a zero, or more than {MAX_DIMENSIONS} elements"));
@@ -257,7 +253,8 @@ impl Card {
         }
         self.dimensions.sort_unstable();
         self.dimensions.dedup();
-        let checksums = self.files.iter_mut().map(|file| &mut file.sha256).chain([&mut self.sha256]);
+        let files = self.files.iter_mut().chain(self.adapters.iter_mut().flatten());
+        let checksums = files.map(|file| &mut file.sha256).chain([&mut self.sha256]);
         for digits in checksums.flatten() {
             digits.make_ascii_lowercase();
         }
@@ -272,6 +269,23 @@ impl Card {
         }
         Some(bytes)
     }
+}
+
+fn check_files(field: &str, files: &[CardFile]) -> Result<(), String> {
+    if files.len() > MAX_FILES {
+        return Err(format!("{field} has more than {MAX_FILES} elements"));
+    }
+    for file in files {
+        check_word(field, Some(&file.name))?;
+        check_sha256(field, file.sha256.as_deref())?;
+        let path = Path::new(&file.name);
+        if file.name.is_empty()
+            || !path.components().all(|component| matches!(component, Component::Normal(_)))
+        {
+            return Err(format!("{field} has a name that leads out of the model's folder"));
+        }
+    }
+    Ok(())
 }
 
 fn check_word(field: &str, word: Option<&str>) -> Result<(), String> {
@@ -354,6 +368,7 @@ mod tests {
             (r#"{"files": [{"name": "../x"}]}"#, "leads out"),
             (r#"{"files": [{"name": "/x"}]}"#, "leads out"),
             (r#"{"files": [{"size": 3}]}"#, "missing field"),
+            (r#"{"adapters": [{"name": "../x"}]}"#, "leads out"),
             (long.as_str(), "longer than"),
             (deep.as_str(), "recursion"),
             (prompt.as_str(), "query_prompt"),

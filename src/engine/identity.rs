@@ -1,5 +1,8 @@
 //! The identity of a model, for those who keep its results: the content of its file, by checksum.
 //!
+//! A model with adapters is another one when these are others, while what is published and registered is the
+//! checksum of its own file: both are known.
+//!
 //! The checksum is computed when a model is loaded, beside the engine thread, and kept in a file beside the
 //! model's, so that it is known at once the next time and to processes that never load the model. Where that
 //! file cannot be written, each load computes it.
@@ -17,8 +20,12 @@ use crate::mapping::FileId;
 use crate::{BackendKind, Error, ModelSource, adapters, builtin, safetensors, sidecar};
 
 const MAGIC: &[u8; 8] = b"STSHA256";
-/// Magic, identity of the file, its checksum, and the CRC-32 of all that.
+/// The beginning of the record of a model with adapters.
+const MAGIC_OF_ADAPTED: &[u8; 8] = b"STSHA2+A";
+/// Magic, identity of the files, their checksum, that of the model's own ones where there are adapters as
+/// well, and the CRC-32 of all that.
 const RECORD_BYTES: usize = 8 + 5 * 8 + 32 + 4;
+const RECORD_BYTES_OF_ADAPTED: usize = RECORD_BYTES + 32;
 /// Bytes hashed between two looks at whether to stop.
 const CHUNK_BYTES: usize = 4 << 20;
 
@@ -28,6 +35,8 @@ pub struct ModelIdentity {
     /// SHA-256 of its file; of its parts, one after the other, where there are several, and of its adapters
     /// behind them.
     pub hash: [u8; 32],
+    /// The same without its adapters: what is published and registered.
+    pub own_hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
     /// The backend that computes it, in the engine that has loaded it.
@@ -37,7 +46,7 @@ pub struct ModelIdentity {
 impl ModelIdentity {
     /// The builtin model's.
     pub fn builtin() -> ModelIdentity {
-        ModelIdentity { hash: builtin::SHA256, ..ModelIdentity::default() }
+        ModelIdentity { hash: builtin::SHA256, own_hash: builtin::SHA256, ..ModelIdentity::default() }
     }
 
     /// The state of a model's file; of the first part of a split one, that of all parts which are there; of a
@@ -90,13 +99,23 @@ impl ModelIdentity {
     /// native one. Costs the opening of a small file.
     pub fn recorded(path: &Path) -> Option<ModelIdentity> {
         let file = ModelIdentity::file_of(path).ok()?;
-        let mut record = [0; RECORD_BYTES];
-        let mut record_file = sidecar::open_finished(&sidecar::with_suffix(path, ".checksum")).ok()?;
-        record_file.read_exact(&mut record).ok()?;
-        let mut hash = [0; 32];
-        hash.copy_from_slice(&record[RECORD_BYTES - 36..RECORD_BYTES - 4]);
-        let identity = ModelIdentity { hash, file: Some(file), ..ModelIdentity::default() };
-        (record == make_record(&file, &hash)).then_some(identity)
+        let record = sidecar::open_finished(&sidecar::with_suffix(path, ".checksum")).ok()?;
+        let mut bytes = Vec::with_capacity(RECORD_BYTES_OF_ADAPTED);
+        record.take(RECORD_BYTES_OF_ADAPTED as u64).read_to_end(&mut bytes).ok()?;
+        let (hash, own_hash) = match bytes.len() {
+            RECORD_BYTES => {
+                // One that was written before says nothing of the model's own file beside adapters.
+                if !path.is_dir() && !adapters::paths_beside(path).ok()?.is_empty() {
+                    return None;
+                }
+                let hash = hash_at(&bytes, 0)?;
+                (hash, hash)
+            }
+            RECORD_BYTES_OF_ADAPTED => (hash_at(&bytes, 0)?, hash_at(&bytes, 1)?),
+            _ => return None,
+        };
+        let identity = ModelIdentity { hash, own_hash, file: Some(file), ..ModelIdentity::default() };
+        (bytes == make_record(&file, &identity)).then_some(identity)
     }
 
     /// The identity of an open model, whose file was `file` before it was opened. A checksum that is not on
@@ -116,21 +135,28 @@ impl ModelIdentity {
             return Ok(recorded);
         }
         let mut hasher = Sha256::new();
-        for chunk in gguf.content().into_iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
-            if stop() {
-                return Err(Error::Stopped);
+        let add = |content: Vec<&[u8]>, hasher: &mut Sha256| -> Result<(), Error> {
+            for chunk in content.into_iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
+                if stop() {
+                    return Err(Error::Stopped);
+                }
+                hasher.update(chunk);
+                gguf.release(chunk);
             }
-            hasher.update(chunk);
-            gguf.release(chunk);
-        }
+            Ok(())
+        };
+        add(gguf.own_content(), &mut hasher)?;
+        let own_hash = hasher.clone().finalize().into();
+        add(gguf.attached_content(), &mut hasher)?;
         let hash = hasher.finalize().into();
+        let identity = ModelIdentity { hash, own_hash, file, ..ModelIdentity::default() };
         let unchanged = ModelIdentity::file_of(path).ok().filter(|now| Some(*now) == file);
         // Bytes that could not be read were zeros, and must not be taken for the file's.
         if let Some(file) = unchanged.filter(|_| gguf.check_lost().is_ok()) {
             // A directory that is not ours to write to is no error.
-            let _ = write_record(path, &make_record(&file, &hash));
+            let _ = write_record(path, &make_record(&file, &identity));
         }
-        Ok(ModelIdentity { hash, file, ..ModelIdentity::default() })
+        Ok(identity)
     }
 }
 
@@ -148,15 +174,22 @@ pub fn model_files(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn make_record(file: &FileId, hash: &[u8; 32]) -> [u8; RECORD_BYTES] {
-    let mut bytes = MAGIC.to_vec();
+/// The checksum in a record behind those before it.
+fn hash_at(record: &[u8], index: usize) -> Option<[u8; 32]> {
+    record.get(8 + 5 * 8 + index * 32..)?.first_chunk().copied()
+}
+
+fn make_record(file: &FileId, identity: &ModelIdentity) -> Vec<u8> {
+    let is_adapted = identity.own_hash != identity.hash;
+    let mut record = if is_adapted { MAGIC_OF_ADAPTED } else { MAGIC }.to_vec();
     for number in [file.device, file.inode, file.size, file.modified_s as u64, file.modified_ns as u64] {
-        bytes.extend(number.to_le_bytes());
+        record.extend(number.to_le_bytes());
     }
-    bytes.extend(hash);
-    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
-    let mut record = [0; RECORD_BYTES];
-    record.copy_from_slice(&bytes);
+    record.extend(identity.hash);
+    if is_adapted {
+        record.extend(identity.own_hash);
+    }
+    record.extend(crc32fast::hash(&record).to_le_bytes());
     record
 }
 

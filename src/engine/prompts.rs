@@ -27,6 +27,29 @@ pub enum Purpose {
     /// Explicitly a text that queries are to find: models with adapters have one for such texts, and all
     /// others treat it as a passage.
     Document,
+    /// A text that is compared with texts of its kind. Models with adapters may have one for such texts, and
+    /// all others treat it as a passage.
+    Similarity,
+    /// A text that is put into a category, or the name of a category; otherwise as [`Purpose::Similarity`].
+    Classification,
+}
+
+/// The task of published adapters for queries.
+pub(crate) const QUERY: &str = "retrieval.query";
+/// The task of published adapters for the texts that queries find.
+pub(crate) const PASSAGE: &str = "retrieval.passage";
+
+impl Purpose {
+    /// The task of the adapter that such texts are computed with, where the model has it; `None`: none is.
+    pub fn adapter_task(&self) -> Option<&str> {
+        match self {
+            Purpose::Passage => None,
+            Purpose::Query { task } => Some(task.as_deref().unwrap_or(QUERY)),
+            Purpose::Document => Some(PASSAGE),
+            Purpose::Similarity => Some("text-matching"),
+            Purpose::Classification => Some("classification"),
+        }
+    }
 }
 
 /// The prompts of a model. Where there is none, the model's file has the say.
@@ -52,8 +75,22 @@ impl Prompts {
     /// The prefix of a text of a purpose.
     pub fn before(&self, purpose: &Purpose) -> Option<Cow<'_, str>> {
         match purpose {
-            Purpose::Passage | Purpose::Document => self.passage.as_deref().map(Cow::Borrowed),
+            Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification => {
+                self.passage.as_deref().map(Cow::Borrowed)
+            }
             Purpose::Query { task } => self.query.as_deref().map(|query| filled(query, task.as_deref())),
+        }
+    }
+
+    /// The prefix of a text that an adapter for a task computes: the prompt for queries, or for passages,
+    /// where that is the task. A text of another task gets the prefix that its adapter has, unless the prompt
+    /// for queries has a place for the task.
+    pub fn with_adapter(&self, task: &str) -> Option<Cow<'_, str>> {
+        let query = self.query.as_deref();
+        match task {
+            QUERY => query.map(|query| filled(query, None)),
+            PASSAGE => self.passage.as_deref().map(Cow::Borrowed),
+            task => query.filter(|query| place(query).is_some()).map(|query| filled(query, Some(task))),
         }
     }
 }
@@ -114,5 +151,16 @@ mod tests {
             assert_eq!(prompts(query).take_tasks(), takes, "{query}");
         }
         assert!(Prompts::default().take_tasks());
+    }
+
+    #[test]
+    fn each_adapter_has_the_prompt_of_its_task() {
+        let of =
+            |query: &str, task: &str| prompts(query).with_adapter(task).map(|prompt| prompt.into_owned());
+        assert_eq!(of("query: ", "retrieval.query").as_deref(), Some("query: "));
+        assert_eq!(of("query: ", "retrieval.passage").as_deref(), Some("passage: "));
+        assert_eq!(of("query: ", "text-matching"), None);
+        assert_eq!(of("{task=x}: ", "text-matching").as_deref(), Some("text-matching: "));
+        assert_eq!(of("{task=x}: ", "retrieval.query").as_deref(), Some("x: "));
     }
 }

@@ -26,8 +26,10 @@ pub struct WantedModel {
     pub name: String,
     /// Its file below the directory of the models; `None` for the builtin model.
     pub file: Option<String>,
-    /// The SHA-256 that its file must have, where that is known.
+    /// The SHA-256 that its own file must have, where that is known.
     pub sha256: Option<[u8; 32]>,
+    /// The SHA-256 of its file together with its adapters, as the server has them.
+    pub with_adapters: Option<[u8; 32]>,
     /// The length that its file must have, where only that is known.
     pub bytes: Option<u64>,
 }
@@ -136,8 +138,13 @@ mod tests {
     fn job() -> PreparedRow {
         let generate = Generate { prompt: "What?".into(), max_tokens: 3, ..Generate::default() };
         let works = vec![Work::Generate(generate), Work::Embed(Embed::passage("text"))];
-        let model =
-            WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]), bytes: None };
+        let model = WantedModel {
+            name: "m".into(),
+            file: Some("m.gguf".into()),
+            sha256: Some([7; 32]),
+            with_adapters: None,
+            bytes: None,
+        };
         PreparedRow::Job(RemoteJob { model, count: 5, works })
     }
 

@@ -62,7 +62,11 @@ impl Request {
             Work::Embed(how) => {
                 let task = match &how.purpose {
                     Purpose::Query { task: Some(task) } => task.len(),
-                    Purpose::Query { task: None } | Purpose::Passage | Purpose::Document => 0,
+                    Purpose::Query { task: None }
+                    | Purpose::Passage
+                    | Purpose::Document
+                    | Purpose::Similarity
+                    | Purpose::Classification => 0,
                 };
                 task.saturating_add(how.prompt.as_ref().map_or(0, String::len))
             }

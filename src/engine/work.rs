@@ -170,7 +170,9 @@ impl Embed {
     /// its task, a passage is as it is.
     pub(crate) fn instructed(&self) -> Cow<'_, str> {
         match (&self.prompt, &self.purpose) {
-            (None, Purpose::Passage | Purpose::Document) => Cow::Borrowed(&self.text),
+            (None, Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification) => {
+                Cow::Borrowed(&self.text)
+            }
             (Some(_), _) | (None, Purpose::Query { .. }) => Cow::Owned(self.instruction() + &self.text),
         }
     }
@@ -179,7 +181,9 @@ impl Embed {
     pub(crate) fn instruction(&self) -> String {
         match (&self.prompt, &self.purpose) {
             (Some(prompt), _) => prompt.clone(),
-            (None, Purpose::Passage | Purpose::Document) => String::new(),
+            (None, Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification) => {
+                String::new()
+            }
             (None, Purpose::Query { task }) => {
                 format!("Instruct: {}\nQuery:", task.as_deref().unwrap_or(DEFAULT_TASK))
             }

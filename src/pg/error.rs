@@ -217,7 +217,8 @@ pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
             Some("The setting is pg_steadytext.hub_offline."),
         ),
         HubError::Unreachable { .. } => {
-            (Code::ERRCODE_CONNECTION_FAILURE, Some("The setting is pg_steadytext.hub_endpoint."))
+            const SETTINGS: &str = "Another hub, such as a mirror, is named by pg_steadytext.hub_endpoint; a server without a network is told so by pg_steadytext.hub_offline, and models are put into pg_steadytext.model_dir by hand.";
+            (Code::ERRCODE_CONNECTION_FAILURE, Some(SETTINGS))
         }
         HubError::NotFound { .. } | HubError::NoModel { .. } => (Code::ERRCODE_UNDEFINED_OBJECT, None),
         HubError::Denied { .. } => {

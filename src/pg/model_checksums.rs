@@ -78,6 +78,8 @@ struct Bad {
 struct KnownChecksum {
     file: FileId,
     hash: [u8; 32],
+    /// Without that of adapters.
+    own_hash: [u8; 32],
 }
 
 thread_local! {
@@ -124,19 +126,29 @@ pub(crate) fn learn(identity: &ModelIdentity) {
     locked(true, |inner| {
         // SAFETY: the lock is held, exclusively.
         let inner = unsafe { &mut *inner };
-        inner.known[inner.count as usize % FILES] = KnownChecksum { file, hash: identity.hash };
+        let ModelIdentity { hash, own_hash, .. } = *identity;
+        inner.known[inner.count as usize % FILES] = KnownChecksum { file, hash, own_hash };
         inner.count += 1;
     });
 }
 
-/// SHA-256 of the model's file as it is now, if somebody has computed it.
+/// SHA-256 of the model's files as they are now, adapters included, if somebody has computed it.
 pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
-    let ModelSource::File(path) = model else { return Some(ModelIdentity::builtin().hash) };
+    both_of(model).map(|[hash, _]| hash)
+}
+
+/// The same of the model's own file, which is what is registered.
+pub(crate) fn own_of(model: &ModelSource) -> Option<[u8; 32]> {
+    both_of(model).map(|[_, own_hash]| own_hash)
+}
+
+fn both_of(model: &ModelSource) -> Option<[[u8; 32]; 2]> {
+    let ModelSource::File(path) = model else { return Some([ModelIdentity::builtin().hash; 2]) };
     let file = ModelIdentity::file_of(path).ok()?;
     find(&file).or_else(|| {
         let identity = ModelIdentity::recorded(path).filter(|identity| identity.file == Some(file))?;
         learn(&identity);
-        Some(identity.hash)
+        Some([identity.hash, identity.own_hash])
     })
 }
 
@@ -187,10 +199,10 @@ pub(crate) fn why_bad(path: &Path, purpose: u8, now: i64) -> Option<String> {
     Some(String::from_utf8_lossy(&found.reason[..usize::from(found.length)]).into_owned())
 }
 
-fn find(file: &FileId) -> Option<[u8; 32]> {
+fn find(file: &FileId) -> Option<[[u8; 32]; 2]> {
     let seen = SEEN.with_borrow(|seen| seen.iter().find(|known| known.file == *file).copied());
     if let Some(known) = seen {
-        return Some(known.hash);
+        return Some([known.hash, known.own_hash]);
     }
     let found = locked(false, |inner| {
         // SAFETY: the lock is held; nobody writes.
@@ -202,5 +214,5 @@ fn find(file: &FileId) -> Option<[u8; 32]> {
         seen.truncate(FILES - 1);
         seen.insert(0, found);
     });
-    Some(found.hash)
+    Some([found.hash, found.own_hash])
 }

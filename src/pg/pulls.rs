@@ -50,7 +50,7 @@ impl<const N: usize> Text<N> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
-    #[allow(dead_code, reason = "what zeros are")]
+    /// What zeros are.
     Free,
     Starting,
     Running,
@@ -85,6 +85,7 @@ struct PullEntry {
     label: Text<256>,
     note: Text<256>,
     choice: Text<256>,
+    adapters: Text<256>,
     /// The error's message, or the name of the model that is there now; the hint is the error's.
     message: Text<1024>,
     hint: Text<512>,
@@ -167,6 +168,21 @@ pub(crate) struct Done {
     pub(crate) was_there: bool,
     /// The file that was chosen, and the reason; empty where there was no choice.
     pub(crate) choice: String,
+    /// The tasks of its adapters, as a text; empty where it has none.
+    pub(crate) adapters: String,
+}
+
+/// A download that has failed, and that nobody has asked for again.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// The name by which people know it.
+    pub(crate) label: String,
+    /// The role that asked first.
+    pub(crate) owner: pg_sys::Oid,
+    /// Microseconds since then.
+    pub(crate) age_us: i64,
+    /// What it has failed with.
+    pub(crate) error: PgError,
 }
 
 /// The state of a download, for those who wait for it.
@@ -232,6 +248,20 @@ impl PullEntry {
         }
     }
 
+    /// What it has failed with.
+    fn error(&self) -> PgError {
+        let mut error = PgError::new(PgSqlErrorCode::from(self.code), self.message.get());
+        error.hint = Some(self.hint.get()).filter(|hint| !hint.is_empty());
+        error
+    }
+
+    /// Whether it has failed and not because somebody wanted it to end.
+    fn is_failure(&self) -> bool {
+        let was_left = PgSqlErrorCode::from(self.code) == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+            && (self.stopped || !self.for_good);
+        self.state == State::Failed && !was_left
+    }
+
     fn fail(&mut self, error: &PgError) {
         self.state = State::Failed;
         self.ended_at = now();
@@ -265,9 +295,13 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
             entries[index].wait(wanted.wait);
             return Some((Ticket { index, number: entries[index].number }, false));
         }
+        // What failed before is no longer the last word. Its waiters, if they are slow, still find the error.
+        let is_before = |entry: &&mut PullEntry| entry.state == State::Failed && entry.key.get() == wanted.key;
+        entries.iter_mut().filter(is_before).for_each(|entry| entry.state = State::Free);
+        // Errors are kept as long as there is other room.
         let index = (0..ENTRIES)
             .filter(|index| !entries[*index].is_on())
-            .min_by_key(|index| entries[*index].ended_at)?;
+            .min_by_key(|index| (entries[*index].state == State::Failed, entries[*index].ended_at))?;
         *last += 1;
         let entry = &mut entries[index];
         (entry.state, entry.number, entry.pid) = (State::Starting, *last, 0);
@@ -277,7 +311,7 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
         entry.key.set(wanted.key);
         entry.label.set(wanted.label);
         entry.request.set(wanted.request);
-        for text in [&mut entry.note, &mut entry.choice] {
+        for text in [&mut entry.note, &mut entry.choice, &mut entry.adapters] {
             text.set("");
         }
         entry.wait(wanted.wait);
@@ -319,12 +353,9 @@ pub(crate) fn look(ticket: Ticket) -> Look {
                 size: entry.total,
                 was_there: entry.was_there,
                 choice: entry.choice.get(),
+                adapters: entry.adapters.get(),
             }),
-            State::Free | State::Failed => {
-                let mut error = PgError::new(PgSqlErrorCode::from(entry.code), entry.message.get());
-                error.hint = Some(entry.hint.get()).filter(|hint| !hint.is_empty());
-                Look::Failed(error)
-            }
+            State::Free | State::Failed => Look::Failed(entry.error()),
         }
     });
     look.unwrap_or_else(|| Look::Failed(stopped()))
@@ -361,6 +392,19 @@ pub(crate) fn list() -> Vec<Running> {
         entries.iter().filter(|entry| entry.is_on() && !entry.is_lost()).map(PullEntry::running).collect()
     })
     .unwrap_or_default()
+}
+
+/// The downloads that have failed last, as far as they are remembered: each until it is asked for again, and
+/// as long as the server runs.
+pub(crate) fn failures() -> Vec<Failure> {
+    let failure = |entry: &PullEntry| Failure {
+        label: entry.label.get(),
+        owner: entry.owner,
+        age_us: now().saturating_sub(entry.ended_at),
+        error: entry.error(),
+    };
+    locked(false, |entries, _| entries.iter().filter(|entry| entry.is_failure()).map(failure).collect())
+        .unwrap_or_default()
 }
 
 /// Begins, in the download's process: what it must know. `None` where nobody wants it any more.
@@ -409,6 +453,7 @@ pub(crate) fn finish(index: usize, outcome: Result<&Done, &PgError>) {
                 (entry.total, entry.done, entry.was_there) = (done.size, done.size, done.was_there);
                 entry.message.set(&done.name);
                 entry.choice.set(&done.choice);
+                entry.adapters.set(&done.adapters);
             }
         }
     });

@@ -40,7 +40,7 @@ pub(crate) struct Resolved {
     /// Nobody chose it: it is the builtin one because no other is there.
     pub(crate) is_fallback: bool,
     name: String,
-    /// What its row or its card says of the content of its file.
+    /// What its row or its card says of the content of its own file; adapters are none of it.
     sha256: Option<[u8; 32]>,
     /// What it is for, where `auto` has chosen it.
     auto: Option<Task>,
@@ -123,7 +123,7 @@ impl Resolved {
         if self.sha256.is_none() {
             return Ok(());
         }
-        model_checksums::of(&self.source).map_or(Ok(()), |hash| self.check(&hash))
+        model_checksums::own_of(&self.source).map_or(Ok(()), |hash| self.check(&hash))
     }
 
     /// Compares the content of the file with what is registered; `compute` is asked for its checksum where
@@ -136,7 +136,7 @@ impl Resolved {
         if self.sha256.is_none() {
             return Ok(());
         }
-        model_checksums::of(&self.source).or_else(compute).map_or(Ok(()), |hash| self.check(&hash))
+        model_checksums::own_of(&self.source).or_else(compute).map_or(Ok(()), |hash| self.check(&hash))
     }
 
     /// Compares the content of the file that computes an answer with what is registered.
@@ -155,7 +155,7 @@ impl Resolved {
             .hint("What was computed before is not what the model computes now: columns of vectors are to be written anew.")
             .report(PgLogLevel::LOG);
         }
-        self.check(&model.hash)
+        self.check(&model.own_hash)
     }
 
     fn check(&self, hash: &[u8; 32]) -> Result<(), PgError> {

@@ -261,7 +261,7 @@ pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
 
 /// The tasks that a model has adapters for, read anew when what says so has changed.
 pub(super) fn adapted_tasks(model: &Path) -> Tasks {
-    let state = FileId::of_path(&adapters::described_in(model)).ok();
+    let state = adapters::described_state(model);
     let read = || adapter_tasks(model).ok().map(Arc::new);
     let changed_at =
         |state: FileId| SystemTime::UNIX_EPOCH + Duration::from_secs(state.modified_s.max(0) as u64);

@@ -55,19 +55,21 @@ pub(crate) fn default_names(models: &Models) -> [Option<String>; 3] {
 impl Resolved {
     /// In words that hold on any machine.
     pub(crate) fn wanted_model(&self) -> WantedModel {
+        let name = self.name().to_owned();
         let file = match &self.source {
             ModelSource::Builtin => {
                 let sha256 = Some(ModelIdentity::builtin().hash);
-                return WantedModel { name: self.name().to_owned(), file: None, sha256, bytes: None };
+                return WantedModel { name, file: None, sha256, with_adapters: None, bytes: None };
             }
             ModelSource::File(path) => path,
         };
         // What the file here holds, where nobody has written down what it must hold.
-        let sha256 = self.sha256().or_else(|| model_checksums::of(&self.source));
-        // To hash it takes too long here. Another length is another file at least.
-        let is_here = sha256.is_none() && (file.is_absolute() || file.starts_with(guc::model_dir()));
+        let sha256 = self.sha256().or_else(|| model_checksums::own_of(&self.source));
+        let with_adapters = model_checksums::of(&self.source);
+        // To hash it takes too long here. Another length is another file at least, or other adapters.
+        let is_here = with_adapters.is_none() && (file.is_absolute() || file.starts_with(guc::model_dir()));
         let bytes = is_here.then(|| file_bytes(file)).flatten();
-        WantedModel { name: self.name().to_owned(), file: Some(below_model_dir(file)), sha256, bytes }
+        WantedModel { name, file: Some(below_model_dir(file)), sha256, with_adapters, bytes }
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! A row that somebody has written comes first, then the card, then a row that came with the extension.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use pgrx::prelude::*;
@@ -16,7 +17,7 @@ use crate::pg::error::PgError;
 #[derive(Debug, Default)]
 pub(crate) struct Embedding {
     /// What stands before texts.
-    pub(crate) prompts: Prompts,
+    prompts: Prompts,
     dimensions: Vec<u32>,
     tasks: Tasks,
 }
@@ -60,17 +61,69 @@ impl Embedding {
         }
     }
 
-    /// The work, with what the model wants before its texts. For a model without adapters a text that is said
-    /// to be a passage is one of which nothing is said, in the cache too.
+    /// The work, with what the model wants before its texts. What is said of a text that makes no difference
+    /// to this model is left out, so that it is the same text in the cache, too.
     pub(crate) fn applied_to(&self, work: Work) -> Work {
-        let mut work = work.prompted(&self.prompts);
-        if let (Tasks::Known(tasks), Work::Embed(Embed { purpose, .. })) = (&self.tasks, &mut work)
-            && tasks.is_empty()
-            && *purpose == Purpose::Document
-        {
-            *purpose = Purpose::Passage;
+        match work {
+            Work::Embed(how) => Work::Embed(self.applied_to_text(how)),
+            other => other.prompted(&self.of_pairs()),
         }
-        work
+    }
+
+    /// A prompt goes with its adapter: a model that has adapters wants none before a text that is computed
+    /// without.
+    fn applied_to_text(&self, mut how: Embed) -> Embed {
+        let Tasks::Known(tasks) = &self.tasks else {
+            how.prompt = self.prompts.before(&how.purpose).map(Cow::into_owned);
+            return how;
+        };
+        if tasks.is_empty() {
+            how.prompt = self.prompts.before(&how.purpose).map(Cow::into_owned);
+        } else if let Some(task) = self.adapter_for(&how.purpose) {
+            how.prompt = self.prompts.with_adapter(task).map(Cow::into_owned);
+            if matches!(how.purpose, Purpose::Similarity | Purpose::Classification) {
+                how.purpose = Purpose::Query { task: Some(task.to_owned()) };
+            }
+            return how;
+        }
+        match how.purpose {
+            Purpose::Document | Purpose::Similarity | Purpose::Classification => {
+                how.purpose = Purpose::Passage;
+            }
+            Purpose::Passage | Purpose::Query { .. } => {}
+        }
+        how
+    }
+
+    /// The task of the adapter that computes texts of a purpose, as far as it is known to have one.
+    fn adapter_for(&self, purpose: &Purpose) -> Option<&str> {
+        let Tasks::Known(tasks) = &self.tasks else { return None };
+        let task = purpose.adapter_task()?;
+        tasks.iter().map(|known| &**known).find(|known| *known == task)
+    }
+
+    /// What stands before queries and documents whose vectors are compared.
+    pub(crate) fn of_pairs(&self) -> Cow<'_, Prompts> {
+        if !matches!(&self.tasks, Tasks::Known(tasks) if !tasks.is_empty()) {
+            return Cow::Borrowed(&self.prompts);
+        }
+        let of = |purpose: Purpose, prompt: &Option<String>| {
+            prompt.clone().filter(|_| self.adapter_for(&purpose).is_some())
+        };
+        let query = of(Purpose::Query { task: None }, &self.prompts.query);
+        Cow::Owned(Prompts { query, passage: of(Purpose::Document, &self.prompts.passage) })
+    }
+
+    /// How texts of a purpose are computed, where a model has adapters: the task of the one that is taken, if
+    /// one is, and what stands before the texts. The results of requests that are made of several vectors
+    /// depend on it.
+    pub(crate) fn adapted(&self, purpose: Purpose) -> Option<(Option<String>, Option<String>)> {
+        let Tasks::Known(tasks) = &self.tasks else { return None };
+        if tasks.is_empty() {
+            return None;
+        }
+        let task = self.adapter_for(&purpose).map(str::to_owned);
+        Some((task, self.applied_to_text(Embed { purpose, ..Embed::passage("") }).prompt))
     }
 
     /// Refuses a task that no adapter is for and no prompt has a place for, and lengths that the model was

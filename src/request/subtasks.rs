@@ -104,7 +104,7 @@ impl Subtasks {
         };
         let task = match purpose {
             Purpose::Query { task } => task.as_deref(),
-            Purpose::Passage | Purpose::Document => None,
+            Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification => None,
         };
         model.embedding().check(model.name(), task, dimensions)
     }

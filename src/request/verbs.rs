@@ -12,7 +12,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, json};
-use steadytext_engine::{Embed, Likelihoods, Output, Work, cosine, softmax};
+use steadytext_engine::{Embed, Likelihoods, Output, Purpose, Work, cosine, softmax};
 
 use super::answer::{Answer, unexpected};
 use super::categories::Categories;
@@ -122,10 +122,19 @@ impl Verb {
         match self {
             Verb::If { prompt, .. } => likelihoods(prompt.clone(), YES.iter().chain(&NO)),
             Verb::Score { prompt } => likelihoods(prompt.clone(), GRADES.iter()),
-            Verb::Similarity { texts } => Work::Embed(Embed::passage(texts[index].as_str())),
+            Verb::Similarity { texts } => embed(&texts[index], Purpose::Similarity),
             Verb::Classify(classification) => classification.work(index),
             Verb::Write(writing) => writing.work(index),
-            Verb::Deduplicate(facts) => Work::Embed(Embed::passage(facts.texts()[index].as_str())),
+            Verb::Deduplicate(facts) => embed(&facts.texts()[index], Purpose::Similarity),
+        }
+    }
+
+    /// What the vectors are for that are compared, where it is done by vectors.
+    pub(crate) fn purpose(&self) -> Option<Purpose> {
+        match self {
+            Verb::Similarity { .. } | Verb::Deduplicate(_) => Some(Purpose::Similarity),
+            Verb::Classify(classification) => classification.by_vectors.then_some(Purpose::Classification),
+            Verb::If { .. } | Verb::Score { .. } | Verb::Write(_) => None,
         }
     }
 
@@ -194,7 +203,7 @@ impl Classification {
                     description.as_ref().unwrap_or(name)
                 }
             };
-            return Work::Embed(Embed::passage(text.as_str()));
+            return embed(text, Purpose::Classification);
         }
         if self.asks_one_by_one() {
             return match self.rendered(&self.input, Some(index)) {
@@ -279,6 +288,10 @@ impl Classification {
         let gains: Vec<f64> = of_text.iter().zip(of_nothing).map(|(text, nothing)| text - nothing).collect();
         Ok(softmax(&gains))
     }
+}
+
+fn embed(text: &str, purpose: Purpose) -> Work {
+    Work::Embed(Embed { purpose, ..Embed::passage(text) })
 }
 
 fn likelihoods(prompt: String, answers: impl Iterator<Item = impl ToString>) -> Work {

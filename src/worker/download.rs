@@ -87,7 +87,8 @@ mod fetch {
 
     fn done(pulled: Pulled) -> Done {
         let choice = pulled.said.unwrap_or_default();
-        Done { name: pulled.name, size: pulled.size, was_there: pulled.was_there, choice }
+        let adapters = pulled.adapters.join(", ");
+        Done { name: pulled.name, size: pulled.size, was_there: pulled.was_there, choice, adapters }
     }
 
     fn order(request: &DownloadRequest) -> Result<Order, HubError> {

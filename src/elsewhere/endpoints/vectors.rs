@@ -51,7 +51,14 @@ pub(super) fn text(how: &Embed) -> Result<String, Refused> {
         (None, Purpose::Query { task: Some(_) }) => {
             Err(Refused::unsupported("tasks of queries without a query_prompt in the model's row"))
         }
-        (None, Purpose::Query { task: None } | Purpose::Passage | Purpose::Document) => Ok(how.text.clone()),
+        (
+            None,
+            Purpose::Query { task: None }
+            | Purpose::Passage
+            | Purpose::Document
+            | Purpose::Similarity
+            | Purpose::Classification,
+        ) => Ok(how.text.clone()),
     }
 }
 

@@ -188,8 +188,17 @@ impl Gguf {
     /// All bytes of its files, one after the other, and the metadata that were translated; then those of the
     /// files that belong to it, with their names.
     pub(crate) fn content(&self) -> Vec<&[u8]> {
-        let files = self.inner.parts.iter().map(|part| &*part.bytes);
-        let mut content: Vec<&[u8]> = files.chain(self.inner.metadata.as_deref()).collect();
+        [self.own_content(), self.attached_content()].concat()
+    }
+
+    /// The first half of [`content`](Gguf::content): what is the model's own.
+    pub(crate) fn own_content(&self) -> Vec<&[u8]> {
+        self.inner.parts.iter().map(|part| &*part.bytes).chain(self.inner.metadata.as_deref()).collect()
+    }
+
+    /// Its second half: what belongs to the model.
+    pub(crate) fn attached_content(&self) -> Vec<&[u8]> {
+        let mut content = Vec::new();
         for (name, gguf) in self.attached.iter() {
             content.push(name.as_bytes());
             content.extend(gguf.content());

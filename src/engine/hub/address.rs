@@ -25,6 +25,11 @@ pub(super) fn host_of(uri: &Uri) -> String {
     uri.host().unwrap_or_default().to_owned()
 }
 
+/// Host and port, as whoever looks for the fault in a network needs them.
+pub(super) fn host_and_port(uri: &Uri) -> String {
+    format!("{}:{}", host_of(uri), port(uri))
+}
+
 fn port(uri: &Uri) -> u16 {
     uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })
 }

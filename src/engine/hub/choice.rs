@@ -215,7 +215,7 @@ fn is_model(file: &&Remote) -> bool {
 }
 
 /// The word for the quantization in a file's name: the longest one that stands between marks.
-fn quantization(name: &str) -> Option<&'static str> {
+pub(super) fn quantization(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_uppercase();
     let stands = |word: &str| {
         name.match_indices(word).any(|(at, _)| {

@@ -21,7 +21,9 @@ use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::address::{endpoint, host_of, is_near, is_private, is_same_origin, proxy, redirected};
+use super::address::{
+    endpoint, host_and_port, host_of, is_near, is_private, is_same_origin, proxy, redirected,
+};
 use super::error::HubError;
 use super::progress::Progress;
 use super::reference::{Reference, encoded};
@@ -68,8 +70,8 @@ pub(super) struct Answer {
     pub(super) etag: Option<String>,
     /// Its bytes.
     pub(super) body: Box<dyn Read>,
-    /// The host that the bytes come from.
-    pub(super) host: String,
+    /// The address that the bytes come from.
+    pub(super) from: Uri,
 }
 
 /// The answer to a request for a part of a file.
@@ -115,13 +117,13 @@ impl<'a> Client<'a> {
         let address = format!("{}/api/{}?blobs=true", self.base(), repo(reference).api_url());
         let what = format!("repository \"{}\"", reference.repository);
         self.trying(|| {
-            let (response, host) = self.get(&address, &what, None)?;
+            let (response, from, _) = self.follow(&address, &what, None)?;
             let mut bytes = Vec::new();
             let body = response.into_body().into_reader();
-            body.take(MAX_LISTING + 1).read_to_end(&mut bytes).map_err(|error| self.cut(&host, &error))?;
+            body.take(MAX_LISTING + 1).read_to_end(&mut bytes).map_err(|error| self.cut(&from, &error))?;
             if bytes.len() as u64 > MAX_LISTING {
                 let reason = "its list of files is too long".to_owned();
-                return Err(HubError::Protocol { host, reason }.into());
+                return Err(HubError::Protocol { host: host_of(&from), reason }.into());
             }
             Ok(bytes)
         })
@@ -143,10 +145,10 @@ impl<'a> Client<'a> {
         let address =
             format!("{}/{}/resolve/{}/{}", self.base(), repo.url(), repo.url_revision(), encoded(path));
         let what = format!("file \"{path}\" of repository \"{}\"", reference.repository);
-        let (response, host, linked) = self.follow(&address, &what, Some((begin, etag)))?;
+        let (response, from, linked) = self.follow(&address, &what, Some((begin, etag)))?;
         let headers = response.headers();
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let wrong = |reason: &str| HubError::Protocol { host: host.clone(), reason: reason.to_owned() };
+        let wrong = |reason: &str| HubError::Protocol { host: host_of(&from), reason: reason.to_owned() };
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(Answered::NothingBehind);
         }
@@ -170,7 +172,7 @@ impl<'a> Client<'a> {
             sha256,
             etag,
             body: Box::new(response.into_body().into_reader()),
-            host,
+            from,
         }))
     }
 
@@ -211,35 +213,25 @@ impl<'a> Client<'a> {
         self.endpoint.to_string().trim_end_matches('/').to_owned()
     }
 
-    /// What there is at an address of the hub, and the host that it came from in the end.
-    fn get(
-        &self,
-        address: &str,
-        what: &str,
-        range: Option<(u64, Option<&str>)>,
-    ) -> Result<(Response<Body>, String), Failed> {
-        self.follow(address, what, range).map(|(response, host, _)| (response, host))
-    }
-
+    /// What there is at an address of the hub, and the address that it came from in the end.
     fn follow(
         &self,
         address: &str,
         what: &str,
         range: Option<(u64, Option<&str>)>,
-    ) -> Result<(Response<Body>, String, Linked), Failed> {
+    ) -> Result<(Response<Body>, Uri, Linked), Failed> {
         let mut uri: Uri = address.parse().map_err(|_| self.protocol("an address that is none"))?;
         let mut linked = Linked::default();
         for _ in 0..=MAX_REDIRECTS {
             self.progress.check()?;
-            let host = host_of(&uri);
             let response = self.send(&uri, range)?;
             if is_same_origin(&uri, &self.endpoint) {
                 linked.read(&response);
             }
             let status = response.status();
             match status {
-                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok((response, host, linked)),
-                StatusCode::RANGE_NOT_SATISFIABLE if range.is_some() => return Ok((response, host, linked)),
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok((response, uri, linked)),
+                StatusCode::RANGE_NOT_SATISFIABLE if range.is_some() => return Ok((response, uri, linked)),
                 StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
@@ -250,7 +242,7 @@ impl<'a> Client<'a> {
                         .and_then(|target| redirected(&uri, target))
                         .filter(|to| self.may_lead(to))
                         .ok_or_else(|| HubError::Protocol {
-                        host,
+                        host: host_of(&uri),
                         reason: "a redirect to where none may lead".to_owned(),
                     })?;
                 }
@@ -280,15 +272,12 @@ impl<'a> Client<'a> {
                 request = request.header(IF_RANGE, etag);
             }
         }
-        request.call().map_err(|error| {
-            let host = host_of(uri);
-            match error {
-                // The rest is what networks do.
-                ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
-                    HubError::Protocol { host, reason: error.to_string() }.into()
-                }
-                error => Failed::ThisTime(HubError::Unreachable { host, reason: error.to_string() }, None),
+        request.call().map_err(|error| match error {
+            // The rest is what networks do.
+            ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+                HubError::Protocol { host: host_of(uri), reason: error.to_string() }.into()
             }
+            error => Failed::ThisTime(unreachable(uri, error.to_string()), None),
         })
     }
 
@@ -322,7 +311,7 @@ impl<'a> Client<'a> {
                 let again = !of_hub || status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
                 if again {
                     let after = text(RETRY_AFTER.as_str()).and_then(seconds);
-                    Failed::ThisTime(HubError::Unreachable { host, reason }, after)
+                    Failed::ThisTime(unreachable(uri, reason), after)
                 } else {
                     HubError::Protocol { host, reason }.into()
                 }
@@ -331,13 +320,19 @@ impl<'a> Client<'a> {
     }
 
     /// A body that ended too early.
-    pub(super) fn cut(&self, host: &str, error: &io::Error) -> Failed {
-        Failed::ThisTime(HubError::Unreachable { host: host.to_owned(), reason: error.to_string() }, None)
+    pub(super) fn cut(&self, from: &Uri, error: &io::Error) -> Failed {
+        Failed::ThisTime(unreachable(from, error.to_string()), None)
     }
 
     fn protocol(&self, reason: &str) -> HubError {
         HubError::Protocol { host: self.host(), reason: reason.to_owned() }
     }
+}
+
+/// That an address could not be reached, and through which proxy.
+fn unreachable(uri: &Uri, reason: String) -> HubError {
+    let proxy = proxy(uri).ok().flatten().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
+    HubError::Unreachable { place: host_and_port(uri), proxy, reason }
 }
 
 /// Attempts that brought nothing, one after the other.

@@ -33,10 +33,12 @@ pub enum HubError {
         what: String,
     },
     /// No answer, or none to the end, however often it was tried.
-    #[error("{host} could not be reached: {reason}")]
+    #[error("{place} could not be reached{}: {reason}", through(proxy.as_deref()))]
     Unreachable {
-        /// The host.
-        host: String,
+        /// Its host and port.
+        place: String,
+        /// Those of the proxy between, if there is one.
+        proxy: Option<String>,
         /// What the last attempt failed with.
         reason: String,
     },
@@ -135,6 +137,11 @@ pub enum HubError {
     Cancelled,
 }
 
+/// What an error says of a proxy.
+fn through(proxy: Option<&str>) -> String {
+    proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"))
+}
+
 impl HubError {
     /// What the system says of a file.
     pub(super) fn file(path: &Path, source: io::Error) -> HubError {
@@ -149,7 +156,7 @@ impl HubError {
             }
             HubError::Offline { .. } => "Allow downloads, or put the file into the directory of the models.",
             HubError::Unreachable { .. } => {
-                "Look at the network, the proxy in the server's environment and the address of the hub. What has arrived is kept: the next download goes on from there."
+                "Look at the network, and at the proxy, which the variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY of the environment name. What has arrived is kept: the next download goes on from there."
             }
             HubError::NotFound { .. } => {
                 "Look at the names of the repository and its files, upper and lower case included."

@@ -1,17 +1,21 @@
 //! Downloads of models from a hub, the only part of this crate that opens a connection. Nothing of the engine
 //! uses it: it runs in a process or thread beside it. The Cargo feature `hub`.
 //!
-//! A model appears as a whole, under its name, with a [card](crate::card) beside it, or not at all. What has
-//! arrived of one is kept in `.pull` below the directory of the models.
+//! A model appears as a whole, under its name, with a [card](crate::card) beside it, or not at all; so do the
+//! adapters that its repository has for it. What has arrived of one is kept in `.pull` below the directory of
+//! the models.
 //!
 //! Invariant: nothing that a hub says leads out of that directory, and what lies there afterwards has the
 //! size and the SHA-256 that the hub has announced, where it has announced them.
 
+mod adapter_files;
 mod address;
 mod choice;
 mod client;
 mod error;
+mod in_place;
 mod listing;
+mod order;
 mod pace;
 mod partial;
 mod place;
@@ -20,56 +24,28 @@ mod reference;
 mod settings;
 mod staged_file;
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use self::adapter_files::{Fetching, takes_adapters};
 use self::choice::Choice;
 use self::client::Client;
 pub use self::error::HubError;
+use self::in_place::{in_place, there_already};
 use self::listing::{Listing, Remote};
+pub use self::order::{Order, Pulled};
 use self::partial::Partial;
-use self::place::Staging;
+use self::place::{Staging, write_card};
 pub use self::progress::{Moment, Progress};
 use self::reference::is_safe_path;
 pub use self::reference::{MAX_REFERENCE, Reference};
 pub use self::settings::{DEFAULT_ENDPOINT, Hub, Token};
-use self::staged_file::{Arrived, Paths};
+use self::staged_file::{Arrived, Paths, check_head, sha256_of};
 use crate::cache_key::hex;
-use crate::card::{Card, CardError, CardFile};
+use crate::card::{Card, CardFile};
 use crate::gguf::parts;
-
-/// A model that is wanted.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// Where it is.
-    pub reference: Reference,
-    /// Its name below the directory of the models, if it has one already: of a file with `.gguf` at its end,
-    /// or of a folder.
-    pub name: Option<String>,
-    /// What the SHA-256 of its file must be.
-    pub sha256: Option<[u8; 32]>,
-    /// What is known of it and the hub need not say.
-    pub card: Card,
-}
-
-/// A model that has arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pulled {
-    /// Its file, the first of its files, or its folder.
-    pub path: PathBuf,
-    /// The same below the directory of the models.
-    pub name: String,
-    /// Bytes of all its files.
-    pub size: u64,
-    /// Whether the model was there before, so that nothing was fetched.
-    pub was_there: bool,
-    /// What was chosen and why, if there was a choice.
-    pub said: Option<String>,
-}
 
 /// Downloads a model into a directory, which is made where there is none.
 ///
@@ -77,6 +53,9 @@ pub struct Pulled {
 /// [`HubError`]; what has arrived is kept, and the next call goes on from there.
 pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> Result<Pulled, HubError> {
     let wanted = Wanted::new(order)?;
+    if let Some(there) = in_place(order, directory, progress)? {
+        return Ok(there);
+    }
     if hub.offline {
         return there_already(order, directory)
             .ok_or_else(|| HubError::Offline { what: order.reference.to_string() });
@@ -93,70 +72,153 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
     place::make_folder(directory)?;
     let target = place::target(directory, &name)?;
     let staging = Staging::enter(directory, &name, progress)?;
-    progress.expect(choice.size());
-    let pulled = |size, was_there| Pulled {
-        path: target.clone(),
-        name: name.clone(),
-        size,
-        was_there,
-        said: choice.said.clone(),
+    let reference = &Reference { revision: listing.commit.clone(), ..order.reference.clone() };
+    let download = Download {
+        hub,
+        client: &client,
+        order,
+        directory,
+        progress,
+        listing: &listing,
+        choice: &choice,
+        places: &places,
+        staging: &staging,
+        reference,
+        name: &name,
+        target: &target,
     };
-    if let Some(size) = places.are_there(directory, &target, progress)? {
-        if Card::read(&target).ok().flatten().is_none() {
-            write_card(&card(order, &listing, &choice, &[], &target), &target)?;
-        }
-        staging.leave();
-        return Ok(pulled(size, true));
-    }
-    places.refuse_others(order, directory, &target)?;
-    let at_commit = Reference { revision: listing.commit.clone(), ..order.reference.clone() };
-    let paths = || choice.files.iter().map(|file| Paths::new(&staging.path, file, &listing.commit));
-    staging.keep_only(&paths().collect::<Vec<_>>());
-    let missing = |(file, paths): (&Remote, Paths)| file.size.unwrap_or(0).saturating_sub(paths.length());
-    let needed = choice.files.iter().zip(paths()).map(missing).fold(0, u64::saturating_add);
-    place::check_room(directory, &name, needed)?;
-
-    progress.set_done(0);
-    let mut whole = None;
-    let mut arrived: Vec<Arrived> = Vec::new();
-    for (file, paths) in choice.files.iter().zip(paths()) {
-        let partial = Partial::open(file, paths, whole.as_ref(), progress, directory)?;
-        let (file, hash) = partial.complete(&client, hub, &at_commit)?;
-        arrived.push(file);
-        // The files of a folder have a checksum each, and none together.
-        whole = Some(hash).filter(|_| !choice.is_folder);
-    }
-    let size = arrived.iter().map(|file| file.size).sum();
-    let mut card = card(order, &listing, &choice, &arrived, &target);
-    card.size = Some(size);
-    if choice.is_folder {
-        let files: Vec<_> =
-            arrived.into_iter().zip(choice.files.iter().map(|file| file.path.clone())).collect();
-        prompts_of(&files, &mut card);
-        write_card(&card, &target)?;
-        staging.place_folder(&files, &target)?;
-    } else {
-        check_head(&arrived)?;
-        let sha256 = hex(&whole.unwrap_or_default().finalize());
-        check_sha256(order, &choice.name, &sha256)?;
-        card.sha256 = Some(sha256);
-        write_card(&card, &target)?;
-        let targets = places.names.iter().map(|name| directory.join(name));
-        staging.place_files(&arrived.into_iter().zip(targets).collect::<Vec<_>>())?;
-    }
+    progress.expect(choice.size());
+    let own = download.own_files()?;
+    let pulled = if choice.is_folder { download.place_folder(own) } else { download.place_files(own) }?;
     staging.leave();
-    Ok(pulled(size, false))
+    Ok(pulled)
 }
 
-/// The model where it has a name and is there, whichever version of it.
-fn there_already(order: &Order, directory: &Path) -> Option<Pulled> {
-    let name = order.name.clone()?;
-    let path = directory.join(&name);
-    let folder = path.join("config.json");
-    let files = if path.is_dir() { vec![folder] } else { parts(&path) };
-    let sizes: Option<Vec<u64>> =
-        files.iter().map(|file| Some(std::fs::metadata(file).ok()?.len())).collect();
-    Some(Pulled { path, name, size: sizes?.iter().sum(), was_there: true, said: None })
+/// A download that has its place.
+struct Download<'a> {
+    hub: &'a Hub,
+    client: &'a Client<'a>,
+    order: &'a Order,
+    directory: &'a Path,
+    progress: &'a Progress,
+    listing: &'a Listing,
+    choice: &'a Choice,
+    places: &'a HubFiles<'a>,
+    staging: &'a Staging,
+    /// At the commit of the listing.
+    reference: &'a Reference,
+    /// The name of the model below the directory, and its path.
+    name: &'a str,
+    target: &'a Path,
+}
+
+/// The model's own files, without adapters.
+struct Own {
+    was_there: bool,
+    /// Those that have to be put into their places: all of them, or none.
+    arrived: Vec<Arrived>,
+    /// Bytes of all of them.
+    size: u64,
+    /// The checksum of all of them one after the other, where they have arrived and are no folder.
+    whole: Option<Sha256>,
+}
+
+impl Download<'_> {
+    /// Fetches the model's own files, unless they are in place.
+    fn own_files(&self) -> Result<Own, HubError> {
+        let Download { directory, target, progress, choice, .. } = *self;
+        let mut own = Own { was_there: true, arrived: Vec::new(), size: 0, whole: None };
+        if let Some(size) = self.places.are_there(directory, target, progress)? {
+            return Ok(Own { size, ..own });
+        }
+        own.was_there = false;
+        self.places.refuse_others(self.order, directory, target)?;
+        let beside = adapter_files::candidates(self.listing, choice);
+        let paths = |file: &Remote| Paths::new(&self.staging.path, file, &self.listing.commit);
+        let adapters = beside.iter().map(|adapter| &adapter.remote);
+        self.staging.keep_only(&choice.files.iter().chain(adapters).map(paths).collect::<Vec<_>>());
+        let missing = |file: &Remote| file.size.unwrap_or(0).saturating_sub(paths(file).length());
+        let needed = choice.files.iter().map(missing).fold(0, u64::saturating_add);
+        place::check_room(directory, self.name, needed)?;
+        progress.set_done(0);
+        for file in &choice.files {
+            let partial = Partial::open(file, paths(file), own.whole.as_ref(), progress, directory)?;
+            let (arrived, hash) = partial.complete(self.client, self.hub, self.reference)?;
+            own.whole = Some(hash).filter(|_| !choice.is_folder);
+            own.size += arrived.size;
+            own.arrived.push(arrived);
+        }
+        Ok(own)
+    }
+
+    fn pulled(&self, own: &Own) -> Pulled {
+        Pulled {
+            path: self.target.to_owned(),
+            name: self.name.to_owned(),
+            size: own.size,
+            was_there: own.was_there,
+            said: self.choice.said.clone(),
+            adapters: Vec::new(),
+        }
+    }
+
+    /// Puts a folder into its place, and its card beside it.
+    fn place_folder(&self, own: Own) -> Result<Pulled, HubError> {
+        let pulled = self.pulled(&own);
+        let mut card = card(self.order, self.listing, self.choice, &own.arrived, self.target);
+        if !own.was_there {
+            card.size = Some(own.size);
+            let paths = self.choice.files.iter().map(|file| file.path.clone());
+            let files: Vec<_> = own.arrived.into_iter().zip(paths).collect();
+            prompts_of(&files, &mut card);
+            write_card(&card, self.target)?;
+            self.staging.place_folder(&files, self.target)?;
+        } else if Card::read(self.target).ok().flatten().is_none() {
+            write_card(&card, self.target)?;
+        }
+        Ok(pulled)
+    }
+
+    /// Puts a file, or the parts of one, into their places, with the adapters that belong to it.
+    fn place_files(&self, own: Own) -> Result<Pulled, HubError> {
+        let Download { order, directory, choice, target, .. } = *self;
+        let mut pulled = self.pulled(&own);
+        let known = Card::read(target).ok().flatten();
+        let mut card = match &known {
+            // What is there is what it says; only its adapters may be news.
+            Some(known) if own.was_there => known.clone(),
+            _ => card(order, self.listing, choice, &own.arrived, target),
+        };
+        if !own.was_there {
+            check_head(&own.arrived)?;
+            let sha256 = hex(&own.whole.unwrap_or_default().finalize());
+            check_sha256(order, &choice.name, &sha256)?;
+            (card.size, card.sha256) = (Some(own.size), Some(sha256));
+        }
+        let mut adapters = Vec::new();
+        let model = own.arrived.first().map_or(target, |file| &*file.path);
+        if choice.files.len() == 1 && takes_adapters(model) {
+            let Download { hub, client, reference, staging, progress, name, .. } = *self;
+            let chosen = adapter_files::choose(self.listing, choice)?;
+            let fetching = Fetching { client, hub, reference, staging, progress, directory };
+            let fetched = fetching.fetch(&chosen, name, target)?;
+            pulled.size = pulled.size.saturating_add(fetched.size);
+            pulled.was_there &= fetched.arrived.is_empty();
+            pulled.adapters = fetched.tasks;
+            card.adapters = Some(fetched.listed);
+            for (file, name) in fetched.arrived {
+                adapters.push((file, place::target(directory, &name)?));
+            }
+        }
+        if known.as_ref() != Some(&card) {
+            write_card(&card, target)?;
+        }
+        // A model without its adapters would be another one.
+        self.staging.place_files(&adapters)?;
+        let targets = self.places.names.iter().map(|name| directory.join(name));
+        self.staging.place_files(&own.arrived.into_iter().zip(targets).collect::<Vec<_>>())?;
+        Ok(pulled)
+    }
 }
 
 /// What is known of the form of a model before the hub is asked.
@@ -265,20 +327,6 @@ impl HubFiles<'_> {
     }
 }
 
-fn sha256_of(path: &Path, progress: &Progress) -> Result<String, HubError> {
-    let failed = |error| HubError::file(path, error);
-    let mut file = std::fs::File::open(path).map_err(failed)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        progress.check()?;
-        match std::io::Read::read(&mut file, &mut buffer).map_err(failed)? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(&buffer[..read]),
-        }
-    }
-}
-
 /// Refuses what is known not to be the registered file before it is fetched.
 fn check_registered(order: &Order, choice: &Choice) -> Result<(), HubError> {
     match &choice.files[..] {
@@ -298,21 +346,6 @@ fn refuse_reserved(order: &Order, name: &str) -> Result<(), HubError> {
         reason: format!("has a model that is called \"{name}\", a name with a meaning of its own"),
         hint: "Register it under another file name, and download it by the registered name.".to_owned(),
     })
-}
-
-/// Refuses to put into its place what every request would fail with.
-fn check_head(arrived: &[Arrived]) -> Result<(), HubError> {
-    for Arrived { path, .. } in arrived {
-        let mut head = [0; 4];
-        let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
-        if read.is_err() || &head != b"GGUF" {
-            // Nothing is gone on from.
-            let _ = std::fs::remove_file(path);
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(HubError::Damaged { file, reason: "it is no GGUF file".to_owned() });
-        }
-    }
-    Ok(())
 }
 
 fn check_sha256(order: &Order, file: &str, found: &str) -> Result<(), HubError> {
@@ -362,15 +395,6 @@ fn card(order: &Order, listing: &Listing, choice: &Choice, arrived: &[Arrived], 
     card.size = Some(choice.size()).filter(|size| *size > 0);
     card.downloaded_at = Some(rfc3339(SystemTime::now()));
     card
-}
-
-fn write_card(card: &Card, target: &Path) -> Result<(), HubError> {
-    card.write(target).map_err(|error| match error {
-        CardError::File { path, source } => HubError::File { path, source },
-        CardError::Invalid { path, reason } => {
-            HubError::file(&path, std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
-        }
-    })
 }
 
 /// Prompts that a folder made for sentence-transformers brings along.

@@ -224,7 +224,7 @@ impl<'a> Partial<'a> {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(client.cut(&answer.host, &error)),
+                Err(error) => return Err(client.cut(&answer.from, &error)),
             };
             if size.is_some_and(|size| size - self.length.min(size) < read as u64) {
                 self.restart()?;
@@ -235,7 +235,7 @@ impl<'a> Partial<'a> {
         }
         match size {
             Some(size) if self.length < size => {
-                Err(client.cut(&answer.host, &ErrorKind::UnexpectedEof.into()))
+                Err(client.cut(&answer.from, &ErrorKind::UnexpectedEof.into()))
             }
             _ => Ok(()),
         }

@@ -17,6 +17,7 @@ use super::error::HubError;
 use super::progress::Progress;
 use super::staged_file::{Arrived, Paths};
 use crate::cache_key::hex;
+use crate::card::{Card, CardError};
 use crate::sidecar;
 
 /// The folder of downloads in the directory of the models.
@@ -154,6 +155,19 @@ pub(super) fn make_folder(path: &Path) -> Result<(), HubError> {
 
 fn sync_folder(path: &Path) -> Result<(), HubError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| HubError::file(path, error))
+}
+
+/// Writes the card beside a model's place.
+///
+/// # Errors
+/// [`HubError::File`].
+pub(super) fn write_card(card: &Card, target: &Path) -> Result<(), HubError> {
+    card.write(target).map_err(|error| match error {
+        CardError::File { path, source } => HubError::File { path, source },
+        CardError::Invalid { path, reason } => {
+            HubError::file(&path, io::Error::new(io::ErrorKind::InvalidData, reason))
+        }
+    })
 }
 
 /// Refuses what would not fit.

@@ -16,7 +16,7 @@ const MAX_STEP: usize = 200;
 /// Folders on the way to a file.
 const MAX_STEPS: usize = 8;
 /// The revision where none is named.
-const MAIN: &str = "main";
+pub(super) const MAIN: &str = "main";
 /// What people copy from their browser, and what command lines use.
 const PREFIXES: [&str; 4] = ["https://huggingface.co/", "https://hf.co/", "hf.co/", "hf://"];
 

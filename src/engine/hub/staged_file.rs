@@ -1,10 +1,14 @@
 //! Where a file lies while it is fetched, and what is known of one that has arrived.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::error::HubError;
 use super::listing::Remote;
+use super::progress::Progress;
 use crate::cache_key::hex;
 
 /// A file that has arrived.
@@ -39,5 +43,41 @@ impl Paths {
 
     pub(super) fn has(&self, path: &Path) -> bool {
         [&self.part, &self.done, &self.etag].into_iter().any(|ours| ours == path)
+    }
+}
+
+/// Refuses to put into its place what every request would fail with.
+///
+/// # Errors
+/// [`HubError::Damaged`].
+pub(super) fn check_head(arrived: &[Arrived]) -> Result<(), HubError> {
+    for Arrived { path, .. } in arrived {
+        let mut head = [0; 4];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+        if read.is_err() || &head != b"GGUF" {
+            // Nothing is gone on from.
+            let _ = std::fs::remove_file(path);
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(HubError::Damaged { file, reason: "it is no GGUF file".to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// SHA-256 of a file, in hexadecimal digits.
+///
+/// # Errors
+/// [`HubError::File`] and [`HubError::Cancelled`].
+pub(super) fn sha256_of(path: &Path, progress: &Progress) -> Result<String, HubError> {
+    let failed = |error| HubError::file(path, error);
+    let mut file = File::open(path).map_err(failed)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        progress.check()?;
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(hex(&hash.finalize())),
+            read => hash.update(&buffer[..read]),
+        }
     }
 }

@@ -34,6 +34,8 @@ use crate::Error;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::tile::KvCacheType;
 
+#[cfg(feature = "hub")]
+pub(crate) use arch::takes_adapters;
 pub(crate) use arch::{families, is_encoder, is_encoder_family, refuse_unknown_tensors, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
 pub(crate) use metadata::POOLING_RANK;

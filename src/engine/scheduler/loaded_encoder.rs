@@ -151,28 +151,34 @@ impl EncoderReader {
     /// # Errors
     /// [`Error::UnknownTask`] for a task that no adapter has.
     fn adapter(&self, purpose: &Purpose) -> Result<Option<u16>, Error> {
-        let place = |task: &str| self.adapters.iter().position(|adapter| adapter.task == task);
-        let found =
-            match purpose {
-                Purpose::Passage => None,
-                Purpose::Document => place(adapters::PASSAGE),
-                Purpose::Query { task: None } => place(adapters::QUERY),
-                Purpose::Query { task: Some(_) } if self.adapters.is_empty() => None,
-                Purpose::Query { task: Some(task) } => Some(place(task).ok_or_else(|| {
-                    adapters::unknown_task(self.adapters.iter().map(|adapter| &*adapter.task))
-                })?),
-            };
+        let Some(task) = purpose.adapter_task() else { return Ok(None) };
+        let found = self.adapters.iter().position(|adapter| adapter.task == task);
+        let is_named = matches!(purpose, Purpose::Query { task: Some(_) });
+        if found.is_none() && is_named && !self.adapters.is_empty() {
+            return Err(adapters::unknown_task(self.adapters.iter().map(|adapter| &*adapter.task)));
+        }
         Ok(found.and_then(|number| u16::try_from(number).ok()))
     }
 
     fn text(&self, how: &Embed) -> Result<PreparedText, Error> {
         let adapter = self.adapter(&how.purpose)?;
         let of_adapter = adapter.and_then(|number| self.adapters.get(usize::from(number))?.prompt.as_ref());
-        let prompt = match (&how.prompt, of_adapter, &how.purpose) {
+        // Model and prompt were trained together: where there are adapters, none stands before a text that is
+        // computed without.
+        let given = how.prompt.as_ref().filter(|_| adapter.is_some() || self.adapters.is_empty());
+        let prompt = match (given, of_adapter, &how.purpose) {
             (Some(prompt), ..) | (None, Some(prompt), _) => prompt,
-            (None, None, Purpose::Passage | Purpose::Document) => &self.prompts.passage,
+            (
+                None,
+                None,
+                Purpose::Query { task: Some(_) } | Purpose::Similarity | Purpose::Classification,
+            ) if adapter.is_some() => "",
+            (
+                None,
+                None,
+                Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification,
+            ) => &self.prompts.passage,
             (None, None, Purpose::Query { task: None }) => &self.prompts.query,
-            (None, None, Purpose::Query { task: Some(_) }) if adapter.is_some() => "",
             (None, None, Purpose::Query { task: Some(_) }) => {
                 return Err(Error::InvalidRequest("the model takes no task".to_owned()));
             }

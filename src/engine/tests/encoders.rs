@@ -263,6 +263,19 @@ fn tasks_and_purposes_choose_the_adapter_and_what_stands_before_the_text() {
         let cosine: f32 = got[1].iter().zip(&got[4]).map(|(a, b)| a * b).sum();
         assert!((score - f32::midpoint(1.0, cosine)).abs() < 1e-5, "{score} for {cosine}");
     }
+    // What is compared has an adapter, or is computed as what nothing was said of, and a prompt goes with its
+    // adapter.
+    let purpose = |purpose: Purpose| Embed { purpose, ..Embed::passage("find it") };
+    let prompted = Embed { prompt: Some("before ".to_owned()), ..unsaid.clone() };
+    let of = |how: Embed| vector(run(&engine(1), &file, vec![Work::Embed(how)]).remove(0));
+    assert!(of(purpose(Purpose::Classification)) == of(task("classification")));
+    assert!(of(purpose(Purpose::Similarity)) == of(unsaid.clone()));
+    assert!(of(prompted.clone()) == of(unsaid));
+    let plainly = |text: &str| {
+        let how = Embed { prompt: Some("before ".to_owned()), ..Embed::passage(text) };
+        vector(run(&engine(1), &plain, vec![Work::Embed(how)]).remove(0))
+    };
+    assert!(plainly("find it") != of(prompted), "where there are no adapters, it stands before the text");
     let unknown = run(&engine(1), &file, vec![Work::Embed(task("separation"))]).remove(0).unwrap_err();
     assert!(matches!(unknown, Error::UnknownTask { .. }), "{unknown:?}");
     assert_eq!(

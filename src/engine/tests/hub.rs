@@ -11,24 +11,24 @@ use steadytext_engine::hub::{Hub, HubError, Order, Progress, Pulled, Reference, 
 use steadytext_test_models::hub::{Fault, LocalHub};
 use tempfile::TempDir;
 
-const REPOSITORY: &str = "acme/tiny-1B-GGUF";
-const FILE: &str = "tiny-1B-Q8_0.gguf";
+pub(super) const REPOSITORY: &str = "acme/tiny-1B-GGUF";
+pub(super) const FILE: &str = "tiny-1B-Q8_0.gguf";
 
-struct World {
-    hub: LocalHub,
+pub(super) struct World {
+    pub(super) hub: LocalHub,
     directory: TempDir,
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
     token: Option<Token>,
 }
 
 /// A hub with a file that takes several reads.
-fn world() -> World {
+pub(super) fn world() -> World {
     let hub = LocalHub::start().unwrap();
     hub.add(REPOSITORY, FILE, bytes(1));
     World { hub, directory: TempDir::new().unwrap(), progress: Arc::default(), token: None }
 }
 
-fn bytes(seed: u32) -> Vec<u8> {
+pub(super) fn bytes(seed: u32) -> Vec<u8> {
     let mut state = seed;
     let next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -37,12 +37,12 @@ fn bytes(seed: u32) -> Vec<u8> {
     b"GGUF".iter().copied().chain(std::iter::repeat_with(next)).take(1_000_000).collect()
 }
 
-fn order(reference: &str) -> Order {
+pub(super) fn order(reference: &str) -> Order {
     Order { reference: Reference::parse(reference).unwrap(), name: None, sha256: None, card: Card::default() }
 }
 
 impl World {
-    fn settings(&self) -> Hub {
+    pub(super) fn settings(&self) -> Hub {
         Hub {
             endpoint: self.hub.endpoint(),
             token: self.token.clone(),
@@ -52,28 +52,28 @@ impl World {
         }
     }
 
-    fn pull(&self, reference: &str) -> Result<Pulled, HubError> {
+    pub(super) fn pull(&self, reference: &str) -> Result<Pulled, HubError> {
         self.order(&order(reference))
     }
 
-    fn order(&self, order: &Order) -> Result<Pulled, HubError> {
+    pub(super) fn order(&self, order: &Order) -> Result<Pulled, HubError> {
         pull(&self.settings(), order, self.path(), &self.progress)
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    fn read(&self, name: &str) -> Vec<u8> {
+    pub(super) fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path().join(name)).unwrap()
     }
 
-    fn card(&self, name: &str) -> Card {
+    pub(super) fn card(&self, name: &str) -> Card {
         Card::read(&self.path().join(name)).unwrap().unwrap()
     }
 
     /// The files in the directory of the models, without those that are being fetched.
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let entries =
             self.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<String> = entries.filter(|name| name != ".pull").collect();
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// The files that are being fetched.
-    fn staged(&self) -> Vec<PathBuf> {
+    pub(super) fn staged(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.path().join(".pull")];
         let mut files = Vec::new();
         while let Some(folder) = folders.pop() {
@@ -95,7 +95,7 @@ impl World {
         files
     }
 
-    fn ranges(&self) -> Vec<Option<String>> {
+    pub(super) fn ranges(&self) -> Vec<Option<String>> {
         self.hub.asked().into_iter().filter(|asked| asked.place == "store").map(|asked| asked.range).collect()
     }
 }

@@ -30,6 +30,8 @@ mod gguf_mutants;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod hub_in_place;
 mod kv_cache;
 mod likelihoods;
 mod load;

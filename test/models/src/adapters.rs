@@ -72,6 +72,14 @@ fn turned(values: &[f32], columns: usize) -> Vec<f32> {
 /// An error if a tensor cannot be converted.
 pub fn adapter(spec: &Bert, task: usize) -> Result<File, Error> {
     let (name, prompt) = TASKS[task];
+    adapter_called(spec, task, name, prompt)
+}
+
+/// The same with another task's name, and with something else before its texts.
+///
+/// # Errors
+/// As [`adapter`].
+pub fn adapter_called(spec: &Bert, task: usize, name: &str, prompt: &str) -> Result<File, Error> {
     let text = |text: &str| Value::String(text.to_owned());
     let keys = [
         ("general.architecture", text(spec.family.name())),

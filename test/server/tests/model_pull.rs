@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use steadytext_test_models::adapters::{TASKS, adapter};
 use steadytext_test_models::hub::{Fault, LocalHub};
-use steadytext_test_models::{Architecture, Spec};
+use steadytext_test_models::{Architecture, Bert, EncoderFamily, Spec};
 use steadytext_test_server::{Cluster, Options, Session, Signal, signal, sqlstate_of, wait_until};
 
 const REPOSITORY: &str = "acme/tiny-1B-GGUF";
@@ -137,7 +138,7 @@ fn a_fresh_database_embeds_and_generates_after_two_pulls_and_nothing_else() {
     // Again nothing is fetched.
     let before = world.hub.asked().len();
     session.one::<String>("select steadytext_model_pull('smollm2-135m')");
-    assert_eq!(world.hub.asked().len(), before + 1, "the list alone");
+    assert_eq!(world.hub.asked().len(), before, "and nobody is asked");
 }
 
 #[test]
@@ -350,4 +351,101 @@ fn what_a_hub_refuses_is_said_with_its_sqlstate_and_without_the_token() {
     });
     assert_eq!(code(&mut world.session, "acme/another"), "55000");
     assert!(!world.cluster.log().contains("hf_secret"));
+}
+
+#[test]
+fn a_pulled_model_has_its_adapters_and_a_second_pull_needs_no_network() {
+    let mut world = world(|options| options);
+    let (repository, file) = ("acme/jina-GGUF", "jina-Q8_0.gguf");
+    let spec = Bert { family: EncoderFamily::JinaBertV3, ..Bert::default() };
+    let directory = tempfile::tempdir().unwrap();
+    spec.write(&directory.path().join(file)).unwrap();
+    world.hub.add(repository, file, std::fs::read(directory.path().join(file)).unwrap());
+    for (index, (task, _)) in TASKS.iter().enumerate() {
+        let mut bytes = Vec::new();
+        adapter(&spec, index).unwrap().write(&mut bytes).unwrap();
+        world.hub.add(repository, &format!("lora-{task}-{file}"), bytes);
+    }
+    let pull = format!("select steadytext_model_pull('{repository}:{file}')");
+    world.session.notices();
+    assert_eq!(world.session.one::<String>(&pull), file);
+    let said: Vec<String> =
+        world.session.notices().iter().map(|notice| notice.message().to_owned()).collect();
+    let adapters = "with its adapters for classification, retrieval.passage, retrieval.query";
+    assert!(said.iter().any(|said| said.contains("has arrived") && said.contains(adapters)), "{said:?}");
+    let vector = |session: &mut Session, how: &str| {
+        session.one::<String>(&format!("select steadytext_embed('find it', model => 'jina-q8_0'{how})::text"))
+    };
+    let vectors =
+        ["", ", task => 'classification'", ", mode => 'query'"].map(|how| vector(&mut world.session, how));
+    assert!(vectors[0] != vectors[1] && vectors[1] != vectors[2], "each by its adapter");
+    assert!(world.session.one::<bool>("select loads from steadytext_model_inspect('jina-q8_0')"));
+
+    // Where nothing answers, what is in place is in place.
+    let asked = world.hub.asked().len();
+    world.cluster.configure("pg_steadytext.hub_endpoint", "http://127.0.0.1:1");
+    world.session.run("select pg_reload_conf()");
+    wait_until("the setting to arrive", || {
+        world.session.one::<String>("show pg_steadytext.hub_endpoint") == "http://127.0.0.1:1"
+    });
+    assert_eq!(world.session.one::<String>(&pull), file);
+    let said: Vec<String> =
+        world.session.notices().iter().map(|notice| notice.message().to_owned()).collect();
+    assert!(said.iter().any(|said| said.contains("is in place") && said.contains(adapters)), "{said:?}");
+    assert_eq!(world.hub.asked().len(), asked);
+}
+
+#[test]
+fn the_last_error_of_a_download_is_shown_until_it_is_asked_for_again() {
+    let mut world = world(|options| options);
+    world.session.run(
+        "insert into steadytext_models (name, task, file, repo) values ('late', 'generate', 'late.gguf', 'acme/late')",
+    );
+    let diagnosed = |session: &mut Session| {
+        session.list::<String>(
+            "select \"check\" || ': ' || detail || coalesce(' ' || hint, '') from steadytext_diagnose() where \"check\" like 'download %'",
+        )
+    };
+    let reason = |session: &mut Session| {
+        session.one::<Option<String>>("select reason from steadytext_model_status() where name = 'late'")
+    };
+    assert_eq!((diagnosed(&mut world.session), reason(&mut world.session)), (Vec::new(), None));
+    assert_eq!(world.session.one::<String>("select steadytext_model_pull('late', wait => false)"), "late");
+    wait_until("the error to be shown", || !diagnosed(&mut world.session).is_empty());
+    let said = diagnosed(&mut world.session);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("download late: it failed "), "{said:?}");
+    assert!(said[0].contains("127.0.0.1 has no repository \"acme/late\""), "{said:?}");
+    assert!(said[0].contains("Look at the names of the repository"), "{said:?}");
+    let of_model = reason(&mut world.session);
+    assert!(of_model.as_ref().is_some_and(|reason| reason.contains("has no repository")), "{of_model:?}");
+    // Users who did not ask for it are not told.
+    world.session.run("create role st_late login in role steadytext_user");
+    world.session.run("set role st_late");
+    assert_eq!(reason(&mut world.session), None);
+    world.session.run("reset role");
+
+    // While it is tried again there is no error, and none afterwards.
+    world.hub.add("acme/late", "late.gguf", tiny());
+    world.hub.fault("late.gguf", [Fault::Hold(3000)]);
+    world.session.one::<String>("select steadytext_model_pull('late', wait => false)");
+    assert!(world.hub.wait_until_held(1));
+    assert_eq!((diagnosed(&mut world.session), reason(&mut world.session)), (Vec::new(), None));
+    world.hub.release();
+    world.wait_until_idle();
+    assert_eq!((diagnosed(&mut world.session), reason(&mut world.session)), (Vec::new(), None));
+    assert!(
+        world
+            .session
+            .one::<bool>("select state = 'ready' from steadytext_model_status() where name = 'late'")
+    );
+    // What somebody has stopped did not fail.
+    world.hub.add("acme/stopped", "stopped.gguf", tiny());
+    world.hub.fault("stopped.gguf", [Fault::Hold(3000)]);
+    world.session.one::<String>("select steadytext_model_pull('acme/stopped', wait => false)");
+    assert!(world.hub.wait_until_held(1));
+    assert!(world.session.one::<bool>("select steadytext_model_pull_cancel('acme/stopped')"));
+    world.wait_until_idle();
+    assert_eq!(diagnosed(&mut world.session), Vec::<String>::new());
+    world.hub.release();
 }

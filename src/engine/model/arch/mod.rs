@@ -311,6 +311,13 @@ pub(crate) fn is_encoder(gguf: &Gguf) -> Result<bool, Error> {
     Ok(is_encoder_family(gguf.str("general.architecture")?))
 }
 
+/// Whether adapters are applied to the model of a file.
+#[cfg(feature = "hub")]
+pub(crate) fn takes_adapters(gguf: &Gguf) -> bool {
+    gguf.opt_str("general.type").is_ok_and(|kind| kind != Some("adapter"))
+        && gguf.str("general.architecture").is_ok_and(is_adapted_family)
+}
+
 /// Whether adapters are applied to a family's models.
 fn is_adapted_family(name: &str) -> bool {
     name == jina_bert_v3::FAMILY.name

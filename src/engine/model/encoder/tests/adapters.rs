@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use steadytext_test_models::adapters::{
     ALPHA, RANK, TASKS, adapter, adapter_path, write_adapted, write_adapted_folder,
 };
@@ -274,4 +275,135 @@ fn the_length_of_a_models_files_contains_its_adapters() {
     std::fs::remove_file(adapter_path(&path, TASKS[0].0)).unwrap();
     assert!(crate::file_bytes(&path).unwrap() < length(&path) + adapters);
     assert_eq!(crate::file_bytes(directory.path()), None);
+}
+
+/// The tasks that are found beside a model, or why there are none.
+fn found(model: &Path) -> Result<Vec<String>, String> {
+    let listed = crate::adapter_tasks(model);
+    let opened = ModelSource::File(model.to_owned()).open();
+    match (listed, opened) {
+        (Ok(tasks), Ok(gguf)) => {
+            let named: Vec<&str> =
+                crate::adapters::list(&gguf).unwrap().iter().map(|adapter| adapter.task).collect();
+            assert_eq!(tasks, named, "both say the same");
+            Ok(tasks)
+        }
+        (Err(listed), Err(opened)) => {
+            assert_eq!(listed.to_string(), opened.to_string());
+            Err(format!("{listed}; {}", listed.hint().unwrap_or_default()))
+        }
+        (listed, opened) => panic!("{listed:?}, but {:?}", opened.err()),
+    }
+}
+
+#[test]
+fn the_task_of_an_adapter_is_what_its_file_says_or_its_name_in_each_of_their_forms() {
+    let (spec, directory) = (spec(), TempDir::new().unwrap());
+    let path = directory.path().join("jina-embeddings-v3-Q8_0.gguf");
+    spec.write(&path).unwrap();
+    let folder = adapter_path(&path, "x").parent().unwrap().to_owned();
+    let silent = |task: usize| {
+        let mut file = adapter(&spec, task).unwrap();
+        file.remove("adapter.lora.task_name");
+        file
+    };
+    let put = |files: &[(&str, &File)]| {
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        for (name, file) in files {
+            write(&path, name, file);
+        }
+        found(&path)
+    };
+    let all =
+        Ok(vec!["classification".to_owned(), "retrieval.passage".to_owned(), "retrieval.query".to_owned()]);
+    for names in [
+        // As llama.cpp's converter has them, with dashes in the name of the model; one of another
+        // quantization.
+        [
+            "lora-retrieval.query-jina-embeddings-v3-Q8_0",
+            "lora-retrieval.passage-jina-embeddings-v3-F16",
+            "lora-classification-jina-embeddings-v3-Q8_0",
+        ],
+        ["lora-retrieval.query", "LORA-retrieval.passage", "lora-classification"],
+        ["retrieval.query", "retrieval.passage", "classification"],
+    ] {
+        let said = [adapter(&spec, 0).unwrap(), adapter(&spec, 1).unwrap(), adapter(&spec, 2).unwrap()];
+        assert_eq!(
+            put(&[(names[0], &said[0]), (names[1], &said[1]), (names[2], &said[2])]),
+            all,
+            "{names:?}"
+        );
+        let said = [silent(0), silent(1), silent(2)];
+        assert_eq!(
+            put(&[(names[0], &said[0]), (names[1], &said[1]), (names[2], &said[2])]),
+            all,
+            "{names:?}"
+        );
+    }
+    // A name that says nothing, where the file does.
+    let said = [adapter(&spec, 0).unwrap(), adapter(&spec, 1).unwrap(), adapter(&spec, 2).unwrap()];
+    assert_eq!(put(&[("a", &said[0]), ("lora-b-c", &said[1]), ("lora", &said[2])]), all);
+    // Tasks of others, before the name of the model.
+    let other = silent(0);
+    assert_eq!(
+        put(&[("lora-of-another-jina-embeddings-v3-Q8_0", &other)]),
+        Ok(vec!["of-another".to_owned()])
+    );
+    assert_eq!(put(&[("lora-another", &other)]), Ok(vec!["another".to_owned()]));
+    let error = put(&[("lora-of-another", &other)]).unwrap_err();
+    assert!(error.contains("neither its name nor what it says") && error.contains("TASK.gguf"), "{error}");
+
+    // The identity is that of tasks and contents, whatever the files are called.
+    let hash = || {
+        let (source, file) = (ModelSource::File(path.clone()), ModelIdentity::file_of(&path).unwrap());
+        ModelIdentity::of(&source, &source.open().unwrap(), Some(file), &|| false).unwrap()
+    };
+    put(&[("lora-classification-x", &said[2]), ("b", &said[0])]).unwrap();
+    let one = hash();
+    put(&[("classification", &said[2]), ("lora-retrieval.query", &said[0])]).unwrap();
+    let other = hash();
+    assert_eq!((one.hash, one.own_hash), (other.hash, other.own_hash));
+    assert_ne!(one.file, other.file, "which files they are is seen");
+
+    // Two of one task.
+    let error = put(&[("classification", &said[2]), ("lora-classification-x", &said[2])]).unwrap_err();
+    assert!(
+        error.contains("adapter for the task \"classification\"") && error.contains("Leave one of the two"),
+        "{error}"
+    );
+    // A name that contradicts the file.
+    let error = put(&[("lora-separation-x", &said[2])]).unwrap_err();
+    assert!(error.contains("is \"classification\", not \"separation\""), "{error}");
+}
+
+#[test]
+fn the_checksum_of_the_models_own_file_is_known_beside_that_of_all_of_them() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("model.gguf");
+    let identify = || {
+        let (source, file) = (ModelSource::File(path.clone()), ModelIdentity::file_of(&path).unwrap());
+        ModelIdentity::of(&source, &source.open().unwrap(), Some(file), &|| false).unwrap()
+    };
+    spec().write(&path).unwrap();
+    let own: [u8; 32] = Sha256::digest(std::fs::read(&path).unwrap()).into();
+    let plain = identify();
+    assert_eq!((plain.hash, plain.own_hash), (own, own));
+    assert_eq!(ModelIdentity::recorded(&path), Some(plain));
+    write_adapted(&spec(), &path).unwrap();
+    let adapted = identify();
+    assert_eq!(adapted.own_hash, own);
+    assert_ne!(adapted.hash, own);
+    assert_eq!(ModelIdentity::recorded(&path), Some(adapted), "both are on record");
+    // A record that says nothing of the model's own file is of no use beside adapters.
+    let record = directory.path().join("model.gguf.checksum");
+    let written = std::fs::read(&record).unwrap();
+    let mut short = [&b"STSHA256"[..], &written[8..written.len() - 36]].concat();
+    short.extend(crc32fast::hash(&short).to_le_bytes());
+    std::fs::remove_file(&record).unwrap();
+    std::fs::write(&record, short).unwrap();
+    std::fs::set_permissions(&record, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+    assert_eq!(ModelIdentity::recorded(&path), None);
+    assert_eq!(identify(), adapted);
+    assert_eq!(ModelIdentity::recorded(&path), Some(adapted));
 }
