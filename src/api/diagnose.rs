@@ -14,6 +14,7 @@ use super::models::{may_diagnose, memory_limit_mb, of_engine};
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::shmem::{Pace, Process};
+use crate::pg::slots::State;
 use crate::pg::{engine_leader, engine_page, environment, files, guc, shmem, slots};
 use crate::registry::{self, Task, Wanted, directory, is_obeyed};
 
@@ -38,7 +39,7 @@ fn server_checks() -> TableIterator<
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "this is for members of steadytext_admin and pg_monitor",
         )
-        .hint("steadytext_daemon_status() is for everybody; a superuser can GRANT pg_monitor.")
+        .hint("A superuser can GRANT steadytext_admin, or pg_monitor to who only looks; steadytext_daemon_status() is for all users.")
         .raise();
     }
     let mut checks = vec![preloaded(), listening()];
@@ -47,6 +48,7 @@ fn server_checks() -> TableIterator<
     let mut needed_mb = 0;
     checks.extend(Task::ALL.map(|task| model(task, &models, &mut needed_mb)));
     checks.extend(unusable(&models));
+    checks.extend(adapters());
     checks.push(memory(needed_mb));
     checks.push(model_directory());
     checks.extend(variables());
@@ -98,6 +100,13 @@ fn listening() -> Check {
             );
         }
         return line("listening", OK, format!("the engine runs in process {pid}; {loaded}"), None);
+    }
+    // One that has crashed may do so again, and then it is not just about to begin.
+    if engine_leader::pid().is_some() && engine_leader::crashes() == 0 {
+        return line("listening", OK, "the engine is starting", None);
+    }
+    if slots::my_state() == State::Starting {
+        return line("listening", OK, "no engine runs yet: the worker of this database starts one", None);
     }
     line(
         "listening",
@@ -225,6 +234,18 @@ fn unusable(models: &Models) -> Vec<Check> {
         ));
     }
     checks
+}
+
+/// Folders of adapters that no model uses.
+fn adapters() -> impl Iterator<Item = Check> {
+    registry::stray_adapters().into_iter().map(|stray| {
+        (
+            format!("adapters {}", stray.folder),
+            WARNING,
+            "the folder is beside no model's file of this name, and what lies in it is not used".to_owned(),
+            Some(stray.hint()),
+        )
+    })
 }
 
 fn memory(needed_mb: u64) -> Check {
