@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use pgrx::prelude::*;
 use steadytext_engine::card::Card;
