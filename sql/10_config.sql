@@ -219,6 +219,13 @@ $$;
 comment on function @extschema@.steadytext_config_get(text) is
     'Returns the value of a setting as plain text';
 
+create function steadytext.warn_of_default_model(key text, name text)
+returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'warn_of_default_model_wrapper';
+comment on function steadytext.warn_of_default_model(text, text) is
+    'Warns where requests could not be answered by the model that a key of steadytext_config is set to';
+
 create function @extschema@.steadytext_config_set(key text, value text)
 returns void
 language plpgsql volatile
@@ -256,6 +263,10 @@ begin
         select steadytext_config_set.key,
             coalesce(v_value, (select k.default_value from steadytext.config_keys() as k
                                where k.key = steadytext_config_set.key), 'null');
+    end if;
+    -- It is taken all the same: the model may be downloaded or registered later.
+    if steadytext_config_set.key in ('generation_model', 'embedding_model', 'reranker_model') then
+        perform steadytext.warn_of_default_model(steadytext_config_set.key, steadytext_config_set.value);
     end if;
 end
 $$;

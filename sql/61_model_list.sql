@@ -51,7 +51,7 @@ comment on function @extschema@.steadytext_model_inspect(text, text) is
 
 create function @extschema@.steadytext_model_remove(name text, delete_file boolean default false)
 returns boolean
-language c volatile parallel unsafe strict
+language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'model_remove_wrapper';
 comment on function @extschema@.steadytext_model_remove(text, boolean) is
     'Takes a model out of the registry and, where that is said, deletes its files from pg_steadytext.model_dir, at once and for all databases. False where there was none. For members of steadytext_admin';

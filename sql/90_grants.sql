@@ -261,6 +261,7 @@ grant execute on function
     @extschema@.steadytext_disable_cache_eviction_cron(),
     @extschema@.steadytext_config_set(text, text),
     @extschema@.steadytext_config_set(varchar, varchar),
+    steadytext.warn_of_default_model(text, text),
     @extschema@.steadytext_model_verify(text, bigint),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),

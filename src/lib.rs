@@ -37,6 +37,7 @@ extern "C-unwind" fn _PG_init() {
     pg::after_commit::install();
     if pg::catalog::preloading() {
         pg::guc::define();
+        pg::guc::on_model_set(registry::warn_of_setting);
         pg::install_shared_memory();
         pg::hooks::install();
         pg::bgworker::register_launcher(worker::ENTRY_POINTS);

@@ -293,7 +293,7 @@ impl Call {
                     return self.restart(next);
                 }
                 self.under_way.remove(&key);
-                let failure = Failure::from(error).error;
+                let failure = self.model.failure(error).error;
                 if self.tolerant && failure.lasting {
                     // An output that no element asks for: it has no answer.
                     return self.done(index, Output::Score(f32::NAN), turns);

@@ -16,6 +16,7 @@ use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::pulls::Failure;
 use crate::pg::shmem::{Pace, Process};
+use crate::pg::slots::State;
 use crate::pg::{engine_leader, engine_page, environment, files, guc, shmem, slots};
 use crate::registry::{self, Task, Wanted, directory, is_obeyed};
 
@@ -40,7 +41,7 @@ fn server_checks() -> TableIterator<
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "this is for members of steadytext_admin and pg_monitor",
         )
-        .hint("steadytext_daemon_status() is for everybody; a superuser can GRANT pg_monitor.")
+        .hint("A superuser can GRANT steadytext_admin, or pg_monitor to who only looks; steadytext_daemon_status() is for all users.")
         .raise();
     }
     let mut checks = vec![preloaded(), listening()];
@@ -50,6 +51,7 @@ fn server_checks() -> TableIterator<
     checks.extend(Task::ALL.map(|task| model(task, &models, &mut needed_mb)));
     checks.extend(unusable(&models));
     checks.extend(failed_downloads());
+    checks.extend(adapters());
     checks.push(memory(needed_mb));
     checks.push(model_directory());
     checks.extend(variables());
@@ -101,6 +103,13 @@ fn listening() -> Check {
             );
         }
         return line("listening", OK, format!("the engine runs in process {pid}; {loaded}"), None);
+    }
+    // One that has crashed may do so again, and then it is not just about to begin.
+    if engine_leader::pid().is_some() && engine_leader::crashes() == 0 {
+        return line("listening", OK, "the engine is starting", None);
+    }
+    if slots::my_state() == State::Starting {
+        return line("listening", OK, "no engine runs yet: the worker of this database starts one", None);
     }
     line(
         "listening",
@@ -239,6 +248,18 @@ fn failed_downloads() -> Vec<Check> {
         (format!("download {}", failure.label), WARNING, detail, Some(hint))
     };
     pull::failures().into_iter().map(check).collect()
+}
+
+/// Folders of adapters that no model uses.
+fn adapters() -> impl Iterator<Item = Check> {
+    registry::stray_adapters().into_iter().map(|stray| {
+        (
+            format!("adapters {}", stray.folder),
+            WARNING,
+            "the folder is beside no model's file of this name, and what lies in it is not used".to_owned(),
+            Some(stray.hint()),
+        )
+    })
 }
 
 fn memory(needed_mb: u64) -> Check {

@@ -32,7 +32,8 @@ use crate::request::params::{self, Unused};
 use crate::request::prompt_source;
 use crate::request::verb_checks::is_verb;
 use crate::request::{
-    DEFAULT_MODEL, RawRequest, RequestMetrics, Usage, check_model, default_to_remember, wanted,
+    DEFAULT_MODEL, RawRequest, RequestMetrics, Usage, check_model, check_vectors, default_to_remember,
+    leave_choice, wanted,
 };
 
 /// Longest free label (user_id, session_id), in bytes.
@@ -151,7 +152,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     {
         let given = check_row(row, &columns, &config).or_raise();
         if let Some(cached) = from_cache(row, &columns, &given, &config) {
-            let row = complete(trigger, row, &columns, &cached);
+            let row = complete(trigger, row, &columns, &given, &cached);
             count_found(given.request_type, cached.model.as_deref());
             show_copied_row(hidden);
             return Ok(Some(row));
@@ -188,7 +189,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
 /// the library's.
 fn params_to_store(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> {
     let mut params = given.params.clone();
-    let mut is_changed = given.is_reworded;
+    let mut is_changed = given.leaves_choice || given.has_kept_prompt;
     if wanted(&given.params) == Wanted::Default && guc::any_model_of_session() {
         let models = catalog_cache::models()?;
         if let Some(name) = default_to_remember(given.request_type, &given.params, &models)? {
@@ -210,8 +211,10 @@ struct Given<'a> {
     prompt: Option<&'a str>,
     prompts: Option<Vec<Option<&'a str>>>,
     params: Value,
+    /// The word for no choice of a model was taken out of the parameters.
+    leaves_choice: bool,
     /// The database keeps the prompt that it is asked with, which is among the parameters.
-    is_reworded: bool,
+    has_kept_prompt: bool,
 }
 
 impl Given<'_> {
@@ -245,6 +248,7 @@ fn complete<'a>(
     trigger: &'a PgTrigger<'a>,
     row: NewRow<'_>,
     columns: &QueueColumns,
+    given: &Given<'_>,
     Cached { found, answer, .. }: &Cached,
 ) -> Row<'a> {
     let now = pg_sys::Datum::from(activity::now());
@@ -257,6 +261,10 @@ fn complete<'a>(
         (QueueColumn::StartedAt, Some(now)),
         (QueueColumn::CompletedAt, Some(now)),
         (QueueColumn::ProcessingTimeMs, 0.into_datum()),
+        (
+            QueueColumn::Params,
+            given.leaves_choice.then(|| JsonB(given.params.clone()).into_datum()).flatten(),
+        ),
     ];
     if guc::notify()
         && let Some(id) = row.uuid(columns.at(QueueColumn::RequestId))
@@ -305,10 +313,11 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     };
     let mut params =
         params::read(request_type, row.jsonb(columns.at(QueueColumn::Params)), Unused::Refused, config)?;
-    let is_reworded =
+    let leaves_choice = leave_choice(&mut params);
+    let has_kept_prompt =
         is_verb(request_type) && prompt_source::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     let prompt = row.text(columns.at(QueueColumn::Prompt));
-    let given = Given { request_type, prompt, prompts, params, is_reworded };
+    let given = Given { request_type, prompt, prompts, params, leaves_choice, has_kept_prompt };
     check_type(given.asked(), config)?;
     if !row.integer(columns.at(QueueColumn::Priority)).is_some_and(|priority| (1..=10).contains(&priority)) {
         return Err(
@@ -328,6 +337,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
         let models = catalog_cache::models()?;
         check_model(request_type, &given.params, &models)?;
     }
+    check_vectors(request_type, &given.params)?;
     Ok(given)
 }
 

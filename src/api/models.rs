@@ -1,31 +1,29 @@
-//! Which models there are, what they need, and how one is removed.
+//! Which models there are, and what they need.
 
-use std::fs;
-use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
-use steadytext_engine::gguf::{self, Gguf};
+use steadytext_engine::gguf::Gguf;
 use steadytext_engine::memory::Machine;
 use steadytext_engine::summary::{self, Load, Summary};
-use steadytext_engine::{Error, FileId, LoadedModel, ModelIdentity, ModelSource, adapters, model_files};
+use steadytext_engine::{Error, FileId, LoadedModel, ModelIdentity, ModelSource, hex, model_files};
 
 use super::connection;
+use super::refuse::require_name;
 use crate::pg::catalog_cache::{self, Model, Models};
 use crate::pg::error::{Failure, OrRaise, PgError};
 use crate::pg::memory::shared_buffers;
 use crate::pg::privilege::{current_user, is_administrator};
-use crate::pg::spi::{self, Mode};
 use crate::pg::{guc, interrupts, privilege};
 use crate::registry::{self, Task, Wanted, directory};
 
 /// Longest text that a prompt is shown with, in characters.
 const MAX_SHOWN: usize = 10_000;
+/// What to do about a file that cannot be used, where nothing else says it.
+const UNUSABLE_HINT: &str = "Fetch another file of the model, or take another model: docs/models.md says which models run, and steadytext-engine inspect FILE what the file needs.";
 /// The placement of models that nobody has registered.
 const ANYWHERE: &str = "any";
-/// Folders in that of an encoder: it has some for its layers, and one for each of other runtimes.
-const MAX_FOLDERS: usize = 64;
 
 /// All models by their names: the rows of the registry, what else is in the directory, and the builtin one.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -154,7 +152,7 @@ fn model_inspect(
     ),
 > {
     require_administrator().or_raise();
-    let Some(name) = name else { return TableIterator::empty() };
+    let name = require_name(name).or_raise();
     let models = catalog_cache::models().or_raise();
     let found = find(name, &models).or_raise();
     let settings = guc::engine();
@@ -179,6 +177,7 @@ fn model_inspect(
         Some(ModelSource::File(path)) => Some(path.as_path()),
         None => found.path.as_deref(),
     };
+    let row = registered(name, &models);
     let card = path.map(Card::read).transpose().ok().flatten().flatten().unwrap_or_default();
     let tasks = match (path, found.task) {
         (_, Some(task)) => vec![task.name().to_owned()],
@@ -219,6 +218,7 @@ fn model_inspect(
         ),
         (None, None) => (None, None),
     };
+    let hint = hint.or_else(|| reason.as_ref().map(|_| UNUSABLE_HINT.to_owned())).or_else(|| stray(path));
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let size = match path {
         Some(path) => Some(path).filter(|path| registry::is_there(path)).and_then(bytes_of),
@@ -240,8 +240,8 @@ fn model_inspect(
         memory_mb.map(number),
         limit_mb.map(number),
         storable(summary.and_then(|summary| summary.license.clone()).or(card.licence)),
-        card.repository,
-        card.sha256,
+        card.repository.or_else(|| row.and_then(|row| row.repository.clone())),
+        row.and_then(|row| row.sha256).map(|sha256| hex(&sha256)).or(card.sha256),
         storable(summary.and_then(|summary| summary.tokenizer.clone())),
         summary.and_then(|summary| summary.vocabulary).map(|tokens| number(tokens as u64)),
         storable(summary.and_then(|summary| summary.chat_template.clone())),
@@ -290,9 +290,8 @@ fn find(name: &str, models: &Models) -> Result<Found, PgError> {
         let source = Some(ModelSource::Builtin);
         return Ok(Found { task: None, source, path: None, refused: None });
     }
-    let row = models.iter().find(|model| model.name == name && !registry::gives_way(model));
-    if let Some((row, task)) =
-        row.and_then(|row| Some((row, Task::ALL.into_iter().find(|task| task.name() == row.task)?)))
+    if let Some((row, task)) = registered(name, models)
+        .and_then(|row| Some((row, Task::ALL.into_iter().find(|task| task.name() == row.task)?)))
     {
         // A file that is another one than registered is looked at all the same.
         let path = registry::registered_path(&row.file).ok();
@@ -322,8 +321,22 @@ fn find(name: &str, models: &Models) -> Result<Found, PgError> {
             let source = Some(ModelSource::File(path));
             Ok(Found { task: None, source, path: None, refused: Some(error) })
         }
-        (Err(error), None) => Err(error),
+        (Err(error), None) => Err(match registry::close(name, models) {
+            Some(close) if error.code == PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT => error.hint(close),
+            _ => error,
+        }),
     }
+}
+
+/// What to do about folders that look like that of a model's adapters, and are not.
+fn stray(path: Option<&Path>) -> Option<String> {
+    let path = path?;
+    registry::stray_adapters().into_iter().find(|stray| stray.is_meant_for(path)).map(|stray| stray.hint())
+}
+
+/// The row of a name, unless a file is meant by it.
+fn registered<'a>(name: &str, models: &'a Models) -> Option<&'a Model> {
+    models.iter().find(|model| model.name == name && !registry::gives_way(model))
 }
 
 /// What the engine may take, in MB; `None` where there is no limit.
@@ -334,7 +347,7 @@ pub(super) fn memory_limit_mb() -> Option<u64> {
     }
 }
 
-fn require_administrator() -> Result<(), PgError> {
+pub(super) fn require_administrator() -> Result<(), PgError> {
     if is_administrator(current_user()) {
         return Ok(());
     }
@@ -343,164 +356,6 @@ fn require_administrator() -> Result<(), PgError> {
         "this is for members of steadytext_admin",
     )
     .hint("A superuser can GRANT steadytext_admin."))
-}
-
-/// Removes a model from the registry and, if that is wanted, its files from the directory of the models,
-/// which cannot be undone. Whether there was anything.
-#[pg_extern(volatile, parallel_unsafe)]
-fn model_remove(name: &str, delete_file: bool) -> bool {
-    require_administrator().or_raise();
-    remove(name, delete_file).or_raise()
-}
-
-fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
-    let installation = catalog_cache::installation()?;
-    let models = catalog_cache::models()?;
-    let row = models.iter().find(|model| model.name == name && !(delete_file && registry::gives_way(model)));
-    let path = match row {
-        Some(_) if !delete_file => None,
-        Some(model) if model.file.starts_with('/') => {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("the file of model \"{}\" is not in pg_steadytext.model_dir", model.name),
-            )
-            .hint("Remove the model without its file."));
-        }
-        Some(model) => Some(registry::registered_path(&model.file).map_err(|_| {
-            PgError::new(
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("the file of model \"{}\" leads out of pg_steadytext.model_dir", model.name),
-            )
-            .hint("Remove the model without its file.")
-        })?),
-        None => registry::named_file(name, &models)?,
-    };
-    if row.is_none() && !delete_file && path.is_some() {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("model \"{name}\" is a file in pg_steadytext.model_dir, and no row of the registry"),
-        )
-        .hint("With delete_file => true its files are deleted, for all databases of the server."));
-    }
-    if let Some(path) = path.as_ref().filter(|_| delete_file) {
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let (path, directory) = (real(path), real(Path::new(&guc::model_dir())));
-        if directory.starts_with(&path) {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                format!("the file of model \"{name}\" is the whole of pg_steadytext.model_dir"),
-            )
-            .hint("Remove the model without its file."));
-        }
-        if let Some(inside) = model_inside(&path) {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                format!("the folder of model \"{name}\" has another model in it: \"{}\"", inside.display()),
-            )
-            .hint("Remove that file first, or remove the model without its files."));
-        }
-        // Another model whose file lies in this one's folder would lose it as well.
-        let is_other = |model: &&Model| {
-            model.name != name
-                && registry::registered_path(&model.file).is_ok_and(|other| real(&other).starts_with(&path))
-        };
-        if let Some(other) = models.iter().find(is_other) {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                format!("the file of model \"{name}\" is that of model \"{}\", too", other.name),
-            )
-            .hint("Remove that one first, or remove the model without its file."));
-        }
-    }
-    if row.is_some() {
-        // The statement runs with the rights of the caller.
-        let sql = format!(
-            "delete from {}.steadytext_models where name operator(pg_catalog.=) $1",
-            installation.schema
-        );
-        spi::query(&sql, vec![name.into()], Mode::ReadWrite, |_| ())?;
-    }
-    let mut any = row.is_some();
-    if let Some(path) = path.filter(|_| delete_file) {
-        any |= delete(&path).map_err(|error| {
-            PgError::new(
-                PgSqlErrorCode::ERRCODE_IO_ERROR,
-                format!("could not delete file \"{}\": {error}", path.display()),
-            )
-            .hint("Delete it as the operating system user of the server, or give that user the right to.")
-        })?;
-    }
-    Ok(any)
-}
-
-/// A GGUF file somewhere in a folder, which an encoder's has not.
-fn model_inside(folder: &Path) -> Option<std::path::PathBuf> {
-    let mut folders = vec![folder.to_owned()];
-    let mut looked_at = 0;
-    while let Some(folder) = folders.pop().filter(|_| looked_at < MAX_FOLDERS) {
-        looked_at += 1;
-        for entry in folder.read_dir().into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
-                _ if is_gguf(&entry.path()) => return Some(entry.path()),
-                _ => {}
-            }
-        }
-    }
-    // A folder that is so large is none of an encoder's.
-    folders.pop()
-}
-
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
-}
-
-/// Deletes the files of a model and what stands beside them. Whether there was a model.
-fn delete(path: &Path) -> io::Result<bool> {
-    let missing = |error: io::Error| {
-        if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
-    };
-    let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-    // Whatever a row says: nothing but models is deleted.
-    let has_name = path.components().next_back().is_some_and(|last| matches!(last, Component::Normal(_)));
-    let is_model = if is_folder { path.join("config.json").is_file() } else { is_gguf(path) };
-    if !has_name || !is_model {
-        return Ok(false);
-    }
-    let mut any = false;
-    if is_folder {
-        any |= fs::remove_dir_all(path).map(|()| true).or_else(missing)?;
-    } else {
-        // Where something is wrong with these, the model is still there.
-        delete_adapters(path)?;
-        for part in gguf::parts(path) {
-            any |= fs::remove_file(part).map(|()| true).or_else(missing)?;
-        }
-    }
-    for suffix in [".panels", ".checksum", card::SUFFIX] {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(suffix);
-        fs::remove_file(beside).map(|()| true).or_else(missing)?;
-    }
-    Ok(any)
-}
-
-/// Deletes the adapters beside a model's file, and their folder where nothing else is in it.
-fn delete_adapters(path: &Path) -> io::Result<()> {
-    let folder = adapters::described_in(path);
-    if !folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
-        return Ok(());
-    }
-    for entry in folder.read_dir()? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() && is_gguf(&entry.path()) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Whether the caller may see everybody's: members of steadytext_admin, superusers, and who monitors the

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::audit::note_in_audit_log;
+use super::refuse::require_name;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::{as_owner, current_user, is_administrator, is_monitor, may_manage};
 use crate::pg::pulls::{self, Done, Failure, Look, Running, Ticket, Wanted};
 use crate::pg::{catalog, catalog_cache, interrupts};
-use crate::registry::DownloadRequest;
+use crate::registry::{self, DownloadRequest};
 
 /// How often it is looked whether a download has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -20,7 +21,7 @@ const NOTICE: Duration = Duration::from_secs(5);
 /// was asked for.
 #[pg_extern(volatile, parallel_unsafe)]
 fn model_pull(name: Option<&str>, wait: Option<bool>) -> Option<String> {
-    let name = name?;
+    let name = require_name(name).or_raise();
     note_act("model_pull", name);
     Some(pull(name, wait.unwrap_or(true)).or_raise())
 }
@@ -42,14 +43,22 @@ fn note_act(action: &str, name: &str) {
 /// Stops the download of a model, whoever waits for it. Whether there was one.
 #[pg_extern(volatile, parallel_unsafe)]
 fn model_pull_cancel(name: Option<&str>) -> Option<bool> {
-    name.map(|name| {
-        note_act("model_pull_cancel", name);
-        pulls::stop(name)
-    })
+    let name = require_name(name).or_raise();
+    note_act("model_pull_cancel", name);
+    Some(pulls::stop(name))
 }
 
 fn pull(name: &str, wait: bool) -> Result<String, PgError> {
-    let request = DownloadRequest::of(name)?;
+    let models = catalog_cache::models()?;
+    if let Some(there) = registry::there_without_pull(name, &models)? {
+        notice(if there == registry::BUILTIN {
+            format!("{name}: it is part of the library, and there already; nothing is downloaded")
+        } else {
+            format!("{name}: \"{there}\" is there already; nothing is downloaded")
+        });
+        return Ok(there);
+    }
+    let request = DownloadRequest::of(name, &models)?;
     if !wait {
         begin(&request, false)?;
         return Ok(name.to_owned());

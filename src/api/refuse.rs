@@ -92,6 +92,22 @@ pub(super) fn refuse_unsafe(unsafe_mode: Option<bool>) {
     }
 }
 
+/// The name of a model that an administrator does something about. Nothing would be done without one, and
+/// nobody would hear of that.
+///
+/// # Errors
+///
+/// 22004.
+pub(super) fn require_name(name: Option<&str>) -> Result<&str, PgError> {
+    name.ok_or_else(|| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "the name of a model must not be null",
+        )
+        .hint("Name one: steadytext_model_list() shows the models there are, and steadytext_models those that can be downloaded.")
+    })
+}
+
 /// The error by which a row is refused.
 pub(super) fn refusal(table: &str, column: &str) -> PgError {
     const HINT: &str = "Leave the column to its default: docs/sql.md names those that an INSERT gives and an UPDATE changes.";

@@ -113,9 +113,9 @@ fn worker_state() -> TableIterator<
         name!(memory_mb, i32),
     ),
 > {
+    let state = slots::my_state();
     let slot = slots::mine();
     let running = slot.map_or(0, |slot| slot.running.load(Relaxed));
-    let state = slot.map_or(State::Stopped, |slot| slot.state());
     let (word, message) = match state {
         _ if shmem::get().is_none() => (
             "not_preloaded",

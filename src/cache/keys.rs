@@ -6,7 +6,7 @@ use steadytext_engine::{BackendKind, CacheKey, Prompts, Work, cache_key, cache_k
 
 use crate::pg::{catalog, guc, model_checksums};
 use crate::registry::{Embedding, Resolved};
-use crate::request::Subtasks;
+use crate::request::{Subtasks, named_model};
 
 /// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for
 /// kinds that are not kept.
@@ -46,7 +46,7 @@ pub(super) fn key_by(
     let prompts = &embedding.of_pairs();
     match subtasks {
         Subtasks::One(work) => {
-            let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
+            let names_model = named_model(params).is_some();
             let work = embedding.applied_to(work.clone());
             cache_key(request_type, &work, names_model, model, backend)
         }

@@ -20,6 +20,8 @@ use crate::sidecar;
 /// What the name of a model's file has behind it in the name of the folder with its adapters.
 pub const SUFFIX: &str = ".adapters";
 
+/// The ending of the names of adapters' files.
+const ENDING: &str = ".gguf";
 /// What llama.cpp's converter puts before the task in the name of an adapter's file.
 const PREFIX: &str = "lora-";
 /// The key by which an adapter's file says its task.
@@ -91,7 +93,7 @@ fn files(model: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     for entry in folder.read_dir()? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".gguf")) else { continue };
+        let Some(stem) = name.to_str().and_then(without_ending) else { continue };
         if stem.is_empty() || stem.chars().any(char::is_control) {
             return invalid("the name of a file of its adapters is no task");
         }
@@ -104,6 +106,9 @@ fn files(model: &Path) -> io::Result<Vec<(String, PathBuf)>> {
         files.push((stem.to_owned(), entry.path()));
     }
     files.sort_unstable();
+    if files.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return invalid("two files of its adapters are called by the same task");
+    }
     Ok(files)
 }
 
@@ -207,6 +212,12 @@ fn open(model: &Path) -> Result<Vec<(String, Gguf)>, Error> {
     Ok(adapters)
 }
 
+/// The name of an adapter's file without its ending, which may be in any case, as that of a model's file may.
+fn without_ending(name: &str) -> Option<&str> {
+    let (task, ending) = name.split_at_checked(name.len().checked_sub(ENDING.len())?)?;
+    ending.eq_ignore_ascii_case(ENDING).then_some(task)
+}
+
 /// Whether a text can be a task's name.
 pub(crate) fn is_task(task: &str) -> bool {
     !task.is_empty() && task.chars().count() <= MAX_TASK && !task.chars().any(char::is_control)
@@ -296,15 +307,17 @@ pub(crate) fn list(gguf: &Gguf) -> Result<Vec<Adapter<'_>>, Error> {
         }
     }
     for (task, file) in gguf.attached() {
-        let expect = |key: &str, wanted: &str| match file.opt_str(key)? {
+        let expect = |key: &str, wanted: &str| {
+            match file.opt_str(key)? {
             Some(found) if found == wanted => Ok(()),
             found => Err(file.unsupported_but(
                 format!(
                     "it lies among adapters, and its key \"{key}\" is {}, not \"{wanted}\"",
                     found.map_or("missing".to_owned(), |found| format!("\"{}\"", found.escape_debug()))
                 ),
-                "Put files there that llama.cpp's converter wrote beside the model.",
+                "Put files there that llama.cpp's converter wrote beside the model, each called by its task, such as retrieval.query.gguf.",
             )),
+        }
         };
         expect("general.type", "adapter")?;
         expect("adapter.type", "lora")?;

@@ -157,6 +157,12 @@ impl Refusal {
     }
 }
 
+/// The length of a model's vectors, as its keys say.
+pub fn dimensions(gguf: &Gguf) -> Option<u32> {
+    let architecture = gguf.opt_str("general.architecture").ok().flatten()?;
+    gguf.opt_u32(&format!("{architecture}.embedding_length")).ok().flatten()
+}
+
 impl Summary {
     /// Sums a file up; what was read of it comes along, for those who want to list more.
     ///
@@ -221,7 +227,7 @@ impl Summary {
             element_types: shares(gguf),
             importance_matrix: gguf.keys().any(|(key, _)| key.starts_with("quantize.imatrix.")),
             declared_context_length: number("context_length"),
-            dimensions: number("embedding_length"),
+            dimensions: dimensions(gguf),
             adapters: adapters::list(gguf)
                 .map(|all| all.iter().map(|adapter| adapter.task.to_owned()).collect())
                 .unwrap_or_default(),

@@ -1,4 +1,5 @@
-//! A guess at a model's task where nothing is written down about it, from the first bytes of its file.
+//! A guess at a model's task and the length of its vectors where nothing is written down about them, from the
+//! first bytes of its file.
 //!
 //! Invariant: a constant number of bytes is read, whatever the file claims; a file that cannot be read has no
 //! task.
@@ -8,7 +9,8 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::card::Task;
-use crate::model;
+use crate::mapping::FileId;
+use crate::{model, safetensors};
 
 /// Bytes of a file that are looked at. The keys that tell a model's family, and how its vectors are pooled,
 /// stand before its vocabulary.
@@ -20,6 +22,41 @@ const MAX_KEYS: u64 = 512;
 pub fn tasks(path: &Path) -> Vec<Task> {
     let task = if path.is_dir() { of_folder(path) } else { head(path).and_then(|head| of_head(&head)) };
     task.into_iter().collect()
+}
+
+/// What can be seen at once of the vectors that a model makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vectors {
+    /// Their whole length, where the file says it.
+    pub dimensions: Option<u32>,
+    /// Lengths that they may be cut to because the model was trained for them, as a folder's configuration
+    /// says, in ascending order.
+    pub lengths: Vec<u32>,
+    /// Whether a text that says what a query looks for may stand before it: encoders without adapters read no
+    /// such thing.
+    pub takes_tasks: bool,
+}
+
+/// The vectors of a GGUF file's model, or of that of a folder; `None` where it cannot be seen whose file it
+/// is.
+pub fn vectors(path: &Path) -> Option<Vectors> {
+    if path.is_dir() {
+        let found = safetensors::lengths(path).ok()?;
+        return Some(Vectors { dimensions: found.whole, lengths: found.shorter, takes_tasks: false });
+    }
+    let found = Found::read(&head(path)?)?;
+    let takes_tasks = !model::is_encoder_family(&found.family?);
+    Some(Vectors { dimensions: found.dimensions, lengths: Vec::new(), takes_tasks })
+}
+
+/// The state of the files that [`vectors`] looks at, which changes with them.
+pub fn state_of_vectors(path: &Path) -> Option<FileId> {
+    if !path.is_dir() {
+        return FileId::of_path(path).ok();
+    }
+    let [config, beside] = safetensors::LENGTHS_IN.map(|name| FileId::of_path(&path.join(name)).ok());
+    let config = config?;
+    Some(beside.map_or(config, |beside| config.and(&beside)))
 }
 
 fn head(path: &Path) -> Option<Vec<u8>> {
@@ -35,26 +72,47 @@ fn of_folder(folder: &Path) -> Option<Task> {
     Some(if config.contains("ForSequenceClassification") { Task::Rerank } else { Task::Embed })
 }
 
-fn of_head(head: &[u8]) -> Option<Task> {
-    let mut reader = Reader(head);
-    if reader.take(4)? != b"GGUF" || !(2..=3).contains(&reader.u32()?) {
-        return None;
-    }
-    let _tensors = reader.u64()?;
-    let keys = reader.u64()?.min(MAX_KEYS);
-    let (mut family, mut pooling) = (None, None);
-    for _ in 0..keys {
-        let Some((key, value)) = reader.pair() else { break };
-        match (key, value) {
-            (b"general.architecture", Value::Text(name)) => {
-                family = std::str::from_utf8(name).ok().map(str::to_owned);
-            }
-            // An adapter, which is to be added to another model, is for nothing by itself.
-            (b"general.type", Value::Text(b"adapter")) => return None,
-            (key, Value::Number(number)) if key.ends_with(b".pooling_type") => pooling = Some(number),
-            _ => {}
+/// What the head of a GGUF file says.
+#[derive(Default)]
+struct Found {
+    family: Option<String>,
+    pooling: Option<u64>,
+    dimensions: Option<u32>,
+}
+
+impl Found {
+    /// `None` for what is no GGUF file, or an adapter, which is to be added to another model and is for
+    /// nothing by itself.
+    fn read(head: &[u8]) -> Option<Found> {
+        let mut reader = Reader(head);
+        if reader.take(4)? != b"GGUF" || !(2..=3).contains(&reader.u32()?) {
+            return None;
         }
+        let _tensors = reader.u64()?;
+        let keys = reader.u64()?.min(MAX_KEYS);
+        let mut found = Found::default();
+        for _ in 0..keys {
+            let Some((key, value)) = reader.pair() else { break };
+            match (key, value) {
+                (b"general.architecture", Value::Text(name)) => {
+                    found.family = std::str::from_utf8(name).ok().map(str::to_owned);
+                }
+                (b"general.type", Value::Text(b"adapter")) => return None,
+                (key, Value::Number(number)) if key.ends_with(b".pooling_type") => {
+                    found.pooling = Some(number);
+                }
+                (key, Value::Number(number)) if key.ends_with(b".embedding_length") => {
+                    found.dimensions = u32::try_from(number).ok();
+                }
+                _ => {}
+            }
+        }
+        Some(found)
     }
+}
+
+fn of_head(head: &[u8]) -> Option<Task> {
+    let Found { family, pooling, .. } = Found::read(head)?;
     let family = family?;
     // The numbers are llama.cpp's: 0 says that vectors of tokens are wanted, 4 that there is a head for
     // scores.
@@ -133,7 +191,7 @@ mod tests {
     use steadytext_test_models::gguf::Value;
     use steadytext_test_models::{Architecture, Bert, Spec};
 
-    use super::tasks;
+    use super::{Vectors, tasks, vectors};
     use crate::card::Task;
 
     #[test]
@@ -158,6 +216,24 @@ mod tests {
         let ranking = r#"{"architectures": ["BertForSequenceClassification"]}"#;
         std::fs::write(path("folder/config.json"), ranking).unwrap();
         assert_eq!(tasks(&path("folder")), [Task::Rerank]);
+    }
+
+    #[test]
+    fn a_look_at_the_head_tells_how_long_vectors_are_and_whether_tasks_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let spec = Spec::tiny(Architecture::Qwen3);
+        steadytext_test_models::write(&spec, &path("decoder.gguf")).unwrap();
+        let found = vectors(&path("decoder.gguf")).unwrap();
+        assert!(found.dimensions.is_some() && found.takes_tasks, "{found:?}");
+        let none = Vectors { dimensions: Some(64), lengths: Vec::new(), takes_tasks: false };
+        Bert::default().write(&path("encoder.gguf")).unwrap();
+        assert_eq!(vectors(&path("encoder.gguf")), Some(none.clone()));
+        Bert::default().write_folder(&path("folder")).unwrap();
+        assert_eq!(vectors(&path("folder")), Some(none));
+        std::fs::write(path("letter.gguf"), "Dear Sir or Madam").unwrap();
+        assert_eq!(vectors(&path("letter.gguf")), None);
+        assert_eq!(vectors(&path("missing.gguf")), None);
     }
 
     #[test]

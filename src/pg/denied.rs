@@ -24,9 +24,50 @@ const MOST_CALLBACKS: usize = 8;
 static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 
-/// The hint for a missing right on one of the extension's objects. It must not have characters that a format
-/// string would interpret, such as `%`.
-const HINT: &CStr = c"Members of steadytext_user may use pg_steadytext, members of steadytext_admin configure it as well: GRANT steadytext_user TO the role. \"Roles\" in docs/sql.md says which role is for what.";
+/// The hint for a missing right on an object for users. A hint must not have characters that a format string
+/// would interpret, such as `%`.
+const HINT_OF_USERS: &CStr = c"Members of steadytext_user may use pg_steadytext, members of steadytext_admin configure it as well: GRANT steadytext_user TO the role. \"Roles\" in docs/sql.md says which role is for what.";
+/// The hint for a missing right on an object for administrators only.
+const HINT_OF_ADMINISTRATORS: &CStr = c"This is for members of steadytext_admin, who configure pg_steadytext: GRANT steadytext_admin TO the role. \"Roles\" in docs/sql.md says which role is for what.";
+/// The hint for tables that users may read or change in part, and administrators otherwise: PostgreSQL does
+/// not tell which operation was tried.
+const HINT_OF_BOTH: &CStr = c"Members of steadytext_user may read it, or what is their own in it, members of steadytext_admin also change it as far as anybody may: GRANT one of them TO the role. \"Roles\" in docs/sql.md says which role is for what.";
+/// Functions, tables and views that members of steadytext_user have no right to, without what their names
+/// begin with. A test compares them with the catalogs.
+const OF_ADMINISTRATORS: [&str; 30] = [
+    "audit_log",
+    "cache",
+    "cache_clear",
+    "cache_evict_by_age",
+    "cache_evict_by_frecency",
+    "cache_export",
+    "cache_import",
+    "cache_preview_eviction",
+    "cache_scheduled_eviction",
+    "cache_warmup",
+    "cache_with_frecency",
+    "config_set",
+    "daemon_start",
+    "daemon_stop",
+    "diagnose",
+    "disable_cache_eviction_cron",
+    "limit_usage",
+    "metrics",
+    "model_inspect",
+    "model_pull",
+    "model_pull_cancel",
+    "model_remove",
+    "model_verify",
+    "queue_counts",
+    "rate_limits",
+    "rate_usage",
+    "reset_usage",
+    "set_limit",
+    "setup_cache_eviction_cron",
+    "stat_reset",
+];
+/// A function in a view for users, which the planner calls before anybody looks at the right to the view.
+const CALLED_BY_PLANNER: &str = "bucket_bounds";
 /// The functions of PostgreSQL that report a missing right.
 const DENIERS: [&CStr; 2] = [c"aclcheck_error", c"aclcheck_error_col"];
 
@@ -186,14 +227,14 @@ unsafe extern "C-unwind" fn see_context(_arg: *mut core::ffi::c_void) {
         let error = CopyErrorData();
         note(error, false);
         let is_about_type = is_unsupported && column_types::is_kept(error);
-        let is_about_own = is_denied && is_about_own_object(error);
+        let hint = if is_denied { hint_about_own_object(error) } else { None };
         FreeErrorData(error);
         pg_sys::CurrentMemoryContext = before;
         if is_about_type {
             errhint(column_types::HINT.as_ptr());
         }
-        if is_about_own {
-            errhint(HINT.as_ptr());
+        if let Some(hint) = hint {
+            errhint(hint.as_ptr());
         }
     }
 }
@@ -210,19 +251,19 @@ unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
         own_context::hide(error);
         // Rights on tables and functions of a statement are looked at before it runs, when the callback is
         // not there yet.
-        if is_about_own_object(error) {
-            (*error).hint = pg_sys::MemoryContextStrdup((*error).assoc_context, HINT.as_ptr());
+        if let Some(hint) = hint_about_own_object(error) {
+            (*error).hint = pg_sys::MemoryContextStrdup((*error).assoc_context, hint.as_ptr());
         }
     }
 }
 
-/// Whether PostgreSQL has denied a right on a function, a table or a view that is called as the extension
-/// calls its own, and has said nothing more about it.
+/// What to do where PostgreSQL has denied a right on a function, a table or a view that is called as the
+/// extension calls its own, and has said nothing more about it.
 ///
 /// # Safety
 ///
 /// The error is alive.
-unsafe fn is_about_own_object(error: *const pg_sys::ErrorData) -> bool {
+unsafe fn hint_about_own_object(error: *const pg_sys::ErrorData) -> Option<&'static CStr> {
     // SAFETY: the caller's promise; its texts end with a zero.
     unsafe {
         if (*error).sqlerrcode != PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32
@@ -232,14 +273,28 @@ unsafe fn is_about_own_object(error: *const pg_sys::ErrorData) -> bool {
             || !(*error).hint.is_null()
             || !DENIERS.contains(&CStr::from_ptr((*error).funcname))
         {
-            return false;
+            return None;
         }
-        let message = CStr::from_ptr((*error).message).to_string_lossy();
-        message
-            .rsplit(' ')
-            .next()
-            .is_some_and(|name| name.starts_with("steadytext_") || name.starts_with("st_"))
+        hint_about(&CStr::from_ptr((*error).message).to_string_lossy())
     }
+}
+
+/// What to do about a message such as `permission denied for function steadytext_config_set`. The catalogs,
+/// which know who has the right, are not to be read in the midst of an error.
+fn hint_about(message: &str) -> Option<&'static CStr> {
+    let mut words = message.rsplit(' ');
+    let (name, kind) = (words.next()?, words.next()?);
+    if kind == "function" && name == CALLED_BY_PLANNER {
+        return Some(HINT_OF_USERS);
+    }
+    let name = name.strip_prefix("steadytext_").or_else(|| name.strip_prefix("st_"))?;
+    Some(if OF_ADMINISTRATORS.contains(&name) {
+        HINT_OF_ADMINISTRATORS
+    } else if kind == "function" {
+        HINT_OF_USERS
+    } else {
+        HINT_OF_BOTH
+    })
 }
 
 /// Notes an error that is about rights on something of the extension's, unless it was noted when it was

@@ -298,7 +298,11 @@ impl From<EngineError> for Failure {
                 Some("Use another model, or leave out the characters that it does not know."),
             ),
             EngineError::UnknownTask { hint } => (Code::ERRCODE_INVALID_PARAMETER_VALUE, false, Some(&**hint)),
-            EngineError::InvalidRequest(_) => (Code::ERRCODE_INVALID_PARAMETER_VALUE, false, None),
+            EngineError::InvalidRequest(_) => (
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                false,
+                Some("Leave the parameter out, or give it another value: docs/sql.md says what each one does."),
+            ),
             EngineError::OutOfMemory { .. } => (
                 Code::ERRCODE_OUT_OF_MEMORY,
                 true,

@@ -7,6 +7,7 @@
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -245,21 +246,101 @@ pub(crate) fn is_path(value: &str) -> bool {
     value.contains('/') || (!value.is_empty() && value.bytes().all(|byte| byte == b'.'))
 }
 
-/// The check hook of the settings that choose a model: only superusers may give a path. Values from the
-/// server's files, ALTER DATABASE and ALTER ROLE were checked when they were set.
+/// A check of the name of a model that somebody sets, in a transaction.
+type Look = fn(ModelSetting, &str);
+
+/// It comes from a module that stands above this one.
+static LOOK: OnceLock<Look> = OnceLock::new();
+
+/// Has `look` called for each name of a model that somebody sets, before it holds.
+pub(crate) fn on_model_set(look: Look) {
+    // The library is initialized once.
+    let _ = LOOK.set(look);
+}
+
+/// The check hook of `pg_steadytext.generation_model`.
 #[pg_guard]
-unsafe extern "C-unwind" fn check_model(
+unsafe extern "C-unwind" fn check_generation_model(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
+    // SAFETY: the caller's.
+    unsafe { check_model(ModelSetting::Generation, value, source) }
+}
+
+/// The check hook of `pg_steadytext.embedding_model`.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_embedding_model(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the caller's.
+    unsafe { check_model(ModelSetting::Embedding, value, source) }
+}
+
+/// The check hook of `pg_steadytext.reranker_model`.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_reranker_model(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the caller's.
+    unsafe { check_model(ModelSetting::Reranker, value, source) }
+}
+
+/// Checks a setting that chooses a model: a path is a superuser's to give. What the server's files, ALTER
+/// DATABASE and ALTER ROLE have set was checked when that was done.
+///
+/// # Safety
+///
+/// `value` is what PostgreSQL hands to a check hook.
+unsafe fn check_model(
+    setting: ModelSetting,
+    value: *mut *mut c_char,
+    source: pg_sys::GucSource::Type,
+) -> bool {
     use pg_sys::GucSource;
-    // SAFETY: the value is a string, or null; the rest are globals of this process. PostgreSQL frees the
-    // texts.
-    unsafe {
-        if value.is_null() || (*value).is_null() || !is_path(&CStr::from_ptr(*value).to_string_lossy()) {
+    // SAFETY: the value is a string, or null.
+    let name = unsafe {
+        if value.is_null() || (*value).is_null() {
             return true;
         }
+        CStr::from_ptr(*value).to_string_lossy().into_owned()
+    };
+    if !may_name(&name, source) {
+        return false;
+    }
+    // SET, set_config(), ALTER ROLE and ALTER DATABASE: somebody reads what is said about it. Other sources
+    // are read outside of transactions, or on behalf of somebody who is not there.
+    let is_interactive = source >= GucSource::PGC_S_INTERACTIVE;
+    // SAFETY: getters.
+    let may_look = unsafe {
+        pg_sys::IsTransactionState()
+            && pg_sys::MyDatabaseId != pg_sys::InvalidOid
+            && !pg_sys::InitializingParallelWorker
+            && pg_sys::ParallelWorkerNumber < 0
+    };
+    if is_interactive
+        && may_look
+        && let Some(look) = LOOK.get()
+    {
+        look(setting, &name);
+    }
+    true
+}
+
+/// Whether the name of a model may be given, which a path may by superusers only; otherwise what is wrong is
+/// left for PostgreSQL to say.
+fn may_name(name: &str, source: pg_sys::GucSource::Type) -> bool {
+    use pg_sys::GucSource;
+    if !is_path(name) {
+        return true;
+    }
+    // SAFETY: globals of this process. PostgreSQL frees the texts.
+    unsafe {
         // A parallel worker gets what its leader has.
         if source < GucSource::PGC_S_CLIENT || pg_sys::InitializingParallelWorker || pg_sys::superuser() {
             return true;
@@ -329,18 +410,21 @@ pub(crate) fn define() {
     model(
         c"pg_steadytext.generation_model",
         &GENERATION_MODEL,
+        check_generation_model,
         c"Model that generates text where a request names none.",
         c"\"auto\" leaves the choice to the database and its registry, and to what is in pg_steadytext.model_dir; otherwise the name of a model, or \"builtin\". Superusers may give a path.",
     );
     model(
         c"pg_steadytext.embedding_model",
         &EMBEDDING_MODEL,
+        check_embedding_model,
         c"Model that computes embeddings where a request names none.",
         c"As pg_steadytext.generation_model.",
     );
     model(
         c"pg_steadytext.reranker_model",
         &RERANKER_MODEL,
+        check_reranker_model,
         c"Model that ranks documents where a request names none.",
         c"As pg_steadytext.generation_model.",
     );
@@ -503,9 +587,13 @@ fn string(
     GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::default());
 }
 
+/// A check hook, as PostgreSQL calls it for a text.
+type Check = unsafe extern "C-unwind" fn(*mut *mut c_char, *mut *mut c_void, pg_sys::GucSource::Type) -> bool;
+
 fn model(
     name: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
+    check: Check,
     short: &'static CStr,
     long: &'static CStr,
 ) {
@@ -518,7 +606,7 @@ fn model(
             setting,
             GucContext::Userset,
             GucFlags::default(),
-            Some(check_model),
+            Some(check),
             None,
             None,
         );

@@ -296,7 +296,8 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
             return Some((Ticket { index, number: entries[index].number }, false));
         }
         // What failed before is no longer the last word. Its waiters, if they are slow, still find the error.
-        let is_before = |entry: &&mut PullEntry| entry.state == State::Failed && entry.key.get() == wanted.key;
+        let is_before =
+            |entry: &&mut PullEntry| entry.state == State::Failed && entry.key.get() == wanted.key;
         entries.iter_mut().filter(is_before).for_each(|entry| entry.state = State::Free);
         // Errors are kept as long as there is other room.
         let index = (0..ENTRIES)

@@ -212,6 +212,23 @@ pub(crate) fn mine() -> Option<&'static Slot> {
     find(shmem::get()?, database)
 }
 
+/// The state of this process's database's worker. One that the launcher was asked for and has not started yet
+/// is starting.
+pub(crate) fn my_state() -> State {
+    // SAFETY: a plain global of this process.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    // Looked at before the state: what the launcher has answered since then, the state says.
+    let is_called = shmem::get().is_some_and(|shared| {
+        let calls = shared.calls.iter().chain(&shared.answering);
+        !shared.launcher_latch.load(Acquire).is_null()
+            && calls.filter(|_| database != 0).any(|call| call.load(SeqCst) == database)
+    });
+    match mine().map_or(State::Stopped, |slot| slot.state()) {
+        State::Stopped if is_called => State::Starting,
+        state => state,
+    }
+}
+
 /// The pace of this process, if it works for vectorizers.
 pub(crate) fn my_pace() -> Option<Pace> {
     mine()?.pace_of_me()

@@ -95,7 +95,16 @@ fn report_statistics() {
 pub(crate) fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: pushed and popped in pairs; after an error the abort pops it.
     unsafe {
-        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        // The first snapshot of a transaction is its own, after which its isolation level cannot be set any
+        // more: a statement such as SET, which needs none, must not have taken it. That of the catalogs
+        // serves as well, and is not older than this moment.
+        let snapshot = if pg_sys::FirstSnapshotSet {
+            pg_sys::GetLatestSnapshot()
+        } else {
+            pg_sys::InvalidateCatalogSnapshot();
+            pg_sys::GetCatalogSnapshot(pg_sys::RelationRelationId)
+        };
+        pg_sys::PushActiveSnapshot(snapshot);
         let value = work();
         pg_sys::PopActiveSnapshot();
         value

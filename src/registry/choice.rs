@@ -12,8 +12,9 @@ use std::time::Duration;
 use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
+use super::defaults;
 use super::directory;
-use super::embedding::{Embedding, Tasks};
+use super::embedding::Embedding;
 use super::model_files::{is_there, registered_path};
 use super::names::{path_of, seeded};
 use super::task::{BUILTIN, Task};
@@ -47,6 +48,8 @@ pub(crate) struct Resolved {
     /// Why others were passed over that come before it.
     passed_over: Vec<PgError>,
     embedding: Arc<Embedding>,
+    /// The setting that has chosen it, where one has.
+    setting: Option<Arc<str>>,
 }
 
 impl Resolved {
@@ -60,6 +63,7 @@ impl Resolved {
             auto: None,
             passed_over: Vec::new(),
             embedding: Arc::default(),
+            setting: None,
         }
     }
 
@@ -77,7 +81,8 @@ impl Resolved {
     ) -> Result<Resolved, PgError> {
         let card = directory::card(path)?;
         let sha256 = sha256.or_else(|| card.as_ref().and_then(|card| card.checksum()));
-        let embedding = Arc::new(Embedding::of(row, card.as_deref(), directory::adapted_tasks(path)));
+        let embedding =
+            Arc::new(Embedding::of_file(path, row, card.as_deref(), directory::adapted_tasks(path)));
         let source = ModelSource::File(path.to_owned());
         Ok(Resolved { source, name: name.to_owned(), sha256, embedding, ..Resolved::builtin(false) })
     }
@@ -88,7 +93,7 @@ impl Resolved {
             source: ModelSource::File(row.file.clone().into()),
             name: row.name.clone(),
             sha256: row.sha256,
-            embedding: Arc::new(Embedding::of(Some(row), None, Tasks::Unknown)),
+            embedding: Arc::new(Embedding::elsewhere(row)),
             ..Resolved::builtin(false)
         }
     }
@@ -106,6 +111,36 @@ impl Resolved {
     /// The name by which it was found.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same, chosen by a setting.
+    pub(super) fn set_by(self, setting: &str) -> Resolved {
+        Resolved { setting: Some(setting.into()), ..self }
+    }
+
+    /// An error about the model, with the setting that has chosen it: whoever meets the error may not have
+    /// named the model, and does not know where it comes from.
+    pub(crate) fn with_setting(&self, error: PgError) -> PgError {
+        match &self.setting {
+            Some(setting) => defaults::named_by(error, setting),
+            None => error,
+        }
+    }
+
+    /// What SQL sees of an error of the engine, with the setting where the error is about the model.
+    pub(crate) fn failure(&self, error: Error) -> Failure {
+        let is_about_model = matches!(
+            error,
+            Error::ModelFile { .. }
+                | Error::LostModel { .. }
+                | Error::CorruptModel { .. }
+                | Error::UnsupportedModel { .. }
+                | Error::Template { .. }
+                | Error::UnknownTask { .. }
+                | Error::NonFinite { .. }
+        );
+        let Failure { error, retry } = Failure::from(error);
+        Failure { error: if is_about_model { self.with_setting(error) } else { error }, retry }
     }
 
     /// The same, without others that would take its place.
@@ -155,7 +190,7 @@ impl Resolved {
             .hint("What was computed before is not what the model computes now: columns of vectors are to be written anew.")
             .report(PgLogLevel::LOG);
         }
-        self.check(&model.own_hash)
+        self.check(&model.own_hash).map_err(|error| self.with_setting(error))
     }
 
     fn check(&self, hash: &[u8; 32]) -> Result<(), PgError> {

@@ -102,8 +102,20 @@ pub(super) fn of_session(task: Task) -> Option<DefaultModel> {
         .then(|| DefaultModel { name: value, setting: setting.name().to_string_lossy().into_owned() })
 }
 
-fn says_something(value: &str) -> bool {
+/// Whether a value names a model, and does not leave the choice to the next level.
+pub(super) fn says_something(value: &str) -> bool {
     !value.is_empty() && value != AUTO
+}
+
+/// An error about a model that a setting has chosen.
+pub(super) fn named_by(error: PgError, setting: &str) -> PgError {
+    let message = format!("{}; {setting} names this model", error.message);
+    PgError { message, ..error }
+}
+
+/// The setting behind a name that a queued request remembers.
+pub(super) fn of_sender(task: Task) -> String {
+    format!("{} of the session that enqueued the request", task.setting().name().to_string_lossy())
 }
 
 fn of_environment(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
@@ -131,7 +143,9 @@ fn of_environment(task: Task, models: &Models) -> Result<Option<DefaultModel>, P
         return Ok(None);
     };
     match found {
-        Some(name) => Ok(Some(DefaultModel { name, setting })),
+        Some(name) => {
+            Ok(Some(DefaultModel { name, setting: format!("{setting} of the server's environment") }))
+        }
         None => Err(PgError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("{setting} of the server's environment is \"{value}\", and no such model is here"),

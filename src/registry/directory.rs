@@ -19,9 +19,9 @@ use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
-use steadytext_engine::{FileId, adapter_tasks, adapters, task_guess};
+use steadytext_engine::task_guess::{self, Vectors};
+use steadytext_engine::{FileId, ModelSource, adapter_tasks, adapters, summary};
 
-use super::embedding::Tasks;
 use super::task::{AUTO, BUILTIN};
 use crate::pg::error::PgError;
 use crate::pg::guc;
@@ -57,6 +57,21 @@ pub(super) struct Listing {
     names: Option<HashSet<String>>,
 }
 
+/// The tasks that a model has adapters for.
+#[derive(Debug)]
+pub(super) enum Tasks {
+    /// As its file says; none where it has no adapters.
+    Known(Arc<Vec<String>>),
+    /// It is on another machine, or what says so cannot be read: who computes it knows.
+    Unknown,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Tasks::Known(Arc::default())
+    }
+}
+
 /// What was read, and when.
 struct Known {
     directory: PathBuf,
@@ -77,6 +92,8 @@ thread_local! {
     static CARDS: RefCell<Kept<Result<Option<Rc<Card>>, PgError>>> = RefCell::default();
     static ADAPTED: RefCell<Kept<Option<Arc<Vec<String>>>>> = RefCell::default();
     static TASKS: RefCell<Kept<Rc<Vec<card::Task>>>> = RefCell::default();
+    static VECTORS: RefCell<Kept<Option<Rc<Vectors>>>> = RefCell::default();
+    static BUILTIN_VECTORS: Option<Rc<Vectors>> = vectors_of_builtin();
 }
 
 /// The models of the directory, in the order of their names.
@@ -257,6 +274,23 @@ pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
     }
     let head = if model.is_dir() { model.join("config.json") } else { model.to_owned() };
     remembered(&TASKS, model, FileId::of_path(&head).ok(), || Rc::new(task_guess::tasks(model)))
+}
+
+/// What can be seen at once of the vectors that a model makes, read anew when its file has changed. `None`
+/// where nothing can.
+pub(super) fn vectors(model: &ModelSource) -> Option<Rc<Vectors>> {
+    let path = match model {
+        ModelSource::File(path) => path,
+        ModelSource::Builtin => return BUILTIN_VECTORS.with(Clone::clone),
+    };
+    let read = || task_guess::vectors(path).map(Rc::new);
+    remembered(&VECTORS, path, task_guess::state_of_vectors(path), read)
+}
+
+fn vectors_of_builtin() -> Option<Rc<Vectors>> {
+    let gguf = ModelSource::Builtin.open().ok()?;
+    let dimensions = summary::dimensions(&gguf);
+    Some(Rc::new(Vectors { dimensions, lengths: Vec::new(), takes_tasks: true }))
 }
 
 /// The tasks that a model has adapters for, read anew when what says so has changed.

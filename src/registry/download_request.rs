@@ -7,7 +7,8 @@ use pgrx::prelude::*;
 use steadytext_engine::card::{Card, Task};
 
 use super::model_files::locate;
-use crate::pg::catalog_cache::{self, Pullable};
+use super::suggestions::close;
+use crate::pg::catalog_cache::{self, Models, Pullable};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
@@ -37,7 +38,7 @@ impl DownloadRequest {
     ///
     /// 42704 for a name that is not registered, 22023 for a row that cannot be downloaded, 42501 for one
     /// whose file is none of the directory of the models.
-    pub(crate) fn of(name: &str) -> Result<DownloadRequest, PgError> {
+    pub(crate) fn of(name: &str, models: &Models) -> Result<DownloadRequest, PgError> {
         if name.contains('/') {
             return Ok(DownloadRequest {
                 label: name.to_owned(),
@@ -55,7 +56,10 @@ impl DownloadRequest {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
                 format!("model \"{shown}\" is not registered"),
             )
-            .hint("Name a row of steadytext_models, or a repository as owner/name or owner/name:file.gguf.")
+            .hint(close(name, models).unwrap_or_else(|| {
+                "Name a row of steadytext_models, or a repository as owner/name or owner/name:file.gguf."
+                    .to_owned()
+            }))
         })?;
         DownloadRequest::of_row(name, row)
     }
@@ -75,7 +79,7 @@ impl DownloadRequest {
             )
             .hint("Put the file into pg_steadytext.model_dir, or owner/name into repo of its row in steadytext_models."));
         }
-        DownloadRequest::of(name)
+        DownloadRequest::of(name, &*catalog_cache::models()?)
     }
 
     fn of_row(name: &str, row: Pullable) -> Result<DownloadRequest, PgError> {

@@ -1,15 +1,19 @@
 //! What a model's row, its card and its adapters say of embeddings: prompts, the lengths that vectors may
 //! have, and tasks.
 //!
-//! A row that somebody has written comes first, then the card, then a row that came with the extension.
+//! A row that somebody has written comes first, then the card, then a row that came with the extension, and in
+//! the end what the model's file says.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use pgrx::prelude::*;
 use steadytext_engine::card::Card;
-use steadytext_engine::{Embed, Prompts, Purpose, Work, adapters};
+use steadytext_engine::task_guess::Vectors;
+use steadytext_engine::{Embed, ModelSource, Prompts, Purpose, Work, adapters};
 
+use super::directory::{self, Tasks};
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::PgError;
 
@@ -18,28 +22,46 @@ use crate::pg::error::PgError;
 pub(crate) struct Embedding {
     /// What stands before texts.
     prompts: Prompts,
+    /// What row and card say.
     dimensions: Vec<u32>,
     tasks: Tasks,
+    /// The file that says the rest, which is looked at where a request asks for it.
+    file: File,
 }
 
-/// The tasks that a model has adapters for.
-#[derive(Debug)]
-pub(super) enum Tasks {
-    /// As its file says; none where it has no adapters.
-    Known(Arc<Vec<String>>),
-    /// It is on another machine, or what says so cannot be read: who computes it knows.
-    Unknown,
+/// Where the file of a model is.
+#[derive(Debug, Default)]
+enum File {
+    /// In the library.
+    #[default]
+    Builtin,
+    Here(PathBuf),
+    /// On another machine.
+    Elsewhere,
 }
 
-impl Default for Tasks {
-    fn default() -> Self {
-        Tasks::Known(Arc::default())
+impl File {
+    fn vectors(&self) -> Option<Rc<Vectors>> {
+        match self {
+            File::Builtin => directory::vectors(&ModelSource::Builtin),
+            File::Here(path) => directory::vectors(&ModelSource::File(path.clone())),
+            File::Elsewhere => None,
+        }
     }
 }
 
 impl Embedding {
-    /// As row and card say, for a model with these tasks.
-    pub(super) fn of(row: Option<&Model>, card: Option<&Card>, tasks: Tasks) -> Embedding {
+    /// Of a file on this machine, as row and card say, for a model with these tasks.
+    pub(super) fn of_file(path: &Path, row: Option<&Model>, card: Option<&Card>, tasks: Tasks) -> Embedding {
+        Embedding { file: File::Here(path.to_owned()), ..Embedding::of(row, card, tasks) }
+    }
+
+    /// Of a file on another machine, as its row says.
+    pub(super) fn elsewhere(row: &Model) -> Embedding {
+        Embedding::of(Some(row), None, Tasks::Unknown)
+    }
+
+    fn of(row: Option<&Model>, card: Option<&Card>, tasks: Tasks) -> Embedding {
         let prompt = |row: Option<&Model>, query: bool| {
             row.and_then(|row| if query { row.query_prompt.clone() } else { row.passage_prompt.clone() })
         };
@@ -58,6 +80,7 @@ impl Embedding {
             prompts: Prompts { query: first(true), passage: first(false) },
             dimensions: dimensions.cloned().unwrap_or_default(),
             tasks,
+            file: File::Elsewhere,
         }
     }
 
@@ -73,6 +96,12 @@ impl Embedding {
     /// A prompt goes with its adapter: a model that has adapters wants none before a text that is computed
     /// without.
     fn applied_to_text(&self, mut how: Embed) -> Embed {
+        // All elements of a vector are the vector itself, in the cache too.
+        if let Some(dimensions) = how.dimensions
+            && u32::try_from(dimensions).ok() == self.file.vectors().and_then(|vectors| vectors.dimensions)
+        {
+            how.dimensions = None;
+        }
         let Tasks::Known(tasks) = &self.tasks else {
             how.prompt = self.prompts.before(&how.purpose).map(Cow::into_owned);
             return how;
@@ -151,21 +180,42 @@ impl Embedding {
                 let hint = error.hint().unwrap_or_default().to_owned();
                 return Err(invalid(format!("model \"{name}\" has no such task")).hint(hint));
             }
-        } else if task.is_some() && !self.prompts.take_tasks() {
-            return Err(invalid(format!("model \"{name}\" takes no task: its prompt for queries has no place for one"))
-                .hint("Leave task out, or write {task} into query_prompt of its card or of its row in steadytext_models."));
+        } else if task.is_some()
+            && let Some(reason) = self.why_no_task()
+        {
+            return Err(invalid(format!("model \"{name}\" takes no task: {reason}"))
+                .hint("Leave task out; or, if the model was trained for tasks, write {task} into query_prompt of its card or of its row in steadytext_models."));
         }
         let Some(dimensions) = dimensions else { return Ok(()) };
-        if self.dimensions.iter().any(|known| usize::try_from(*known) == Ok(dimensions)) {
+        let vectors = self.file.vectors();
+        let whole = vectors.as_ref().and_then(|vectors| vectors.dimensions);
+        let of_file = vectors.as_ref().map(|vectors| vectors.lengths.as_slice()).unwrap_or_default();
+        let lengths = if self.dimensions.is_empty() { of_file } else { &self.dimensions };
+        if lengths.iter().chain(&whole).any(|known| usize::try_from(*known) == Ok(dimensions)) {
             return Ok(());
         }
-        let lengths: Vec<String> = self.dimensions.iter().map(u32::to_string).collect();
+        let whole = whole.map(|whole| format!("whole vectors have {whole} dimensions"));
+        let lengths: Vec<String> = lengths.iter().map(u32::to_string).collect();
         Err(invalid(format!("model \"{name}\" makes no vectors of {dimensions} dimensions")).hint(
-            if lengths.is_empty() {
-                "Leave dimensions out; or, if the model was trained for vectors that are cut, put the lengths into dimensions of its card or of its row in steadytext_models.".to_owned()
-            } else {
-                format!("It was trained for {}.", lengths.join(", "))
+            match (lengths.is_empty(), whole) {
+                (true, whole) => format!(
+                    "Leave dimensions out{}; or, if the model was trained for vectors that are cut, put the lengths into dimensions of its card or of its row in steadytext_models.",
+                    whole.map(|whole| format!(": {whole}")).unwrap_or_default()
+                ),
+                (false, Some(whole)) => format!("It was trained for {}; {whole}.", lengths.join(", ")),
+                (false, None) => format!("It was trained for {}.", lengths.join(", ")),
             },
         ))
+    }
+
+    /// Why no task may be named of a model without adapters.
+    fn why_no_task(&self) -> Option<&'static str> {
+        if !self.prompts.take_tasks() {
+            return Some("its prompt for queries has no place for one");
+        }
+        let reads_none = self.prompts.query.is_none()
+            && matches!(self.tasks, Tasks::Known(_))
+            && self.file.vectors().is_some_and(|vectors| !vectors.takes_tasks);
+        reads_none.then_some("it has neither adapters nor a prompt for queries with a place for one")
     }
 }

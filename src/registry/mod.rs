@@ -7,6 +7,7 @@
 //! Invariant: a request can only name such a model. Paths are given by administrators in the registry, and by
 //! superusers in settings.
 
+mod adapter_folders;
 mod choice;
 mod defaults;
 pub(crate) mod directory;
@@ -18,20 +19,24 @@ mod model_files;
 mod names;
 mod resolve;
 pub(crate) mod restored;
+mod setting_checks;
 mod status;
 mod suggestions;
 mod taken;
 mod task;
 
+pub(crate) use self::adapter_folders::stray_adapters;
 pub(crate) use self::choice::Resolved;
 pub(crate) use self::defaults::is_obeyed;
 pub(crate) use self::download_request::DownloadRequest;
 pub(crate) use self::elsewhere::{default_names, resolve_elsewhere};
 pub(crate) use self::embedding::Embedding;
 pub(crate) use self::model_files::{is_there, registered_path};
-pub(crate) use self::names::{gives_way, incomplete_file, is_known, named_file, path_of};
+pub(crate) use self::names::{gives_way, incomplete_file, is_known, named_file, path_of, there_without_pull};
 pub(crate) use self::resolve::{
     builtin_warning, check, check_content, looking_once, of_any_task, resolve, to_remember,
 };
+pub(crate) use self::setting_checks::{warn_of_key, warn_of_setting};
 pub(crate) use self::status::status;
-pub(crate) use self::task::{BUILTIN, Task, Wanted};
+pub(crate) use self::suggestions::close;
+pub(crate) use self::task::{AUTO, BUILTIN, Task, Wanted};

@@ -63,6 +63,23 @@ pub(crate) fn incomplete_file(name: &str) -> Result<Option<PathBuf>, PgError> {
     Ok(directory::find(name, |entry| of(entry).is_some())?.and_then(|entry| of(&entry)))
 }
 
+/// What a name stands for that nothing has to be downloaded for: the file of a row without a repository, or
+/// one that is in the directory of the models, or the builtin model. `None` where there is none.
+///
+/// # Errors
+///
+/// 42710 where several files have the name.
+pub(crate) fn there_without_pull(name: &str, models: &Models) -> Result<Option<String>, PgError> {
+    if name == BUILTIN {
+        return Ok(Some(BUILTIN.to_owned()));
+    }
+    match models.iter().find(|model| model.name == name) {
+        Some(row) if row.repository.is_none() && is_file_there(&row.file) => Ok(Some(row.file.clone())),
+        Some(_) => Ok(None),
+        None => Ok(entry(name)?.map(|entry| entry.file)),
+    }
+}
+
 /// Whether a model is called so: the builtin one, a registered one, or one in the directory of the models.
 pub(crate) fn is_known(name: &str, models: &Models) -> bool {
     name == BUILTIN || models.iter().any(|model| model.name == name) || matches!(entry(name), Ok(Some(_)))

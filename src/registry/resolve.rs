@@ -15,7 +15,7 @@ use super::model_files::{LeadsOut, is_there, registered_path, set_path};
 use super::names::{entry, gives_way, incomplete_file, of_file, path_of, row, seeded, shown};
 use super::suggestions::known;
 use super::taken;
-use super::task::{BUILTIN, Task, Wanted};
+use super::task::{AUTO, BUILTIN, Task, Wanted};
 use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::PgError;
 use crate::pg::guc;
@@ -50,10 +50,22 @@ pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
 /// task, 58030 for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is
 /// known to be another than the registered, or whose card cannot be read.
 pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result<Resolved, PgError> {
-    let asked = match wanted {
-        Wanted::Named(name) | Wanted::Remembered(name) => Some(name),
-        Wanted::Default => None,
+    let (asked, setting) = match wanted {
+        Wanted::Named(name) => (Some(name), None),
+        Wanted::Remembered(name) => (Some(name), Some(defaults::of_sender(task))),
+        Wanted::Default => (None, None),
     };
+    let resolved = find_once(task, asked.filter(|name| *name != AUTO), models);
+    match setting {
+        Some(setting) => resolved
+            .map(|resolved| resolved.set_by(&setting))
+            .map_err(|error| defaults::named_by(error, &setting)),
+        None => resolved,
+    }
+}
+
+/// The same by the name alone, looked for once while [`looking_once`] runs.
+fn find_once(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     let known = KNOWN.with_borrow(|known| {
         let mut known = known.iter().flatten();
         known.find(|known| known.0 == task && known.1.as_deref() == asked).map(|known| known.2.clone())
@@ -77,6 +89,7 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result
 ///
 /// Those of [`resolve`].
 pub(crate) fn of_any_task(asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+    let asked = asked.filter(|name| *name != AUTO);
     let row = asked.and_then(|name| row(name, models));
     let task = row.and_then(|row| Task::ALL.into_iter().find(|task| task.name() == row.task));
     Ok(look_for(task.unwrap_or(Task::Generate), asked, models)?.alone())
@@ -99,24 +112,34 @@ fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, Pg
     let Some(DefaultModel { name, setting }) = defaults::of(task, models)? else {
         return automatic(purpose, task, models);
     };
+    by_setting(task, &name, models)
+        .map(|found| found.set_by(&setting))
+        .map_err(|error| defaults::named_by(error, &setting))
+}
+
+/// The model of a name that a setting has, or of a path, which only settings have that a superuser has made.
+///
+/// # Errors
+///
+/// Those of [`resolve`].
+pub(super) fn by_setting(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
     if name == BUILTIN {
         return Ok(Resolved::builtin(false));
     }
-    if models.iter().any(|model| model.name == name) || (!guc::is_path(&name) && entry(&name)?.is_some()) {
-        return named(task, &name, models);
+    if !guc::is_path(name) {
+        return named(task, name, models);
     }
-    // Only settings that a superuser has made have paths.
-    let path = set_path(&name);
-    if !guc::is_path(&name) || !is_there(&path) {
+    let path = set_path(name);
+    if !is_there(&path) {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("{setting} is \"{name}\", which is neither a registered model nor a file"),
+            format!("there is no model at \"{name}\""),
         )
-        .hint("Register the model in steadytext_models, or put its file into pg_steadytext.model_dir."));
+        .hint("Give the path of a GGUF file or of an encoder's folder, or the name of a model: steadytext_model_list() shows which there are."));
     }
     // What is registered of the file holds for every name of it.
-    let row = of_file(&name, models);
-    let found = Resolved::file(&path, &name, row.and_then(|row| row.sha256), row)?;
+    let row = of_file(name, models);
+    let found = Resolved::file(&path, name, row.and_then(|row| row.sha256), row)?;
     found.check_known().map(|()| found)
 }
 
@@ -149,7 +172,7 @@ pub(crate) fn to_remember(task: Task, models: &Models) -> Result<Option<String>,
         )
         .hint("Register the file in steadytext_models, and set its name."));
     }
-    check(task, &name, models)?;
+    check(task, &name, models).map_err(|error| defaults::named_by(error, &setting))?;
     Ok(Some(name))
 }
 

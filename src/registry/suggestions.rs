@@ -1,7 +1,7 @@
 //! What may have been meant by a name that nothing has: the hint of the error.
 //!
-//! Invariant: what is suggested is true of the model: it is here, is to be downloaded, or is asked through
-//! the queue.
+//! Invariant: what is suggested is true of the model: it is here, is to be downloaded, is asked through the
+//! queue, or is for another task.
 
 use strsim::levenshtein;
 
@@ -10,21 +10,52 @@ use super::elsewhere_only::asks_through_the_queue;
 use super::model_files::{is_file_there, is_there};
 use super::names::{path_of, shown};
 use super::task::{BUILTIN, Task};
-use crate::pg::catalog_cache::Models;
+use crate::pg::catalog_cache::{Model, Models};
 
 /// Models of the directory that are looked at for a hint.
 const MAX_SHOWN: usize = 256;
 
 /// Which models of a task could be meant: those whose names are close, or those that are there.
 pub(super) fn known(task: Task, name: &str, models: &Models) -> String {
-    let rows = models.iter().filter(|model| model.task == task.name());
-    let (elsewhere, rows): (Vec<_>, Vec<_>) = rows.partition(|model| model.is_elsewhere());
-    let (here, missing): (Vec<_>, Vec<_>) = rows.into_iter().partition(|model| is_file_there(&model.file));
-    let mut here: Vec<String> = here.into_iter().map(|model| model.name.clone()).collect();
+    if let Some(close) = close_to(&[task], name, models) {
+        return close;
+    }
+    let quoted = |name: &str| format!("\"{name}\"");
+    let (elsewhere, rows): (Vec<_>, Vec<_>) =
+        rows_for(&[task], models).partition(|model| model.is_elsewhere());
+    let elsewhere =
+        elsewhere.iter().take(8).map(|model| format!("{} (computed elsewhere)", quoted(&model.name)));
+    let here = here(&[task], &rows, models);
+    let known = here.iter().map(String::as_str).take(8).chain([BUILTIN]).map(quoted);
+    let known: Vec<String> = known.chain(elsewhere).collect();
+    format!(
+        "Models for this task: {}. steadytext_model_list() shows all; administrators add to them with steadytext_model_pull(), in steadytext_models or as files in pg_steadytext.model_dir.",
+        known.join(", ")
+    )
+}
+
+/// Which models have a name that is close, whatever they are for. `None` where no name is.
+pub(crate) fn close(name: &str, models: &Models) -> Option<String> {
+    close_to(&Task::ALL, name, models)
+}
+
+/// The rows of some tasks.
+fn rows_for<'a>(tasks: &[Task], models: &'a Models) -> impl Iterator<Item = &'a Model> {
+    models.iter().filter(|model| tasks.iter().any(|task| task.name() == model.task))
+}
+
+/// The names of models whose files are here, for some tasks.
+fn here(tasks: &[Task], rows: &[&Model], models: &Models) -> Vec<String> {
+    let of_rows = rows.iter().filter(|model| is_file_there(&model.file));
+    let mut here: Vec<String> = of_rows.map(|model| model.name.clone()).collect();
     let files = directory::entries();
     let files = files.iter().take(MAX_SHOWN).filter(|entry| {
-        path_of(entry)
-            .is_some_and(|path| is_there(&path) && directory::tasks(&path).contains(&task.of_card()))
+        path_of(entry).is_some_and(|path| {
+            let has = || directory::tasks(&path);
+            is_there(&path)
+                && (tasks.len() == Task::ALL.len()
+                    || tasks.iter().any(|task| has().contains(&task.of_card())))
+        })
     });
     for entry in files {
         let is_of_a_row = models.iter().any(|model| model.file == entry.file);
@@ -32,36 +63,42 @@ pub(super) fn known(task: Task, name: &str, models: &Models) -> String {
             here.push(entry.name.clone());
         }
     }
-    let distance = |known: &str| levenshtein(&shown(name).to_lowercase(), &known.to_lowercase());
+    here
+}
+
+/// Names of some tasks' models that are close to one that nothing has, as a question: those first that differ
+/// from it by case only, which makes another name of rows and of the builtin model.
+fn close_to(tasks: &[Task], name: &str, models: &Models) -> Option<String> {
+    let name = shown(name);
+    let lower = name.to_lowercase();
     let mut close: Vec<(usize, String)> = Vec::new();
     let mut add = |known: &str, words: &str| {
-        let distance = distance(known);
+        let distance = levenshtein(&lower, &known.to_lowercase());
         // A name of the other task's is no misspelling of a short one.
-        if distance > 0 && distance <= known.chars().count() / 4 + 1 {
+        if known != name && distance <= known.chars().count() / 4 + 1 {
             close.push((distance, format!("\"{known}\"{words}")));
         }
     };
-    here.iter().for_each(|known| add(known, ""));
-    missing.iter().for_each(|model| add(&model.name, ", which is not downloaded"));
-    // Whether its file is here does not matter: nobody looks for it.
-    let asked =
-        format!(", which workers elsewhere answer when {}() asks", asks_through_the_queue(task.name()));
-    elsewhere.iter().for_each(|model| add(&model.name, &asked));
-    close.sort();
-    if !close.is_empty() {
-        let close: Vec<String> = close.into_iter().take(3).map(|(_, name)| name).collect();
-        return format!(
-            "Did you mean {}? steadytext_model_list() shows the models there are.",
-            close.join(", or ")
-        );
+    let (elsewhere, rows): (Vec<_>, Vec<_>) = rows_for(tasks, models).partition(|model| model.is_elsewhere());
+    here(tasks, &rows, models).iter().for_each(|known| add(known, ""));
+    for model in rows.iter().filter(|model| !is_file_there(&model.file)) {
+        add(&model.name, ", which is not downloaded");
     }
-    let quoted = |name: &str| format!("\"{name}\"");
-    let elsewhere =
-        elsewhere.iter().take(8).map(|model| format!("{} (computed elsewhere)", quoted(&model.name)));
-    let known = here.iter().map(String::as_str).take(8).chain([BUILTIN]).map(quoted);
-    let known: Vec<String> = known.chain(elsewhere).collect();
-    format!(
-        "Models for this task: {}. steadytext_model_list() shows all; administrators add to them with steadytext_model_pull(), in steadytext_models or as files in pg_steadytext.model_dir.",
-        known.join(", ")
-    )
+    // Whether its file is here does not matter: nobody looks for it.
+    for model in elsewhere {
+        let asks = asks_through_the_queue(&model.task);
+        add(&model.name, &format!(", which workers elsewhere answer when {asks}() asks"));
+    }
+    add(BUILTIN, "");
+    let differs_by_case = |model: &&Model| model.name.to_lowercase() == lower;
+    for model in models.iter().filter(differs_by_case) {
+        if !tasks.iter().any(|task| task.name() == model.task) {
+            add(&model.name, &format!(", which is for task {}", model.task));
+        }
+    }
+    close.sort();
+    let close: Vec<String> = close.into_iter().take(3).map(|(_, name)| name).collect();
+    (!close.is_empty()).then(|| {
+        format!("Did you mean {}? steadytext_model_list() shows the models there are.", close.join(", or "))
+    })
 }

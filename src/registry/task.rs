@@ -5,7 +5,7 @@ use steadytext_engine::card;
 /// The name of the model inside the library.
 pub(crate) const BUILTIN: &str = "builtin";
 /// The setting that leaves the choice to the next level.
-pub(super) const AUTO: &str = "auto";
+pub(crate) const AUTO: &str = "auto";
 
 /// What the model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use serde_json::Value;
 use steadytext_engine::Purpose;
 
 use super::defaults;
-use crate::registry::Wanted;
+use crate::registry::{AUTO, Wanted};
 
 /// The parameter in which a queued request keeps the default of the session that enqueued it. It is no part
 /// of the question: the key of the cache does not contain it.
@@ -23,9 +23,21 @@ pub(crate) struct RawRequest<'a> {
     pub(crate) params: &'a Value,
 }
 
-/// The name of the model that a request wants, if it does not leave the choice to the server.
+/// The parameters that name a model, the first one before the second.
+const NAMES: [&str; 2] = ["model", "size"];
+
+/// The name of the model that a request wants, if it does not leave the choice to the server, as `auto` does.
 pub(crate) fn named_model(params: &Value) -> Option<&str> {
-    params.get("model").or_else(|| params.get("size")).and_then(Value::as_str)
+    NAMES.iter().filter_map(|name| params.get(*name)?.as_str()).find(|name| *name != AUTO)
+}
+
+/// Takes the word `auto` out of the parameters that name a model: a request with it is one that names none,
+/// also to those who claim rows by the model that they name. Whether it was there.
+pub(crate) fn leave_choice(params: &mut Value) -> bool {
+    let Value::Object(params) = params else { return false };
+    let before = params.len();
+    params.retain(|name, value| !(NAMES.contains(&name.as_str()) && value.as_str() == Some(AUTO)));
+    params.len() < before
 }
 
 /// The model that a request wants: the one it names, or else the one that was the default where it was

@@ -215,7 +215,9 @@ fn check_values(request_type: &str, params: &Value, config: &Config) -> Result<(
         }
     }
     if params.contains_key("task") && params.get("mode").and_then(Value::as_str) == Some("passage") {
-        return Err(invalid("a passage has no task").hint("Give a task with mode query, or leave mode out."));
+        return Err(invalid("a task is for texts of mode query, and the mode is passage").hint(
+            "Leave task out, or give it with mode => 'query' or without mode. A task says what a query looks for, in words; of a model with adapters it is one of those in column adapters of steadytext_model_inspect(), among which retrieval.passage is what mode => 'passage' takes, and retrieval.query what mode => 'query' takes.",
+        ));
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ mod work;
 
 pub(crate) use self::answer::{Answer, OnError, unexpected};
 pub(crate) use self::answer_flaws::{ForeignAnswer, flaw_of_vectors};
-pub(crate) use self::asked::{DEFAULT_MODEL, RawRequest, wanted};
+pub(crate) use self::asked::{DEFAULT_MODEL, RawRequest, leave_choice, named_model, wanted};
 pub(crate) use self::categories::Categories;
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
@@ -48,5 +48,5 @@ pub(crate) use self::stages::{EndedRequest, Stages};
 pub(crate) use self::subtasks::{Subtasks, description};
 pub(crate) use self::usage::Usage;
 pub(crate) use self::work::{
-    check_model, default_to_remember, model, subtasks, subtasks_elsewhere, task_of, work,
+    check_model, check_vectors, default_to_remember, model, subtasks, subtasks_elsewhere, task_of, work,
 };

@@ -102,11 +102,7 @@ impl Subtasks {
             | Subtasks::Summary(_)
             | Subtasks::Settled(_) => return Ok(()),
         };
-        let task = match purpose {
-            Purpose::Query { task } => task.as_deref(),
-            Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification => None,
-        };
-        model.embedding().check(model.name(), task, dimensions)
+        check_embedding(model, purpose, dimensions)
     }
 
     /// The engine's work for subtask `index`, with a model.
@@ -311,4 +307,22 @@ pub(crate) fn description(what: &str, text: &str) -> String {
     let digest = hex(&Sha256::digest(text));
     let bytes = if text.len() == 1 { "byte" } else { "bytes" };
     format!("{what} has {} {bytes}, and its SHA-256 begins with {}", text.len(), &digest[..8])
+}
+
+/// Refuses what a model's embeddings cannot be.
+///
+/// # Errors
+///
+/// 22023, see [`Embedding::check`](crate::registry::Embedding::check).
+pub(super) fn check_embedding(
+    model: &Resolved,
+    purpose: &Purpose,
+    dimensions: Option<usize>,
+) -> Result<(), PgError> {
+    let task = match purpose {
+        Purpose::Query { task } => task.as_deref(),
+        Purpose::Passage | Purpose::Document | Purpose::Similarity | Purpose::Classification => None,
+    };
+    let checked = model.embedding().check(model.name(), task, dimensions);
+    checked.map_err(|error| model.with_setting(error))
 }

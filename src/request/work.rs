@@ -7,10 +7,10 @@ use steadytext_engine::{Embed, Generate, Sampling, Work};
 use super::asked::{RawRequest, dimensions, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
-use super::subtasks::Subtasks;
+use super::subtasks::{Subtasks, check_embedding};
 use super::summary::{Level, Summary};
 use super::{conversation, defaults, options, verb_checks};
-use crate::pg::catalog_cache::{Config, Models};
+use crate::pg::catalog_cache::{self, Config, Models};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 use crate::registry::{self, Resolved, Task, Wanted};
@@ -128,6 +128,26 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -
         }
         Wanted::Default => Ok(()),
     }
+}
+
+/// Refuses a task or a length of vectors that the model of a request does not have, where its file is here.
+/// Where it is not, or where the choice may be another one by the time that the request runs, that is seen
+/// then.
+///
+/// # Errors
+///
+/// 22023, see [`Embedding::check`](crate::registry::Embedding::check); those of the registry.
+pub(crate) fn check_vectors(request_type: &str, params: &Value) -> Result<(), PgError> {
+    let is_asked = matches!(request_type, "embed" | "batch_embed")
+        && (params.get("task").is_some() || params.get("dimensions").is_some());
+    if !is_asked {
+        return Ok(());
+    }
+    let Ok(model) = model(Task::Embed, params, &*catalog_cache::models()?) else { return Ok(()) };
+    if model.is_fallback {
+        return Ok(());
+    }
+    check_embedding(&model, &purpose(params), dimensions(params))
 }
 
 /// The default model that a request without a model has to remember of this session's settings.

@@ -312,7 +312,7 @@ impl InFlight {
                     return None;
                 }
                 if running.verdict.is_none() {
-                    let Failure { error, retry } = Failure::from(error);
+                    let Failure { error, retry } = running.resolved.failure(error);
                     let error = running.stages.now().blame(index, error);
                     running.verdict = Some(Verdict::Failed(Failure { error, retry }));
                     running.ticket.cancel();

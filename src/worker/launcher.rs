@@ -111,14 +111,18 @@ impl Launcher {
             // Perhaps because its database refuses connections now, or is gone: then it is left alone.
             self.scan();
         }
-        self.start_missing()
+        let pause = self.start_missing();
+        self.shared.answering.iter().for_each(|database| database.store(0, SeqCst));
+        pause
     }
 
     /// Reads which databases were asked for. True if there were any.
     fn take_calls(&mut self) -> bool {
         let mut any = false;
-        for call in &self.shared.calls {
-            let database = call.swap(0, AcqRel);
+        for (call, answering) in self.shared.calls.iter().zip(&self.shared.answering) {
+            // Noted before the call is gone, so that whoever looks finds one of them.
+            answering.store(call.load(SeqCst), SeqCst);
+            let database = call.swap(0, SeqCst);
             if database == 0 {
                 continue;
             }

@@ -112,6 +112,7 @@ select set_eq(
         'function steadytext.retry_limited_rows(uuid,oid)',
         'function steadytext.limit_has_risen(uuid,oid)',
         'function steadytext.warn_of_builtin_vectors()',
+        'function steadytext.warn_of_default_model(text,text)',
         'function steadytext.is_missing_definition(text,text)',
         'function steadytext.put_row_aside(uuid,jsonb,boolean,text,text)',
         'function steadytext.in_parts(uuid,text,record,jsonb,jsonb)',

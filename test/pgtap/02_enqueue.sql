@@ -62,7 +62,7 @@ select throws_ok($$ select steadytext_generate_async(E' \t\n') $$, 'P0001', 'Pro
 select throws_ok($$ select steadytext_generate_async(null) $$, 'P0001', 'Prompt cannot be empty', 'NULL prompt');
 select throws_ok($$ select steadytext_embed_async('') $$, 'P0001', 'Text input cannot be empty', 'empty text');
 select throws_ok($$ select steadytext_embed_async('x', mode => 'question') $$, '22023', 'mode must be "query" or "passage"', 'an unknown mode');
-select throws_ok($$ select steadytext_embed_async('x', mode => 'passage', task => 'Find it') $$, '22023', 'a passage has no task', 'a passage with a task');
+select throws_ok($$ select steadytext_embed_async('x', mode => 'passage', task => 'Find it') $$, '22023', 'a task is for texts of mode query, and the mode is passage', 'a passage with a task');
 select throws_ok($$ select steadytext_embed_async('x', task => '') $$, '22023', null, 'an empty task');
 select throws_ok($$ select steadytext_embed_async('x', task => repeat('x', 1025)) $$, '22023', null, 'a long task');
 select throws_ok($$ insert into steadytext_queue (request_type, prompts) values ('batch_embed', array['x', ' ', 'y']) $$,

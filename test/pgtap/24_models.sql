@@ -12,7 +12,7 @@ select throws_ok(
 from unnest(array['', '.', '..', '/etc/passwd', '../x', 'a/b', E'a\nb', repeat('x', 256)]) as value;
 select steadytext_config_set('embedding_model', 'my-model.v2');
 select is(steadytext_config_get('embedding_model'), 'my-model.v2', 'a name is kept');
-select throws_like('select steadytext_embed(''x'')', '%embedding_model of steadytext_config is "my-model.v2"%', 'and has to be there');
+select throws_like('select steadytext_embed(''x'')', 'model "my-model.v2" is not registered; embedding_model of steadytext_config names this model', 'and has to be there');
 select steadytext_config_set('embedding_model', null);
 select is(steadytext_config_get('embedding_model'), 'auto', 'and can be taken back');
 
@@ -34,7 +34,7 @@ select is(
 select is(
     (select count(*) from steadytext_queue where params = '{"default_model": "builtin"}'), 3::bigint, 'remembers it, too');
 set pg_steadytext.generation_model = 'nix';
-select throws_ok('select steadytext_generate_async(''x'')', '42704', 'model "nix" is not registered', 'a default that is not there');
+select throws_ok('select steadytext_generate_async(''x'')', '42704', 'model "nix" is not registered; pg_steadytext.generation_model names this model', 'a default that is not there');
 select throws_ok(
     $$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"default_model": "/etc/passwd"}') $$,
     '42704', 'model "/etc/passwd" is not registered', 'what is remembered is a name');

@@ -11,7 +11,7 @@ as $$
         pg_catalog.format('%s may not: %s', p_role, p_name))
 $$;
 
-select is(steadytext_model_pull(null), null, 'no name, no model');
+select throws_ok('select steadytext_model_pull(null)', '22004', 'the name of a model must not be null', 'no name, no model');
 select throws_ok($$ select steadytext_model_pull('nix') $$, '42704', 'model "nix" is not registered', 'a name that is not registered');
 insert into steadytext_models (name, task, file) values ('nowhere', 'generate', 'nowhere.gguf');
 select throws_ok(

@@ -9,6 +9,9 @@ use super::json::{corrupt, optional, required, unsupported};
 use crate::gguf::Translation;
 use crate::{Error, adapters};
 
+/// Lengths of vectors that are read.
+const MAX_LENGTHS: usize = 64;
+
 /// A family of encoders that folders hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
@@ -329,6 +332,50 @@ pub(super) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
     let Some(tasks) = adapters.lora_adaptations else { return Ok(Vec::new()) };
     check_tasks(&path, &tasks)?;
     Ok(tasks)
+}
+
+/// The files that say how long a folder's vectors are.
+pub(crate) const LENGTHS_IN: [&str; 2] = ["config.json", "config_sentence_transformers.json"];
+
+/// How long the vectors of a folder are.
+#[derive(Debug)]
+pub(crate) struct Lengths {
+    /// All of a vector.
+    pub(crate) whole: Option<u32>,
+    /// What they may be cut to, because the model was trained for it, in ascending order.
+    pub(crate) shorter: Vec<u32>,
+}
+
+/// What `config.json` says of that, in the words of any family.
+#[derive(Deserialize)]
+struct Widths {
+    #[serde(alias = "n_embd")]
+    hidden_size: Option<u32>,
+    #[serde(default)]
+    matryoshka_dimensions: Option<Vec<u32>>,
+}
+
+/// What `config_sentence_transformers.json` says of it.
+#[derive(Deserialize)]
+struct Truncation {
+    truncate_dim: Option<u32>,
+}
+
+/// The lengths of a folder's vectors, without a look at anything else in it.
+///
+/// # Errors
+/// Those of reading the files.
+pub(super) fn lengths(folder: &Path) -> Result<Lengths, Error> {
+    let [config, beside] = LENGTHS_IN.map(|name| folder.join(name));
+    let Widths { hidden_size: whole, matryoshka_dimensions } = required(&config)?;
+    let truncated: Option<Truncation> = optional(&beside)?;
+    let mut shorter = matryoshka_dimensions.unwrap_or_default();
+    shorter.extend(truncated.and_then(|truncated| truncated.truncate_dim));
+    shorter.retain(|length| *length > 0 && whole.is_none_or(|whole| *length < whole));
+    shorter.sort_unstable();
+    shorter.dedup();
+    shorter.truncate(MAX_LENGTHS);
+    Ok(Lengths { whole, shorter })
 }
 
 fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {

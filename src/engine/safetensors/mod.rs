@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 use crate::gguf::{Gguf, Translation};
 use config::Family;
+pub(crate) use config::{LENGTHS_IN, Lengths};
 pub(crate) use licence::licence;
 
 /// Other files that are read, as far as they exist.
@@ -50,6 +51,14 @@ pub(crate) fn weights(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 /// As [`open`].
 pub(crate) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
     config::tasks(folder)
+}
+
+/// The lengths of a folder's vectors.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn lengths(folder: &Path) -> Result<Lengths, Error> {
+    config::lengths(folder)
 }
 
 /// Reads a folder. Errors name the file in it.

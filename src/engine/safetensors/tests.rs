@@ -247,6 +247,28 @@ fn what_the_files_beside_the_weights_say_is_obeyed() {
 }
 
 #[test]
+fn a_folder_says_how_long_its_vectors_are_and_what_they_may_be_cut_to() {
+    let directory = folder();
+    let whole = open(directory.path()).unwrap().u32("bert.embedding_length").unwrap();
+    let found = super::lengths(directory.path()).unwrap();
+    assert_eq!((found.whole, found.shorter), (Some(whole), Vec::new()));
+    let path = directory.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["matryoshka_dimensions"] = serde_json::json!([32, 16, 0, whole, whole + 1, 16]);
+    std::fs::write(&path, config.to_string()).unwrap();
+    let beside = directory.path().join("config_sentence_transformers.json");
+    std::fs::write(&beside, r#"{"truncate_dim": 24, "prompts": {}}"#).unwrap();
+    assert_eq!(super::lengths(directory.path()).unwrap().shorter, [16, 24, 32]);
+    // Other words for the same, and what is no list of lengths.
+    std::fs::write(&path, r#"{"model_type": "nomic_bert", "n_embd": 48}"#).unwrap();
+    std::fs::write(&beside, r#"{"truncate_dim": null}"#).unwrap();
+    let found = super::lengths(directory.path()).unwrap();
+    assert_eq!((found.whole, found.shorter), (Some(48), Vec::new()));
+    std::fs::write(&path, r#"{"hidden_size": 48, "matryoshka_dimensions": "all"}"#).unwrap();
+    assert!(super::lengths(directory.path()).is_err());
+}
+
+#[test]
 fn what_a_file_beside_the_weights_changes_makes_another_content() {
     let directory = folder();
     let content = || open(directory.path()).unwrap().content().concat();

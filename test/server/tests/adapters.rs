@@ -77,14 +77,10 @@ fn tasks_and_modes_choose_the_adapter_in_calls_requests_and_batches() {
         let hint = error.hint().unwrap_or_default();
         assert!(hint.starts_with("Name one of its tasks: ") && hint.contains("classification"), "{hint}");
         assert!(!error.message().contains("separation"), "{error}");
-        let id: uuid::Uuid =
-            session.one(&format!("select steadytext_embed_async({})", of(", task => 'separation'")));
-        wait_until("the request has failed", || {
-            session.one::<bool>(&format!("select status = 'failed' from steadytext_check_async('{id}')"))
-        });
-        let code: String =
-            session.one(&format!("select error_code from steadytext_queue where request_id = '{id}'"));
-        assert_eq!(code, "22023");
+        // The queue refuses it at once.
+        let queued =
+            session.error(&format!("select steadytext_embed_async({})", of(", task => 'separation'")));
+        assert_eq!((queued.code().code(), queued.hint()), ("22023", error.hint()), "{queued}");
     }
     for how in ["", ", mode => 'passage'", ", mode => 'query'"] {
         let plain = called(&mut session, &format!("'find it', model => 'plain'{how}"));
@@ -92,7 +88,46 @@ fn tasks_and_modes_choose_the_adapter_in_calls_requests_and_batches() {
     }
     assert!(session.one::<bool>("select adapters = '{}' from steadytext_model_inspect('plain')"));
     let error = session.error("select steadytext_embed('x', model => 'plain', task => 'classification')");
-    assert!(error.message().contains("takes no task"), "{error}");
+    assert!(error.message().contains("takes no task") && error.hint().is_some(), "{error:?}");
+}
+
+#[test]
+fn a_folder_of_adapters_that_fits_no_file_is_told_of() {
+    let (cluster, mut session) = with_adapters();
+    let directory = cluster.model_directory();
+    let wrong = |session: &mut Session| -> Vec<String> {
+        session.list(
+            r#"select concat_ws(' | ', "check", status, hint) from steadytext_diagnose() where "check" ~ '^adapters' order by 1"#,
+        )
+    };
+    assert_eq!(wrong(&mut session), [""; 0], "that of the model, and what a published folder has");
+    let hint = |session: &mut Session, name: &str| -> Option<String> {
+        session.one(&format!("select hint from steadytext_model_inspect('{name}')"))
+    };
+    let task = "'find it', model => 'jina', task => 'classification'";
+    let adapted = called(&mut session, task);
+    for stray in ["jina.GGUF.adapters", "Jina.gguf.adapters", "jina.adapters", "jina.gguf.Adapters"] {
+        std::fs::rename(directory.join("jina.gguf.adapters"), directory.join(stray))
+            .expect("our own directory");
+        let advice = format!(
+            "Adapters of \"jina.gguf\" are read from \"jina.gguf.adapters\" only: rename folder \"{stray}\" so."
+        );
+        assert_eq!(wrong(&mut session), [format!("adapters {stray} | warning | {advice}")]);
+        assert_eq!(hint(&mut session, "jina"), Some(advice));
+        assert_eq!(hint(&mut session, "plain"), None);
+        assert!(
+            session.error(&format!("select steadytext_embed({task})")).message().contains("takes no task")
+        );
+        std::fs::rename(directory.join(stray), directory.join("jina.gguf.adapters"))
+            .expect("our own directory");
+    }
+    std::fs::create_dir(directory.join("nobody.gguf.adapters")).expect("our own directory");
+    let said = wrong(&mut session);
+    assert!(matches!(said.as_slice(), [said] if said.contains("such as retrieval.query.gguf")), "{said:?}");
+    // The ending of an adapter's file may be in any case, as that of the model's file.
+    let file = adapter_path(&directory.join("jina.gguf"), "classification");
+    std::fs::rename(&file, file.with_extension("GGUF")).expect("our own file");
+    assert_eq!(called(&mut session, &format!("{task}, use_cache => false")), adapted);
 }
 
 #[test]

@@ -261,16 +261,64 @@ fn vectors_are_shortened_and_scaled_to_lengths_that_the_model_was_trained_for() 
         assert_ne!(vector(&mut session, function, &format!("{arguments}, dimensions => 32")), short);
     }
     for (call, hint) in [
-        ("steadytext_embed('x', model => 'prompted', dimensions => 17)", "16, 32"),
-        ("steadytext_embed('x', model => 'file', dimensions => 16)", "Leave dimensions out"),
-        ("steadytext_embed('x', dimensions => 16)", "Leave dimensions out"),
+        ("steadytext_embed('x', model => 'prompted', dimensions => 17)", "16, 32; whole vectors have 64"),
+        ("steadytext_embed('x', model => 'file', dimensions => 16)", "whole vectors have 64 dimensions"),
+        ("steadytext_embed('x', dimensions => 16)", "whole vectors have 256 dimensions"),
+        ("steadytext_embed_async('x', model => 'prompted', dimensions => 17)", "16, 32"),
+        ("steadytext_embed_async('x', model => 'file', dimensions => 16)", "Leave dimensions out"),
+        ("steadytext_embed_batch_async('{x}', model => 'file', dimensions => 16)", "Leave dimensions out"),
     ] {
         let error = session.error(&format!("select {call}"));
         assert_eq!(error.code().code(), "22023", "{call}: {error}");
         assert!(error.hint().is_some_and(|text| text.contains(hint)), "{call}: {error:?}");
     }
-    let id = session.embed("a text", "model => 'prompted', dimensions => 17");
-    assert_eq!(session.wait_for_end(id).error_code.as_deref(), Some("22023"));
+    // The whole length is no shortening: the same bytes, whoever asks for it.
+    for (model, whole) in [("prompted", 64), ("file", 64), ("folder", 64), ("builtin", 256)] {
+        let arguments = format!("'a text', model => '{model}'");
+        for function in ["steadytext_embed", "steadytext_embed_async"] {
+            let length = format!("{arguments}, dimensions => {whole}");
+            assert_eq!(
+                vector(&mut session, function, &length),
+                vector(&mut session, function, &arguments),
+                "{model}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_folder_says_to_which_lengths_its_vectors_may_be_cut() {
+    let (cluster, mut session) = with_encoders();
+    let folder = cluster.model_directory().join("encoder");
+    let config = folder.join("config.json");
+    let described = std::fs::read_to_string(&config).expect("our own file");
+    let mut fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&described).expect("an object");
+    let short = |session: &mut Session, dimensions: usize| -> Result<i32, String> {
+        let sql =
+            format!("vector_dims(steadytext_embed('x', model => 'folder', dimensions => {dimensions}))");
+        let state = format!("select sqlstate_of($s$ select {sql} $s$)");
+        match session.one::<String>(&state).as_str() {
+            "00000" => Ok(session.one(&format!("select {sql}"))),
+            other => Err(other.to_owned()),
+        }
+    };
+    session.run(
+        "create function sqlstate_of(statement text) returns text language plpgsql as $$
+         begin execute statement; return '00000'; exception when others then return sqlstate; end $$",
+    );
+    assert_eq!(short(&mut session, 32), Err("22023".to_owned()));
+    fields.insert("matryoshka_dimensions".to_owned(), serde_json::json!([16, 32, 64]));
+    std::fs::write(&config, serde_json::to_string(&fields).expect("JSON")).expect("our own file");
+    assert_eq!(short(&mut session, 32), Ok(32));
+    assert_eq!(short(&mut session, 48), Err("22023".to_owned()));
+    std::fs::write(folder.join("config_sentence_transformers.json"), r#"{"truncate_dim": 48}"#)
+        .expect("our own file");
+    assert_eq!(short(&mut session, 48), Ok(48));
+    // What somebody has written into a row comes first.
+    session.run("update steadytext_models set dimensions = '{8}' where name = 'folder'");
+    assert_eq!(short(&mut session, 8), Ok(8));
+    assert_eq!(short(&mut session, 32), Err("22023".to_owned()));
 }
 
 #[test]
@@ -326,12 +374,13 @@ fn a_card_beside_a_file_is_honoured_by_calls_the_queue_vectorizers_and_searches_
     ] {
         let error = session.error(&format!("select {call}"));
         assert!(
-            error.code().code() == "22023" && error.hint() == Some("It was trained for 16, 32."),
+            error.code().code() == "22023"
+                && error.hint() == Some("It was trained for 16, 32; whole vectors have 64 dimensions."),
             "{error:?}"
         );
     }
-    let id = session.embed("x", unknown);
-    assert_eq!(session.wait_for_end(id).error_code.as_deref(), Some("22023"));
+    let queued = session.error(&format!("select steadytext_embed_async('x', {unknown})"));
+    assert_eq!(queued.code().code(), "22023", "{queued}");
     // A vectorizer keeps whole vectors of passages, and what is searched for is a query.
     session.run(
         "create table docs (id integer primary key, body text);
@@ -357,6 +406,7 @@ fn an_encoder_refuses_what_it_cannot_do() {
     session.run("insert into steadytext_models (name, task, file) values ('writer', 'generate', 'encoder')");
     for (call, sqlstate, mentions) in [
         ("steadytext_embed('x', model => 'folder', task => 'Find it')", "22023", "takes no task"),
+        ("steadytext_embed_async('x', model => 'file', task => 'Find it')", "22023", "takes no task"),
         ("steadytext_embed(repeat('a ', 300), model => 'folder')", "54000", "302 tokens"),
         ("steadytext_generate('x', model => 'writer')", "0A000", "generates no text"),
     ] {

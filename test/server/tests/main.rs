@@ -53,6 +53,7 @@ mod model_files;
 mod model_names;
 mod model_pull;
 mod model_restore;
+mod model_settings;
 mod models_listed;
 mod monitoring;
 mod options;

@@ -108,7 +108,8 @@ fn a_database_with_a_default_model_has_the_same_vectors_in_a_new_cluster_and_non
 
     let bare = automatic(None);
     let error = restore(&bare, "postgres", &file).expect_err("the model is not there");
-    assert!(error.contains("pg_steadytext.embedding_model is \"mine\""), "{error}");
+    let said = "model \"mine\" is not registered; pg_steadytext.embedding_model names this model";
+    assert!(error.contains(said), "{error}");
     assert_eq!(bare.session("shop").one::<i64>("select count(*) from article"), 0);
 }
 

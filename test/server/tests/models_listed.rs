@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use steadytext_test_models::{Bert, Spec};
-use steadytext_test_server::{Cluster, Options, Session, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, Signal, signal, wait_until};
 
 fn cluster() -> (Cluster, Session) {
     let cluster = Options::new().set("pg_steadytext.embedding_model", "auto").start();
@@ -298,6 +298,30 @@ fn diagnose_says_what_is_wrong_and_nothing_where_all_is_well() {
     let said: String =
         session.one("select detail from steadytext_diagnose() where \"check\" = 'model directory'");
     assert!(said.contains("folder \"folder\", and keeps no packed weights"), "{said}");
+}
+
+#[test]
+fn diagnose_finds_nothing_wrong_while_the_worker_of_a_new_extension_is_on_its_way() {
+    let cluster = Options::new().start();
+    let mut session = cluster.session("postgres");
+    let launcher = "select pid from pg_stat_activity where backend_type like 'pg_steadytext%launcher%'";
+    wait_until("the launcher", || session.list::<i32>(launcher).len() == 1);
+    let launcher: i32 = session.one(launcher);
+    assert!(signal(launcher, Signal::STOP));
+    session.run("create extension pg_steadytext cascade");
+    let wrong = |session: &mut Session| -> Vec<String> {
+        session.list(
+            "select format('%s: %s, %s', \"check\", status, detail) from steadytext_diagnose()
+             where status <> 'ok' and \"check\" !~ '^model for' order by 1",
+        )
+    };
+    let found = (wrong(&mut session), session.one::<String>("select state from steadytext.worker_state()"));
+    assert!(signal(launcher, Signal::CONT));
+    assert_eq!(found, (Vec::new(), "starting".to_owned()), "nobody has looked yet");
+    wait_until("the worker", || {
+        assert_eq!(wrong(&mut session), [""; 0]);
+        session.one::<bool>("select state = 'idle' from steadytext.worker_state()")
+    });
 }
 
 #[test]

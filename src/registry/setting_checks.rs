@@ -1,0 +1,76 @@
+//! What is said about a model where somebody sets it as a default: whether requests could be answered by it as
+//! things are. It is taken all the same, because it may be downloaded or registered later.
+//!
+//! Invariant: only what somebody sets at this moment is looked at, in a transaction.
+
+use pgrx::prelude::*;
+use steadytext_engine::ModelSource;
+
+use super::defaults::says_something;
+use super::directory;
+use super::names::{row, shown};
+use super::resolve::by_setting;
+use super::suggestions::known;
+use super::task::Task;
+use crate::pg::catalog_cache::{self, Models};
+use crate::pg::error::PgError;
+use crate::pg::guc::ModelSetting;
+
+/// Warns who sets one of the settings `pg_steadytext.*_model`.
+pub(crate) fn warn_of_setting(setting: ModelSetting, name: &str) {
+    let task = Task::ALL.into_iter().find(|task| task.setting() == setting);
+    if let Some(task) = task {
+        warn(task, &setting.name().to_string_lossy(), name);
+    }
+}
+
+/// Warns who sets a key of steadytext_config, if it is one that chooses a model.
+pub(crate) fn warn_of_key(key: &str, name: &str) {
+    let is_of_key = |task: &Task| task.setting().name().to_bytes().ends_with(format!(".{key}").as_bytes());
+    if let Some(task) = Task::ALL.into_iter().find(is_of_key) {
+        warn(task, &format!("{key} of steadytext_config"), name);
+    }
+}
+
+/// A database without the extension has no requests that could fail.
+fn warn(task: Task, setting: &str, name: &str) {
+    if !says_something(name) {
+        return;
+    }
+    let Ok(models) = catalog_cache::models() else { return };
+    if let Some(reason) = why_unusable(task, name, &models) {
+        let message = format!("requests fail with what {setting} is set to now: {}", reason.message);
+        PgError { message, code: PgSqlErrorCode::ERRCODE_WARNING, ..reason }.report(PgLogLevel::WARNING);
+    }
+}
+
+/// Why requests of a task cannot be answered by a model, as far as that can be told without reading its file
+/// in full. `None` where they can; whether workers elsewhere have it is theirs to find.
+fn why_unusable(task: Task, name: &str, models: &Models) -> Option<PgError> {
+    let row = row(name, models);
+    if row.is_some_and(|row| row.is_elsewhere() && row.task == task.name()) {
+        return None;
+    }
+    let found = match by_setting(task, name, models) {
+        Ok(found) => found,
+        Err(error) => return Some(error),
+    };
+    // A row says what its file is for. Decoders embed and rank as well as they can, and what embeds ranks.
+    if row.is_some() || task != Task::Generate {
+        return None;
+    }
+    let ModelSource::File(path) = &found.source else { return None };
+    let tasks = directory::tasks(path);
+    let [of_file, ..] = tasks.as_slice() else { return None };
+    if tasks.contains(&task.of_card()) {
+        return None;
+    }
+    let (shown, of_file) = (shown(name), of_file.name());
+    Some(
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("model \"{shown}\" is for task {of_file}, not {}", task.name()),
+        )
+        .hint(known(task, name, models)),
+    )
+}
