@@ -23,7 +23,8 @@ const MOST_CALLBACKS: usize = 8;
 static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 
-/// What to do about a right on what users use; without a character that a format would take for something else.
+/// What to do about a right on what users use; without a character that a format would take for something
+/// else.
 const HINT_OF_USERS: &CStr = c"Members of steadytext_user may use pg_steadytext, members of steadytext_admin configure it as well: GRANT steadytext_user TO the role. \"Roles\" in docs/sql.md says which role is for what.";
 /// The same for what only administrators may do.
 const HINT_OF_ADMINISTRATORS: &CStr = c"This is for members of steadytext_admin, who configure pg_steadytext: GRANT steadytext_admin TO the role. \"Roles\" in docs/sql.md says which role is for what.";
