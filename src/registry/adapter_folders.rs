@@ -1,5 +1,5 @@
-//! Folders that look like those of adapters beside a model's file, and that no model has: a name that differs by
-//! a letter, or by its case, is another name, and what lies there is used by nobody.
+//! Folders that look like those of adapters beside a model's file, and that no model has: a name that differs
+//! by a letter, or by its case, is another name, and what lies there is used by nobody.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
 //! What a model's row, its card and its adapters say of embeddings: prompts, the lengths that vectors may
 //! have, and tasks.
 //!
-//! A row that somebody has written comes first, then the card, then a row that came with the extension, and in
-//! the end what the model's file says.
+//! A row that somebody has written comes first, then the card, then a row that came with the extension, and
+//! in the end what the model's file says.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What is said about a model where somebody sets it as a default: whether requests could be answered by it as
-//! things are. It is taken all the same, because it may be downloaded or registered later.
+//! What is said about a model where somebody sets it as a default: whether requests could be answered by it
+//! as things are. It is taken all the same, because it may be downloaded or registered later.
 //!
 //! Invariant: only what somebody sets at this moment is looked at, in a transaction.
 

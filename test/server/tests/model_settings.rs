@@ -114,11 +114,11 @@ fn who_sets_a_model_that_cannot_answer_is_warned_and_it_is_taken_all_the_same() 
         assert!(said.contains(&format!("{setting} is set to now")) && said.contains(reason), "{sql}: {said}");
         assert!(warning.hint().unwrap_or_default().contains(hint), "{sql}: {:?}", warning.hint());
     }
-    let taken: Vec<String> = session.list(&format!(
+    let taken: Vec<String> = session.list(
         "select current_setting('pg_steadytext.embedding_model')
          union all select steadytext_config_get('generation_model')
-         union all select unnest(setconfig) from pg_db_role_setting order by 1"
-    ));
+         union all select unnest(setconfig) from pg_db_role_setting order by 1",
+    );
     let rest = "pg_steadytext.reranker_model=nothing";
     assert_eq!(taken, ["SMALL", "nothing", rest, rest]);
 
