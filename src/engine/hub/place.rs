@@ -2,8 +2,8 @@
 //! as a whole.
 //!
 //! Unfinished downloads lie in `.pull`, in a folder for each model, which only the process that holds its
-//! lock may touch. A model appears by being renamed; of a split one the first part comes last, as a model without
-//! it is none.
+//! lock may touch. A model appears by being renamed; of a split one the first part comes last, as a model
+//! without it is none.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
