@@ -17,12 +17,12 @@ use crate::gguf::Gguf;
 use crate::mapping::FileId;
 use crate::sidecar;
 
-/// What the name of a model's file has behind it in the name of the folder with its adapters.
+/// Suffix that makes the name of a model's file that of the folder with its adapters.
 pub const SUFFIX: &str = ".adapters";
 
 /// The ending of the names of adapters' files.
 const ENDING: &str = ".gguf";
-/// What llama.cpp's converter puts before the task in the name of an adapter's file.
+/// Prefix that llama.cpp's converter puts before the task in the name of an adapter's file.
 const PREFIX: &str = "lora-";
 /// The key by which an adapter's file says its task.
 const TASK_KEY: &str = "adapter.lora.task_name";
@@ -49,13 +49,13 @@ pub(crate) const ALPHA_KEY: &str = "steadytext.adapter.alpha";
 pub(crate) struct Adapter<'a> {
     /// The task that it is for.
     pub(crate) task: &'a str,
-    /// What stands before a text of the task, if the file says anything of it.
+    /// The prompt that stands before a text of the task; `None` where the file says nothing about it.
     pub(crate) prompt: Option<&'a str>,
-    /// What is added is scaled by this, divided by the rank.
+    /// Numerator of the scale: the addition is multiplied by this, divided by the rank.
     pub(crate) alpha: f32,
     /// The file with its tensors.
     pub(crate) gguf: &'a Gguf,
-    /// What their names begin with, before that of the tensor that is adapted.
+    /// Prefix of the names of those tensors, before the name of the adapted tensor.
     pub(crate) prefix: String,
 }
 
@@ -145,7 +145,7 @@ pub(crate) fn path_for(model: &Path, task: &str) -> PathBuf {
     found.map_or_else(|| folder(model).join(format!("{task}.gguf")), |(_, path)| path)
 }
 
-/// What stands behind `lora-`.
+/// The part of a name behind `lora-`, in upper or lower case; `None` for other names.
 fn after_prefix(stem: &str) -> Option<&str> {
     let prefix = stem.get(..PREFIX.len())?;
     prefix.eq_ignore_ascii_case(PREFIX).then(|| &stem[PREFIX.len()..])

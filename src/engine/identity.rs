@@ -35,7 +35,7 @@ pub struct ModelIdentity {
     /// SHA-256 of its file; of its parts, one after the other, where there are several, and of its adapters
     /// behind them.
     pub hash: [u8; 32],
-    /// The same without its adapters: what is published and registered.
+    /// SHA-256 of the model without its adapters, as it is published and registered.
     pub own_hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(identity.hash, hash);
         assert_eq!(ModelIdentity::recorded(&path), Some(identity));
 
-        // The same bytes in another file may be other bytes: the record is that of the first.
+        // The record is that of the first file: another file may hold other bytes, though this copy does not.
         let copy = directory.path().join("copy.gguf");
         std::fs::copy(&path, &copy).unwrap();
         std::fs::rename(&copy, &path).unwrap();

@@ -24,7 +24,7 @@ pub fn tasks(path: &Path) -> Vec<Task> {
     task.into_iter().collect()
 }
 
-/// What can be seen at once of the vectors that a model makes.
+/// Properties of the vectors that a model makes, as far as a quick look at its files tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vectors {
     /// Their whole length, where the file says it.
@@ -72,7 +72,7 @@ fn of_folder(folder: &Path) -> Option<Task> {
     Some(if config.contains("ForSequenceClassification") { Task::Rerank } else { Task::Embed })
 }
 
-/// What the head of a GGUF file says.
+/// The values found in the head of a GGUF file.
 #[derive(Default)]
 struct Found {
     family: Option<String>,

@@ -29,7 +29,7 @@ pub(super) struct AdapterFile {
 
 /// The adapters of a model.
 pub(super) struct Adapters {
-    /// Those that have to be put into their places, each with the name of its place below the directory.
+    /// Fetched adapters that have yet to be put into place, each with its file name below the directory.
     pub(super) arrived: Vec<(Arrived, String)>,
     /// All of them, for the card.
     pub(super) listed: Vec<CardFile>,
@@ -102,7 +102,7 @@ pub(super) fn choose(listing: &Listing, choice: &Choice) -> Result<Vec<AdapterFi
     Ok(chosen)
 }
 
-/// What is needed to fetch adapters.
+/// The context for fetching adapters.
 pub(super) struct Fetching<'a> {
     pub(super) client: &'a Client<'a>,
     pub(super) hub: &'a Hub,
@@ -172,7 +172,7 @@ impl Fetching<'_> {
         Ok(adapters)
     }
 
-    /// What there is in the place of an adapter.
+    /// Compares the file in the place of an adapter, if there is one, with the adapter that the hub lists.
     fn there(&self, path: &Path, remote: &Remote, listed: Option<&CardFile>) -> Result<There, HubError> {
         let Ok(metadata) = path.symlink_metadata() else { return Ok(There::Nothing) };
         let size = metadata.len();

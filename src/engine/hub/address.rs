@@ -39,7 +39,7 @@ pub(super) fn is_same_origin(one: &Uri, other: &Uri) -> bool {
     one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
 }
 
-/// Whether nobody on the way can read what is said.
+/// Whether nobody on the way can read the traffic: it is encrypted, or stays on this machine.
 pub(super) fn is_private(uri: &Uri) -> bool {
     uri.scheme_str() == Some("https") || matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"))
 }
@@ -70,8 +70,8 @@ fn is_near_v4(address: Ipv4Addr) -> bool {
     address.is_loopback() || address.is_private() || address.is_link_local() || address.is_unspecified()
 }
 
-/// Where a redirect leads. None for what is no address of the web, has a password in it, or would leave
-/// encryption.
+/// The target of a redirect. None for a target that is no address of the web, has a password in it, or would
+/// leave encryption.
 pub(super) fn redirected(from: &Uri, target: &str) -> Option<Uri> {
     let (scheme, authority) = (from.scheme_str()?, from.authority()?.as_str());
     let address = if target.starts_with("//") {

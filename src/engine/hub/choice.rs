@@ -1,4 +1,4 @@
-//! Which files of a repository make the model that somebody asks for.
+//! The choice of a repository's files that make up the requested model.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use super::error::HubError;
 use super::listing::{Listing, Remote};
 use crate::gguf::parts;
 
-/// From so many parameters on the smaller quantization is taken.
+/// Parameters from which on a model is large and gets a smaller quantization.
 const LARGE: u64 = 3_000_000_000;
 /// Quantizations of large models, the best one for its size first.
 const OF_LARGE: [&str; 12] = [
     "Q4_K_M", "Q4_K_S", "Q4_K", "Q4_1", "Q4_0", "IQ4_NL", "MXFP4", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0",
     "Q3_K_M",
 ];
-/// The same for small models.
+/// Quantizations of small models, the best one for its size first.
 const OF_SMALL: [&str; 12] = [
     "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "MXFP4", "F16", "BF16",
 ];
@@ -38,7 +38,7 @@ const OF_ENCODER: [&str; 11] = [
 ];
 /// The weights of an encoder, where they are in one file.
 const WEIGHTS: &str = "model.safetensors";
-/// What says in which part each tensor is, where they are in several.
+/// The index that names the part of each tensor, where the weights are in several parts.
 const INDEX: &str = "model.safetensors.index.json";
 /// Names listed in an error.
 const MAX_LISTED: usize = 8;
@@ -53,7 +53,7 @@ pub(super) struct Choice {
     pub(super) is_folder: bool,
     /// The name of the file, of the first part or of the folder.
     pub(super) name: String,
-    /// What was chosen and why, if there was a choice.
+    /// The choice and the reason for it, in words, if there was a choice.
     pub(super) said: Option<String>,
 }
 
@@ -181,7 +181,7 @@ fn is_weights(path: &str) -> bool {
     path == WEIGHTS || part_of(path).is_some()
 }
 
-/// Which part of how many of the weights a file is.
+/// The number of a part of the weights and the count of parts, by the name of its file.
 fn part_of(path: &str) -> Option<(u32, u32)> {
     let numbers = path.strip_prefix("model-")?.strip_suffix(".safetensors")?;
     let (number, count) = numbers.split_once("-of-")?;

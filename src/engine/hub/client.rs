@@ -44,7 +44,7 @@ pub(super) struct Client<'a> {
     progress: &'a Progress,
 }
 
-/// Why an attempt came to nothing.
+/// The failure of an attempt.
 pub(super) enum Failed {
     /// The next attempt would fail in the same way.
     Forever(HubError),
@@ -66,7 +66,7 @@ pub(super) struct Answer {
     pub(super) size: Option<u64>,
     /// The SHA-256 of the file, in hexadecimal digits, if the hub says it.
     pub(super) sha256: Option<String>,
-    /// What tells its content from others at the place that it comes from.
+    /// The strong entity tag of its content at the host that it comes from.
     pub(super) etag: Option<String>,
     /// Its bytes.
     pub(super) body: Box<dyn Read>,
@@ -109,7 +109,7 @@ impl<'a> Client<'a> {
         host_of(&self.endpoint)
     }
 
-    /// What the hub says of a repository, as JSON.
+    /// The hub's description of a repository, as JSON.
     ///
     /// # Errors
     /// [`HubError`].
@@ -193,9 +193,9 @@ impl<'a> Client<'a> {
     /// Waits before the next attempt.
     ///
     /// # Errors
-    /// What has failed, where there is none.
+    /// The failure, if there is no next attempt; [`HubError::Cancelled`].
     pub(super) fn wait(&self, retry: &mut Retry, failed: Failed) -> Result<(), HubError> {
-        // What was interrupted on purpose has failed for that reason only.
+        // An attempt that was interrupted on purpose has failed for that reason only.
         self.progress.check()?;
         let (error, after) = match failed {
             Failed::Forever(error) => return Err(error),
@@ -213,7 +213,8 @@ impl<'a> Client<'a> {
         self.endpoint.to_string().trim_end_matches('/').to_owned()
     }
 
-    /// What there is at an address of the hub, and the address that it came from in the end.
+    /// Requests an address of the hub and follows redirects. Returns the response, the address that it came
+    /// from in the end, and what the hub states about the file.
     fn follow(
         &self,
         address: &str,
@@ -281,7 +282,7 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// What a status means that is no success.
+    /// The failure that an unsuccessful status means.
     fn refused(&self, uri: &Uri, response: &Response<Body>, what: &str) -> Failed {
         let (host, status) = (host_of(uri), response.status());
         let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -329,7 +330,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// That an address could not be reached, and through which proxy.
+/// The error for an address that could not be reached, with the proxy on the way to it, if there is one.
 fn unreachable(uri: &Uri, reason: String) -> HubError {
     let proxy = proxy(uri).ok().flatten().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
     HubError::Unreachable { place: host_and_port(uri), proxy, reason }
@@ -363,7 +364,7 @@ impl Retry {
     }
 }
 
-/// What the hub says of a file where it sends whoever asks to another host.
+/// The size and SHA-256 that the hub states in its own responses, which may redirect to another host.
 #[derive(Default)]
 struct Linked {
     size: Option<u64>,

@@ -1,4 +1,4 @@
-//! What a download can fail with, by what somebody can do about it.
+//! Errors of downloads, distinguished by what the user can do about them.
 //!
 //! Messages name repositories, files and hosts, and never a token or the address that a hub has signed for a
 //! download.
@@ -13,23 +13,23 @@ pub enum HubError {
     /// The reference is none, or leads where no reference may.
     #[error("\"{reference}\" is no reference to a model: {reason}")]
     Reference {
-        /// What was given, shortened.
+        /// The given text, shortened.
         reference: String,
-        /// What is wrong with it.
+        /// The reason why it is refused.
         reason: &'static str,
     },
     /// A setting cannot be used.
     #[error("{setting} cannot be used: {reason}")]
     Setting {
-        /// What it sets, in words.
+        /// The setting, in words.
         setting: &'static str,
-        /// What is wrong with it.
+        /// The reason why it cannot be used.
         reason: String,
     },
-    /// Nothing may be fetched.
+    /// The model is not there, and downloads are switched off.
     #[error("\"{what}\" is not there, and downloads are switched off")]
     Offline {
-        /// What was to be fetched.
+        /// The reference of the model that was to be fetched.
         what: String,
     },
     /// No answer, or none to the end, however often it was tried.
@@ -37,9 +37,9 @@ pub enum HubError {
     Unreachable {
         /// Its host and port.
         place: String,
-        /// Those of the proxy between, if there is one.
+        /// Host and port of the proxy, if there is one.
         proxy: Option<String>,
-        /// What the last attempt failed with.
+        /// The failure of the last attempt.
         reason: String,
     },
     /// The hub does not have it.
@@ -73,7 +73,7 @@ pub enum HubError {
     Protocol {
         /// The host.
         host: String,
-        /// What was unexpected.
+        /// The unexpected part of the answer.
         reason: String,
     },
     /// The repository holds no model that this engine could use, or too many.
@@ -83,10 +83,10 @@ pub enum HubError {
         repository: String,
         /// Why.
         reason: String,
-        /// What to say instead.
+        /// Advice on the repository or file to name instead.
         hint: String,
     },
-    /// What came is not what was announced.
+    /// The fetched file is not the one that the hub announced.
     #[error("the download of \"{file}\" is not the file that the hub announced: {reason}")]
     Damaged {
         /// The file.
@@ -94,7 +94,7 @@ pub enum HubError {
         /// Size or checksum.
         reason: String,
     },
-    /// What the hub has is not what was registered.
+    /// The hub's file is not the registered one.
     #[error("\"{file}\" at the hub is not the registered file: its SHA-256 is {found}, not {expected}")]
     NotRegistered {
         /// The file.
@@ -119,9 +119,9 @@ pub enum HubError {
         file: String,
         /// The directory of the models.
         directory: PathBuf,
-        /// What is still to be written.
+        /// Megabytes that are still to be written.
         needed_mb: u64,
-        /// What there is.
+        /// Megabytes that are free.
         available_mb: u64,
     },
     /// A file of ours cannot be made, read or renamed.
@@ -129,7 +129,7 @@ pub enum HubError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
     /// Somebody has stopped it.
@@ -137,18 +137,18 @@ pub enum HubError {
     Cancelled,
 }
 
-/// What an error says of a proxy.
+/// The mention of a proxy in a message; empty without one.
 fn through(proxy: Option<&str>) -> String {
     proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"))
 }
 
 impl HubError {
-    /// What the system says of a file.
+    /// The error for a failed operation on a file.
     pub(super) fn file(path: &Path, source: io::Error) -> HubError {
         HubError::File { path: path.to_owned(), source: Arc::new(source) }
     }
 
-    /// What can be done about it.
+    /// Advice to the user, if there is any.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             HubError::Reference { .. } => {

@@ -1,4 +1,4 @@
-//! What a repository holds, as the hub lists it.
+//! The contents of a repository, as the hub lists them.
 
 use hf_hub::api::RepoInfo;
 use serde::Deserialize;
@@ -14,12 +14,12 @@ pub(super) struct Listing {
     pub(super) repository: String,
     /// The commit: what is fetched is of one and the same, whatever is pushed meanwhile.
     pub(super) commit: String,
-    /// Those whose names are safe.
+    /// The files whose names are safe.
     pub(super) files: Vec<Remote>,
     /// Parameters of the model, if the hub knows them.
     pub(super) parameters: Option<u64>,
     pub(super) licence: Option<String>,
-    /// What the hub takes it for.
+    /// The task that the hub names for the model, if it is one of ours.
     pub(super) task: Option<Task>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Remote {
     pub(super) size: Option<u64>,
     /// In hexadecimal digits; of large files only.
     pub(super) sha256: Option<String>,
-    /// What else tells its content from others.
+    /// The hub's blob identifier, which identifies its content as well.
     pub(super) blob: Option<String>,
 }
 

@@ -115,7 +115,7 @@ struct Download<'a> {
 /// The model's own files, without adapters.
 struct Own {
     was_there: bool,
-    /// Those that have to be put into their places: all of them, or none.
+    /// Fetched files that have yet to be put into place: all of them, or none.
     arrived: Vec<Arrived>,
     /// Bytes of all of them.
     size: u64,
@@ -185,7 +185,7 @@ impl Download<'_> {
         let mut pulled = self.pulled(&own);
         let known = Card::read(target).ok().flatten();
         let mut card = match &known {
-            // What is there is what it says; only its adapters may be news.
+            // The card describes the files that are there; only its adapters may have changed.
             Some(known) if own.was_there => known.clone(),
             _ => card(order, self.listing, choice, &own.arrived, target),
         };
@@ -221,7 +221,7 @@ impl Download<'_> {
     }
 }
 
-/// What is known of the form of a model before the hub is asked.
+/// The form of a model, as far as it is known before the hub is asked.
 struct Wanted {
     is_folder: Option<bool>,
 }
@@ -237,10 +237,10 @@ impl Wanted {
     }
 }
 
-/// Where the files of a model belong, below the directory.
+/// The places of a model's files below the directory.
 struct HubFiles<'a> {
     choice: &'a Choice,
-    /// What the SHA-256 of a model in one file must be, where the hub does not say.
+    /// The registered SHA-256 of a model in one file, for use where the hub does not state one.
     registered: Option<String>,
     /// One for each file.
     names: Vec<String>,

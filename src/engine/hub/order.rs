@@ -1,4 +1,4 @@
-//! What is asked of a download, and what comes of it.
+//! The request for a download, and its result.
 
 use std::path::PathBuf;
 
@@ -13,9 +13,9 @@ pub struct Order {
     /// Its name below the directory of the models, if it has one already: of a file with `.gguf` at its end,
     /// or of a folder.
     pub name: Option<String>,
-    /// What the SHA-256 of its file must be.
+    /// The expected SHA-256 of its file, if it is known.
     pub sha256: Option<[u8; 32]>,
-    /// What is known of it and the hub need not say.
+    /// Properties of the model that are known already and need not come from the hub.
     pub card: Card,
 }
 
@@ -24,13 +24,13 @@ pub struct Order {
 pub struct Pulled {
     /// Its file, the first of its files, or its folder.
     pub path: PathBuf,
-    /// The same below the directory of the models.
+    /// That path relative to the directory of the models.
     pub name: String,
     /// Bytes of all its files.
     pub size: u64,
     /// Whether the model was there before, so that nothing was fetched.
     pub was_there: bool,
-    /// What was chosen and why, if there was a choice.
+    /// The choice and the reason for it, in words, if there was a choice.
     pub said: Option<String>,
     /// The tasks of its adapters, where there are files of them beside it.
     pub adapters: Vec<String>,

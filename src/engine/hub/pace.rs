@@ -28,7 +28,7 @@ pub(super) struct Pace {
     before: Option<Usage>,
 }
 
-/// What a thread has had of the processors since its start.
+/// Time that a thread has run and has waited for a processor since its start.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
     ran: Duration,

@@ -31,10 +31,10 @@ const BUFFER: usize = 256 << 10;
 /// Bytes after which they are written to the disk, so that what a busy server keeps in memory of them stays
 /// small.
 const SYNC_BYTES: u64 = 32 << 20;
-/// How much is written before the room that is left is looked at again.
+/// Bytes written between two checks of the free space.
 const MEASURED_BYTES: u64 = 8 << 20;
 const MAX_ETAG: u64 = 256;
-/// How often a file is fetched anew from its beginning because it was not what it should be.
+/// Number of times a damaged file is fetched again from its beginning before the download fails.
 const MAX_DAMAGED: u32 = 1;
 
 /// A file while it is fetched.

@@ -1,9 +1,9 @@
 //! The directory of the models: who downloads into it, how much room there is, and how a model appears in it
 //! as a whole.
 //!
-//! What is on its way lies in `.pull`, in a folder for each model, which only the process may touch that has
-//! its lock. A model appears by being renamed; of a split one the first part comes last, as a model without
-//! it is none.
+//! Unfinished downloads lie in `.pull`, in a folder for each model, which only the process that holds its
+//! lock may touch. A model appears by being renamed; of a split one the first part comes last, as a model
+//! without it is none.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
@@ -24,7 +24,7 @@ use crate::sidecar;
 pub(super) const STAGING: &str = ".pull";
 /// Room that must be left.
 const RESERVE: u64 = 64 << 20;
-/// How often it is looked whether another process is done.
+/// Interval at which a waiting process checks whether another one has released the lock.
 const LOCK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The place of a download, locked.

@@ -1,4 +1,4 @@
-//! How far a download is, for whoever waits for it: written by its thread, read by others.
+//! The progress of a download: written by its thread, read by the threads that wait for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -8,9 +8,9 @@ use ureq::Agent;
 
 use super::error::HubError;
 
-/// How often whoever waits looks whether it should stop.
+/// Interval at which a waiting download checks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
-/// The rate is that of the last so many seconds, about.
+/// Seconds over which the rate is averaged, approximately.
 const WINDOW_S: f64 = 5.0;
 
 /// The progress of a download, and the way to stop it.
@@ -24,14 +24,14 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct Inner {
-    /// What is being done, in words; empty while bytes arrive.
+    /// The current step, in words; empty while bytes arrive.
     note: String,
-    /// What was chosen, in words.
+    /// The choice, in words.
     choice: Option<String>,
-    /// What is interrupted when the download is stopped.
+    /// The agent whose connections are interrupted when the download is stopped.
     agent: Option<Agent>,
     measured: Instant,
-    /// Bytes that have arrived since then.
+    /// Bytes that have arrived since `measured`.
     arrived: u64,
     rate: Option<f64>,
 }
@@ -45,9 +45,9 @@ pub struct Moment {
     pub done: u64,
     /// Bytes in a second; `None` while none has arrived.
     pub rate: Option<f64>,
-    /// What it waits for, if it does.
+    /// The current step or the reason for waiting, in words; empty while bytes arrive.
     pub note: String,
-    /// What was chosen where there was a choice.
+    /// The choice, in words, if there was one.
     pub choice: Option<String>,
 }
 
@@ -83,7 +83,7 @@ impl Progress {
         work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How far it is.
+    /// The current state of the download.
     pub fn moment(&self) -> Moment {
         let (total, done) = (self.total.load(Relaxed), self.done.load(Relaxed));
         self.inner(|inner| {

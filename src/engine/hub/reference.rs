@@ -1,7 +1,7 @@
-//! What names a model at a hub: `owner/name`, with a revision and a file where wanted.
+//! References to models at a hub: `owner/name`, with an optional revision and file.
 //!
 //! Invariant: nothing of a reference can lead out of the hub's address or out of the directory of the models.
-//! What repositories say of themselves goes through the same checks.
+//! Names that come from repositories go through the same checks.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ const MAX_STEP: usize = 200;
 const MAX_STEPS: usize = 8;
 /// The revision where none is named.
 pub(super) const MAIN: &str = "main";
-/// What people copy from their browser, and what command lines use.
+/// Prefixes of references as copied from a browser, or as used on command lines.
 const PREFIXES: [&str; 4] = ["https://huggingface.co/", "https://hf.co/", "hf.co/", "hf://"];
 
 /// A model at a hub.

@@ -1,4 +1,4 @@
-//! What a download needs to know of its hub, and the token that is shown to it.
+//! Settings of a hub for downloads, and the token that is shown to it.
 
 use std::fmt;
 use std::io::Read;
@@ -12,20 +12,20 @@ pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Bytes of a file with a token.
 const MAX_TOKEN: u64 = 4096;
 
-/// What is known of a hub, and how patient one is with it.
+/// The settings of a hub, with the time limits and retries for its downloads.
 #[derive(Debug, Clone)]
 pub struct Hub {
     /// `https://huggingface.co`, or that of a mirror.
     pub endpoint: String,
     /// The token of the account that asks; `None` asks as anybody.
     pub token: Option<Token>,
-    /// Nothing is fetched.
+    /// Whether downloads are switched off.
     pub offline: bool,
-    /// The thread that downloads slows down while others want all processors.
+    /// Whether the downloading thread slows down while others want all processors.
     pub gives_way: bool,
-    /// How long a connection may say nothing.
+    /// Longest time to wait for the response, and for each read and write of a connection.
     pub silence: Duration,
-    /// How often in a row something is tried that brings nothing.
+    /// Number of attempts in a row that may bring nothing before the download fails.
     pub tries: u32,
     /// The pause after the first of them; it doubles each time, up to a minute.
     pub first_pause: Duration,
@@ -56,7 +56,7 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// What the hub alone is shown.
+    /// The token itself, which only the hub may be shown.
     pub(super) fn secret(&self) -> &str {
         &self.0
     }

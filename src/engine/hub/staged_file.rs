@@ -1,4 +1,4 @@
-//! Where a file lies while it is fetched, and what is known of one that has arrived.
+//! The paths of a file while it is fetched, and the properties of one that has arrived.
 
 use std::fs::File;
 use std::io::Read;
@@ -55,7 +55,7 @@ pub(super) fn check_head(arrived: &[Arrived]) -> Result<(), HubError> {
         let mut head = [0; 4];
         let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
         if read.is_err() || &head != b"GGUF" {
-            // Nothing is gone on from.
+            // The next download must not continue from this file.
             let _ = std::fs::remove_file(path);
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             return Err(HubError::Damaged { file, reason: "it is no GGUF file".to_owned() });

@@ -1,4 +1,4 @@
-//! What adapters (LoRA) add to products and to embeddings.
+//! The additions of adapters (LoRA) to products and to embeddings.
 //!
 //! For a matrix `W` `[outputs, inputs]` an adapter has `A` `[rank, inputs]` and `B` `[outputs, rank]`, and `W
 //! x` becomes `W x + scale · B (A x)`, where the scale is alpha / rank. `W` stays as it is, once for all
@@ -30,7 +30,7 @@ pub(super) const NO_ADAPTER: u16 = u16::MAX;
 
 /// Most rows of an `A`. Published ones have 4 to 64.
 const MAX_RANK: usize = 256;
-/// What the memory is for, as errors say.
+/// The purpose of the memory, as errors state it.
 const WHAT: &str = "the adapters of a model";
 
 /// The ends of the names of an adapter's tensors. The last one is `B` row by row of what it is multiplied
@@ -49,10 +49,10 @@ const OF_BLOCKS: &[&str] = &[
     "ffn_up.weight",
     "ffn_down.weight",
 ];
-/// Those of the model.
+/// The tensors outside of blocks that can be adapted.
 const OF_MODEL: &[&str] = &["token_embd.weight", "token_types.weight"];
 
-/// What an adapter adds to the products of one matrix.
+/// The addition of an adapter to the products of one matrix.
 #[derive(Clone)]
 struct Lora {
     inputs: usize,
@@ -64,11 +64,11 @@ struct Lora {
     b: Vec<f32>,
 }
 
-/// What each adapter of a model adds to the products of one matrix; nothing where no adapter changes it.
+/// The addition of each adapter of a model to the products of one matrix; empty where no adapter changes it.
 #[derive(Clone, Default)]
 pub(super) struct Loras(Vec<Option<Lora>>);
 
-/// What an adapter makes of embeddings.
+/// The embeddings of a model as an adapter changes them.
 pub(super) struct AdaptedEmbeddings {
     /// A row `[rank]` for each token, and what that is multiplied with: `[rank, width]`, scaled.
     tokens: Option<(Matrix, Vec<f32>)>,
@@ -77,7 +77,7 @@ pub(super) struct AdaptedEmbeddings {
 }
 
 impl Loras {
-    /// What the adapters of a model have for its matrix `name`, `[outputs, inputs]`.
+    /// Loads the additions of a model's adapters to its matrix `name`, `[outputs, inputs]`.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the tensor; [`Error::OutOfMemory`].
@@ -90,7 +90,7 @@ impl Loras {
         Ok(Loras(if loras.iter().all(Option::is_none) { Vec::new() } else { loras }))
     }
 
-    /// What they add to some outputs of the matrix.
+    /// The additions to some outputs of the matrix only.
     pub(super) fn part(&self, outputs: Range<usize>) -> Loras {
         let part = |lora: &Lora| Lora {
             inputs: lora.inputs,
@@ -116,7 +116,7 @@ impl Loras {
 }
 
 impl Lora {
-    /// What an adapter has for a matrix, if it has something.
+    /// Loads the addition of an adapter to a matrix, if it has one.
     fn load(adapter: &Adapter<'_>, name: &str, inputs: usize, outputs: usize) -> Result<Option<Lora>, Error> {
         let Some((a, b, rank)) = halves(adapter, name)? else { return Ok(None) };
         expect_shape(adapter.gguf, &a, &[inputs, rank])?;
@@ -142,8 +142,8 @@ impl Lora {
 }
 
 impl AdaptedEmbeddings {
-    /// Those of each adapter of a model whose table of tokens has `vocabulary` rows, and whose pairs have
-    /// embeddings `types`, of which the file has `type_count`.
+    /// Loads the embeddings for each adapter of a model whose table of tokens has `vocabulary` rows, and
+    /// whose pairs have embeddings `types`, of which the file has `type_count`.
     ///
     /// # Errors
     /// As [`Loras::load`].
@@ -158,7 +158,7 @@ impl AdaptedEmbeddings {
         let embeddings = adapters.iter().map(|adapter| {
             let mut types = types.clone();
             if let Some(lora) = Lora::load(adapter, "token_types.weight", width, type_count)? {
-                // The same for all instructions.
+                // The result is the same for all instructions.
                 for (index, row) in types.iter_mut().enumerate().take(type_count) {
                     lora.add_to_weight(Instructions::best(), index, row);
                 }
@@ -180,7 +180,7 @@ impl AdaptedEmbeddings {
     }
 }
 
-/// What an adapter has for the embeddings of tokens, if it has something.
+/// The addition of an adapter to the embeddings of tokens, if it has one.
 fn tokens(
     adapter: &Adapter<'_>,
     vocabulary: usize,
@@ -203,7 +203,7 @@ fn tokens(
     Ok(Some((table, rows)))
 }
 
-/// Both halves of what an adapter has for a tensor, and their rank, if it has something.
+/// Both halves of an adapter's addition to a tensor, and their rank, if it has one.
 fn halves<'a>(adapter: &Adapter<'a>, name: &str) -> Result<Option<(Tensor<'a>, Tensor<'a>, usize)>, Error> {
     let Adapter { gguf, prefix, .. } = adapter;
     let tensor = |end: &str| gguf.opt_tensor(&format!("{prefix}{name}{end}"));
@@ -219,7 +219,7 @@ fn halves<'a>(adapter: &Adapter<'a>, name: &str) -> Result<Option<(Tensor<'a>, T
             return Err(gguf.corrupt(format!("tensor \"{prefix}{name}{missing}\" is missing")));
         }
     };
-    // What a token chooses from has the rank first, what a row is multiplied with has it behind.
+    // The `A` of the table of tokens has the rank first, that of a product has it behind the inputs.
     let rank = match (name, a.shape) {
         ("token_embd.weight", [rank, ..]) | (_, [_, rank, ..]) => *rank,
         _ => 1,

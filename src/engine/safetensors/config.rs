@@ -337,16 +337,16 @@ pub(super) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
 /// The files that say how long a folder's vectors are.
 pub(crate) const LENGTHS_IN: [&str; 2] = ["config.json", "config_sentence_transformers.json"];
 
-/// How long the vectors of a folder are.
+/// The lengths of the vectors that a folder's model makes.
 #[derive(Debug)]
 pub(crate) struct Lengths {
-    /// All of a vector.
+    /// The length of an uncut vector.
     pub(crate) whole: Option<u32>,
-    /// What they may be cut to, because the model was trained for it, in ascending order.
+    /// Lengths that vectors may be cut to because the model was trained for them, in ascending order.
     pub(crate) shorter: Vec<u32>,
 }
 
-/// What `config.json` says of that, in the words of any family.
+/// The keys of `config.json` for these lengths, by the names of any family.
 #[derive(Deserialize)]
 struct Widths {
     #[serde(alias = "n_embd")]
@@ -355,7 +355,7 @@ struct Widths {
     matryoshka_dimensions: Option<Vec<u32>>,
 }
 
-/// What `config_sentence_transformers.json` says of it.
+/// The key of `config_sentence_transformers.json` for a shorter length.
 #[derive(Deserialize)]
 struct Truncation {
     truncate_dim: Option<u32>,
@@ -364,7 +364,7 @@ struct Truncation {
 /// The lengths of a folder's vectors, without a look at anything else in it.
 ///
 /// # Errors
-/// Those of reading the files.
+/// The errors of reading the files.
 pub(super) fn lengths(folder: &Path) -> Result<Lengths, Error> {
     let [config, beside] = LENGTHS_IN.map(|name| folder.join(name));
     let Widths { hidden_size: whole, matryoshka_dimensions } = required(&config)?;

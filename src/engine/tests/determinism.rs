@@ -1,4 +1,4 @@
-//! The same bytes for all chunks, truncations, threads and batch mates.
+//! Outputs have the same bytes for all chunks, truncations, threads and batch mates.
 
 use std::path::{Path, PathBuf};
 

@@ -263,8 +263,8 @@ fn tasks_and_purposes_choose_the_adapter_and_what_stands_before_the_text() {
         let cosine: f32 = got[1].iter().zip(&got[4]).map(|(a, b)| a * b).sum();
         assert!((score - f32::midpoint(1.0, cosine)).abs() < 1e-5, "{score} for {cosine}");
     }
-    // What is compared has an adapter, or is computed as what nothing was said of, and a prompt goes with its
-    // adapter.
+    // A purpose selects its adapter; without one, the text is computed as a text without a purpose. A prompt
+    // goes with its adapter.
     let purpose = |purpose: Purpose| Embed { purpose, ..Embed::passage("find it") };
     let prompted = Embed { prompt: Some("before ".to_owned()), ..unsaid.clone() };
     let of = |how: Embed| vector(run(&engine(1), &file, vec![Work::Embed(how)]).remove(0));

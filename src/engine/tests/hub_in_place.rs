@@ -173,7 +173,7 @@ fn what_is_in_place_as_it_was_recorded_is_not_asked_about() {
     };
     assert!(pull(&away, &at(&commit), world.path(), &world.progress).unwrap().was_there);
     assert_eq!(asked(), before);
-    // What somebody has put there is known by the checksum of the row, and has a card from then on.
+    // A file that somebody has put there is recognized by the row's checksum, and has a card from then on.
     std::fs::remove_file(world.path().join(format!("{FILE}.card.json"))).unwrap();
     assert!(pull(&away, &registered, world.path(), &world.progress).unwrap().was_there);
     assert_eq!(world.card(FILE).repository.as_deref(), Some(REPOSITORY));

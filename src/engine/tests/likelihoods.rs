@@ -69,7 +69,7 @@ fn saved(directory: &Path, architecture: Architecture) -> ModelSource {
     ModelSource::File(path)
 }
 
-/// The same by hand: each answer token by token, with all logits.
+/// The log-likelihoods of answers computed by hand: each answer token by token, with all logits.
 fn by_hand(model: &ModelSource, prompt: &str, begin: &str, answers: &[&str]) -> Vec<f64> {
     let gguf: Gguf = model.open().unwrap();
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();

@@ -67,7 +67,7 @@ fn every_shape_is_checked() {
             let name = tensor.name.clone();
             let alter = |file: &mut File| {
                 let tensor = file.tensor_mut(&name).unwrap();
-                // The same number of bytes, in another shape.
+                // Another shape with the same number of bytes; a tensor of one dimension is halved.
                 match &mut tensor.shape[..] {
                     [row, rows] | [row, rows, _] => (*row, *rows) = (*row * 2, *rows / 2),
                     shape => shape[0] /= 2,

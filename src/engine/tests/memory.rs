@@ -128,7 +128,7 @@ fn where_the_system_has_no_memory_requests_fail_and_the_engine_goes_on() {
     }
 }
 
-/// The same with so much address space left.
+/// The body of the test, with `megabytes` MiB of address space left.
 fn within(megabytes: u64) {
     let directory = TempDir::new().unwrap();
     let [large, encoder] = models(directory.path());
@@ -200,7 +200,7 @@ fn what_waits_counts_and_what_does_not_fit_is_refused_until_there_is_room() {
         panic!("none says why")
     };
     assert!(error.to_string().contains("queue"), "{error}");
-    // When they are gone there is room again.
+    // There is room again when they are gone.
     let again = run(&engine, &builtin, vec![generate(&text, 1), generate("short", 3)]);
     assert!(
         again.iter().any(Result::is_ok)

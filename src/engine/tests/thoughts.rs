@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::PATIENCE;
 
 const OPEN: &str = "{{ messages[-1].content }}<think>";
-/// The same prompt, of a family whose thoughts end in a mark.
+/// The prompt of `OPEN`, of a family whose thoughts end in a mark.
 const THINKS: &str = "{{ messages[-1].content }}<think>{# </think> #}";
 
 /// A random model one of whose words is the mark of the end of thoughts.

@@ -72,7 +72,7 @@ impl World {
         SubmittedRequest { ticket, events }
     }
 
-    /// So many long requests, of which those run that there are places for.
+    /// Submits `count` long requests and waits until the first `places` of them run.
     fn busy(&self, standing: Standing, count: usize, places: usize) -> Vec<SubmittedRequest> {
         let running: Vec<SubmittedRequest> =
             (0..count).map(|i| self.submit(standing, &format!("long story {i}"), 4000)).collect();

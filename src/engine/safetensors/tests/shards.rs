@@ -129,7 +129,7 @@ fn an_index_and_shards_that_contradict_each_other_are_refused() {
         replace(folder, INDEX, "\"weight_map\":{", &again);
     };
     check(&twice, INDEX, &format!("tensor \"{tensor}\" occurs twice"));
-    // The same tensor in two shards, whatever the index says.
+    // One tensor is in two shards, whatever the index says.
     let doubled = |folder: &Path| {
         std::fs::copy(folder.join(FIRST), folder.join(LAST)).unwrap();
     };
