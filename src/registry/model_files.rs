@@ -72,7 +72,7 @@ pub(super) fn locate(directory: &Path, file: &str) -> Result<PathBuf, LeadsOut> 
 struct Walk<'a> {
     /// As the setting names it.
     directory: &'a Path,
-    /// The same without links.
+    /// The directory with its links resolved.
     root: &'a Path,
 }
 
