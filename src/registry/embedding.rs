@@ -208,7 +208,7 @@ impl Embedding {
         ))
     }
 
-    /// The reason why a model without adapters takes no task. `None` where it takes one.
+    /// The reason why a model without adapters takes no task. `None` where it may take one.
     fn why_no_task(&self) -> Option<&'static str> {
         if !self.prompts.take_tasks() {
             return Some("its prompt for queries has no place for one");

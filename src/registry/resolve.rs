@@ -64,7 +64,7 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result
     }
 }
 
-/// Resolves a name as [`resolve`] does, and looks for it once while [`looking_once`] runs.
+/// Resolves by the name alone, and looks for the model once while [`looking_once`] runs.
 fn find_once(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     let known = KNOWN.with_borrow(|known| {
         let mut known = known.iter().flatten();
@@ -150,7 +150,7 @@ fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgE
         Some(found) => found,
         // Vectors rank documents, too, and those of the model that was chosen for vectors do so best.
         None if task == Task::Rerank => configured(purpose, Task::Embed, models)?,
-        // The builtin model must not mix its results with those of the model that is wanted here.
+        // The builtin model must not stand in for the one that computed the stored results, or is to.
         None if is_claimed => return Err(choice::none_usable(task, &passed_over)),
         None => Resolved::builtin(true),
     };
