@@ -36,7 +36,7 @@ comment on column @extschema@.steadytext_models.revision is
 comment on column @extschema@.steadytext_models.size is 'Bytes of the file; NULL where that is not known';
 comment on column @extschema@.steadytext_models.licence is 'Short name of the licence; NULL where it is not known: the card of a downloaded model has it';
 comment on column @extschema@.steadytext_models.query_prompt is
-    'Prompt before texts that are embedded as queries; {task} in it is the place of a task, {task=...} the same with a default';
+    'Prompt before texts that are embedded as queries; {task} in it is the place of a task, {task=...} the same with the task of requests that name none';
 comment on column @extschema@.steadytext_models.passage_prompt is
     'Prompt before texts that are embedded to be found';
 comment on column @extschema@.steadytext_models.dimensions is
