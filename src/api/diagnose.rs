@@ -178,7 +178,7 @@ fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
     (check, OK, detail, None)
 }
 
-/// As many requests as may run together, each with its model's context.
+/// The load of as many requests as may run together, each with its model's context.
 fn of_settings() -> Load {
     let settings = guc::engine();
     Load {

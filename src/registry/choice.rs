@@ -36,7 +36,7 @@ thread_local! {
 /// A model that was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolved {
-    /// Where it is.
+    /// Its file, or the builtin model.
     pub(crate) source: ModelSource,
     /// Nobody chose it: it is the builtin one because no other is there.
     pub(crate) is_fallback: bool,
@@ -113,7 +113,7 @@ impl Resolved {
         &self.name
     }
 
-    /// The same, chosen by a setting.
+    /// Sets the setting that has chosen it.
     pub(super) fn set_by(self, setting: &str) -> Resolved {
         Resolved { setting: Some(setting.into()), ..self }
     }
@@ -143,7 +143,7 @@ impl Resolved {
         Failure { error: if is_about_model { self.with_setting(error) } else { error }, retry }
     }
 
-    /// The same, without others that would take its place.
+    /// Prevents other models from taking its place when it cannot be used.
     pub(super) fn alone(self) -> Resolved {
         Resolved { auto: None, ..self }
     }
@@ -347,7 +347,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
     Ok(search)
 }
 
-/// That there are models for a task, and none that can be used.
+/// The error where there are models for a task, and none that can be used.
 pub(super) fn none_usable(task: Task, passed_over: &[PgError]) -> PgError {
     let reason = passed_over.first().map_or("the files of its models are not there", |error| &error.message);
     PgError::new(
@@ -360,7 +360,7 @@ pub(super) fn none_usable(task: Task, passed_over: &[PgError]) -> PgError {
     ))
 }
 
-/// The same, with what was passed over before it.
+/// Puts warnings about models that were passed over earlier before those of the model.
 pub(super) fn after(mut found: Resolved, mut passed_over: Vec<PgError>) -> Resolved {
     passed_over.append(&mut found.passed_over);
     found.passed_over = passed_over;

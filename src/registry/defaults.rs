@@ -41,7 +41,7 @@ pub(super) fn as_the_worker<T>(look: impl FnOnce() -> T) -> T {
 pub(super) struct DefaultModel {
     /// Its name; a path where a superuser has given one.
     pub(super) name: String,
-    /// Where that is set.
+    /// The setting that names it, in words for messages.
     pub(super) setting: String,
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Embedding {
     file: File,
 }
 
-/// Where the file of a model is.
+/// Place of the file of a model.
 #[derive(Debug, Default)]
 enum File {
     /// In the library.

@@ -77,7 +77,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Where a path below the directory really is; what is missing is taken for what it says.
+    /// Resolves the links of a path below the directory; components that are missing are kept as they are.
     fn follow(&self, path: &Path) -> Result<PathBuf, LeadsOut> {
         let mut found = PathBuf::new();
         let mut ahead: VecDeque<OsString> = steps(path).collect();

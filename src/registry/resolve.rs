@@ -232,7 +232,7 @@ fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgE
     Ok(Found::Entry(entry))
 }
 
-/// That a part of a split model is missing.
+/// The error about missing parts of a split model.
 fn not_whole(shown: &str, path: &Path) -> PgError {
     let parts = parts(path);
     let (there, missing): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part.is_file());
