@@ -26,19 +26,19 @@ create unique index steadytext_models_folded_name_idx on @extschema@.steadytext_
 comment on index @extschema@.steadytext_models_folded_name_idx is 'One row per name, whatever its case';
 comment on table @extschema@.steadytext_models is
     'Models that requests may name; a file is looked for under pg_steadytext.model_dir';
-comment on column @extschema@.steadytext_models.name is 'What a request says in model or size';
+comment on column @extschema@.steadytext_models.name is 'Name by which requests choose the model';
 comment on column @extschema@.steadytext_models.task is 'generate, embed or rerank';
 comment on column @extschema@.steadytext_models.file is
     'GGUF file, or folder of an encoder with model.safetensors, below pg_steadytext.model_dir; superusers may name an absolute path';
-comment on column @extschema@.steadytext_models.repo is 'Where the file comes from: owner/name at the hub';
+comment on column @extschema@.steadytext_models.repo is 'Repository of the file at the hub: owner/name';
 comment on column @extschema@.steadytext_models.revision is
-    'Branch, tag or commit of the repository that is downloaded; NULL: what its main branch has';
+    'Branch, tag or commit of the repository that is downloaded; NULL: its main branch';
 comment on column @extschema@.steadytext_models.size is 'Bytes of the file; NULL where that is not known';
 comment on column @extschema@.steadytext_models.licence is 'Short name of the licence; NULL where it is not known: the card of a downloaded model has it';
 comment on column @extschema@.steadytext_models.query_prompt is
-    'What stands before a text that is embedded as a query; {task} in it is the place of a task, {task=...} with the one that stands there where none is named';
+    'Prompt before texts that are embedded as queries; {task} in it is the place of a task, {task=...} the same with the task of requests that name none';
 comment on column @extschema@.steadytext_models.passage_prompt is
-    'The same before a text that is to be found';
+    'Prompt before texts that are embedded to be found';
 comment on column @extschema@.steadytext_models.dimensions is
     'Lengths that vectors may be cut to, because the model was trained for them; NULL: none';
 comment on column @extschema@.steadytext_models.sha256 is
@@ -50,10 +50,10 @@ comment on column @extschema@.steadytext_models.is_preferred is
 comment on column @extschema@.steadytext_models.is_default is
     'Came with the extension and was never changed: pg_dump leaves the row out';
 comment on column @extschema@.steadytext_models.placement is
-    'Which workers compute it: server (the server''s own), elsewhere (those on other machines) or any';
-comment on column @extschema@.steadytext_models.description is 'What the model is good for';
-comment on column @extschema@.steadytext_models.created_at is 'When the row was made';
-comment on column @extschema@.steadytext_models.updated_at is 'When the row was last changed';
+    'Workers that compute it: server (the server''s own), elsewhere (those on other machines) or any';
+comment on column @extschema@.steadytext_models.description is 'Intended use of the model';
+comment on column @extschema@.steadytext_models.created_at is 'Time when the row was inserted';
+comment on column @extschema@.steadytext_models.updated_at is 'Time of the last change of the row';
 comment on constraint steadytext_models_pkey on @extschema@.steadytext_models is 'One row per model name';
 
 -- Sizes, checksums, commits and licences are what several public sources agree on, or what was computed from the file; NULL is what

@@ -1,4 +1,4 @@
--- Which models there are, and whether everything is in order.
+-- The list of models, and checks of the installation.
 
 create function @extschema@.steadytext_model_list()
 returns table (
@@ -47,7 +47,7 @@ returns table (
 language c volatile parallel unsafe rows 1
 as 'MODULE_PATHNAME', 'model_inspect_wrapper';
 comment on function @extschema@.steadytext_model_inspect(text, text) is
-    'What a model is, the memory that it needs with max_running requests, what the text sample looks like to it, and the tasks that it has adapters for, whether it loads or why not, also where its file is missing or it is computed elsewhere. Nothing is loaded. For members of steadytext_admin';
+    'Returns the properties of a model, the memory that it needs with max_running requests, the text sample as the model sees it, the tasks that it has adapters for, and whether it loads or why not, also where its file is missing or it is computed elsewhere. The model is not loaded. For members of steadytext_admin';
 
 create function @extschema@.steadytext_model_remove(name text, delete_file boolean default false)
 returns boolean

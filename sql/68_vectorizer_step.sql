@@ -349,7 +349,7 @@ begin
     where b.vectorizer_id = p_id;
     perform steadytext.retry_limited_rows(p_id, v_definition.owner);
     v_noted := steadytext.noted_rows(p_id, 500);
-    -- When all is done that the last search has found, the vectors are whole, whatever has changed since.
+    -- The vectors are complete once all rows of the last search are done, whatever has changed since.
     if v_state.scan is null and v_batches = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
         and not exists (
             select from @extschema@.steadytext_vectorizer_work as w

@@ -1,4 +1,4 @@
-//! What is said to who sets a key of steadytext_config that chooses a model.
+//! The warning for users who set a key of steadytext_config that chooses a model.
 
 use pgrx::prelude::*;
 

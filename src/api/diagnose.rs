@@ -1,5 +1,4 @@
-//! What is in order and what is not, as far as the server can see it: the part of steadytext_diagnose() that
-//! is not SQL.
+//! Checks of the server, its models and its environment: the part of steadytext_diagnose() that is not SQL.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -29,7 +28,7 @@ const ERROR: &str = "error";
 /// Files in the directory that are looked at because nothing can be done with them.
 const MAX_LOOKED_AT: usize = 20;
 
-/// What the server sees.
+/// The checks that are made by the server.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn server_checks() -> TableIterator<
@@ -145,7 +144,7 @@ fn processes() -> Option<Check> {
     ))
 }
 
-/// What answers requests of a task that name no model.
+/// The check of the default model of a task.
 fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
     let check = format!("model for {}", task.name());
     let failed = |error: PgError| (check.clone(), ERROR, error.message, error.hint);
@@ -179,7 +178,7 @@ fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
     (check, OK, detail, None)
 }
 
-/// As many requests as may run together, each with its model's context.
+/// The load of as many requests as may run together, each with its model's context.
 fn of_settings() -> Load {
     let settings = guc::engine();
     Load {

@@ -1,4 +1,4 @@
-//! How a model is removed: its row, and its files where that is said.
+//! Removal of a model: its row and, where that is asked for, its files.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! Which models there are, and what they need.
+//! The list of models, and their properties and needs.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use crate::registry::{self, Task, Wanted, directory};
 
 /// Longest text that a prompt is shown with, in characters.
 const MAX_SHOWN: usize = 10_000;
-/// What to do about a file that cannot be used, where nothing else says it.
+/// The hint about a file that cannot be used, where there is no other.
 const UNUSABLE_HINT: &str = "Fetch another file of the model, or take another model: docs/models.md says which models run, and steadytext-engine inspect FILE what the file needs.";
 /// The placement of models that nobody has registered.
 const ANYWHERE: &str = "any";
@@ -103,7 +103,7 @@ fn model_list() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// When a request last used a model.
+/// The time when a request last used a model.
 fn used_at(model: &LoadedModel) -> Option<TimestampWithTimeZone> {
     /// From 1970 to 2000, in seconds.
     const EPOCH: i64 = 946_684_800;
@@ -117,7 +117,7 @@ fn bytes_of(path: &Path) -> Option<i64> {
     i64::try_from(lengths?).ok()
 }
 
-/// What a model is, what it needs, and whether it loads. Nothing is loaded.
+/// The properties and needs of a model, and whether it would load. The model is not loaded.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn model_inspect(
@@ -270,13 +270,13 @@ pub(super) fn of_engine(error: Error) -> PgError {
 
 /// A model that somebody looks at.
 struct Found {
-    /// What its row is for; `None` for names of files, whatever they are for.
+    /// The task of its row; `None` for names of files, which may have any task.
     task: Option<Task>,
-    /// What can be looked at, unless nothing is there.
+    /// The model itself, unless its file is missing.
     source: Option<ModelSource>,
-    /// Where it would be.
+    /// The path where it would be.
     path: Option<PathBuf>,
-    /// Why this server does not compute it.
+    /// The reason why this server does not compute it.
     refused: Option<PgError>,
 }
 
@@ -307,7 +307,7 @@ fn find(name: &str, models: &Models) -> Result<Found, PgError> {
             Err(error) => Found { refused: Some(error), ..found },
         });
     }
-    // What a card says it is not for is no reason not to look at it.
+    // A file is inspected whichever tasks its card names.
     if let Some(path) = registry::named_file(name, models)? {
         let source = Some(ModelSource::File(path));
         return Ok(Found { task: None, source, path: None, refused: None });
@@ -328,7 +328,7 @@ fn find(name: &str, models: &Models) -> Result<Found, PgError> {
     }
 }
 
-/// What to do about folders that look like that of a model's adapters, and are not.
+/// The hint about a folder that looks like that of the model's adapters, and is not.
 fn stray(path: Option<&Path>) -> Option<String> {
     let path = path?;
     registry::stray_adapters().into_iter().find(|stray| stray.is_meant_for(path)).map(|stray| stray.hint())
@@ -339,7 +339,7 @@ fn registered<'a>(name: &str, models: &'a Models) -> Option<&'a Model> {
     models.iter().find(|model| model.name == name && !registry::gives_way(model))
 }
 
-/// What the engine may take, in MB; `None` where there is no limit.
+/// The memory limit of the engine in MB; `None` where there is none.
 pub(super) fn memory_limit_mb() -> Option<u64> {
     match guc::engine().memory_limit_mb {
         0 => Machine::read().engine_bytes(shared_buffers()).map(|bytes| bytes >> 20),

@@ -12,9 +12,9 @@ use crate::pg::pulls::{self, Done, Failure, Look, Running, Ticket, Wanted};
 use crate::pg::{catalog, catalog_cache, interrupts};
 use crate::registry::{self, DownloadRequest};
 
-/// How often it is looked whether a download has ended.
+/// Interval at which a waiting call checks whether the download has ended.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often the client is told how far it is.
+/// Interval of the NOTICEs about its progress.
 const NOTICE: Duration = Duration::from_secs(5);
 
 /// Downloads a model; the name of its file or folder below pg_steadytext.model_dir, or, without waiting, what
@@ -127,7 +127,7 @@ fn arrived(label: &str, done: &Done) -> String {
     format!("{label}: \"{name}\" has arrived{adapters}, {} MB{chosen}", done.size.div_ceil(1_000_000))
 }
 
-/// How far a download is, in words.
+/// The progress of a download, in words.
 fn described(running: &Running) -> String {
     let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
     let mut text =
@@ -149,7 +149,7 @@ pub(super) fn fetch(name: &str) -> Result<(), PgError> {
     finish(&DownloadRequest::for_request(name)?, false).map(|_| ())
 }
 
-/// Whose downloads the caller may know of.
+/// Returns a test of whether the caller may see the downloads of a role.
 fn sees() -> impl Fn(pg_sys::Oid) -> bool {
     let caller = current_user();
     let sees_all = is_monitor(caller) || is_administrator(caller);

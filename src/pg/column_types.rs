@@ -26,8 +26,8 @@ pub(super) unsafe fn is_kept(error: *const pg_sys::ErrorData) -> bool {
     }
 }
 
-/// As `steadytext.vectorizer_trigger()` calls them: `steadytext_`, eight characters of the definition's
-/// number, and what it is for.
+/// Whether a text contains the name of a trigger as `steadytext.vectorizer_trigger()` makes it:
+/// `steadytext_`, eight characters of the definition's number, and its purpose.
 fn names_own_trigger(detail: &str) -> bool {
     detail.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').any(|word| {
         word.strip_prefix("steadytext_").and_then(|rest| rest.split_once('_')).is_some_and(

@@ -257,8 +257,8 @@ unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
     }
 }
 
-/// What to do where PostgreSQL has denied a right on a function, a table or a view that is called as the
-/// extension calls its own, and has said nothing more about it.
+/// The hint for an error by which PostgreSQL has denied a right on a function, a table or a view that is
+/// called as the extension calls its own. `None` for other errors and those with a hint.
 ///
 /// # Safety
 ///
@@ -279,8 +279,8 @@ unsafe fn hint_about_own_object(error: *const pg_sys::ErrorData) -> Option<&'sta
     }
 }
 
-/// What to do about a message such as `permission denied for function steadytext_config_set`. The catalogs,
-/// which know who has the right, are not to be read in the midst of an error.
+/// The hint for a message such as `permission denied for function steadytext_config_set`. The catalogs, which
+/// know who has the right, must not be read while an error is raised.
 fn hint_about(message: &str) -> Option<&'static CStr> {
     let mut words = message.rsplit(' ');
     let (name, kind) = (words.next()?, words.next()?);

@@ -60,25 +60,25 @@ impl PgError {
         PgError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message)
     }
 
-    /// The same error with a hint.
+    /// Sets the hint.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same error with a detail.
+    /// Sets the detail.
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// The same error, about a text that cannot be answered now or later.
+    /// Marks the error as one about a text that can be answered neither now nor later.
     pub(crate) fn lasting(mut self) -> Self {
         self.lasting = true;
         self
     }
 
-    /// The same error, which is about the file of a registered model that is not there.
+    /// Marks the error as one about the missing file of a registered model.
     pub(crate) fn missing(mut self, model: &str) -> Self {
         self.missing_model = Some(model.to_owned());
         self

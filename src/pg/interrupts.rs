@@ -204,8 +204,8 @@ static END_TIMEOUT: OnceLock<i32> = OnceLock::new();
 /// The flag to set when that timeout ends the process; it points to shared memory.
 static OVERRAN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
-/// As SIGTERM does it: the process ends where it next looks for interrupts, which no exception handler of a
-/// user's keeps it from.
+/// Ends the process as SIGTERM does, at its next look for interrupts. No exception handler of a user's can
+/// prevent that.
 unsafe extern "C-unwind" fn end_by_timeout() {
     // SAFETY: null, or memory of the server that is there as long as this process; PostgreSQL's own handler,
     // which is one for signals.

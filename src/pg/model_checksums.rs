@@ -137,7 +137,8 @@ pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
     both_of(model).map(|[hash, _]| hash)
 }
 
-/// The same of the model's own file, which is what is registered.
+/// SHA-256 of the model's own file as it is now, which is the one that is registered, if somebody has
+/// computed it.
 pub(crate) fn own_of(model: &ModelSource) -> Option<[u8; 32]> {
     both_of(model).map(|[_, own_hash]| own_hash)
 }

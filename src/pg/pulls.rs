@@ -50,7 +50,7 @@ impl<const N: usize> Text<N> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
-    /// What zeros are.
+    /// No download; the state of zeroed memory.
     Free,
     Starting,
     Running,
@@ -181,7 +181,7 @@ pub(crate) struct Failure {
     pub(crate) owner: pg_sys::Oid,
     /// Microseconds since then.
     pub(crate) age_us: i64,
-    /// What it has failed with.
+    /// The error that it has failed with.
     pub(crate) error: PgError,
 }
 
@@ -248,7 +248,7 @@ impl PullEntry {
         }
     }
 
-    /// What it has failed with.
+    /// The error that it has failed with.
     fn error(&self) -> PgError {
         let mut error = PgError::new(PgSqlErrorCode::from(self.code), self.message.get());
         error.hint = Some(self.hint.get()).filter(|hint| !hint.is_empty());
@@ -295,7 +295,7 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
             entries[index].wait(wanted.wait);
             return Some((Ticket { index, number: entries[index].number }, false));
         }
-        // What failed before is no longer the last word. Its waiters, if they are slow, still find the error.
+        // A new download replaces the failed one of its key. Waiters that are slow still find the error.
         let is_before =
             |entry: &&mut PullEntry| entry.state == State::Failed && entry.key.get() == wanted.key;
         entries.iter_mut().filter(is_before).for_each(|entry| entry.state = State::Free);

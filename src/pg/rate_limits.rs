@@ -72,8 +72,8 @@ thread_local! {
     static STATEMENTS_OF_OTHERS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// As long as it lives, requests count as made by a user's statement, and not by the process that runs it for
-/// them.
+/// Guard: while it lives, requests count as made by a user's statement, and not by the process that runs the
+/// statement for them.
 #[derive(Debug)]
 pub(crate) struct StatementOfOthers(());
 

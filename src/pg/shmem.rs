@@ -120,7 +120,7 @@ pub(crate) struct Shared {
     pub(crate) reprobe: AtomicBool,
     /// Databases whose extension was created or altered: the launcher probes them at once.
     pub(crate) calls: [AtomicU32; CALLS],
-    /// Those that the launcher has taken and is answering.
+    /// Databases of calls that the launcher has taken and is answering.
     pub(crate) answering: [AtomicU32; CALLS],
     /// Statements that need a database without sessions.
     pub(crate) evictions: [Eviction; EVICTIONS],

@@ -30,7 +30,7 @@ impl StrayAdapters {
         self.meant_for.as_ref().is_some_and(|file| directory.join(file) == model)
     }
 
-    /// What to do about it.
+    /// The hint of an error about it.
     pub(crate) fn hint(&self) -> String {
         let (folder, suffix) = (&self.folder, adapters::SUFFIX);
         match &self.meant_for {

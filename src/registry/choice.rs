@@ -22,8 +22,8 @@ use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::{activity, environment, model_checksums};
 
-/// How long a file that could not be read is passed over before it is tried again: its permissions may have
-/// changed, which leave no trace in what tells one content from another.
+/// Time for which a file that could not be read is passed over before it is tried again: its permissions may
+/// have changed, which leave no trace in what tells one content from another.
 const UNREADABLE: Duration = Duration::from_secs(60);
 /// Warnings that a session remembers.
 const MAX_WARNINGS: usize = 64;
@@ -36,16 +36,16 @@ thread_local! {
 /// A model that was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolved {
-    /// Where it is.
+    /// Its file, or the builtin model.
     pub(crate) source: ModelSource,
     /// Nobody chose it: it is the builtin one because no other is there.
     pub(crate) is_fallback: bool,
     name: String,
-    /// What its row or its card says of the content of its own file; adapters are none of it.
+    /// SHA-256 of its own file, without adapters, in its row or its card.
     sha256: Option<[u8; 32]>,
-    /// What it is for, where `auto` has chosen it.
+    /// The purpose for which `auto` has chosen it, where it has.
     auto: Option<Task>,
-    /// Why others were passed over that come before it.
+    /// Warnings about the models before it that were passed over.
     passed_over: Vec<PgError>,
     embedding: Arc<Embedding>,
     /// The setting that has chosen it, where one has.
@@ -98,12 +98,12 @@ impl Resolved {
         }
     }
 
-    /// What the content of its file must be, where that is written down.
+    /// The SHA-256 that its file must have, where one is registered.
     pub(super) fn sha256(&self) -> Option<[u8; 32]> {
         self.sha256
     }
 
-    /// What is known of its embeddings.
+    /// The properties of its embeddings.
     pub(crate) fn embedding(&self) -> &Arc<Embedding> {
         &self.embedding
     }
@@ -113,7 +113,7 @@ impl Resolved {
         &self.name
     }
 
-    /// The same, chosen by a setting.
+    /// Sets the setting that has chosen it.
     pub(super) fn set_by(self, setting: &str) -> Resolved {
         Resolved { setting: Some(setting.into()), ..self }
     }
@@ -127,7 +127,7 @@ impl Resolved {
         }
     }
 
-    /// What SQL sees of an error of the engine, with the setting where the error is about the model.
+    /// An error of the engine as SQL reports it, with the setting where the error is about the model.
     pub(crate) fn failure(&self, error: Error) -> Failure {
         let is_about_model = matches!(
             error,
@@ -143,7 +143,7 @@ impl Resolved {
         Failure { error: if is_about_model { self.with_setting(error) } else { error }, retry }
     }
 
-    /// The same, without others that would take its place.
+    /// Prevents other models from taking its place when it cannot be used.
     pub(super) fn alone(self) -> Resolved {
         Resolved { auto: None, ..self }
     }
@@ -212,7 +212,7 @@ impl Resolved {
         .hint("Fetch the file again; or, if it is the right one, correct sha256 of the model in steadytext_models or in the card beside it."))
     }
 
-    /// What it is for, where `auto` has chosen it.
+    /// The purpose for which `auto` has chosen it, where it has.
     pub(super) fn auto(&self) -> Option<Task> {
         self.auto
     }
@@ -240,11 +240,11 @@ impl Resolved {
     }
 }
 
-/// What `auto` has found.
+/// The result of a search by `auto`.
 pub(super) struct Search {
     /// The model.
     pub(super) found: Option<Resolved>,
-    /// Why others were passed over that come before it.
+    /// Warnings about the models before it that were passed over.
     pub(super) passed_over: Vec<PgError>,
     /// Somebody wants a model for the task here: the builtin one must not answer in its place.
     pub(super) is_claimed: bool,
@@ -284,9 +284,9 @@ impl Search {
     }
 }
 
-/// What `auto` takes for a purpose: the first of the registered models whose file is there and good, as far
-/// as that is known; otherwise the first in the directory whose card prefers the task; otherwise the only one
-/// in the directory that can be used for it.
+/// The model that `auto` chooses for a purpose: the first of the registered models whose file is there and
+/// good, as far as that is known; otherwise the first in the directory whose card prefers the task; otherwise
+/// the only one in the directory that can be used for it.
 ///
 /// # Errors
 ///
@@ -347,7 +347,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
     Ok(search)
 }
 
-/// That there are models for a task, and none that can be used.
+/// The error where there are models for a task, and none that can be used.
 pub(super) fn none_usable(task: Task, passed_over: &[PgError]) -> PgError {
     let reason = passed_over.first().map_or("the files of its models are not there", |error| &error.message);
     PgError::new(
@@ -360,14 +360,14 @@ pub(super) fn none_usable(task: Task, passed_over: &[PgError]) -> PgError {
     ))
 }
 
-/// The same, with what was passed over before it.
+/// Puts warnings about models that were passed over earlier before those of the model.
 pub(super) fn after(mut found: Resolved, mut passed_over: Vec<PgError>) -> Resolved {
     passed_over.append(&mut found.passed_over);
     found.passed_over = passed_over;
     found
 }
 
-/// Why the file of a model is no good for its task, as far as that is known.
+/// The reason why the file of a model cannot be used for its task. `None` where none is known.
 pub(super) fn why_bad(task: Task, model: &Model, path: &Path) -> Option<String> {
     let known = Resolved::file(path, &model.name, model.sha256, None).and_then(|found| found.check_known());
     known

@@ -1,4 +1,4 @@
-//! Which model a request gets that names none: what was set, on which level.
+//! The default models of requests that name none: the settings, by level.
 //!
 //! From the nearest to the farthest: SET, ALTER ROLE and ALTER DATABASE of the settings
 //! `pg_steadytext.*_model`; steadytext_config of the database; the same settings in postgresql.conf; the
@@ -41,7 +41,7 @@ pub(super) fn as_the_worker<T>(look: impl FnOnce() -> T) -> T {
 pub(super) struct DefaultModel {
     /// Its name; a path where a superuser has given one.
     pub(super) name: String,
-    /// Where that is set.
+    /// The setting that names it, in words for messages.
     pub(super) setting: String,
 }
 
@@ -64,7 +64,7 @@ impl Task {
     }
 }
 
-/// What is set for a task.
+/// The default model of a task.
 ///
 /// # Errors
 ///
@@ -72,7 +72,7 @@ impl Task {
 pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
     let setting = task.setting();
     let name = setting.name().to_string_lossy();
-    // What is set for the role that the worker runs as is meant for nobody's requests.
+    // The settings of the role that the worker runs as do not apply to requests.
     let is_worker = bgworker::is_worker() || IS_FOR_WORKER.get();
     let is_own = !is_worker || setting.level() < Level::Session;
     let own = Some(setting.value()).filter(|value| is_own && says_something(value));
@@ -94,7 +94,7 @@ pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, Pg
     of_environment(task, models)
 }
 
-/// What is set for this session, its role or its database: the worker does not know of it, or not yet.
+/// The default set for this session, its role or its database: the worker does not know of it, or not yet.
 pub(super) fn of_session(task: Task) -> Option<DefaultModel> {
     let setting = task.setting();
     let value = Some(setting.value()).filter(|value| says_something(value))?;

@@ -32,7 +32,7 @@ const MAX_ENTRIES: usize = 16_384;
 const MAX_KNOWN: usize = 1024;
 /// A directory that changed so shortly before it was read may change again without a trace in its time.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How GGUF files end.
+/// Suffix of GGUF files.
 const ENDING: &str = ".gguf";
 
 /// A model in the directory, by its name: whether it is whole is another question.
@@ -46,7 +46,7 @@ pub(crate) struct Entry {
     pub(super) is_plain: bool,
 }
 
-/// What the directory has.
+/// The content of the directory.
 #[derive(Default)]
 pub(super) struct Listing {
     /// The models, in the order of their names.
@@ -72,7 +72,7 @@ impl Default for Tasks {
     }
 }
 
-/// What was read, and when.
+/// A listing, with the state of the directory when it was read.
 struct Known {
     directory: PathBuf,
     state: State,
@@ -80,11 +80,11 @@ struct Known {
     listing: Rc<Listing>,
 }
 
-/// By which a change of the directory is noticed.
+/// State of the directory, by which a change is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State([i64; 6]);
 
-/// What is kept of a model: the state of what it was read from, and what it said.
+/// Values that were read from models, each with the state of the file it was read from.
 type Kept<T> = HashMap<PathBuf, (Option<FileId>, T)>;
 
 thread_local! {
@@ -131,7 +131,7 @@ impl Listing {
     }
 }
 
-/// What the directory has now.
+/// The present content of the directory.
 pub(super) fn listing() -> Rc<Listing> {
     let directory = PathBuf::from(guc::model_dir());
     let metadata = match directory.metadata() {
@@ -265,7 +265,7 @@ pub(super) fn card(model: &Path) -> Result<Option<Rc<Card>>, PgError> {
     })
 }
 
-/// What the model can be used for, as its card says, or as a look at its file does where that says nothing.
+/// The tasks of the model in its card, or else those guessed from its file.
 pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
     if let Ok(Some(card)) = card(model)
         && !card.tasks.is_empty()
@@ -276,8 +276,8 @@ pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
     remembered(&TASKS, model, FileId::of_path(&head).ok(), || Rc::new(task_guess::tasks(model)))
 }
 
-/// What can be seen at once of the vectors that a model makes, read anew when its file has changed. `None`
-/// where nothing can.
+/// Properties of the vectors of a model that can be told from its file quickly, read anew when the file has
+/// changed. `None` where there are none.
 pub(super) fn vectors(model: &ModelSource) -> Option<Rc<Vectors>> {
     let path = match model {
         ModelSource::File(path) => path,

@@ -1,5 +1,5 @@
-//! What is downloaded for a name: the row of a registered model, or a reference to one at a hub; and what the
-//! process of the download is told about it.
+//! Requests for downloads, by the row of a registered model or by a reference to one at a hub, as they are
+//! passed to the process that downloads.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::pg::guc;
 /// A model that is to be downloaded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct DownloadRequest {
-    /// What people call it.
+    /// The name shown to users.
     pub(crate) label: String,
     /// A reference as the engine reads it, where it is not a registered model.
     pub(crate) reference: Option<String>,
@@ -27,7 +27,7 @@ pub(crate) struct DownloadRequest {
     pub(crate) file: Option<String>,
     /// The SHA-256 that is registered.
     pub(crate) sha256: Option<[u8; 32]>,
-    /// What the row says, for the card.
+    /// The values of the row, for the card.
     pub(crate) card: Card,
 }
 
@@ -64,7 +64,7 @@ impl DownloadRequest {
         DownloadRequest::of_row(name, row)
     }
 
-    /// The same for a request that waits for the file of a registered model.
+    /// The download of the file of a registered model that a request waits for.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl DownloadRequest {
         })
     }
 
-    /// What is the same download, from whichever database.
+    /// Key of the download, the same in each database.
     pub(crate) fn key(&self) -> String {
         match &self.reference {
             Some(reference) => reference.clone(),

@@ -24,7 +24,7 @@ use crate::pg::model_checksums;
 ///
 /// # Errors
 ///
-/// Those of [`resolve`], but for a file that is not here.
+/// As [`resolve`], except that a missing file is no error.
 pub(crate) fn resolve_elsewhere(
     task: Task,
     wanted: Wanted<'_>,
@@ -63,7 +63,7 @@ impl Resolved {
             }
             ModelSource::File(path) => path,
         };
-        // What the file here holds, where nobody has written down what it must hold.
+        // The checksum of the file here, where none is registered.
         let sha256 = self.sha256().or_else(|| model_checksums::own_of(&self.source));
         let with_adapters = model_checksums::of(&self.source);
         // To hash it takes too long here. Another length is another file at least, or other adapters.

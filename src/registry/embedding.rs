@@ -1,5 +1,5 @@
-//! What a model's row, its card and its adapters say of embeddings: prompts, the lengths that vectors may
-//! have, and tasks.
+//! Properties of a model's embeddings, from its row, its card and its adapters: prompts, the lengths that
+//! vectors may have, and tasks.
 //!
 //! A row that somebody has written comes first, then the card, then a row that came with the extension, and
 //! in the end what the model's file says.
@@ -17,19 +17,19 @@ use super::directory::{self, Tasks};
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::PgError;
 
-/// All of them.
+/// The properties of a model's embeddings.
 #[derive(Debug, Default)]
 pub(crate) struct Embedding {
-    /// What stands before texts.
+    /// The prompts that are put before texts.
     prompts: Prompts,
-    /// What row and card say.
+    /// The vector lengths in the row or the card.
     dimensions: Vec<u32>,
     tasks: Tasks,
     /// The file that says the rest, which is looked at where a request asks for it.
     file: File,
 }
 
-/// Where the file of a model is.
+/// Place of the file of a model.
 #[derive(Debug, Default)]
 enum File {
     /// In the library.
@@ -131,7 +131,7 @@ impl Embedding {
         tasks.iter().map(|known| &**known).find(|known| *known == task)
     }
 
-    /// What stands before queries and documents whose vectors are compared.
+    /// The prompts of queries and documents whose vectors are compared.
     pub(crate) fn of_pairs(&self) -> Cow<'_, Prompts> {
         if !matches!(&self.tasks, Tasks::Known(tasks) if !tasks.is_empty()) {
             return Cow::Borrowed(&self.prompts);
@@ -143,9 +143,9 @@ impl Embedding {
         Cow::Owned(Prompts { query, passage: of(Purpose::Document, &self.prompts.passage) })
     }
 
-    /// How texts of a purpose are computed, where a model has adapters: the task of the one that is taken, if
-    /// one is, and what stands before the texts. The results of requests that are made of several vectors
-    /// depend on it.
+    /// The task of the adapter that is used for texts of a purpose, if one is, and the prompt put before the
+    /// texts. `None` where the model has no adapters or they are not known. The results of requests that are
+    /// made of several vectors depend on it.
     pub(crate) fn adapted(&self, purpose: Purpose) -> Option<(Option<String>, Option<String>)> {
         let Tasks::Known(tasks) = &self.tasks else { return None };
         if tasks.is_empty() {
@@ -208,7 +208,7 @@ impl Embedding {
         ))
     }
 
-    /// Why no task may be named of a model without adapters.
+    /// The reason why a model without adapters takes no task. `None` where it may take one.
     fn why_no_task(&self) -> Option<&'static str> {
         if !self.prompts.take_tasks() {
             return Some("its prompt for queries has no place for one");

@@ -72,12 +72,12 @@ pub(super) fn locate(directory: &Path, file: &str) -> Result<PathBuf, LeadsOut> 
 struct Walk<'a> {
     /// As the setting names it.
     directory: &'a Path,
-    /// The same without links.
+    /// The directory with its links resolved.
     root: &'a Path,
 }
 
 impl Walk<'_> {
-    /// Where a path below the directory really is; what is missing is taken for what it says.
+    /// Resolves the links of a path below the directory; components that are missing are kept as they are.
     fn follow(&self, path: &Path) -> Result<PathBuf, LeadsOut> {
         let mut found = PathBuf::new();
         let mut ahead: VecDeque<OsString> = steps(path).collect();

@@ -1,4 +1,4 @@
-//! What names of models stand for: a row of steadytext_models, or a file or folder of the directory of the
+//! Names of models: each refers to a row of steadytext_models, or to a file or folder of the directory of the
 //! models.
 
 use std::path::PathBuf;
@@ -63,8 +63,8 @@ pub(crate) fn incomplete_file(name: &str) -> Result<Option<PathBuf>, PgError> {
     Ok(directory::find(name, |entry| of(entry).is_some())?.and_then(|entry| of(&entry)))
 }
 
-/// What a name stands for that nothing has to be downloaded for: the file of a row without a repository, or
-/// one that is in the directory of the models, or the builtin model. `None` where there is none.
+/// The model of a name that needs no download: the file of a row without a repository, or one that is in the
+/// directory of the models, or the builtin model. `None` where there is none.
 ///
 /// # Errors
 ///

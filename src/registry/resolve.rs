@@ -20,11 +20,11 @@ use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
-/// What was resolved: for what, by which name, to which model.
+/// Resolved models, each with its task and the name that was asked for.
 type Known = Vec<(Task, Option<String>, Resolved)>;
 
 thread_local! {
-    /// What was resolved since [`looking_once`] began.
+    /// The models resolved since [`looking_once`] began.
     static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result
     }
 }
 
-/// The same by the name alone, looked for once while [`looking_once`] runs.
+/// Resolves by the name alone, and looks for the model once while [`looking_once`] runs.
 fn find_once(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     let known = KNOWN.with_borrow(|known| {
         let mut known = known.iter().flatten();
@@ -87,7 +87,7 @@ fn find_once(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolve
 ///
 /// # Errors
 ///
-/// Those of [`resolve`].
+/// As [`resolve`].
 pub(crate) fn of_any_task(asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     let asked = asked.filter(|name| *name != AUTO);
     let row = asked.and_then(|name| row(name, models));
@@ -121,7 +121,7 @@ fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, Pg
 ///
 /// # Errors
 ///
-/// Those of [`resolve`].
+/// As [`resolve`].
 pub(super) fn by_setting(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
     if name == BUILTIN {
         return Ok(Resolved::builtin(false));
@@ -137,32 +137,32 @@ pub(super) fn by_setting(task: Task, name: &str, models: &Models) -> Result<Reso
         )
         .hint("Give the path of a GGUF file or of an encoder's folder, or the name of a model: steadytext_model_list() shows which there are."));
     }
-    // What is registered of the file holds for every name of it.
+    // A row about the file applies to each of its names.
     let row = of_file(name, models);
     let found = Resolved::file(&path, name, row.and_then(|row| row.sha256), row)?;
     found.check_known().map(|()| found)
 }
 
-/// What is taken where nobody has set a default.
+/// The model that is used where no default is set.
 fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
     let Search { found, passed_over, is_claimed } = choice::search(purpose, models, task)?;
     let found = match found {
         Some(found) => found,
         // Vectors rank documents, too, and those of the model that was chosen for vectors do so best.
         None if task == Task::Rerank => configured(purpose, Task::Embed, models)?,
-        // What was computed by another model, or is to be, is not the builtin one's.
+        // The builtin model must not stand in for the one that computed the stored results, or is to.
         None if is_claimed => return Err(choice::none_usable(task, &passed_over)),
         None => Resolved::builtin(true),
     };
     Ok(choice::after(found, passed_over))
 }
 
-/// What a request has to remember that is enqueued now and names no model: the default of this session, its
+/// The model that a request which is enqueued now without one has to store: the default of this session, its
 /// role or its database. The worker knows what is set for the server and in steadytext_config.
 ///
 /// # Errors
 ///
-/// Those of [`check`]; 0A000 for a path, which the queue must not carry.
+/// As [`check`]; 0A000 for a path, which the queue must not carry.
 pub(crate) fn to_remember(task: Task, models: &Models) -> Result<Option<String>, PgError> {
     let Some(DefaultModel { name, setting }) = defaults::of_session(task) else { return Ok(None) };
     if guc::is_path(&name) {
@@ -188,7 +188,7 @@ pub(crate) fn check(task: Task, name: &str, models: &Models) -> Result<(), PgErr
     find(task, name, models).map(|_| ())
 }
 
-/// What a name stands for.
+/// The model that a name refers to.
 enum Found<'a> {
     Row(&'a Model),
     Entry(Entry),
@@ -232,7 +232,7 @@ fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgE
     Ok(Found::Entry(entry))
 }
 
-/// That a part of a split model is missing.
+/// The error about missing parts of a split model.
 fn not_whole(shown: &str, path: &Path) -> PgError {
     let parts = parts(path);
     let (there, missing): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part.is_file());
@@ -301,7 +301,7 @@ pub(crate) fn check_content(
     Resolved::file(path, name, row.and_then(|row| row.sha256), row)?.check_content(compute)
 }
 
-/// What to say where [`Resolved::is_fallback`] is set.
+/// The warning for a model with [`Resolved::is_fallback`].
 pub(crate) fn builtin_warning() -> PgError {
     PgError::new(
         PgSqlErrorCode::ERRCODE_WARNING,

@@ -1,5 +1,5 @@
-//! What is said about a model where somebody sets it as a default: whether requests could be answered by it
-//! as things are. It is taken all the same, because it may be downloaded or registered later.
+//! Warnings about a model that is set as a default and cannot answer requests as things are. The setting is
+//! accepted all the same, because the model may be downloaded or registered later.
 //!
 //! Invariant: only what somebody sets at this moment is looked at, in a transaction.
 
@@ -44,8 +44,8 @@ fn warn(task: Task, setting: &str, name: &str) {
     }
 }
 
-/// Why requests of a task cannot be answered by a model, as far as that can be told without reading its file
-/// in full. `None` where they can; whether workers elsewhere have it is theirs to find.
+/// The reason why a model cannot answer requests of a task, as far as that can be told without reading its
+/// file in full. `None` where it can; whether workers elsewhere have it is theirs to find.
 fn why_unusable(task: Task, name: &str, models: &Models) -> Option<PgError> {
     let row = row(name, models);
     if row.is_some_and(|row| row.is_elsewhere() && row.task == task.name()) {

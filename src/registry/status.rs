@@ -1,5 +1,4 @@
-//! What is known of the registered models: whether their files are there and good, and which ones are
-//! defaults.
+//! State of the registered models: whether their files are there and good, and which ones are defaults.
 
 use steadytext_engine::ModelSource;
 
@@ -9,17 +8,17 @@ use super::resolve::resolve;
 use super::task::{Task, Wanted};
 use crate::pg::catalog_cache::{Model, Models};
 
-/// What is known of the model in a row of the registry.
+/// State of the model in a row of the registry.
 pub(crate) struct Status {
     /// `ready`, `missing` or `unusable`.
     pub(crate) state: &'static str,
-    /// Why it is unusable.
+    /// The reason why it is unusable.
     pub(crate) reason: Option<String>,
-    /// Whether requests get it that name none.
+    /// Whether requests that name no model get it.
     pub(crate) is_chosen: bool,
 }
 
-/// What is known of the models, in their order.
+/// The state of each model, in their order.
 pub(crate) fn status(models: &Models) -> Vec<Status> {
     let of = |model: &Model| {
         let Some(task) = Task::ALL.into_iter().find(|task| task.name() == model.task) else {

@@ -1,4 +1,4 @@
-//! What may have been meant by a name that nothing has: the hint of the error.
+//! Suggestions for an unknown name of a model: the hint of the error.
 //!
 //! Invariant: what is suggested is true of the model: it is here, is to be downloaded, is asked through the
 //! queue, or is for another task.
@@ -15,7 +15,7 @@ use crate::pg::catalog_cache::{Model, Models};
 /// Models of the directory that are looked at for a hint.
 const MAX_SHOWN: usize = 256;
 
-/// Which models of a task could be meant: those whose names are close, or those that are there.
+/// A hint with the models of a task whose names are close, or else with those that are there.
 pub(super) fn known(task: Task, name: &str, models: &Models) -> String {
     if let Some(close) = close_to(&[task], name, models) {
         return close;
@@ -34,7 +34,7 @@ pub(super) fn known(task: Task, name: &str, models: &Models) -> String {
     )
 }
 
-/// Which models have a name that is close, whatever they are for. `None` where no name is.
+/// A hint with the models of any task whose names are close. `None` where there are none.
 pub(crate) fn close(name: &str, models: &Models) -> Option<String> {
     close_to(&Task::ALL, name, models)
 }

@@ -1,4 +1,4 @@
-//! Which models a session that restores a dump has taken for calls that name none.
+//! The models that a session which restores a dump has resolved for calls that name none.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ use super::task::Task;
 use crate::pg::restore;
 
 thread_local! {
-    /// What this session took for calls that name no model.
+    /// The models that this session has resolved for calls that name none.
     static TAKEN: RefCell<Vec<(Task, ModelSource)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -24,7 +24,7 @@ pub(super) fn note(task: Task, source: &ModelSource) {
     });
 }
 
-/// What was taken so far, for which tasks.
+/// The models resolved so far, with their tasks.
 pub(super) fn so_far() -> Vec<(Task, ModelSource)> {
     TAKEN.with_borrow(Clone::clone)
 }

@@ -1,4 +1,4 @@
-//! What models are for, and how a request says which one it wants.
+//! Tasks of models, and the model that a request asks for.
 
 use steadytext_engine::card;
 
@@ -7,7 +7,7 @@ pub(crate) const BUILTIN: &str = "builtin";
 /// The setting that leaves the choice to the next level.
 pub(crate) const AUTO: &str = "auto";
 
-/// What the model is for.
+/// Task of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Text generation.
@@ -36,7 +36,7 @@ impl Task {
         self as u8
     }
 
-    /// The same in cards.
+    /// The task in a card.
     pub(super) fn of_card(self) -> card::Task {
         match self {
             Task::Generate => card::Task::Generate,
@@ -46,7 +46,7 @@ impl Task {
     }
 }
 
-/// Which model a request wants.
+/// The model that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted<'a> {
     /// The one of this name.

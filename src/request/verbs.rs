@@ -129,7 +129,7 @@ impl Verb {
         }
     }
 
-    /// What the vectors are for that are compared, where it is done by vectors.
+    /// The purpose of the vectors that are compared, where the verb is computed by vectors.
     pub(crate) fn purpose(&self) -> Option<Purpose> {
         match self {
             Verb::Similarity { .. } | Verb::Deduplicate(_) => Some(Purpose::Similarity),

@@ -10,7 +10,7 @@ use crate::pg::interrupts::Termination;
 use crate::pg::{bgworker, interrupts, pulls};
 use crate::registry::DownloadRequest;
 
-/// How often it says how far it is.
+/// Interval at which its progress is reported.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The life of the process.
@@ -43,7 +43,7 @@ mod fetch {
     use crate::pg::pulls::Done;
     use steadytext_engine::process::give_way;
 
-    /// How much it gives way.
+    /// Niceness of the download.
     const NICE: i32 = 19;
 
     /// Downloads a model.

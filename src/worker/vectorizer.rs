@@ -36,7 +36,7 @@ const CANCELED: &str = "57014";
 /// Pause after a round that has found nothing to do, before a look at what was noted since: those who commit
 /// one row after the other do not pay for a look at each of them, and the rows gather.
 const GATHER_INTERVAL: Duration = Duration::from_millis(20);
-/// The same interval after several such rounds while nothing is under way: the notes then belong to
+/// Longest such pause, after several such rounds while nothing is under way: the notes then belong to
 /// definitions that are paused, or are tried later.
 const LONGEST_GATHER_INTERVAL: Duration = Duration::from_millis(160);
 /// Interval at which it looks whether its requests have ended, where nobody says so.

@@ -145,7 +145,7 @@ select throws_ok($$ select steadytext_embed_async('A text', dimensions => 16001)
 select is((r).params, '{}', 'embed_async: truncate => false is the default') from pg_temp.request(steadytext_embed_async('A text', truncate => false)) as r;
 select is((r).params, '{"truncate": true}', 'rerank_async: truncate') from pg_temp.request(steadytext_rerank_async('q', array['d'], truncate => true)) as r;
 
--- The same limits for plain INSERTs.
+-- Plain INSERTs have these limits, too.
 select lives_ok(
     $$ insert into steadytext_queue (request_type, prompt, params, priority) values ('generate', 'x', '{"max_tokens": 8}', 7) $$,
     'INSERT enqueues');

@@ -102,7 +102,7 @@ select is(pg_temp.understood('cache_max_size_mb', '1e400'), '1e+300', 'config_nu
 select is(pg_temp.understood('cache_max_size_mb', '{}'), '1000', 'config_number: an object is the built-in value');
 alter table steadytext_config enable always trigger check_config;
 
--- The same for plain UPDATE and INSERT.
+-- Plain UPDATE and INSERT are checked alike.
 select throws_ok($$ update steadytext_config set value = '"512"' where key = 'default_max_tokens' $$, '22023', null, 'UPDATE: a string for an integer');
 select throws_ok($$ update steadytext_config set value = '1' where key = 'cron_host' $$, '22023', null, 'UPDATE: a number for a string');
 select throws_ok($$ update steadytext_config set value = 'null' where key = 'cron_host' $$, '22023', null, 'UPDATE: JSON null');

@@ -123,7 +123,7 @@ select steadytext_alter_vectorizer('owned', columns => array['title']);
 select steadytext_drop_vectorizer('owned', drop_all => true);
 select is(pg_temp.columns_of('owned'), '{id,body,title,vec}', 'with everything of the definition it stays');
 select is((select count(vec) from owned), 1::bigint, 'with its values');
--- The same of an enrichment.
+-- A column of an enrichment that was made anew.
 select steadytext_create_enrichment('owned', 'kind', '$body', name => 'owned');
 alter table owned drop column kind cascade;
 alter table owned add column kind text;

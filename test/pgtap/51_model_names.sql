@@ -51,12 +51,12 @@ select matches(pg_temp.said($$ select steadytext_embed('x') $$),
 select steadytext_config_set('embedding_model', null);
 set local pg_steadytext.embedding_model = 'builtin';
 
--- What is there needs no download; what is not there is not removed.
+-- A model that is there needs no download; one that is not there is not removed.
 select is(steadytext_model_pull('builtin'), 'builtin', 'the builtin model is there');
 select is(steadytext_model_remove('small '), false, 'a name that is near is none');
 select is(steadytext_model_remove('builtin'), false, 'the builtin model is not removed');
 
--- What is NULL is said to be so.
+-- Errors about NULL say so.
 select throws_ok(statement, '22004', 'the name of a model must not be null', statement)
 from unnest(array[
     'select steadytext_model_pull(null)', 'select steadytext_model_pull_cancel(null)', 'select steadytext_model_remove(null)',

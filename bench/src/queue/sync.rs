@@ -22,7 +22,7 @@ const WORKLOADS: [(&str, u32, &str); 2] = [
     ("embed", 4, "select steadytext_embed('text ' || :i, false);"),
     ("generate", 4, "select steadytext_generate('Describe index ' || :i, 24, false);"),
 ];
-/// The same for a model that is given.
+/// The workload of a model that is given.
 const OF_MODEL: (&str, u32, &str) =
     ("model", 20, "select steadytext_generate('Describe index ' || :i, 16, false, model => 'measured');");
 

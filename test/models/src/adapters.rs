@@ -75,7 +75,7 @@ pub fn adapter(spec: &Bert, task: usize) -> Result<File, Error> {
     adapter_called(spec, task, name, prompt)
 }
 
-/// The same with another task's name, and with something else before its texts.
+/// The file of the adapter of task number `task`, with `name` as its task and `prompt` before its texts.
 ///
 /// # Errors
 /// As [`adapter`].

@@ -249,8 +249,8 @@ pub struct Spec {
     pub endless: bool,
     /// The splitting of text.
     pub splitter: Splitter,
-    /// The same vocabulary in the form of SentencePiece: scores instead of merges, `▁` for spaces, bytes as
-    /// `<0xFF>`.
+    /// Whether the vocabulary has the form of SentencePiece: scores instead of merges, `▁` for spaces, bytes
+    /// as `<0xFF>`.
     pub sentencepiece: bool,
     /// The chat template; `None` is ChatML with the control tokens of the vocabulary, an empty string
     /// leaves the key out.

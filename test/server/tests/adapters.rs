@@ -334,7 +334,7 @@ fn the_checksum_of_a_row_or_card_is_that_of_the_models_own_file() {
 fn a_model_that_is_removed_with_its_files_takes_its_adapters_along() {
     let (cluster, mut session) = with_adapters();
     let directory = cluster.model_directory();
-    // What the server may delete is in folders that are its own.
+    // The server may delete only files in folders that it owns.
     let folder = cluster.make_directory("models/own.gguf.adapters");
     let model = directory.join("jina.gguf");
     for entry in directory.join("jina.gguf.adapters").read_dir().expect("our own directory") {

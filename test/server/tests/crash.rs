@@ -112,7 +112,7 @@ fn a_terminated_worker_gives_its_rows_back_uncounted_and_the_server_stays_up() {
     let ids = load(&mut session);
     let worker = session.worker_pid();
     assert!(session.one::<bool>(&format!("select pg_terminate_backend({worker}, 180000)")));
-    // The same connection goes on: nobody else was disturbed.
+    // This connection is still usable: no other process was disturbed.
     all_complete_once(&mut session, &ids);
     let counted: i64 = session.one("select count(*) from steadytext_queue where retry_count > 0");
     assert_eq!(counted, 0);

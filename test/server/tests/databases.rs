@@ -10,7 +10,7 @@ fn busy() -> (Cluster, Session) {
     busy_with(endless_text())
 }
 
-/// The same server, whose request takes `arguments`.
+/// A server as that of [`busy`], whose request takes `arguments`.
 fn busy_with(arguments: &str) -> (Cluster, Session) {
     let cluster = Options::new().start();
     let mut session = cluster.session("postgres");

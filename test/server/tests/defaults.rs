@@ -107,7 +107,7 @@ fn arguments_of_sql_functions_default_to_what_the_request_model_takes() {
         let (function, argument, expression): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let value: Option<String> = session.one(&format!("select ({expression})::text"));
         let Some(expected) = expected(&function, &argument) else {
-            // Those of the protocol's functions begin with p_.
+            // Arguments of the protocol's functions begin with p_.
             let is_known = OTHERS.contains(&argument.as_str()) || argument.starts_with("p_");
             let differs = ["truncate", "priority", "similarity_threshold"].contains(&argument.as_str());
             assert!(

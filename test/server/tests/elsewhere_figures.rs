@@ -45,7 +45,7 @@ fn mixed_requests_get_the_same_bytes_and_figures_whoever_answers_them() {
     wait_for_all(&mut session);
     let here = results(&mut session, "here");
     let counted_here = figures(&mut session);
-    // The same by several: some by the server, some by two workers elsewhere, as it comes.
+    // Now the server and two workers elsewhere share the requests, as it comes.
     session.pause();
     session.run("select steadytext_stat_reset()");
     let arguments = ["--concurrency", "4"];
@@ -208,7 +208,7 @@ fn what_a_worker_says_of_tokens_is_believed_within_bounds_and_counts_when_it_com
         }
         session.cancel(id);
     }
-    // The same of those who report without work that the server has made.
+    // Reports without work that the server has made are treated alike.
     spender.generate("x", "max_tokens => 2, use_cache => false");
     remote.run(
         "with claimed as materialized (

@@ -315,7 +315,7 @@ fn a_folder_says_to_which_lengths_its_vectors_may_be_cut() {
     std::fs::write(folder.join("config_sentence_transformers.json"), r#"{"truncate_dim": 48}"#)
         .expect("our own file");
     assert_eq!(short(&mut session, 48), Ok(48));
-    // What somebody has written into a row comes first.
+    // The values of a row that was changed come first.
     session.run("update steadytext_models set dimensions = '{8}' where name = 'folder'");
     assert_eq!(short(&mut session, 8), Ok(8));
     assert_eq!(short(&mut session, 32), Err("22023".to_owned()));

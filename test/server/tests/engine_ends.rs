@@ -65,7 +65,7 @@ fn a_program_that_dies_ends_no_session_and_its_requests_are_answered_once() {
         let (error, mut reader) = stream.join().expect("no panic");
         let error = error.expect("it had begun");
         assert_eq!(error.code().map(|code| code.code()), Some("55000"), "{error:?}");
-        // The same session goes on, and so does everybody's.
+        // This session is still usable, and so are all others.
         reader.run("select steadytext_embed('and then', false)");
         for id in &ids {
             session.answer(*id);

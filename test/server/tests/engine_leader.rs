@@ -116,7 +116,7 @@ fn the_seat_passes_on_and_what_others_had_in_flight_is_neither_lost_nor_counted_
     }
     assert_eq!(other.doubled(), 0);
     assert_eq!(other.wait_for_end(cancelled).status, "cancelled");
-    // The same worker has held them all the time. Either of the two may run the engine now.
+    // They were held by the same worker all the time. Either of the two may run the engine now.
     assert_eq!(other.worker_pid(), there);
     holder.worker_pid();
     assert_eq!(processes_with(&mut other, "st-engine").len(), 1);
@@ -218,7 +218,7 @@ fn inside_a_restore_a_process_for_the_engine_alone_answers() {
     session.answer(id);
     assert_eq!(processes_with(&mut session, "st-engine").len(), 1);
     let engine = processes_with(&mut session, "st-engine")[0];
-    // When that process ends, the worker takes over.
+    // The worker takes over when that process ends.
     assert!(session.one::<bool>(&format!("select pg_terminate_backend({engine}, 10000)")));
     let id = session.generate("and then", "max_tokens => 3");
     session.answer(id);

@@ -236,7 +236,7 @@ fn rows_that_are_there_wait_if_that_is_said_and_others_do_not() {
          begin;
          select steadytext_create_enrichment('first', 'good', '$body', 'if');
          select steadytext_create_vectorizer('first', array['body'], target_column => 'vector');
-         -- What is done first may fail.
+         -- The definition that comes first may fail.
          select steadytext.note_definition_error(v.id, 'somebody has the table locked', '55P03', false) from steadytext_vectorizers as v;
          select steadytext_create_enrichment('t', 'good', '$body', 'if', enqueue_existing => false);
          insert into t values (0, 'new');

@@ -165,7 +165,7 @@ fn a_part_that_fails_fails_the_row_and_the_call_and_is_named() {
     let batch = too_long.replace("'which?'", "array['which?', 'what?']");
     let call = session.error(&format!("select steadytext_rerank_batch({batch})"));
     assert!(call.message().starts_with("query 1, document 3: "), "{call:?}");
-    // The same session goes on, and so does the worker.
+    // This session is still usable, and so is the worker.
     session.run("select steadytext_rerank('which?', array['one', 'two'])");
     let id = enqueue(&mut session, 3);
     is_whole(&mut session, id, 3);

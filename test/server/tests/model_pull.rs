@@ -439,7 +439,7 @@ fn the_last_error_of_a_download_is_shown_until_it_is_asked_for_again() {
             .session
             .one::<bool>("select state = 'ready' from steadytext_model_status() where name = 'late'")
     );
-    // What somebody has stopped did not fail.
+    // A download that was stopped did not fail.
     world.hub.add("acme/stopped", "stopped.gguf", tiny());
     world.hub.fault("stopped.gguf", [Fault::Hold(3000)]);
     world.session.one::<String>("select steadytext_model_pull('acme/stopped', wait => false)");

@@ -135,7 +135,7 @@ fn a_cursor_that_is_not_read_leaves_its_place_to_others_and_goes_on_when_it_is()
     let whole: String = session.one(&format!("select string_agg(p, '') from {stream} p"));
     session.run(&format!("begin; declare pieces cursor for select {stream}"));
     let mut pieces: Vec<String> = session.list("fetch 1 from pieces");
-    // The same user's, as urgent as the stream, with the only place in use by it.
+    // Calls of the same user, as urgent as the stream, which uses the only place.
     let mut other = cluster.session("postgres");
     for i in 0..3 {
         other.run(&format!(

@@ -213,7 +213,7 @@ fn searches_see_the_old_vectors_until_the_new_ones_are_whole() {
     assert!(session.one::<bool>(
         "select embedding::text = steadytext_embed('Row: row 7')::text from plain_body_embedding where id = 7"
     ));
-    // The same roles see the same rows of it, and what the owner has made is there.
+    // It is visible to the same roles with the same rows, and the owner's objects are there.
     assert_eq!(seen_by_others(&mut session), 9);
     assert_eq!(
         session.list::<String>(

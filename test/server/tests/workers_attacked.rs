@@ -362,7 +362,7 @@ fn a_server_that_answers_nonsense_is_left_and_met_again() {
     let (cluster, _session) = served_elsewhere();
     // One column of type integer, and a row of it, where other columns are expected.
     const WRONG_COLUMN: &[u8] = b"1\0\0\0\x042\0\0\0\x04T\0\0\0\x1a\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0D\0\0\0\x0e\0\x01\0\0\0\x04\0\0\0\x01C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
-    // The same row without end.
+    // That row, repeated without end.
     const MANY_ROWS: &[u8] = b"1\0\0\0\x042\0\0\0\x04T\0\0\0\x1a\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0D\0\0\0\x0e\0\x01\0\0\0\x04\0\0\0\x01D\0\0\0\x0e\0\x01\0\0\0\x04\0\0\0\x01C\0\0\0\x0dSELECT 2\0Z\0\0\0\x05I";
     // An error with what a terminal obeys, on several lines.
     const ERROR: &[u8] = b"E\0\0\0\x28SERROR\0VERROR\0CXX000\0Ma\x1b[2J\nb\x07evil\0\0Z\0\0\0\x05I";
