@@ -46,28 +46,30 @@ pub(crate) fn measure(hub: &LocalHub, cluster: &Cluster, report: &mut Report) {
     };
     let mut pairs = Vec::new();
     for pair in 0..PAIRS {
-        // Each pair with requests of its own, so that both slices have contexts of about the same length.
-        let ids = begin(&mut session);
-        session.wait_for_tokens(ids[0]);
-        slice(&mut session);
-        let alone = slice(&mut session);
         // Content that no other file has had.
         let file = format!("file{pair}.gguf");
         hub.add_file("acme/large", &file, &source).expect("our own file");
         let reference = format!("acme/large:{file}");
+        let ids = begin(&mut session);
+        session.wait_for_tokens(ids[0]);
+        slice(&mut session);
+        // Contexts grow and tokens take longer, so that the slice beside the download lies between two others.
+        let before = slice(&mut session);
         session.one::<String>(&format!("select steadytext_model_pull('{reference}', wait => false)"));
         eventually(PATIENCE, || (bytes(&mut session) > 0).then_some(())).expect("the download begins");
-        let before = (bytes(&mut session), Instant::now());
+        let begun = (bytes(&mut session), Instant::now());
         let beside = slice(&mut session);
-        let rate = (bytes(&mut session) - before.0) as f64 / before.1.elapsed().as_secs_f64();
+        let rate = (bytes(&mut session) - begun.0) as f64 / begun.1.elapsed().as_secs_f64();
         assert!(
             session.one::<bool>(&format!("select steadytext_model_pull_cancel('{reference}')")),
             "it ended too early"
         );
+        eventually(PATIENCE, || (bytes(&mut session) == 0).then_some(())).expect("the download ends");
+        let after = slice(&mut session);
         ids.iter().for_each(|id| _ = session.cancel(*id));
         let idle = "select not exists (select from steadytext_activity)";
         eventually(PATIENCE, || session.one::<bool>(idle).then_some(())).expect("everything ends");
-        pairs.push((alone, beside, rate));
+        pairs.push(((before + after) / 2.0, beside, rate));
     }
     let median = |value: fn(&(f64, f64, f64)) -> f64| {
         let mut values: Vec<f64> = pairs.iter().map(value).collect();
