@@ -22,8 +22,8 @@ const LAST_NICE: i32 = 19;
 const FILE_BYTES: u64 = 1 << 30;
 
 pub(crate) fn measure(hub: &LocalHub, cluster: &Cluster, report: &mut Report) {
-    // The hub would be another machine: it takes no time of this one that the engine wants, where this program
-    // leads a session of its own (`setsid`).
+    // The hub would be another machine: it takes no time of this one that the engine wants, where this
+    // program leads a session of its own (`setsid`).
     give_way(LAST_NICE);
     let mut session = cluster.session("postgres");
     let spec = Spec {
@@ -53,7 +53,8 @@ pub(crate) fn measure(hub: &LocalHub, cluster: &Cluster, report: &mut Report) {
         let ids = begin(&mut session);
         session.wait_for_tokens(ids[0]);
         slice(&mut session);
-        // Contexts grow and tokens take longer, so that the slice beside the download lies between two others.
+        // Contexts grow and tokens take longer, so that the slice beside the download lies between two
+        // others.
         let before = slice(&mut session);
         session.one::<String>(&format!("select steadytext_model_pull('{reference}', wait => false)"));
         eventually(PATIENCE, || (bytes(&mut session) > 0).then_some(())).expect("the download begins");

@@ -55,8 +55,8 @@ impl Pace {
 }
 
 impl Usage {
-    /// Reads `/proc/thread-self/schedstat`: nanoseconds on a processor, nanoseconds of waiting for one, turns.
-    /// `None` on systems that have no such file.
+    /// Reads `/proc/thread-self/schedstat`: nanoseconds on a processor, nanoseconds of waiting for one,
+    /// turns. `None` on systems that have no such file.
     fn of_this_thread() -> Option<Usage> {
         let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
         let mut numbers =
