@@ -428,12 +428,16 @@ declare
 begin
     with gone as (
         delete from @extschema@.steadytext_vectorizer_failures as f
-        where f.vectorizer_id = p_id and f.error_code <> '00000'
-        returning f.key
+        where f.vectorizer_id in (select v.id from @extschema@.steadytext_vectorizers as v where p_id in (v.id, v.replaces))
+            and f.error_code <> '00000'
+        returning f.vectorizer_id, f.key
+    ),
+    noted as (
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
+        select g.vectorizer_id, g.key, p_forced from gone as g
     )
-    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
-    select p_id, g.key, p_forced from gone as g;
-    get diagnostics v_count = row_count;
+    -- A row may have failed for a vectorizer and for the one that is to take its place.
+    select count(distinct g.key) into v_count from gone as g;
     perform steadytext.warn_of_problem(p_id);
     -- The update wakes the process that does the work.
     update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = p_id;

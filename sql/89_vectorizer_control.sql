@@ -143,9 +143,11 @@ as $$
 declare
     v_id uuid := steadytext.lock_definition(name, 'vectorizer');
 begin
-    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, true);
+    -- Of one that is being altered, the vectors that are to take the place of the present ones as well.
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
+    select v.id, null, true from @extschema@.steadytext_vectorizers as v where v_id in (v.id, v.replaces);
     perform steadytext.warn_of_problem(v_id);
-    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
+    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v_id in (v.id, v.replaces);
 end
 $$;
 comment on function @extschema@.steadytext_reembed(text) is

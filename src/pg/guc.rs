@@ -5,7 +5,7 @@
 //! path: files are for superusers to name.
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -326,10 +326,29 @@ unsafe fn check_model(
     if is_interactive
         && may_look
         && let Some(look) = LOOK.get()
+        && is_news(setting, &name)
     {
         look(setting, &name);
     }
     true
+}
+
+/// Whether a statement of the client sets a model for the first time. A function with a SET clause does so at
+/// each of its calls, of which there may be one for each row of a table.
+fn is_news(setting: ModelSetting, name: &str) -> bool {
+    thread_local! {
+        static LAST: RefCell<Option<(i64, ModelSetting, String)>> = const { RefCell::new(None) };
+    }
+    let now = transaction::statement_started_at();
+    LAST.with_borrow_mut(|last| {
+        let is_same =
+            |(at, of, known): &(i64, ModelSetting, String)| *at == now && *of == setting && known == name;
+        if last.as_ref().is_some_and(is_same) {
+            return false;
+        }
+        *last = Some((now, setting, name.to_owned()));
+        true
+    })
 }
 
 /// Whether the name of a model may be given, which a path may by superusers only; otherwise what is wrong is

@@ -34,6 +34,13 @@ pub(crate) fn is_administrator(caller: pg_sys::Oid) -> bool {
     superuser || (admin != pg_sys::InvalidOid && has_privileges_of(caller, admin))
 }
 
+/// Whether `caller` may use pg_steadytext: a member of steadytext_user, or who administers it.
+pub(crate) fn is_user(caller: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up.
+    let user = unsafe { pg_sys::get_role_oid(c"steadytext_user".as_ptr(), true) };
+    (user != pg_sys::InvalidOid && has_privileges_of(caller, user)) || is_administrator(caller)
+}
+
 /// Whether `member` belongs to `role`, directly or not; a superuser belongs to what it was made a member of.
 pub(crate) fn is_member(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogs up inside a transaction.

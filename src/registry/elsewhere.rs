@@ -11,6 +11,7 @@ use steadytext_engine::{ModelIdentity, ModelSource, file_bytes};
 
 use super::choice::Resolved;
 use super::defaults;
+use super::directory::{self, Tasks};
 use super::model_files::is_file_there;
 use super::names::row;
 use super::resolve::resolve;
@@ -66,9 +67,15 @@ impl Resolved {
         // The checksum of the file here, where none is registered.
         let sha256 = self.sha256().or_else(|| model_checksums::own_of(&self.source));
         let with_adapters = model_checksums::of(&self.source);
-        // To hash it takes too long here. Another length is another file at least, or other adapters.
+        // To hash it takes too long here. Another length is another file at least, or other adapters. A
+        // checksum that is registered decides by itself, as the file here may be on its way, but it says
+        // nothing of adapters.
         let is_here = with_adapters.is_none() && (file.is_absolute() || file.starts_with(guc::model_dir()));
-        let bytes = is_here.then(|| file_bytes(file)).flatten();
+        let is_decided = || {
+            self.sha256().is_some()
+                && matches!(directory::adapted_tasks(file), Tasks::Known(tasks) if tasks.is_empty())
+        };
+        let bytes = if is_here && !is_decided() { file_bytes(file) } else { None };
         WantedModel { name, file: Some(below_model_dir(file)), sha256, with_adapters, bytes }
     }
 }

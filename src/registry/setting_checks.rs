@@ -15,6 +15,7 @@ use super::task::Task;
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::PgError;
 use crate::pg::guc::ModelSetting;
+use crate::pg::privilege;
 
 /// Warns who sets one of the settings `pg_steadytext.*_model`.
 pub(crate) fn warn_of_setting(setting: ModelSetting, name: &str) {
@@ -32,9 +33,10 @@ pub(crate) fn warn_of_key(key: &str, name: &str) {
     }
 }
 
-/// A database without the extension has no requests that could fail.
+/// Warns the current user, where requests could fail and the names of models are for that role to see: a
+/// database without the extension has no requests, and every role may set its settings.
 fn warn(task: Task, setting: &str, name: &str) {
-    if !says_something(name) {
+    if !says_something(name) || !privilege::is_user(privilege::current_user()) {
         return;
     }
     let Ok(models) = catalog_cache::models() else { return };

@@ -16,6 +16,7 @@ use crate::adapters;
 use crate::cache_key::hex;
 use crate::card::{Card, CardFile};
 use crate::gguf::parts;
+use crate::identity::ModelIdentity;
 
 /// The model, if it is there and is known to be the one that is wanted.
 ///
@@ -51,13 +52,14 @@ pub(super) fn in_place(
             let found = sha256_of(&path, progress)?;
             progress.note("");
             let size = std::fs::metadata(&path).map_err(|error| HubError::file(&path, error))?.len();
-            if found == wanted && card.is_none() {
+            // A card without a checksum is that of a download that was cut off while the file was put there.
+            if found == wanted && card.as_ref().is_none_or(|card| card.sha256.is_none()) {
                 let known = Card {
                     repository: Some(order.reference.repository.clone()),
                     file: order.reference.file.clone(),
                     sha256: Some(found.clone()),
                     size: Some(size),
-                    ..order.card.clone()
+                    ..card.clone().unwrap_or_else(|| order.card.clone())
                 };
                 write_card(&known, &path)?;
             }
@@ -100,6 +102,12 @@ fn is_of(card: &Card, order: &Order) -> bool {
         && (reference.revision == MAIN || is_same(&card.revision, &reference.revision))
 }
 
+/// Whether a checksum of a model's file may be believed. It may not where the file was loaded since, and had
+/// another one.
+pub(super) fn is_believed(path: &Path, sha256: &str) -> bool {
+    ModelIdentity::recorded(path).is_none_or(|known| hex(&known.own_hash) == sha256)
+}
+
 /// Bytes of the files that a card lists, if all of them are there as it says and have a checksum in it.
 fn recorded_size(card: &Card, path: &Path) -> Option<u64> {
     let length = |path: &Path, listed: Option<u64>| {
@@ -116,7 +124,9 @@ fn recorded_size(card: &Card, path: &Path) -> Option<u64> {
         let is_whole = !card.files.is_empty() && card.files.iter().all(|file| file.sha256.is_some());
         return all(&card.files, path).filter(|_| is_whole);
     }
-    card.sha256.as_ref()?;
+    if !is_believed(path, card.sha256.as_ref()?) {
+        return None;
+    }
     let own = if card.files.is_empty() {
         length(path, card.size)?
     } else {

@@ -33,7 +33,7 @@ use self::adapter_files::{Fetching, takes_adapters};
 use self::choice::Choice;
 use self::client::Client;
 pub use self::error::HubError;
-use self::in_place::{in_place, there_already};
+use self::in_place::{in_place, is_believed, there_already};
 use self::listing::{Listing, Remote};
 pub use self::order::{Order, Pulled};
 use self::partial::Partial;
@@ -171,9 +171,11 @@ impl Download<'_> {
             let paths = self.choice.files.iter().map(|file| file.path.clone());
             let files: Vec<_> = own.arrived.into_iter().zip(paths).collect();
             prompts_of(&files, &mut card);
-            write_card(&card, self.target)?;
+            write_card(&unverified(&card), self.target)?;
             self.staging.place_folder(&files, self.target)?;
-        } else if Card::read(self.target).ok().flatten().is_none() {
+            write_card(&card, self.target)?;
+        } else if !Card::read(self.target).ok().flatten().is_some_and(|known| describes(&known, self.choice))
+        {
             write_card(&card, self.target)?;
         }
         Ok(pulled)
@@ -186,9 +188,16 @@ impl Download<'_> {
         let known = Card::read(target).ok().flatten();
         let mut card = match &known {
             // The card describes the files that are there; only its adapters may have changed.
-            Some(known) if own.was_there => known.clone(),
+            Some(known) if own.was_there && describes(known, choice) => known.clone(),
             _ => card(order, self.listing, choice, &own.arrived, target),
         };
+        if own.was_there && choice.files.len() == 1 {
+            // The hub need not announce a checksum.
+            card.size = Some(own.size);
+            if card.sha256.is_none() {
+                card.sha256 = Some(sha256_of(target, self.progress)?);
+            }
+        }
         if !own.was_there {
             check_head(&own.arrived)?;
             let sha256 = hex(&own.whole.unwrap_or_default().finalize());
@@ -210,14 +219,52 @@ impl Download<'_> {
                 adapters.push((file, place::target(directory, &name)?));
             }
         }
-        if known.as_ref() != Some(&card) {
-            write_card(&card, target)?;
+        if !adapters.is_empty() || !own.arrived.is_empty() {
+            // No model is without its prompts meanwhile, and after a crash no file is taken for what it should
+            // have become.
+            write_card(&unverified(&card), target)?;
         }
+        let is_written = known.as_ref() == Some(&card) && adapters.is_empty() && own.arrived.is_empty();
         // A model without its adapters would be another one.
         self.staging.place_files(&adapters)?;
         let targets = self.places.names.iter().map(|name| directory.join(name));
         self.staging.place_files(&own.arrived.into_iter().zip(targets).collect::<Vec<_>>())?;
+        if !is_written {
+            write_card(&card, target)?;
+        }
         Ok(pulled)
+    }
+}
+
+/// The card while files are put into their places. It has all names and no checksum: whoever finds it after a
+/// crash looks at the files themselves.
+fn unverified(card: &Card) -> Card {
+    let name = |file: &CardFile| CardFile { name: file.name.clone(), size: None, sha256: None };
+    let names = |files: &Vec<CardFile>| files.iter().map(name).collect();
+    Card {
+        size: None,
+        sha256: None,
+        files: names(&card.files),
+        adapters: card.adapters.as_ref().map(names),
+        ..card.clone()
+    }
+}
+
+/// Whether a card has checksums of all files of a model, and those that the hub announces.
+fn describes(card: &Card, choice: &Choice) -> bool {
+    let is_same = |known: Option<&String>, file: &Remote| {
+        known.is_some() && file.sha256.as_ref().is_none_or(|announced| known == Some(announced))
+    };
+    match &choice.files[..] {
+        [file] if !choice.is_folder => card.size.is_some() && is_same(card.sha256.as_ref(), file),
+        files => files.iter().all(|file| {
+            let of_file = |known: &&CardFile| known.name == file.path || known.name == file.name();
+            let known = card.files.iter().find(of_file);
+            // Small files of a folder have a checksum only where they were fetched.
+            known.is_some_and(|known| {
+                known.size.is_some() && (choice.is_folder || is_same(known.sha256.as_ref(), file))
+            })
+        }),
     }
 }
 
@@ -316,7 +363,9 @@ impl HubFiles<'_> {
                 [_] if !self.choice.is_folder => card.sha256.as_deref(),
                 _ => listed.and_then(|known| known.sha256.as_deref()),
             };
-            if of_card != Some(expected) && sha256_of(&path, progress)? != expected {
+            let is_known = of_card == Some(expected)
+                && (self.choice.is_folder || self.names.len() > 1 || is_believed(&path, expected));
+            if !is_known && sha256_of(&path, progress)? != expected {
                 progress.note("");
                 return Ok(None);
             }

@@ -198,3 +198,43 @@ fn what_is_in_place_as_it_was_recorded_is_not_asked_about() {
     assert!(!world.order(&named).unwrap().was_there);
     assert_eq!(world.read(FILE), bytes(1));
 }
+
+#[test]
+fn a_download_that_dies_while_files_are_put_into_their_places_is_mended_by_the_next_one() {
+    let world = world();
+    let bytes = add_jina(&world);
+    let pull = || world.pull(&format!("{JINA}:{JINA_FILE}"));
+    pull().unwrap();
+    let card = world.card(JINA_FILE);
+    let path = world.path().join(JINA_FILE);
+    let adapter = path.with_file_name(format!("{JINA_FILE}.adapters/classification.gguf"));
+    // An older adapter of the same length is still in the place of the one that has come.
+    let mut older = bytes[2].clone();
+    *older.last_mut().unwrap() ^= 1;
+    let unverified =
+        |name: &str| steadytext_engine::card::CardFile { name: name.to_owned(), size: None, sha256: None };
+    let names = ["classification.gguf", "retrieval.passage.gguf", "retrieval.query.gguf"];
+    let cut_off = Card {
+        size: None,
+        sha256: None,
+        adapters: Some(names.iter().map(|name| unverified(name)).collect()),
+        ..card.clone()
+    };
+    for reference in [format!("{JINA}:{JINA_FILE}"), JINA.to_owned()] {
+        std::fs::write(&adapter, &older).unwrap();
+        cut_off.write(&path).unwrap();
+        assert!(!world.pull(&reference).unwrap().was_there, "{reference}");
+        assert_eq!(std::fs::read(&adapter).unwrap(), bytes[2], "{reference}");
+        let again = world.card(JINA_FILE);
+        assert_eq!((&again.sha256, &again.size, &again.adapters), (&card.sha256, &card.size, &card.adapters));
+    }
+    // All files had been put there, but for the card.
+    cut_off.write(&path).unwrap();
+    assert!(pull().unwrap().was_there);
+    assert_eq!(world.card(JINA_FILE).sha256, card.sha256);
+    // A newer version that somebody has put beside the card of an older one.
+    Card { sha256: Some("0".repeat(64)), ..card.clone() }.write(&path).unwrap();
+    assert!(world.pull(JINA).unwrap().was_there);
+    assert_eq!(world.card(JINA_FILE).sha256, card.sha256);
+    assert_eq!(world.hub.times(JINA_FILE), 1);
+}

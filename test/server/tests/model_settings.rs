@@ -141,6 +141,16 @@ fn who_sets_a_model_that_cannot_answer_is_warned_and_it_is_taken_all_the_same() 
     // A user may look at no table of the models, and is told the same.
     let mut alice = cluster.session_as("postgres", "alice");
     assert_eq!(warned(&mut alice, &format!("set {generation} = 'nothing'")).len(), 1);
+    // A function sets it at each call, and says so once in a statement.
+    session.run(&format!(
+        "create function sets(i bigint) returns bigint language plpgsql set {generation} = 'nothing' as $$ begin return i; end $$"
+    ));
+    let warnings = warned(&mut session, "select count(sets(i)) from generate_series(1, 100) as i");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    // The names of models are not for everybody.
+    session.run("create role outsider login");
+    let mut outsider = cluster.session_as("postgres", "outsider");
+    assert_eq!(warned(&mut outsider, &format!("set {generation} = 'nothing'")).len(), 0);
     // Nor does a look count as the first query of a transaction.
     let mut other = cluster.session("postgres");
     let sql = format!(

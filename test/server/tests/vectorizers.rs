@@ -271,6 +271,29 @@ fn rows_that_go_unseen_just_before_new_vectors_take_their_place_leave_none() {
 }
 
 #[test]
+fn rows_that_are_to_be_embedded_anew_are_so_for_the_vectors_that_are_on_their_way_too() {
+    let (cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table plain (id int primary key, body text);
+         insert into plain select i, 'row ' || i from generate_series(1, 10) as i;
+         select steadytext_create_vectorizer('plain', array['body'], index => 'none')",
+    );
+    rest(&mut session);
+    // The table of the old vectors cannot be dropped while somebody reads it.
+    let mut reader = cluster.session("postgres");
+    reader.run("begin; select count(*) from plain_body_embedding");
+    session.run("select steadytext_alter_vectorizer('plain_body', format => 'Row: $chunk')");
+    let made = "select coalesce(max(s.embedded_total), 0)::bigint from steadytext_vectorizers as v
+        join steadytext_vectorizer_state as s on s.vectorizer_id = v.id where v.replaces is not null";
+    wait_until("the new vectors are there", || session.one::<i64>(made) == 10);
+    session.run("select steadytext_reembed('plain_body')");
+    wait_until("they are made once more", || session.one::<i64>(made) == 20);
+    reader.run("rollback");
+    rest(&mut session);
+    assert_eq!(session.one::<i64>("select count(*) from plain_body_embedding"), 10);
+}
+
+#[test]
 fn a_table_that_waits_holds_up_neither_other_vectorizers_nor_requests() {
     let (cluster, mut session) = prepared(Options::new());
     session.run(
