@@ -361,8 +361,11 @@ impl Server<'_> {
             return heard(self);
         }
         let is_flying = self.in_flight.len() > 0;
-        let events = if is_flying { self.events.1.clone() } else { never() };
-        let endpoint_events = if is_flying { self.endpoint_events.1.clone() } else { never() };
+        // An event is taken in by the next turn, and while there is no connection there is none: until then
+        // the others stay where they are.
+        let is_first = self.first_event.is_none() && self.first_endpoint_event.is_none();
+        let events = if is_flying && is_first { self.events.1.clone() } else { never() };
+        let endpoint_events = if is_flying && is_first { self.endpoint_events.1.clone() } else { never() };
         select! {
             recv(wakes) -> _ => heard(self),
             recv(events) -> event => self.first_event = event.ok(),

@@ -68,6 +68,28 @@ impl WorkerElsewhere {
         WorkerElsewhere { process, said, hears: Some(hears) }
     }
 
+    /// Waits until its engine's thread has not run for a while: it has nothing to compute.
+    #[track_caller]
+    pub fn rest(&self) {
+        const LOOKS: u32 = 100;
+        let tasks = format!("/proc/{}/task", self.process.id());
+        // Nanoseconds on a processor, and of waiting for one, are the first two numbers.
+        let times = || -> Option<String> {
+            let is_engine = |folder: &PathBuf| {
+                std::fs::read_to_string(folder.join("comm")).is_ok_and(|name| name.trim() == "st-engine")
+            };
+            let mut folders = std::fs::read_dir(&tasks).ok()?.flatten().map(|entry| entry.path());
+            std::fs::read_to_string(folders.find(is_engine)?.join("schedstat")).ok()
+        };
+        let (mut last, mut same) = (times(), 0);
+        wait_until("the engine rests", || {
+            let now = times();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            same > LOOKS
+        });
+    }
+
     /// Sends it a signal.
     #[track_caller]
     pub fn signal(&self, which: Signal) {

@@ -9,7 +9,7 @@ use steadytext_test_models::Bert;
 use steadytext_test_server::WorkerElsewhere as Worker;
 use steadytext_test_server::served_elsewhere as paused;
 use steadytext_test_server::{
-    Cluster, Session, Signal, encoders, endless_text, slow_model, wait_until, worker_program,
+    Cluster, Session, Shutdown, Signal, encoders, endless_text, slow_model, wait_until, worker_program,
 };
 
 /// Requests of every type, some in several ways, each once for each number; tag is their session_id. The
@@ -205,6 +205,29 @@ fn what_is_held_is_kept_over_a_restart_of_the_server() {
     // Its listening connection is made again as well: what is enqueued now is served.
     let id = session.generate("one more", "max_tokens => 2, use_cache => false");
     session.answer(id);
+    assert!(worker.stop());
+}
+
+#[test]
+fn answers_that_are_ready_while_the_server_is_away_are_stored_when_it_is_back() {
+    let (mut cluster, mut session) = paused();
+    slow_model(&cluster, &mut session);
+    for number in 0..4 {
+        session
+            .generate(&format!("question {number}"), "model => 'slow', max_tokens => 24, use_cache => false");
+    }
+    let mut worker = Worker::start(&cluster, &[]);
+    wait_until("all are held", || {
+        session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'") == 4
+    });
+    drop(session);
+    cluster.stop(Shutdown::Immediate);
+    worker.rest();
+    cluster.start();
+    let mut session = cluster.session("postgres");
+    wait_until("all have ended", || unfinished(&mut session) == 0);
+    let attempts: Vec<i32> = session.list("select attempt from steadytext_queue where status = 'completed'");
+    assert_eq!(attempts, [1; 4], "nothing was done twice");
     assert!(worker.stop());
 }
 
