@@ -339,7 +339,8 @@ fn is_news(setting: ModelSetting, name: &str) -> bool {
     thread_local! {
         static LAST: RefCell<Option<(i64, ModelSetting, String)>> = const { RefCell::new(None) };
     }
-    let now = super::transaction::statement_started_at();
+    // SAFETY: a plain getter.
+    let now = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
     LAST.with_borrow_mut(|last| {
         let is_same =
             |(at, of, known): &(i64, ModelSetting, String)| *at == now && *of == setting && known == name;

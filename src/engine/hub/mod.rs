@@ -220,8 +220,8 @@ impl Download<'_> {
             }
         }
         if !adapters.is_empty() || !own.arrived.is_empty() {
-            // No model is without its prompts meanwhile, and after a crash no file is taken for what it should
-            // have become.
+            // No model is without its prompts meanwhile, and after a crash no file is taken for what it
+            // should have become.
             write_card(&unverified(&card), target)?;
         }
         let is_written = known.as_ref() == Some(&card) && adapters.is_empty() && own.arrived.is_empty();
