@@ -5,7 +5,8 @@
 //! path: files are for superusers to name.
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::OnceLock;
 use std::time::Duration;
