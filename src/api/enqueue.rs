@@ -110,7 +110,7 @@ pub(super) fn enqueue(
         (&INSERT, &args[..], "request_type, prompt, params, priority", "$1, $2, $3, $4")
     };
     plan.with(|plan| {
-        plan.query_one(
+        plan.insert_one(
             installation.extension,
             || {
                 format!(
@@ -119,9 +119,7 @@ pub(super) fn enqueue(
                 )
             },
             args,
-            |row| row.get(1),
         )
         .or_raise()
-        .flatten()
     })
 }

@@ -44,9 +44,15 @@ fn note_row<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
 }
 
 /// AFTER INSERT OR UPDATE OR DELETE FOR EACH STATEMENT on the tables of definitions and of work: somebody has
-/// asked for something.
+/// asked for something. Every session that notes changed rows knows the definitions' owners.
 #[pg_trigger]
-fn wake_vectorizers<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+fn wake_vectorizers<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+    let table = trigger.relid().ok();
+    if let Some(table) =
+        table.filter(|table| catalog_cache::installation().is_ok_and(|known| known.definitions == *table))
+    {
+        catalog_cache::invalidate(table);
+    }
     if !slots::is_vectorizing() {
         after_commit::arm_noted();
     }

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::role;
 
@@ -113,4 +114,40 @@ pub(crate) fn preloading() -> bool {
 pub(crate) fn binary_upgrade() -> bool {
     // SAFETY: a plain global.
     unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+unsafe extern "C-unwind" {
+    /// The OIDs of the partitioned tables that a partition belongs to, from its own parent to the top.
+    /// `catalog/partition.h`, which pgrx has no binding for.
+    fn get_partition_ancestors(partition: pg_sys::Oid) -> *mut pg_sys::List;
+}
+
+/// Whether a partition belongs to a partitioned table of this owner, at whatever level. Inside a transaction.
+pub(crate) fn has_ancestor_of(partition: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
+    // SAFETY: the list holds OIDs, and is null for what is no partition.
+    unsafe {
+        let ancestors = pg_guard_ffi_boundary(|| get_partition_ancestors(partition));
+        if ancestors.is_null() {
+            return false;
+        }
+        let count = usize::try_from((*ancestors).length).unwrap_or(0);
+        let mut cells = std::slice::from_raw_parts((*ancestors).elements, count).iter();
+        cells.any(|cell| owner_of(cell.oid_value) == Some(owner))
+    }
+}
+
+/// The owner of a relation; `None` where there is none. Inside a transaction.
+fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: an entry of a catalog, released after it was read.
+    unsafe {
+        let entry =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(relation));
+        if entry.is_null() {
+            return None;
+        }
+        let form: pg_sys::Form_pg_class = pg_sys::GETSTRUCT(entry).cast();
+        let owner = (*form).relowner;
+        pg_sys::ReleaseSysCache(entry);
+        Some(owner)
+    }
 }

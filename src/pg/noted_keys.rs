@@ -9,14 +9,16 @@
 //! above: both are seen together or not at all.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::catalog;
 use super::catalog_cache::{self, Installation};
 use super::error::{OrRaise, PgError};
 use super::privilege::with_rights_of;
-use super::spi::{Arg, SavedPlan};
+use super::spi::{self, Arg, Mode, SavedPlan};
 use super::transaction;
 
 /// Keys of a statement that are written at once.
@@ -72,8 +74,17 @@ thread_local! {
     /// Keys that a statement has written at once, and which one: when the client has sent it.
     static WRITTEN: Cell<(usize, i64)> = const { Cell::new((0, 0)) };
     static BYTES: Cell<usize> = const { Cell::new(0) };
-    /// The statements, without and with a partition.
-    static PLANS: [Rc<SavedPlan>; 2] = [Rc::new(SavedPlan::new()), Rc::new(SavedPlan::new())];
+    static INSERT: Rc<SavedPlan> = Rc::new(SavedPlan::new());
+    /// The owners of definitions, as long as no definition has changed.
+    static OWNERS: RefCell<Owners> = RefCell::new(Owners::default());
+}
+
+/// The owners of definitions, by a definition's number as triggers name it.
+#[derive(Default)]
+struct Owners {
+    /// The generation of the catalog cache in which they were read.
+    generation: u64,
+    owners: HashMap<String, pg_sys::Oid>,
 }
 
 /// Notes a key, a JSON array; `None`: the table as a whole.
@@ -126,6 +137,10 @@ pub(crate) fn note(place: NoteTarget<'_>, key: Option<&str>) -> Result<(), PgErr
 pub(super) fn committing() {
     if GATHERING.with_borrow(Vec::is_empty) {
         return;
+    }
+    if catalog::extension_oid().is_none() {
+        // The transaction has dropped it, and all definitions with it.
+        return ended();
     }
     /// A transaction that has made itself read-only has written before.
     struct Writable(bool);
@@ -188,32 +203,53 @@ fn write_gathered(gathered: &Gathered) -> Result<(), PgError> {
 /// of their own, and name any definition in these.
 fn write(place: NoteTarget<'_>, key: Option<&str>, keys: Option<(&str, usize)>) -> Result<(), PgError> {
     let extension = catalog_cache::installation()?;
-    let plan = PLANS.with(|plans| Rc::clone(&plans[usize::from(place.is_clone)]));
-    let args: [Arg; 5] = [
+    let is_known = owner_of(&extension, place.definition)?.is_some_and(|owner| {
+        if place.is_clone { catalog::has_ancestor_of(place.table, owner) } else { place.owner == owner }
+    });
+    if !is_known {
+        return Ok(());
+    }
+    let args: [Arg; 4] = [
         place.definition.into(),
-        if place.is_clone { place.table } else { place.owner }.into(),
         key.into(),
         keys.map(|keys| keys.0).into(),
-        keys.map(|keys| i32::try_from(keys.1).unwrap_or(i32::MAX)).into(),
+        keys.map_or(1, |keys| i32::try_from(keys.1).unwrap_or(i32::MAX)).into(),
     ];
-    let sql = || statement(&extension, place.is_clone);
-    with_rights_of(extension.owner, || plan.query_one(extension.extension, sql, &args, |_| ()))?;
+    let sql = || {
+        format!(
+            "insert into {}.steadytext_vectorizer_work (vectorizer_id, key, keys, key_count)
+             values ($1::pg_catalog.uuid, $2::pg_catalog.jsonb, $3::pg_catalog.json, $4)",
+            extension.schema
+        )
+    };
+    let plan = INSERT.with(Rc::clone);
+    with_rights_of(extension.owner, || plan.insert_one::<()>(extension.extension, sql, &args))?;
     Ok(())
 }
 
-fn statement(extension: &Installation, is_clone: bool) -> String {
-    let owner = if is_clone {
-        "(select c.relowner from pg_catalog.pg_class as c
-            where c.oid operator(pg_catalog.=) pg_catalog.pg_partition_root($2::pg_catalog.regclass)::pg_catalog.oid)"
-    } else {
-        "$2"
-    };
-    format!(
-        "insert into {schema}.steadytext_vectorizer_work (vectorizer_id, key, keys, key_count)
-         select v.id, $3::pg_catalog.jsonb, $4::pg_catalog.json, coalesce($5, 1)
-         from {schema}.steadytext_vectorizers as v
-         where v.id operator(pg_catalog.=) $1::pg_catalog.uuid
-             and v.owner_role::pg_catalog.oid operator(pg_catalog.=) {owner}",
-        schema = extension.schema,
-    )
+/// The owner of a definition; `None` where there is no such one.
+fn owner_of(extension: &Installation, definition: &str) -> Result<Option<pg_sys::Oid>, PgError> {
+    let generation = catalog_cache::generation();
+    let known = OWNERS.with_borrow_mut(|known| {
+        if known.generation != generation {
+            *known = Owners { generation, owners: HashMap::new() };
+        }
+        known.owners.get(definition).copied()
+    });
+    if known.is_some() {
+        return Ok(known);
+    }
+    let sql = format!(
+        "select owner_role::pg_catalog.oid from {}.steadytext_vectorizers where id operator(pg_catalog.=) $1::pg_catalog.uuid",
+        extension.schema
+    );
+    let read = || spi::query_one(&sql, vec![definition.into()], Mode::ReadOnly, |row| row.get(1));
+    let owner = catalog_cache::read_as_owner(extension, read)?.flatten();
+    if let Some(owner) = owner
+        && catalog_cache::may_keep()
+        && catalog_cache::generation() == generation
+    {
+        OWNERS.with_borrow_mut(|known| known.owners.insert(definition.to_owned(), owner));
+    }
+    Ok(owner)
 }

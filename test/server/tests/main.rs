@@ -56,6 +56,7 @@ mod model_restore;
 mod model_settings;
 mod models_listed;
 mod monitoring;
+mod noted_changes;
 mod options;
 mod other_indexes;
 mod owners;
