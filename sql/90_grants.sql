@@ -454,7 +454,7 @@ grant execute on function
 to steadytext_user;
 
 -- Enrichments are definitions beside the vectorizers.
-grant select, delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
+grant select, update (made_by), delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_enrichment_status, @extschema@.steadytext_enrichment_errors to steadytext_user, steadytext_admin;
 grant execute on function
     @extschema@.steadytext_create_enrichment(regclass, text, text, text, jsonb, text, text, bigint, boolean, boolean),
@@ -477,6 +477,7 @@ grant execute on function
     steadytext.column_edges(regclass, uuid),
     steadytext.check_enrichment_chain(regclass, text[], text, uuid),
     steadytext.recall_enrichment_requests(uuid),
+    steadytext.carry_kept_values(uuid, uuid),
     steadytext.enrichment_statuses()
 to steadytext_user;
 grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steadytext_admin;
