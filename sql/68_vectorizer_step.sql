@@ -384,6 +384,9 @@ begin
             if v_statements.make_index is not null then
                 perform steadytext.run_as(v_statements.owner, v_statements.make_index, null);
             end if;
+            if v_definition.replaces is not null then
+                perform steadytext.copy_indexes(v_definition.replaces, p_id, v_statements.owner);
+            end if;
             update @extschema@.steadytext_vectorizer_state as s set
                 is_indexed = true, is_ready = v_definition.replaces is not null, overruns = 0
             where s.vectorizer_id = p_id;

@@ -428,6 +428,13 @@ grant execute on function
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),
     steadytext.give_dimensions(regclass, text, integer),
+    steadytext.is_vectorizer_index(oid, text, text, text),
+    steadytext.others_indexes(uuid),
+    steadytext.index_copies(uuid, regclass),
+    steadytext.replacement_obstacles(uuid, uuid),
+    steadytext.generated_columns(regclass, regclass),
+    steadytext.others_privileges(regclass),
+    steadytext.prepare_replacement(uuid, uuid),
     steadytext.add_vectorizer(
         regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
     steadytext.definition_id(text, text),

@@ -1,0 +1,452 @@
+-- What others have put on the vectors of a vectorizer (privileges, policies, triggers, indexes, views, comments, settings), where new vectors take the place
+-- of the old ones. Whatever can be made anew without its owner is; whatever cannot is an obstacle, which is said when the vectorizer is altered, and
+-- keeps the old vectors in their place: nothing is lost unsaid, and no view stays behind with vectors that nobody keeps up to date.
+--
+-- The functions that return statements read the catalogs only. The statements are run by steadytext.run_as(), as the owner of the table.
+
+-- The index that was made with the vectorizer is made for the new vectors, too, as the definition says. One that somebody has made with other options is
+-- somebody's own.
+create function steadytext.is_vectorizer_index(p_index oid, p_column text, p_type text, p_distance text)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select from pg_index as i
+        join pg_class as c on c.oid = i.indexrelid
+        join pg_am as m on m.oid = c.relam
+        join pg_opclass as o on o.oid = i.indclass[0]
+        join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+        where i.indexrelid = p_index and i.indnatts = 1 and i.indpred is null and c.reloptions is null and m.amname = p_type and a.attname = p_column
+            and o.opcname = case p_distance when 'cosine' then 'vector_cosine_ops' when 'l2' then 'vector_l2_ops' else 'vector_ip_ops' end)
+$$;
+comment on function steadytext.is_vectorizer_index(oid, text, text, text) is
+    'Returns whether an index is the one that a vectorizer makes for the vectors in a column, and nobody''s own';
+
+-- The indexes of others that go with the vectors: of their table, or those that have their column in them.
+create function steadytext.others_indexes(p_id uuid)
+returns table (index oid, schema text, name text, definition text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_definition record;
+    v_place record;
+    v_relation oid;
+begin
+    select v.index_type, v.distance into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
+    select p.* into v_place from steadytext.vectorizer_place(p_id) as p;
+    v_relation := coalesce(v_place.destination, v_place.source)::oid;
+    return query
+    select i.indexrelid, n.nspname::text, c.relname::text, pg_get_indexdef(i.indexrelid)
+    from pg_index as i
+    join pg_class as c on c.oid = i.indexrelid
+    join pg_namespace as n on n.oid = c.relnamespace
+    where i.indrelid = v_relation and not i.indisprimary and i.indisvalid
+        and not exists (select from pg_constraint as k where k.conindid = i.indexrelid and k.conrelid = v_relation)
+        and not steadytext.is_vectorizer_index(
+            i.indexrelid, coalesce(v_place.target_column, 'embedding'), v_definition.index_type, v_definition.distance)
+        and (v_place.destination is not null or exists (
+            select from pg_depend as d
+            join pg_attribute as a on a.attrelid = v_relation and a.attnum = d.refobjsubid and a.attname = v_place.target_column
+            where d.classid = 'pg_class'::regclass and d.objid = i.indexrelid
+                and d.refclassid = 'pg_class'::regclass and d.refobjid = v_relation))
+    order by i.indexrelid;
+end
+$$;
+comment on function steadytext.others_indexes(uuid) is
+    'Returns the indexes that somebody has made on the table of a vectorizer''s vectors, or over their column, except those of constraints and the vectorizer''s own';
+
+-- An index is built beside the old one, under another name, before anybody waits for the table.
+create function steadytext.index_copies(p_id uuid, p_relation regclass)
+returns table (name text, copy text, statement text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select s.name, s.copy, format('create %sindex %I on %s ', s.kind, s.copy, p_relation) || substr(s.definition, length(s.beginning) + 1)
+    from (
+        select o.name, steadytext.appended_name(o.name, '_next') as copy, o.definition, case when i.indisunique then 'UNIQUE ' else '' end as kind,
+            format('CREATE %sINDEX %I ON %s%I.%I ', case when i.indisunique then 'UNIQUE ' end, o.name, case when t.relkind = 'p' then 'ONLY ' end,
+                n.nspname, t.relname) as beginning
+        from steadytext.others_indexes(p_id) as o
+        join pg_index as i on i.indexrelid = o.index
+        join pg_class as t on t.oid = i.indrelid
+        join pg_namespace as n on n.oid = t.relnamespace
+    ) as s
+    where starts_with(s.definition, s.beginning);
+end
+$$;
+comment on function steadytext.index_copies(uuid, regclass) is
+    'Returns statements that make the indexes of others on a table once more on another one, which has the same columns, and the names of both';
+
+create function steadytext.replacement_obstacles(p_old uuid, p_new uuid)
+returns table (what text, remedy text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_place record;
+    v_relation oid;
+    v_owner oid;
+    v_vector smallint;
+    v_filled smallint[];
+    v_dimensions integer;
+    v_keeps_length boolean;
+    v_again constant text := 'Drop it, and make it anew when the new vectors have taken their place.';
+begin
+    select v.owner_role::oid, v.dimensions, v.dimensions = n.dimensions into v_owner, v_dimensions, v_keeps_length
+    from @extschema@.steadytext_vectorizers as v, @extschema@.steadytext_vectorizers as n
+    where v.id = p_old and n.id = p_new;
+    select p.* into v_place from steadytext.vectorizer_place(p_old) as p;
+    v_relation := coalesce(v_place.destination, v_place.source)::oid;
+    select array_agg(a.attnum), max(a.attnum) filter (where a.attname in ('embedding', v_place.target_column)) into v_filled, v_vector
+    from pg_attribute as a
+    where a.attrelid = v_relation and not a.attisdropped
+        and a.attname = any (case when v_place.destination is not null then array['embedding'] else array[v_place.target_column, v_place.hash_column] end);
+    return query
+    select distinct pg_describe_object(
+            case when d.classid = 'pg_rewrite'::regclass then 'pg_class'::regclass else d.classid end,
+            case when d.classid = 'pg_rewrite'::regclass then d.made_on else d.objid end, d.objsubid), v_again
+    from (
+        select d.classid, d.objid, d.objsubid, d.refobjsubid, d.deptype,
+            case d.classid
+                when 'pg_rewrite'::regclass then (select r.ev_class from pg_rewrite as r where r.oid = d.objid)
+                when 'pg_policy'::regclass then (select p.polrelid from pg_policy as p where p.oid = d.objid)
+                when 'pg_trigger'::regclass then (select t.tgrelid from pg_trigger as t where t.oid = d.objid)
+                when 'pg_constraint'::regclass then (select c.conrelid from pg_constraint as c where c.oid = d.objid)
+                when 'pg_attrdef'::regclass then (select a.adrelid from pg_attrdef as a where a.oid = d.objid)
+                when 'pg_statistic_ext'::regclass then (select s.stxrelid from pg_statistic_ext as s where s.oid = d.objid)
+                when 'pg_class'::regclass then coalesce((select i.indrelid from pg_index as i where i.indexrelid = d.objid), d.objid)
+            end as made_on
+        from pg_depend as d
+        where d.refclassid = 'pg_class'::regclass and d.refobjid = v_relation
+                and (v_place.destination is not null and d.deptype = 'n' or v_place.destination is null and d.refobjsubid = any (v_filled))
+            or v_place.destination is not null and d.deptype = 'n' and (
+                d.refclassid = 'pg_type'::regclass
+                    and d.refobjid in (select t.oid from pg_type as t where t.typrelid = v_relation union all select t.typarray from pg_type as t where t.typrelid = v_relation)
+                or d.refclassid = 'pg_class'::regclass and d.refobjid in (select i.indexrelid from pg_index as i where i.indrelid = v_relation)
+                or d.refclassid = 'pg_constraint'::regclass and d.refobjid in (select c.oid from pg_constraint as c where c.conrelid = v_relation))
+    ) as d
+    where case
+            -- Of a table, what is its own goes with it, and is made anew on the new one. Of a column only its indexes are.
+            when v_place.destination is not null then d.made_on is distinct from v_relation
+            else not (d.classid = 'pg_class'::regclass and d.made_on = v_relation and d.objid <> v_relation
+                or d.classid = 'pg_attrdef'::regclass and exists (
+                    select from pg_attrdef as a where a.oid = d.objid and a.adnum = d.refobjsubid and a.adrelid = v_relation)
+                or d.classid = 'pg_constraint'::regclass and exists (select from pg_constraint as c where c.oid = d.objid and c.contype = 'n')
+                or d.classid = 'pg_trigger'::regclass and exists (
+                    select from pg_trigger as t
+                    where t.oid = d.objid and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.mark_column()'::regprocedure)))
+        end
+        -- Views of the owner's read the new vectors by a definition that is the same, if their columns keep their types.
+        and not (d.classid = 'pg_rewrite'::regclass and exists (
+            select from pg_class as c
+            where c.oid = d.made_on and c.relkind = 'v' and pg_has_role(v_owner, c.relowner, 'usage')
+                and has_schema_privilege(v_owner, c.relnamespace, 'create')
+                and (v_keeps_length or not exists (
+                    select from pg_attribute as a
+                    join pg_attribute as o on o.attrelid = v_relation and o.attnum = v_vector and o.atttypid = a.atttypid
+                    where a.attrelid = c.oid and a.atttypmod = v_dimensions))));
+    return query
+    select pg_describe_object('pg_class'::regclass, o.index, 0), v_again
+    from steadytext.others_indexes(p_old) as o
+    join pg_index as i on i.indexrelid = o.index and (i.indexprs is not null or i.indpred is not null)
+    where not v_keeps_length and exists (
+        select from pg_depend as d
+        where d.classid = 'pg_class'::regclass and d.objid = o.index
+            and d.refclassid = 'pg_class'::regclass and d.refobjid = v_relation and d.refobjsubid = v_vector);
+    if v_place.destination is not null then
+        return query
+        select format('column %I of table %s', a.attname, v_place.destination), 'Drop it, and keep its values in a table of your own.'
+        from pg_attribute as a
+        where a.attrelid = v_relation and a.attnum > cardinality(v_place.key_columns) + 5 and not a.attisdropped and a.attgenerated = ''
+        union all
+        select format('publication %I', p.pubname), format('ALTER PUBLICATION %I DROP TABLE %s, and ADD TABLE when the new vectors have taken their place.', p.pubname, v_place.destination)
+        from pg_publication_rel as r
+        join pg_publication as p on p.oid = r.prpubid
+        where r.prrelid = v_relation
+        union all
+        select format('table %s, which it inherits from', i.inhparent::regclass), format('ALTER TABLE %s NO INHERIT %s.', v_place.destination, i.inhparent::regclass)
+        from pg_inherits as i
+        where i.inhrelid = v_relation;
+    end if;
+end
+$$;
+comment on function steadytext.replacement_obstacles(uuid, uuid) is
+    'Returns what keeps the vectors of an altered vectorizer from taking the place of the old ones, as it would be lost or go on reading the old ones, and what to do about it';
+
+create function steadytext.generated_columns(p_old regclass, p_new regclass)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('alter table %s add column %I %s%s generated always as (%s) %s', p_new, a.attname, format_type(a.atttypid, a.atttypmod),
+        case when a.attcollation <> t.typcollation then (
+            select format(' collate %I.%I', n.nspname, c.collname) from pg_collation as c join pg_namespace as n on n.oid = c.collnamespace where c.oid = a.attcollation) end,
+        pg_get_expr(e.adbin, e.adrelid), case a.attgenerated when 's' then 'stored' else 'virtual' end)
+    from pg_attribute as a
+    join pg_type as t on t.oid = a.atttypid
+    join pg_attrdef as e on e.adrelid = a.attrelid and e.adnum = a.attnum
+    where a.attrelid = p_old and a.attgenerated <> '' and not a.attisdropped
+        and not exists (select from pg_attribute as o where o.attrelid = p_new and o.attname = a.attname and not o.attisdropped)
+    order by a.attnum
+$$;
+comment on function steadytext.generated_columns(regclass, regclass) is
+    'Returns statements that add the generated columns of a table to another one that lacks them';
+
+create function steadytext.others_privileges(p_relation regclass)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('revoke all on %s from %s cascade', p_relation, case when a.grantee = 0::oid then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end)
+    from pg_class as c
+    cross join aclexplode(c.relacl) as a
+    where c.oid = p_relation and a.grantee <> c.relowner
+    group by a.grantee
+$$;
+comment on function steadytext.others_privileges(regclass) is
+    'Returns statements that take the privileges on a table away from everybody but its owner, such as default privileges have given them';
+
+-- Where an index cannot be built now, it is tried once more when the new vectors take their place.
+create function steadytext.copy_indexes(p_old uuid, p_new uuid, p_owner oid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_statement text;
+begin
+    for v_statement in
+        select c.statement
+        from steadytext.vectorizer_place(p_new) as p
+        cross join lateral steadytext.index_copies(p_old, p.destination) as c
+        where p.destination is not null
+    loop
+        begin
+            perform steadytext.run_as(p_owner, v_statement, null);
+        exception when others then
+            raise warning 'vectorizer: index not built beside the old one (%): %', sqlerrm, left(v_statement, 200);
+        end;
+    end loop;
+end
+$$;
+comment on function steadytext.copy_indexes(uuid, uuid, oid) is
+    'Builds the indexes of others on the table of the old vectors on that of the new ones, under other names; called by the steps';
+
+-- In the transaction that alters the vectorizer: the new table and column are empty, so that nothing takes long.
+create function steadytext.prepare_replacement(p_old uuid, p_new uuid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+declare
+    v_old record;
+    v_new record;
+    v_obstacle record;
+    v_statement text;
+    v_meanwhile text;
+    v_is_indexed boolean;
+begin
+    select * into v_obstacle from steadytext.replacement_obstacles(p_old, p_new) as o order by o.what limit 1;
+    if found then
+        raise exception '% depends on the vectors that are to be replaced', v_obstacle.what
+            using errcode = 'dependent_objects_still_exist', hint = v_obstacle.remedy;
+    end if;
+    select * into v_old from steadytext.vectorizer_place(p_old);
+    select * into v_new from steadytext.vectorizer_place(p_new);
+    if v_old.destination is not null then
+        for v_statement in
+            select p from steadytext.others_privileges(v_new.destination) as p
+            union all
+            select g from steadytext.generated_columns(v_old.destination, v_new.destination) as g
+            union all
+            select format('alter table %s set unlogged', v_new.destination) from pg_class as c where c.oid = v_old.destination and c.relpersistence = 'u'
+            union all
+            select format('alter table %s set tablespace %I', v_new.destination, t.spcname)
+            from pg_class as c join pg_tablespace as t on t.oid = c.reltablespace
+            where c.oid = v_old.destination
+        loop
+            execute v_statement;
+        end loop;
+    elsif v_old.target_column is not null then
+        -- Definitions name the column of the old vectors: the new one is called so for a moment.
+        v_meanwhile := steadytext.appended_name(v_old.target_column, '_' || left(p_old::text, 8));
+        for v_statement in select c.statement from steadytext.index_copies(p_old, v_old.source) as c loop
+            execute format('alter table %s rename column %I to %I', v_old.source, v_old.target_column, v_meanwhile);
+            execute format('alter table %s rename column %I to %I', v_old.source, v_new.target_column, v_old.target_column);
+            execute v_statement;
+            execute format('alter table %s rename column %I to %I', v_old.source, v_old.target_column, v_new.target_column);
+            execute format('alter table %s rename column %I to %I', v_old.source, v_meanwhile, v_old.target_column);
+        end loop;
+    end if;
+end
+$$;
+comment on function steadytext.prepare_replacement(uuid, uuid) is
+    'Gives the empty table or column of an altered vectorizer what others have put on the old one and takes long to make later; an error where something is in the way. Called by steadytext_alter_vectorizer()';
+
+-- What was said of one column, for another one that is to be in its place.
+create function steadytext.column_statements(p_relation oid, p_column text, p_table text, p_as text)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select s.statement
+    from pg_attribute as a
+    join pg_class as c on c.oid = a.attrelid
+    join pg_type as t on t.oid = a.atttypid
+    cross join lateral (
+        select format('alter table %s alter column %I set statistics %s', p_table, p_as, a.attstattarget) where a.attstattarget >= 0
+        union all
+        select format('alter table %s alter column %I set (%s)', p_table, p_as,
+            string_agg(format('%I=%L', split_part(o, '=', 1), substr(o, position('=' in o) + 1)), ', '))
+        from unnest(a.attoptions) as o
+        where split_part(o, '=', 1) in ('n_distinct', 'n_distinct_inherited')
+        having count(*) > 0
+        union all
+        select format('alter table %s alter column %I set storage %s', p_table, p_as,
+            case a.attstorage when 'p' then 'plain' when 'e' then 'external' when 'm' then 'main' else 'extended' end)
+        where a.attstorage <> t.typstorage
+        union all
+        select format('alter table %s alter column %I set compression %s', p_table, p_as, case a.attcompression when 'l' then 'lz4' else 'pglz' end)
+        where a.attcompression <> ''
+        union all
+        select format('grant %s (%I) on %s to %s %s', g.privilege_type, p_as, p_table,
+            case when g.grantee = 0::oid then 'public' else quote_ident(pg_get_userbyid(g.grantee)) end, case when g.is_grantable then 'with grant option' end)
+        from aclexplode(a.attacl) as g
+        where g.grantee <> c.relowner
+        union all
+        select format('comment on column %s.%I is %L', p_table, p_as, col_description(a.attrelid, a.attnum))
+        where col_description(a.attrelid, a.attnum) is not null
+    ) as s(statement)
+    where a.attrelid = p_relation and a.attname = p_column and not a.attisdropped
+$$;
+comment on function steadytext.column_statements(oid, text, text, text) is
+    'Returns statements that give a column the privileges, comment, storage and statistics settings that another one has';
+
+create function steadytext.others_views(p_relation regclass, p_columns text[])
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('create or replace view %I.%I %s as %s', n.nspname, c.relname,
+        'with (' || (select string_agg(format('%I=%L', split_part(o, '=', 1), substr(o, position('=' in o) + 1)), ', ') from unnest(c.reloptions) as o) || ')',
+        pg_get_viewdef(c.oid))
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where c.relkind = 'v' and exists (
+        select from pg_rewrite as r
+        join pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = p_relation
+        left join pg_attribute as a on a.attrelid = p_relation and a.attnum = d.refobjsubid
+        where r.ev_class = c.oid and (p_columns is null or a.attname = any (p_columns)))
+    order by c.oid
+$$;
+comment on function steadytext.others_views(regclass, text[]) is
+    'Returns statements that define the views that read a table, or some of its columns, anew, so that they read what has the names of these then';
+
+create function steadytext.table_statements(p_id uuid, p_new regclass, p_schema text, p_table text)
+returns setof text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+begin
+    return query
+    with place as materialized (
+        select p.destination as old, format('%I.%I', p_schema, p_table) as name from steadytext.vectorizer_place(p_id) as p
+    ),
+    parts as (
+        select 1 as part, g.oid, 1 as n, c.statement
+        from place as p
+        join pg_class as g on g.oid = p.old
+        cross join lateral (
+            select format('alter table %s set (%s)', p.name, (
+                    select string_agg(format('%I=%L', split_part(o, '=', 1), substr(o, position('=' in o) + 1)), ', ') from unnest(g.reloptions) as o))
+            where g.reloptions is not null
+            union all
+            select format('alter table %s set (%s)', p.name, (
+                    select string_agg(format('toast.%I=%L', split_part(o, '=', 1), substr(o, position('=' in o) + 1)), ', ') from unnest(t.reloptions) as o))
+            from pg_class as t
+            where t.oid = g.reltoastrelid and t.reloptions is not null
+        ) as c(statement)
+        union all
+        select 2, 0::oid, 1, g from place as p cross join steadytext.generated_columns(p.old, p_new) as g
+        union all
+        select 3, 0::oid, 1, s
+        from place as p
+        join pg_attribute as a on a.attrelid = p.old and a.attnum > 0 and not a.attisdropped
+        cross join steadytext.column_statements(p.old, a.attname, p.name, a.attname) as s
+        union all
+        -- Foreign keys are made when the indexes of the others are there.
+        select case c.contype when 'f' then 6 else 4 end, c.oid, 1, format('alter table %s add constraint %I %s', p.name, c.conname, pg_get_constraintdef(c.oid))
+        from place as p
+        join pg_constraint as c on c.conrelid = p.old and c.contype in ('c', 'f', 'u', 'x')
+        union all
+        select 5, o.index, 1, coalesce((
+                select format('alter index %I.%I rename to %I', p_schema, c.relname, o.name)
+                from pg_index as i
+                join pg_class as c on c.oid = i.indexrelid
+                where i.indrelid = p_new and c.relname = steadytext.appended_name(o.name, '_next')),
+            o.definition)
+        from steadytext.others_indexes(p_id) as o
+        union all
+        select 7, t.oid, 1, pg_get_statisticsobjdef(t.oid) from place as p join pg_statistic_ext as t on t.stxrelid = p.old
+        union all
+        select 8, c.oid, 1, format('create policy %I on %s as %s for %s to %s%s%s', c.polname, p.name,
+            case when c.polpermissive then 'permissive' else 'restrictive' end,
+            case c.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+            (select string_agg(case when r.role = 0::oid then 'public' else quote_ident(pg_get_userbyid(r.role)) end, ', ') from unnest(c.polroles) as r(role)),
+            ' using (' || pg_get_expr(c.polqual, c.polrelid) || ')',
+            ' with check (' || pg_get_expr(c.polwithcheck, c.polrelid) || ')')
+        from place as p
+        join pg_policy as c on c.polrelid = p.old
+        union all
+        select 9, r.oid, 1, pg_get_ruledef(r.oid) from place as p join pg_rewrite as r on r.ev_class = p.old
+        union all
+        select 9, t.oid, c.n, c.statement
+        from place as p
+        join pg_trigger as t on t.tgrelid = p.old and not t.tgisinternal and t.tgfoid <> 'steadytext.note_destination()'::regprocedure
+        cross join lateral (
+            select 1, pg_get_triggerdef(t.oid)
+            union all
+            select 2, format('alter table %s %s trigger %I', p.name,
+                case t.tgenabled when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname)
+            where t.tgenabled <> 'O'
+        ) as c(n, statement)
+        union all
+        select 10, 0::oid, 1, format('alter table %s replica identity %s', p.name, case g.relreplident
+            when 'f' then 'full' when 'n' then 'nothing' else format('using index %I', (
+                select c.relname from pg_index as i join pg_class as c on c.oid = i.indexrelid where i.indrelid = p.old and i.indisreplident)) end)
+        from place as p
+        join pg_class as g on g.oid = p.old
+        where g.relreplident <> 'd'
+        union all
+        select 11, 0::oid, 1, format('comment on %s is %L', c.object, c.description)
+        from place as p
+        cross join lateral (
+            select format('table %s', p.name), obj_description(p.old, 'pg_class')
+            union all
+            select format('index %I.%I', o.schema, o.name), obj_description(o.index, 'pg_class') from steadytext.others_indexes(p_id) as o
+            union all
+            select format('constraint %I on %s', c.conname, p.name), obj_description(c.oid, 'pg_constraint')
+            from pg_constraint as c where c.conrelid = p.old and c.contype in ('c', 'f', 'u', 'x')
+            union all
+            select format('trigger %I on %s', t.tgname, p.name), obj_description(t.oid, 'pg_trigger')
+            from pg_trigger as t where t.tgrelid = p.old and not t.tgisinternal
+            union all
+            select format('policy %I on %s', y.polname, p.name), obj_description(y.oid, 'pg_policy') from pg_policy as y where y.polrelid = p.old
+        ) as c(object, description)
+        where c.description is not null
+    )
+    select s.statement from parts as s order by s.part, s.oid, s.n;
+end
+$$;
+comment on function steadytext.table_statements(uuid, regclass, text, text) is
+    'Returns statements that give the new table of an altered vectorizer, which has the name of the old one by then, what others have put on the old one';
