@@ -214,6 +214,29 @@ $$;
 comment on function steadytext.others_privileges(regclass) is
     'Returns statements that take the privileges on a table away from everybody but its owner, such as default privileges have given them';
 
+-- Expressions of generated columns may call functions of the owner's: they are not for the session of whoever alters the vectorizer. While the new table is
+-- empty, nothing is written anew for them.
+create function steadytext.add_generated_columns(p_old uuid, p_new uuid, p_owner oid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_statement text;
+begin
+    for v_statement in
+        select g
+        from steadytext.vectorizer_place(p_old) as o
+        cross join steadytext.vectorizer_place(p_new) as n
+        cross join steadytext.generated_columns(o.destination, n.destination) as g
+    loop
+        perform steadytext.run_as(p_owner, v_statement, null);
+    end loop;
+end
+$$;
+comment on function steadytext.add_generated_columns(uuid, uuid, oid) is
+    'Adds the generated columns of the table of the old vectors to that of the new ones; called by the first step';
+
 -- Where an index cannot be built now, it is tried once more when the new vectors take their place.
 create function steadytext.copy_indexes(p_old uuid, p_new uuid, p_owner oid)
 returns void
@@ -266,8 +289,6 @@ begin
         for v_statement in
             select p from steadytext.others_privileges(v_new.destination) as p
             union all
-            select g from steadytext.generated_columns(v_old.destination, v_new.destination) as g
-            union all
             select format('alter table %s set unlogged', v_new.destination) from pg_class as c where c.oid = v_old.destination and c.relpersistence = 'u'
             union all
             select format('alter table %s set tablespace %I', v_new.destination, t.spcname)
@@ -290,7 +311,7 @@ begin
 end
 $$;
 comment on function steadytext.prepare_replacement(uuid, uuid) is
-    'Gives the empty table or column of an altered vectorizer what others have put on the old one and takes long to make later; an error where something is in the way. Called by steadytext_alter_vectorizer()';
+    'Gives the empty table or column of an altered vectorizer what others have put on the old one, where it takes long to make later; an error where something is in the way. Called by steadytext_alter_vectorizer()';
 
 -- What was said of one column, for another one that is to be in its place.
 create function steadytext.column_statements(p_relation oid, p_column text, p_table text, p_as text)

@@ -350,6 +350,9 @@ begin
         select * into v_place from steadytext.vectorizer_place(p_id);
         v_signature := steadytext.vectorizer_signature(v_place.source);
         if v_signature is distinct from v_state.signature then
+            if v_state.signature is null and v_definition.replaces is not null then
+                perform steadytext.add_generated_columns(v_definition.replaces, p_id, v_definition.owner);
+            end if;
             update @extschema@.steadytext_vectorizer_state as s set
                 signature = v_signature,
                 scan = case when s.scan = 'all' then 'all' when v_state.signature is not null or v_definition.enqueue_existing then 'source' end,

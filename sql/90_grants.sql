@@ -432,7 +432,6 @@ grant execute on function
     steadytext.others_indexes(uuid),
     steadytext.index_copies(uuid, regclass),
     steadytext.replacement_obstacles(uuid, uuid),
-    steadytext.generated_columns(regclass, regclass),
     steadytext.others_privileges(regclass),
     steadytext.prepare_replacement(uuid, uuid),
     steadytext.add_vectorizer(

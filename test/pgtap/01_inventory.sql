@@ -125,6 +125,7 @@ select set_eq(
         'function steadytext.replacement_obstacles(uuid,uuid)',
         'function steadytext.generated_columns(regclass,regclass)',
         'function steadytext.others_privileges(regclass)',
+        'function steadytext.add_generated_columns(uuid,uuid,oid)',
         'function steadytext.copy_indexes(uuid,uuid,oid)',
         'function steadytext.prepare_replacement(uuid,uuid)',
         'function steadytext.column_statements(oid,text,text,text)',
