@@ -112,6 +112,9 @@ comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_
 comment on sequence @extschema@.steadytext_vectorizer_work_id_seq is 'Source of steadytext_vectorizer_work.id';
 create index steadytext_vectorizer_work_run_after_idx on @extschema@.steadytext_vectorizer_work (run_after) where run_after is not null;
 comment on index @extschema@.steadytext_vectorizer_work_run_after_idx is 'Work that is to be tried again, in the order of its time';
+-- Each step of an enrichment looks for one, however many rows are noted; the notes of writers are not in it.
+create index steadytext_vectorizer_work_search_idx on @extschema@.steadytext_vectorizer_work (vectorizer_id) where key is null and keys is null;
+comment on index @extschema@.steadytext_vectorizer_work_search_idx is 'Notes about whole tables';
 
 create table @extschema@.steadytext_vectorizer_batches (
     request_id uuid constraint steadytext_vectorizer_batches_pkey primary key,
