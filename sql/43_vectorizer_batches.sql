@@ -121,7 +121,8 @@ begin
         select i.number, array['pg_steadytext'] || array_agg(c.text order by i.n, c.n) as prompts,
             jsonb_agg(jsonb_build_object('key', i.item -> 'key', 'hash', i.item -> 'hash', 'first', i.upto - i.texts + 2, 'count', i.texts,
                 'chunks', case when v_definition.format is not null and v_definition.target_column is null then i.item -> 'chunks' end)
-                || case when i.item ? 'seqs' then jsonb_build_object('seqs', i.item -> 'seqs', 'of', i.item -> 'of') else '{}' end order by i.n)
+                || case when i.item ? 'seqs' then jsonb_build_object('seqs', i.item -> 'seqs', 'of', i.item -> 'of') else '{}' end
+                || case when (i.item -> 'forced')::boolean then jsonb_build_object('forced', true) else '{}' end order by i.n)
                 filter (where c.n = 1) as keys
         from items as i
         cross join lateral jsonb_array_elements_text(coalesce(nullif(i.item -> 'texts', 'null'), i.item -> 'chunks')) with ordinality as c(text, n)

@@ -65,7 +65,7 @@ as $$
 begin
     insert into @extschema@.steadytext_vectorizer_kept as k (vectorizer_id, key, content_hash, value)
     values (p_id, p_item -> 'key', decode(p_item ->> 'hash', 'hex'),
-        p_item - array['key', 'hash', 'prompt', 'forced'] || jsonb_build_object('made_by', steadytext.enrichment_digest(p_id)))
+        p_item - array['key', 'hash', 'prompt'] || jsonb_build_object('made_by', steadytext.enrichment_digest(p_id)))
     on conflict (vectorizer_id, key, seq) do update set
         content_hash = excluded.content_hash, value = excluded.value, kept_at = excluded.kept_at
     where (k.content_hash, k.value) is distinct from (excluded.content_hash, excluded.value);
@@ -125,6 +125,23 @@ $$;
 comment on function steadytext.forget_kept_vectors(uuid, jsonb, jsonb) is
     'Forgets vectors that are kept of rows that were read, except those of rows that are to be embedded and whose text and model are still the same; called by the steps';
 
+-- A row that has changed while it was asked about was noted again, though not that it is to be embedded whatever its text is: it may have its former text,
+-- of which there are vectors, when that note is taken out.
+create function steadytext.note_unanswered_wishes(p_id uuid, p_items jsonb, p_present jsonb)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
+    select p_id, e.item -> 'key', true
+    from rows from (jsonb_array_elements(p_items), jsonb_array_elements(p_present)) as e(item, is_present)
+    where (e.item -> 'forced')::boolean and not e.is_present::boolean;
+end
+$$;
+comment on function steadytext.note_unanswered_wishes(uuid, jsonb, jsonb) is
+    'Notes rows again that were to be embedded whatever their text is, and have changed since they were read; called by the steps';
+
 create function steadytext.write_kept_vectors(p_id uuid, p_statements record, p_item jsonb)
 returns integer
 language plpgsql volatile
@@ -133,6 +150,7 @@ as $$
 declare
     v_places jsonb;
     v_model bytea;
+    v_present jsonb;
 begin
     select jsonb_agg(jsonb_build_object('key', k.key, 'hash', p_item -> 'hash', 'seq', k.seq, 'chunk', k.chunk, 'vector', k.embedding::text, 'n', 1)
             order by k.seq),
@@ -144,13 +162,18 @@ begin
         if steadytext.run_as(p_statements.owner, p_statements.write_vectors[2],
             jsonb_build_object('model', encode(v_model, 'hex'), 'places', v_places)) is null
         then
-            if steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(p_item)) = '[true]' then
+            v_present := steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(p_item));
+            if v_present = '[true]' then
                 perform steadytext.leave_rows(p_id, p_statements, jsonb_build_array(p_item), null);
+            else
+                perform steadytext.note_unanswered_wishes(p_id, jsonb_build_array(p_item), v_present);
             end if;
             return 0;
         end if;
     else
-        if steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(p_item)) <> '[true]' then
+        v_present := steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(p_item));
+        if v_present <> '[true]' then
+            perform steadytext.note_unanswered_wishes(p_id, jsonb_build_array(p_item), v_present);
             return 0;
         end if;
         perform steadytext.run_as(p_statements.owner, p_statements.delete_vectors, jsonb_build_array(p_item -> 'key'));
@@ -170,9 +193,11 @@ returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_present jsonb := steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(p_item));
 begin
-    -- A row that has changed was noted again.
-    if steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(p_item)) <> '[true]' then
+    if v_present <> '[true]' then
+        perform steadytext.note_unanswered_wishes(p_id, jsonb_build_array(p_item), v_present);
         return 0;
     end if;
     perform steadytext.keep_vectors(p_id, p_item, p_answer);

@@ -104,13 +104,17 @@ comment on column @extschema@.steadytext_vectorizer_work.key is
 comment on column @extschema@.steadytext_vectorizer_work.keys is
     'Keys of many rows, as an array of such arrays, where one statement changed many rows; NULL otherwise';
 comment on column @extschema@.steadytext_vectorizer_work.key_count is 'Number of keys in keys; 1 where keys is NULL';
-comment on column @extschema@.steadytext_vectorizer_work.is_forced is 'True if the row is embedded even where its text is the one that was embedded before';
+comment on column @extschema@.steadytext_vectorizer_work.is_forced is
+    'True if the row is embedded even where its text is the one that was embedded before; of a note about the whole table of an enrichment, if values that somebody has written are made anew, too';
 comment on column @extschema@.steadytext_vectorizer_work.noted_at is 'Start of the transaction that changed the row';
 comment on column @extschema@.steadytext_vectorizer_work.run_after is 'Time before which the row is not tried again, as an error about the moment has stopped it; NULL: at once';
 comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_vectorizer_work is 'Finds the oldest work of each definition; one index, as each costs every writer';
 comment on sequence @extschema@.steadytext_vectorizer_work_id_seq is 'Source of steadytext_vectorizer_work.id';
 create index steadytext_vectorizer_work_run_after_idx on @extschema@.steadytext_vectorizer_work (run_after) where run_after is not null;
 comment on index @extschema@.steadytext_vectorizer_work_run_after_idx is 'Work that is to be tried again, in the order of its time';
+-- Each step of an enrichment looks for one, however many rows are noted; the notes of writers are not in it.
+create index steadytext_vectorizer_work_search_idx on @extschema@.steadytext_vectorizer_work (vectorizer_id) where key is null and keys is null;
+comment on index @extschema@.steadytext_vectorizer_work_search_idx is 'Notes about whole tables';
 
 create table @extschema@.steadytext_vectorizer_batches (
     request_id uuid constraint steadytext_vectorizer_batches_pkey primary key,
@@ -159,6 +163,7 @@ create table @extschema@.steadytext_vectorizer_state (
     scan text,
     scan_after jsonb,
     scan_until bigint,
+    scan_since bigint,
     signature text,
     model_hash bytea,
     is_indexed boolean not null default false,
@@ -178,10 +183,12 @@ create table @extschema@.steadytext_vectorizer_state (
 comment on table @extschema@.steadytext_vectorizer_state is 'Progress of each definition; written by the worker';
 comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'Definition whose progress this is';
 comment on column @extschema@.steadytext_vectorizer_state.scan is
-    'Search that is under way: source, the table is searched for rows without their vectors; all, every row of it is embedded anew; mark, the rows of an enrichment that are to wait until they change are written down; destination, vectors, or what is known of rows, are searched for those whose row is gone; failures, failures are searched for those whose row is gone; NULL: none of these';
+    'Search that is under way: source, the table is searched for rows without their vectors; all, every row of it is embedded anew, or, of an enrichment, its values are marked as such that are to be made anew whoever has written them; mark, the rows of an enrichment that are to wait until they change are written down; destination, vectors, or what is known of rows, are searched for those whose row is gone; failures, failures are searched for those whose row is gone; NULL: none of these';
 comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'Last key that the search has looked at; NULL: none yet';
 comment on column @extschema@.steadytext_vectorizer_state.scan_until is
     'Number of the last work that the last search has noted: when that is done, the vectors are complete except for later changes';
+comment on column @extschema@.steadytext_vectorizer_state.scan_since is
+    'For enrichments, where scan is all: number of the note that has asked for it; a row that was noted after it has changed since, so that its value may be newer than the wish';
 comment on column @extschema@.steadytext_vectorizer_state.signature is
     'Digest of the files that the table and its partitions were in when it was last searched, and of the times when they were attached: a change means a partition more or less, one that was away, or a table that was written anew';
 comment on column @extschema@.steadytext_vectorizer_state.model_hash is

@@ -168,10 +168,10 @@ begin
             'done', pg_catalog.jsonb_agg(r.key order by r.n) filter (where r.same),
             'blank', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash) order by r.n)
                 filter (where not r.same and r.chunks is null),
-            'rows', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash, 'chunks', r.chunks, 'texts', r.texts, 'bytes', r.bytes)
+            'rows', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash, 'chunks', r.chunks, 'texts', r.texts, 'bytes', r.bytes, 'forced', r.forced)
                 order by r.n) filter (where r.chunks is not null))
         from (
-            select x.n, %1$s as key, s.hash, s.same, s.chunks, s.texts, s.bytes
+            select x.n, x.forced, %1$s as key, s.hash, s.same, s.chunks, s.texts, s.bytes
             from (
                 select k.n, (k.element operator(pg_catalog.->) 'forced')::pg_catalog.bool as forced, %2$s
                 from (

@@ -195,8 +195,16 @@ begin
         return false;
     end if;
     if v_forced then
-        -- Everything is made anew.
+        -- Everything is made anew: what was asked for before would come over it, perhaps by the model's file of then.
         delete from @extschema@.steadytext_vectorizer_kept as k where k.vectorizer_id = p_id;
+        -- A request that somebody has locked comes to its end, and nobody looks at it.
+        delete from @extschema@.steadytext_queue as q
+        where q.id = any (array(
+            select o.id from @extschema@.steadytext_queue as o
+            join @extschema@.steadytext_vectorizer_batches as b on b.request_id = o.request_id
+            where b.vectorizer_id = p_id
+            for update of o skip locked));
+        delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id;
     end if;
     update @extschema@.steadytext_vectorizer_state as s set
         scan = case when v_forced or s.scan = 'all' then 'all' else 'source' end, scan_after = null

@@ -92,6 +92,7 @@ begin
         select jsonb_agg(e.item -> 'key' order by e.n) into v_keys
         from rows from (jsonb_array_elements(p_items), jsonb_array_elements(v_present)) with ordinality as e(item, is_present, n)
         where e.is_present::boolean;
+        perform steadytext.note_unanswered_wishes(p_id, p_items, v_present);
         if v_keys is null then
             return 0;
         end if;
@@ -113,6 +114,11 @@ begin
         select jsonb_agg(e.item order by e.n) into v_left
         from rows from (jsonb_array_elements(p_items), jsonb_array_elements(v_present)) with ordinality as e(item, is_present, n)
         where e.is_present::boolean and e.n <> all (array(select d.n::bigint from jsonb_array_elements(v_done) as d(n)));
+        perform steadytext.note_unanswered_wishes(p_id, (
+                select jsonb_agg(e.item order by e.n) from jsonb_array_elements(p_items) with ordinality as e(item, n)
+                where not v_done @> to_jsonb(e.n)), (
+                select jsonb_agg(e.is_present order by e.n) from jsonb_array_elements(v_present) with ordinality as e(is_present, n)
+                where not v_done @> to_jsonb(e.n)));
     end if;
     if v_left is not null then
         perform steadytext.leave_rows(p_id, p_statements, v_left, p_answer);
@@ -177,8 +183,9 @@ declare
     v_poison integer;
     v_rest jsonb;
     v_item jsonb;
+    v_present jsonb;
 begin
-    select b.request_id, b.keys, q.id, q.status, q.error, q.error_code into v_batch
+    select b.request_id, b.keys, q.id, q.status, q.error, q.error_code, coalesce((q.params -> 'truncate')::boolean, false) as truncate into v_batch
     from @extschema@.steadytext_vectorizer_batches as b
     left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
     where b.vectorizer_id = p_id and coalesce(q.status, 'gone') not in ('pending', 'processing')
@@ -208,6 +215,9 @@ begin
                 perform steadytext.note_progress(p_id, steadytext.in_parts(p_id, 'write vectors', p_statements, v_batch.keys,
                     jsonb_build_object('request', v_batch.request_id, 'model', encode(v_model, 'hex'))), v_model);
             end if;
+        when v_batch.status = 'failed' and v_definition.truncate and not v_batch.truncate then
+            -- Since it was made, it was said that texts are cut.
+            v_pause := interval '0';
         when v_batch.status = 'failed' and (left(v_batch.error_code, 2) in ('22', '54') or v_batch.error_code = 'P0001') then
             -- The message may say which text it is about.
             v_poison := substring(v_batch.error from '^text ([0-9]{1,6}): ');
@@ -221,9 +231,14 @@ begin
                 from jsonb_array_elements(v_batch.keys) with ordinality as e(item, n)
             ) as i;
             -- Another text of the row is another request's.
-            if v_item is not null and steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(v_item)) = '[true]' then
-                perform steadytext.note_vectorizer_failure(
-                    p_id, v_item, regexp_replace(v_batch.error, '^text [0-9]+: ', ''), v_batch.error_code);
+            if v_item is not null then
+                v_present := steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(v_item));
+                if v_present = '[true]' then
+                    perform steadytext.note_vectorizer_failure(
+                        p_id, v_item, regexp_replace(v_batch.error, '^text [0-9]+: ', ''), v_batch.error_code);
+                else
+                    perform steadytext.note_unanswered_wishes(p_id, jsonb_build_array(v_item), v_present);
+                end if;
             end if;
             if v_rest is not null then
                 perform steadytext.cut_vectorizer_batch(p_id, v_batch.request_id, v_rest);
@@ -335,6 +350,9 @@ begin
         select * into v_place from steadytext.vectorizer_place(p_id);
         v_signature := steadytext.vectorizer_signature(v_place.source);
         if v_signature is distinct from v_state.signature then
+            if v_state.signature is null and v_definition.replaces is not null then
+                perform steadytext.add_generated_columns(v_definition.replaces, p_id, v_definition.owner);
+            end if;
             update @extschema@.steadytext_vectorizer_state as s set
                 signature = v_signature,
                 scan = case when s.scan = 'all' then 'all' when v_state.signature is not null or v_definition.enqueue_existing then 'source' end,
@@ -368,6 +386,9 @@ begin
         if not v_state.is_indexed then
             if v_statements.make_index is not null then
                 perform steadytext.run_as(v_statements.owner, v_statements.make_index, null);
+            end if;
+            if v_definition.replaces is not null then
+                perform steadytext.copy_indexes(v_definition.replaces, p_id, v_statements.owner);
             end if;
             update @extschema@.steadytext_vectorizer_state as s set
                 is_indexed = true, is_ready = v_definition.replaces is not null, overruns = 0

@@ -21,7 +21,7 @@ comment on column @extschema@.steadytext_enrichment_rows.enrichment_id is 'Defin
 comment on column @extschema@.steadytext_enrichment_rows.key is 'Key of the row: the values of the key columns as an array';
 comment on column @extschema@.steadytext_enrichment_rows.content_hash is 'SHA-256 of the columns that the prompt names';
 comment on column @extschema@.steadytext_enrichment_rows.made_by is
-    'Digest of prompt, type, parameters, model and revision of the definition: steadytext.enrichment_digest()';
+    'Digest of prompt, type, parameters, model and revision of the definition: steadytext.enrichment_digest(); zero where the value is to be made anew whoever has written it, as long as it is the one of value_hash';
 comment on column @extschema@.steadytext_enrichment_rows.value_hash is 'SHA-256 of the value, as a text; NULL: the value is NULL';
 comment on column @extschema@.steadytext_enrichment_rows.is_kept is
     'True if the value was there before, or somebody has written it: it is kept until the columns change';

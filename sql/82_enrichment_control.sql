@@ -16,6 +16,21 @@ end
 $$;
 comment on function steadytext.recall_enrichment_requests(uuid) is 'Cancels the requests of an enrichment that are under way';
 
+-- A value that somebody has written is kept until the columns change that the prompt names, whatever becomes of the rest of the definition: which
+-- hash of these columns it goes with must not be forgotten.
+create function steadytext.carry_kept_values(p_id uuid, p_before uuid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update @extschema@.steadytext_enrichment_rows as r set made_by = steadytext.enrichment_digest(p_id)
+    where r.enrichment_id = p_id and r.made_by = p_before and r.is_kept;
+end
+$$;
+comment on function steadytext.carry_kept_values(uuid, uuid) is
+    'Lets the records of kept values go with the present definition, as its prompt names the same columns as before; called where enrichments are altered or made anew';
+
 create function @extschema@.steadytext_drop_enrichment(name text, drop_all boolean default false, if_exists boolean default false)
 returns void
 language plpgsql volatile
@@ -71,13 +86,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_id uuid := steadytext.lock_definition(name, 'enrichment');
+    v_before uuid;
 begin
     perform from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
+    v_before := steadytext.enrichment_digest(v_id);
     perform steadytext.recall_enrichment_requests(v_id);
     delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id;
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, coalesce(kept, false));
     perform steadytext.warn_of_problem(v_id);
     update @extschema@.steadytext_vectorizers as v set revision = v.revision + 1, updated_at = now() where v.id = v_id;
+    perform steadytext.carry_kept_values(v_id, v_before);
 end
 $$;
 comment on function @extschema@.steadytext_refresh_enrichment(text, boolean) is
@@ -102,6 +120,7 @@ declare
     v_old record;
     v_place record;
     v_before uuid;
+    v_named text[];
     v_type text;
     v_params jsonb;
     v_model text;
@@ -113,6 +132,12 @@ begin
     -- A step that is under way ends first.
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     v_before := steadytext.enrichment_digest(v_id);
+    begin
+        v_named := array(select n.name from steadytext.enrichment_names(v_id) as n);
+    exception when others then
+        -- A prompt that cannot be read is replaced by another one.
+        v_named := null;
+    end;
     perform steadytext.check_new_name(v_id, new_name);
     if num_nonnulls(prompt, request_type, params, model) > 0 then
         v_type := case request_type when 'summarize_text' then 'summarize' else coalesce(request_type, v_old.request_type) end;
@@ -174,6 +199,9 @@ begin
         perform steadytext.recall_enrichment_requests(v_id);
         delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id;
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key) values (v_id, null);
+        if v_named = array(select n.name from steadytext.enrichment_names(v_id) as n) then
+            perform steadytext.carry_kept_values(v_id, v_before);
+        end if;
     end if;
 end
 $$;

@@ -72,12 +72,12 @@ begin
     end;
 
     read_rows := format(
-        $read$select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', %8$s, 'forced', x.forced, 'hash', s.hash, 'was', s.was, 'prompt', s.prompt)
+        $read$select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', %8$s, 'hash', s.hash, 'was', s.was, 'prompt', s.prompt)
             order by x.n)
         from (
-            select k.n, k.forced, %1$s
+            select k.n, %1$s
             from (
-                select e.n, e.element operator(pg_catalog.->) 'key' as key, (e.element operator(pg_catalog.->) 'forced')::pg_catalog.bool as forced
+                select e.n, e.element operator(pg_catalog.->) 'key' as key
                 from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
             ) as k
             offset 0

@@ -4,6 +4,9 @@
 -- and no lock.
 --
 -- Invariant: a value that somebody has written is never overwritten by an answer to what the row said before.
+--
+-- The wish that values are made anew whoever has written them is a mark on the record of each row, and not a property of the notes: notes come and go with
+-- locked rows, failed requests and processes that end, and the mark stays until the row has its new value, or another one that somebody has written since.
 
 create function steadytext.note_enriched_rows(p_id uuid, p_rows jsonb, p_is_kept boolean)
 returns void
@@ -20,6 +23,39 @@ end
 $$;
 comment on function steadytext.note_enriched_rows(uuid, jsonb, boolean) is
     'Records that rows have their value, or (kept) one that somebody has written. Called by the steps';
+
+create function steadytext.mark_values(p_id uuid, p_rows jsonb, p_since bigint)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into @extschema@.steadytext_enrichment_rows as r (enrichment_id, key, content_hash, made_by, value_hash, is_kept)
+    with noted_since as materialized (
+        select n.key
+        from @extschema@.steadytext_vectorizer_work as w
+        cross join lateral (
+            select w.key where w.key is not null
+            union all
+            select e.key::jsonb from json_array_elements(w.keys) as e(key)
+        ) as n(key)
+        where w.vectorizer_id = p_id and w.id > p_since
+    )
+    select p_id, t.key, t.hash, '00000000-0000-0000-0000-000000000000'::uuid, t.was, false
+    from (
+        select e.row -> 'key' as key, decode(e.row ->> 'hash', 'hex') as hash, decode(e.row ->> 'was', 'hex') as was
+        from jsonb_array_elements(p_rows) as e(row)
+    ) as t
+    left join @extschema@.steadytext_enrichment_rows as o on o.enrichment_id = p_id and o.key = t.key and o.gone_at is null
+    -- A row that has changed since: another value for the same columns is one that somebody has written after the wish.
+    where t.key not in (select n.key from noted_since as n)
+        or case when o.key is null then t.was is null else o.content_hash <> t.hash or o.value_hash is not distinct from t.was end
+    on conflict (enrichment_id, key) do update set content_hash = excluded.content_hash, made_by = excluded.made_by,
+        value_hash = excluded.value_hash, is_kept = excluded.is_kept, gone_at = null;
+end
+$$;
+comment on function steadytext.mark_values(uuid, jsonb, bigint) is
+    'Marks the values of rows as such that are to be made anew whoever has written them, except where somebody has written one after the note with this number; called by the steps';
 
 create function steadytext.ask_about_rows(p_id uuid, p_rows jsonb)
 returns void
@@ -47,8 +83,8 @@ begin
             -- The rest comes as soon as a limit of the owner's allows it, or in some seconds where the queue is full.
             get stacked diagnostics v_refused = message_text;
             v_is_out := steadytext.limit_wait(v_definition.owner_role::oid, 1) is not null;
-            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
-            select p_id, e.row -> 'key', coalesce((e.row ->> 'forced')::boolean, false),
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
+            select p_id, e.row -> 'key',
                 case when not v_is_out then clock_timestamp() + interval '5 seconds' end
             from jsonb_array_elements(p_rows) with ordinality as e(row, n)
             where e.n >= v_n;
@@ -63,7 +99,7 @@ begin
             return;
         end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
-        values (v_request, p_id, jsonb_build_array(v_row - array['prompt', 'forced']));
+        values (v_request, p_id, jsonb_build_array(v_row - 'prompt'));
     end loop;
 end
 $$;
@@ -115,8 +151,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     with read as materialized (
-        select e.n, e.row, e.row -> 'key' as key, (e.row ->> 'forced')::boolean as forced, decode(e.row ->> 'hash', 'hex') as hash,
-            decode(e.row ->> 'was', 'hex') as was, e.row ->> 'prompt' as prompt
+        select e.n, e.row, e.row -> 'key' as key, decode(e.row ->> 'hash', 'hex') as hash, decode(e.row ->> 'was', 'hex') as was,
+            e.row ->> 'prompt' as prompt
         from jsonb_array_elements(p_rows) with ordinality as e(row, n)
     ),
     -- A row whose key has changed brings a value that was made. Its former key is among these, or the row of that key is gone.
@@ -142,11 +178,17 @@ as $$
         join @extschema@.steadytext_enrichment_rows as o on o.enrichment_id = p_id and o.key = k.key
         where not o.is_kept and exists (select from read as r where r.was is not null)
     ),
+    -- Rows that are where they were with the value that they had, as of when they were read.
+    in_place as materialized (
+        select r.key, r.was from read as r where r.hash is not null
+        union all
+        select b.keys -> 0 -> 'key', decode(b.keys -> 0 ->> 'was', 'hex')
+        from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id
+    ),
     judged as (
         select r.*,
             case
                 when r.hash is null then 'gone'
-                when r.forced then 'make'
                 when o.key is null and r.was is null then 'make'
                 -- The value may have come with a row that had another key.
                 when o.key is null then coalesce((
@@ -158,7 +200,11 @@ as $$
                         order by g.content_hash = r.hash and g.made_by = d.digest desc
                         limit 1)
                         union all
-                        select h.content_hash, h.made_by from known as h where h.value_hash = r.was
+                        select h.content_hash, h.made_by
+                        from known as h
+                        where h.value_hash = r.was
+                            -- One that has its value yet has not given it to this one, which has another text.
+                            and (h.content_hash = r.hash or not exists (select from in_place as i where i.key = h.key and i.was = h.value_hash))
                     ) as p
                     having count(*) > 0), 'keep')
                 -- The definition was altered, perhaps to other columns: what was made goes, and what was not made stays.
@@ -170,6 +216,8 @@ as $$
                 when o.content_hash <> r.hash then 'make'
                 -- Somebody has taken the value away.
                 when r.was is null and o.value_hash is not null then 'make'
+                -- Somebody has written another one over it.
+                when o.value_hash is distinct from r.was then 'keep'
                 else 'done'
             end as verdict
         from read as r
@@ -218,7 +266,7 @@ begin
     where j.verdict not in ('ask', 'blank');
     if v_judged ? 'ask' then
         -- An answer that could not be written is good for a row that is as it was.
-        select jsonb_agg(a.row - array['prompt', 'forced'] || jsonb_build_object('value', k.value -> 'value')) filter (where k.key is not null),
+        select jsonb_agg(a.row - 'prompt' || jsonb_build_object('value', k.value -> 'value')) filter (where k.key is not null),
             jsonb_agg(a.row) filter (where k.key is null)
         into v_kept, v_asked
         from jsonb_array_elements(v_judged -> 'ask') as a(row)

@@ -19,8 +19,8 @@ begin
             'value', case v.request_type when 'classify_multi' then to_jsonb(q.results) else to_jsonb(q.result) end,
             'error', q.error, 'code', q.error_code,
             -- The other requests that fail with 53400 have answers that do not come to their end within max_tokens.
-            'is_poison', q.status = 'failed' and (left(q.error_code, 2) in ('22', '54') or q.error_code = 'P0001'
-                or q.error_code = '53400' and q.error ~ '^the (shortest )?answer ')) as answer
+            'is_poison', coalesce(q.status = 'failed' and (left(q.error_code, 2) in ('22', '54') or q.error_code = 'P0001'
+                or q.error_code = '53400' and q.error ~ '^the (shortest )?answer '), false)) as answer
         from @extschema@.steadytext_vectorizer_batches as b
         join @extschema@.steadytext_vectorizers as v on v.id = b.vectorizer_id
         left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
@@ -58,7 +58,7 @@ begin
     select p_id, e.answer -> 'item' -> 'key',
         clock_timestamp() + case when e.answer ->> 'status' = 'gone' then interval '0' else interval '30 seconds' end
     from jsonb_array_elements(v_ended) as e(answer)
-    where e.answer ->> 'status' <> 'completed' and not coalesce((e.answer -> 'is_poison')::boolean, false);
+    where e.answer ->> 'status' <> 'completed' and not (e.answer -> 'is_poison')::boolean;
     perform steadytext.note_progress(p_id, v_written, null);
     if v_problem is not null then
         update @extschema@.steadytext_vectorizer_state as s set
@@ -87,7 +87,7 @@ declare
     v_found jsonb;
     v_rows jsonb;
 begin
-    select s.scan, s.scan_after into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
+    select s.scan, s.scan_after, s.scan_since into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
     if v_state.scan = 'failures' then
         perform steadytext.search_failures(p_id, p_statements.owner, p_statements.present, v_state.scan_after);
         return;
@@ -110,11 +110,14 @@ begin
         v_found := steadytext.run_as(p_statements.owner,
             p_statements.scan_source[case when v_state.scan_after is null then 1 else 2 end],
             jsonb_build_object('after', v_state.scan_after, 'limit', 1000));
-        select jsonb_agg(jsonb_build_object('key', r.row -> 0, 'hash', r.row -> 1, 'was', r.row -> 2, 'forced', v_state.scan = 'all',
-            'prompt', '', 'made', r.row -> 2)) into v_rows
+        select jsonb_agg(jsonb_build_object('key', r.row -> 0, 'hash', r.row -> 1, 'was', r.row -> 2, 'prompt', '', 'made', r.row -> 2))
+        into v_rows
         from jsonb_array_elements(nullif(v_found -> 'rows', 'null')) as r(row);
         v_rows := coalesce(v_rows, '[]');
-        if v_state.scan = 'mark' then
+        if v_state.scan = 'all' then
+            -- The search that follows finds the rows that are marked.
+            perform steadytext.mark_values(p_id, v_rows, v_state.scan_since);
+        elsif v_state.scan = 'mark' then
             -- Rows that have changed since the enrichment was made are noted, and nothing was taken out yet.
             perform steadytext.note_enriched_rows(p_id, jsonb_agg(r.row), true)
             from jsonb_array_elements(v_rows) as r(row)
@@ -127,20 +130,45 @@ begin
                 where w.vectorizer_id = p_id and w.keys is not null)
             having count(*) > 0;
         else
-            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
-            select p_id, j.item -> 'key', v_state.scan = 'all'
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key)
+            select p_id, j.item -> 'key'
             from steadytext.judge_rows(p_id, v_rows) as j
-            where j.verdict <> 'done' and (v_state.scan = 'all' or not exists (
+            where j.verdict <> 'done' and not exists (
                 select from @extschema@.steadytext_vectorizer_failures as f
-                where f.vectorizer_id = p_id and f.key = j.item -> 'key' and f.content_hash = decode(j.item ->> 'hash', 'hex')));
+                where f.vectorizer_id = p_id and f.key = j.item -> 'key' and f.content_hash = decode(j.item ->> 'hash', 'hex'));
         end if;
     end if;
     perform steadytext.go_on_searching(p_id, (v_found ->> 'count')::integer, 1000, v_found -> 'last', case v_state.scan
-        when 'source' then 'destination' when 'all' then 'destination' when 'destination' then 'failures' end);
+        when 'all' then 'source' when 'source' then 'destination' when 'destination' then 'failures' end);
 end
 $$;
 comment on function steadytext.scan_enrichment(uuid, record) is
-    'Compares a piece of the table with the records of its values, and notes the differences; called by the steps';
+    'Compares a piece of the table with the records of its values, and notes the differences, or marks what is to be made anew; called by the steps';
+
+create function steadytext.begin_marking(p_id uuid)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_since bigint;
+begin
+    with taken as (
+        delete from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = p_id and w.key is null and w.keys is null and w.is_forced
+        returning w.id
+    )
+    select max(t.id) into v_since from taken as t;
+    if v_since is null then
+        return false;
+    end if;
+    delete from @extschema@.steadytext_vectorizer_kept as k where k.vectorizer_id = p_id;
+    update @extschema@.steadytext_vectorizer_state as s set scan = 'all', scan_after = null, scan_since = v_since where s.vectorizer_id = p_id;
+    return true;
+end
+$$;
+comment on function steadytext.begin_marking(uuid) is
+    'Begins to mark values that are to be made anew whoever has written them, where that was asked for, and returns whether it did; called by the steps';
 
 -- The engine is kept busy: some hundred requests are in the queue, of which it computes as many at once as it has room for. Others
 -- that ask at a higher priority go before them.
@@ -175,13 +203,22 @@ begin
                     when v_state.signature is not null or v.enqueue_existing then 'source'
                     else 'mark'
                 end,
-                scan_after = null
+                -- What is marked already was marked for the values of then.
+                scan_after = case when s.scan = 'all' then s.scan_after end
             from @extschema@.steadytext_vectorizers as v
             where s.vectorizer_id = p_id and v.id = p_id;
             return true;
         end if;
     end if;
     if v_state.scan = 'mark' then
+        perform steadytext.scan_enrichment(p_id, v_statements);
+        return true;
+    end if;
+    -- Before any note is taken out: the notes that are there say which rows have changed since the wish.
+    if steadytext.begin_marking(p_id) then
+        return true;
+    end if;
+    if v_state.scan = 'all' then
         perform steadytext.scan_enrichment(p_id, v_statements);
         return true;
     end if;

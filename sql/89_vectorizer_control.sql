@@ -181,6 +181,7 @@ declare
     v_from_place record;
     v_new record;
     v_next_name text;
+    v_next uuid;
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     select v.* into v_from from @extschema@.steadytext_vectorizers as v where v.id = v_id or v.replaces = v_id
@@ -250,12 +251,13 @@ begin
     then
         return;
     end if;
-    perform steadytext.add_vectorizer(v_place.source, v_new.source_columns, v_new.columns, v_next_name,
+    v_next := steadytext.add_vectorizer(v_place.source, v_new.source_columns, v_new.columns, v_next_name,
         steadytext.appended_name(coalesce(v_place.target_column, v_old.target_column), '_next'),
         case when v_old.target_column is null then
             steadytext.appended_name((select c.relname::text from pg_class as c where c.oid = v_place.destination), '_next') end,
         v_new.model, v_new.format, v_new.chunk_size, v_new.chunk_overlap, v_new.strategy, v_new.index_type, v_new.distance,
         coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
+    perform steadytext.prepare_replacement(v_id, v_next);
     if model = 'auto' then
         perform steadytext.warn_of_builtin_vectors();
     end if;
@@ -287,12 +289,15 @@ declare
     v_new_place record;
     v_old_place record;
     v_owner oid;
+    v_obstacle record;
     v_schema text;
     v_table text;
     v_column text;
     v_hash_column text;
+    v_meanwhile text;
     v_statement text;
-    v_afterwards text[];
+    v_views text[];
+    v_afterwards text[] := '{}';
 begin
     select v.* into v_new from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_new.replaces for update;
@@ -303,6 +308,37 @@ begin
         return;
     end if;
     select * into v_old_place from steadytext.vectorizer_place(v_old.id);
+    -- Somebody has made it since the vectorizer was altered. The old vectors are kept up to date as long as it is there.
+    select * into v_obstacle from steadytext.replacement_obstacles(v_old.id, p_id) as o order by o.what limit 1;
+    if found then
+        raise exception '% depends on the vectors that are to be replaced. %', v_obstacle.what, v_obstacle.remedy
+            using errcode = 'dependent_objects_still_exist', hint = v_obstacle.remedy;
+    end if;
+    -- What others have put on the vectors, by the names that are theirs as yet.
+    if v_old_place.destination is not null then
+        select n.nspname, c.relname into v_schema, v_table
+        from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+        where c.oid = v_old_place.destination;
+        v_afterwards := array(select t from steadytext.table_statements(v_old.id, v_new_place.destination, v_schema, v_table) as t);
+        v_views := array(select w from steadytext.others_views(v_old_place.destination, null) as w);
+    elsif v_old_place.target_column is not null then
+        v_afterwards := array(
+            select s
+            from (select v_old_place.source as relation union select t.relid from pg_partition_tree(v_old_place.source) as t) as t
+            cross join unnest(array[v_old_place.target_column, v_old_place.hash_column]) as c(name)
+            cross join steadytext.column_statements(t.relation, c.name, t.relation::text, c.name) as s
+        ) || array(
+            select format('alter index %s rename to %I', x.indexrelid::regclass, i.name)
+            from steadytext.index_copies(v_old.id, v_old_place.source) as i
+            join pg_index as x on x.indrelid = v_old_place.source
+            join pg_class as c on c.oid = x.indexrelid and c.relname = i.copy
+        ) || array(
+            select format('comment on index %I.%I is %L', i.schema, i.name, obj_description(i.index, 'pg_class'))
+            from steadytext.others_indexes(v_old.id) as i
+            where obj_description(i.index, 'pg_class') is not null
+        );
+        v_views := array(select w from steadytext.others_views(v_old_place.source, array[v_old_place.target_column, v_old_place.hash_column]) as w);
+    end if;
     delete from @extschema@.steadytext_vectorizers as v where v.id = v_old.id;
     for v_statement in
         select d from steadytext.definition_trigger_drops(v_old.id, array[v_old_place.source, v_old_place.destination]) as d
@@ -310,11 +346,10 @@ begin
         perform steadytext.run_as(v_owner, v_statement, null);
     end loop;
     if v_old_place.destination is not null then
-        select n.nspname, c.relname into v_schema, v_table
-        from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-        where c.oid = v_old_place.destination;
-        -- Roles that could read the old vectors can read the new ones.
+        -- Roles that could read the old vectors can read the new ones, and no others.
         for v_statement in
+            select p from steadytext.others_privileges(v_new_place.destination) as p
+            union all
             select format('grant %s on %s to %s %s', a.privilege_type, v_new_place.destination,
                 case when a.grantee = 0::oid then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end,
                 case when a.is_grantable then 'with grant option' end)
@@ -331,67 +366,26 @@ begin
         if exists (select from pg_class as c where c.oid = v_old_place.destination and c.relforcerowsecurity) then
             perform steadytext.run_as(v_owner, format('alter table %s force row level security', v_new_place.destination), null);
         end if;
-        -- Policies and indexes of the owner's own name the table as it will be called.
-        v_afterwards := array(
-            select format('create policy %I on %I.%I as %s for %s to %s%s%s', p.polname, v_schema, v_table,
-                case when p.polpermissive then 'permissive' else 'restrictive' end,
-                case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
-                (select string_agg(case when r.role = 0::oid then 'public' else quote_ident(pg_get_userbyid(r.role)) end, ', ') from unnest(p.polroles) as r(role)),
-                ' using (' || pg_get_expr(p.polqual, p.polrelid) || ')',
-                ' with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
-            from pg_policy as p
-            where p.polrelid = v_old_place.destination
-            order by p.polname
-        ) || array(
-            select pg_get_indexdef(i.indexrelid)
-            from pg_index as i
-            where i.indrelid = v_old_place.destination and not i.indisprimary and i.indisvalid
-                and not exists (select from pg_constraint as c where c.conindid = i.indexrelid)
-                -- That of the vectors is made anew for each model.
-                and not exists (
-                    select from unnest(i.indkey::int2[]) as k(number)
-                    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.number
-                    where a.attname = 'embedding')
-            order by i.indexrelid
-        ) || array(
-            select format('comment on table %I.%I is %L', v_schema, v_table, d.description)
-            from pg_description as d
-            where d.objoid = v_old_place.destination and d.classoid = 'pg_class'::regclass and d.objsubid = 0
-        );
-        begin
-            perform steadytext.run_as(v_owner, format('drop table %s', v_old_place.destination), null);
-        exception when dependent_objects_still_exist then
-            -- A view of the user's, say: the old vectors stay for it, and are kept up to date no more.
-            perform steadytext.run_as(v_owner,
-                format('alter table %s rename to %I', v_old_place.destination,
-                    steadytext.appended_name(v_table, '_' || left(v_old.id::text, 8))), null);
-        end;
+        v_meanwhile := steadytext.appended_name(v_table, '_' || left(v_old.id::text, 8));
+        perform steadytext.run_as(v_owner, format('alter table %s rename to %I', v_old_place.destination, v_meanwhile), null);
         -- It was made in the schema where the source is now, which may have moved.
         if v_schema <> (select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = v_new_place.destination) then
             perform steadytext.run_as(v_owner, format('alter table %s set schema %I', v_new_place.destination, v_schema), null);
         end if;
         perform steadytext.run_as(v_owner, format('alter table %s rename to %I', v_new_place.destination, v_table), null);
-        foreach v_statement in array v_afterwards loop
-            begin
-                perform steadytext.run_as(v_owner, v_statement, null);
-            exception when others then
-                -- Without a policy rows are hidden, and without an index they are found more slowly.
-                raise warning 'vectorizer "%": not made anew (%): %', v_old.name, sqlerrm, left(v_statement, 200);
-            end;
+        foreach v_statement in array v_views loop
+            perform steadytext.run_as(v_owner, v_statement, null);
         end loop;
+        perform steadytext.run_as(v_owner, format('drop table %I.%I', v_schema, v_meanwhile), null);
     else
-        begin
-            if v_old_place.target_column is not null then
-                perform steadytext.run_as(v_owner,
-                    format('alter table %s drop column %I', v_old_place.source, v_old_place.target_column), null);
-            end if;
-        exception when dependent_objects_still_exist then
-            perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.target_column,
-                steadytext.appended_name(v_old_place.target_column, '_' || left(v_old.id::text, 8))), null);
-        end;
-        if v_old_place.hash_column is not null then
+        if v_old_place.target_column is not null then
+            v_meanwhile := steadytext.appended_name(v_old_place.target_column, '_' || left(v_old.id::text, 8));
             perform steadytext.run_as(v_owner,
-                format('alter table %s drop column %I', v_old_place.source, v_old_place.hash_column), null);
+                format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.target_column, v_meanwhile), null);
+        end if;
+        if v_old_place.hash_column is not null then
+            perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.hash_column,
+                steadytext.appended_name(v_old_place.hash_column, '_' || left(v_old.id::text, 8))), null);
         end if;
         -- A role that has dropped the old column may have made another one of its name, which is no vectorizer's. The new one keeps its own
         -- name then.
@@ -411,7 +405,29 @@ begin
             perform steadytext.run_as(v_owner,
                 format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.hash_column, v_hash_column), null);
         end if;
+        foreach v_statement in array coalesce(v_views, '{}') loop
+            perform steadytext.run_as(v_owner, v_statement, null);
+        end loop;
+        if v_old_place.target_column is not null then
+            perform steadytext.run_as(v_owner, format('alter table %s drop column %I', v_old_place.source, v_meanwhile), null);
+        end if;
+        if v_old_place.hash_column is not null then
+            perform steadytext.run_as(v_owner, format('alter table %s drop column %I', v_old_place.source,
+                steadytext.appended_name(v_old_place.hash_column, '_' || left(v_old.id::text, 8))), null);
+        end if;
     end if;
+    foreach v_statement in array v_afterwards loop
+        begin
+            perform steadytext.run_as(v_owner, v_statement, null);
+        exception when others then
+            -- Somebody has a table locked that a foreign key names, say: all of it is tried again.
+            if steadytext.is_transient(sqlstate) then
+                raise;
+            end if;
+            -- Without a policy rows are hidden, and without an index they are found more slowly.
+            raise warning 'vectorizer "%": not made anew (%): %', v_old.name, sqlerrm, left(v_statement, 200);
+        end;
+    end loop;
     update @extschema@.steadytext_vectorizers as v set
         name = v_old.name, replaces = null, created_at = v_old.created_at, target_column = v_column, destination = v_old.destination,
         updated_at = now()

@@ -428,6 +428,12 @@ grant execute on function
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),
     steadytext.give_dimensions(regclass, text, integer),
+    steadytext.is_vectorizer_index(oid, text, text, text),
+    steadytext.others_indexes(uuid),
+    steadytext.index_copies(uuid, regclass),
+    steadytext.replacement_obstacles(uuid, uuid),
+    steadytext.others_privileges(regclass),
+    steadytext.prepare_replacement(uuid, uuid),
     steadytext.add_vectorizer(
         regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
     steadytext.definition_id(text, text),
@@ -454,7 +460,7 @@ grant execute on function
 to steadytext_user;
 
 -- Enrichments are definitions beside the vectorizers.
-grant select, delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
+grant select, update (made_by), delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_enrichment_status, @extschema@.steadytext_enrichment_errors to steadytext_user, steadytext_admin;
 grant execute on function
     @extschema@.steadytext_create_enrichment(regclass, text, text, text, jsonb, text, text, bigint, boolean, boolean),
@@ -477,6 +483,7 @@ grant execute on function
     steadytext.column_edges(regclass, uuid),
     steadytext.check_enrichment_chain(regclass, text[], text, uuid),
     steadytext.recall_enrichment_requests(uuid),
+    steadytext.carry_kept_values(uuid, uuid),
     steadytext.enrichment_statuses()
 to steadytext_user;
 grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steadytext_admin;

@@ -36,6 +36,7 @@ select pg_temp.run_as('st_root', $$ select steadytext_set_limit('st_bob', reques
 create table read (id integer primary key, body text);
 alter table read owner to st_alice;
 select pg_temp.run_as('st_alice', $$ select steadytext_create_vectorizer('read', '{body}', name => 'seen') $$);
+create materialized view seen_vectors as select id from read_body_embedding;
 grant select on read to st_bob;
 
 create temporary table statements (n integer generated always as identity, statement text, role text not null default 'st_alice');
@@ -215,6 +216,7 @@ insert into statements (statement) values
     ($$ select steadytext_create_enrichment('docs', 'kind', '$body', model => 'not-here') $$),
     ($$ select steadytext_drop_vectorizer('no-such') $$),
     ($$ select steadytext_alter_vectorizer('no-such') $$),
+    ($$ select steadytext_alter_vectorizer('seen', format => 'X: $chunk') $$),
     ($$ select steadytext_pause_vectorizer('no-such') $$),
     ($$ select steadytext_search('no-such', 'x') $$),
     ($$ select steadytext_search('seen', 'x', filter => 'id = 1;') $$),
