@@ -14,7 +14,7 @@ use super::names::{entry, path_of};
 use super::task::{AUTO, Task};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::PgError;
-use crate::pg::guc::{Level, ModelSetting};
+use crate::pg::guc::{ModelSetting, SettingLevel};
 use crate::pg::{bgworker, environment};
 
 thread_local! {
@@ -74,10 +74,10 @@ pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, Pg
     let name = setting.name().to_string_lossy();
     // The settings of the role that the worker runs as do not apply to requests.
     let is_worker = bgworker::is_worker() || IS_FOR_WORKER.get();
-    let is_own = !is_worker || setting.level() < Level::Session;
+    let is_own = !is_worker || setting.level() < SettingLevel::Session;
     let own = Some(setting.value()).filter(|value| is_own && says_something(value));
     let own = own.map(|value| DefaultModel { name: value, setting: name.clone().into_owned() });
-    if own.is_some() && setting.level() > Level::Server {
+    if own.is_some() && setting.level() > SettingLevel::Server {
         return Ok(own);
     }
     let key = name.rsplit('.').next().unwrap_or_default();
@@ -98,7 +98,7 @@ pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, Pg
 pub(super) fn of_session(task: Task) -> Option<DefaultModel> {
     let setting = task.setting();
     let value = Some(setting.value()).filter(|value| says_something(value))?;
-    (setting.level() > Level::Server)
+    (setting.level() > SettingLevel::Server)
         .then(|| DefaultModel { name: value, setting: setting.name().to_string_lossy().into_owned() })
 }
 
