@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::RegisteredModel;
 use crate::pg::error::PgError;
 
 /// Refuses a model that is only elsewhere.
@@ -10,7 +10,7 @@ use crate::pg::error::PgError;
 /// # Errors
 ///
 /// 0A000.
-pub(super) fn refuse_elsewhere(model: &Model) -> Result<(), PgError> {
+pub(super) fn refuse_elsewhere(model: &RegisteredModel) -> Result<(), PgError> {
     if !model.is_elsewhere() {
         return Ok(());
     }

@@ -39,4 +39,4 @@ pub(crate) use self::resolve::{
 pub(crate) use self::setting_checks::{warn_of_key, warn_of_setting};
 pub(crate) use self::status::status;
 pub(crate) use self::suggestions::close;
-pub(crate) use self::task::{AUTO, BUILTIN, Task, Wanted};
+pub(crate) use self::task::{AUTO, BUILTIN, ModelTask, RequestedModel};

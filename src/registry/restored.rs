@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use super::resolve::resolve;
 use super::taken;
-use super::task::Wanted;
+use super::task::RequestedModel;
 use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
 use crate::pg::restore;
@@ -30,7 +30,7 @@ pub(crate) fn check(table: pg_sys::Oid) -> Result<(), PgError> {
     let is_registry = restore::see_changes(table)? == Some("steadytext_models");
     let models = catalog_cache::models()?;
     for (task, source) in taken {
-        let differs = match resolve(task, Wanted::Default, &models) {
+        let differs = match resolve(task, RequestedModel::Default, &models) {
             Ok(found) => found.source != source,
             // Its row may be among those that come next.
             Err(_) => is_registry,

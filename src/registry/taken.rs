@@ -4,16 +4,16 @@ use std::cell::RefCell;
 
 use steadytext_engine::ModelSource;
 
-use super::task::Task;
+use super::task::ModelTask;
 use crate::pg::restore;
 
 thread_local! {
     /// The models that this session has resolved for calls that name none.
-    static TAKEN: RefCell<Vec<(Task, ModelSource)>> = const { RefCell::new(Vec::new()) };
+    static TAKEN: RefCell<Vec<(ModelTask, ModelSource)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Notes what a call gets that names no model, if this session restores a dump.
-pub(super) fn note(task: Task, source: &ModelSource) {
+pub(super) fn note(task: ModelTask, source: &ModelSource) {
     if !restore::in_session() {
         return;
     }
@@ -25,6 +25,6 @@ pub(super) fn note(task: Task, source: &ModelSource) {
 }
 
 /// The models resolved so far, with their tasks.
-pub(super) fn so_far() -> Vec<(Task, ModelSource)> {
+pub(super) fn so_far() -> Vec<(ModelTask, ModelSource)> {
     TAKEN.with_borrow(Clone::clone)
 }

@@ -20,7 +20,7 @@ use pgrx::prelude::*;
 use super::audit::AuditKeeper;
 use super::awaiting::{Awaiting, EndedDownload};
 use super::cache_writer::{self, CacheWriter};
-use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
+use super::claims::{ClaimedRequest, Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
 use super::filter_keeper::FilterKeeper;
@@ -30,10 +30,10 @@ use super::protocol::{self, Depth, Heartbeat, Presence};
 use super::recount::Recount;
 use super::usage::UsageKeeper;
 use super::{engine_link, prepare, vectorizer};
-use crate::pg::catalog_cache::{self, Config, Installation};
+use crate::pg::catalog_cache::{self, DatabaseConfig, Installation};
 use crate::pg::error::{PgError, counted};
 use crate::pg::shmem::{self, Slot};
-use crate::pg::slots::{self, State, WorkerExit};
+use crate::pg::slots::{self, WorkerExit, WorkerState};
 use crate::pg::{bgworker, claim_floors, guc, interrupts, listen, pending};
 use crate::registry;
 use crate::request::Usage;
@@ -61,7 +61,7 @@ pub(super) struct Worker {
     awaiting: Awaiting,
     outcomes: Outcomes,
     cache_writer: CacheWriter,
-    config: Option<Rc<Config>>,
+    config: Option<Rc<DatabaseConfig>>,
     wakes_seen: u64,
     urgent_seen: u64,
     /// Whether there may be requests that are more urgent than what is there.
@@ -96,7 +96,7 @@ impl Worker {
         engine_link::ensure_engine()?;
         protocol::listen()?;
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
-        slot.set_state(State::Working);
+        slot.set_state(WorkerState::Working);
         if let Some(shared) = shmem::get() {
             slots::wake_launcher(shared);
         }
@@ -289,11 +289,11 @@ impl Worker {
         None
     }
 
-    fn obey(&mut self, config: Rc<Config>) {
+    fn obey(&mut self, config: Rc<DatabaseConfig>) {
         // At the end of a pause, claim what has come in between.
         self.maybe_more |= self.paused && !config.worker_paused;
         self.paused = config.worker_paused;
-        self.slot.set_state(if self.paused { State::Paused } else { State::Working });
+        self.slot.set_state(if self.paused { WorkerState::Paused } else { WorkerState::Working });
         self.due.obey(&config);
         self.config = Some(config);
     }
@@ -393,7 +393,7 @@ impl Worker {
         let prepared: Vec<_> = registry::looking_once(|| {
             requests.iter().map(|claimed| prepare::prepare(claimed, &config, &models)).collect()
         });
-        let asking = |(claimed, prepared)| cache_writer::Asking::new(claimed, prepared);
+        let asking = |(claimed, prepared)| cache_writer::CacheLookup::new(claimed, prepared);
         let questions: Vec<_> = requests.iter().zip(&prepared).map(asking).collect();
         let mut answers = cache_writer::look_up(&questions).unwrap_or_else(|error| {
             self.complain(error);
@@ -427,7 +427,7 @@ impl Worker {
     }
 
     /// A request that cannot be prepared has failed, unless its model can be downloaded.
-    fn refuse_or_wait(&mut self, claimed: Claimed, error: PgError) {
+    fn refuse_or_wait(&mut self, claimed: ClaimedRequest, error: PgError) {
         let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {

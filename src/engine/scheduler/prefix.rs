@@ -5,9 +5,9 @@
 //! end. A hit is compared token by token and by its place in the chain, so a collision is a miss and never a
 //! wrong block. States are the same bytes whoever computes them, so hits change no result.
 //!
-//! The part of a block that only sliding windows read ([`Block::has_window`]) may be dropped by itself. Then
-//! no sequence resumes where its windows reach back to that block, until another sequence has computed the
-//! part again; sequences still resume before the block, and further behind it.
+//! The part of a block that only sliding windows read ([`StateBlock::has_window`]) may be dropped by itself.
+//! Then no sequence resumes where its windows reach back to that block, until another sequence has computed
+//! the part again; sequences still resume before the block, and further behind it.
 //!
 //! The last blocks of some prompts are kept as well, although they are not full: prompts that begin alike and
 //! are shorter than a block, or differ in the middle of one, share their common tokens of it. The block is
@@ -16,7 +16,7 @@
 //! Invariants: only blocks whose tokens are all computed are kept. A block is freed before the one that it
 //! follows, and neither is freed while a running sequence holds it.
 
-use crate::computing::{BLOCK, Block, State};
+use crate::computing::{BLOCK, State, StateBlock};
 use std::collections::{BTreeSet, HashMap};
 
 /// Most blocks that are not full.
@@ -49,7 +49,7 @@ struct Tail {
     parent: u64,
     /// Tokens of the prompt that the block holds.
     tokens: Box<[u32]>,
-    block: Block,
+    block: StateBlock,
     bytes: u64,
 }
 
@@ -62,7 +62,7 @@ struct PrefixEntry {
     /// Its hash.
     parent_hash: u64,
     tokens: Box<[u32]>,
-    block: Block,
+    block: StateBlock,
     /// Bytes of the block without its window part; and those of that part, whether it is there or not.
     bytes: u64,
     window_bytes: u64,
@@ -193,7 +193,7 @@ impl Prefixes {
     }
 
     /// Gives an entry the window part of its block, where it has lost that.
-    fn complete(&mut self, hash: u64, own: &Block) {
+    fn complete(&mut self, hash: u64, own: &StateBlock) {
         let Some(entry) = self.entries.get_mut(&hash).filter(|entry| !entry.block.has_window()) else {
             return;
         };
@@ -315,7 +315,7 @@ impl Prefixes {
         chain: &Chain,
         hash: u64,
         tokens: &[u32],
-        block: Block,
+        block: StateBlock,
         (bytes, window_bytes): (u64, u64),
     ) -> u64 {
         self.bytes += bytes;
