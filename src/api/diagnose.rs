@@ -16,7 +16,7 @@ use crate::pg::error::{OrRaise, PgError};
 use crate::pg::pulls::FailedDownload;
 use crate::pg::shmem::{DatabaseProcess, VectorizerPace};
 use crate::pg::slots::WorkerState;
-use crate::pg::{engine_leader, engine_page, environment, files, guc, shmem, slots};
+use crate::pg::{engine_leader, engine_page, files, guc, predecessor_variables, shmem, slots};
 use crate::registry::{self, ModelTask, RequestedModel, directory, is_obeyed};
 
 /// A line: what was checked, how it is, what was found, what to do.
@@ -354,7 +354,7 @@ fn variables() -> Vec<Check> {
     let shown =
         |value: String| value.chars().filter(|letter| !letter.is_control()).take(200).collect::<String>();
     let check = |name: String| {
-        let value = shown(environment::value(&name).unwrap_or_default());
+        let value = shown(predecessor_variables::value(&name).unwrap_or_default());
         if is_obeyed(&name) {
             let detail = format!("\"{value}\", where no setting says otherwise");
             return (format!("environment {name}"), OK, detail, None);
@@ -366,5 +366,9 @@ fn variables() -> Vec<Check> {
         };
         line(&format!("environment {name}"), WARNING, "it has no effect", Some(hint))
     };
-    environment::all().into_iter().filter(|name| !name.starts_with("STEADYTEXT_TEST_")).map(check).collect()
+    predecessor_variables::all()
+        .into_iter()
+        .filter(|name| !name.starts_with("STEADYTEXT_TEST_"))
+        .map(check)
+        .collect()
 }

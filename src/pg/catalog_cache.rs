@@ -15,8 +15,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::environment;
 use super::error::PgError;
+use super::predecessor_variables;
 use super::privilege::as_owner;
 use super::spi::{self, Mode};
 use super::transaction::{in_parallel_query, is_parallel_worker, with_latest_snapshot};
@@ -308,8 +308,12 @@ pub(crate) fn config() -> Result<Rc<DatabaseConfig>, PgError> {
     let row = |key: &str| rows.iter().find(|(k, ..)| k.as_deref() == Some(key));
     let text = |key: &str| row(key).and_then(|(_, value, _)| value.as_deref());
     let seed_is_set = row("default_seed").is_some_and(|(.., is_default)| *is_default != Some(true));
-    let server_seed =
-        || environment::value(environment::DEFAULT_SEED)?.parse().ok().filter(|seed| *seed >= 0);
+    let server_seed = || {
+        predecessor_variables::value(predecessor_variables::DEFAULT_SEED)?
+            .parse()
+            .ok()
+            .filter(|seed| *seed >= 0)
+    };
     let number = |key: &str, default: i64| text(key).and_then(whole).unwrap_or(default);
     let config = Rc::new(DatabaseConfig {
         models: ["generation_model", "embedding_model", "reranker_model"]

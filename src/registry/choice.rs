@@ -20,7 +20,7 @@ use super::names::{path_of, seeded};
 use super::task::{BUILTIN, ModelTask};
 use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
 use crate::pg::error::{PgError, RequestFailure};
-use crate::pg::{activity, environment, model_checksums};
+use crate::pg::{activity, model_checksums, predecessor_variables};
 
 /// Time for which a file that could not be read is passed over before it is tried again: its permissions may
 /// have changed, which leave no trace in what tells one content from another.
@@ -294,7 +294,8 @@ impl Search {
 pub(super) fn search(purpose: ModelTask, models: &ModelRegistry, task: ModelTask) -> Result<Search, PgError> {
     let mut search = Search { found: None, passed_over: Vec::new(), is_claimed: false };
     let mut rows: Vec<&RegisteredModel> = models.iter().filter(|model| model.task == task.name()).collect();
-    if task == ModelTask::Generate && environment::is_on(environment::USE_FALLBACK_MODEL) {
+    if task == ModelTask::Generate && predecessor_variables::is_on(predecessor_variables::USE_FALLBACK_MODEL)
+    {
         rows.sort_by_key(|model| !model.is_fallback);
     }
     let listing = directory::listing();

@@ -15,7 +15,7 @@ use super::task::{AUTO, ModelTask};
 use crate::pg::catalog_cache::ModelRegistry;
 use crate::pg::error::PgError;
 use crate::pg::guc::{ModelSetting, SettingLevel};
-use crate::pg::{bgworker, environment};
+use crate::pg::{bgworker, predecessor_variables};
 
 thread_local! {
     /// A worker elsewhere asks: what is set for its role is meant for nobody's requests, as with the server's
@@ -119,17 +119,17 @@ pub(super) fn of_sender(task: ModelTask) -> String {
 }
 
 fn of_environment(task: ModelTask, models: &ModelRegistry) -> Result<Option<DefaultModel>, PgError> {
-    let variable = |what: &str| format!("{}{}_MODEL_{what}", environment::PREFIX, task.variable());
+    let variable = |what: &str| format!("{}{}_MODEL_{what}", predecessor_variables::PREFIX, task.variable());
     let (file, repository) = (variable("FILENAME"), variable("REPO"));
     let rows = || models.iter().filter(|model| model.task == task.name());
-    let (setting, value, found) = if let Some(value) = environment::value(&file) {
+    let (setting, value, found) = if let Some(value) = predecessor_variables::value(&file) {
         let row = rows().find(|model| model.file == value).map(|model| model.name.clone());
         let found = match row {
             Some(name) => Some(name),
             None => entry(&value)?.map(|entry| entry.file),
         };
         (file, value, found)
-    } else if let Some(value) = environment::value(&repository) {
+    } else if let Some(value) = predecessor_variables::value(&repository) {
         let row = rows().find(|model| model.repository.as_deref() == Some(&value));
         let found = row.map(|model| model.name.clone()).or_else(|| {
             let is_of = |entry: &&directory::DirectoryEntry| {
@@ -157,11 +157,11 @@ fn of_environment(task: ModelTask, models: &ModelRegistry) -> Result<Option<Defa
 /// Variables of the environment that decide something here.
 pub(crate) fn is_obeyed(variable: &str) -> bool {
     let tasks = ModelTask::ALL;
-    variable == environment::DEFAULT_SEED
-        || variable == environment::USE_FALLBACK_MODEL
+    variable == predecessor_variables::DEFAULT_SEED
+        || variable == predecessor_variables::USE_FALLBACK_MODEL
         || tasks.iter().any(|task| {
             let rest = variable
-                .strip_prefix(environment::PREFIX)
+                .strip_prefix(predecessor_variables::PREFIX)
                 .and_then(|rest| rest.strip_prefix(task.variable()));
             matches!(rest, Some("_MODEL_REPO" | "_MODEL_FILENAME"))
         })

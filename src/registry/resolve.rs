@@ -4,21 +4,19 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use pgrx::prelude::*;
-use steadytext_engine::Error;
 use steadytext_engine::gguf::parts;
+use steadytext_engine::{Error, ModelSource};
 
 use super::choice::{self, Resolved, Search};
 use super::defaults::{self, DefaultModel};
 use super::directory::{self, DirectoryEntry};
-use super::elsewhere_only::refuse_elsewhere;
 use super::model_files::{LeadsOut, is_there, registered_path, set_path};
 use super::names::{entry, gives_way, incomplete_file, of_file, path_of, row, seeded, shown};
-use super::suggestions::known;
-use super::taken;
+use super::suggestions::{asks_through_the_queue, known};
 use super::task::{AUTO, BUILTIN, ModelTask, RequestedModel};
 use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
 use crate::pg::error::PgError;
-use crate::pg::guc;
+use crate::pg::{guc, restore};
 
 /// Resolved models, each with its task and the name that was asked for.
 type ResolvedModels = Vec<(ModelTask, Option<String>, Resolved)>;
@@ -26,6 +24,8 @@ type ResolvedModels = Vec<(ModelTask, Option<String>, Resolved)>;
 thread_local! {
     /// The models resolved since [`looking_once`] began.
     static KNOWN: RefCell<Option<ResolvedModels>> = const { RefCell::new(None) };
+    /// The models that calls got which name none, in a session that restores a dump.
+    static DEFAULTS_OF_RESTORE: RefCell<Vec<(ModelTask, ModelSource)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `work`, in which files are looked at once, however many requests ask for the same model.
@@ -105,10 +105,27 @@ fn look_for(task: ModelTask, asked: Option<&str>, models: &ModelRegistry) -> Res
         Some(name) => named(task, name, models),
         None => {
             let found = configured(task, task, models)?;
-            taken::note(task, &found.source);
+            note_default_of_restore(task, &found.source);
             Ok(found)
         }
     }
+}
+
+/// Notes the model that a call gets which names none, if this session restores a dump.
+fn note_default_of_restore(task: ModelTask, source: &ModelSource) {
+    if !restore::in_session() {
+        return;
+    }
+    DEFAULTS_OF_RESTORE.with_borrow_mut(|defaults| {
+        if !defaults.iter().any(|(of, _)| *of == task) {
+            defaults.push((task, source.clone()));
+        }
+    });
+}
+
+/// The models that calls have got which name none, with their tasks; none in a session that restores no dump.
+pub(super) fn defaults_of_restore() -> Vec<(ModelTask, ModelSource)> {
+    DEFAULTS_OF_RESTORE.with_borrow(Clone::clone)
 }
 
 /// The model that is the default of a task, to be used for a purpose.
@@ -190,6 +207,27 @@ pub(crate) fn check(task: ModelTask, name: &str, models: &ModelRegistry) -> Resu
         return Ok(());
     }
     find(task, name, models).map(|_| ())
+}
+
+/// Refuses a model that is only elsewhere.
+///
+/// # Errors
+///
+/// 0A000.
+pub(super) fn refuse_elsewhere(model: &RegisteredModel) -> Result<(), PgError> {
+    if !model.is_elsewhere() {
+        return Ok(());
+    }
+    let asks = asks_through_the_queue(&model.task);
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("model \"{}\" is computed by workers elsewhere only", model.name),
+    )
+    .hint(format!(
+        "They answer requests of the queue, and {asks}(…, model => '{}'{}) makes one. Only models of this server count, cut and search at once: steadytext_model_list() shows the placement of each.",
+        model.name,
+        if model.task == "embed" { ", mode => 'query' for what is searched for" } else { "" },
+    )))
 }
 
 /// The model that a name refers to.

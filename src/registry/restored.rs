@@ -7,8 +7,7 @@
 
 use pgrx::prelude::*;
 
-use super::resolve::resolve;
-use super::taken;
+use super::resolve::{defaults_of_restore, resolve};
 use super::task::RequestedModel;
 use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
@@ -23,7 +22,7 @@ pub(crate) fn check(table: pg_sys::Oid) -> Result<(), PgError> {
     if !restore::in_session() {
         return Ok(());
     }
-    let taken = taken::so_far();
+    let taken = defaults_of_restore();
     if taken.is_empty() {
         return Ok(());
     }

@@ -6,7 +6,6 @@
 use strsim::levenshtein;
 
 use super::directory;
-use super::elsewhere_only::asks_through_the_queue;
 use super::model_files::{is_file_there, is_there};
 use super::names::{path_of, shown};
 use super::task::{BUILTIN, ModelTask};
@@ -101,4 +100,13 @@ fn close_to(tasks: &[ModelTask], name: &str, models: &ModelRegistry) -> Option<S
     (!close.is_empty()).then(|| {
         format!("Did you mean {}? steadytext_model_list() shows the models there are.", close.join(", or "))
     })
+}
+
+/// The function that asks a model through the queue which is for this task.
+pub(super) fn asks_through_the_queue(task: &str) -> &'static str {
+    match task {
+        "embed" => "steadytext_embed_async",
+        "rerank" => "steadytext_rerank_async",
+        _ => "steadytext_generate_async",
+    }
 }
