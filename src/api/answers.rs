@@ -9,11 +9,11 @@ use steadytext_engine::{Verification, Verify, Work};
 
 use super::call::{Call, News, count_found};
 use super::checked::{Checked, about_text, check, check_engine};
-use crate::cache::{self, Question};
-use crate::pg::catalog_cache::Models;
+use crate::cache::{self, CacheQuestion};
+use crate::pg::catalog_cache::ModelRegistry;
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, catalog_cache, interrupts};
-use crate::registry::{self, Resolved, Task};
+use crate::registry::{self, ModelTask, Resolved};
 use crate::request::{self, Answer, OnError, Subtasks, Usage};
 
 /// The answer to a request: that of the cache, or the engine's.
@@ -38,7 +38,7 @@ pub(super) fn answer(
 /// As [`answer`].
 pub(super) fn answer_of(
     request_type: &str,
-    task: Task,
+    task: ModelTask,
     subtasks: Subtasks,
     params: Map<String, Value>,
 ) -> Result<Answer, PgError> {
@@ -46,7 +46,7 @@ pub(super) fn answer_of(
     let params = Value::Object(params);
     let (config, registry) = (catalog_cache::config()?, catalog_cache::models()?);
     let model = request::model(task, &params, &registry)?;
-    let question = Question::of(request_type, &params, &subtasks, &model, &config);
+    let question = CacheQuestion::of(request_type, &params, &subtasks, &model, &config);
     Checked { subtasks, model, registry, question }.settle(request_type)
 }
 
@@ -207,7 +207,7 @@ pub(super) fn outcome(
     request_type: &str,
     subtasks: Subtasks,
     model: Resolved,
-    registry: Rc<Models>,
+    registry: Rc<ModelRegistry>,
 ) -> Result<Answer, PgError> {
     check_engine()?;
     Call::start(request_type, Checked { subtasks, model, registry, question: None }, false)?.finish()

@@ -15,13 +15,13 @@ use crate::request::options::with_options;
 use crate::request::{Answer, OnError, batch_checks, unexpected};
 
 /// Texts as they come from SQL.
-pub(super) type Texts<'a> = Option<Array<'a, &'a str>>;
+pub(super) type SqlTexts<'a> = Option<Array<'a, &'a str>>;
 
 /// Generates a text from each prompt.
 #[pg_extern(immutable, parallel_safe)]
 #[allow(clippy::too_many_arguments, reason = "those of generate")]
 fn generate_batch(
-    prompts: Texts<'_>,
+    prompts: SqlTexts<'_>,
     max_tokens: Option<i64>,
     use_cache: Option<bool>,
     seed: Option<i64>,
@@ -43,7 +43,7 @@ fn generate_batch(
 #[pg_extern(immutable, parallel_safe)]
 #[allow(clippy::too_many_arguments, reason = "those of embed")]
 fn embed_batch(
-    texts: Texts<'_>,
+    texts: SqlTexts<'_>,
     use_cache: Option<bool>,
     seed: Option<i64>,
     model: Option<&str>,
@@ -71,7 +71,7 @@ fn embed_batch(
 pub(super) fn answers(
     request_type: &str,
     name: &str,
-    texts: Texts<'_>,
+    texts: SqlTexts<'_>,
     params: &Map<String, Value>,
     on_error: Option<&str>,
 ) -> Result<Option<Vec<Option<Answer>>>, PgError> {
@@ -86,7 +86,7 @@ pub(super) fn answers(
 pub(super) fn answers_where(
     request_type: &str,
     name: &str,
-    texts: Texts<'_>,
+    texts: SqlTexts<'_>,
     params: &Map<String, Value>,
     on_error: Option<&str>,
     is_needed: impl Fn(&str) -> bool,

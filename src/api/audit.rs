@@ -7,7 +7,7 @@ use crate::pg::catalog;
 use crate::pg::catalog_cache::Installation;
 use crate::pg::error::PgError;
 use crate::pg::privilege::outer_user;
-use crate::pg::refusals::{self, Kind};
+use crate::pg::refusals::{self, OwnedObject};
 use crate::pg::spi::{self, Mode};
 
 /// The role that the session has taken on, whatever function with rights of its own is running.
@@ -21,9 +21,9 @@ fn outer_role() -> pg_sys::Oid {
 #[pg_extern(volatile, parallel_unsafe)]
 fn note_refusal(kind: Option<&str>) {
     let kind = match kind {
-        Some("vectorizer") => Kind::Vectorizer,
-        Some("enrichment") => Kind::Enrichment,
-        Some("prompt") => Kind::Prompt,
+        Some("vectorizer") => OwnedObject::Vectorizer,
+        Some("enrichment") => OwnedObject::Enrichment,
+        Some("prompt") => OwnedObject::Prompt,
         _ => return,
     };
     refusals::note_other_owner(kind);

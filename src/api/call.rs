@@ -22,13 +22,13 @@ use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing};
 use uuid::Uuid;
 
 use super::checked::{Checked, about_text, check};
-use super::connection::{Connection, Crashes, Refusals, no_memory};
-use crate::cache::{self, Author, Question};
+use super::connection::{Crashes, EngineConnection, RefusedCalls, no_memory};
+use crate::cache::{self, Author, CacheQuestion};
 use crate::pg::activity::{self, ActivityLine, Phase};
-use crate::pg::catalog_cache::Models;
-use crate::pg::error::{Failure, PgError};
+use crate::pg::catalog_cache::ModelRegistry;
+use crate::pg::error::{PgError, RequestFailure};
 use crate::pg::interrupts::{self, WaitFd};
-use crate::pg::rate_limits::{self, Asking};
+use crate::pg::rate_limits::{self, RequestChannel};
 use crate::pg::{cache_queue, guc, privilege, rate_counters};
 use crate::registry::{self, Resolved};
 use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Subtasks, Usage};
@@ -51,7 +51,7 @@ thread_local! {
 pub(super) struct Call {
     pub(super) model: Resolved,
     /// The registry, for the choice of another model.
-    registry: Rc<Models>,
+    registry: Rc<ModelRegistry>,
     salt: u64,
     standing: Standing,
     stages: Stages,
@@ -60,9 +60,9 @@ pub(super) struct Call {
     /// Most subtasks that it has.
     capacity: usize,
     /// `None` when the last event has come.
-    client: Option<Connection>,
+    client: Option<EngineConnection>,
     attempts: u32,
-    refusals: Refusals,
+    refusals: RefusedCalls,
     crashes: Crashes,
     /// An event of it has come from the engine.
     begun: bool,
@@ -74,7 +74,7 @@ pub(super) struct Call {
     /// `None` when it was counted how it ended.
     metrics: Option<RequestMetrics>,
     /// The questions to the cache; of the elements of an array, one for each.
-    pub(super) questions: Vec<Option<Question>>,
+    pub(super) questions: Vec<Option<CacheQuestion>>,
     author: Author,
     /// Whether an element of an array that cannot be answered leaves the others as they are.
     pub(super) tolerant: bool,
@@ -130,7 +130,7 @@ impl Call {
     pub(super) fn prepare(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
         let Checked { subtasks, model, registry, question } = checked;
         warn_of_choice(&model);
-        rate_limits::admit(privilege::current_user(), subtasks.requests(), Asking::Call)?;
+        rate_limits::admit(privilege::current_user(), subtasks.requests(), RequestChannel::Call)?;
         let role = privilege::current_user().to_u32();
         Ok(Call {
             metrics: Some(RequestMetrics::begin(request_type, Some(model.name()), true)),
@@ -140,9 +140,9 @@ impl Call {
             standing: Standing { owner: role, priority: guc::call_priority(), paced },
             under_way: BTreeMap::new(),
             capacity: guc::engine().max_running + HANDED_OVER_AHEAD,
-            client: Connection::kept(),
+            client: EngineConnection::kept(),
             attempts: 0,
-            refusals: Refusals::default(),
+            refusals: RefusedCalls::default(),
             crashes: Crashes::new(),
             begun: false,
             activity: if subtasks.is_shown() { show(request_type) } else { None },
@@ -300,7 +300,7 @@ impl Call {
                 }
                 let client = self.client.take();
                 // The engine cancels the call's other subtasks when the connection ends.
-                Connection::keep(client.filter(|_| self.under_way.is_empty()));
+                EngineConnection::keep(client.filter(|_| self.under_way.is_empty()));
                 let error = self.stages.now().blame(index, failure);
                 Err(error.detail(self.stages.now().describe(index)))
             }
@@ -312,7 +312,7 @@ impl Call {
         let ended = match self.stages.store(index, output) {
             Ok(ended) => ended,
             Err(error) => {
-                Connection::keep(self.client.take());
+                EngineConnection::keep(self.client.take());
                 return Err(error);
             }
         };
@@ -323,7 +323,7 @@ impl Call {
             self.fill()?;
             return Ok(News::None);
         };
-        Connection::keep(self.client.take());
+        EngineConnection::keep(self.client.take());
         self.usage.ended(text, self.since);
         if is_whole {
             self.post(&answer);
@@ -402,7 +402,7 @@ impl Call {
         let mut sent = sent;
         while let Err(error) = sent {
             if error.kind() == io::ErrorKind::InvalidInput {
-                return Err(Failure::from(Error::InvalidRequest(error.to_string())).error);
+                return Err(RequestFailure::from(Error::InvalidRequest(error.to_string())).error);
             }
             if error.kind() == io::ErrorKind::OutOfMemory {
                 return Err(no_memory());
@@ -425,7 +425,7 @@ impl Call {
         }
         self.attempts += 1;
         self.client = None;
-        self.client = Some(Connection::open()?);
+        self.client = Some(EngineConnection::open()?);
         if self.crashes.are_many() { Err(engine_went()) } else { Ok(()) }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::answers;
 use super::enqueue::enqueue;
-use super::sync::{Pieces, begin_pieces};
+use super::sync::{AnswerPieces, begin_pieces};
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
@@ -83,7 +83,7 @@ fn chat_stream(
     let said = messages.and_then(|messages| on_error.settle(read(messages, params)));
     SetOfIterator::new(match said {
         Some((prompt, params)) => begin_pieces(&prompt, params, on_error),
-        None => Pieces::none(),
+        None => AnswerPieces::none(),
     })
 }
 

@@ -6,8 +6,8 @@ use pgrx::PgSqlErrorCode;
 use serde_json::{Map, Value};
 
 use super::pull;
-use crate::cache::Question;
-use crate::pg::catalog_cache::Models;
+use crate::cache::CacheQuestion;
+use crate::pg::catalog_cache::ModelRegistry;
 use crate::pg::error::PgError;
 use crate::pg::{bgworker, catalog_cache, guc, shmem};
 use crate::registry::Resolved;
@@ -19,8 +19,8 @@ use crate::request::{self, RawRequest, Subtasks, description};
 pub(super) struct Checked {
     pub(super) subtasks: Subtasks,
     pub(super) model: Resolved,
-    pub(super) registry: Rc<Models>,
-    pub(super) question: Option<Question>,
+    pub(super) registry: Rc<ModelRegistry>,
+    pub(super) question: Option<CacheQuestion>,
 }
 
 /// Checks a request as the queue's trigger does.
@@ -43,7 +43,7 @@ pub(super) fn check(
         }
         other => other?,
     };
-    let question = Question::of(request_type, &params, &subtasks, &model, &config);
+    let question = CacheQuestion::of(request_type, &params, &subtasks, &model, &config);
     Ok(Checked { subtasks, model, registry: models, question })
 }
 

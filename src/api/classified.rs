@@ -4,7 +4,7 @@
 use pgrx::name;
 use pgrx::prelude::*;
 
-use super::arrays::Texts;
+use super::arrays::SqlTexts;
 use super::verbs::{answers_of, with_categories};
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
@@ -16,10 +16,10 @@ use crate::request::{Answer, Categories};
 #[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn verb_classify_scores_array(
-    input: Texts<'_>,
-    categories: Texts<'_>,
+    input: SqlTexts<'_>,
+    categories: SqlTexts<'_>,
     task_description: Option<&str>,
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
     method: Option<&str>,
     use_cache: Option<bool>,
@@ -46,10 +46,10 @@ fn verb_classify_scores_array(
 #[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn verb_classify_multi_array(
-    input: Texts<'_>,
-    categories: Texts<'_>,
+    input: SqlTexts<'_>,
+    categories: SqlTexts<'_>,
     task_description: Option<&str>,
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
     method: Option<&str>,
     threshold: Option<f64>,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
 use steadytext_engine::LoadedModel;
-use steadytext_engine::socket::{Caller, Client, FromEngine, Refusal};
+use steadytext_engine::socket::{Caller, Client, ConnectionRefusal, FromEngine};
 
 use crate::pg::error::PgError;
 use crate::pg::files::Descriptor;
@@ -36,16 +36,16 @@ const REFUSAL_PAUSE_MS: i64 = 25;
 
 thread_local! {
     /// The connection of the last call, for the next one.
-    static KEPT: Cell<Option<Connection>> = const { Cell::new(None) };
+    static KEPT: Cell<Option<EngineConnection>> = const { Cell::new(None) };
 }
 
 /// A connection.
-pub(super) struct Connection {
+pub(super) struct EngineConnection {
     client: Client,
     _descriptor: Descriptor,
 }
 
-impl Deref for Connection {
+impl Deref for EngineConnection {
     type Target = Client;
 
     fn deref(&self) -> &Client {
@@ -53,20 +53,20 @@ impl Deref for Connection {
     }
 }
 
-impl DerefMut for Connection {
+impl DerefMut for EngineConnection {
     fn deref_mut(&mut self) -> &mut Client {
         &mut self.client
     }
 }
 
-impl Connection {
+impl EngineConnection {
     /// The connection of the last call, if it is still there.
-    pub(super) fn kept() -> Option<Connection> {
+    pub(super) fn kept() -> Option<EngineConnection> {
         KEPT.take()
     }
 
     /// Keeps it for the next call.
-    pub(super) fn keep(connection: Option<Connection>) {
+    pub(super) fn keep(connection: Option<EngineConnection>) {
         KEPT.set(connection);
     }
 
@@ -76,7 +76,7 @@ impl Connection {
     ///
     /// 55000 where there is no engine; 53300 where this process has too many open files, or more sessions
     /// connect than the engine can accept; 53200 where it has no memory.
-    pub(super) fn open() -> Result<Connection, PgError> {
+    pub(super) fn open() -> Result<EngineConnection, PgError> {
         let deadline = Instant::now() + PATIENCE;
         let mut asked: Option<Instant> = None;
         let mut crowded = false;
@@ -87,7 +87,7 @@ impl Connection {
         loop {
             if engine_leader::is_open() {
                 match connect() {
-                    Ok(client) => return Ok(Connection { client, _descriptor: descriptor }),
+                    Ok(client) => return Ok(EngineConnection { client, _descriptor: descriptor }),
                     Err(error) if is_lack_of_files(&error) => return Err(too_many_files()),
                     Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(no_memory()),
                     Err(error) => crowded = error.kind() == io::ErrorKind::WouldBlock,
@@ -121,27 +121,27 @@ impl Connection {
 ///
 /// # Errors
 ///
-/// As [`Connection::open`].
+/// As [`EngineConnection::open`].
 pub(super) fn loaded_models() -> Result<Vec<LoadedModel>, PgError> {
     if !engine_leader::is_open() {
         return Ok(Vec::new());
     }
     let deadline = Instant::now() + LISTING_PATIENCE;
-    let mut connection = match Connection::kept() {
+    let mut connection = match EngineConnection::kept() {
         Some(kept) => kept,
-        None => Connection::open()?,
+        None => EngineConnection::open()?,
     };
     let mut sent = connection.ask_for_models();
     // The one that was kept may have been closed.
     if sent.is_err() {
-        connection = Connection::open()?;
+        connection = EngineConnection::open()?;
         sent = connection.ask_for_models();
     }
     while sent.is_ok() && Instant::now() < deadline {
         interrupts::check();
         match connection.flush().and_then(|()| connection.receive()) {
             Ok(Some(FromEngine::Models(models))) => {
-                Connection::keep(Some(connection));
+                EngineConnection::keep(Some(connection));
                 return Ok(models);
             }
             Ok(Some(FromEngine::Event(_) | FromEngine::State(_))) => {}
@@ -152,7 +152,7 @@ pub(super) fn loaded_models() -> Result<Vec<LoadedModel>, PgError> {
             Ok(Some(FromEngine::Refused(_))) => break,
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(no_memory()),
             Err(_) if engine_leader::is_open() => {
-                connection = Connection::open()?;
+                connection = EngineConnection::open()?;
                 sent = connection.ask_for_models();
             }
             Err(_) => break,
@@ -182,20 +182,20 @@ fn is_lack_of_files(error: &io::Error) -> bool {
 
 /// The number of times that a call was refused, and the time of the first.
 #[derive(Default)]
-pub(super) struct Refusals {
+pub(super) struct RefusedCalls {
     since: Option<Instant>,
     count: u32,
 }
 
-impl Refusals {
+impl RefusedCalls {
     /// Waits until it is worth trying again.
     ///
     /// # Errors
     ///
     /// 53300 where that would help nothing, or took too long.
-    pub(super) fn wait(&mut self, refusal: Refusal) -> Result<(), PgError> {
+    pub(super) fn wait(&mut self, refusal: ConnectionRefusal) -> Result<(), PgError> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        if matches!(refusal, Refusal::Process { .. }) || since.elapsed() >= REFUSAL_PATIENCE {
+        if matches!(refusal, ConnectionRefusal::Process { .. }) || since.elapsed() >= REFUSAL_PATIENCE {
             return Err(refused(refusal));
         }
         // Sessions that were refused together must not all try again at the same moment.
@@ -223,17 +223,17 @@ impl Crashes {
     }
 }
 
-fn refused(refusal: Refusal) -> PgError {
+fn refused(refusal: ConnectionRefusal) -> PgError {
     let (message, hint) = match refusal {
-        Refusal::Full { connections } => (
+        ConnectionRefusal::Full { connections } => (
             format!("all {connections} connections to pg_steadytext's engine are in use"),
             "Try again, or close cursors of steadytext_generate_stream. A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more.",
         ),
-        Refusal::Role { share } => (
+        ConnectionRefusal::Role { share } => (
             format!("this role has its share of {share} connections to pg_steadytext's engine in use"),
             "Try again, or close cursors of steadytext_generate_stream in other sessions of the role. A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more.",
         ),
-        Refusal::Process { share } => (
+        ConnectionRefusal::Process { share } => (
             format!("this session has its share of {share} connections to pg_steadytext's engine in use"),
             "Close cursors of steadytext_generate_stream. A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more.",
         ),

@@ -6,12 +6,12 @@ use std::time::SystemTime;
 
 use pgrx::prelude::*;
 use steadytext_engine::ModelSource;
-use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::summary::{Load, ModelSummary};
 
 use super::models::of_engine;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{catalog_cache, expression, guc};
-use crate::registry::{self, Task, Wanted};
+use crate::registry::{self, ModelTask, RequestedModel};
 
 /// The identity of a model's file: the source, and the file's length and modification time.
 type FileStamp = (ModelSource, Option<(u64, SystemTime)>);
@@ -29,9 +29,9 @@ fn check_filter(filter: Option<&str>) -> bool {
 /// embeds.
 #[pg_extern(stable, parallel_safe)]
 fn context_tokens(model: Option<&str>, task: Option<&str>) -> i64 {
-    let task = if task == Some(Task::Embed.name()) { Task::Embed } else { Task::Generate };
+    let task = if task == Some(ModelTask::Embed.name()) { ModelTask::Embed } else { ModelTask::Generate };
     let models = catalog_cache::models().or_raise();
-    let wanted = model.map_or(Wanted::Default, Wanted::Named);
+    let wanted = model.map_or(RequestedModel::Default, RequestedModel::Named);
     let source = registry::resolve(task, wanted, &models).or_raise().source;
     let of_model = summary_of(&source).or_raise().context_length.unwrap_or(usize::MAX);
     let settings = guc::engine();
@@ -44,7 +44,7 @@ fn context_tokens(model: Option<&str>, task: Option<&str>) -> i64 {
 /// # Errors
 ///
 /// The error that keeps them from being read.
-pub(super) fn summary_of(source: &ModelSource) -> Result<Summary, PgError> {
+pub(super) fn summary_of(source: &ModelSource) -> Result<ModelSummary, PgError> {
     let settings = guc::engine();
     let load = Load {
         requests: settings.max_running,
@@ -52,7 +52,7 @@ pub(super) fn summary_of(source: &ModelSource) -> Result<Summary, PgError> {
         threads: settings.threads.max(1),
         kv_cache_type: settings.kv_cache_type,
     };
-    Summary::of(source, load).map(|(summary, _)| summary).map_err(of_engine)
+    ModelSummary::of(source, load).map(|(summary, _)| summary).map_err(of_engine)
 }
 
 /// The number of elements of the vectors of a model whose file is here.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use crate::pg::catalog_cache::{self, Models};
+use crate::pg::catalog_cache::{self, ModelRegistry};
 use crate::pg::ended_counts;
 use crate::pg::error::OrRaise;
-use crate::pg::request_statistics::{Counted, OTHER};
+use crate::pg::request_statistics::{CountedRequest, OTHER};
 use crate::registry::is_known;
 use crate::request::checks::is_type;
 
@@ -20,7 +20,7 @@ fn count_begun(request_type: Option<&str>, model: Option<&str>, requests: i64) {
     let models = catalog_cache::models().or_raise();
     let (model, request_type) = (known_model(model, &models), known_type(request_type));
     let requests = u64::try_from(requests).unwrap_or(0);
-    ended_counts::count(&model, request_type, Counted { requests, ..Counted::default() });
+    ended_counts::count(&model, request_type, CountedRequest { requests, ..CountedRequest::default() });
 }
 
 /// A request that has ended, or is tried again: the tokens that it took, which its role is charged for, and
@@ -42,17 +42,17 @@ fn count_ended(
     let number = |tokens: Option<i32>| tokens.and_then(|tokens| u64::try_from(tokens).ok()).unwrap_or(0);
     let (prompt_tokens, generated_tokens) = (number(prompt_tokens), number(generated_tokens));
     let counted = match outcome {
-        Some("completed") => Counted {
+        Some("completed") => CountedRequest {
             completed: 1,
             prompt_tokens,
             cached_tokens: number(cached_tokens),
             generated_tokens,
             known_cached: cached_tokens.is_some().into(),
             times: [queue_s, first_token_s, total_s].map(time),
-            ..Counted::default()
+            ..CountedRequest::default()
         },
-        Some("retried") => Counted { retried: 1, ..Counted::default() },
-        _ => Counted { failed: 1, ..Counted::default() },
+        Some("retried") => CountedRequest { retried: 1, ..CountedRequest::default() },
+        _ => CountedRequest { failed: 1, ..CountedRequest::default() },
     };
     let models = catalog_cache::models().or_raise();
     ended_counts::count(&known_model(model, &models), known_type(request_type), counted);
@@ -67,7 +67,7 @@ fn time(seconds: Option<f64>) -> Option<Duration> {
 }
 
 /// The model's name in the registry. A row may name anything, and each name takes a place.
-fn known_model(model: Option<&str>, models: &Models) -> String {
+fn known_model(model: Option<&str>, models: &ModelRegistry) -> String {
     let Some(model) = model else { return String::new() };
     let registered = models.iter().find(|known| known.name.eq_ignore_ascii_case(model));
     match registered {

@@ -6,18 +6,18 @@ use std::path::Path;
 
 use pgrx::prelude::*;
 use steadytext_engine::ModelSource;
-use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::summary::{Load, ModelSummary};
 
 use super::connection;
 use super::models::{may_diagnose, memory_limit_mb, of_engine};
 use super::pull;
-use crate::pg::catalog_cache::{self, Models};
+use crate::pg::catalog_cache::{self, ModelRegistry};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::pulls::Failure;
-use crate::pg::shmem::{Pace, Process};
-use crate::pg::slots::State;
-use crate::pg::{engine_leader, engine_page, environment, files, guc, shmem, slots};
-use crate::registry::{self, Task, Wanted, directory, is_obeyed};
+use crate::pg::pulls::FailedDownload;
+use crate::pg::shmem::{DatabaseProcess, VectorizerPace};
+use crate::pg::slots::WorkerState;
+use crate::pg::{engine_leader, engine_page, files, guc, predecessor_variables, shmem, slots};
+use crate::registry::{self, ModelTask, RequestedModel, directory, is_obeyed};
 
 /// A line: what was checked, how it is, what was found, what to do.
 type Check = (String, &'static str, String, Option<String>);
@@ -47,7 +47,7 @@ fn server_checks() -> TableIterator<
     checks.extend(processes());
     let models = catalog_cache::models().or_raise();
     let mut needed_mb = 0;
-    checks.extend(Task::ALL.map(|task| model(task, &models, &mut needed_mb)));
+    checks.extend(ModelTask::ALL.map(|task| model(task, &models, &mut needed_mb)));
     checks.extend(unusable(&models));
     checks.extend(failed_downloads());
     checks.extend(adapters());
@@ -107,7 +107,7 @@ fn listening() -> Check {
     if engine_leader::pid().is_some() && engine_leader::crashes() == 0 {
         return line("listening", OK, "the engine is starting", None);
     }
-    if slots::my_state() == State::Starting {
+    if slots::my_state() == WorkerState::Starting {
         return line("listening", OK, "no engine runs yet: the worker of this database starts one", None);
     }
     line(
@@ -122,9 +122,9 @@ fn listening() -> Check {
 fn processes() -> Option<Check> {
     let slot = slots::mine()?;
     let wanted = [
-        (Process::Worker, "the worker"),
-        (Process::Vectorizer(Pace::Fast), "the process that works for vectorizers"),
-        (Process::Vectorizer(Pace::Slow), "the process that makes indexes of vectorizers"),
+        (DatabaseProcess::Worker, "the worker"),
+        (DatabaseProcess::Vectorizer(VectorizerPace::Fast), "the process that works for vectorizers"),
+        (DatabaseProcess::Vectorizer(VectorizerPace::Slow), "the process that makes indexes of vectorizers"),
     ];
     let missing: Vec<&str> = wanted
         .into_iter()
@@ -145,10 +145,10 @@ fn processes() -> Option<Check> {
 }
 
 /// The check of the default model of a task.
-fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
+fn model(task: ModelTask, models: &ModelRegistry, needed_mb: &mut u64) -> Check {
     let check = format!("model for {}", task.name());
     let failed = |error: PgError| (check.clone(), ERROR, error.message, error.hint);
-    let resolved = match registry::resolve(task, Wanted::Default, models) {
+    let resolved = match registry::resolve(task, RequestedModel::Default, models) {
         Ok(resolved) => resolved,
         Err(error) => return failed(error),
     };
@@ -161,7 +161,7 @@ fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
             Some("Put a GGUF file into pg_steadytext.model_dir.".to_owned()),
         );
     }
-    let summary = match Summary::of(&resolved.source, of_settings()) {
+    let summary = match ModelSummary::of(&resolved.source, of_settings()) {
         Ok((summary, _)) => summary,
         Err(error) => return failed(of_engine(error)),
     };
@@ -190,7 +190,7 @@ fn of_settings() -> Load {
 }
 
 /// Models that somebody has registered or put into the directory, and that cannot be used.
-fn unusable(models: &Models) -> Vec<Check> {
+fn unusable(models: &ModelRegistry) -> Vec<Check> {
     const HINT: &str = "Requests that name no model pass it over. Put the right file there, correct the row in steadytext_models, or remove it.";
     let mut checks = Vec::new();
     let mut doubtful = Vec::new();
@@ -218,7 +218,7 @@ fn unusable(models: &Models) -> Vec<Check> {
     // then.
     doubtful.retain(|(_, path)| directory::tasks(path).is_empty());
     for (name, path) in doubtful.into_iter().take(MAX_LOOKED_AT) {
-        let (detail, hint) = match Summary::of(&ModelSource::File(path), of_settings()) {
+        let (detail, hint) = match ModelSummary::of(&ModelSource::File(path), of_settings()) {
             Ok((summary, _)) => match summary.refusals.into_iter().next() {
                 Some(refusal) => (refusal.reason, refusal.hint),
                 None => continue,
@@ -241,7 +241,7 @@ fn unusable(models: &Models) -> Vec<Check> {
 /// Downloads that nobody may have been told of: what is asked for without waiting has no other way to say it.
 fn failed_downloads() -> Vec<Check> {
     const HINT: &str = "The server log has more of it. What has arrived is kept: steadytext_model_pull() goes on from there.";
-    let check = |failure: Failure| {
+    let check = |failure: FailedDownload| {
         let detail = format!("it failed {} s ago: {}", failure.age_us / 1_000_000, failure.error.message);
         let hint = failure.error.hint.unwrap_or_else(|| HINT.to_owned());
         (format!("download {}", failure.label), WARNING, detail, Some(hint))
@@ -354,7 +354,7 @@ fn variables() -> Vec<Check> {
     let shown =
         |value: String| value.chars().filter(|letter| !letter.is_control()).take(200).collect::<String>();
     let check = |name: String| {
-        let value = shown(environment::value(&name).unwrap_or_default());
+        let value = shown(predecessor_variables::value(&name).unwrap_or_default());
         if is_obeyed(&name) {
             let detail = format!("\"{value}\", where no setting says otherwise");
             return (format!("environment {name}"), OK, detail, None);
@@ -366,5 +366,9 @@ fn variables() -> Vec<Check> {
         };
         line(&format!("environment {name}"), WARNING, "it has no effect", Some(hint))
     };
-    environment::all().into_iter().filter(|name| !name.starts_with("STEADYTEXT_TEST_")).map(check).collect()
+    predecessor_variables::all()
+        .into_iter()
+        .filter(|name| !name.starts_with("STEADYTEXT_TEST_"))
+        .map(check)
+        .collect()
 }

@@ -9,12 +9,12 @@
 use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::Value;
-use steadytext_engine::remote_job::{self, JobFailure, PreparedRow, Refusal, RemoteJob, Report};
+use steadytext_engine::remote_job::{self, JobFailure, JobRefusal, PreparedRow, RemoteJob, Report};
 use steadytext_engine::{Error, Generate, Output, Work};
 
 use super::context::width_of;
 use crate::pg::catalog_cache;
-use crate::pg::error::{Failure, OrRaise, PgError};
+use crate::pg::error::{OrRaise, PgError, RequestFailure};
 use crate::pg::jsonb::Jsonb;
 use crate::registry::{Resolved, default_names};
 use crate::request::params::{self, Unused};
@@ -43,7 +43,7 @@ const TOKENS_PER_BYTE: u64 = 4;
 const ANSWER_TOKENS: u64 = 16;
 
 /// The texts of a row.
-pub(super) type Texts<'a> = Option<Array<'a, &'a str>>;
+pub(super) type RowTexts<'a> = Option<Array<'a, &'a str>>;
 
 /// A row of the queue as work for an engine of the same version.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -51,7 +51,7 @@ fn prepared_work(
     version: Option<&str>,
     request_type: Option<&str>,
     prompt: Option<&str>,
-    prompts: Texts<'_>,
+    prompts: RowTexts<'_>,
     params: Option<Jsonb<'_>>,
 ) -> Vec<u8> {
     check_version(version).or_raise();
@@ -71,7 +71,7 @@ fn refused_work(
     retry: Option<bool>,
 ) -> Vec<u8> {
     check_version(version).or_raise();
-    let refusal = Refusal {
+    let refusal = JobRefusal {
         message: shown(message.unwrap_or_default()),
         code: code.unwrap_or_default().chars().take(5).collect(),
         retry: retry.unwrap_or(false),
@@ -85,7 +85,7 @@ fn refused_work(
 fn further_work(
     request_type: Option<&str>,
     prompt: Option<&str>,
-    prompts: Texts<'_>,
+    prompts: RowTexts<'_>,
     params: Option<Jsonb<'_>>,
     first: i32,
     report: Option<&[u8]>,
@@ -105,7 +105,7 @@ fn further_work(
 fn read_report(
     request_type: Option<&str>,
     prompt: Option<&str>,
-    prompts: Texts<'_>,
+    prompts: RowTexts<'_>,
     params: Option<Jsonb<'_>>,
     report: Option<&[u8]>,
 ) -> TableIterator<
@@ -128,7 +128,7 @@ fn read_report(
         name!(more, Option<Vec<u8>>),
     ),
 > {
-    let failed = |failure: Failure, usage: Usage| {
+    let failed = |failure: RequestFailure, usage: Usage| {
         let (error, code) = (with_hint(&failure.error), failure.error.sqlstate());
         let retry = failure.retry;
         let (prompt, cached, generated) = (usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens);
@@ -137,11 +137,11 @@ fn read_report(
     };
     let row = match outcome(request_type.unwrap_or_default(), prompt, prompts, params, report) {
         Err(failure) => failed(failure, Usage::default()),
-        Ok(Outcome::Failed(failure, usage)) => failed(failure, usage),
-        Ok(Outcome::More(more)) => {
+        Ok(ReportOutcome::Failed(failure, usage)) => failed(failure, usage),
+        Ok(ReportOutcome::More(more)) => {
             (None, None, 0, None, None, None, None, None, None, None, None, None, None, false, Some(more))
         }
-        Ok(Outcome::Answer(answer, usage, endpoint)) => {
+        Ok(ReportOutcome::Answer(answer, usage, endpoint)) => {
             let list = answer.list().map(|list| list.into_iter().map(str::to_owned).collect());
             let (text, vectors, is_many) = match answer {
                 Answer::Text(text) => (Some(text), Vec::new(), false),
@@ -210,7 +210,7 @@ fn check_version(version: Option<&str>) -> Result<(), PgError> {
 pub(super) fn work(
     request_type: &str,
     prompt: Option<&str>,
-    prompts: Texts<'_>,
+    prompts: RowTexts<'_>,
     params: Option<Jsonb<'_>>,
 ) -> Result<(Subtasks, Resolved), PgError> {
     let config = catalog_cache::config()?;
@@ -226,13 +226,13 @@ pub(super) fn work(
 }
 
 /// The outcome of a report.
-enum Outcome {
+enum ReportOutcome {
     /// The end, and the address of the engine that has answered, where it is none of ours.
     Answer(Answer, Usage, Option<String>),
     /// The next stage of the work, as [`prepared_work`] gives the first.
     More(Vec<u8>),
     /// An error of the engine, and what it took to get there.
-    Failed(Failure, Usage),
+    Failed(RequestFailure, Usage),
 }
 
 /// A stage of the work, from a subtask on, as far as there is room for it.
@@ -251,7 +251,7 @@ fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> PreparedRow {
 }
 
 fn refused(error: &PgError) -> PreparedRow {
-    PreparedRow::Refused(Refusal {
+    PreparedRow::Refused(JobRefusal {
         message: with_hint(error),
         code: error.sqlstate(),
         retry: error.is_transient(),
@@ -259,7 +259,7 @@ fn refused(error: &PgError) -> PreparedRow {
 }
 
 fn encoded(prepared: &PreparedRow) -> Result<Vec<u8>, PgError> {
-    let bytes = remote_job::encode(prepared).map_err(|error| Failure::from(error).error)?;
+    let bytes = remote_job::encode(prepared).map_err(|error| RequestFailure::from(error).error)?;
     if bytes.len() <= MAX_VALUE_BYTES {
         return Ok(bytes);
     }
@@ -268,13 +268,13 @@ fn encoded(prepared: &PreparedRow) -> Result<Vec<u8>, PgError> {
         PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         "the request is too long for a worker elsewhere",
     );
-    remote_job::encode(&refused(&error)).map_err(|error| Failure::from(error).error)
+    remote_job::encode(&refused(&error)).map_err(|error| RequestFailure::from(error).error)
 }
 
 fn further(
     request_type: &str,
     prompt: Option<&str>,
-    prompts: Texts<'_>,
+    prompts: RowTexts<'_>,
     params: Option<Jsonb<'_>>,
     first: usize,
     report: Option<&[u8]>,
@@ -393,7 +393,7 @@ fn check_constraint(work: &Work, text: &str) -> Result<(), PgError> {
         return Ok(());
     }
     let reason = "the worker's answer is not what was asked for".to_owned();
-    Err(Failure::from(Error::Mismatch { reason }).error)
+    Err(RequestFailure::from(Error::Mismatch { reason }).error)
 }
 
 /// Refuses texts that are longer than any answer: what is made of them takes time that grows with their
@@ -405,7 +405,7 @@ fn check_texts(outputs: &[Output]) -> Result<(), PgError> {
     if outputs.iter().all(is_fit) { Ok(()) } else { Err(unexpected()) }
 }
 
-fn read(report: &[u8]) -> Result<Report, Failure> {
+fn read(report: &[u8]) -> Result<Report, RequestFailure> {
     if report.len() > MAX_REPORT_BYTES {
         let error = PgError::new(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -414,9 +414,9 @@ fn read(report: &[u8]) -> Result<Report, Failure> {
                 report.len()
             ),
         );
-        return Err(Failure { error, retry: false });
+        return Err(RequestFailure { error, retry: false });
     }
-    remote_job::decode(report).map_err(Failure::from)
+    remote_job::decode(report).map_err(RequestFailure::from)
 }
 
 /// The outcome of a reported request. A report has the outputs of all stages up to now, so that nothing is
@@ -424,18 +424,18 @@ fn read(report: &[u8]) -> Result<Report, Failure> {
 fn outcome(
     request_type: &str,
     prompt: Option<&str>,
-    prompts: Texts<'_>,
+    prompts: RowTexts<'_>,
     params: Option<Jsonb<'_>>,
     report: Option<&[u8]>,
-) -> Result<Outcome, Failure> {
-    let lasting = |error: PgError| Failure { error, retry: false };
+) -> Result<ReportOutcome, RequestFailure> {
+    let lasting = |error: PgError| RequestFailure { error, retry: false };
     let Report { outputs, prompt_tokens, cached_tokens, first_token_ms, endpoint } =
         read(report.unwrap_or_default())?;
     let outputs = match outputs {
         Ok(outputs) => outputs,
         Err(JobFailure::Model(refusal)) => {
             let error = PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, shown(&refusal.message));
-            return Err(Failure { error, retry: refusal.retry });
+            return Err(RequestFailure { error, retry: refusal.retry });
         }
         Err(JobFailure::Failed { subtask, error }) => {
             let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
@@ -445,10 +445,10 @@ fn outcome(
                 let most = most_answer_tokens(&subtasks, &model, *generated_tokens as u64);
                 usage.generated_tokens = i32::try_from((*generated_tokens as u64).min(most)).ok();
             }
-            let Failure { error, retry } = Failure::from(error);
+            let RequestFailure { error, retry } = RequestFailure::from(error);
             let error = PgError { message: shown(&error.message), ..error };
             let error = if subtask < subtasks.len() { subtasks.blame(subtask, error) } else { error };
-            return Ok(Outcome::Failed(Failure { error, retry }, usage));
+            return Ok(ReportOutcome::Failed(RequestFailure { error, retry }, usage));
         }
     };
     check_texts(&outputs).map_err(lasting)?;
@@ -457,7 +457,7 @@ fn outcome(
     let mut limits = TokenLimits::new(prompt_tokens);
     let Some(ended) = replay(&mut stages, outputs, &model, &mut limits).map_err(lasting)? else {
         let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
-        return Ok(Outcome::More(more));
+        return Ok(ReportOutcome::More(more));
     };
     let EndedRequest { answer, text, .. } = ended;
     let text = text
@@ -485,7 +485,7 @@ fn outcome(
         return Err(lasting(unexpected()));
     }
     let endpoint = endpoint.map(|address| shown(&address).chars().take(MAX_ADDRESS_CHARACTERS).collect());
-    Ok(Outcome::Answer(answer, usage, endpoint))
+    Ok(ReportOutcome::Answer(answer, usage, endpoint))
 }
 
 /// A worker's error message made fit to be shown: it is untrusted text, so control characters are replaced,

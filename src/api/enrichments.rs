@@ -7,7 +7,7 @@ use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::pg::kept_prompts;
-use crate::registry::{self, Wanted};
+use crate::registry::{self, RequestedModel};
 use crate::request::checks::{check_columns, check_params, check_type};
 use crate::request::params::{self, Unused};
 use crate::request::verb_checks::is_verb;
@@ -35,7 +35,7 @@ fn check(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> Resul
     check_params(request_type, &params, &config)?;
     let models = catalog_cache::models()?;
     let task = task_of(request_type, &params);
-    if let Wanted::Named(name) | Wanted::Remembered(name) = wanted(&params) {
+    if let RequestedModel::Named(name) | RequestedModel::Remembered(name) = wanted(&params) {
         check_model(request_type, &params, &models)?;
         let is_elsewhere =
             models.iter().any(|model| model.is_elsewhere() && model.name.eq_ignore_ascii_case(name));
@@ -44,7 +44,7 @@ fn check(request_type: &str, params: Jsonb<'_>, is_answered_here: bool) -> Resul
         if is_answered_here && !is_elsewhere {
             registry::resolve(task, wanted(&params), &models)?;
         }
-    } else if registry::resolve(task, Wanted::Default, &models).is_ok_and(|model| model.is_fallback) {
+    } else if registry::resolve(task, RequestedModel::Default, &models).is_ok_and(|model| model.is_fallback) {
         // The worker's own warning would reach the server log only.
         registry::builtin_warning().report(PgLogLevel::WARNING);
     }

@@ -30,7 +30,7 @@ fn cache_export(
     all_entries: Option<bool>,
     key_format: Option<&str>,
 ) -> TableIterator<'static, (name!(exported, i64), name!(skipped, i64))> {
-    let options = export::Options {
+    let options = export::ExportOptions {
         replace: replace.unwrap_or(false),
         all_entries: all_entries.unwrap_or(false),
         coding: export::coding(key_format.unwrap_or("base64")).or_raise(),

@@ -4,7 +4,7 @@ use pgrx::Array;
 use pgrx::prelude::*;
 
 use super::context::width_of;
-use super::elsewhere::{Texts, work};
+use super::elsewhere::{RowTexts, work};
 use crate::pg::jsonb::Jsonb;
 use crate::request::ForeignAnswer;
 
@@ -14,7 +14,7 @@ use crate::request::ForeignAnswer;
 fn answer_flaw(
     request_type: Option<&str>,
     prompt: Option<&str>,
-    prompts: Texts<'_>,
+    prompts: RowTexts<'_>,
     params: Option<Jsonb<'_>>,
     result: Option<&str>,
     list: Option<Array<'_, &str>>,

@@ -15,10 +15,10 @@ use crate::pg::error::{OrRaise, PgError};
 use crate::pg::group_state::{self, GroupState};
 use crate::pg::guc;
 use crate::pg::jsonb::{self, Item, Jsonb};
-use crate::registry::Task;
+use crate::registry::ModelTask;
 use crate::request::checks::invalid;
 use crate::request::defaults;
-use crate::request::summary::{Level, Row, Summary, in_words, not_an_object};
+use crate::request::summary::{Summary, SummaryLevel, SummaryRow, in_words, not_an_object};
 use crate::request::{Answer, Subtasks};
 
 /// The bytes of a group, as a multiple of max_prompt_bytes.
@@ -200,22 +200,23 @@ fn add_partial(state: &mut GroupState, partial: Jsonb<'_>) -> Result<(), PgError
 }
 
 /// The values of a group in the order that counts.
-fn rows(state: &GroupState, call: pg_sys::FunctionCallInfo) -> Result<Vec<Row<'_>>, PgError> {
-    let mut rows: Vec<Row<'_>> = state.rows()?.into_iter().map(|(value, note)| Row { value, note }).collect();
+fn rows(state: &GroupState, call: pg_sys::FunctionCallInfo) -> Result<Vec<SummaryRow<'_>>, PgError> {
+    let mut rows: Vec<SummaryRow<'_>> =
+        state.rows()?.into_iter().map(|(value, note)| SummaryRow { value, note }).collect();
     if !group_state::is_ordered(call) {
         rows.sort_unstable();
     }
     Ok(rows)
 }
 
-fn summary(rows: &[Row<'_>], max_words: i64) -> Result<String, PgError> {
+fn summary(rows: &[SummaryRow<'_>], max_words: i64) -> Result<String, PgError> {
     answer(Summary::of_rows(rows, max_words, guc::engine().context_length))
 }
 
 fn answer(summary: Summary) -> Result<String, PgError> {
-    let level = Level::first(summary);
+    let level = SummaryLevel::first(summary);
     level.check_prompt()?;
-    answers::answer_of("summarize", Task::Generate, Subtasks::Summary(level), Map::new())
+    answers::answer_of("summarize", ModelTask::Generate, Subtasks::Summary(level), Map::new())
         .and_then(Answer::into_text)
 }
 

@@ -16,16 +16,16 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::refuse::{MAX_RETRIES_LIMIT, refusal};
-use crate::cache::{self, Cached, Effort};
-use crate::pg::catalog_cache::{self, Config};
+use crate::cache::{self, CacheReply, Effort};
+use crate::pg::catalog_cache::{self, DatabaseConfig};
 use crate::pg::error::{OrRaise, PgError, counted, hide_copied_row, show_copied_row};
-use crate::pg::rate_limits::Asking;
+use crate::pg::rate_limits::RequestChannel;
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{
     activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, refusals, shmem,
     slots, transaction,
 };
-use crate::registry::Wanted;
+use crate::registry::RequestedModel;
 use crate::request::batch_checks;
 use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
 use crate::request::params::{self, Unused};
@@ -39,7 +39,7 @@ use crate::request::{
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
 
-type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
+type QueueTuple<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
 
 /// The columns that are checked or filled in.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +130,7 @@ fn new_request_id() -> pgrx::Uuid {
 
 /// BEFORE INSERT FOR EACH ROW on steadytext_queue.
 #[pg_trigger]
-fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infallible> {
+fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<QueueTuple<'a>>, Infallible> {
     let hidden = hide_copied_row();
     let Some(row) = NewRow::of(trigger) else {
         PgError::internal("this trigger is for rows that are about to be inserted").raise()
@@ -159,7 +159,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         }
         check_queue_length(owner, &config).or_raise();
         if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
-            rate_limits::admit(owner, given.count(), Asking::Row).or_raise();
+            rate_limits::admit(owner, given.count(), RequestChannel::Row).or_raise();
         }
         stored = params_to_store(&given).or_raise();
     }
@@ -190,7 +190,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
 fn params_to_store(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> {
     let mut params = given.params.clone();
     let mut is_changed = given.leaves_choice || given.has_kept_prompt;
-    if wanted(&given.params) == Wanted::Default && guc::any_model_of_session() {
+    if wanted(&given.params) == RequestedModel::Default && guc::any_model_of_session() {
         let models = catalog_cache::models()?;
         if let Some(name) = default_to_remember(given.request_type, &given.params, &models)? {
             is_changed = true;
@@ -236,7 +236,12 @@ impl Given<'_> {
 
 /// The answer to a request, if the cache has it. An error in the request itself is left for the worker to
 /// report.
-fn from_cache(row: NewRow<'_>, columns: &QueueColumns, given: &Given<'_>, config: &Config) -> Option<Cached> {
+fn from_cache(
+    row: NewRow<'_>,
+    columns: &QueueColumns,
+    given: &Given<'_>,
+    config: &DatabaseConfig,
+) -> Option<CacheReply> {
     if row.text(columns.at(QueueColumn::Status)) != Some("pending") {
         return None;
     }
@@ -249,8 +254,8 @@ fn complete<'a>(
     row: NewRow<'_>,
     columns: &QueueColumns,
     given: &Given<'_>,
-    Cached { found, answer, .. }: &Cached,
-) -> Row<'a> {
+    CacheReply { found, answer, .. }: &CacheReply,
+) -> QueueTuple<'a> {
     let now = pg_sys::Datum::from(activity::now());
     let list: Option<Vec<String>> = answer.list().map(|texts| texts.into_iter().map(str::to_owned).collect());
     let values = [
@@ -285,7 +290,11 @@ fn count_found(request_type: &str, model: Option<&str>) {
 
 /// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before
 /// anything is fetched or copied.
-fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Result<Given<'a>, PgError> {
+fn check_row<'a>(
+    row: NewRow<'a>,
+    columns: &QueueColumns,
+    config: &DatabaseConfig,
+) -> Result<Given<'a>, PgError> {
     let bytes = |column, of| row.bytes(columns.at(column), of);
     let text_bytes = |column| bytes(column, pg_sys::TEXTOID);
     for column in [QueueColumn::RequestType, QueueColumn::UserId, QueueColumn::SessionId] {
@@ -333,7 +342,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     }
     check_params(request_type, &given.params, config)?;
     // The registry is only read for requests that name one of its models.
-    if wanted(&given.params) != Wanted::Default {
+    if wanted(&given.params) != RequestedModel::Default {
         let models = catalog_cache::models()?;
         check_model(request_type, &given.params, &models)?;
     }
@@ -347,7 +356,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
 fn admit_retry() -> bool {
     let role = privilege::current_user();
     check_queue_length(role, &catalog_cache::config().or_raise()).or_raise();
-    rate_limits::admit(role, 1, Asking::Row).or_raise();
+    rate_limits::admit(role, 1, RequestChannel::Row).or_raise();
     pending::retrying(role);
     true
 }
@@ -355,7 +364,7 @@ fn admit_retry() -> bool {
 /// The counts are of committed rows, kept in shared memory, so the limits are met within the size of what
 /// transactions enqueue at the same moment. Administrators, who could raise the limit of a role, are not
 /// bound by it.
-fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
+fn check_queue_length(owner: pg_sys::Oid, config: &DatabaseConfig) -> Result<(), PgError> {
     let Some(slot) = slots::mine() else { return Ok(()) };
     let count = pending::count(slot, owner);
     let full = |key, message: String| {

@@ -9,7 +9,7 @@ use steadytext_engine::{adapters, card, gguf};
 
 use super::models::require_administrator;
 use super::refuse::require_name;
-use crate::pg::catalog_cache::{self, Model};
+use crate::pg::catalog_cache::{self, RegisteredModel};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::guc;
 use crate::pg::spi::{self, Mode};
@@ -101,7 +101,7 @@ fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
             .hint("Remove that file first, or remove the model without its files."));
         }
         // Another model whose file lies in this one's folder would lose it as well.
-        let is_other = |model: &&Model| {
+        let is_other = |model: &&RegisteredModel| {
             model.name != name
                 && registry::registered_path(&model.file).is_ok_and(|other| real(&other).starts_with(&path))
         };

@@ -6,17 +6,17 @@ use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::memory::Machine;
-use steadytext_engine::summary::{self, Load, Summary};
+use steadytext_engine::summary::{self, Load, ModelSummary};
 use steadytext_engine::{Error, FileId, LoadedModel, ModelIdentity, ModelSource, hex, model_files};
 
 use super::connection;
 use super::refuse::require_name;
-use crate::pg::catalog_cache::{self, Model, Models};
-use crate::pg::error::{Failure, OrRaise, PgError};
+use crate::pg::catalog_cache::{self, ModelRegistry, RegisteredModel};
+use crate::pg::error::{OrRaise, PgError, RequestFailure};
 use crate::pg::memory::shared_buffers;
 use crate::pg::privilege::{current_user, is_administrator};
 use crate::pg::{guc, interrupts, privilege};
-use crate::registry::{self, Task, Wanted, directory};
+use crate::registry::{self, ModelTask, RequestedModel, directory};
 
 /// Longest text that a prompt is shown with, in characters.
 const MAX_SHOWN: usize = 10_000;
@@ -98,7 +98,7 @@ fn model_list() -> TableIterator<
             ANYWHERE,
         );
     }
-    let all = Task::ALL.map(|task| task.name().to_owned()).to_vec();
+    let all = ModelTask::ALL.map(|task| task.name().to_owned()).to_vec();
     push(registry::BUILTIN, "builtin", None, None, all, Vec::new(), ANYWHERE);
     TableIterator::new(rows)
 }
@@ -166,7 +166,7 @@ fn model_inspect(
         ModelSource::File(path) => ModelIdentity::file_of(path).ok(),
         ModelSource::Builtin => None,
     });
-    let summed_up = found.source.as_ref().map(|source| Summary::of(source, load).map_err(of_engine));
+    let summed_up = found.source.as_ref().map(|source| ModelSummary::of(source, load).map_err(of_engine));
     let (summary, gguf, unreadable) = match summed_up {
         Some(Ok((summary, gguf))) => (Some(summary), Some(gguf), None),
         Some(Err(error)) => (None, None, Some(error)),
@@ -181,7 +181,7 @@ fn model_inspect(
     let card = path.map(Card::read).transpose().ok().flatten().flatten().unwrap_or_default();
     let tasks = match (path, found.task) {
         (_, Some(task)) => vec![task.name().to_owned()],
-        (None, None) => Task::ALL.map(|task| task.name().to_owned()).to_vec(),
+        (None, None) => ModelTask::ALL.map(|task| task.name().to_owned()).to_vec(),
         (Some(path), None) => directory::tasks(path).iter().map(|task| task.name().to_owned()).collect(),
     };
     let for_prompt = match tasks.first().map(String::as_str) {
@@ -265,13 +265,13 @@ fn storable(text: Option<String>) -> Option<String> {
 }
 
 pub(super) fn of_engine(error: Error) -> PgError {
-    Failure::from(error).error
+    RequestFailure::from(error).error
 }
 
 /// A model that somebody looks at.
-struct Found {
+struct NamedSource {
     /// The task of its row; `None` for names of files, which may have any task.
-    task: Option<Task>,
+    task: Option<ModelTask>,
     /// The model itself, unless its file is missing.
     source: Option<ModelSource>,
     /// The path where it would be.
@@ -285,41 +285,41 @@ struct Found {
 /// # Errors
 ///
 /// 42704 for a name that nothing has, 42710 for one that several have.
-fn find(name: &str, models: &Models) -> Result<Found, PgError> {
+fn find(name: &str, models: &ModelRegistry) -> Result<NamedSource, PgError> {
     if name == registry::BUILTIN {
         let source = Some(ModelSource::Builtin);
-        return Ok(Found { task: None, source, path: None, refused: None });
+        return Ok(NamedSource { task: None, source, path: None, refused: None });
     }
     if let Some((row, task)) = registered(name, models)
-        .and_then(|row| Some((row, Task::ALL.into_iter().find(|task| task.name() == row.task)?)))
+        .and_then(|row| Some((row, ModelTask::ALL.into_iter().find(|task| task.name() == row.task)?)))
     {
         // A file that is another one than registered is looked at all the same.
         let path = registry::registered_path(&row.file).ok();
         let is_whole = path.as_deref().is_some_and(registry::is_there);
         // The first part of several says what the model is, whether or not the others are there.
         let source = path.clone().filter(|path| is_whole || path.is_file()).map(ModelSource::File);
-        let found = Found { task: Some(task), source, path, refused: None };
+        let found = NamedSource { task: Some(task), source, path, refused: None };
         if is_whole && !row.is_elsewhere() {
             return Ok(found);
         }
-        return Ok(match registry::resolve(task, Wanted::Named(name), models) {
-            Ok(resolved) => Found { source: Some(resolved.source), ..found },
-            Err(error) => Found { refused: Some(error), ..found },
+        return Ok(match registry::resolve(task, RequestedModel::Named(name), models) {
+            Ok(resolved) => NamedSource { source: Some(resolved.source), ..found },
+            Err(error) => NamedSource { refused: Some(error), ..found },
         });
     }
     // A file is inspected whichever tasks its card names.
     if let Some(path) = registry::named_file(name, models)? {
         let source = Some(ModelSource::File(path));
-        return Ok(Found { task: None, source, path: None, refused: None });
+        return Ok(NamedSource { task: None, source, path: None, refused: None });
     }
     let incomplete = registry::incomplete_file(name)?;
-    match (registry::resolve(Task::Generate, Wanted::Named(name), models), incomplete) {
+    match (registry::resolve(ModelTask::Generate, RequestedModel::Named(name), models), incomplete) {
         (Ok(resolved), _) => {
-            Ok(Found { task: None, source: Some(resolved.source), path: None, refused: None })
+            Ok(NamedSource { task: None, source: Some(resolved.source), path: None, refused: None })
         }
         (Err(error), Some(path)) => {
             let source = Some(ModelSource::File(path));
-            Ok(Found { task: None, source, path: None, refused: Some(error) })
+            Ok(NamedSource { task: None, source, path: None, refused: Some(error) })
         }
         (Err(error), None) => Err(match registry::close(name, models) {
             Some(close) if error.code == PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT => error.hint(close),
@@ -335,7 +335,7 @@ fn stray(path: Option<&Path>) -> Option<String> {
 }
 
 /// The row of a name, unless a file is meant by it.
-fn registered<'a>(name: &str, models: &'a Models) -> Option<&'a Model> {
+fn registered<'a>(name: &str, models: &'a ModelRegistry) -> Option<&'a RegisteredModel> {
     models.iter().find(|model| model.name == name && !registry::gives_way(model))
 }
 

@@ -4,7 +4,7 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::arrays::Texts;
+use super::arrays::SqlTexts;
 use super::enqueue::enqueue;
 use super::verbs::{answers_where, text_of};
 use crate::pg::catalog_cache;
@@ -38,7 +38,7 @@ fn plain_verb(
 #[pg_extern(immutable, parallel_safe)]
 fn plain_verb_array(
     request_type: Option<&str>,
-    texts: Texts<'_>,
+    texts: SqlTexts<'_>,
     params: Option<Jsonb<'_>>,
     use_cache: Option<bool>,
     seed: Option<i64>,

@@ -8,7 +8,9 @@ use super::audit::note_in_audit_log;
 use super::refuse::require_name;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::{as_owner, current_user, is_administrator, is_monitor, may_manage};
-use crate::pg::pulls::{self, Done, Failure, Look, Running, Ticket, Wanted};
+use crate::pg::pulls::{
+    self, CompletedDownload, DownloadState, DownloadTicket, FailedDownload, RunningDownload, WantedDownload,
+};
 use crate::pg::{catalog, catalog_cache, interrupts};
 use crate::registry::{self, DownloadRequest};
 
@@ -66,18 +68,19 @@ fn pull(name: &str, wait: bool) -> Result<String, PgError> {
     finish(&request, true)
 }
 
-fn begin(request: &DownloadRequest, wait: bool) -> Result<Ticket, PgError> {
+fn begin(request: &DownloadRequest, wait: bool) -> Result<DownloadTicket, PgError> {
     let text = serde_json::to_string(request)
         .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
     let key = request.key();
-    let wanted = Wanted { key: &key, label: &request.label, request: &text, owner: current_user(), wait };
+    let wanted =
+        WantedDownload { key: &key, label: &request.label, request: &text, owner: current_user(), wait };
     pulls::begin(&wanted).map(|(ticket, _)| ticket)
 }
 
 /// This process waits for a download until it is dropped.
-struct Waiting(Ticket);
+struct WaitingForDownload(DownloadTicket);
 
-impl Drop for Waiting {
+impl Drop for WaitingForDownload {
     fn drop(&mut self) {
         pulls::leave(self.0);
     }
@@ -85,20 +88,20 @@ impl Drop for Waiting {
 
 /// Waits for the download of a model; `tells`: and tells the client how far it is.
 fn finish(request: &DownloadRequest, tells: bool) -> Result<String, PgError> {
-    let waiting = Waiting(begin(request, true)?);
+    let waiting = WaitingForDownload(begin(request, true)?);
     let mut told = None::<Instant>;
     loop {
         // Whatever ends this statement drops `waiting`.
         interrupts::check();
         match pulls::look(waiting.0) {
-            Look::Done(done) => {
+            DownloadState::Done(done) => {
                 if tells {
                     notice(arrived(&request.label, &done));
                 }
                 return Ok(done.name);
             }
-            Look::Failed(error) => return Err(error),
-            Look::Running(running) => {
+            DownloadState::Failed(error) => return Err(error),
+            DownloadState::Running(running) => {
                 if tells && running.total > 0 && told.is_none_or(|told| told.elapsed() >= NOTICE) {
                     told = Some(Instant::now());
                     notice(described(&running));
@@ -114,7 +117,7 @@ fn notice(message: String) {
 }
 
 /// The notice that a download has ended.
-fn arrived(label: &str, done: &Done) -> String {
+fn arrived(label: &str, done: &CompletedDownload) -> String {
     let name = &done.name;
     let adapters = match done.adapters.as_str() {
         "" => String::new(),
@@ -128,7 +131,7 @@ fn arrived(label: &str, done: &Done) -> String {
 }
 
 /// The progress of a download, in words.
-fn described(running: &Running) -> String {
+fn described(running: &RunningDownload) -> String {
     let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
     let mut text =
         format!("{}: {} of {} MB", running.label, megabytes(running.done), megabytes(running.total));
@@ -157,7 +160,7 @@ fn sees() -> impl Fn(pg_sys::Oid) -> bool {
 }
 
 /// The downloads that have failed last and were not asked for again, for those who may know of them.
-pub(super) fn failures() -> Vec<Failure> {
+pub(super) fn failures() -> Vec<FailedDownload> {
     let sees = sees();
     pulls::failures().into_iter().filter(|failure| sees(failure.owner)).collect()
 }

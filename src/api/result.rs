@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use uuid::Uuid;
 
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::spi::{self, Mode, Row, Value};
+use crate::pg::spi::{self, Mode, Row, SqlValue};
 use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
 use crate::pg::waiters::{self, Waiter};
 use crate::pg::{catalog, catalog_cache, interrupts};
@@ -30,27 +30,27 @@ enum ResultKind {
 /// The text of a completed request, or the text form of its embedding or embeddings; waits for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn get_async_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i64>) -> Option<String> {
-    await_result(request_id, timeout_seconds, ResultKind::Text).and_then(Value::into_text)
+    await_result(request_id, timeout_seconds, ResultKind::Text).and_then(SqlValue::into_text)
 }
 
 /// The embedding of a completed request; waits for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn get_async_embedding(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i64>) -> Option<AnyElement> {
-    await_result(request_id, timeout_seconds, ResultKind::Embedding).and_then(Value::into_datum)
+    await_result(request_id, timeout_seconds, ResultKind::Embedding).and_then(SqlValue::into_datum)
 }
 
 /// The result of a look at the request's row.
-enum Look {
+enum RowState {
     NotFound,
     Unfinished { own: bool },
-    Ended(Result<Option<Value>, PgError>),
+    Ended(Result<Option<SqlValue>, PgError>),
 }
 
 fn await_result(
     request_id: Option<pgrx::Uuid>,
     timeout_seconds: Option<i64>,
     wanted: ResultKind,
-) -> Option<Value> {
+) -> Option<SqlValue> {
     let id = request_id?;
     let uuid = Uuid::from_bytes(*id.as_bytes());
     let seconds = timeout_seconds.unwrap_or(TIMEOUT_SECONDS);
@@ -64,10 +64,10 @@ fn await_result(
     loop {
         let seen = waiter.endings();
         match look(&sql, id, wanted) {
-            Look::NotFound => not_found(uuid).raise(),
-            Look::Ended(result) => return result.or_raise(),
-            Look::Unfinished { own: true } => uncommitted(uuid).raise(),
-            Look::Unfinished { own: false } => {}
+            RowState::NotFound => not_found(uuid).raise(),
+            RowState::Ended(result) => return result.or_raise(),
+            RowState::Unfinished { own: true } => uncommitted(uuid).raise(),
+            RowState::Unfinished { own: false } => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -173,33 +173,33 @@ fn unfinished(sql: &str, ids: Vec<pgrx::Uuid>) -> Result<Vec<pgrx::Uuid>, PgErro
     found.into_iter().flatten().collect()
 }
 
-fn look(sql: &str, id: pgrx::Uuid, wanted: ResultKind) -> Look {
+fn look(sql: &str, id: pgrx::Uuid, wanted: ResultKind) -> RowState {
     let found = in_passing(|| {
         with_latest_snapshot(|| {
             spi::query_one(sql, vec![id.into()], Mode::ReadOnly, |row| {
                 match row.get::<String>(1).as_deref().unwrap_or_default() {
                     "pending" | "processing" => {
-                        Look::Unfinished { own: row.get::<pg_sys::TransactionId>(2).is_some_and(is_own) }
+                        RowState::Unfinished { own: row.get::<pg_sys::TransactionId>(2).is_some_and(is_own) }
                     }
-                    "completed" => Look::Ended(value(row, wanted)),
-                    _ => Look::Ended(Err(failure(row))),
+                    "completed" => RowState::Ended(value(row, wanted)),
+                    _ => RowState::Ended(Err(failure(row))),
                 }
             })
         })
     });
-    found.or_raise().unwrap_or(Look::NotFound)
+    found.or_raise().unwrap_or(RowState::NotFound)
 }
 
-fn value(row: &Row, wanted: ResultKind) -> Result<Option<Value>, PgError> {
+fn value(row: &Row, wanted: ResultKind) -> Result<Option<SqlValue>, PgError> {
     match wanted {
-        ResultKind::Text => Ok((5..=7).find_map(|column| row.get_text(column)).map(Value::Text)),
+        ResultKind::Text => Ok((5..=7).find_map(|column| row.get_text(column)).map(SqlValue::Text)),
         ResultKind::Embedding => match row.get_copy(6) {
             None => Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "the request has no embedding: it is of another type",
             )
             .hint("Use steadytext_get_async_result().")),
-            some => Ok(some.map(Value::Datum)),
+            some => Ok(some.map(SqlValue::Datum)),
         },
     }
 }

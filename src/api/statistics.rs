@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 use crate::pg::privilege::{current_user, reads_all_statistics};
-use crate::pg::request_statistics::{self, Line};
+use crate::pg::request_statistics::{self, StatisticsLine};
 use crate::pg::{catalog, engine_leader, engine_page};
 
 /// TimestampTz counts from 2000, in microseconds.
@@ -38,7 +38,7 @@ fn request_statistics() -> TableIterator<
 > {
     let sees_all = reads_all_statistics(current_user());
     let of = (!sees_all).then(catalog::my_database);
-    let row = |line: Line| {
+    let row = |line: StatisticsLine| {
         let times = [0, 1, 2].map(|which| {
             let (seconds, buckets) = line.time(which);
             (seconds, buckets.iter().map(|count| signed(*count)).collect::<Vec<i64>>())

@@ -6,8 +6,8 @@ use super::poison_rows::unpacked;
 use super::pull;
 use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
-use crate::pg::shmem::{Pace, Process, Slot};
-use crate::pg::slots::State;
+use crate::pg::shmem::{DatabaseProcess, Slot, VectorizerPace};
+use crate::pg::slots::WorkerState;
 use crate::pg::{activity, catalog, catalog_cache, engine_leader, shmem, slots};
 use crate::registry::status;
 use std::sync::atomic::Ordering::Relaxed;
@@ -121,16 +121,18 @@ fn worker_state() -> TableIterator<
             "not_preloaded",
             Some("add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart"),
         ),
-        State::Stopped if catalog::in_recovery() => ("stopped", Some("the server is a standby")),
-        State::Stopped if slot.is_some_and(|slot| slot.is_without_place(Process::Worker)) => {
+        WorkerState::Stopped if catalog::in_recovery() => ("stopped", Some("the server is a standby")),
+        WorkerState::Stopped if slot.is_some_and(|slot| slot.is_without_place(DatabaseProcess::Worker)) => {
             ("stopped", Some(NO_PLACE))
         }
-        State::Stopped => ("stopped", Some("the launcher has not started a worker; see the server log")),
-        State::Starting => ("starting", None),
-        State::Working if running == 0 => ("idle", None),
-        State::Working => ("running", None),
-        State::Paused => ("paused", Some("steadytext_daemon_start() resumes it")),
-        State::VersionMismatch => (
+        WorkerState::Stopped => {
+            ("stopped", Some("the launcher has not started a worker; see the server log"))
+        }
+        WorkerState::Starting => ("starting", None),
+        WorkerState::Working if running == 0 => ("idle", None),
+        WorkerState::Working => ("running", None),
+        WorkerState::Paused => ("paused", Some("steadytext_daemon_start() resumes it")),
+        WorkerState::VersionMismatch => (
             "version_mismatch",
             Some(
                 "restart the server and run ALTER EXTENSION pg_steadytext UPDATE, so that library and extension match",
@@ -162,7 +164,8 @@ pub(super) const NO_PLACE: &str =
 
 /// A problem message about processes that should work for vectorizers and have no place.
 fn missing(slot: &Slot) -> Option<String> {
-    let is_missing = Pace::ALL.into_iter().any(|pace| slot.is_without_place(Process::Vectorizer(pace)));
+    let is_missing =
+        VectorizerPace::ALL.into_iter().any(|pace| slot.is_without_place(DatabaseProcess::Vectorizer(pace)));
     is_missing.then(|| {
         format!("a process that works for vectorizers and enrichments cannot be started: {NO_PLACE}")
     })
@@ -173,8 +176,8 @@ fn missing(slot: &Slot) -> Option<String> {
 #[pg_extern(volatile, parallel_restricted)]
 fn process_problem(slow: Option<bool>) -> Option<String> {
     let slot = slots::mine()?;
-    let is_missing = |pace: Pace| slot.is_without_place(Process::Vectorizer(pace));
-    let waits = is_missing(Pace::Fast) || (slow == Some(true) && is_missing(Pace::Slow));
+    let is_missing = |pace: VectorizerPace| slot.is_without_place(DatabaseProcess::Vectorizer(pace));
+    let waits = is_missing(VectorizerPace::Fast) || (slow == Some(true) && is_missing(VectorizerPace::Slow));
     if waits { missing(slot) } else { None }
 }
 

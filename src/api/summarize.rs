@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::answers;
-use super::arrays::{self, Texts};
+use super::arrays::{self, SqlTexts};
 use super::enqueue::enqueue;
 use super::refuse::refuse_unsafe;
 use crate::pg::error::{OrRaise, PgError};
@@ -38,7 +38,7 @@ fn summarize_text(
 /// As [`summarize_text`], of each text.
 #[pg_extern(immutable, parallel_safe)]
 fn summarize_text_array(
-    input_text: Texts<'_>,
+    input_text: SqlTexts<'_>,
     metadata: Option<Jsonb<'_>>,
     max_words: Option<i64>,
     use_cache: Option<bool>,

@@ -89,31 +89,31 @@ fn generate_stream(
     let params = with_options(params, system_prompt, options).or_raise();
     SetOfIterator::new(match prompt::filled(prompt, variables).or_raise() {
         Some(prompt) => begin_pieces(&prompt, params, on_error),
-        None => Pieces::none(),
+        None => AnswerPieces::none(),
     })
 }
 
 /// Begins a text that is read piece by piece.
-pub(super) fn begin_pieces(prompt: &str, params: Map<String, Value>, on_error: OnError) -> Pieces {
+pub(super) fn begin_pieces(prompt: &str, params: Map<String, Value>, on_error: OnError) -> AnswerPieces {
     let call = on_error.settle(Call::begin("generate", Some(prompt), None, params));
-    Pieces { call, sent_bytes: 0, on_error }
+    AnswerPieces { call, sent_bytes: 0, on_error }
 }
 
 /// The pieces of a text, as they are generated. Together they are the text.
-pub(super) struct Pieces {
+pub(super) struct AnswerPieces {
     call: Option<Call>,
     sent_bytes: usize,
     on_error: OnError,
 }
 
-impl Pieces {
+impl AnswerPieces {
     /// The pieces of no text.
-    pub(super) fn none() -> Pieces {
-        Pieces { call: None, sent_bytes: 0, on_error: OnError::Raise }
+    pub(super) fn none() -> AnswerPieces {
+        AnswerPieces { call: None, sent_bytes: 0, on_error: OnError::Raise }
     }
 }
 
-impl Iterator for Pieces {
+impl Iterator for AnswerPieces {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {

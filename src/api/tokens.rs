@@ -5,9 +5,9 @@ use pgrx::prelude::*;
 use steadytext_engine::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy, Work};
 
 use super::answers;
-use crate::pg::catalog_cache::{self, Models};
+use crate::pg::catalog_cache::{self, ModelRegistry};
 use crate::pg::error::{OrRaise, PgError};
-use crate::registry::{self, Resolved, Task, Wanted};
+use crate::registry::{self, ModelTask, RequestedModel, Resolved};
 use crate::request::checks::{check_length, invalid};
 use crate::request::{Answer, Subtasks, unexpected};
 
@@ -59,8 +59,8 @@ fn chunk_for_embedding(
 > {
     let Some(text) = input else { return TableIterator::new([]) };
     let models = catalog_cache::models().or_raise();
-    let wanted = model.map_or(Wanted::Default, Wanted::Named);
-    let model = registry::resolve(Task::Embed, wanted, &models).or_raise();
+    let wanted = model.map_or(RequestedModel::Default, RequestedModel::Named);
+    let model = registry::resolve(ModelTask::Embed, wanted, &models).or_raise();
     let chunks = chunks(&text, chunk_size, chunk_overlap, strategy, model).or_raise();
     TableIterator::new(pieces(text, chunks))
 }
@@ -128,12 +128,12 @@ fn tokenized(work: Work, model: Resolved) -> Result<Answer, PgError> {
 }
 
 /// The model of this name, whatever task it has; the one that generates where none is named.
-fn whatever_it_is_for(name: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
-    let wanted = name.map_or(Wanted::Default, Wanted::Named);
-    let found = registry::resolve(Task::Generate, wanted, models);
+fn whatever_it_is_for(name: Option<&str>, models: &ModelRegistry) -> Result<Resolved, PgError> {
+    let wanted = name.map_or(RequestedModel::Default, RequestedModel::Named);
+    let found = registry::resolve(ModelTask::Generate, wanted, models);
     let of_another_task =
         |error: &PgError| name.is_some() && error.code == PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
-    [Task::Embed, Task::Rerank].into_iter().fold(found, |found, task| match found {
+    [ModelTask::Embed, ModelTask::Rerank].into_iter().fold(found, |found, task| match found {
         Err(error) if of_another_task(&error) => registry::resolve(task, wanted, models),
         found => found,
     })

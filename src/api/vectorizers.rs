@@ -11,10 +11,10 @@ use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::as_owner;
 use crate::pg::rate_limits::StatementOfOthers;
-use crate::pg::shmem::Pace;
+use crate::pg::shmem::VectorizerPace;
 use crate::pg::spi::{self, Arg, KeptPlans, Mode, Row};
 use crate::pg::{after_commit, catalog_cache, interrupts, noted_keys, slots};
-use crate::registry::{self, Task, Wanted};
+use crate::registry::{self, ModelTask, RequestedModel};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
@@ -95,7 +95,7 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<AnyElement>) -> O
 #[pg_extern(volatile, parallel_unsafe)]
 fn warn_of_builtin_vectors() -> bool {
     let models = catalog_cache::models().or_raise();
-    let found = registry::resolve(Task::Embed, Wanted::Default, &models);
+    let found = registry::resolve(ModelTask::Embed, RequestedModel::Default, &models);
     let is_fallback = found.is_ok_and(|model| model.is_fallback);
     if is_fallback {
         registry::builtin_warning()
@@ -115,7 +115,7 @@ fn is_vectorizing() -> bool {
 /// in a process that does not renew it: a process of the slow pace begins the step anew.
 #[pg_extern(volatile, parallel_unsafe)]
 fn renew_step_limit() -> bool {
-    let renews = slots::my_pace() == Some(Pace::Slow);
+    let renews = slots::my_pace() == Some(VectorizerPace::Slow);
     if renews {
         interrupts::renew_time_limit(RENEWED_LIMIT);
     }

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::answers::{self, Element};
-use super::arrays::{self, Texts};
+use super::arrays::{self, SqlTexts};
 use super::enqueue::enqueue;
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
@@ -36,7 +36,7 @@ fn verb_if(
 /// As [`verb_if`], of each prompt.
 #[pg_extern(immutable, parallel_safe)]
 fn verb_if_array(
-    prompts: Texts<'_>,
+    prompts: SqlTexts<'_>,
     use_cache: Option<bool>,
     seed: Option<i64>,
     model: Option<&str>,
@@ -58,7 +58,7 @@ fn number_of(
 
 fn numbers_of(
     request_type: &str,
-    prompts: Texts<'_>,
+    prompts: SqlTexts<'_>,
     params: &Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<Vec<Option<f64>>> {
@@ -81,7 +81,7 @@ fn verb_if_score(
 /// As [`verb_if_score`], of each prompt.
 #[pg_extern(immutable, parallel_safe)]
 fn verb_if_score_array(
-    prompts: Texts<'_>,
+    prompts: SqlTexts<'_>,
     use_cache: Option<bool>,
     seed: Option<i64>,
     model: Option<&str>,
@@ -105,7 +105,7 @@ fn verb_score(
 /// As [`verb_score`], of each prompt.
 #[pg_extern(immutable, parallel_safe)]
 fn verb_score_array(
-    prompts: Texts<'_>,
+    prompts: SqlTexts<'_>,
     use_cache: Option<bool>,
     seed: Option<i64>,
     model: Option<&str>,
@@ -134,8 +134,8 @@ fn verb_similarity(
 /// As [`verb_similarity`], of each two texts in the same place.
 #[pg_extern(immutable, parallel_safe)]
 fn verb_similarity_array(
-    a: Texts<'_>,
-    b: Texts<'_>,
+    a: SqlTexts<'_>,
+    b: SqlTexts<'_>,
     use_cache: Option<bool>,
     seed: Option<i64>,
     model: Option<&str>,
@@ -166,7 +166,7 @@ fn verb_similarity_array(
 }
 
 /// An array as a parameter.
-fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgError> {
+fn listed(name: &str, texts: SqlTexts<'_>) -> Result<Option<(String, Value)>, PgError> {
     let Some(texts) = texts else { return Ok(None) };
     check_elements(name, texts.len())?;
     arrays::check_bytes(texts.iter())?;
@@ -176,9 +176,9 @@ fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgErr
 /// Adds the parameters of a classification: its categories with descriptions, its examples, and its options.
 pub(super) fn with_categories(
     mut params: Map<String, Value>,
-    categories: Texts<'_>,
+    categories: SqlTexts<'_>,
     (task_description, method, threshold): (Option<&str>, Option<&str>, Option<f64>),
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
 ) -> Result<Map<String, Value>, PgError> {
     // Before anything is made of them.
@@ -207,9 +207,9 @@ pub(super) fn with_categories(
 #[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 fn verb_classify(
     input: Option<&str>,
-    categories: Texts<'_>,
+    categories: SqlTexts<'_>,
     task_description: Option<&str>,
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
     method: Option<&str>,
     use_cache: Option<bool>,
@@ -229,10 +229,10 @@ fn verb_classify(
 #[pg_extern(immutable, parallel_safe)]
 #[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 fn verb_classify_array(
-    input: Texts<'_>,
-    categories: Texts<'_>,
+    input: SqlTexts<'_>,
+    categories: SqlTexts<'_>,
     task_description: Option<&str>,
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
     method: Option<&str>,
     use_cache: Option<bool>,
@@ -253,9 +253,9 @@ fn verb_classify_array(
 #[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 fn verb_classify_scores(
     input: Option<&str>,
-    categories: Texts<'_>,
+    categories: SqlTexts<'_>,
     task_description: Option<&str>,
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
     method: Option<&str>,
     use_cache: Option<bool>,
@@ -278,9 +278,9 @@ fn verb_classify_scores(
 #[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 fn verb_classify_multi(
     input: Option<&str>,
-    categories: Texts<'_>,
+    categories: SqlTexts<'_>,
     task_description: Option<&str>,
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
     method: Option<&str>,
     threshold: Option<f64>,
@@ -350,9 +350,9 @@ fn verb_score_async(
 fn verb_classify_async(
     request_type: Option<&str>,
     input: Option<&str>,
-    categories: Texts<'_>,
+    categories: SqlTexts<'_>,
     task_description: Option<&str>,
-    descriptions: Texts<'_>,
+    descriptions: SqlTexts<'_>,
     examples: Option<Jsonb<'_>>,
     method: Option<&str>,
     threshold: Option<f64>,
@@ -382,7 +382,7 @@ pub(super) fn text_of(
 /// The answers to the texts of an array.
 pub(super) fn answers_of(
     request_type: &str,
-    texts: Texts<'_>,
+    texts: SqlTexts<'_>,
     params: &Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<Vec<Option<Answer>>> {
@@ -392,7 +392,7 @@ pub(super) fn answers_of(
 /// The answers to those texts of an array that a model is needed for.
 pub(super) fn answers_where(
     request_type: &str,
-    texts: Texts<'_>,
+    texts: SqlTexts<'_>,
     params: &Map<String, Value>,
     on_error: Option<&str>,
     is_needed: impl Fn(&str) -> bool,
@@ -403,7 +403,7 @@ pub(super) fn answers_where(
 
 fn texts_of(
     request_type: &str,
-    texts: Texts<'_>,
+    texts: SqlTexts<'_>,
     params: &Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<Vec<Option<String>>> {

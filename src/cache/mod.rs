@@ -15,4 +15,4 @@ mod question;
 
 pub(crate) use self::keys::{dedup_key_of, key_of};
 pub(crate) use self::new_entry::{Author, NewEntry, model_name};
-pub(crate) use self::question::{Cached, Effort, Question, find};
+pub(crate) use self::question::{CacheQuestion, CacheReply, Effort, find};

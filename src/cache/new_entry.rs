@@ -9,7 +9,7 @@ use steadytext_engine::{
 };
 
 use super::keys::key_by;
-use super::question::Question;
+use super::question::CacheQuestion;
 use crate::pg::{guc, model_checksums};
 use crate::request::{Answer, Subtasks, defaults};
 
@@ -63,7 +63,7 @@ impl NewEntry {
     }
 }
 
-impl Question {
+impl CacheQuestion {
     /// The entry for an answer that a model gave. `None` where that is too long, or computed by another
     /// backend than the key says.
     pub(crate) fn entry(
@@ -85,7 +85,7 @@ impl Question {
 }
 
 fn make(
-    question: &Question,
+    question: &CacheQuestion,
     subtasks: &Subtasks,
     key: String,
     by: &ModelIdentity,

@@ -7,15 +7,15 @@ use steadytext_engine::{CacheKey, ModelSource, hex};
 
 use super::keys::{key_of, key_with};
 use crate::pg::cache_table::{self, CachedAnswer, Provenance};
-use crate::pg::catalog_cache::{self, Config};
+use crate::pg::catalog_cache::{self, DatabaseConfig};
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, guc, model_checksums};
-use crate::registry::{Embedding, Resolved, Task};
+use crate::registry::{Embedding, ModelTask, Resolved};
 use crate::request::{self, Answer, Categories, Ranking, RawRequest, Subtasks};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Question {
+pub(crate) struct CacheQuestion {
     pub(super) request_type: String,
     pub(super) params: Value,
     pub(super) model: ModelSource,
@@ -25,16 +25,16 @@ pub(crate) struct Question {
     pub(super) max_entry_bytes: usize,
 }
 
-impl Question {
+impl CacheQuestion {
     /// `None` for a request that must not use the cache, or is of a kind that is not kept.
     pub(crate) fn of(
         request_type: &str,
         params: &Value,
         subtasks: &Subtasks,
         model: &Resolved,
-        config: &Config,
-    ) -> Option<Question> {
-        is_wanted(params, subtasks, config).then(|| Question {
+        config: &DatabaseConfig,
+    ) -> Option<CacheQuestion> {
+        is_wanted(params, subtasks, config).then(|| CacheQuestion {
             request_type: request_type.to_owned(),
             params: params.clone(),
             model: model.source.clone(),
@@ -45,10 +45,10 @@ impl Question {
     }
 
     /// The same question to another model.
-    pub(crate) fn with_model(&self, subtasks: &Subtasks, model: &Resolved) -> Question {
+    pub(crate) fn with_model(&self, subtasks: &Subtasks, model: &Resolved) -> CacheQuestion {
         let key = key_of(&self.request_type, &self.params, subtasks, model);
         let embedding = Arc::clone(model.embedding());
-        Question { model: model.source.clone(), embedding, key, ..self.clone() }
+        CacheQuestion { model: model.source.clone(), embedding, key, ..self.clone() }
     }
 
     /// The answer, if the cache has it; counts the hit. Inside a transaction.
@@ -59,7 +59,7 @@ impl Question {
 }
 
 /// Whether a request may be answered from the cache, and its answer kept.
-fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
+fn is_wanted(params: &Value, subtasks: &Subtasks, config: &DatabaseConfig) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
         && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_))
@@ -76,7 +76,7 @@ pub(crate) enum Effort {
 }
 
 /// The cache's answer to a request.
-pub(crate) struct Cached {
+pub(crate) struct CacheReply {
     /// The entry.
     pub(crate) found: CachedAnswer,
     /// The same entry, decoded.
@@ -93,9 +93,9 @@ pub(crate) struct Cached {
 /// As [`request::work`], and as [`request::model`] where the model matters.
 pub(crate) fn find(
     asked: RawRequest<'_>,
-    config: &Config,
+    config: &DatabaseConfig,
     effort: Effort,
-) -> Result<Option<Cached>, PgError> {
+) -> Result<Option<CacheReply>, PgError> {
     let (task, subtasks) = request::work(asked, config)?;
     let RawRequest { request_type, params, .. } = asked;
     if !is_wanted(params, &subtasks, config) {
@@ -112,11 +112,11 @@ pub(crate) fn find(
         name = Some(model.name().to_owned());
         Some(model.source)
     });
-    let found = found.map(|(found, answer)| Cached { found, answer, model: name });
+    let found = found.map(|(found, answer)| CacheReply { found, answer, model: name });
     if let Some(error) = failure {
         return Err(error);
     }
-    if task != Task::Embed || (found.is_none() && effort == Effort::Little) {
+    if task != ModelTask::Embed || (found.is_none() && effort == Effort::Little) {
         return Ok(found);
     }
     // The key of a vector is not the short one if its model puts a prefix before the text. Imported entries
@@ -130,11 +130,11 @@ pub(crate) fn find(
 }
 
 /// The entry of a request to a model.
-fn find_of(request_type: &str, params: &Value, subtasks: &Subtasks, model: Resolved) -> Option<Cached> {
+fn find_of(request_type: &str, params: &Value, subtasks: &Subtasks, model: Resolved) -> Option<CacheReply> {
     let key = key_of(request_type, params, subtasks, &model)?;
     let name = Some(model.name().to_owned());
     let (found, answer) = look(request_type, &key, || Some(model.source))?;
-    Some(Cached { found, answer, model: name })
+    Some(CacheReply { found, answer, model: name })
 }
 
 /// The entry of a key, if it is what the model would answer now. While the extension is being dropped there

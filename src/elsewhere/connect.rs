@@ -22,19 +22,19 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A database, and how it is reached.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct DatabaseTarget {
     pub(crate) config: Config,
     tls: Tls,
 }
 
-impl Target {
+impl DatabaseTarget {
     /// The connection parameters of a URL, completed from PGHOST and libpq's other environment variables, and
     /// from the password file.
     ///
     /// # Errors
     ///
     /// [`Error::Usage`] for a URL that cannot be read. It says nothing of what stands in it.
-    pub(crate) fn read(url: &str) -> Result<Target, Error> {
+    pub(crate) fn read(url: &str) -> Result<DatabaseTarget, Error> {
         let (rest, said) = dsn::split(url)?;
         let mut config = complete(&rest)?;
         let is_local = !config.get_hosts().is_empty()
@@ -45,7 +45,7 @@ impl Target {
             Tls::Without => SslMode::Disable,
             Tls::With(mode, _) => *mode,
         });
-        Ok(Target { config, tls })
+        Ok(DatabaseTarget { config, tls })
     }
 
     /// Opens a connection.

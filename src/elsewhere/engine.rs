@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use steadytext_engine::{BackendChoice, Config, Engine, KvCacheType};
 
-use crate::options::Options;
+use crate::options::WorkerOptions;
 
 /// Settings of a server on which bytes depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl SharedEngine {
     /// # Errors
     ///
     /// [`EngineError`].
-    pub(crate) fn on(&self, terms: Terms, options: &Options) -> Result<Arc<Engine>, EngineError> {
+    pub(crate) fn on(&self, terms: Terms, options: &WorkerOptions) -> Result<Arc<Engine>, EngineError> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(started) = started.as_ref() {
             return if started.terms == terms {

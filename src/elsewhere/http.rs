@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::endpoints::Endpoint;
-use crate::shared::{Database, Shared};
+use crate::shared::{ServedDatabase, SharedState};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_QUESTION_BYTES: usize = 4096;
@@ -22,7 +22,7 @@ const MAX_QUESTION_BYTES: usize = 4096;
 /// # Errors
 ///
 /// [`Error::Listen`].
-pub(crate) fn serve(address: &str, shared: Arc<Shared>) -> Result<(), Error> {
+pub(crate) fn serve(address: &str, shared: Arc<SharedState>) -> Result<(), Error> {
     let failed = |source| Error::Listen { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).map_err(failed)?;
     let thread = std::thread::Builder::new().name("http".to_owned());
@@ -39,7 +39,7 @@ pub(crate) fn serve(address: &str, shared: Arc<Shared>) -> Result<(), Error> {
     thread.spawn(work).map(|_| ()).map_err(Error::Thread)
 }
 
-fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, shared: &SharedState) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut question = Vec::new();
@@ -69,11 +69,11 @@ fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.write_all(body.as_bytes())
 }
 
-fn name(database: &Database) -> &str {
+fn name(database: &ServedDatabase) -> &str {
     database.name.get().map_or("", String::as_str)
 }
 
-fn unready(shared: &Shared) -> Vec<&str> {
+fn unready(shared: &SharedState) -> Vec<&str> {
     if shared.stopping() > 0 {
         return vec!["stopping"];
     }
@@ -82,8 +82,8 @@ fn unready(shared: &Shared) -> Vec<&str> {
 }
 
 /// The format of Prometheus.
-fn metrics(shared: &Shared) -> String {
-    type Counter = fn(&Database) -> &AtomicU64;
+fn metrics(shared: &SharedState) -> String {
+    type Counter = fn(&ServedDatabase) -> &AtomicU64;
     const COUNTERS: [(&str, &str, Counter); 6] = [
         ("claimed", "Requests that were claimed", |database| &database.claimed),
         ("completed", "Requests that have ended with an answer", |database| &database.completed),
@@ -93,7 +93,7 @@ fn metrics(shared: &Shared) -> String {
         ("connections", "Connections that were made", |database| &database.connections),
     ];
     let mut text = String::new();
-    let label = |database: &Database| name(database).replace(['"', '\\', '\n'], "_");
+    let label = |database: &ServedDatabase| name(database).replace(['"', '\\', '\n'], "_");
     for (what, help, of) in COUNTERS {
         let _ = writeln!(
             text,

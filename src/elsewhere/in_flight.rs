@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use steadytext_engine::remote_job::{self, JobFailure, PreparedRow, Refusal, RemoteJob, Report, WantedModel};
+use steadytext_engine::remote_job::{
+    self, JobFailure, JobRefusal, PreparedRow, RemoteJob, Report, WantedModel,
+};
 use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
 
-use crate::endpoints::{Endpoint, EndpointEvent, EndpointEventKind, Job};
+use crate::endpoints::{Endpoint, EndpointEvent, EndpointEventKind, EndpointJob};
 use crate::protocol::HeldRow;
 
 /// Subtasks that the engine has, of a database, and those that endpoints have.
@@ -32,7 +34,7 @@ pub(crate) enum Computer {
 }
 
 /// A row that is worked on.
-struct Row {
+struct RowInFlight {
     held: HeldRow,
     model: WantedModel,
     computer: Computer,
@@ -47,7 +49,7 @@ struct Row {
     next: usize,
     under_way: usize,
     outputs: BTreeMap<usize, Output>,
-    end: Option<End>,
+    end: Option<RowEnd>,
     ticket: Ticket,
     has_begun: bool,
     since: Instant,
@@ -57,11 +59,11 @@ struct Row {
 }
 
 /// The reason why no more is done for a row.
-enum End {
+enum RowEnd {
     /// The engine, or the model, is why.
     Failed(JobFailure),
     /// The server made no work of it, or an endpoint nothing of that.
-    Refused(Refusal),
+    Refused(JobRefusal),
     /// The endpoint takes nothing now.
     NotNow,
 }
@@ -79,7 +81,7 @@ pub(crate) struct EndedRow {
     pub(crate) outcome: RowOutcome,
     pub(crate) again: Again,
     /// The model, where its file is no good.
-    pub(crate) spoiled: Option<Spoiled>,
+    pub(crate) spoiled: Option<SpoiledModel>,
 }
 
 /// The outcome of a row.
@@ -87,13 +89,13 @@ pub(crate) enum RowOutcome {
     /// The outputs of an engine, which may be errors.
     Report(Report),
     /// The request has no answer, and this is why.
-    Refused(Refusal),
+    Refused(JobRefusal),
     /// No outcome: the row is given back.
     NotNow,
 }
 
 /// A model that is not to be served with the file that it has.
-pub(crate) struct Spoiled {
+pub(crate) struct SpoiledModel {
     pub(crate) name: String,
     pub(crate) source: ModelSource,
     pub(crate) reason: String,
@@ -109,7 +111,7 @@ pub(crate) struct WorkRequest {
     pub(crate) report: Option<Vec<u8>>,
 }
 
-impl Row {
+impl RowInFlight {
     /// Cancels what is left of its work.
     fn stop(&self) {
         self.ticket.cancel();
@@ -119,7 +121,7 @@ impl Row {
     }
 
     /// The first reason tells why; the other subtasks are cancelled, and that is no reason.
-    fn fail(&mut self, end: End) {
+    fn fail(&mut self, end: RowEnd) {
         if self.end.is_none() {
             self.end = Some(end);
             self.stop();
@@ -129,9 +131,9 @@ impl Row {
 
 /// The rows in flight.
 #[derive(Default)]
-pub(crate) struct InFlight {
+pub(crate) struct RowsInFlight {
     /// The rows in the order of their claims.
-    rows: BTreeMap<u64, Row>,
+    rows: BTreeMap<u64, RowInFlight>,
     /// The row and the number of a subtask, by the key of its events.
     subtasks: HashMap<u64, (u64, usize)>,
     /// Number of the rows that endpoints have.
@@ -141,7 +143,7 @@ pub(crate) struct InFlight {
     last_order: u64,
 }
 
-impl InFlight {
+impl RowsInFlight {
     /// The number of rows.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
@@ -165,7 +167,7 @@ impl InFlight {
     ) {
         let RemoteJob { model, count, works } = job;
         self.last_order += 1;
-        let row = Row {
+        let row = RowInFlight {
             held,
             model,
             computer,
@@ -208,7 +210,7 @@ impl InFlight {
         events: &Sender<Event>,
         endpoint_events: &Sender<EndpointEvent>,
     ) {
-        let mut calls: Vec<(Arc<Endpoint>, Vec<Job>)> = Vec::new();
+        let mut calls: Vec<(Arc<Endpoint>, Vec<EndpointJob>)> = Vec::new();
         // First one of each row, then what there is room for.
         for most in [1, usize::MAX] {
             for (order, row) in &mut self.rows {
@@ -231,8 +233,12 @@ impl InFlight {
                     match &row.computer {
                         Computer::Endpoint(endpoint) => {
                             self.at_endpoints += 1;
-                            let job =
-                                Job { key, work, ticket: row.ticket.clone(), to: endpoint_events.clone() };
+                            let job = EndpointJob {
+                                key,
+                                work,
+                                ticket: row.ticket.clone(),
+                                to: endpoint_events.clone(),
+                            };
                             match calls.iter_mut().find(|(known, _)| Arc::ptr_eq(known, endpoint)) {
                                 Some((_, jobs)) => jobs.push(job),
                                 None => calls.push((Arc::clone(endpoint), vec![job])),
@@ -261,14 +267,13 @@ impl InFlight {
 
     /// The number of rows that an endpoint has.
     pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>) -> usize {
-        let is_there =
-            |row: &&Row| matches!(&row.computer, Computer::Endpoint(known) if Arc::ptr_eq(known, endpoint));
+        let is_there = |row: &&RowInFlight| matches!(&row.computer, Computer::Endpoint(known) if Arc::ptr_eq(known, endpoint));
         self.rows.values().filter(is_there).count()
     }
 
     /// A row of which everything that is here was handed over, and not all is here.
     pub(crate) fn work_request(&self) -> Option<WorkRequest> {
-        let wants = |row: &Row| row.end.is_none() && row.works.is_empty() && row.next < row.count;
+        let wants = |row: &RowInFlight| row.end.is_none() && row.works.is_empty() && row.next < row.count;
         let (order, row) = self.rows.iter().find(|(_, row)| wants(row))?;
         let before = || Report {
             outputs: Ok(row.before.clone()),
@@ -295,14 +300,14 @@ impl InFlight {
             }
             // Somebody has changed what the model is meanwhile, or the server speaks nonsense.
             PreparedRow::Job(_) => {
-                row.end.get_or_insert(End::Refused(Refusal {
+                row.end.get_or_insert(RowEnd::Refused(JobRefusal {
                     message: "the work of the request has changed while it was done".to_owned(),
                     code: "55000".to_owned(),
                     retry: true,
                 }));
             }
             PreparedRow::Refused(refusal) => {
-                row.end.get_or_insert(End::Refused(refusal));
+                row.end.get_or_insert(RowEnd::Refused(refusal));
             }
         }
         row.stop();
@@ -335,7 +340,7 @@ impl InFlight {
                     None
                 };
                 if let Some(reason) = other.filter(|_| row.end.is_none()) {
-                    row.end = Some(End::Failed(of_model(reason)));
+                    row.end = Some(RowEnd::Failed(of_model(reason)));
                     row.stop();
                 }
                 return None;
@@ -351,7 +356,7 @@ impl InFlight {
                 row.outputs.entry(index).or_insert(output);
             }
             EventKind::Failed(error) => {
-                row.fail(End::Failed(if is_of_the_file(&error) {
+                row.fail(RowEnd::Failed(if is_of_the_file(&error) {
                     of_model(format!("model \"{}\" on the worker's machine: {error}", row.model.name))
                 } else {
                     JobFailure::Failed { subtask: index, error }
@@ -383,10 +388,10 @@ impl InFlight {
                 row.outputs.entry(index).or_insert(output);
             }
             EndpointEventKind::Failed(error) => {
-                row.fail(End::Failed(JobFailure::Failed { subtask: index, error }))
+                row.fail(RowEnd::Failed(JobFailure::Failed { subtask: index, error }))
             }
-            EndpointEventKind::Refused(refusal) => row.fail(End::Refused(refusal)),
-            EndpointEventKind::NotNow => row.fail(End::NotNow),
+            EndpointEventKind::Refused(refusal) => row.fail(RowEnd::Refused(refusal)),
+            EndpointEventKind::NotNow => row.fail(RowEnd::NotNow),
         }
         self.subtasks.remove(&event.key);
         self.at_endpoints -= 1;
@@ -402,11 +407,11 @@ impl InFlight {
         }
         let row = self.rows.remove(&order)?;
         let mut spoiled = None;
-        if let (Some(End::Failed(JobFailure::Model(refusal))), Computer::Engine(source)) =
+        if let (Some(RowEnd::Failed(JobFailure::Model(refusal))), Computer::Engine(source)) =
             (&row.end, &row.computer)
         {
             let (name, reason) = (row.model.name.clone(), refusal.message.clone());
-            spoiled = Some(Spoiled { name, source: source.clone(), reason });
+            spoiled = Some(SpoiledModel { name, source: source.clone(), reason });
         }
         let endpoint = match &row.computer {
             Computer::Engine(_) => None,
@@ -423,9 +428,9 @@ impl InFlight {
         };
         let outcome = match row.end {
             None => report(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
-            Some(End::Failed(failure)) => report(Err(failure)),
-            Some(End::Refused(refusal)) => RowOutcome::Refused(refusal),
-            Some(End::NotNow) => RowOutcome::NotNow,
+            Some(RowEnd::Failed(failure)) => report(Err(failure)),
+            Some(RowEnd::Refused(refusal)) => RowOutcome::Refused(refusal),
+            Some(RowEnd::NotNow) => RowOutcome::NotNow,
         };
         let again = Again { computer: row.computer, standing: row.standing, salt: row.salt };
         Some(EndedRow { held: row.held, outcome, again, spoiled })
@@ -438,7 +443,7 @@ impl InFlight {
         let (gone, kept): (BTreeMap<_, _>, _) =
             rows.into_iter().partition(|(_, row)| lost.contains(&row.held));
         self.rows = kept;
-        gone.values().for_each(Row::stop);
+        gone.values().for_each(RowInFlight::stop);
         let at_endpoints = &mut self.at_endpoints;
         self.subtasks.retain(|_, (order, _)| match gone.get(order) {
             None => true,
@@ -473,5 +478,5 @@ fn is_of_the_file(error: &Error) -> bool {
 }
 
 fn of_model(message: String) -> JobFailure {
-    JobFailure::Model(Refusal { message, code: "58030".to_owned(), retry: true })
+    JobFailure::Model(JobRefusal { message, code: "58030".to_owned(), retry: true })
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use postgres::fallible_iterator::FallibleIterator;
 
-use crate::connect::Target;
-use crate::shared::Shared;
+use crate::connect::DatabaseTarget;
+use crate::shared::SharedState;
 
 /// Longest wait for a notification, after which the thread looks whether the program goes on.
 const WAIT: Duration = Duration::from_secs(30);
@@ -20,14 +20,14 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 /// # Errors
 ///
 /// The system's, where there are no more threads.
-pub(crate) fn start(number: usize, shared: Arc<Shared>, waker: Sender<()>) -> io::Result<()> {
+pub(crate) fn start(number: usize, shared: Arc<SharedState>, waker: Sender<()>) -> io::Result<()> {
     if !shared.options.use_listen {
         return Ok(());
     }
     let url = shared.options.database_urls[number].clone();
     let thread = std::thread::Builder::new().name(format!("listen {number}"));
     let work = move || {
-        let Ok(target) = Target::read(&url) else { return };
+        let Ok(target) = DatabaseTarget::read(&url) else { return };
         let mut pause = PAUSES.0;
         while shared.stopping() == 0 {
             // The other thread reports errors of the connection.
@@ -41,7 +41,7 @@ pub(crate) fn start(number: usize, shared: Arc<Shared>, waker: Sender<()>) -> io
     thread.spawn(work).map(|_| ())
 }
 
-fn listen(target: &Target, shared: &Shared, waker: &Sender<()>) -> Result<(), postgres::Error> {
+fn listen(target: &DatabaseTarget, shared: &SharedState, waker: &Sender<()>) -> Result<(), postgres::Error> {
     let mut client = target.connect()?;
     client.batch_execute("listen steadytext_queue")?;
     // Requests that were enqueued before LISTEN are not announced, so the queue is looked at once.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 /// The format of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Format {
+pub(crate) enum LogFormat {
     /// Words.
     #[default]
     Text,
@@ -19,7 +19,7 @@ pub(crate) enum Format {
 
 /// The severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Level {
+pub(crate) enum Severity {
     /// Normal operation.
     Info,
     /// A problem that passes by itself.
@@ -28,10 +28,10 @@ pub(crate) enum Level {
     Error,
 }
 
-static FORMAT: OnceLock<Format> = OnceLock::new();
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// Chooses the format, once.
-pub(crate) fn start(format: Format) {
+pub(crate) fn start(format: LogFormat) {
     FORMAT.get_or_init(|| format);
 }
 
@@ -39,21 +39,21 @@ pub(crate) fn start(format: Format) {
 const MAX_CHARACTERS: usize = 2000;
 
 /// Writes a line. Messages never contain a prompt, a password or an answer.
-pub(crate) fn say(level: Level, database: Option<&str>, message: &str) {
+pub(crate) fn say(level: Severity, database: Option<&str>, message: &str) {
     // One line each, and nothing that a terminal would obey.
     let printable = |character: char| if character.is_control() { ' ' } else { character };
     let message: String = message.chars().take(MAX_CHARACTERS).map(printable).collect();
     let level = match level {
-        Level::Info => "info",
-        Level::Warning => "warning",
-        Level::Error => "error",
+        Severity::Info => "info",
+        Severity::Warning => "warning",
+        Severity::Error => "error",
     };
     let line = match FORMAT.get().copied().unwrap_or_default() {
-        Format::Text => match database {
+        LogFormat::Text => match database {
             Some(database) => format!("steadytext-worker: {level}: {database}: {message}\n"),
             None => format!("steadytext-worker: {level}: {message}\n"),
         },
-        Format::Json => {
+        LogFormat::Json => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let line = json!({
                 "time": now.as_millis() as u64, "level": level, "database": database, "message": message,

@@ -37,9 +37,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use steadytext_engine::memory::Allocator;
 
-use crate::log::Level;
-use crate::options::{Options, WorkerAction};
-use crate::shared::Shared;
+use crate::log::Severity;
+use crate::options::{WorkerAction, WorkerOptions};
+use crate::shared::SharedState;
 
 /// Time for giving requests back, after the time that they have to end.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -76,17 +76,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = matches!(error, Error::Usage(_));
-            log::say(Level::Error, None, &error.to_string());
+            log::say(Severity::Error, None, &error.to_string());
             if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
 
 /// Serves until it is told to stop, or there is nothing left to do.
-fn run(options: Options) -> Result<(), Error> {
+fn run(options: WorkerOptions) -> Result<(), Error> {
     log::start(options.log_format);
     let endpoints = endpoints::start(options.endpoints.as_deref())?;
-    let shared = Arc::new(Shared::new(options, endpoints));
+    let shared = Arc::new(SharedState::new(options, endpoints));
     if let Some(address) = &shared.options.listen {
         http::serve(address, Arc::clone(&shared))?;
     }
@@ -114,7 +114,7 @@ fn run(options: Options) -> Result<(), Error> {
 fn end_in_time(patience: Duration) {
     let end = move || {
         std::thread::sleep(patience);
-        log::say(Level::Warning, None, "what is still held is given back by its leases");
+        log::say(Severity::Warning, None, "what is still held is given back by its leases");
         std::process::exit(1);
     };
     // Where there is no thread for it, the second signal and the server's answer still end the program.
@@ -122,7 +122,7 @@ fn end_in_time(patience: Duration) {
 }
 
 /// The first signal lets requests end that have begun, the second one gives them back.
-fn heed_signals(shared: Arc<Shared>, wakers: Vec<Sender<()>>) -> Result<(), Error> {
+fn heed_signals(shared: Arc<SharedState>, wakers: Vec<Sender<()>>) -> Result<(), Error> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Thread)?;
     let thread = std::thread::Builder::new().name("signals".to_owned());
     let heed = move || {

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use steadytext_engine::remote_job::{Refusal, WantedModel};
+use steadytext_engine::remote_job::{JobRefusal, WantedModel};
 use steadytext_engine::{ModelSource, file_bytes};
 
 use crate::endpoints::Endpoint;
@@ -35,16 +35,16 @@ pub(crate) struct Registered {
 
 /// The directory, and what was found of it.
 #[derive(Debug)]
-pub(crate) struct Models {
+pub(crate) struct ModelDirectory {
     directory: PathBuf,
     /// The models to be served; `None`: all.
     chosen: Option<Vec<String>>,
     /// The models whose files are unusable, by name.
-    spoiled: HashMap<String, Spoiled>,
+    spoiled: HashMap<String, SpoiledFile>,
 }
 
 #[derive(Debug)]
-struct Spoiled {
+struct SpoiledFile {
     since: Instant,
     path: PathBuf,
     /// The file's stamp at that time.
@@ -59,11 +59,11 @@ fn stamp(path: &Path) -> Stamp {
     Some((metadata.len(), metadata.modified().ok()?))
 }
 
-impl Models {
+impl ModelDirectory {
     /// The models of a directory.
-    pub(crate) fn new(directory: &Path, chosen: Option<&[String]>) -> Models {
+    pub(crate) fn new(directory: &Path, chosen: Option<&[String]>) -> ModelDirectory {
         let chosen = chosen.map(<[String]>::to_vec);
-        Models { directory: directory.to_owned(), chosen, spoiled: HashMap::new() }
+        ModelDirectory { directory: directory.to_owned(), chosen, spoiled: HashMap::new() }
     }
 
     /// The names that a claim may bring for the engine: of the registered models whose files are here, of
@@ -119,8 +119,8 @@ impl Models {
     /// # Errors
     ///
     /// The model's file is missing, or is another one, which is left alone from now on.
-    pub(crate) fn source(&mut self, wanted: &WantedModel) -> Result<ModelSource, Refusal> {
-        let refused = |message: String| Refusal { message, code: "58030".to_owned(), retry: true };
+    pub(crate) fn source(&mut self, wanted: &WantedModel) -> Result<ModelSource, JobRefusal> {
+        let refused = |message: String| JobRefusal { message, code: "58030".to_owned(), retry: true };
         let WantedModel { name, file, bytes, .. } = wanted;
         let Some(file) = file else { return Ok(ModelSource::Builtin) };
         let path = self
@@ -144,7 +144,7 @@ impl Models {
         if let ModelSource::File(path) = source
             && self.spoiled.len() < MAX_SPOILED
         {
-            let spoiled = Spoiled { since: Instant::now(), path: path.clone(), stamp: stamp(path) };
+            let spoiled = SpoiledFile { since: Instant::now(), path: path.clone(), stamp: stamp(path) };
             self.spoiled.insert(name.to_owned(), spoiled);
         }
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::Error;
-use crate::log::Format;
+use crate::log::LogFormat;
 
 /// The types of requests that there are.
 const TYPES: [&str; 22] = [
@@ -82,12 +82,12 @@ pub(crate) enum WorkerAction {
     /// Whether the worker at an address is ready.
     Healthcheck(String),
     /// The program works for its databases.
-    Serve(Box<Options>),
+    Serve(Box<WorkerOptions>),
 }
 
 /// Options of the work.
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
+pub(crate) struct WorkerOptions {
     /// Databases as they were given.
     pub(crate) database_urls: Vec<String>,
     /// The directory of the models.
@@ -109,12 +109,12 @@ pub(crate) struct Options {
     pub(crate) drain: bool,
     pub(crate) use_listen: bool,
     pub(crate) listen: Option<String>,
-    pub(crate) log_format: Format,
+    pub(crate) log_format: LogFormat,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
+impl Default for WorkerOptions {
+    fn default() -> WorkerOptions {
+        WorkerOptions {
             database_urls: Vec::new(),
             model_dir: PathBuf::from("models"),
             models: None,
@@ -131,7 +131,7 @@ impl Default for Options {
             drain: false,
             use_listen: true,
             listen: None,
-            log_format: Format::Text,
+            log_format: LogFormat::Text,
         }
     }
 }
@@ -161,7 +161,7 @@ const SWITCHES: [&str; 4] = ["once", "drain", "no-listen", "healthcheck"];
 ///
 /// [`Error::Usage`].
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<WorkerAction, Error> {
-    let mut options = Options::default();
+    let mut options = WorkerOptions::default();
     let mut healthcheck = false;
     let mut has_model_dir = false;
     for name in WITH_VALUE {
@@ -249,7 +249,7 @@ fn variable(option: &str) -> Result<Option<String>, Error> {
     }
 }
 
-impl Options {
+impl WorkerOptions {
     fn switch(&mut self, name: &str, healthcheck: &mut bool) {
         match name {
             "once" => self.once = true,
@@ -275,8 +275,8 @@ impl Options {
             "listen" => self.listen = Some(value.to_owned()),
             _ => {
                 self.log_format = match value {
-                    "text" => Format::Text,
-                    "json" => Format::Json,
+                    "text" => LogFormat::Text,
+                    "json" => LogFormat::Json,
                     _ => return Err(Error::Usage("--log-format must be text or json".to_owned())),
                 }
             }

@@ -14,7 +14,7 @@ use postgres::types::{FromSql, Oid, ToSql, Type};
 use postgres::{Client, Row};
 use serde::Serialize;
 use steadytext_engine::BackendChoice;
-use steadytext_engine::remote_job::{Refusal, VERSION};
+use steadytext_engine::remote_job::{JobRefusal, VERSION};
 
 use crate::engine::Terms;
 use crate::models::Registered;
@@ -37,7 +37,7 @@ pub(crate) struct HeldRow {
 
 /// A claimed request.
 #[derive(Debug)]
-pub(crate) struct Claimed {
+pub(crate) struct ClaimedRow {
     pub(crate) held: HeldRow,
     pub(crate) owner: u32,
     pub(crate) priority: u8,
@@ -59,7 +59,7 @@ pub(crate) struct ClaimRequest<'a> {
 
 /// The outcome of storing a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StoreOutcome {
+pub(crate) enum StoreReply {
     /// The row has ended or is tried again.
     Done,
     /// There is another stage, as [`steadytext_engine::remote_job::PreparedRow`].
@@ -83,7 +83,7 @@ pub(crate) struct DueRequests {
 
 /// The parameters of a heartbeat.
 #[derive(Debug)]
-pub(crate) struct Heartbeat<'a> {
+pub(crate) struct HeartbeatParameters<'a> {
     pub(crate) worker: &'a str,
     pub(crate) endpoint: &'a str,
     pub(crate) status: &'a str,
@@ -91,20 +91,20 @@ pub(crate) struct Heartbeat<'a> {
     pub(crate) active: i32,
     pub(crate) total: i64,
     pub(crate) errors: i64,
-    pub(crate) claims: &'a [Claim],
+    pub(crate) claims: &'a [ClaimFilter],
 }
 
 /// The models and types of requests that a worker claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Claim {
+pub(crate) struct ClaimFilter {
     models: Vec<String>,
     /// `None`: all types.
     types: Option<Vec<String>>,
 }
 
-impl Claim {
-    pub(crate) fn new(models: &[String], types: Option<&[String]>) -> Claim {
-        Claim { models: models.to_vec(), types: types.map(<[String]>::to_vec) }
+impl ClaimFilter {
+    pub(crate) fn new(models: &[String], types: Option<&[String]>) -> ClaimFilter {
+        ClaimFilter { models: models.to_vec(), types: types.map(<[String]>::to_vec) }
     }
 }
 
@@ -176,7 +176,7 @@ pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, TurnError> 
 }
 
 /// Claims requests, and has the server make work of them.
-pub(crate) fn claim(client: &mut Client, wanted: ClaimRequest<'_>) -> Result<Vec<Claimed>, TurnError> {
+pub(crate) fn claim(client: &mut Client, wanted: ClaimRequest<'_>) -> Result<Vec<ClaimedRow>, TurnError> {
     match claim_by(client, wanted, "make_work") {
         // An error about one row undoes the claim of all. They are claimed once more, each row for itself,
         // which takes half as long again.
@@ -202,7 +202,7 @@ fn claim_by(
     client: &mut Client,
     wanted: ClaimRequest<'_>,
     function: &str,
-) -> Result<Vec<Claimed>, TurnError> {
+) -> Result<Vec<ClaimedRow>, TurnError> {
     let limit = i32::try_from(wanted.limit).unwrap_or(i32::MAX);
     let after: Option<Oid> = wanted.after_role;
     let rows = rows(
@@ -225,7 +225,7 @@ fn claim_by(
         wanted.limit,
     )?;
     let claimed = |row: &Row| {
-        Ok(Claimed {
+        Ok(ClaimedRow {
             held: HeldRow { id: get(row, 0)?, attempt: get(row, 1)? },
             owner: get::<Option<Oid>>(row, 2)?.unwrap_or(0),
             priority: u8::try_from(get::<i32>(row, 3)?).unwrap_or(1),
@@ -294,7 +294,7 @@ pub(crate) fn report(
     client: &mut Client,
     worker: &str,
     reports: &[(HeldRow, &[u8])],
-) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
+) -> Result<HashMap<i64, StoreReply>, TurnError> {
     let (ids, attempts) = columns(&reports.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let bytes: Vec<&[u8]> = reports.iter().map(|(_, report)| *report).collect();
     let rows = rows(
@@ -315,8 +315,8 @@ pub(crate) fn report(
 pub(crate) fn refuse(
     client: &mut Client,
     worker: &str,
-    refusals: &[(HeldRow, &Refusal)],
-) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
+    refusals: &[(HeldRow, &JobRefusal)],
+) -> Result<HashMap<i64, StoreReply>, TurnError> {
     let (ids, attempts) = columns(&refusals.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let errors: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.message.as_str()).collect();
     let codes: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.code.as_str()).collect();
@@ -357,7 +357,7 @@ pub(crate) fn outlook(
 }
 
 /// Says that the worker lives.
-pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(), TurnError> {
+pub(crate) fn heartbeat(client: &mut Client, said: &HeartbeatParameters<'_>) -> Result<(), TurnError> {
     let models = serde_json::Value::from(said.models).to_string();
     let claims = serde_json::json!(said.claims).to_string();
     // A worker that claims more names than can be reported says nothing, which means that it may claim
@@ -394,14 +394,14 @@ fn columns(held: &[HeldRow]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }
 
-fn outcomes(rows: &[Row]) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
+fn outcomes(rows: &[Row]) -> Result<HashMap<i64, StoreReply>, TurnError> {
     let stored = |row: &Row| {
         let stored = match get::<&str>(row, 1)? {
-            "done" | "retried" | "failed" => StoreOutcome::Done,
-            "locked" => StoreOutcome::Locked,
-            "refused" => StoreOutcome::Refused,
-            "lost" => StoreOutcome::Lost,
-            "more" => StoreOutcome::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
+            "done" | "retried" | "failed" => StoreReply::Done,
+            "locked" => StoreReply::Locked,
+            "refused" => StoreReply::Refused,
+            "lost" => StoreReply::Lost,
+            "more" => StoreReply::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
             _ => return Err(TurnError::Unexpected("the outcome is none that there is")),
         };
         Ok((get(row, 0)?, stored))

@@ -18,14 +18,14 @@ use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use postgres::Client;
 use steadytext_engine::{Engine, Event};
 
-use self::storing::Outcome;
-use crate::connect::{self, Target};
+use self::storing::UnstoredRow;
+use crate::connect::{self, DatabaseTarget};
 use crate::endpoints::{Endpoint, EndpointEvent};
-use crate::in_flight::InFlight;
-use crate::log::{self, Level};
-use crate::models::{Models, Registered};
-use crate::protocol::{self, Claim};
-use crate::shared::{Database, Shared};
+use crate::in_flight::RowsInFlight;
+use crate::log::{self, Severity};
+use crate::models::{ModelDirectory, Registered};
+use crate::protocol::{self, ClaimFilter};
+use crate::shared::{ServedDatabase, SharedState};
 use crate::turn_error::TurnError;
 
 /// Pauses before a lost connection is made again: the first, and the longest.
@@ -38,12 +38,12 @@ const MAX_NAMED: usize = 20;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The thread's own.
-struct Server<'a> {
-    shared: &'a Shared,
-    database: &'a Database,
+struct DatabaseThread<'a> {
+    shared: &'a SharedState,
+    database: &'a ServedDatabase,
     name: String,
     number: usize,
-    target: Target,
+    target: DatabaseTarget,
     events: (Sender<Event>, Receiver<Event>),
     /// Events of endpoints.
     endpoint_events: (Sender<EndpointEvent>, Receiver<EndpointEvent>),
@@ -51,15 +51,15 @@ struct Server<'a> {
     first_event: Option<Event>,
     first_endpoint_event: Option<EndpointEvent>,
     engine: Option<Arc<Engine>>,
-    in_flight: InFlight,
-    outcomes: VecDeque<Outcome>,
-    models: Models,
+    in_flight: RowsInFlight,
+    outcomes: VecDeque<UnstoredRow>,
+    models: ModelDirectory,
     registered: Vec<Registered>,
     /// The sets of models and types that may be claimed, and the index of the next one to claim from.
-    sets: Vec<Set>,
+    sets: Vec<ClaimedSet>,
     next_set: usize,
     /// The same sets, in the form that heartbeats report.
-    claims: Vec<Claim>,
+    claims: Vec<ClaimFilter>,
     /// The complaints about these sets that were logged last.
     complaints: Vec<String>,
     has_looked: bool,
@@ -77,7 +77,7 @@ struct Server<'a> {
 }
 
 /// Requests that are claimed together.
-struct Set {
+struct ClaimedSet {
     models: Vec<String>,
     /// `None`: all types.
     types: Option<Vec<String>>,
@@ -97,19 +97,19 @@ enum Alone {
 
 /// Serves a database until the program is told to stop, or nothing is left to do. False: it could not be
 /// served.
-pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> bool {
+pub(crate) fn serve(number: usize, shared: &SharedState, wakes: &Receiver<()>) -> bool {
     let database = &shared.databases[number];
-    let target = match Target::read(&shared.options.database_urls[number]) {
+    let target = match DatabaseTarget::read(&shared.options.database_urls[number]) {
         Ok(target) => target,
         Err(error) => {
-            log::say(Level::Error, None, &error.to_string());
+            log::say(Severity::Error, None, &error.to_string());
             return false;
         }
     };
     let name = connect::describe(&target.config);
     let _ = database.name.set(name.clone());
     let now = Instant::now();
-    let mut server = Server {
+    let mut server = DatabaseThread {
         shared,
         database,
         name,
@@ -120,9 +120,9 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
         first_event: None,
         first_endpoint_event: None,
         engine: None,
-        in_flight: InFlight::default(),
+        in_flight: RowsInFlight::default(),
         outcomes: VecDeque::new(),
-        models: Models::new(&shared.options.model_dir, shared.options.models.as_deref()),
+        models: ModelDirectory::new(&shared.options.model_dir, shared.options.models.as_deref()),
         registered: Vec::new(),
         sets: Vec::new(),
         next_set: 0,
@@ -142,7 +142,7 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
     server.run(wakes)
 }
 
-impl Server<'_> {
+impl DatabaseThread<'_> {
     fn run(&mut self, wakes: &Receiver<()>) -> bool {
         let mut client: Option<Client> = None;
         let mut pause = CONNECT_PAUSES.0;
@@ -173,7 +173,7 @@ impl Server<'_> {
                 }
                 Err(TurnError::Fatal(message)) => {
                     self.database.is_ready.store(false, Release);
-                    self.say(Level::Error, &message);
+                    self.say(Severity::Error, &message);
                     return false;
                 }
                 Err(error) => {
@@ -181,7 +181,7 @@ impl Server<'_> {
                     let ends_by_itself = self.shared.options.once || self.shared.options.drain;
                     let holds_nothing = self.in_flight.len() == 0 && self.outcomes.is_empty();
                     if ends_by_itself && error.lasts() && holds_nothing {
-                        self.say(Level::Error, &error.to_string());
+                        self.say(Severity::Error, &error.to_string());
                         return false;
                     }
                     self.note(&error);
@@ -191,7 +191,7 @@ impl Server<'_> {
                     }
                     failures += 1;
                     if ends_by_itself && failures > MAX_FAILURES {
-                        self.say(Level::Error, &format!("given up after {failures} attempts: {error}"));
+                        self.say(Severity::Error, &format!("given up after {failures} attempts: {error}"));
                         return false;
                     }
                     // Leases of what is held are extended all the same.
@@ -203,7 +203,7 @@ impl Server<'_> {
         }
     }
 
-    fn say(&self, level: Level, message: &str) {
+    fn say(&self, level: Severity, message: &str) {
         log::say(level, Some(&self.name), message);
     }
 
@@ -216,7 +216,7 @@ impl Server<'_> {
         let claimed = self.database.claimed.load(Relaxed);
         if claimed > 0 {
             self.say(
-                Level::Info,
+                Severity::Info,
                 &match claimed {
                     1 => "done: 1 request was claimed".to_owned(),
                     _ => format!("done: {claimed} requests were claimed"),
@@ -226,7 +226,7 @@ impl Server<'_> {
         }
         if self.sets.is_empty() {
             self.say(
-                Level::Error,
+                Severity::Error,
                 "nothing was claimed: there is no model on this machine that could be served",
             );
             return false;
@@ -238,7 +238,7 @@ impl Server<'_> {
         }
         let types = options.types.as_ref().map_or_else(|| "all".to_owned(), |types| types.join(", "));
         self.say(
-            Level::Info,
+            Severity::Info,
             &format!(
                 "nothing was claimed: no request waits for models {} (types: {types})",
                 names.join(", ")
@@ -251,7 +251,7 @@ impl Server<'_> {
     fn note(&mut self, error: &TurnError) {
         let message = error.to_string();
         if self.last_error.as_ref() != Some(&message) {
-            self.say(Level::Warning, &message);
+            self.say(Severity::Warning, &message);
             self.last_error = Some(message);
         }
     }
@@ -264,7 +264,7 @@ impl Server<'_> {
             Err(error) => return Err(TurnError::Fatal(error.to_string())),
         };
         self.database.connections.fetch_add(1, Relaxed);
-        self.say(Level::Info, &format!("connected as worker {}", self.shared.worker));
+        self.say(Severity::Info, &format!("connected as worker {}", self.shared.worker));
         // Whether what is held is still ours is the first thing to know.
         let now = Instant::now();
         (self.extend_at, self.poll_at, self.heartbeat_at) = (now, now, now);
@@ -284,7 +284,7 @@ impl Server<'_> {
         }
         let options = &self.shared.options;
         // Requests that an endpoint which rests cannot take now are left to the next run.
-        let is_out = |set: &Set| {
+        let is_out = |set: &ClaimedSet| {
             set.is_claimed_out || set.endpoint.as_ref().is_some_and(|endpoint| endpoint.is_resting())
         };
         let is_drained =

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use crate::endpoints::Endpoint;
 use crate::engine::SharedEngine;
-use crate::options::Options;
+use crate::options::WorkerOptions;
 
 /// A database, as others see it.
 #[derive(Debug, Default)]
-pub(crate) struct Database {
+pub(crate) struct ServedDatabase {
     /// Its name in messages.
     pub(crate) name: std::sync::OnceLock<String>,
     /// The last turn of its thread went well.
@@ -33,10 +33,10 @@ pub(crate) struct Database {
 
 /// The state that all threads share.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) options: Options,
+pub(crate) struct SharedState {
+    pub(crate) options: WorkerOptions,
     /// The databases in the order of the options.
-    pub(crate) databases: Vec<Database>,
+    pub(crate) databases: Vec<ServedDatabase>,
     pub(crate) engine: SharedEngine,
     /// The models that other engines answer.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
@@ -48,15 +48,15 @@ pub(crate) struct Shared {
     stopping: AtomicU8,
 }
 
-impl Shared {
+impl SharedState {
     /// The state at the start, when nothing is held.
-    pub(crate) fn new(options: Options, endpoints: Vec<Arc<Endpoint>>) -> Shared {
+    pub(crate) fn new(options: WorkerOptions, endpoints: Vec<Arc<Endpoint>>) -> SharedState {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host: String = host.trim().chars().filter(|character| !character.is_control()).take(64).collect();
         let host = if host.is_empty() { "elsewhere".to_owned() } else { host };
         let random = RandomState::new().build_hasher().finish();
-        Shared {
-            databases: options.database_urls.iter().map(|_| Database::default()).collect(),
+        SharedState {
+            databases: options.database_urls.iter().map(|_| ServedDatabase::default()).collect(),
             engine: SharedEngine::default(),
             endpoints,
             worker: format!("{host}/{}/{random:016x}", std::process::id()),

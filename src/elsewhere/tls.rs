@@ -50,7 +50,7 @@ enum Demand {
 #[derive(Debug)]
 pub(crate) enum Tls {
     Without,
-    With(SslMode, Connector),
+    With(SslMode, SessionConnector),
 }
 
 /// Reads what is said in a URL and in the environment.
@@ -88,10 +88,10 @@ pub(crate) fn of(parameters: &TlsParameters) -> Result<Tls, Error> {
     let demand = if demand == Demand::Encrypted && file.is_some() { Demand::Verified } else { demand };
     let verifier = match demand {
         Demand::Nothing => return Ok(Tls::Without),
-        Demand::Preferred | Demand::Encrypted => Verifier::believing(),
+        Demand::Preferred | Demand::Encrypted => CertificateVerifier::believing(),
         Demand::Verified | Demand::VerifiedHost => {
             let roots = if is_system { system_roots()? } else { roots_of(file.as_deref())? };
-            Verifier::of(roots, demand == Demand::VerifiedHost)?
+            CertificateVerifier::of(roots, demand == Demand::VerifiedHost)?
         }
     };
     let provider = Arc::new(ring::default_provider());
@@ -101,7 +101,7 @@ pub(crate) fn of(parameters: &TlsParameters) -> Result<Tls, Error> {
         config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     let mode = if demand == Demand::Preferred { SslMode::Prefer } else { SslMode::Require };
-    Ok(Tls::With(mode, Connector(Arc::new(config))))
+    Ok(Tls::With(mode, SessionConnector(Arc::new(config))))
 }
 
 fn roots_of(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -129,7 +129,7 @@ fn system_roots() -> Result<Vec<CertificateDer<'static>>, Error> {
 
 /// The check of a server's certificate.
 #[derive(Debug)]
-struct Verifier {
+struct CertificateVerifier {
     provider: CryptoProvider,
     /// `None`: whatever the server has is believed.
     authorities: Option<Arc<WebPkiServerVerifier>>,
@@ -139,13 +139,13 @@ struct Verifier {
     with_name: bool,
 }
 
-impl Verifier {
-    fn believing() -> Verifier {
+impl CertificateVerifier {
+    fn believing() -> CertificateVerifier {
         let provider = ring::default_provider();
-        Verifier { provider, authorities: None, roots: Vec::new(), with_name: false }
+        CertificateVerifier { provider, authorities: None, roots: Vec::new(), with_name: false }
     }
 
-    fn of(roots: Vec<CertificateDer<'static>>, with_name: bool) -> Result<Verifier, Error> {
+    fn of(roots: Vec<CertificateDer<'static>>, with_name: bool) -> Result<CertificateVerifier, Error> {
         let provider = ring::default_provider();
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.iter().cloned());
@@ -154,11 +154,11 @@ impl Verifier {
         let authorities = verifier
             .build()
             .map_err(|error| Error::Usage(format!("root certificates cannot be used: {error}")))?;
-        Ok(Verifier { provider, authorities: Some(authorities), roots, with_name })
+        Ok(CertificateVerifier { provider, authorities: Some(authorities), roots, with_name })
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -224,9 +224,9 @@ impl ServerCertVerifier for Verifier {
 
 /// Makes connections with TLS.
 #[derive(Debug, Clone)]
-pub(crate) struct Connector(Arc<ClientConfig>);
+pub(crate) struct SessionConnector(Arc<ClientConfig>);
 
-impl MakeTlsConnect<Socket> for Connector {
+impl MakeTlsConnect<Socket> for SessionConnector {
     type Stream = Stream;
     type TlsConnect = ToHost;
     type Error = rustls::pki_types::InvalidDnsNameError;

@@ -47,7 +47,7 @@ pub struct RemoteJob {
 
 /// The reason why something is not even tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct JobRefusal {
     /// The error. Never contains a prompt.
     pub message: String,
     /// The five characters of the SQLSTATE.
@@ -62,7 +62,7 @@ pub enum PreparedRow {
     /// Work.
     Job(RemoteJob),
     /// The reason why nothing can be done.
-    Refused(Refusal),
+    Refused(JobRefusal),
 }
 
 /// The reason why a job has no answer.
@@ -76,7 +76,7 @@ pub enum JobFailure {
         error: Error,
     },
     /// The model cannot be had there.
-    Model(Refusal),
+    Model(JobRefusal),
 }
 
 /// The outcome of a job.

@@ -33,7 +33,7 @@ pub struct Load {
 
 /// A model in short.
 #[derive(Debug, Clone, Serialize)]
-pub struct Summary {
+pub struct ModelSummary {
     /// Its file.
     pub file: String,
     /// The files that it is split into.
@@ -57,7 +57,7 @@ pub struct Summary {
     /// The name of its quantization, by `general.file_type`.
     pub quantization: Option<&'static str>,
     /// The element types of its tensors, those with most bytes first.
-    pub element_types: Vec<Share>,
+    pub element_types: Vec<TypeShare>,
     /// Whether an importance matrix was used to quantize it.
     pub importance_matrix: bool,
     /// Tokens that it was made for.
@@ -83,20 +83,20 @@ pub struct Summary {
     /// Bytes that a sequence keeps of each token.
     pub state_bytes_per_token: Option<u64>,
     /// The additional state for the last tokens, where layers have a sliding window.
-    pub window: Option<Window>,
+    pub window: Option<WindowMemory>,
     /// The memory that it takes while it is loaded.
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryEstimate>,
     /// The backend that computes it, and the guarantees of that.
     pub computed_by: String,
     /// The other backend that can compute it, by the setting `backend`.
     pub also_computed_by: Option<&'static str>,
     /// The reasons why it cannot be used; empty where it can be.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<FileRefusal>,
 }
 
 /// The tensors of one element type.
 #[derive(Debug, Clone, Serialize)]
-pub struct Share {
+pub struct TypeShare {
     /// Its name.
     pub name: String,
     /// Tensors.
@@ -109,7 +109,7 @@ pub struct Share {
 
 /// The state that a sequence keeps of its last tokens.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Window {
+pub struct WindowMemory {
     /// Number of these tokens; the state also has those of the pass that is computed, and those up to the
     /// ends of blocks.
     pub tokens: usize,
@@ -119,7 +119,7 @@ pub struct Window {
 
 /// An estimate, in bytes.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Memory {
+pub struct MemoryEstimate {
     /// Weights, vocabulary and what passes are computed in.
     pub model: u64,
     /// Requests of the estimate.
@@ -132,15 +132,15 @@ pub struct Memory {
 
 /// The reason why a file cannot be used.
 #[derive(Debug, Clone, Serialize)]
-pub struct Refusal {
+pub struct FileRefusal {
     /// The reason, naming the key, tensor or missing feature.
     pub reason: String,
     /// A sentence about what would work instead.
     pub hint: Option<String>,
 }
 
-impl Refusal {
-    fn of(error: &Error, file: &Path) -> Refusal {
+impl FileRefusal {
+    fn of(error: &Error, file: &Path) -> FileRefusal {
         let reason = match (error, std::error::Error::source(error)) {
             // The file is named above, unless it is another part of the model.
             (Error::UnsupportedModel { path, reason, .. }, _) if path == file => reason.clone(),
@@ -153,7 +153,7 @@ impl Refusal {
             Error::Template { .. } => Some("Use a file with a working tokenizer.chat_template."),
             _ => error.hint(),
         };
-        Refusal { reason, hint: hint.map(str::to_owned) }
+        FileRefusal { reason, hint: hint.map(str::to_owned) }
     }
 }
 
@@ -163,12 +163,12 @@ pub fn dimensions(gguf: &Gguf) -> Option<u32> {
     gguf.opt_u32(&format!("{architecture}.embedding_length")).ok().flatten()
 }
 
-impl Summary {
+impl ModelSummary {
     /// Sums a file up; what was read of it comes along, for those who want to list more.
     ///
     /// # Errors
     /// [`Error::ModelFile`] where it cannot be opened; for a folder, whatever keeps it from being used.
-    pub fn of(source: &ModelSource, load: Load) -> Result<(Summary, Gguf), Error> {
+    pub fn of(source: &ModelSource, load: Load) -> Result<(ModelSummary, Gguf), Error> {
         let (gguf, refused) = match source.open() {
             Ok(gguf) => (gguf, None),
             Err(error) => match source {
@@ -176,7 +176,7 @@ impl Summary {
                 _ => return Err(error),
             },
         };
-        let mut summary = Summary::described(&gguf);
+        let mut summary = ModelSummary::described(&gguf);
         if let ModelSource::File(path) = source {
             // A card that cannot be read is ignored here; loading the model reports it.
             let card = Card::read(path).ok().flatten();
@@ -188,7 +188,7 @@ impl Summary {
                 summary.bytes = lengths.sum();
             }
         }
-        summary.refusals.extend(refused.iter().map(|error| Refusal::of(error, gguf.path())));
+        summary.refusals.extend(refused.iter().map(|error| FileRefusal::of(error, gguf.path())));
         if gguf.keys().len() > 0 {
             summary.add_parts(&gguf, load, refused.is_some());
         }
@@ -197,7 +197,7 @@ impl Summary {
 
     /// The properties that keys and tensors give by themselves. A key of the wrong type counts as missing
     /// here.
-    fn described(gguf: &Gguf) -> Summary {
+    fn described(gguf: &Gguf) -> ModelSummary {
         let text = |key: &str| gguf.opt_str(key).ok().flatten().map(str::to_owned);
         let architecture = text("general.architecture");
         let number = |key: &str| {
@@ -209,7 +209,7 @@ impl Summary {
             (model, _) => model,
         };
         let named = |(key, _): (&str, _)| key.strip_prefix("tokenizer.chat_template.").map(str::to_owned);
-        Summary {
+        ModelSummary {
             file: gguf.path().display().to_string(),
             parts: gguf.files().len(),
             bytes: gguf.file_size(),
@@ -256,7 +256,7 @@ impl Summary {
         let mut refusals = Vec::new();
         let mut note = |error: &Error| {
             if !(refused && matches!(error, Error::CorruptModel { .. })) {
-                refusals.push(Refusal::of(error, gguf.path()));
+                refusals.push(FileRefusal::of(error, gguf.path()));
             }
         };
         if !missing.is_empty() {
@@ -313,8 +313,8 @@ impl Summary {
         self.state_bytes_per_token = state.map(SequenceState::bytes_per_position);
         self.window = state
             .and_then(SequenceState::window)
-            .map(|(tokens, bytes_per_token)| Window { tokens, bytes_per_token });
-        self.memory = Some(Memory {
+            .map(|(tokens, bytes_per_token)| WindowMemory { tokens, bytes_per_token });
+        self.memory = Some(MemoryEstimate {
             model: bytes.saturating_add(gguf.metadata_bytes().saturating_mul(4)),
             requests: load.requests,
             tokens,
@@ -371,11 +371,11 @@ fn elements(shape: &[usize]) -> u64 {
 }
 
 /// The element types, largest first.
-fn shares(gguf: &Gguf) -> Vec<Share> {
-    let mut shares: BTreeMap<u32, Share> = BTreeMap::new();
+fn shares(gguf: &Gguf) -> Vec<TypeShare> {
+    let mut shares: BTreeMap<u32, TypeShare> = BTreeMap::new();
     for tensor in gguf.tensors() {
         let supported = model::element_types().any(|kind| kind == tensor.kind);
-        let share = shares.entry(tensor.kind.number()).or_insert_with(|| Share {
+        let share = shares.entry(tensor.kind.number()).or_insert_with(|| TypeShare {
             name: tensor.kind.to_string(),
             tensors: 0,
             bytes: 0,
@@ -386,7 +386,7 @@ fn shares(gguf: &Gguf) -> Vec<Share> {
         share.bytes =
             share.bytes.saturating_add((elements(tensor.shape) / block as u64).saturating_mul(bytes as u64));
     }
-    let mut shares: Vec<Share> = shares.into_values().collect();
+    let mut shares: Vec<TypeShare> = shares.into_values().collect();
     shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
     shares
 }

@@ -44,7 +44,7 @@ pub fn vectors(path: &Path) -> Option<Vectors> {
         let found = safetensors::lengths(path).ok()?;
         return Some(Vectors { dimensions: found.whole, lengths: found.shorter, takes_tasks: false });
     }
-    let found = Found::read(&head(path)?)?;
+    let found = HeadValues::read(&head(path)?)?;
     let takes_tasks = !model::is_encoder_family(&found.family?);
     Some(Vectors { dimensions: found.dimensions, lengths: Vec::new(), takes_tasks })
 }
@@ -74,34 +74,34 @@ fn of_folder(folder: &Path) -> Option<Task> {
 
 /// The values found in the head of a GGUF file.
 #[derive(Default)]
-struct Found {
+struct HeadValues {
     family: Option<String>,
     pooling: Option<u64>,
     dimensions: Option<u32>,
 }
 
-impl Found {
+impl HeadValues {
     /// `None` for what is no GGUF file, or an adapter, which is to be added to another model and is for
     /// nothing by itself.
-    fn read(head: &[u8]) -> Option<Found> {
-        let mut reader = Reader(head);
+    fn read(head: &[u8]) -> Option<HeadValues> {
+        let mut reader = HeadReader(head);
         if reader.take(4)? != b"GGUF" || !(2..=3).contains(&reader.u32()?) {
             return None;
         }
         let _tensors = reader.u64()?;
         let keys = reader.u64()?.min(MAX_KEYS);
-        let mut found = Found::default();
+        let mut found = HeadValues::default();
         for _ in 0..keys {
             let Some((key, value)) = reader.pair() else { break };
             match (key, value) {
-                (b"general.architecture", Value::Text(name)) => {
+                (b"general.architecture", HeadValue::Text(name)) => {
                     found.family = std::str::from_utf8(name).ok().map(str::to_owned);
                 }
-                (b"general.type", Value::Text(b"adapter")) => return None,
-                (key, Value::Number(number)) if key.ends_with(b".pooling_type") => {
+                (b"general.type", HeadValue::Text(b"adapter")) => return None,
+                (key, HeadValue::Number(number)) if key.ends_with(b".pooling_type") => {
                     found.pooling = Some(number);
                 }
-                (key, Value::Number(number)) if key.ends_with(b".embedding_length") => {
+                (key, HeadValue::Number(number)) if key.ends_with(b".embedding_length") => {
                     found.dimensions = u32::try_from(number).ok();
                 }
                 _ => {}
@@ -112,7 +112,7 @@ impl Found {
 }
 
 fn of_head(head: &[u8]) -> Option<Task> {
-    let Found { family, pooling, .. } = Found::read(head)?;
+    let HeadValues { family, pooling, .. } = HeadValues::read(head)?;
     let family = family?;
     // The numbers are llama.cpp's: 0 says that vectors of tokens are wanted, 4 that there is a head for
     // scores.
@@ -125,16 +125,16 @@ fn of_head(head: &[u8]) -> Option<Task> {
     }
 }
 
-enum Value<'a> {
+enum HeadValue<'a> {
     Text(&'a [u8]),
     Number(u64),
     Other,
 }
 
 /// The rest of the head.
-struct Reader<'a>(&'a [u8]);
+struct HeadReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> HeadReader<'a> {
     fn take(&mut self, bytes: u64) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(usize::try_from(bytes).ok()?)?;
         self.0 = rest;
@@ -154,21 +154,21 @@ impl<'a> Reader<'a> {
         self.take(length)
     }
 
-    fn pair(&mut self) -> Option<(&'a [u8], Value<'a>)> {
+    fn pair(&mut self) -> Option<(&'a [u8], HeadValue<'a>)> {
         let key = self.text()?;
         let value = match self.u32()? {
-            4 | 5 => Value::Number(u64::from(self.u32()?)),
-            8 => Value::Text(self.text()?),
+            4 | 5 => HeadValue::Number(u64::from(self.u32()?)),
+            8 => HeadValue::Text(self.text()?),
             // Vocabularies, and what else is longer than the head, end the look.
             9 => {
                 let size = size_of(self.u32()?)?;
                 let length = self.u64()?.checked_mul(size)?;
                 self.take(length)?;
-                Value::Other
+                HeadValue::Other
             }
             kind => {
                 self.take(size_of(kind)?)?;
-                Value::Other
+                HeadValue::Other
             }
         };
         Some((key, value))

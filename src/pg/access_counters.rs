@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use super::shmem::{self, Content, SharedPart, Slot};
+use super::shmem::{self, SharedContent, SharedPart, Slot};
 use super::{activity, catalog, slots};
 
 /// Entries that can be counted between two writings, over all databases, and of one.
@@ -31,7 +31,7 @@ pub(crate) struct CounterTable {
 }
 
 // SAFETY: zeros are cells that are free.
-unsafe impl Content for CounterTable {}
+unsafe impl SharedContent for CounterTable {}
 
 pub(super) static TABLE: SharedPart<CounterTable> = SharedPart::new();
 

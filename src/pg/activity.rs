@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{Content, SharedPart};
+use super::shmem::{SharedContent, SharedPart};
 
 /// Requests shown at once, over all databases.
 pub(crate) const ENTRIES: usize = 256;
@@ -96,7 +96,7 @@ pub(crate) struct ActivityTable {
 // SAFETY: `entries` is only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for ActivityTable {}
 // SAFETY: zeros are entries that are free.
-unsafe impl Content for ActivityTable {}
+unsafe impl SharedContent for ActivityTable {}
 
 pub(super) static TABLE: SharedPart<ActivityTable> = SharedPart::new();
 

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use pgrx::pg_sys;
 
-use super::shmem::{PACES, Pace};
+use super::shmem::{PACES, VectorizerPace};
 
 /// Defines the function by which PostgreSQL enters a worker, and a constant with its name: it is found by its
 /// symbol and gets the worker's argument.
@@ -122,10 +122,10 @@ pub(crate) fn start_download(index: usize) -> bool {
 
 /// Starts a process that works for the vectorizers of a slot's database. False if all of max_worker_processes
 /// are in use.
-pub(crate) fn start_vectorizer(slot: usize, pace: Pace, database: pg_sys::Oid) -> bool {
+pub(crate) fn start_vectorizer(slot: usize, pace: VectorizerPace, database: pg_sys::Oid) -> bool {
     let name = match pace {
-        Pace::Fast => "pg_steadytext vectorizer",
-        Pace::Slow => "pg_steadytext slow vectorizer",
+        VectorizerPace::Fast => "pg_steadytext vectorizer",
+        VectorizerPace::Slow => "pg_steadytext slow vectorizer",
     };
     let Some(entry_points) = ENTRY_POINTS.get() else { return false };
     let mut worker = template(name, entry_points.vectorizer);

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 use pgrx::pg_sys;
 
 use super::catalog;
-use super::shmem::{self, Content, SharedPart};
+use super::shmem::{self, SharedContent, SharedPart};
 use super::slots;
 
 /// Databases that have a filter at the same time. The caches of others are looked into each time.
@@ -37,17 +37,17 @@ const PROBES: u32 = 4;
 /// The filters of all databases.
 #[repr(C)]
 pub(crate) struct Filters {
-    heads: [Head; FILTERS],
-    blocks: [[Block; BLOCKS]; FILTERS],
+    heads: [FilterHead; FILTERS],
+    blocks: [[FilterBlock; BLOCKS]; FILTERS],
 }
 
 // SAFETY: zeros are filters that belong to nobody.
-unsafe impl Content for Filters {}
+unsafe impl SharedContent for Filters {}
 
 pub(super) static TABLE: SharedPart<Filters> = SharedPart::new();
 
 #[repr(C)]
-struct Head {
+struct FilterHead {
     /// The database whose filter it is; 0 where it is nobody's.
     database: AtomicU32,
     /// The index all of whose keys it has; 0 as long as it does not.
@@ -57,13 +57,13 @@ struct Head {
 }
 
 #[repr(C, align(64))]
-struct Block([AtomicU64; WORDS]);
+struct FilterBlock([AtomicU64; WORDS]);
 
 /// A filter.
 #[derive(Clone, Copy)]
 pub(crate) struct Filter {
-    head: &'static Head,
-    blocks: &'static [Block; BLOCKS],
+    head: &'static FilterHead,
+    blocks: &'static [FilterBlock; BLOCKS],
 }
 
 /// The bits of a key in its block: the number of a word, and a bit of it.

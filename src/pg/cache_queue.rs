@@ -13,7 +13,7 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::catalog;
-use super::shmem::{self, Content, SLOTS, SharedPart, Slot};
+use super::shmem::{self, SLOTS, SharedContent, SharedPart, Slot};
 use super::slots;
 
 const CHUNKS: usize = 1024;
@@ -26,25 +26,25 @@ const MAX_CHUNKS_OF_ONE: u32 = CHUNKS as u32 / 2;
 /// The queues of all databases.
 #[repr(C)]
 pub(crate) struct CacheQueue {
-    inner: UnsafeCell<Inner>,
+    inner: UnsafeCell<CacheQueueInner>,
 }
 
 // SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for CacheQueue {}
 // SAFETY: zeros are queues without messages.
-unsafe impl Content for CacheQueue {}
+unsafe impl SharedContent for CacheQueue {}
 
 pub(super) static QUEUE: SharedPart<CacheQueue> = SharedPart::new();
 
 /// Chunks are linked by their index, counted from 1; 0 is none.
 #[repr(C)]
-struct Inner {
+struct CacheQueueInner {
     /// The first of those that were given back.
     free: u32,
     /// Number of chunks that were ever taken; the others need no link.
     begun: u32,
     queues: [DatabaseQueue; SLOTS],
-    chunks: [Chunk; CHUNKS],
+    chunks: [QueueChunk; CHUNKS],
 }
 
 #[repr(C)]
@@ -56,7 +56,7 @@ struct DatabaseQueue {
 }
 
 #[repr(C)]
-struct Chunk {
+struct QueueChunk {
     /// The rest of the message.
     next: u32,
     /// The next message of the queue.
@@ -66,7 +66,7 @@ struct Chunk {
     bytes: [u8; CHUNK_BYTES],
 }
 
-fn locked<R>(f: impl FnOnce(&mut Inner) -> R) -> Option<R> {
+fn locked<R>(f: impl FnOnce(&mut CacheQueueInner) -> R) -> Option<R> {
     // SAFETY: the lock is held, exclusively.
     QUEUE.with_lock(true, |queue| f(unsafe { &mut *queue.inner.get() }))
 }
@@ -121,7 +121,7 @@ pub(crate) fn close(slot: &Slot) {
     forget(slot);
 }
 
-impl Inner {
+impl CacheQueueInner {
     fn put(&mut self, queue: usize, message: &[u8]) -> bool {
         let count = message.len().div_ceil(CHUNK_BYTES).max(1) as u32;
         if self.queues[queue].chunks + count > MAX_CHUNKS_OF_ONE || !self.has_room(count) {
@@ -176,7 +176,7 @@ impl Inner {
         Some(message)
     }
 
-    fn chunk(&mut self, number: u32) -> &mut Chunk {
+    fn chunk(&mut self, number: u32) -> &mut QueueChunk {
         &mut self.chunks[number as usize - 1]
     }
 

@@ -198,7 +198,7 @@ pub(crate) fn find(
         let snapshot = pg_sys::RegisterSnapshot(snapshot);
         let scan = pg_sys::systable_beginscan(relation.0, table.key_index, true, snapshot, 1, &mut scan_key);
         let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation.0).rd_att, columns });
+        let found = (!tuple.is_null()).then(|| CacheRow { tuple, descriptor: (*relation.0).rd_att, columns });
         let found = found.filter(|row| accept(&row.provenance()) && row.can_be_fetched(&relation));
         let found = found.and_then(|row| row.found());
         pg_sys::systable_endscan(scan);
@@ -209,7 +209,7 @@ pub(crate) fn find(
 
 /// The progress of a walk through the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Walked {
+pub(crate) enum WalkedKeys {
     /// The last key that it met.
     UpTo([u8; 32]),
     /// The index has no more entries.
@@ -225,11 +225,11 @@ pub(crate) fn walk_keys(
     after: Option<[u8; 32]>,
     most: usize,
     mut take: impl FnMut(&[u8; 32]),
-) -> Walked {
-    let Some(columns) = CacheColumns::of(table.table) else { return Walked::Nowhere };
-    let Some(relation) = Open::relation(table.table) else { return Walked::Nowhere };
+) -> WalkedKeys {
+    let Some(columns) = CacheColumns::of(table.table) else { return WalkedKeys::Nowhere };
+    let Some(relation) = Open::relation(table.table) else { return WalkedKeys::Nowhere };
     let index = Open::relation(table.key_index).filter(|index| index.is_key_of(&relation, &columns));
-    let Some(index) = index else { return Walked::Nowhere };
+    let Some(index) = index else { return WalkedKeys::Nowhere };
     // SAFETY: both are open and locked; no row is fetched, so that it does not matter which ones the snapshot
     // would show. The tuple is that of the index, which has no more columns than an index may have, beside
     // its key those that it includes; it is valid until the next one.
@@ -253,10 +253,10 @@ pub(crate) fn walk_keys(
         (*scan).xs_want_itup = true;
         let scan_keys = if count == 0 { std::ptr::null_mut() } else { &raw mut scan_key };
         pg_sys::index_rescan(scan, scan_keys, count, std::ptr::null_mut(), 0);
-        let mut walked = Walked::ToTheEnd;
+        let mut walked = WalkedKeys::ToTheEnd;
         for _ in 0..most {
             if pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() {
-                walked = Walked::ToTheEnd;
+                walked = WalkedKeys::ToTheEnd;
                 break;
             }
             let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
@@ -270,7 +270,7 @@ pub(crate) fn walk_keys(
             let key: Option<&[u8]> = pgrx::FromDatum::from_datum(values[0], nulls[0]);
             if let Some(key) = key.and_then(|key| key.try_into().ok()) {
                 take(key);
-                walked = Walked::UpTo(*key);
+                walked = WalkedKeys::UpTo(*key);
             }
         }
         pg_sys::index_endscan(scan);
@@ -354,13 +354,13 @@ impl Drop for Open {
 }
 
 /// A row, valid while its scan is open.
-struct Row {
+struct CacheRow {
     tuple: pg_sys::HeapTuple,
     descriptor: pg_sys::TupleDesc,
     columns: CacheColumns,
 }
 
-impl Row {
+impl CacheRow {
     fn datum(&self, column: CacheColumn) -> Option<pg_sys::Datum> {
         let mut is_null = true;
         // SAFETY: tuple and descriptor belong together.

@@ -15,8 +15,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::environment;
 use super::error::PgError;
+use super::predecessor_variables;
 use super::privilege::as_owner;
 use super::spi::{self, Mode};
 use super::transaction::{in_parallel_query, is_parallel_worker, with_latest_snapshot};
@@ -87,7 +87,7 @@ impl Installation {
 
 /// The part of steadytext_config that the library uses.
 #[derive(Debug, Clone)]
-pub(crate) struct Config {
+pub(crate) struct DatabaseConfig {
     /// `generation_model`, `embedding_model` and `reranker_model`.
     pub(crate) models: [Option<String>; 3],
     /// `default_max_tokens`, if it is there.
@@ -124,7 +124,7 @@ pub(crate) struct Config {
 
 /// A row of steadytext_models.
 #[derive(Debug, Clone)]
-pub(crate) struct Model {
+pub(crate) struct RegisteredModel {
     /// The name in requests.
     pub(crate) name: String,
     /// `generate`, `embed` or `rerank`.
@@ -151,7 +151,7 @@ pub(crate) struct Model {
     pub(crate) placement: String,
 }
 
-impl Model {
+impl RegisteredModel {
     /// Whether only workers on other machines compute it.
     pub(crate) fn is_elsewhere(&self) -> bool {
         self.placement == "elsewhere"
@@ -161,28 +161,28 @@ impl Model {
 /// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults:
 /// generation, embedding, reranker.
 #[derive(Debug, Default)]
-pub(crate) struct Models {
-    rows: Vec<Model>,
+pub(crate) struct ModelRegistry {
+    rows: Vec<RegisteredModel>,
     pub(crate) defaults: [Option<String>; 3],
 }
 
-impl Deref for Models {
-    type Target = [Model];
+impl Deref for ModelRegistry {
+    type Target = [RegisteredModel];
 
-    fn deref(&self) -> &[Model] {
+    fn deref(&self) -> &[RegisteredModel] {
         &self.rows
     }
 }
 
 #[derive(Default)]
-struct Cached {
+struct CachedCatalog {
     installation: Option<Rc<Installation>>,
-    config: Option<Rc<Config>>,
-    models: Option<Rc<Models>>,
+    config: Option<Rc<DatabaseConfig>>,
+    models: Option<Rc<ModelRegistry>>,
 }
 
 thread_local! {
-    static CACHED: RefCell<Cached> = RefCell::default();
+    static CACHED: RefCell<CachedCatalog> = RefCell::default();
     /// The tables whose change empties the cache; 0: none is cached.
     static WATCHED: Cell<[u32; 7]> = const { Cell::new([0; 7]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
@@ -297,7 +297,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
 /// # Errors
 ///
 /// As [`installation`].
-pub(crate) fn config() -> Result<Rc<Config>, PgError> {
+pub(crate) fn config() -> Result<Rc<DatabaseConfig>, PgError> {
     let installation = installation()?;
     if let Some(known) = CACHED.with_borrow(|cached| cached.config.clone()) {
         return Ok(known);
@@ -312,10 +312,14 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
     let row = |key: &str| rows.iter().find(|(k, ..)| k.as_deref() == Some(key));
     let text = |key: &str| row(key).and_then(|(_, value, _)| value.as_deref());
     let seed_is_set = row("default_seed").is_some_and(|(.., is_default)| *is_default != Some(true));
-    let server_seed =
-        || environment::value(environment::DEFAULT_SEED)?.parse().ok().filter(|seed| *seed >= 0);
+    let server_seed = || {
+        predecessor_variables::value(predecessor_variables::DEFAULT_SEED)?
+            .parse()
+            .ok()
+            .filter(|seed| *seed >= 0)
+    };
     let number = |key: &str, default: i64| text(key).and_then(whole).unwrap_or(default);
-    let config = Rc::new(Config {
+    let config = Rc::new(DatabaseConfig {
         models: ["generation_model", "embedding_model", "reranker_model"]
             .map(|key| text(key).map(str::to_owned)),
         default_max_tokens: text("default_max_tokens").and_then(whole),
@@ -358,7 +362,7 @@ fn whole(text: &str) -> Option<i64> {
 /// # Errors
 ///
 /// As [`installation`].
-pub(crate) fn models() -> Result<Rc<Models>, PgError> {
+pub(crate) fn models() -> Result<Rc<ModelRegistry>, PgError> {
     let installation = installation()?;
     if let Some(known) = CACHED.with_borrow(|cached| cached.models.clone()) {
         return Ok(known);
@@ -369,7 +373,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
         installation.schema
     );
     let rows = read_as_owner(&installation, || {
-        spi::query(&sql, vec![], Mode::ReadOnly, |row| Model {
+        spi::query(&sql, vec![], Mode::ReadOnly, |row| RegisteredModel {
             name: row.get(1).unwrap_or_default(),
             task: row.get(2).unwrap_or_default(),
             file: row.get(3).unwrap_or_default(),
@@ -386,7 +390,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
     })?;
     // The configuration may be read anew, and with that the news be taken in that the rows have changed since
     // they were read.
-    let models = Rc::new(Models { rows, defaults: config()?.models.clone() });
+    let models = Rc::new(ModelRegistry { rows, defaults: config()?.models.clone() });
     if may_keep() && self::generation() == generation {
         CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
     }

@@ -39,7 +39,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use super::bgworker;
 use super::catalog_cache::Installation;
 use super::error::PgError;
-use super::index_walk::{self, Index, Key, Step, Walked};
+use super::index_walk::{self, IndexKey, QueueIndex, WalkStep, WalkedEntries};
 use super::shmem::Slot;
 use super::slots;
 
@@ -65,7 +65,7 @@ const CROWDED: Duration = Duration::from_secs(30);
 pub(crate) const MAX_IN_FLIGHT: usize = 10_000;
 
 thread_local! {
-    static MEMORY: RefCell<Memory> = RefCell::default();
+    static MEMORY: RefCell<FloorMemory> = RefCell::default();
 }
 
 /// A priority and a role, in the order of the index: the highest priority first.
@@ -73,7 +73,7 @@ type Group = (Reverse<i32>, u32);
 type Floors = BTreeMap<Group, i64>;
 
 #[derive(Default)]
-struct Memory {
+struct FloorMemory {
     /// The extension it is about: when it is created anew, ids begin anew.
     extension: Option<pg_sys::Oid>,
     floors: Floors,
@@ -98,7 +98,7 @@ struct Memory {
 #[derive(Default)]
 struct Sweep {
     /// The place where the next portion begins; `None`: a new sweep.
-    at: Option<(Index, Option<Key>)>,
+    at: Option<(QueueIndex, Option<IndexKey>)>,
     /// The earliest moment for the next portion.
     due: Option<Instant>,
     /// Whether the floors are new: then everything is looked through at once, so that all are known.
@@ -152,7 +152,7 @@ pub(crate) fn begin(installation: &Installation) -> Option<Vec<Floor>> {
     let (changes, inserted) = (slot.changes.load(Acquire), take_inserted(&slot.lowest_inserted));
     let portion = MEMORY.with_borrow_mut(|memory| {
         if memory.extension != Some(installation.extension) {
-            *memory = Memory { extension: Some(installation.extension), ..Memory::default() };
+            *memory = FloorMemory { extension: Some(installation.extension), ..FloorMemory::default() };
         }
         memory.begin(inserted, changes, Instant::now())
     });
@@ -218,15 +218,15 @@ pub(crate) fn pass_deleted(installation: &Installation, after: i64) -> Result<i6
     let mut found = None;
     let walked = index_walk::walk(
         installation.queue(),
-        Index::Ids,
-        Some(Key::of_id(after.saturating_add(1))),
+        QueueIndex::Ids,
+        Some(IndexKey::of_id(after.saturating_add(1))),
         PORTION,
         |key, is_alive| {
             if !is_alive {
-                return Step::On;
+                return WalkStep::On;
             }
             found = found.or(Some(key.id));
-            Step::Stop
+            WalkStep::Stop
         },
     );
     let Some(walked) = walked else { return Ok(after) };
@@ -237,7 +237,7 @@ pub(crate) fn pass_deleted(installation: &Installation, after: i64) -> Result<i6
     }
 }
 
-impl Memory {
+impl FloorMemory {
     /// The portion that is to be swept now.
     fn begin(&mut self, inserted: Option<i64>, changes: u64, now: Instant) -> Option<Portion> {
         let mut has_changed = std::mem::take(&mut self.is_stale) | (changes != self.changes);
@@ -267,7 +267,7 @@ impl Memory {
         if sweep.due.is_some_and(|due| now < due) {
             return None;
         }
-        let (index, from) = sweep.at.unwrap_or((Index::Claims, None));
+        let (index, from) = sweep.at.unwrap_or((QueueIndex::Claims, None));
         Some(Portion {
             index,
             from,
@@ -279,7 +279,7 @@ impl Memory {
         })
     }
 
-    fn swept(&mut self, portion: Portion, walked: Option<Walked>, took: Duration, now: Instant) {
+    fn swept(&mut self, portion: Portion, walked: Option<WalkedEntries>, took: Duration, now: Instant) {
         let Some(walked) = walked else { return self.crowd(now) };
         PgError::new(
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
@@ -296,7 +296,7 @@ impl Memory {
         sweep.due = Some(now + rest);
         sweep.at = match (walked.next, portion.index) {
             (Some(next), index) => Some((index, Some(next))),
-            (None, Index::Claims) => Some((Index::InFlight, None)),
+            (None, QueueIndex::Claims) => Some((QueueIndex::InFlight, None)),
             (None, _) => None,
         };
         if sweep.at.is_none() {
@@ -384,8 +384,8 @@ impl Memory {
 
 /// A portion of a sweep.
 struct Portion {
-    index: Index,
-    from: Option<Key>,
+    index: QueueIndex,
+    from: Option<IndexKey>,
     budget: Duration,
     floors: Floors,
     learning: Option<(Group, i64)>,
@@ -394,32 +394,32 @@ struct Portion {
 }
 
 impl Portion {
-    fn walk(&mut self, queue: pg_sys::Oid) -> Option<Walked> {
+    fn walk(&mut self, queue: pg_sys::Oid) -> Option<WalkedEntries> {
         let (index, from, budget) = (self.index, self.from, self.budget);
         index_walk::walk(queue, index, from, budget, |key, is_alive| match index {
-            Index::Claims => self.meet((Reverse(key.priority), key.role), key.id, is_alive),
-            Index::InFlight | Index::Ids => {
+            QueueIndex::Claims => self.meet((Reverse(key.priority), key.role), key.id, is_alive),
+            QueueIndex::InFlight | QueueIndex::Ids => {
                 if is_alive && self.in_flight.len() < MAX_IN_FLIGHT {
                     self.in_flight.push(key.id);
                 }
-                Step::On
+                WalkStep::On
             }
         })
     }
 
     /// Meets an entry of the index of claims. Entries behind a floor are skipped: the claims find those
     /// themselves.
-    fn meet(&mut self, group: Group, id: i64, is_pending: bool) -> Step {
+    fn meet(&mut self, group: Group, id: i64, is_pending: bool) -> WalkStep {
         let floor = self.floors.get(&group).copied();
         // The learnt id is of no use once somebody else has moved the floor.
         let learns = floor.is_none()
             || self.learning.is_some_and(|learnt| floor == Some(learnt.1) && group == learnt.0);
         if !learns && floor.is_some_and(|floor| id >= floor) {
-            return Step::NextGroup;
+            return WalkStep::NextGroup;
         }
         if is_pending {
             self.floors.insert(group, id);
-            return Step::NextGroup;
+            return WalkStep::NextGroup;
         }
         self.dead += 1;
         if learns {
@@ -427,7 +427,7 @@ impl Portion {
             self.floors.insert(group, floor);
             self.learning = Some((group, floor));
         }
-        Step::On
+        WalkStep::On
     }
 }
 

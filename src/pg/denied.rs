@@ -92,27 +92,27 @@ pub(super) fn install() {
 
 /// A watch, which sees the errors that are raised while it is there. Errors jump over its frame, and the
 /// handler that catches them puts the stack of callbacks back: it holds nothing to drop.
-pub(super) struct Watch {
+pub(super) struct ErrorWatch {
     callback: pg_sys::ErrorContextCallback,
     is_there: bool,
 }
 
-impl Watch {
+impl ErrorWatch {
     /// One that sees nothing yet.
-    pub(super) fn new() -> Watch {
+    pub(super) fn new() -> ErrorWatch {
         let callback = pg_sys::ErrorContextCallback {
             previous: std::ptr::null_mut(),
             callback: Some(see_context),
             arg: mark(),
         };
-        Watch { callback, is_there: false }
+        ErrorWatch { callback, is_there: false }
     }
 
     /// From now on it sees them, unless another one does.
     ///
     /// # Safety
     ///
-    /// It stays where it is until [`Watch::end`], or an error that leaves its frame.
+    /// It stays where it is until [`ErrorWatch::end`], or an error that leaves its frame.
     pub(super) unsafe fn begin(&mut self) {
         // SAFETY: callbacks in the stack are alive; this one is as the caller promises.
         unsafe {
@@ -136,7 +136,7 @@ impl Watch {
     ///
     /// # Safety
     ///
-    /// The stack is as [`Watch::begin`] left it.
+    /// The stack is as [`ErrorWatch::begin`] left it.
     pub(super) unsafe fn end(&self) {
         if self.is_there {
             // SAFETY: the caller's promise.
@@ -178,7 +178,7 @@ unsafe extern "C-unwind" fn executor_run(
     count: u64,
     execute_once: bool,
 ) {
-    let mut watch = Watch::new();
+    let mut watch = ErrorWatch::new();
     // SAFETY: the watch stays in this frame; arguments are passed on as they are.
     unsafe {
         watch.begin();
@@ -196,7 +196,7 @@ unsafe extern "C-unwind" fn executor_run(
     direction: pg_sys::ScanDirection::Type,
     count: u64,
 ) {
-    let mut watch = Watch::new();
+    let mut watch = ErrorWatch::new();
     // SAFETY: the watch stays in this frame; arguments are passed on as they are.
     unsafe {
         watch.begin();

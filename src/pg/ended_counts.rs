@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-use super::request_statistics::{self, Counted, StatisticsSlot};
+use super::request_statistics::{self, CountedRequest, StatisticsSlot};
 use super::{rate_counters, transaction};
 
 /// Elements of one subtransaction among which an equal one is looked for.
@@ -23,7 +23,7 @@ struct EndedCount {
     /// The depth of the subtransaction; 1 is the transaction itself.
     level: i32,
     place: StatisticsSlot,
-    counted: Counted,
+    counted: CountedRequest,
 }
 
 /// The tokens that such requests have taken.
@@ -42,11 +42,15 @@ thread_local! {
 
 /// This transaction has cancelled a request; `is_new`: nobody had begun it.
 pub(crate) fn cancelled(model: &str, request_type: &str, is_new: bool) {
-    count(model, request_type, Counted { requests: u64::from(is_new), cancelled: 1, ..Counted::default() });
+    count(
+        model,
+        request_type,
+        CountedRequest { requests: u64::from(is_new), cancelled: 1, ..CountedRequest::default() },
+    );
 }
 
 /// This transaction has begun or ended a request.
-pub(crate) fn count(model: &str, request_type: &str, counted: Counted) {
+pub(crate) fn count(model: &str, request_type: &str, counted: CountedRequest) {
     let Some(place) = request_statistics::place_of(model, request_type) else { return };
     let new = EndedCount { level: transaction::nest_level(), place, counted };
     ENDED.with_borrow_mut(|ended| add_to(ended, new));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Content, SharedPart};
+use super::shmem::{self, SharedContent, SharedPart};
 use super::{engine_page, slots};
 
 /// The engine's socket. Relative to the data directory, which is every server process's working directory; in
@@ -35,7 +35,7 @@ pub(crate) struct EngineLeader {
 }
 
 // SAFETY: zeros are no leader.
-unsafe impl Content for EngineLeader {}
+unsafe impl SharedContent for EngineLeader {}
 
 pub(super) static LEADER: SharedPart<EngineLeader> = SharedPart::new();
 

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use steadytext_engine::{Figures, Statistics};
 
-use super::shmem::{Content, SharedPart};
+use super::shmem::{SharedContent, SharedPart};
 
 const NUMBERS: usize = 25;
 
@@ -29,7 +29,7 @@ pub(crate) struct EnginePage {
 }
 
 // SAFETY: zeros are a page on which nothing is written.
-unsafe impl Content for EnginePage {}
+unsafe impl SharedContent for EnginePage {}
 
 pub(super) static PAGE: SharedPart<EnginePage> = SharedPart::new();
 

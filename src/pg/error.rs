@@ -239,14 +239,14 @@ pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
 
 /// The failure of a request that met an engine error.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
+pub(crate) struct RequestFailure {
     /// The error that its row keeps.
     pub(crate) error: PgError,
     /// Whether the request is tried again.
     pub(crate) retry: bool,
 }
 
-impl From<EngineError> for Failure {
+impl From<EngineError> for RequestFailure {
     fn from(error: EngineError) -> Self {
         use PgSqlErrorCode as Code;
         let message = match std::error::Error::source(&error) {
@@ -352,7 +352,10 @@ impl From<EngineError> for Failure {
                 | EngineError::Mismatch { .. }
         );
         let hint = hint.map(str::to_owned);
-        Failure { error: PgError { code, message, hint, detail: None, lasting, missing_model: None }, retry }
+        RequestFailure {
+            error: PgError { code, message, hint, detail: None, lasting, missing_model: None },
+            retry,
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const FIRST_BYTES: usize = 256;
 const MOST_BYTES: usize = 512 << 20;
 
 #[repr(C)]
-struct State {
+struct GroupValues {
     data: *mut u8,
     length: usize,
     capacity: usize,
@@ -34,7 +34,7 @@ struct State {
 
 /// The state of a group in a call of one of the aggregate's functions.
 pub(crate) struct GroupState {
-    state: Option<NonNull<State>>,
+    state: Option<NonNull<GroupValues>>,
     context: pg_sys::MemoryContext,
 }
 
@@ -125,7 +125,7 @@ impl GroupState {
     pub(crate) fn records(&self) -> &[u8] {
         // SAFETY: as in `push`; `data` has `length` bytes.
         self.state.map_or(&[], |state| unsafe {
-            let State { data, length, .. } = *state.as_ptr();
+            let GroupValues { data, length, .. } = *state.as_ptr();
             std::slice::from_raw_parts(data, length)
         })
     }
@@ -147,14 +147,19 @@ impl GroupState {
         Ok(rows)
     }
 
-    fn state(&mut self) -> NonNull<State> {
+    fn state(&mut self) -> NonNull<GroupValues> {
         let context = self.context;
         *self.state.get_or_insert_with(|| {
-            let new = State { data: std::ptr::null_mut(), length: 0, capacity: 0, note: (0, usize::MAX) };
+            let new =
+                GroupValues { data: std::ptr::null_mut(), length: 0, capacity: 0, note: (0, usize::MAX) };
             // SAFETY: the context is one of PostgreSQL's, which returns as many bytes or raises an error.
             unsafe {
-                let state: *mut State = pg_sys::MemoryContextAlloc(context, size_of::<State>()).cast();
-                state.write(State { data: pg_sys::MemoryContextAlloc(context, FIRST_BYTES).cast(), ..new });
+                let state: *mut GroupValues =
+                    pg_sys::MemoryContextAlloc(context, size_of::<GroupValues>()).cast();
+                state.write(GroupValues {
+                    data: pg_sys::MemoryContextAlloc(context, FIRST_BYTES).cast(),
+                    ..new
+                });
                 (*state).capacity = FIRST_BYTES;
                 NonNull::new_unchecked(state)
             }
@@ -162,7 +167,7 @@ impl GroupState {
     }
 }
 
-impl State {
+impl GroupValues {
     fn last_note(&self) -> Option<&[u8]> {
         let (start, length) = self.note;
         let end = start.checked_add(length).filter(|end| *end <= self.length)?;
@@ -187,18 +192,18 @@ pub(crate) fn is_ordered(call: pg_sys::FunctionCallInfo) -> bool {
     }
 }
 
-fn pointer(state: Internal) -> Option<NonNull<State>> {
+fn pointer(state: Internal) -> Option<NonNull<GroupValues>> {
     state.into_datum().and_then(|datum| NonNull::new(datum.cast_mut_ptr()))
 }
 
 /// Makes room for more bytes.
 fn reserve(
-    state: NonNull<State>,
+    state: NonNull<GroupValues>,
     bytes: usize,
     most: impl FnOnce() -> Result<usize, PgError>,
 ) -> Result<(), PgError> {
     // SAFETY: the state was made by `GroupState::state`, and only this thread uses it.
-    let State { data, length, capacity, .. } = unsafe { &mut *state.as_ptr() };
+    let GroupValues { data, length, capacity, .. } = unsafe { &mut *state.as_ptr() };
     let wanted = length.saturating_add(bytes);
     if wanted <= *capacity {
         return Ok(());
@@ -216,7 +221,7 @@ fn reserve(
 }
 
 /// Writes bytes for which there is room.
-fn write(state: NonNull<State>, bytes: &[u8]) {
+fn write(state: NonNull<GroupValues>, bytes: &[u8]) {
     // SAFETY: `reserve` has made room for them.
     unsafe {
         let state = state.as_ptr();

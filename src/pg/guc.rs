@@ -4,20 +4,22 @@
 //! The models that answer are settings that every session may have its own values of, as long as they name no
 //! path: files are for superusers to name.
 
-#[cfg(any(feature = "pg14", feature = "pg15"))]
-use std::cell::Cell;
-use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_void};
-use std::sync::OnceLock;
+mod check_hooks;
+mod model_setting;
+
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use pgrx::{pg_guard, pg_sys};
 use steadytext_engine::{BackendChoice, BackendKind, KvCacheType};
 
-static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
-static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
-static RERANKER_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
+pub(crate) use self::check_hooks::on_model_set;
+use self::check_hooks::{
+    StringCheckHook, check_embedding_model, check_generation_model, check_reranker_model, check_zero_or_more,
+};
+use self::model_setting::{EMBEDDING_MODEL, GENERATION_MODEL, RERANKER_MODEL, text};
+pub(crate) use self::model_setting::{ModelSetting, SettingLevel, any_model_of_session, is_path};
+
 static MODEL_DIR: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"pg_steadytext_models"));
 static EXCHANGE_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -37,11 +39,11 @@ static AUTO_PULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ENGINE_PROCESS: GucSetting<EngineProcess> = GucSetting::<EngineProcess>::new(EngineProcess::Worker);
 static ENGINE_HANG_TIMEOUT: GucSetting<f64> = GucSetting::<f64>::new(120.0);
-static BACKEND: GucSetting<Backend> = GucSetting::<Backend>::new(Backend::Auto);
+static BACKEND: GucSetting<BackendSetting> = GucSetting::<BackendSetting>::new(BackendSetting::Auto);
 
 /// `pg_steadytext.backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
-enum Backend {
+enum BackendSetting {
     #[name = c"auto"]
     Auto,
     #[name = c"native"]
@@ -130,9 +132,9 @@ fn duration(setting: &GucSetting<f64>) -> Option<Duration> {
 /// `pg_steadytext.backend`: the backend that computes models.
 fn backend_choice() -> BackendChoice {
     match BACKEND.get() {
-        Backend::Auto => BackendChoice::Auto,
-        Backend::Native => BackendChoice::Native,
-        Backend::Candle => BackendChoice::Candle,
+        BackendSetting::Auto => BackendChoice::Auto,
+        BackendSetting::Native => BackendChoice::Native,
+        BackendSetting::Candle => BackendChoice::Candle,
     }
 }
 
@@ -146,238 +148,6 @@ fn kv_cache_type() -> KvCacheType {
 /// The backend of an engine that is started with the current settings.
 pub(crate) fn backend() -> BackendKind {
     backend_choice().expected(kv_cache_type())
-}
-
-/// The settings that choose a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ModelSetting {
-    /// `pg_steadytext.generation_model`.
-    Generation,
-    /// `pg_steadytext.embedding_model`.
-    Embedding,
-    /// `pg_steadytext.reranker_model`.
-    Reranker,
-}
-
-/// The origin of the value of a setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
-    /// postgresql.conf, the command line, or nobody.
-    Server,
-    /// ALTER DATABASE, or ALTER ROLE ALL.
-    Database,
-    /// ALTER ROLE, the client, or SET: it is this session's.
-    Session,
-}
-
-impl ModelSetting {
-    /// Its name.
-    pub(crate) fn name(self) -> &'static CStr {
-        match self {
-            ModelSetting::Generation => c"pg_steadytext.generation_model",
-            ModelSetting::Embedding => c"pg_steadytext.embedding_model",
-            ModelSetting::Reranker => c"pg_steadytext.reranker_model",
-        }
-    }
-
-    /// Its value in this session.
-    pub(crate) fn value(self) -> String {
-        match self {
-            ModelSetting::Generation => text(&GENERATION_MODEL),
-            ModelSetting::Embedding => text(&EMBEDDING_MODEL),
-            ModelSetting::Reranker => text(&RERANKER_MODEL),
-        }
-    }
-
-    /// The origin of that value.
-    pub(crate) fn level(self) -> Level {
-        use pg_sys::GucSource;
-        match source(self).unwrap_or(GucSource::PGC_S_DEFAULT) {
-            source if source <= GucSource::PGC_S_ARGV => Level::Server,
-            source if source <= GucSource::PGC_S_DATABASE => Level::Database,
-            _ => Level::Session,
-        }
-    }
-}
-
-/// Whether any of these settings names a model for less than the whole server.
-pub(crate) fn any_model_of_session() -> bool {
-    [ModelSetting::Generation, ModelSetting::Embedding, ModelSetting::Reranker].iter().any(|setting| {
-        let value = setting.value();
-        !value.is_empty() && value != "auto" && setting.level() > Level::Server
-    })
-}
-
-/// The source of the value.
-#[cfg(any(feature = "pg14", feature = "pg15"))]
-fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
-    thread_local! {
-        /// Their addresses, which never change.
-        static FOUND: [Cell<*mut pg_sys::config_generic>; 3] =
-            const { [const { Cell::new(std::ptr::null_mut()) }; 3] };
-    }
-    let found = FOUND.with(|found| found[setting as usize].get());
-    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread.
-    // Settings that a preloaded library defines are never removed.
-    unsafe {
-        if let Some(found) = found.as_ref() {
-            return Some(found.source);
-        }
-        let (settings, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
-        let mut all = (0..usize::try_from(count).ok()?).map(|index| *settings.add(index));
-        let found = all.find(|found| CStr::from_ptr((**found).name) == setting.name())?;
-        FOUND.with(|known| known[setting as usize].set(found));
-        Some((*found).source)
-    }
-}
-
-/// The source of the value.
-#[cfg(not(any(feature = "pg14", feature = "pg15")))]
-fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
-    // SAFETY: a look-up; null where there is no such setting, which is no error.
-    unsafe {
-        pg_sys::find_option(setting.name().as_ptr(), false, true, pg_sys::DEBUG5 as i32)
-            .as_ref()
-            .map(|setting| setting.source)
-    }
-}
-
-/// Whether a value names a file by its path, and not a model.
-pub(crate) fn is_path(value: &str) -> bool {
-    value.contains('/') || (!value.is_empty() && value.bytes().all(|byte| byte == b'.'))
-}
-
-/// A check of the name of a model that somebody sets, in a transaction.
-type Look = fn(ModelSetting, &str);
-
-/// It comes from a module that stands above this one.
-static LOOK: OnceLock<Look> = OnceLock::new();
-
-/// Has `look` called for each name of a model that somebody sets, before it holds.
-pub(crate) fn on_model_set(look: Look) {
-    // The library is initialized once.
-    let _ = LOOK.set(look);
-}
-
-/// The check hook of `pg_steadytext.generation_model`.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_generation_model(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the caller's.
-    unsafe { check_model(ModelSetting::Generation, value, source) }
-}
-
-/// The check hook of `pg_steadytext.embedding_model`.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_embedding_model(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the caller's.
-    unsafe { check_model(ModelSetting::Embedding, value, source) }
-}
-
-/// The check hook of `pg_steadytext.reranker_model`.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_reranker_model(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the caller's.
-    unsafe { check_model(ModelSetting::Reranker, value, source) }
-}
-
-/// Checks a setting that chooses a model: a path is a superuser's to give. What the server's files, ALTER
-/// DATABASE and ALTER ROLE have set was checked when that was done.
-///
-/// # Safety
-///
-/// `value` is what PostgreSQL hands to a check hook.
-unsafe fn check_model(
-    setting: ModelSetting,
-    value: *mut *mut c_char,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    use pg_sys::GucSource;
-    // SAFETY: the value is a string, or null.
-    let name = unsafe {
-        if value.is_null() || (*value).is_null() {
-            return true;
-        }
-        CStr::from_ptr(*value).to_string_lossy().into_owned()
-    };
-    if !may_name(&name, source) {
-        return false;
-    }
-    // SET, set_config(), ALTER ROLE and ALTER DATABASE: somebody reads what is said about it. Other sources
-    // are read outside of transactions, or on behalf of somebody who is not there.
-    let is_interactive = source >= GucSource::PGC_S_INTERACTIVE;
-    // SAFETY: getters.
-    let may_look = unsafe {
-        pg_sys::IsTransactionState()
-            && pg_sys::MyDatabaseId != pg_sys::InvalidOid
-            && !pg_sys::InitializingParallelWorker
-            && pg_sys::ParallelWorkerNumber < 0
-    };
-    if is_interactive
-        && may_look
-        && let Some(look) = LOOK.get()
-        && is_news(setting, &name)
-    {
-        look(setting, &name);
-    }
-    true
-}
-
-/// Whether a statement of the client sets a model for the first time. A function with a SET clause does so at
-/// each of its calls, of which there may be one for each row of a table.
-fn is_news(setting: ModelSetting, name: &str) -> bool {
-    thread_local! {
-        static LAST: RefCell<Option<(i64, ModelSetting, String)>> = const { RefCell::new(None) };
-    }
-    // SAFETY: a plain getter.
-    let now = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
-    LAST.with_borrow_mut(|last| {
-        let is_same =
-            |(at, of, known): &(i64, ModelSetting, String)| *at == now && *of == setting && known == name;
-        if last.as_ref().is_some_and(is_same) {
-            return false;
-        }
-        *last = Some((now, setting, name.to_owned()));
-        true
-    })
-}
-
-/// Whether the name of a model may be given, which a path may by superusers only; otherwise what is wrong is
-/// left for PostgreSQL to say.
-fn may_name(name: &str, source: pg_sys::GucSource::Type) -> bool {
-    use pg_sys::GucSource;
-    if !is_path(name) {
-        return true;
-    }
-    // SAFETY: globals of this process. PostgreSQL frees the texts.
-    unsafe {
-        // A parallel worker gets what its leader has.
-        if source < GucSource::PGC_S_CLIENT || pg_sys::InitializingParallelWorker || pg_sys::superuser() {
-            return true;
-        }
-        pg_sys::GUC_check_errcode(pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32);
-        pg_sys::GUC_check_errmsg_string = copied(c"only superusers may name a model by the path of its file");
-        pg_sys::GUC_check_errhint_string =
-            copied(c"Give the name of a model: steadytext_model_list() shows which there are.");
-        false
-    }
-}
-
-/// A copy for PostgreSQL.
-fn copied(text: &CStr) -> *mut c_char {
-    // SAFETY: allocates in the current memory context, which outlives the report.
-    unsafe { pg_sys::pstrdup(text.as_ptr()) }
 }
 
 /// `pg_steadytext.model_dir`; relative to the data directory, which is every server process's working
@@ -421,11 +191,6 @@ pub(crate) fn notify() -> bool {
     NOTIFY.get()
 }
 
-fn text(setting: &GucSetting<Option<CString>>) -> String {
-    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Defines the settings. Only while shared_preload_libraries is processed.
 pub(crate) fn define() {
     super::request_log::define();
     model(
@@ -608,13 +373,10 @@ fn string(
     GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::default());
 }
 
-/// A check hook, as PostgreSQL calls it for a text.
-type Check = unsafe extern "C-unwind" fn(*mut *mut c_char, *mut *mut c_void, pg_sys::GucSource::Type) -> bool;
-
 fn model(
     name: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
-    check: Check,
+    check: StringCheckHook,
     short: &'static CStr,
     long: &'static CStr,
 ) {
@@ -671,26 +433,6 @@ fn zero_or_more(
         None,
         None,
     );
-}
-
-/// The check hook of [`zero_or_more`].
-#[pg_guard]
-unsafe extern "C-unwind" fn check_zero_or_more(
-    value: *mut f64,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the value is a number; the rest are globals of this process. PostgreSQL frees the texts.
-    unsafe {
-        if value.is_null() || *value == 0.0 || *value >= 1.0 {
-            return true;
-        }
-        pg_sys::GUC_check_errdetail_string =
-            copied(c"It is less than one of the setting's unit, and not 0, which has a meaning of its own.");
-        pg_sys::GUC_check_errhint_string =
-            copied(c"Give one second or one megabyte at least, or 0: pg_settings says what that means.");
-        false
-    }
 }
 
 /// The value in force of any of the server's settings.

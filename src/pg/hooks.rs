@@ -97,7 +97,7 @@ unsafe extern "C-unwind" fn process_utility(
         make_room_for((*statement).utilityStmt);
         wake_for((*statement).utilityStmt);
         let afterwards = restore::before((*statement).utilityStmt);
-        let mut watch = denied::Watch::new();
+        let mut watch = denied::ErrorWatch::new();
         watch.begin();
         match PREVIOUS_UTILITY {
             Some(previous) => {

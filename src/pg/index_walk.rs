@@ -21,7 +21,7 @@ const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// An index of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Index {
+pub(super) enum QueueIndex {
     /// Requests that are ready to run, by priority, the highest first, role and id.
     Claims,
     /// Requests in flight, by id.
@@ -30,12 +30,12 @@ pub(super) enum Index {
     Ids,
 }
 
-impl Index {
+impl QueueIndex {
     fn name(self) -> &'static CStr {
         match self {
-            Index::Claims => c"steadytext_queue_claim_idx",
-            Index::InFlight => c"steadytext_queue_processing_idx",
-            Index::Ids => c"steadytext_queue_pkey",
+            QueueIndex::Claims => c"steadytext_queue_claim_idx",
+            QueueIndex::InFlight => c"steadytext_queue_processing_idx",
+            QueueIndex::Ids => c"steadytext_queue_pkey",
         }
     }
 
@@ -45,16 +45,16 @@ impl Index {
         const OWNER: IndexColumn = IndexColumn { name: c"owner_role", of: pg_sys::OIDOID, descends: false };
         const ID: IndexColumn = IndexColumn { name: c"id", of: pg_sys::INT8OID, descends: false };
         match self {
-            Index::Claims => &[PRIORITY, OWNER, ID],
-            Index::InFlight | Index::Ids => &[ID],
+            QueueIndex::Claims => &[PRIORITY, OWNER, ID],
+            QueueIndex::InFlight | QueueIndex::Ids => &[ID],
         }
     }
 
     /// Whether it has some requests only.
     fn is_partial(self) -> bool {
         match self {
-            Index::Claims | Index::InFlight => true,
-            Index::Ids => false,
+            QueueIndex::Claims | QueueIndex::InFlight => true,
+            QueueIndex::Ids => false,
         }
     }
 }
@@ -69,22 +69,22 @@ struct IndexColumn {
 
 /// The place of an entry. Priority and role are zero in an index of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct IndexKey {
     pub(super) priority: i32,
     pub(super) role: u32,
     pub(super) id: i64,
 }
 
-impl Key {
+impl IndexKey {
     /// The place of an id in an index of ids.
-    pub(super) fn of_id(id: i64) -> Key {
-        Key { priority: 0, role: 0, id }
+    pub(super) fn of_id(id: i64) -> IndexKey {
+        IndexKey { priority: 0, role: 0, id }
     }
 }
 
 /// The next step of a walk behind an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum WalkStep {
     /// The walk goes on with the next entry.
     On,
     /// The walk goes on with the next role or priority.
@@ -95,9 +95,9 @@ pub(super) enum Step {
 
 /// The result of a walk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Walked {
+pub(super) struct WalkedEntries {
     /// The place where the next walk begins; `None`: the index has ended.
-    pub(super) next: Option<Key>,
+    pub(super) next: Option<IndexKey>,
     /// Entries that were met.
     pub(super) entries: u64,
 }
@@ -108,11 +108,11 @@ pub(super) struct Walked {
 /// The rows are those that are committed when it begins, whatever snapshot the caller has.
 pub(super) fn walk(
     queue: pg_sys::Oid,
-    index: Index,
-    from: Option<Key>,
+    index: QueueIndex,
+    from: Option<IndexKey>,
     budget: Duration,
-    mut visit: impl FnMut(Key, bool) -> Step,
-) -> Option<Walked> {
+    mut visit: impl FnMut(IndexKey, bool) -> WalkStep,
+) -> Option<WalkedEntries> {
     // SAFETY: as PostgreSQL's own scans of an index; everything is closed in reverse order, and by the abort
     // after an error.
     unsafe {
@@ -124,7 +124,7 @@ pub(super) fn walk(
         let walked = found.map(|found| {
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
-            let mut walk = Walk {
+            let mut walk = IndexWalk {
                 table,
                 index: found,
                 columns: index.columns().len(),
@@ -139,7 +139,7 @@ pub(super) fn walk(
             pg_sys::ExecDropSingleTupleTableSlot(slot);
             pg_sys::UnregisterSnapshot(snapshot);
             pg_sys::index_close(found, LOCK);
-            Walked { next, entries }
+            WalkedEntries { next, entries }
         });
         pg_sys::relation_close(table, LOCK);
         walked
@@ -151,7 +151,7 @@ pub(super) fn walk(
 /// # Safety
 ///
 /// The table is open, inside a transaction.
-unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::Relation> {
+unsafe fn open_index(table: pg_sys::Relation, wanted: QueueIndex) -> Option<pg_sys::Relation> {
     // SAFETY: the caller's promise; an index that is in the table's list is there as long as the table is
     // locked.
     unsafe {
@@ -177,7 +177,7 @@ unsafe fn open_index(table: pg_sys::Relation, wanted: Index) -> Option<pg_sys::R
 /// # Safety
 ///
 /// The table and the index are open.
-unsafe fn is_as_made(table: pg_sys::Relation, index: pg_sys::Relation, wanted: Index) -> bool {
+unsafe fn is_as_made(table: pg_sys::Relation, index: pg_sys::Relation, wanted: QueueIndex) -> bool {
     // SAFETY: the caller's promise; an index has a number, a type and options for each column of its order.
     unsafe {
         let (form, columns) = ((*index).rd_index, wanted.columns());
@@ -200,7 +200,7 @@ unsafe fn is_as_made(table: pg_sys::Relation, index: pg_sys::Relation, wanted: I
     }
 }
 
-struct Walk {
+struct IndexWalk {
     table: pg_sys::Relation,
     index: pg_sys::Relation,
     /// Number of the columns by which it is ordered.
@@ -213,32 +213,36 @@ struct Walk {
 }
 
 /// The way in which a scan ended.
-enum End {
+enum ScanEnd {
     /// The scan has met everything.
     All,
     /// The scan goes on with the group behind this key.
-    Group(Key),
+    Group(IndexKey),
     /// The next walk begins at this key.
-    Here(Key),
+    Here(IndexKey),
 }
 
-impl Walk {
+impl IndexWalk {
     /// Whether its time is over.
     fn is_over(&self) -> bool {
         self.begun.elapsed() >= self.budget
     }
 
     /// Walks from this place on. The place where the next walk begins; `None`: the index has ended.
-    fn go(&mut self, from: Option<Key>, visit: &mut impl FnMut(Key, bool) -> Step) -> Option<Key> {
+    fn go(
+        &mut self,
+        from: Option<IndexKey>,
+        visit: &mut impl FnMut(IndexKey, bool) -> WalkStep,
+    ) -> Option<IndexKey> {
         let mut from = from;
         loop {
             let mut jump = None;
             for keys in self.stretches(from) {
                 match self.scan(&keys, visit) {
-                    End::All => {}
-                    End::Here(key) => return Some(key),
-                    End::Group(key) => {
-                        let behind = Key { id: i64::MAX, ..key };
+                    ScanEnd::All => {}
+                    ScanEnd::Here(key) => return Some(key),
+                    ScanEnd::Group(key) => {
+                        let behind = IndexKey { id: i64::MAX, ..key };
                         // Where each entry ends its group, there are few entries between two looks of the
                         // scan.
                         interrupts::check();
@@ -257,7 +261,7 @@ impl Walk {
 
     /// The scans whose entries, one after the other, are those from a key on: an index of three columns, of
     /// which one descends, has no single condition for that.
-    fn stretches(&self, from: Option<Key>) -> Vec<Vec<pg_sys::ScanKeyData>> {
+    fn stretches(&self, from: Option<IndexKey>) -> Vec<Vec<pg_sys::ScanKeyData>> {
         const EQUAL: u32 = pg_sys::BTEqualStrategyNumber;
         let Some(from) = from else { return vec![Vec::new()] };
         let id = |column| {
@@ -275,7 +279,11 @@ impl Walk {
         ]
     }
 
-    fn scan(&mut self, keys: &[pg_sys::ScanKeyData], visit: &mut impl FnMut(Key, bool) -> Step) -> End {
+    fn scan(
+        &mut self,
+        keys: &[pg_sys::ScanKeyData],
+        visit: &mut impl FnMut(IndexKey, bool) -> WalkStep,
+    ) -> ScanEnd {
         // SAFETY: table, index, snapshot and slot are those of the walk; the keys are copied by the scan.
         unsafe {
             let count = keys.len() as i32;
@@ -305,24 +313,24 @@ impl Walk {
     unsafe fn entries_of(
         &mut self,
         scan: pg_sys::IndexScanDesc,
-        visit: &mut impl FnMut(Key, bool) -> Step,
-    ) -> End {
+        visit: &mut impl FnMut(IndexKey, bool) -> WalkStep,
+    ) -> ScanEnd {
         let mut last = None;
         let mut is_over = false;
-        let mut wanted = Step::On;
+        let mut wanted = WalkStep::On;
         loop {
             // SAFETY: the caller's promise.
             let key = unsafe {
                 if pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() {
-                    return End::All;
+                    return ScanEnd::All;
                 }
                 self.key_of(scan)
             };
             if last != Some(key) {
                 match (wanted, last) {
-                    (Step::Stop, Some(_)) => return End::Here(key),
-                    (Step::NextGroup, Some(last)) => return End::Group(last),
-                    _ if is_over => return End::Here(key),
+                    (WalkStep::Stop, Some(_)) => return ScanEnd::Here(key),
+                    (WalkStep::NextGroup, Some(last)) => return ScanEnd::Group(last),
+                    _ if is_over => return ScanEnd::Here(key),
                     _ => {}
                 }
             }
@@ -331,7 +339,7 @@ impl Walk {
             // SAFETY: the entry is the scan's last one, and the slot is of its table.
             let is_alive = unsafe { pg_sys::index_fetch_heap(scan, self.slot) };
             match visit(key, is_alive) {
-                Step::On => {}
+                WalkStep::On => {}
                 step => wanted = step,
             }
             if self.entries.is_multiple_of(ENTRIES_AT_ONCE) {
@@ -344,7 +352,7 @@ impl Walk {
     /// # Safety
     ///
     /// The scan has an entry.
-    unsafe fn key_of(&self, scan: pg_sys::IndexScanDesc) -> Key {
+    unsafe fn key_of(&self, scan: pg_sys::IndexScanDesc) -> IndexKey {
         // Columns that the index has beside those of its order are taken apart with them.
         let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
@@ -359,8 +367,8 @@ impl Walk {
         }
         let id = |n: usize| values[n].value() as i64;
         match self.columns {
-            1 => Key::of_id(id(0)),
-            _ => Key { priority: values[0].value() as i32, role: values[1].value() as u32, id: id(2) },
+            1 => IndexKey::of_id(id(0)),
+            _ => IndexKey { priority: values[0].value() as i32, role: values[1].value() as u32, id: id(2) },
         }
     }
 }

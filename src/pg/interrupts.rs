@@ -228,8 +228,8 @@ pub(crate) fn prepare_time_limits(overran: &'static AtomicBool) {
 /// Runs `work`, which ends with an error (57014) if it takes longer than `limit`, as a statement with that
 /// statement_timeout would. If it has caught that error, and takes longer than `end`, the process ends.
 pub(crate) fn with_time_limits<T>(limit: Duration, end: Duration, work: impl FnOnce() -> T) -> T {
-    struct Limits;
-    impl Drop for Limits {
+    struct TimeLimitsGuard;
+    impl Drop for TimeLimitsGuard {
         fn drop(&mut self) {
             // SAFETY: timeouts of this process, whether they run or not.
             unsafe {
@@ -241,7 +241,7 @@ pub(crate) fn with_time_limits<T>(limit: Duration, end: Duration, work: impl FnO
         }
     }
     extend_time_limits(limit, end);
-    let _limits = Limits;
+    let _limits = TimeLimitsGuard;
     work()
 }
 

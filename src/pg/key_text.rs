@@ -45,8 +45,8 @@ impl Styles {
 
 /// Runs `work` with [`STYLES`] and UTC in force, and those of the session afterwards, also after an error.
 fn with_fixed_styles<T>(work: impl FnOnce() -> T) -> T {
-    struct Before(Styles, *mut pg_sys::pg_tz);
-    impl Drop for Before {
+    struct FixedStylesGuard(Styles, *mut pg_sys::pg_tz);
+    impl Drop for FixedStylesGuard {
         fn drop(&mut self) {
             self.0.exchange();
             // SAFETY: a plain global of this process.
@@ -56,7 +56,7 @@ fn with_fixed_styles<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: as above; time zones that PostgreSQL has loaded stay. That of UTC is built in.
     let _before = unsafe {
         let utc = pg_sys::pg_tzset(c"GMT".as_ptr());
-        let before = Before(STYLES.exchange(), pg_sys::session_timezone);
+        let before = FixedStylesGuard(STYLES.exchange(), pg_sys::session_timezone);
         if !utc.is_null() {
             pg_sys::session_timezone = utc;
         }

@@ -22,7 +22,6 @@ mod denied;
 pub(crate) mod ended_counts;
 pub(crate) mod engine_leader;
 pub(crate) mod engine_page;
-pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
 pub(crate) mod expression;
@@ -42,6 +41,7 @@ pub(crate) mod model_checksums;
 pub(crate) mod noted_keys;
 mod own_context;
 pub(crate) mod pending;
+pub(crate) mod predecessor_variables;
 pub(crate) mod privilege;
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) mod program;

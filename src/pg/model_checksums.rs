@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use steadytext_engine::{FileId, ModelIdentity, ModelSource};
 
-use super::shmem::{Content, SharedPart};
+use super::shmem::{SharedContent, SharedPart};
 
 /// Files that are remembered; the oldest makes room.
 const FILES: usize = 64;
@@ -27,7 +27,7 @@ const REASON_BYTES: usize = 400;
 /// The table.
 #[repr(C)]
 pub(crate) struct ChecksumTable {
-    inner: UnsafeCell<Inner>,
+    inner: UnsafeCell<ChecksumsInner>,
     /// Whether there is anything to look for among the files that are no good.
     any_bad: AtomicBool,
 }
@@ -35,12 +35,12 @@ pub(crate) struct ChecksumTable {
 // SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for ChecksumTable {}
 // SAFETY: zeros are a table that is empty.
-unsafe impl Content for ChecksumTable {}
+unsafe impl SharedContent for ChecksumTable {}
 
 pub(super) static TABLE: SharedPart<ChecksumTable> = SharedPart::new();
 
 #[repr(C)]
-struct Inner {
+struct ChecksumsInner {
     /// Ever learned.
     count: u64,
     known: [KnownChecksum; FILES],
@@ -87,7 +87,7 @@ thread_local! {
     static SEEN: RefCell<Vec<KnownChecksum>> = const { RefCell::new(Vec::new()) };
 }
 
-fn locked<R>(exclusive: bool, f: impl FnOnce(*mut Inner) -> R) -> Option<R> {
+fn locked<R>(exclusive: bool, f: impl FnOnce(*mut ChecksumsInner) -> R) -> Option<R> {
     TABLE.with_lock(exclusive, |table| f(table.inner.get()))
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, Content, SLOTS, SharedPart, Slot};
+use super::shmem::{self, SLOTS, SharedContent, SharedPart, Slot};
 use super::{slots, transaction};
 
 /// Roles with pending requests whose number is kept, in one database. The requests of others only count for
@@ -34,7 +34,7 @@ pub(crate) struct PendingTable {
 }
 
 // SAFETY: zeros are cells that are free.
-unsafe impl Content for PendingTable {}
+unsafe impl SharedContent for PendingTable {}
 
 pub(super) static TABLE: SharedPart<PendingTable> = SharedPart::new();
 
@@ -242,7 +242,7 @@ pub(crate) fn doubt_here() {
 }
 
 /// The counters as they are before the rows are counted.
-pub(crate) struct Before {
+pub(crate) struct CountersBefore {
     committed: u64,
     all: i64,
     roles: Vec<(u32, i32)>,
@@ -250,21 +250,21 @@ pub(crate) struct Before {
 
 /// Notes the values of the counters. Changes after this stay valid when [`correct`] has set the counters
 /// right.
-pub(crate) fn before_counting(slot: &Slot) -> Before {
+pub(crate) fn before_counting(slot: &Slot) -> CountersBefore {
     slot.recount.store(false, SeqCst);
     let committed = slot.committed.load(SeqCst);
     let cells = cells_of(slot).into_iter().flatten();
     let roles = cells.map(|cell| cell.load(Acquire)).filter(|cell| *cell != 0).map(unpack).collect();
-    Before { committed, all: slot.pending.load(SeqCst), roles }
+    CountersBefore { committed, all: slot.pending.load(SeqCst), roles }
 }
 
 /// Whether no rows were committed since `before` of which nobody knows whether they were counted.
-pub(crate) fn is_exact(slot: &Slot, before: &Before) -> bool {
+pub(crate) fn is_exact(slot: &Slot, before: &CountersBefore) -> bool {
     slot.committing.load(SeqCst) == before.committed
 }
 
 /// Sets the counters right by what was counted: rows of each role.
-pub(crate) fn correct(slot: &Slot, before: Before, counted: &[(pg_sys::Oid, i64)]) {
+pub(crate) fn correct(slot: &Slot, before: CountersBefore, counted: &[(pg_sys::Oid, i64)]) {
     let all: i64 = counted.iter().map(|(_, count)| count).sum();
     slot.pending.fetch_add(all - before.all, Relaxed);
     let Some(cells) = cells_of(slot) else { return };

@@ -16,7 +16,7 @@ use pgrx::pg_sys;
 use super::activity::now;
 use super::bgworker;
 use super::error::PgError;
-use super::shmem::{self, Content, SharedPart};
+use super::shmem::{self, SharedContent, SharedPart};
 
 /// Downloads at the same time, or lately ended.
 const ENTRIES: usize = 16;
@@ -30,12 +30,12 @@ const START_US: i64 = 60_000_000;
 /// Text of a limited length.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Text<const N: usize> {
+struct FixedText<const N: usize> {
     length: u32,
     bytes: [u8; N],
 }
 
-impl<const N: usize> Text<N> {
+impl<const N: usize> FixedText<N> {
     fn set(&mut self, text: &str) {
         let end = (0..=text.len().min(N)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         self.bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
@@ -49,7 +49,7 @@ impl<const N: usize> Text<N> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum State {
+enum EntryState {
     /// No download; the state of zeroed memory.
     Free,
     Starting,
@@ -60,7 +60,7 @@ enum State {
 
 #[repr(C)]
 struct PullEntry {
-    state: State,
+    state: EntryState,
     /// Whether it goes on although nobody waits.
     for_good: bool,
     /// Whether somebody has stopped it.
@@ -80,16 +80,16 @@ struct PullEntry {
     code: i32,
     waiters: [i32; WAITERS],
     /// The text that tells whether two downloads are the same one.
-    key: Text<1024>,
+    key: FixedText<1024>,
     /// The name by which people know it.
-    label: Text<256>,
-    note: Text<256>,
-    choice: Text<256>,
-    adapters: Text<256>,
+    label: FixedText<256>,
+    note: FixedText<256>,
+    choice: FixedText<256>,
+    adapters: FixedText<256>,
     /// The error's message, or the name of the model that is there now; the hint is the error's.
-    message: Text<1024>,
-    hint: Text<512>,
-    request: Text<DOWNLOAD_REQUEST_BYTES>,
+    message: FixedText<1024>,
+    hint: FixedText<512>,
+    request: FixedText<DOWNLOAD_REQUEST_BYTES>,
 }
 
 /// The table.
@@ -103,12 +103,12 @@ pub(crate) struct PullTable {
 // SAFETY: both are only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for PullTable {}
 // SAFETY: zeros are entries that are free.
-unsafe impl Content for PullTable {}
+unsafe impl SharedContent for PullTable {}
 
 pub(super) static TABLE: SharedPart<PullTable> = SharedPart::new();
 
 /// A download that somebody wants.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct WantedDownload<'a> {
     /// The text that tells whether two downloads are the same one.
     pub(crate) key: &'a str,
     /// The name by which people know it.
@@ -123,14 +123,14 @@ pub(crate) struct Wanted<'a> {
 
 /// A download, for those who wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct DownloadTicket {
     index: usize,
     number: u64,
 }
 
 /// The progress of a download.
 #[derive(Debug, Clone)]
-pub(crate) struct Running {
+pub(crate) struct RunningDownload {
     /// The name by which people know it.
     pub(crate) label: String,
     /// The role that asked first.
@@ -149,7 +149,7 @@ pub(crate) struct Running {
     pub(crate) note: String,
 }
 
-impl Running {
+impl RunningDownload {
     /// Seconds until the end at the present rate.
     pub(crate) fn seconds_left(&self) -> Option<f64> {
         let rate = self.rate.filter(|rate| *rate > 0.0)?;
@@ -159,7 +159,7 @@ impl Running {
 
 /// A download that has ended well.
 #[derive(Debug, Clone)]
-pub(crate) struct Done {
+pub(crate) struct CompletedDownload {
     /// The name of the model below the directory of the models.
     pub(crate) name: String,
     /// Its bytes.
@@ -174,7 +174,7 @@ pub(crate) struct Done {
 
 /// A download that has failed, and that nobody has asked for again.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
+pub(crate) struct FailedDownload {
     /// The name by which people know it.
     pub(crate) label: String,
     /// The role that asked first.
@@ -186,11 +186,11 @@ pub(crate) struct Failure {
 }
 
 /// The state of a download, for those who wait for it.
-pub(crate) enum Look {
+pub(crate) enum DownloadState {
     /// The download is going on.
-    Running(Running),
+    Running(RunningDownload),
     /// The model is there.
-    Done(Done),
+    Done(CompletedDownload),
     /// The download has failed, so the model is not there.
     Failed(PgError),
 }
@@ -215,14 +215,14 @@ fn lives(pid: i32) -> bool {
 
 impl PullEntry {
     fn is_on(&self) -> bool {
-        matches!(self.state, State::Starting | State::Running)
+        matches!(self.state, EntryState::Starting | EntryState::Running)
     }
 
     /// A process that was to begin with it and never will, or has gone without a word.
     fn is_lost(&self) -> bool {
         match self.state {
-            State::Starting => now() - self.started_at > START_US,
-            State::Running => !lives(self.pid),
+            EntryState::Starting => now() - self.started_at > START_US,
+            EntryState::Running => !lives(self.pid),
             _ => false,
         }
     }
@@ -235,8 +235,8 @@ impl PullEntry {
         }
     }
 
-    fn running(&self) -> Running {
-        Running {
+    fn running(&self) -> RunningDownload {
+        RunningDownload {
             label: self.label.get(),
             owner: self.owner,
             pid: self.pid,
@@ -259,11 +259,11 @@ impl PullEntry {
     fn is_failure(&self) -> bool {
         let was_left = PgSqlErrorCode::from(self.code) == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
             && (self.stopped || !self.for_good);
-        self.state == State::Failed && !was_left
+        self.state == EntryState::Failed && !was_left
     }
 
     fn fail(&mut self, error: &PgError) {
-        self.state = State::Failed;
+        self.state = EntryState::Failed;
         self.ended_at = now();
         self.code = error.code as i32;
         self.message.set(&error.message);
@@ -281,7 +281,7 @@ fn stopped() -> PgError {
 /// # Errors
 ///
 /// 55000 where the library is not preloaded, 53400 where there is no room for another download or process.
-pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
+pub(crate) fn begin(wanted: &WantedDownload<'_>) -> Result<(DownloadTicket, bool), PgError> {
     if wanted.request.len() > DOWNLOAD_REQUEST_BYTES {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -293,19 +293,19 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
         let same = |entry: &PullEntry| entry.is_on() && !entry.stopped && entry.key.get() == wanted.key;
         if let Some(index) = entries.iter().position(same) {
             entries[index].wait(wanted.wait);
-            return Some((Ticket { index, number: entries[index].number }, false));
+            return Some((DownloadTicket { index, number: entries[index].number }, false));
         }
         // A new download replaces the failed one of its key. Waiters that are slow still find the error.
         let is_before =
-            |entry: &&mut PullEntry| entry.state == State::Failed && entry.key.get() == wanted.key;
-        entries.iter_mut().filter(is_before).for_each(|entry| entry.state = State::Free);
+            |entry: &&mut PullEntry| entry.state == EntryState::Failed && entry.key.get() == wanted.key;
+        entries.iter_mut().filter(is_before).for_each(|entry| entry.state = EntryState::Free);
         // Errors are kept as long as there is other room.
         let index = (0..ENTRIES)
             .filter(|index| !entries[*index].is_on())
-            .min_by_key(|index| (entries[*index].state == State::Failed, entries[*index].ended_at))?;
+            .min_by_key(|index| (entries[*index].state == EntryState::Failed, entries[*index].ended_at))?;
         *last += 1;
         let entry = &mut entries[index];
-        (entry.state, entry.number, entry.pid) = (State::Starting, *last, 0);
+        (entry.state, entry.number, entry.pid) = (EntryState::Starting, *last, 0);
         (entry.for_good, entry.stopped, entry.waiters) = (false, false, [0; WAITERS]);
         (entry.owner, entry.started_at, entry.ended_at) = (wanted.owner, now(), 0);
         (entry.done, entry.total, entry.rate) = (0, 0, -1.0);
@@ -316,7 +316,7 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
             text.set("");
         }
         entry.wait(wanted.wait);
-        Some((Ticket { index, number: *last }, true))
+        Some((DownloadTicket { index, number: *last }, true))
     });
     let full = |what: &str, hint: &str| {
         let message = format!("pg_steadytext could not start the download: {what}");
@@ -340,30 +340,30 @@ pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
 }
 
 /// The state of a download, for those who wait for it.
-pub(crate) fn look(ticket: Ticket) -> Look {
+pub(crate) fn look(ticket: DownloadTicket) -> DownloadState {
     let look = locked(true, |entries, _| {
         let entry = &mut entries[ticket.index];
         if entry.number == ticket.number && entry.is_lost() {
             entry.fail(&stopped());
         }
         match entry.state {
-            _ if entry.number != ticket.number => Look::Failed(stopped()),
-            State::Starting | State::Running => Look::Running(entry.running()),
-            State::Done => Look::Done(Done {
+            _ if entry.number != ticket.number => DownloadState::Failed(stopped()),
+            EntryState::Starting | EntryState::Running => DownloadState::Running(entry.running()),
+            EntryState::Done => DownloadState::Done(CompletedDownload {
                 name: entry.message.get(),
                 size: entry.total,
                 was_there: entry.was_there,
                 choice: entry.choice.get(),
                 adapters: entry.adapters.get(),
             }),
-            State::Free | State::Failed => Look::Failed(entry.error()),
+            EntryState::Free | EntryState::Failed => DownloadState::Failed(entry.error()),
         }
     });
-    look.unwrap_or_else(|| Look::Failed(stopped()))
+    look.unwrap_or_else(|| DownloadState::Failed(stopped()))
 }
 
 /// This process waits no more.
-pub(crate) fn leave(ticket: Ticket) {
+pub(crate) fn leave(ticket: DownloadTicket) {
     locked(true, |entries, _| {
         let entry = &mut entries[ticket.index];
         if entry.number == ticket.number {
@@ -388,7 +388,7 @@ pub(crate) fn stop(name: &str) -> bool {
 }
 
 /// The downloads that are going on.
-pub(crate) fn list() -> Vec<Running> {
+pub(crate) fn list() -> Vec<RunningDownload> {
     locked(false, |entries, _| {
         entries.iter().filter(|entry| entry.is_on() && !entry.is_lost()).map(PullEntry::running).collect()
     })
@@ -397,8 +397,8 @@ pub(crate) fn list() -> Vec<Running> {
 
 /// The downloads that have failed last, as far as they are remembered: each until it is asked for again, and
 /// as long as the server runs.
-pub(crate) fn failures() -> Vec<Failure> {
-    let failure = |entry: &PullEntry| Failure {
+pub(crate) fn failures() -> Vec<FailedDownload> {
+    let failure = |entry: &PullEntry| FailedDownload {
         label: entry.label.get(),
         owner: entry.owner,
         age_us: now().saturating_sub(entry.ended_at),
@@ -411,8 +411,8 @@ pub(crate) fn failures() -> Vec<Failure> {
 /// Begins, in the download's process: what it must know. `None` where nobody wants it any more.
 pub(crate) fn take(index: usize) -> Option<String> {
     locked(true, |entries, _| {
-        let entry = entries.get_mut(index).filter(|entry| entry.state == State::Starting)?;
-        (entry.state, entry.pid) = (State::Running, me());
+        let entry = entries.get_mut(index).filter(|entry| entry.state == EntryState::Starting)?;
+        (entry.state, entry.pid) = (EntryState::Running, me());
         Some(entry.request.get())
     })
     .flatten()
@@ -429,7 +429,7 @@ pub(crate) fn report(
 ) -> bool {
     locked(true, |entries, _| {
         let entry = &mut entries[index];
-        if entry.pid != me() || entry.state != State::Running {
+        if entry.pid != me() || entry.state != EntryState::Running {
             return false;
         }
         (entry.done, entry.total, entry.rate) = (done, total, rate.unwrap_or(-1.0));
@@ -441,7 +441,7 @@ pub(crate) fn report(
 }
 
 /// Says how it ended, in the download's process.
-pub(crate) fn finish(index: usize, outcome: Result<&Done, &PgError>) {
+pub(crate) fn finish(index: usize, outcome: Result<&CompletedDownload, &PgError>) {
     locked(true, |entries, _| {
         let entry = &mut entries[index];
         if entry.pid != me() || !entry.is_on() {
@@ -450,7 +450,7 @@ pub(crate) fn finish(index: usize, outcome: Result<&Done, &PgError>) {
         match outcome {
             Err(error) => entry.fail(error),
             Ok(done) => {
-                (entry.state, entry.ended_at) = (State::Done, now());
+                (entry.state, entry.ended_at) = (EntryState::Done, now());
                 (entry.total, entry.done, entry.was_there) = (done.size, done.size, done.was_there);
                 entry.message.set(&done.name);
                 entry.choice.set(&done.choice);
@@ -463,7 +463,7 @@ pub(crate) fn finish(index: usize, outcome: Result<&Done, &PgError>) {
 /// This process ends: so does its download, if it has not yet.
 pub(crate) fn abandon() {
     locked(true, |entries, _| {
-        let mine = entries.iter_mut().filter(|entry| entry.pid == me() && entry.state == State::Running);
+        let mine = entries.iter_mut().filter(|entry| entry.pid == me() && entry.state == EntryState::Running);
         mine.for_each(|entry| entry.fail(&stopped()));
     });
 }

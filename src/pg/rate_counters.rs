@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Content, SLOTS, SharedPart, Slot};
+use super::shmem::{self, SLOTS, SharedContent, SharedPart, Slot};
 use super::sliding_window::SlidingWindow;
 pub(crate) use super::sliding_window::{BUCKETS, PERIODS, Period};
 use super::{activity, catalog, slots, transaction};
@@ -39,7 +39,7 @@ pub(crate) struct RateTable {
 }
 
 // SAFETY: zeros are places that are free, and databases whose counts have not been read.
-unsafe impl Content for RateTable {}
+unsafe impl SharedContent for RateTable {}
 
 pub(super) static TABLE: SharedPart<RateTable> = SharedPart::new();
 

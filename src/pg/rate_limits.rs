@@ -26,27 +26,27 @@ const MAX_RESOLVED: usize = 256;
 
 /// A row of steadytext_rate_limits.
 #[derive(Debug, Clone)]
-struct Rule {
+struct RateLimitRule {
     /// `None`: everybody.
     role: Option<pg_sys::Oid>,
-    limits: Limits,
+    limits: RoleLimits,
 }
 
 /// The limits of a role.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct RoleLimits {
     /// Requests and tokens allowed in each period.
     pub(crate) allowed: Allowed,
     /// Requests of it that may be pending.
     pub(crate) pending: Option<u64>,
 }
 
-impl Limits {
-    fn stricter(self, other: Limits) -> Limits {
+impl RoleLimits {
+    fn stricter(self, other: RoleLimits) -> RoleLimits {
         let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
         let each =
             |a: [Option<u64>; 3], b: [Option<u64>; 3]| std::array::from_fn(|index| least(a[index], b[index]));
-        Limits {
+        RoleLimits {
             allowed: Allowed {
                 requests: each(self.allowed.requests, other.allowed.requests),
                 tokens: each(self.allowed.tokens, other.allowed.tokens),
@@ -60,8 +60,8 @@ impl Limits {
 struct LimitsCache {
     /// The generation of the catalog cache that it is good for.
     generation: Option<u64>,
-    rules: Rc<Vec<Rule>>,
-    resolved: HashMap<u32, Limits>,
+    rules: Rc<Vec<RateLimitRule>>,
+    resolved: HashMap<u32, RoleLimits>,
 }
 
 thread_local! {
@@ -93,7 +93,7 @@ impl Drop for StatementOfOthers {
 
 /// The way in which a role asks, which says what is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asking {
+pub(crate) enum RequestChannel {
     /// A row of the queue: it no longer counts when it is rolled back.
     Row,
     /// A call, which is worked on at once.
@@ -105,12 +105,12 @@ pub(crate) enum Asking {
 /// # Errors
 ///
 /// 53400, with the seconds to wait; what reading the limits raises.
-pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(), PgError> {
+pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: RequestChannel) -> Result<(), PgError> {
     let limits = limits_of(role)?;
-    if count == 0 || limits == Limits::default() {
+    if count == 0 || limits == RoleLimits::default() {
         return Ok(());
     }
-    if let (Some(most), Asking::Row, Some(slot)) = (limits.pending, asking, slots::mine()) {
+    if let (Some(most), RequestChannel::Row, Some(slot)) = (limits.pending, asking, slots::mine()) {
         let pending = u64::try_from(pending::count(slot, role).own).unwrap_or(0);
         if pending >= most {
             let refusal = too_many_pending(role, most, pending);
@@ -122,7 +122,7 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
     // Requests of other people's triggers and functions, which its statements run, are not a vectorizer's.
     let is_own = STATEMENTS_OF_OTHERS.get() == 0 && slots::is_vectorizing();
     let count = if is_own && count > 1 { count - 1 } else { count };
-    rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call).map_err(|exceeded| {
+    rate_counters::charge(role, count, &limits.allowed, asking == RequestChannel::Call).map_err(|exceeded| {
         let refusal = refusal(role, count, &exceeded);
         let limit = format!("{}_per_{}", exceeded.what, exceeded.period.name);
         refusals::note(role, &limit, refusal.code, &refusal.message);
@@ -167,10 +167,10 @@ pub(crate) fn room_of(role: pg_sys::Oid, now: bool) -> Result<Option<u64>, PgErr
 /// # Errors
 ///
 /// 55000 if the extension is not installed.
-pub(crate) fn limits_of(role: pg_sys::Oid) -> Result<Limits, PgError> {
+pub(crate) fn limits_of(role: pg_sys::Oid) -> Result<RoleLimits, PgError> {
     let rules = rules()?;
     if rules.is_empty() || role == pg_sys::InvalidOid {
-        return Ok(Limits::default());
+        return Ok(RoleLimits::default());
     }
     register();
     if ROLES_CHANGED.replace(false) {
@@ -180,13 +180,13 @@ pub(crate) fn limits_of(role: pg_sys::Oid) -> Result<Limits, PgError> {
         return Ok(limits);
     }
     let governs = privilege::is_administrator(role);
-    let binds = |rule: &&Rule| match rule.role {
+    let binds = |rule: &&RateLimitRule| match rule.role {
         Some(of) if of == role => true,
         Some(of) => !governs && privilege::is_member(role, of),
         None => !governs,
     };
     let limits =
-        rules.iter().filter(binds).fold(Limits::default(), |limits, rule| limits.stricter(rule.limits));
+        rules.iter().filter(binds).fold(RoleLimits::default(), |limits, rule| limits.stricter(rule.limits));
     if may_keep() {
         KNOWN.with_borrow_mut(|known| {
             if known.resolved.len() >= MAX_RESOLVED {
@@ -198,7 +198,7 @@ pub(crate) fn limits_of(role: pg_sys::Oid) -> Result<Limits, PgError> {
     Ok(limits)
 }
 
-fn rules() -> Result<Rc<Vec<Rule>>, PgError> {
+fn rules() -> Result<Rc<Vec<RateLimitRule>>, PgError> {
     let installation = catalog_cache::installation()?;
     let generation = catalog_cache::generation();
     let known =
@@ -218,7 +218,7 @@ fn rules() -> Result<Rc<Vec<Rule>>, PgError> {
     Ok(rules)
 }
 
-fn read(installation: &Installation) -> Result<Vec<Rule>, PgError> {
+fn read(installation: &Installation) -> Result<Vec<RateLimitRule>, PgError> {
     if installation.rate_limits == pg_sys::InvalidOid {
         return Ok(Vec::new());
     }
@@ -231,9 +231,9 @@ fn read(installation: &Installation) -> Result<Vec<Rule>, PgError> {
     read_as_owner(installation, || {
         spi::query(&sql, vec![], Mode::ReadOnly, |row| {
             let limit = |column| row.get::<i64>(column).map(|limit| u64::try_from(limit).unwrap_or(0));
-            Rule {
+            RateLimitRule {
                 role: row.get(1),
-                limits: Limits {
+                limits: RoleLimits {
                     allowed: Allowed {
                         requests: [limit(2), limit(3), limit(4)],
                         tokens: [limit(5), limit(6), limit(7)],

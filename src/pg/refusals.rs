@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::error::PgError;
-use super::shmem::{Content, SharedPart, Slot};
+use super::shmem::{SharedContent, SharedPart, Slot};
 use super::{activity, catalog, privilege, slots};
 
 /// Entries of all databases, of one of them, and of one role in it.
@@ -36,7 +36,7 @@ pub(crate) struct Refusals {
 }
 
 // SAFETY: zeros are entries that are free.
-unsafe impl Content for Refusals {}
+unsafe impl SharedContent for Refusals {}
 
 pub(super) static TABLE: SharedPart<Refusals> = SharedPart::new();
 
@@ -51,18 +51,18 @@ struct RefusalEntry {
     count: AtomicU64,
     first: AtomicI64,
     last: AtomicI64,
-    what: Text<WHAT_BYTES>,
-    message: Text<MESSAGE_BYTES>,
+    what: AtomicText<WHAT_BYTES>,
+    message: AtomicText<MESSAGE_BYTES>,
 }
 
 /// A short text; what is longer is cut.
 #[repr(C)]
-struct Text<const N: usize> {
+struct AtomicText<const N: usize> {
     length: AtomicU32,
     bytes: [AtomicU8; N],
 }
 
-impl<const N: usize> Text<N> {
+impl<const N: usize> AtomicText<N> {
     fn cut(text: &str) -> &str {
         let mut end = text.len().min(N);
         while !text.is_char_boundary(end) {
@@ -244,11 +244,11 @@ pub(crate) fn forget_written(slot: &Slot, written: &[Refusal], dropped: u64) {
 
 /// Notes that the caller was refused a change of something of the extension's that belongs to somebody else.
 /// Never raises an error.
-pub(crate) fn note_other_owner(kind: Kind) {
+pub(crate) fn note_other_owner(kind: OwnedObject) {
     let (what, message) = match kind {
-        Kind::Vectorizer => ("vectorizer", "must be owner of vectorizer \"…\""),
-        Kind::Enrichment => ("enrichment", "must be owner of enrichment \"…\""),
-        Kind::Prompt => ("prompt", "prompt \"…\" belongs to another role"),
+        OwnedObject::Vectorizer => ("vectorizer", "must be owner of vectorizer \"…\""),
+        OwnedObject::Enrichment => ("enrichment", "must be owner of enrichment \"…\""),
+        OwnedObject::Prompt => ("prompt", "prompt \"…\" belongs to another role"),
     };
     let what = format!("{RIGHTS}:{what}");
     note(privilege::outer_user(), &what, PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message);
@@ -256,7 +256,7 @@ pub(crate) fn note_other_owner(kind: Kind) {
 
 /// The kind of an object that belongs to somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum OwnedObject {
     Vectorizer,
     Enrichment,
     Prompt,

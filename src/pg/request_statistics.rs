@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::shmem::{Content, SharedPart};
+use super::shmem::{SharedContent, SharedPart};
 use super::{activity, catalog};
 
 /// Entries of all databases, and of one.
@@ -41,13 +41,13 @@ pub(crate) const BOUNDS: [f64; 18] = [
 ];
 /// Buckets of a time.
 pub(crate) const BUCKETS: usize = BOUNDS.len() + 1;
-/// Numbers that are counted of an entry: [`Counted`], then sum and buckets of each time.
+/// Numbers that are counted of an entry: [`CountedRequest`], then sum and buckets of each time.
 const COUNTERS: usize = 10;
 pub(super) const NUMBERS: usize = COUNTERS + 3 * (1 + BUCKETS);
 
 /// The numbers that are added to an entry.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counted {
+pub(crate) struct CountedRequest {
     /// Requests that have begun.
     pub(crate) requests: u64,
     /// Requests that ended with an answer.
@@ -72,16 +72,16 @@ pub(crate) struct Counted {
     pub(crate) times: [Option<Duration>; 3],
 }
 
-impl Counted {
+impl CountedRequest {
     /// The sum of both; `None` where both have times, each of which has a bucket of its own.
-    pub(super) fn plus(&self, more: &Counted) -> Option<Counted> {
-        let is_plain = |counted: &Counted| counted.times.iter().all(Option::is_none);
+    pub(super) fn plus(&self, more: &CountedRequest) -> Option<CountedRequest> {
+        let is_plain = |counted: &CountedRequest| counted.times.iter().all(Option::is_none);
         let times = match (is_plain(self), is_plain(more)) {
             (_, true) => self.times,
             (true, false) => more.times,
             (false, false) => return None,
         };
-        Some(Counted {
+        Some(CountedRequest {
             requests: self.requests.saturating_add(more.requests),
             completed: self.completed.saturating_add(more.completed),
             failed: self.failed.saturating_add(more.failed),
@@ -99,7 +99,7 @@ impl Counted {
 
 /// The numbers of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Line {
+pub(crate) struct StatisticsLine {
     /// 0: of all databases.
     pub(crate) database: u32,
     /// The model's name; empty where none was known.
@@ -108,11 +108,12 @@ pub(crate) struct Line {
     pub(crate) request_type: String,
     /// TimestampTz since when it is counted.
     pub(crate) since: i64,
-    /// The numbers, in the order of [`Counted`]; then for each time its sum in microseconds and the buckets.
+    /// The numbers, in the order of [`CountedRequest`]; then for each time its sum in microseconds and the
+    /// buckets.
     pub(crate) numbers: [u64; NUMBERS],
 }
 
-impl Line {
+impl StatisticsLine {
     /// The sum of a time in seconds, and its buckets.
     pub(crate) fn time(&self, which: usize) -> (f64, &[u64]) {
         let start = COUNTERS + which * (1 + BUCKETS);
@@ -122,14 +123,14 @@ impl Line {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-struct Key {
+struct StatisticsKey {
     database: u32,
     model: [u8; MODEL_BYTES],
     request_type: [u8; TYPE_BYTES],
 }
 
 #[repr(C)]
-struct Numbers {
+struct StatisticsNumbers {
     /// TimestampTz.
     since: AtomicI64,
     numbers: [AtomicU64; NUMBERS],
@@ -139,16 +140,16 @@ struct Numbers {
 #[repr(C)]
 pub(crate) struct StatisticsTable {
     hashes: [AtomicU64; ENTRIES],
-    keys: UnsafeCell<[Key; ENTRIES]>,
-    numbers: [Numbers; ENTRIES],
+    keys: UnsafeCell<[StatisticsKey; ENTRIES]>,
+    numbers: [StatisticsNumbers; ENTRIES],
     /// The numbers of requests for which there was no entry.
-    beyond: Numbers,
+    beyond: StatisticsNumbers,
 }
 
 // SAFETY: `keys` are written under the exclusive lock and read under either.
 unsafe impl Sync for StatisticsTable {}
 // SAFETY: zeros are entries that are free.
-unsafe impl Content for StatisticsTable {
+unsafe impl SharedContent for StatisticsTable {
     unsafe fn initialise(this: *mut Self) {
         // SAFETY: the caller's promise; in the postmaster, which no other process has been forked from.
         let table = unsafe { &*this };
@@ -159,14 +160,14 @@ unsafe impl Content for StatisticsTable {
 pub(super) static TABLE: SharedPart<StatisticsTable> = SharedPart::new();
 
 /// Adds to the entry of a model and a type of this process's database.
-pub(crate) fn count(model: &str, request_type: &str, counted: &Counted) {
+pub(crate) fn count(model: &str, request_type: &str, counted: &CountedRequest) {
     let database = catalog::my_database().to_u32();
-    let key = Key::new(database, model, request_type);
+    let key = StatisticsKey::new(database, model, request_type);
     let counts = |table: &StatisticsTable| table.find(&key).map(|index| table.numbers[index].add(counted));
     if TABLE.with_lock(false, counts).is_none_or(|counted| counted.is_some()) {
         return;
     }
-    let other = Key::new(database, OTHER, request_type);
+    let other = StatisticsKey::new(database, OTHER, request_type);
     let now = activity::now();
     TABLE.with_lock(true, |table| {
         let made = table.find_or_make(&key, ENTRIES_OF_ONE, now);
@@ -193,7 +194,7 @@ pub(crate) struct StatisticsSlot {
 pub(crate) fn place_of(model: &str, request_type: &str) -> Option<StatisticsSlot> {
     let database = catalog::my_database().to_u32();
     let now = activity::now();
-    let [key, other] = [model, OTHER].map(|model| Key::new(database, model, request_type));
+    let [key, other] = [model, OTHER].map(|model| StatisticsKey::new(database, model, request_type));
     let known = TABLE.with_lock(false, |table| table.find(&key));
     if let Some(index) = known? {
         return Some(StatisticsSlot { index: Some(index), hash: key.hash() });
@@ -211,7 +212,7 @@ pub(crate) fn place_of(model: &str, request_type: &str) -> Option<StatisticsSlot
 
 /// Adds to an entry, unless it has been freed. Without a lock, and without anything that can raise: what is
 /// freed and taken by another one in this very moment counts there.
-pub(super) fn count_at(place: StatisticsSlot, counted: &Counted) {
+pub(super) fn count_at(place: StatisticsSlot, counted: &CountedRequest) {
     let Some(table) = TABLE.get() else { return };
     match place.index {
         None => table.beyond.add(counted),
@@ -221,7 +222,7 @@ pub(super) fn count_at(place: StatisticsSlot, counted: &Counted) {
 }
 
 /// All entries of a database, or of all of them.
-pub(crate) fn list(of: Option<pg_sys::Oid>) -> Vec<Line> {
+pub(crate) fn list(of: Option<pg_sys::Oid>) -> Vec<StatisticsLine> {
     TABLE.with_lock(false, |table| table.lines(of.map(pg_sys::Oid::to_u32))).unwrap_or_default()
 }
 
@@ -241,13 +242,13 @@ pub(crate) fn keep_only(databases: &[pg_sys::Oid]) {
 }
 
 /// Everything, for the file. In the postmaster, when all other processes have ended.
-fn all_at_end() -> Vec<Line> {
+fn all_at_end() -> Vec<StatisticsLine> {
     TABLE.get().map(|table| table.lines(None)).unwrap_or_default()
 }
 
-impl Key {
-    fn new(database: u32, model: &str, request_type: &str) -> Key {
-        Key { database, model: padded(model), request_type: padded(request_type) }
+impl StatisticsKey {
+    fn new(database: u32, model: &str, request_type: &str) -> StatisticsKey {
+        StatisticsKey { database, model: padded(model), request_type: padded(request_type) }
     }
 
     /// Never 0.
@@ -275,9 +276,9 @@ fn unpadded(name: &[u8]) -> String {
     String::from_utf8_lossy(&name[..end]).into_owned()
 }
 
-impl Numbers {
-    fn add(&self, counted: &Counted) {
-        let Counted {
+impl StatisticsNumbers {
+    fn add(&self, counted: &CountedRequest) {
+        let CountedRequest {
             requests,
             completed,
             failed,
@@ -327,19 +328,19 @@ impl Numbers {
 }
 
 impl StatisticsTable {
-    fn key(&self, index: usize) -> &Key {
+    fn key(&self, index: usize) -> &StatisticsKey {
         // SAFETY: either lock is held, or no other process is there; keys are written under the exclusive
         // one.
         unsafe { &(*self.keys.get())[index] }
     }
 
     /// Entries that are taken.
-    fn taken(&self) -> impl Iterator<Item = (usize, &Key)> {
+    fn taken(&self) -> impl Iterator<Item = (usize, &StatisticsKey)> {
         let taken = self.hashes.iter().enumerate().filter(|(_, hash)| hash.load(Acquire) != 0);
         taken.map(|(index, _)| (index, self.key(index)))
     }
 
-    fn find(&self, key: &Key) -> Option<usize> {
+    fn find(&self, key: &StatisticsKey) -> Option<usize> {
         let hash = key.hash();
         let places = (0..PROBES).map(|probe| (hash as usize).wrapping_add(probe) % ENTRIES);
         places.into_iter().find(|index| self.hashes[*index].load(Acquire) == hash && self.key(*index) == key)
@@ -347,7 +348,7 @@ impl StatisticsTable {
 
     /// The entry of a key. Under the exclusive lock. `None`: it is not there, and there is no room for it, or
     /// its database has as many as it may have.
-    fn find_or_make(&self, key: &Key, most: usize, now: i64) -> Option<usize> {
+    fn find_or_make(&self, key: &StatisticsKey, most: usize, now: i64) -> Option<usize> {
         if let Some(index) = self.find(key) {
             return Some(index);
         }
@@ -374,20 +375,26 @@ impl StatisticsTable {
         }
     }
 
-    fn lines(&self, of: Option<u32>) -> Vec<Line> {
+    fn lines(&self, of: Option<u32>) -> Vec<StatisticsLine> {
         let wanted = self.taken().filter(|(_, key)| of.is_none_or(|database| key.database == database));
-        let line = |(index, key): (usize, &Key)| Line {
+        let line = |(index, key): (usize, &StatisticsKey)| StatisticsLine {
             database: key.database,
             model: unpadded(&key.model),
             request_type: unpadded(&key.request_type),
             since: self.numbers[index].since.load(Relaxed),
             numbers: self.numbers[index].read(),
         };
-        let mut lines: Vec<Line> = wanted.map(line).collect();
+        let mut lines: Vec<StatisticsLine> = wanted.map(line).collect();
         let since = self.beyond.since.load(Relaxed);
         if of.is_none() && since != 0 {
             let (model, request_type) = (OTHER.to_owned(), OTHER.to_owned());
-            lines.push(Line { database: 0, model, request_type, since, numbers: self.beyond.read() });
+            lines.push(StatisticsLine {
+                database: 0,
+                model,
+                request_type,
+                since,
+                numbers: self.beyond.read(),
+            });
         }
         lines.sort_by(|a, b| {
             (a.database, &a.model, &a.request_type).cmp(&(b.database, &b.model, &b.request_type))
@@ -396,12 +403,12 @@ impl StatisticsTable {
     }
 
     /// Takes in an entry of the file, before any process is there.
-    fn restore(&self, line: &Line) {
+    fn restore(&self, line: &StatisticsLine) {
         let numbers = if line.database == 0 {
             self.beyond.since.store(line.since, Relaxed);
             &self.beyond
         } else {
-            let key = Key::new(line.database, &line.model, &line.request_type);
+            let key = StatisticsKey::new(line.database, &line.model, &line.request_type);
             let Some(index) = self.find_or_make(&key, ENTRIES_OF_ONE * 2, line.since) else { return };
             &self.numbers[index]
         };

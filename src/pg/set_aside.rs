@@ -37,17 +37,17 @@ const LINES_PER_MINUTE: u32 = 20;
 const MAX_REPORTED: usize = 1000;
 
 thread_local! {
-    static MEMORY_OF: RefCell<Memory> = RefCell::default();
+    static MEMORY_OF: RefCell<SetAsideMemory> = RefCell::default();
 }
 
 #[derive(Default)]
-struct Memory {
+struct SetAsideMemory {
     /// The extension it is about: when it is created anew, ids begin anew.
     extension: Option<pg_sys::Oid>,
     aside: BTreeMap<i64, Aside>,
     /// The stretches by priority and owner.
     stretches: HashMap<(i32, pg_sys::Oid), Stretch>,
-    roles: HashMap<pg_sys::Oid, Role>,
+    roles: HashMap<pg_sys::Oid, RoleAside>,
     reported: HashSet<(i64, String)>,
     lines: u32,
     minute: Option<Instant>,
@@ -62,7 +62,7 @@ struct Aside {
 
 /// A role that is left alone.
 #[derive(Default)]
-struct Role {
+struct RoleAside {
     times: u32,
     until: Option<Instant>,
 }
@@ -80,7 +80,7 @@ struct Stretch {
 
 /// The place where a claim begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Beginning {
+pub(crate) struct ClaimStart {
     /// Behind this id;
     pub(crate) behind: i64,
     /// it looks once more behind this one
@@ -89,10 +89,10 @@ pub(crate) struct Beginning {
     pub(crate) again_rows: i32,
 }
 
-fn with<T>(extension: pg_sys::Oid, work: impl FnOnce(&mut Memory, Instant) -> T) -> T {
+fn with<T>(extension: pg_sys::Oid, work: impl FnOnce(&mut SetAsideMemory, Instant) -> T) -> T {
     MEMORY_OF.with_borrow_mut(|memory| {
         if memory.extension != Some(extension) {
-            *memory = Memory { extension: Some(extension), ..Memory::default() };
+            *memory = SetAsideMemory { extension: Some(extension), ..SetAsideMemory::default() };
         }
         work(memory, Instant::now())
     })
@@ -151,11 +151,11 @@ pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
 }
 
 /// The place where the claim of a role's requests begins. Inside a transaction.
-pub(crate) fn beginning(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid) -> Beginning {
-    let from_the_first = Beginning { behind: i64::MIN, again_after: 0, again_rows: 0 };
+pub(crate) fn beginning(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid) -> ClaimStart {
+    let from_the_first = ClaimStart { behind: i64::MIN, again_after: 0, again_rows: 0 };
     with(extension, |memory, now| {
         if memory.roles.get(&owner).and_then(|role| role.until).is_some_and(|until| now < until) {
-            return Beginning { behind: i64::MAX, ..from_the_first };
+            return ClaimStart { behind: i64::MAX, ..from_the_first };
         }
         if memory.stretches.is_empty() {
             return from_the_first;
@@ -172,7 +172,7 @@ pub(crate) fn beginning(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oi
             stretch.again_at = now;
             again_rows = rows.min(AGAIN_AT_MOST) as i32;
         }
-        Beginning { behind: stretch.behind, again_after: stretch.again_after, again_rows }
+        ClaimStart { behind: stretch.behind, again_after: stretch.again_after, again_rows }
     })
 }
 

@@ -30,8 +30,8 @@ pub(crate) const EVICTIONS: usize = 64;
 ///
 /// # Safety
 ///
-/// Zeros, of which [`Content::initialise`] has made what it makes, are a valid value of the type.
-pub(super) unsafe trait Content: Sync + Sized + 'static {
+/// Zeros, of which [`SharedContent::initialise`] has made what it makes, are a valid value of the type.
+pub(super) unsafe trait SharedContent: Sync + Sized + 'static {
     /// Completes a value that is all zeros. Called in the postmaster, once in a server's life and once after
     /// each crash.
     ///
@@ -47,7 +47,7 @@ pub(super) struct SharedPart<T> {
     lock: AtomicPtr<pg_sys::LWLock>,
 }
 
-impl<T: Content> SharedPart<T> {
+impl<T: SharedContent> SharedPart<T> {
     /// A part that has no memory yet.
     pub(super) const fn new() -> SharedPart<T> {
         SharedPart {
@@ -93,7 +93,7 @@ pub(super) trait AnyPart: Sync {
     unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool);
 }
 
-impl<T: Content> AnyPart for SharedPart<T> {
+impl<T: SharedContent> AnyPart for SharedPart<T> {
     fn layout(&self) -> Layout {
         Layout::new::<T>()
     }
@@ -123,13 +123,13 @@ pub(crate) struct Shared {
     /// Databases of calls that the launcher has taken and is answering.
     pub(crate) answering: [AtomicU32; CALLS],
     /// Statements that need a database without sessions.
-    pub(crate) evictions: [Eviction; EVICTIONS],
+    pub(crate) evictions: [SessionEviction; EVICTIONS],
     /// One per database that has, or is being asked for, the extension. Only the launcher hands them out.
     pub(crate) slots: [Slot; SLOTS],
 }
 
 // SAFETY: zeros are a launcher that does not run, no calls, no evictions, and slots that are free.
-unsafe impl Content for Shared {}
+unsafe impl SharedContent for Shared {}
 
 pub(super) static SHARED: SharedPart<Shared> = SharedPart::new();
 
@@ -142,7 +142,7 @@ impl Shared {
 
 /// A statement that needs a database without sessions, while it runs.
 #[repr(C)]
-pub(crate) struct Eviction {
+pub(crate) struct SessionEviction {
     /// The process that runs the statement; 0: the entry is free. If it dies, the entry means nothing.
     pub(crate) pid: AtomicI32,
     /// The database; 0 while the entry is being filled.
@@ -158,7 +158,7 @@ pub(crate) struct Slot {
     pub(crate) pid: AtomicI32,
     /// The worker's latch, null while none runs.
     pub(crate) latch: AtomicPtr<pg_sys::Latch>,
-    /// A [`super::slots::State`].
+    /// A [`super::slots::WorkerState`].
     pub(crate) state: AtomicU32,
     /// The way in which the last run ended, as a [`super::slots::WorkerExit`].
     pub(crate) ended: AtomicU32,
@@ -219,7 +219,7 @@ pub(crate) struct Slot {
     pub(crate) vectorizer_notes: AtomicU64,
     /// Counts what may make the worker start one of the processes that work for them.
     pub(crate) vectorizer_calls: AtomicU64,
-    /// The processes that work for vectorizers, by [`Pace`].
+    /// The processes that work for vectorizers, by [`VectorizerPace`].
     pub(crate) vectorizers: [Vectorizing; PACES],
     /// The usage of roles, which [`super::rate_counters`] counts, has changed since it was written down.
     pub(crate) usage_waits: AtomicBool,
@@ -231,17 +231,17 @@ pub(crate) struct Slot {
     pub(crate) refusals_dropped: AtomicU64,
     /// Messages in its cache queue.
     pub(crate) cache_queue_length: AtomicU32,
-    /// Processes for which there was no place among max_worker_processes, a bit for each [`Process`].
+    /// Processes for which there was no place among max_worker_processes, a bit for each [`DatabaseProcess`].
     pub(crate) without_place: AtomicU32,
 }
 
 /// A process of a database that is started when it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Process {
+pub(crate) enum DatabaseProcess {
     /// The worker.
     Worker,
     /// One that works for vectorizers.
-    Vectorizer(Pace),
+    Vectorizer(VectorizerPace),
 }
 
 /// Number of processes that work for the vectorizers of a database.
@@ -249,7 +249,7 @@ pub(crate) const PACES: usize = 2;
 
 /// The two processes that work for the vectorizers of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pace {
+pub(crate) enum VectorizerPace {
     /// The one whose steps are short.
     Fast = 0,
     /// The one that builds indexes, and that works for vectorizers whose tables have code that takes its
@@ -257,15 +257,15 @@ pub(crate) enum Pace {
     Slow = 1,
 }
 
-impl Pace {
+impl VectorizerPace {
     /// All paces.
-    pub(crate) const ALL: [Pace; PACES] = [Pace::Fast, Pace::Slow];
+    pub(crate) const ALL: [VectorizerPace; PACES] = [VectorizerPace::Fast, VectorizerPace::Slow];
 
     /// The one that this is not.
-    pub(crate) fn other(self) -> Pace {
+    pub(crate) fn other(self) -> VectorizerPace {
         match self {
-            Pace::Fast => Pace::Slow,
-            Pace::Slow => Pace::Fast,
+            VectorizerPace::Fast => VectorizerPace::Slow,
+            VectorizerPace::Slow => VectorizerPace::Fast,
         }
     }
 }

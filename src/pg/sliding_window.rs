@@ -45,19 +45,19 @@ pub(crate) struct SlidingWindow {
     latest: AtomicI64,
     /// The sum of all buckets.
     total: AtomicU64,
-    counts: Counts,
+    counts: BucketCounts,
 }
 
 #[repr(transparent)]
-struct Counts([AtomicU32; BUCKETS]);
+struct BucketCounts([AtomicU32; BUCKETS]);
 
-impl Default for Counts {
+impl Default for BucketCounts {
     fn default() -> Self {
-        Counts([const { AtomicU32::new(0) }; BUCKETS])
+        BucketCounts([const { AtomicU32::new(0) }; BUCKETS])
     }
 }
 
-impl Counts {
+impl BucketCounts {
     fn of(&self, bucket: i64) -> &AtomicU32 {
         &self.0[bucket.rem_euclid(BUCKETS as i64) as usize]
     }

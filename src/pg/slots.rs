@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Pace, Process, Shared, Slot};
+use super::shmem::{self, DatabaseProcess, Shared, Slot, VectorizerPace};
 
 /// The state of a worker, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum State {
+pub(crate) enum WorkerState {
     /// No worker runs.
     Stopped = 0,
     /// The worker is being started, or connects.
@@ -41,18 +41,18 @@ pub(crate) enum WorkerExit {
 
 impl Slot {
     /// The worker's state.
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> WorkerState {
         match self.state.load(Acquire) {
-            1 => State::Starting,
-            2 => State::Working,
-            3 => State::Paused,
-            4 => State::VersionMismatch,
-            _ => State::Stopped,
+            1 => WorkerState::Starting,
+            2 => WorkerState::Working,
+            3 => WorkerState::Paused,
+            4 => WorkerState::VersionMismatch,
+            _ => WorkerState::Stopped,
         }
     }
 
     /// Sets the worker's state.
-    pub(crate) fn set_state(&self, state: State) {
+    pub(crate) fn set_state(&self, state: WorkerState) {
         self.state.store(state as u32, Release);
     }
 
@@ -88,7 +88,7 @@ impl Slot {
     pub(crate) fn wake_vectorizers(&self) -> bool {
         let latches = self.vectorizers.each_ref().map(|process| process.latch.load(Acquire));
         latches.into_iter().for_each(set_latch);
-        !latches[Pace::Fast as usize].is_null()
+        !latches[VectorizerPace::Fast as usize].is_null()
     }
 
     /// Notes that there may be something to do for vectorizers, so that a process that is about to wait looks
@@ -102,7 +102,7 @@ impl Slot {
     /// database's, or there is one.
     pub(crate) fn begin_vectorizing(
         &self,
-        pace: Pace,
+        pace: VectorizerPace,
         database: pg_sys::Oid,
         latch: *mut pg_sys::Latch,
     ) -> bool {
@@ -119,7 +119,7 @@ impl Slot {
 
     /// Says that this process has gone, and has the worker look whether another one is wanted. By the process
     /// itself, last of all.
-    pub(crate) fn end_vectorizing(&self, pace: Pace) {
+    pub(crate) fn end_vectorizing(&self, pace: VectorizerPace) {
         let process = &self.vectorizers[pace as usize];
         process.latch.store(std::ptr::null_mut(), SeqCst);
         process.waits.store(false, SeqCst);
@@ -129,7 +129,7 @@ impl Slot {
     }
 
     /// Tells that process that there is something to do; where it is missing, the worker starts it.
-    pub(crate) fn call_vectorizer(&self, pace: Pace) {
+    pub(crate) fn call_vectorizer(&self, pace: VectorizerPace) {
         let latch = self.vectorizers[pace as usize].latch.load(Acquire);
         set_latch(latch);
         if latch.is_null() {
@@ -139,13 +139,13 @@ impl Slot {
     }
 
     /// The pace of this process, if it is one of the two of this slot that work for vectorizers.
-    pub(crate) fn pace_of_me(&self) -> Option<Pace> {
+    pub(crate) fn pace_of_me(&self) -> Option<VectorizerPace> {
         let me = std::process::id() as i32;
-        Pace::ALL.into_iter().find(|pace| self.vectorizers[*pace as usize].pid.load(Relaxed) == me)
+        VectorizerPace::ALL.into_iter().find(|pace| self.vectorizers[*pace as usize].pid.load(Relaxed) == me)
     }
 
     /// Notes whether there was a place for a process when it was to be started.
-    pub(crate) fn note_place(&self, process: Process, is_found: bool) {
+    pub(crate) fn note_place(&self, process: DatabaseProcess, is_found: bool) {
         if is_found {
             self.without_place.fetch_and(!bit(process), SeqCst);
         } else {
@@ -154,7 +154,7 @@ impl Slot {
     }
 
     /// Whether there was none.
-    pub(crate) fn is_without_place(&self, process: Process) -> bool {
+    pub(crate) fn is_without_place(&self, process: DatabaseProcess) -> bool {
         self.without_place.load(SeqCst) & bit(process) != 0
     }
 
@@ -180,7 +180,7 @@ impl Slot {
 
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
     pub(crate) fn free(&'static self) {
-        self.set_state(State::Stopped);
+        self.set_state(WorkerState::Stopped);
         self.without_place.store(0, SeqCst);
         self.reset_cache_counters(0);
         for process in &self.vectorizers {
@@ -189,10 +189,10 @@ impl Slot {
     }
 }
 
-fn bit(process: Process) -> u32 {
+fn bit(process: DatabaseProcess) -> u32 {
     match process {
-        Process::Worker => 1,
-        Process::Vectorizer(pace) => 2 << pace as u32,
+        DatabaseProcess::Worker => 1,
+        DatabaseProcess::Vectorizer(pace) => 2 << pace as u32,
     }
 }
 
@@ -214,7 +214,7 @@ pub(crate) fn mine() -> Option<&'static Slot> {
 
 /// The state of this process's database's worker. One that the launcher was asked for and has not started yet
 /// is starting.
-pub(crate) fn my_state() -> State {
+pub(crate) fn my_state() -> WorkerState {
     // SAFETY: a plain global of this process.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     // Looked at before the state: what the launcher has answered since then, the state says.
@@ -223,14 +223,14 @@ pub(crate) fn my_state() -> State {
         !shared.launcher_latch.load(Acquire).is_null()
             && calls.filter(|_| database != 0).any(|call| call.load(SeqCst) == database)
     });
-    match mine().map_or(State::Stopped, |slot| slot.state()) {
-        State::Stopped if is_called => State::Starting,
+    match mine().map_or(WorkerState::Stopped, |slot| slot.state()) {
+        WorkerState::Stopped if is_called => WorkerState::Starting,
         state => state,
     }
 }
 
 /// The pace of this process, if it works for vectorizers.
-pub(crate) fn my_pace() -> Option<Pace> {
+pub(crate) fn my_pace() -> Option<VectorizerPace> {
     mine()?.pace_of_me()
 }
 

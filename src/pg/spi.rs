@@ -151,27 +151,27 @@ impl Row {
 }
 
 /// A result as it is handed back to SQL.
-pub(crate) enum Value {
+pub(crate) enum SqlValue {
     /// A text.
     Text(String),
     /// A value of another type, in the memory of the function's caller.
     Datum(AnyElement),
 }
 
-impl Value {
+impl SqlValue {
     /// The text, if it is one.
     pub(crate) fn into_text(self) -> Option<String> {
         match self {
-            Value::Text(text) => Some(text),
-            Value::Datum(_) => None,
+            SqlValue::Text(text) => Some(text),
+            SqlValue::Datum(_) => None,
         }
     }
 
     /// The value, if it is no text.
     pub(crate) fn into_datum(self) -> Option<AnyElement> {
         match self {
-            Value::Text(_) => None,
-            Value::Datum(value) => Some(value),
+            SqlValue::Text(_) => None,
+            SqlValue::Datum(value) => Some(value),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{Content, SharedPart};
+use super::shmem::{SharedContent, SharedPart};
 
 /// Condition variables; a request id belongs to one of them.
 const BUCKETS: usize = 64;
@@ -28,7 +28,7 @@ pub(crate) struct WaiterTable {
 }
 
 // SAFETY: zeros are counters, and each condition variable is initialised.
-unsafe impl Content for WaiterTable {
+unsafe impl SharedContent for WaiterTable {
     unsafe fn initialise(this: *mut Self) {
         for index in 0..=BUCKETS {
             // SAFETY: memory for a condition variable, which no other process has seen.

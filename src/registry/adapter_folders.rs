@@ -69,7 +69,7 @@ fn stray_of(directory: &Path, folder: String) -> Option<StrayAdapters> {
     }
     // By the whole name of a file, or by its stem alone.
     let files = directory::entries();
-    let is_meant = |entry: &&directory::Entry| {
+    let is_meant = |entry: &&directory::DirectoryEntry| {
         [&entry.file, &entry.name].iter().any(|name| name.to_lowercase() == wanted)
             && path_of(entry).is_some_and(|path| path.is_file())
     };

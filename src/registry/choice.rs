@@ -17,10 +17,10 @@ use super::directory;
 use super::embedding::Embedding;
 use super::model_files::{is_there, registered_path};
 use super::names::{path_of, seeded};
-use super::task::{BUILTIN, Task};
-use crate::pg::catalog_cache::{Model, Models};
-use crate::pg::error::{Failure, PgError};
-use crate::pg::{activity, environment, model_checksums};
+use super::task::{BUILTIN, ModelTask};
+use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
+use crate::pg::error::{PgError, RequestFailure};
+use crate::pg::{activity, model_checksums, predecessor_variables};
 
 /// Time for which a file that could not be read is passed over before it is tried again: its permissions may
 /// have changed, which leave no trace in what tells one content from another.
@@ -44,7 +44,7 @@ pub(crate) struct Resolved {
     /// SHA-256 of its own file, without adapters, in its row or its card.
     sha256: Option<[u8; 32]>,
     /// The purpose for which `auto` has chosen it, where it has.
-    auto: Option<Task>,
+    auto: Option<ModelTask>,
     /// Warnings about the models before it that were passed over.
     passed_over: Vec<PgError>,
     embedding: Arc<Embedding>,
@@ -77,7 +77,7 @@ impl Resolved {
         path: &Path,
         name: &str,
         sha256: Option<[u8; 32]>,
-        row: Option<&Model>,
+        row: Option<&RegisteredModel>,
     ) -> Result<Resolved, PgError> {
         let card = directory::card(path)?;
         let sha256 = sha256.or_else(|| card.as_ref().and_then(|card| card.checksum()));
@@ -88,7 +88,7 @@ impl Resolved {
     }
 
     /// One whose file is on another machine.
-    pub(super) fn elsewhere(row: &Model) -> Resolved {
+    pub(super) fn elsewhere(row: &RegisteredModel) -> Resolved {
         Resolved {
             source: ModelSource::File(row.file.clone().into()),
             name: row.name.clone(),
@@ -128,7 +128,7 @@ impl Resolved {
     }
 
     /// An error of the engine as SQL reports it, with the setting where the error is about the model.
-    pub(crate) fn failure(&self, error: Error) -> Failure {
+    pub(crate) fn failure(&self, error: Error) -> RequestFailure {
         let is_about_model = matches!(
             error,
             Error::ModelFile { .. }
@@ -139,8 +139,8 @@ impl Resolved {
                 | Error::UnknownTask { .. }
                 | Error::NonFinite { .. }
         );
-        let Failure { error, retry } = Failure::from(error);
-        Failure { error: if is_about_model { self.with_setting(error) } else { error }, retry }
+        let RequestFailure { error, retry } = RequestFailure::from(error);
+        RequestFailure { error: if is_about_model { self.with_setting(error) } else { error }, retry }
     }
 
     /// Prevents other models from taking its place when it cannot be used.
@@ -213,7 +213,7 @@ impl Resolved {
     }
 
     /// The purpose for which `auto` has chosen it, where it has.
-    pub(super) fn auto(&self) -> Option<Task> {
+    pub(super) fn auto(&self) -> Option<ModelTask> {
         self.auto
     }
 
@@ -226,7 +226,7 @@ impl Resolved {
             _ => return None,
         };
         let (purpose, ModelSource::File(path)) = (self.auto?, &self.source) else { return None };
-        let reason = Failure::from(error.clone()).error.message;
+        let reason = RequestFailure::from(error.clone()).error.message;
         note(path, purpose, &self.name, &reason, until)
     }
 
@@ -254,11 +254,11 @@ impl Search {
     /// Looks at the file of a model. Whether it is the one.
     fn consider(
         &mut self,
-        purpose: Task,
+        purpose: ModelTask,
         path: &Path,
         name: &str,
         sha256: Option<[u8; 32]>,
-        row: Option<&Model>,
+        row: Option<&RegisteredModel>,
     ) -> bool {
         self.is_claimed = true;
         let mut found = match Resolved::file(path, name, sha256, row) {
@@ -291,10 +291,11 @@ impl Search {
 /// # Errors
 ///
 /// 42710 where there are several of the last kind.
-pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Search, PgError> {
+pub(super) fn search(purpose: ModelTask, models: &ModelRegistry, task: ModelTask) -> Result<Search, PgError> {
     let mut search = Search { found: None, passed_over: Vec::new(), is_claimed: false };
-    let mut rows: Vec<&Model> = models.iter().filter(|model| model.task == task.name()).collect();
-    if task == Task::Generate && environment::is_on(environment::USE_FALLBACK_MODEL) {
+    let mut rows: Vec<&RegisteredModel> = models.iter().filter(|model| model.task == task.name()).collect();
+    if task == ModelTask::Generate && predecessor_variables::is_on(predecessor_variables::USE_FALLBACK_MODEL)
+    {
         rows.sort_by_key(|model| !model.is_fallback);
     }
     let listing = directory::listing();
@@ -348,7 +349,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
 }
 
 /// The error where there are models for a task, and none that can be used.
-pub(super) fn none_usable(task: Task, passed_over: &[PgError]) -> PgError {
+pub(super) fn none_usable(task: ModelTask, passed_over: &[PgError]) -> PgError {
     let reason = passed_over.first().map_or("the files of its models are not there", |error| &error.message);
     PgError::new(
         PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
@@ -368,7 +369,7 @@ pub(super) fn after(mut found: Resolved, mut passed_over: Vec<PgError>) -> Resol
 }
 
 /// The reason why the file of a model cannot be used for its task. `None` where none is known.
-pub(super) fn why_bad(task: Task, model: &Model, path: &Path) -> Option<String> {
+pub(super) fn why_bad(task: ModelTask, model: &RegisteredModel, path: &Path) -> Option<String> {
     let known = Resolved::file(path, &model.name, model.sha256, None).and_then(|found| found.check_known());
     known
         .err()
@@ -377,7 +378,7 @@ pub(super) fn why_bad(task: Task, model: &Model, path: &Path) -> Option<String> 
 }
 
 /// Notes that a file is no good; the first process that does so writes it to the log.
-fn note(path: &Path, purpose: Task, name: &str, reason: &str, until: i64) -> Option<()> {
+fn note(path: &Path, purpose: ModelTask, name: &str, reason: &str, until: i64) -> Option<()> {
     let reason = model_checksums::fitting(reason);
     if model_checksums::note_bad(path, purpose.number(), reason, until)? {
         let warning = warning(name, reason);

@@ -11,11 +11,11 @@ use pgrx::prelude::*;
 
 use super::directory;
 use super::names::{entry, path_of};
-use super::task::{AUTO, Task};
-use crate::pg::catalog_cache::Models;
+use super::task::{AUTO, ModelTask};
+use crate::pg::catalog_cache::ModelRegistry;
 use crate::pg::error::PgError;
-use crate::pg::guc::{Level, ModelSetting};
-use crate::pg::{bgworker, environment};
+use crate::pg::guc::{ModelSetting, SettingLevel};
+use crate::pg::{bgworker, predecessor_variables};
 
 thread_local! {
     /// A worker elsewhere asks: what is set for its role is meant for nobody's requests, as with the server's
@@ -26,13 +26,13 @@ thread_local! {
 /// Looks for models as the worker does.
 pub(super) fn as_the_worker<T>(look: impl FnOnce() -> T) -> T {
     /// Ends it however `look` ends.
-    struct Before(bool);
-    impl Drop for Before {
+    struct AsWorkerGuard(bool);
+    impl Drop for AsWorkerGuard {
         fn drop(&mut self) {
             IS_FOR_WORKER.set(self.0);
         }
     }
-    let _before = Before(IS_FOR_WORKER.replace(true));
+    let _before = AsWorkerGuard(IS_FOR_WORKER.replace(true));
     look()
 }
 
@@ -45,21 +45,21 @@ pub(super) struct DefaultModel {
     pub(super) setting: String,
 }
 
-impl Task {
+impl ModelTask {
     pub(super) fn setting(self) -> ModelSetting {
         match self {
-            Task::Generate => ModelSetting::Generation,
-            Task::Embed => ModelSetting::Embedding,
-            Task::Rerank => ModelSetting::Reranker,
+            ModelTask::Generate => ModelSetting::Generation,
+            ModelTask::Embed => ModelSetting::Embedding,
+            ModelTask::Rerank => ModelSetting::Reranker,
         }
     }
 
     /// The predecessor's word for it, in variables of the environment.
     fn variable(self) -> &'static str {
         match self {
-            Task::Generate => "GENERATION",
-            Task::Embed => "EMBEDDING",
-            Task::Rerank => "RERANKING",
+            ModelTask::Generate => "GENERATION",
+            ModelTask::Embed => "EMBEDDING",
+            ModelTask::Rerank => "RERANKING",
         }
     }
 }
@@ -69,15 +69,15 @@ impl Task {
 /// # Errors
 ///
 /// 42704 for a variable of the environment that speaks of a model which is not there.
-pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
+pub(super) fn of(task: ModelTask, models: &ModelRegistry) -> Result<Option<DefaultModel>, PgError> {
     let setting = task.setting();
     let name = setting.name().to_string_lossy();
     // The settings of the role that the worker runs as do not apply to requests.
     let is_worker = bgworker::is_worker() || IS_FOR_WORKER.get();
-    let is_own = !is_worker || setting.level() < Level::Session;
+    let is_own = !is_worker || setting.level() < SettingLevel::Session;
     let own = Some(setting.value()).filter(|value| is_own && says_something(value));
     let own = own.map(|value| DefaultModel { name: value, setting: name.clone().into_owned() });
-    if own.is_some() && setting.level() > Level::Server {
+    if own.is_some() && setting.level() > SettingLevel::Server {
         return Ok(own);
     }
     let key = name.rsplit('.').next().unwrap_or_default();
@@ -95,10 +95,10 @@ pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, Pg
 }
 
 /// The default set for this session, its role or its database: the worker does not know of it, or not yet.
-pub(super) fn of_session(task: Task) -> Option<DefaultModel> {
+pub(super) fn of_session(task: ModelTask) -> Option<DefaultModel> {
     let setting = task.setting();
     let value = Some(setting.value()).filter(|value| says_something(value))?;
-    (setting.level() > Level::Server)
+    (setting.level() > SettingLevel::Server)
         .then(|| DefaultModel { name: value, setting: setting.name().to_string_lossy().into_owned() })
 }
 
@@ -114,25 +114,25 @@ pub(super) fn named_by(error: PgError, setting: &str) -> PgError {
 }
 
 /// The setting behind a name that a queued request remembers.
-pub(super) fn of_sender(task: Task) -> String {
+pub(super) fn of_sender(task: ModelTask) -> String {
     format!("{} of the session that enqueued the request", task.setting().name().to_string_lossy())
 }
 
-fn of_environment(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
-    let variable = |what: &str| format!("{}{}_MODEL_{what}", environment::PREFIX, task.variable());
+fn of_environment(task: ModelTask, models: &ModelRegistry) -> Result<Option<DefaultModel>, PgError> {
+    let variable = |what: &str| format!("{}{}_MODEL_{what}", predecessor_variables::PREFIX, task.variable());
     let (file, repository) = (variable("FILENAME"), variable("REPO"));
     let rows = || models.iter().filter(|model| model.task == task.name());
-    let (setting, value, found) = if let Some(value) = environment::value(&file) {
+    let (setting, value, found) = if let Some(value) = predecessor_variables::value(&file) {
         let row = rows().find(|model| model.file == value).map(|model| model.name.clone());
         let found = match row {
             Some(name) => Some(name),
             None => entry(&value)?.map(|entry| entry.file),
         };
         (file, value, found)
-    } else if let Some(value) = environment::value(&repository) {
+    } else if let Some(value) = predecessor_variables::value(&repository) {
         let row = rows().find(|model| model.repository.as_deref() == Some(&value));
         let found = row.map(|model| model.name.clone()).or_else(|| {
-            let is_of = |entry: &&directory::Entry| {
+            let is_of = |entry: &&directory::DirectoryEntry| {
                 let card = path_of(entry).and_then(|path| directory::card(&path).ok()?);
                 card.is_some_and(|card| card.repository.as_deref() == Some(&value))
             };
@@ -156,12 +156,12 @@ fn of_environment(task: Task, models: &Models) -> Result<Option<DefaultModel>, P
 
 /// Variables of the environment that decide something here.
 pub(crate) fn is_obeyed(variable: &str) -> bool {
-    let tasks = Task::ALL;
-    variable == environment::DEFAULT_SEED
-        || variable == environment::USE_FALLBACK_MODEL
+    let tasks = ModelTask::ALL;
+    variable == predecessor_variables::DEFAULT_SEED
+        || variable == predecessor_variables::USE_FALLBACK_MODEL
         || tasks.iter().any(|task| {
             let rest = variable
-                .strip_prefix(environment::PREFIX)
+                .strip_prefix(predecessor_variables::PREFIX)
                 .and_then(|rest| rest.strip_prefix(task.variable()));
             matches!(rest, Some("_MODEL_REPO" | "_MODEL_FILENAME"))
         })

@@ -37,7 +37,7 @@ const ENDING: &str = ".gguf";
 
 /// A model in the directory, by its name: whether it is whole is another question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct DirectoryEntry {
     /// The stem.
     pub(crate) name: String,
     /// The name of the file, or of the first part, or of the folder.
@@ -48,9 +48,9 @@ pub(crate) struct Entry {
 
 /// The content of the directory.
 #[derive(Default)]
-pub(super) struct Listing {
+pub(super) struct DirectoryListing {
     /// The models, in the order of their names.
-    entries: Rc<Vec<Entry>>,
+    entries: Rc<Vec<DirectoryEntry>>,
     /// Files or folders that have a card and are not there.
     missing: Vec<String>,
     /// Every name in it, in lower case; `None` where they could not be read, or not all of them.
@@ -73,37 +73,37 @@ impl Default for Tasks {
 }
 
 /// A listing, with the state of the directory when it was read.
-struct Known {
+struct CachedListing {
     directory: PathBuf,
-    state: State,
+    state: DirectoryState,
     is_settled: bool,
-    listing: Rc<Listing>,
+    listing: Rc<DirectoryListing>,
 }
 
 /// State of the directory, by which a change is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State([i64; 6]);
+struct DirectoryState([i64; 6]);
 
 /// Values that were read from models, each with the state of the file it was read from.
-type Kept<T> = HashMap<PathBuf, (Option<FileId>, T)>;
+type ReadFromFiles<T> = HashMap<PathBuf, (Option<FileId>, T)>;
 
 thread_local! {
-    static LISTING: RefCell<Option<Known>> = const { RefCell::new(None) };
-    static CARDS: RefCell<Kept<Result<Option<Rc<Card>>, PgError>>> = RefCell::default();
-    static ADAPTED: RefCell<Kept<Option<Arc<Vec<String>>>>> = RefCell::default();
-    static TASKS: RefCell<Kept<Rc<Vec<card::Task>>>> = RefCell::default();
-    static VECTORS: RefCell<Kept<Option<Rc<Vectors>>>> = RefCell::default();
+    static LISTING: RefCell<Option<CachedListing>> = const { RefCell::new(None) };
+    static CARDS: RefCell<ReadFromFiles<Result<Option<Rc<Card>>, PgError>>> = RefCell::default();
+    static ADAPTED: RefCell<ReadFromFiles<Option<Arc<Vec<String>>>>> = RefCell::default();
+    static TASKS: RefCell<ReadFromFiles<Rc<Vec<card::Task>>>> = RefCell::default();
+    static VECTORS: RefCell<ReadFromFiles<Option<Rc<Vectors>>>> = RefCell::default();
     static BUILTIN_VECTORS: Option<Rc<Vectors>> = vectors_of_builtin();
 }
 
 /// The models of the directory, in the order of their names.
-pub(crate) fn entries() -> Rc<Vec<Entry>> {
+pub(crate) fn entries() -> Rc<Vec<DirectoryEntry>> {
     Rc::clone(&listing().entries)
 }
 
-impl Listing {
+impl DirectoryListing {
     /// The models, in the order of their names.
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[DirectoryEntry] {
         &self.entries
     }
 
@@ -132,16 +132,16 @@ impl Listing {
 }
 
 /// The present content of the directory.
-pub(super) fn listing() -> Rc<Listing> {
+pub(super) fn listing() -> Rc<DirectoryListing> {
     let directory = PathBuf::from(guc::model_dir());
     let metadata = match directory.metadata() {
         Ok(metadata) => metadata,
         Err(error) => {
             let names = (error.kind() == ErrorKind::NotFound).then(HashSet::new);
-            return Rc::new(Listing { names, ..Listing::default() });
+            return Rc::new(DirectoryListing { names, ..DirectoryListing::default() });
         }
     };
-    let state = State([
+    let state = DirectoryState([
         metadata.dev() as i64,
         metadata.ino() as i64,
         metadata.mtime(),
@@ -158,13 +158,13 @@ pub(super) fn listing() -> Rc<Listing> {
         let listing = Rc::new(read(&directory));
         let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         let is_settled = age.is_some_and(|age| age > SETTLED);
-        *known = Some(Known { directory, state, is_settled, listing: Rc::clone(&listing) });
+        *known = Some(CachedListing { directory, state, is_settled, listing: Rc::clone(&listing) });
         listing
     })
 }
 
-fn read(directory: &Path) -> Listing {
-    let Ok(found) = directory.read_dir() else { return Listing::default() };
+fn read(directory: &Path) -> DirectoryListing {
+    let Ok(found) = directory.read_dir() else { return DirectoryListing::default() };
     let found: Vec<_> = found.take(MAX_ENTRIES).flatten().collect();
     let entry = |found: &std::fs::DirEntry| {
         let file = found.file_name().into_string().ok()?;
@@ -176,9 +176,9 @@ fn read(directory: &Path) -> Listing {
             return None;
         }
         let is_plain = is_file && without_ending(&file) == Some(&name);
-        Some(Entry { name, file, is_plain })
+        Some(DirectoryEntry { name, file, is_plain })
     };
-    let mut entries: Vec<Entry> = found.iter().filter_map(entry).collect();
+    let mut entries: Vec<DirectoryEntry> = found.iter().filter_map(entry).collect();
     entries.sort_unstable_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
     let names: HashSet<_> = found.iter().map(std::fs::DirEntry::file_name).collect();
     let of_card = |name: &OsString| name.to_str()?.strip_suffix(card::SUFFIX).map(str::to_owned);
@@ -187,7 +187,7 @@ fn read(directory: &Path) -> Listing {
     let is_whole = found.len() < MAX_ENTRIES;
     let lower = |name: &OsString| name.to_string_lossy().to_ascii_lowercase();
     let names = is_whole.then(|| names.iter().map(lower).collect());
-    Listing { entries: Rc::new(entries), missing, names }
+    DirectoryListing { entries: Rc::new(entries), missing, names }
 }
 
 /// The name of the model in an entry of the directory. Whether a folder, or what a link leads to, is a model
@@ -220,12 +220,16 @@ fn split(stem: &str) -> Option<(&str, u32)> {
 /// # Errors
 ///
 /// 42710 where several have it.
-pub(super) fn find(name: &str, is_there: impl Fn(&Entry) -> bool) -> Result<Option<Entry>, PgError> {
+pub(super) fn find(
+    name: &str,
+    is_there: impl Fn(&DirectoryEntry) -> bool,
+) -> Result<Option<DirectoryEntry>, PgError> {
     let wanted = name.to_lowercase();
     let is_meant =
-        |entry: &&Entry| entry.name.to_lowercase() == wanted || entry.file.to_lowercase() == wanted;
+        |entry: &&DirectoryEntry| entry.name.to_lowercase() == wanted || entry.file.to_lowercase() == wanted;
     let all = entries();
-    let mut found: Vec<&Entry> = all.iter().filter(is_meant).filter(|entry| is_there(entry)).collect();
+    let mut found: Vec<&DirectoryEntry> =
+        all.iter().filter(is_meant).filter(|entry| is_there(entry)).collect();
     // The whole name of a file or folder says which one it is.
     if let Some(exact) = found.iter().position(|entry| entry.file == name) {
         found = vec![found[exact]];
@@ -306,7 +310,7 @@ pub(super) fn adapted_tasks(model: &Path) -> Tasks {
 }
 
 fn remembered<T: Clone>(
-    kept: &'static std::thread::LocalKey<RefCell<Kept<T>>>,
+    kept: &'static std::thread::LocalKey<RefCell<ReadFromFiles<T>>>,
     model: &Path,
     state: Option<FileId>,
     read: impl FnOnce() -> T,

@@ -8,7 +8,7 @@ use steadytext_engine::card::{Card, Task};
 
 use super::model_files::locate;
 use super::suggestions::close;
-use crate::pg::catalog_cache::{self, Models, Pullable};
+use crate::pg::catalog_cache::{self, ModelRegistry, Pullable};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
@@ -38,7 +38,7 @@ impl DownloadRequest {
     ///
     /// 42704 for a name that is not registered, 22023 for a row that cannot be downloaded, 42501 for one
     /// whose file is none of the directory of the models.
-    pub(crate) fn of(name: &str, models: &Models) -> Result<DownloadRequest, PgError> {
+    pub(crate) fn of(name: &str, models: &ModelRegistry) -> Result<DownloadRequest, PgError> {
         if name.contains('/') {
             return Ok(DownloadRequest {
                 label: name.to_owned(),

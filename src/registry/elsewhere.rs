@@ -15,8 +15,8 @@ use super::directory::{self, Tasks};
 use super::model_files::is_file_there;
 use super::names::row;
 use super::resolve::resolve;
-use super::task::{Task, Wanted};
-use crate::pg::catalog_cache::Models;
+use super::task::{ModelTask, RequestedModel};
+use crate::pg::catalog_cache::ModelRegistry;
 use crate::pg::error::PgError;
 use crate::pg::guc;
 use crate::pg::model_checksums;
@@ -27,14 +27,14 @@ use crate::pg::model_checksums;
 ///
 /// As [`resolve`], except that a missing file is no error.
 pub(crate) fn resolve_elsewhere(
-    task: Task,
-    wanted: Wanted<'_>,
-    models: &Models,
+    task: ModelTask,
+    wanted: RequestedModel<'_>,
+    models: &ModelRegistry,
 ) -> Result<Resolved, PgError> {
     defaults::as_the_worker(|| {
         let name = match wanted {
-            Wanted::Named(name) | Wanted::Remembered(name) => Some(name.to_owned()),
-            Wanted::Default => defaults::of(task, models)?.map(|default| default.name),
+            RequestedModel::Named(name) | RequestedModel::Remembered(name) => Some(name.to_owned()),
+            RequestedModel::Default => defaults::of(task, models)?.map(|default| default.name),
         };
         let row = name.as_deref().and_then(|name| row(name, models));
         match row.filter(|row| row.task == task.name()) {
@@ -46,9 +46,9 @@ pub(crate) fn resolve_elsewhere(
 
 /// The names of the models that requests get which name none, by the numbers of the tasks; `None` where there
 /// is none.
-pub(crate) fn default_names(models: &Models) -> [Option<String>; 3] {
-    Task::ALL.map(|task| {
-        let resolved = resolve_elsewhere(task, Wanted::Default, models).ok()?;
+pub(crate) fn default_names(models: &ModelRegistry) -> [Option<String>; 3] {
+    ModelTask::ALL.map(|task| {
+        let resolved = resolve_elsewhere(task, RequestedModel::Default, models).ok()?;
         Some(resolved.name().to_owned())
     })
 }

@@ -14,7 +14,7 @@ use steadytext_engine::task_guess::Vectors;
 use steadytext_engine::{Embed, ModelSource, Prompts, Purpose, Work, adapters};
 
 use super::directory::{self, Tasks};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::RegisteredModel;
 use crate::pg::error::PgError;
 
 /// The properties of a model's embeddings.
@@ -26,12 +26,12 @@ pub(crate) struct Embedding {
     dimensions: Vec<u32>,
     tasks: Tasks,
     /// The file that says the rest, which is looked at where a request asks for it.
-    file: File,
+    file: ModelPlace,
 }
 
 /// Place of the file of a model.
 #[derive(Debug, Default)]
-enum File {
+enum ModelPlace {
     /// In the library.
     #[default]
     Builtin,
@@ -40,29 +40,34 @@ enum File {
     Elsewhere,
 }
 
-impl File {
+impl ModelPlace {
     fn vectors(&self) -> Option<Rc<Vectors>> {
         match self {
-            File::Builtin => directory::vectors(&ModelSource::Builtin),
-            File::Here(path) => directory::vectors(&ModelSource::File(path.clone())),
-            File::Elsewhere => None,
+            ModelPlace::Builtin => directory::vectors(&ModelSource::Builtin),
+            ModelPlace::Here(path) => directory::vectors(&ModelSource::File(path.clone())),
+            ModelPlace::Elsewhere => None,
         }
     }
 }
 
 impl Embedding {
     /// Of a file on this machine, as row and card say, for a model with these tasks.
-    pub(super) fn of_file(path: &Path, row: Option<&Model>, card: Option<&Card>, tasks: Tasks) -> Embedding {
-        Embedding { file: File::Here(path.to_owned()), ..Embedding::of(row, card, tasks) }
+    pub(super) fn of_file(
+        path: &Path,
+        row: Option<&RegisteredModel>,
+        card: Option<&Card>,
+        tasks: Tasks,
+    ) -> Embedding {
+        Embedding { file: ModelPlace::Here(path.to_owned()), ..Embedding::of(row, card, tasks) }
     }
 
     /// Of a file on another machine, as its row says.
-    pub(super) fn elsewhere(row: &Model) -> Embedding {
+    pub(super) fn elsewhere(row: &RegisteredModel) -> Embedding {
         Embedding::of(Some(row), None, Tasks::Unknown)
     }
 
-    fn of(row: Option<&Model>, card: Option<&Card>, tasks: Tasks) -> Embedding {
-        let prompt = |row: Option<&Model>, query: bool| {
+    fn of(row: Option<&RegisteredModel>, card: Option<&Card>, tasks: Tasks) -> Embedding {
+        let prompt = |row: Option<&RegisteredModel>, query: bool| {
             row.and_then(|row| if query { row.query_prompt.clone() } else { row.passage_prompt.clone() })
         };
         let (own, seeded) = (row.filter(|row| !row.is_default), row.filter(|row| row.is_default));
@@ -80,7 +85,7 @@ impl Embedding {
             prompts: Prompts { query: first(true), passage: first(false) },
             dimensions: dimensions.cloned().unwrap_or_default(),
             tasks,
-            file: File::Elsewhere,
+            file: ModelPlace::Elsewhere,
         }
     }
 

@@ -13,7 +13,6 @@ mod defaults;
 pub(crate) mod directory;
 mod download_request;
 mod elsewhere;
-mod elsewhere_only;
 mod embedding;
 mod model_files;
 mod names;
@@ -22,7 +21,6 @@ pub(crate) mod restored;
 mod setting_checks;
 mod status;
 mod suggestions;
-mod taken;
 mod task;
 
 pub(crate) use self::adapter_folders::stray_adapters;
@@ -39,4 +37,4 @@ pub(crate) use self::resolve::{
 pub(crate) use self::setting_checks::{warn_of_key, warn_of_setting};
 pub(crate) use self::status::status;
 pub(crate) use self::suggestions::close;
-pub(crate) use self::task::{AUTO, BUILTIN, Task, Wanted};
+pub(crate) use self::task::{AUTO, BUILTIN, ModelTask, RequestedModel};

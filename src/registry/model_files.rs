@@ -58,7 +58,7 @@ pub(super) fn locate(directory: &Path, file: &str) -> Result<PathBuf, LeadsOut> 
     let path = directory.join(file);
     // Without a directory there is nothing in it.
     if let Ok(root) = directory.canonicalize() {
-        let walk = Walk { directory, root: &root };
+        let walk = FolderWalk { directory, root: &root };
         // The parts of a split model are read under their names beside the first one.
         for part in parts(file).iter().skip(1) {
             walk.follow(part)?;
@@ -69,14 +69,14 @@ pub(super) fn locate(directory: &Path, file: &str) -> Result<PathBuf, LeadsOut> 
     Ok(path)
 }
 
-struct Walk<'a> {
+struct FolderWalk<'a> {
     /// As the setting names it.
     directory: &'a Path,
     /// The directory with its links resolved.
     root: &'a Path,
 }
 
-impl Walk<'_> {
+impl FolderWalk<'_> {
     /// Resolves the links of a path below the directory; components that are missing are kept as they are.
     fn follow(&self, path: &Path) -> Result<PathBuf, LeadsOut> {
         let mut found = PathBuf::new();

@@ -3,30 +3,30 @@
 
 use std::path::PathBuf;
 
-use super::directory::{self, Entry};
+use super::directory::{self, DirectoryEntry};
 use super::model_files::{is_file_there, is_there, registered_path, set_path};
 use super::task::BUILTIN;
-use crate::pg::catalog_cache::{Model, Models};
+use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
 use crate::pg::error::PgError;
 
 /// The row of a name.
-pub(super) fn row<'a>(name: &str, models: &'a Models) -> Option<&'a Model> {
+pub(super) fn row<'a>(name: &str, models: &'a ModelRegistry) -> Option<&'a RegisteredModel> {
     models.iter().find(|model| model.name == name).filter(|model| !gives_way(model))
 }
 
 /// Whether a file or folder of the row's name is meant by it: the row came with the extension, nobody has
 /// changed it, and its own file is not there.
-pub(crate) fn gives_way(row: &Model) -> bool {
+pub(crate) fn gives_way(row: &RegisteredModel) -> bool {
     row.is_default && !is_file_there(&row.file) && !matches!(entry(&row.name), Ok(None))
 }
 
 /// The row of a file that came with the extension: what others say is said of their names.
-pub(super) fn seeded<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
+pub(super) fn seeded<'a>(file: &str, models: &'a ModelRegistry) -> Option<&'a RegisteredModel> {
     models.iter().find(|model| model.is_default && model.file == file)
 }
 
 /// The first row of a file.
-pub(super) fn of_file<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
+pub(super) fn of_file<'a>(file: &str, models: &'a ModelRegistry) -> Option<&'a RegisteredModel> {
     models.iter().find(|model| model.file == file)
 }
 
@@ -35,7 +35,7 @@ pub(super) fn of_file<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
 /// # Errors
 ///
 /// 42710 where several have it.
-pub(super) fn entry(name: &str) -> Result<Option<Entry>, PgError> {
+pub(super) fn entry(name: &str) -> Result<Option<DirectoryEntry>, PgError> {
     directory::find(name, |entry| path_of(entry).is_some_and(|path| is_there(&path)))
 }
 
@@ -45,7 +45,7 @@ pub(super) fn entry(name: &str) -> Result<Option<Entry>, PgError> {
 /// # Errors
 ///
 /// 42710 where several have it.
-pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>, PgError> {
+pub(crate) fn named_file(name: &str, models: &ModelRegistry) -> Result<Option<PathBuf>, PgError> {
     if row(name, models).is_some() {
         return Ok(None);
     }
@@ -59,7 +59,7 @@ pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>,
 ///
 /// 42710 where several have the name.
 pub(crate) fn incomplete_file(name: &str) -> Result<Option<PathBuf>, PgError> {
-    let of = |entry: &Entry| path_of(entry).filter(|path| path.is_file() && !is_there(path));
+    let of = |entry: &DirectoryEntry| path_of(entry).filter(|path| path.is_file() && !is_there(path));
     Ok(directory::find(name, |entry| of(entry).is_some())?.and_then(|entry| of(&entry)))
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn incomplete_file(name: &str) -> Result<Option<PathBuf>, PgError> {
 /// # Errors
 ///
 /// 42710 where several files have the name.
-pub(crate) fn there_without_pull(name: &str, models: &Models) -> Result<Option<String>, PgError> {
+pub(crate) fn there_without_pull(name: &str, models: &ModelRegistry) -> Result<Option<String>, PgError> {
     if name == BUILTIN {
         return Ok(Some(BUILTIN.to_owned()));
     }
@@ -81,12 +81,12 @@ pub(crate) fn there_without_pull(name: &str, models: &Models) -> Result<Option<S
 }
 
 /// Whether a model is called so: the builtin one, a registered one, or one in the directory of the models.
-pub(crate) fn is_known(name: &str, models: &Models) -> bool {
+pub(crate) fn is_known(name: &str, models: &ModelRegistry) -> bool {
     name == BUILTIN || models.iter().any(|model| model.name == name) || matches!(entry(name), Ok(Some(_)))
 }
 
 /// The path of an entry of the directory; `None` for links that lead out of it.
-pub(crate) fn path_of(entry: &Entry) -> Option<PathBuf> {
+pub(crate) fn path_of(entry: &DirectoryEntry) -> Option<PathBuf> {
     if entry.is_plain { Some(set_path(&entry.file)) } else { registered_path(&entry.file).ok() }
 }
 

@@ -4,28 +4,28 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use pgrx::prelude::*;
-use steadytext_engine::Error;
 use steadytext_engine::gguf::parts;
+use steadytext_engine::{Error, ModelSource};
 
 use super::choice::{self, Resolved, Search};
 use super::defaults::{self, DefaultModel};
-use super::directory::{self, Entry};
-use super::elsewhere_only::refuse_elsewhere;
+use super::directory::{self, DirectoryEntry};
 use super::model_files::{LeadsOut, is_there, registered_path, set_path};
 use super::names::{entry, gives_way, incomplete_file, of_file, path_of, row, seeded, shown};
-use super::suggestions::known;
-use super::taken;
-use super::task::{AUTO, BUILTIN, Task, Wanted};
-use crate::pg::catalog_cache::{Model, Models};
+use super::suggestions::{asks_through_the_queue, known};
+use super::task::{AUTO, BUILTIN, ModelTask, RequestedModel};
+use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
 use crate::pg::error::PgError;
-use crate::pg::guc;
+use crate::pg::{guc, restore};
 
 /// Resolved models, each with its task and the name that was asked for.
-type Known = Vec<(Task, Option<String>, Resolved)>;
+type ResolvedModels = Vec<(ModelTask, Option<String>, Resolved)>;
 
 thread_local! {
     /// The models resolved since [`looking_once`] began.
-    static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+    static KNOWN: RefCell<Option<ResolvedModels>> = const { RefCell::new(None) };
+    /// The models that calls got which name none, in a session that restores a dump.
+    static DEFAULTS_OF_RESTORE: RefCell<Vec<(ModelTask, ModelSource)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `work`, in which files are looked at once, however many requests ask for the same model.
@@ -49,11 +49,15 @@ pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
 /// 42704 for a name that nothing has, 42710 for one that several have, 42809 for a model that is for another
 /// task, 58030 for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is
 /// known to be another than the registered, or whose card cannot be read.
-pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result<Resolved, PgError> {
+pub(crate) fn resolve(
+    task: ModelTask,
+    wanted: RequestedModel<'_>,
+    models: &ModelRegistry,
+) -> Result<Resolved, PgError> {
     let (asked, setting) = match wanted {
-        Wanted::Named(name) => (Some(name), None),
-        Wanted::Remembered(name) => (Some(name), Some(defaults::of_sender(task))),
-        Wanted::Default => (None, None),
+        RequestedModel::Named(name) => (Some(name), None),
+        RequestedModel::Remembered(name) => (Some(name), Some(defaults::of_sender(task))),
+        RequestedModel::Default => (None, None),
     };
     let resolved = find_once(task, asked.filter(|name| *name != AUTO), models);
     match setting {
@@ -65,7 +69,7 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result
 }
 
 /// Resolves by the name alone, and looks for the model once while [`looking_once`] runs.
-fn find_once(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+fn find_once(task: ModelTask, asked: Option<&str>, models: &ModelRegistry) -> Result<Resolved, PgError> {
     let known = KNOWN.with_borrow(|known| {
         let mut known = known.iter().flatten();
         known.find(|known| known.0 == task && known.1.as_deref() == asked).map(|known| known.2.clone())
@@ -88,27 +92,44 @@ fn find_once(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolve
 /// # Errors
 ///
 /// As [`resolve`].
-pub(crate) fn of_any_task(asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+pub(crate) fn of_any_task(asked: Option<&str>, models: &ModelRegistry) -> Result<Resolved, PgError> {
     let asked = asked.filter(|name| *name != AUTO);
     let row = asked.and_then(|name| row(name, models));
-    let task = row.and_then(|row| Task::ALL.into_iter().find(|task| task.name() == row.task));
-    Ok(look_for(task.unwrap_or(Task::Generate), asked, models)?.alone())
+    let task = row.and_then(|row| ModelTask::ALL.into_iter().find(|task| task.name() == row.task));
+    Ok(look_for(task.unwrap_or(ModelTask::Generate), asked, models)?.alone())
 }
 
-fn look_for(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+fn look_for(task: ModelTask, asked: Option<&str>, models: &ModelRegistry) -> Result<Resolved, PgError> {
     match asked {
         Some(BUILTIN) => Ok(Resolved::builtin(false)),
         Some(name) => named(task, name, models),
         None => {
             let found = configured(task, task, models)?;
-            taken::note(task, &found.source);
+            note_default_of_restore(task, &found.source);
             Ok(found)
         }
     }
 }
 
+/// Notes the model that a call gets which names none, if this session restores a dump.
+fn note_default_of_restore(task: ModelTask, source: &ModelSource) {
+    if !restore::in_session() {
+        return;
+    }
+    DEFAULTS_OF_RESTORE.with_borrow_mut(|defaults| {
+        if !defaults.iter().any(|(of, _)| *of == task) {
+            defaults.push((task, source.clone()));
+        }
+    });
+}
+
+/// The models that calls have got which name none, with their tasks; none in a session that restores no dump.
+pub(super) fn defaults_of_restore() -> Vec<(ModelTask, ModelSource)> {
+    DEFAULTS_OF_RESTORE.with_borrow(Clone::clone)
+}
+
 /// The model that is the default of a task, to be used for a purpose.
-fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
+fn configured(purpose: ModelTask, task: ModelTask, models: &ModelRegistry) -> Result<Resolved, PgError> {
     let Some(DefaultModel { name, setting }) = defaults::of(task, models)? else {
         return automatic(purpose, task, models);
     };
@@ -122,7 +143,7 @@ fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, Pg
 /// # Errors
 ///
 /// As [`resolve`].
-pub(super) fn by_setting(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
+pub(super) fn by_setting(task: ModelTask, name: &str, models: &ModelRegistry) -> Result<Resolved, PgError> {
     if name == BUILTIN {
         return Ok(Resolved::builtin(false));
     }
@@ -144,12 +165,12 @@ pub(super) fn by_setting(task: Task, name: &str, models: &Models) -> Result<Reso
 }
 
 /// The model that is used where no default is set.
-fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
+fn automatic(purpose: ModelTask, task: ModelTask, models: &ModelRegistry) -> Result<Resolved, PgError> {
     let Search { found, passed_over, is_claimed } = choice::search(purpose, models, task)?;
     let found = match found {
         Some(found) => found,
         // Vectors rank documents, too, and those of the model that was chosen for vectors do so best.
-        None if task == Task::Rerank => configured(purpose, Task::Embed, models)?,
+        None if task == ModelTask::Rerank => configured(purpose, ModelTask::Embed, models)?,
         // The builtin model must not stand in for the one that computed the stored results, or is to.
         None if is_claimed => return Err(choice::none_usable(task, &passed_over)),
         None => Resolved::builtin(true),
@@ -163,7 +184,7 @@ fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgE
 /// # Errors
 ///
 /// As [`check`]; 0A000 for a path, which the queue must not carry.
-pub(crate) fn to_remember(task: Task, models: &Models) -> Result<Option<String>, PgError> {
+pub(crate) fn to_remember(task: ModelTask, models: &ModelRegistry) -> Result<Option<String>, PgError> {
     let Some(DefaultModel { name, setting }) = defaults::of_session(task) else { return Ok(None) };
     if guc::is_path(&name) {
         return Err(PgError::new(
@@ -181,21 +202,42 @@ pub(crate) fn to_remember(task: Task, models: &Models) -> Result<Option<String>,
 /// # Errors
 ///
 /// 42704, 42710 and 42809, as [`resolve`].
-pub(crate) fn check(task: Task, name: &str, models: &Models) -> Result<(), PgError> {
+pub(crate) fn check(task: ModelTask, name: &str, models: &ModelRegistry) -> Result<(), PgError> {
     if name == BUILTIN {
         return Ok(());
     }
     find(task, name, models).map(|_| ())
 }
 
+/// Refuses a model that is only elsewhere.
+///
+/// # Errors
+///
+/// 0A000.
+pub(super) fn refuse_elsewhere(model: &RegisteredModel) -> Result<(), PgError> {
+    if !model.is_elsewhere() {
+        return Ok(());
+    }
+    let asks = asks_through_the_queue(&model.task);
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("model \"{}\" is computed by workers elsewhere only", model.name),
+    )
+    .hint(format!(
+        "They answer requests of the queue, and {asks}(…, model => '{}'{}) makes one. Only models of this server count, cut and search at once: steadytext_model_list() shows the placement of each.",
+        model.name,
+        if model.task == "embed" { ", mode => 'query' for what is searched for" } else { "" },
+    )))
+}
+
 /// The model that a name refers to.
-enum Found<'a> {
-    Row(&'a Model),
-    Entry(Entry),
+enum NamedModel<'a> {
+    Row(&'a RegisteredModel),
+    Entry(DirectoryEntry),
 }
 
 /// A row of this name, or else a model in the directory.
-fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgError> {
+fn find<'a>(task: ModelTask, name: &str, models: &'a ModelRegistry) -> Result<NamedModel<'a>, PgError> {
     let shown = shown(name);
     let of_other_task = |verb: &str, tasks: &str| {
         PgError::new(
@@ -206,7 +248,7 @@ fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgE
     };
     if let Some(model) = row(name, models) {
         return if model.task == task.name() {
-            Ok(Found::Row(model))
+            Ok(NamedModel::Row(model))
         } else {
             Err(of_other_task("registered", &model.task))
         };
@@ -229,7 +271,7 @@ fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgE
         let tasks: Vec<&str> = card.tasks.iter().map(|task| task.name()).collect();
         return Err(of_other_task("meant", &tasks.join(", ")));
     }
-    Ok(Found::Entry(entry))
+    Ok(NamedModel::Entry(entry))
 }
 
 /// The error about missing parts of a split model.
@@ -249,14 +291,14 @@ fn not_whole(shown: &str, path: &Path) -> PgError {
 }
 
 /// The model of a name that is not `builtin`.
-fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
+fn named(task: ModelTask, name: &str, models: &ModelRegistry) -> Result<Resolved, PgError> {
     let (found, shown) = (find(task, name, models)?, shown(name));
-    if let Found::Row(model) = &found {
+    if let NamedModel::Row(model) = &found {
         refuse_elsewhere(model)?;
     }
     let (file, sha256, row) = match &found {
-        Found::Row(model) => (&model.file, model.sha256, Some(*model)),
-        Found::Entry(entry) => (&entry.file, None, seeded(&entry.file, models)),
+        NamedModel::Row(model) => (&model.file, model.sha256, Some(*model)),
+        NamedModel::Entry(entry) => (&entry.file, None, seeded(&entry.file, models)),
     };
     // Said in the same words whether or not there is something.
     let path = registered_path(file).map_err(|LeadsOut| {
@@ -292,10 +334,10 @@ fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
 pub(crate) fn check_content(
     name: &str,
     path: &Path,
-    models: &Models,
+    models: &ModelRegistry,
     compute: impl FnOnce() -> Option<[u8; 32]>,
 ) -> Result<(), PgError> {
-    let is_of_path = |model: &&Model| registered_path(&model.file).is_ok_and(|of| of == path);
+    let is_of_path = |model: &&RegisteredModel| registered_path(&model.file).is_ok_and(|of| of == path);
     let named = models.iter().find(|model| model.name == name && !gives_way(model));
     let row = named.or_else(|| models.iter().filter(|model| model.is_default).find(is_of_path));
     Resolved::file(path, name, row.and_then(|row| row.sha256), row)?.check_content(compute)
@@ -313,15 +355,15 @@ pub(crate) fn builtin_warning() -> PgError {
 impl Resolved {
     /// The model that is taken in the place of this one, whose loading has failed. `None` where the failure
     /// is not the file's, or where somebody chose the model.
-    pub(crate) fn pass_over(&self, error: &Error, models: &Models) -> Option<Resolved> {
+    pub(crate) fn pass_over(&self, error: &Error, models: &ModelRegistry) -> Option<Resolved> {
         self.note_failure(error)?;
         self.next(models)
     }
 
     /// The model that is taken in the place of this one, whose content is known by now, and another one than
     /// the registered.
-    pub(crate) fn next(&self, models: &Models) -> Option<Resolved> {
-        let next = resolve(self.auto()?, Wanted::Default, models).ok()?;
+    pub(crate) fn next(&self, models: &ModelRegistry) -> Option<Resolved> {
+        let next = resolve(self.auto()?, RequestedModel::Default, models).ok()?;
         (next.source != self.source).then_some(next)
     }
 }

@@ -7,9 +7,8 @@
 
 use pgrx::prelude::*;
 
-use super::resolve::resolve;
-use super::taken;
-use super::task::Wanted;
+use super::resolve::{defaults_of_restore, resolve};
+use super::task::RequestedModel;
 use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
 use crate::pg::restore;
@@ -23,14 +22,14 @@ pub(crate) fn check(table: pg_sys::Oid) -> Result<(), PgError> {
     if !restore::in_session() {
         return Ok(());
     }
-    let taken = taken::so_far();
+    let taken = defaults_of_restore();
     if taken.is_empty() {
         return Ok(());
     }
     let is_registry = restore::see_changes(table)? == Some("steadytext_models");
     let models = catalog_cache::models()?;
     for (task, source) in taken {
-        let differs = match resolve(task, Wanted::Default, &models) {
+        let differs = match resolve(task, RequestedModel::Default, &models) {
             Ok(found) => found.source != source,
             // Its row may be among those that come next.
             Err(_) => is_registry,

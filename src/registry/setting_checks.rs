@@ -11,15 +11,15 @@ use super::directory;
 use super::names::{row, shown};
 use super::resolve::by_setting;
 use super::suggestions::known;
-use super::task::Task;
-use crate::pg::catalog_cache::{self, Models};
+use super::task::ModelTask;
+use crate::pg::catalog_cache::{self, ModelRegistry};
 use crate::pg::error::PgError;
 use crate::pg::guc::ModelSetting;
 use crate::pg::privilege;
 
 /// Warns who sets one of the settings `pg_steadytext.*_model`.
 pub(crate) fn warn_of_setting(setting: ModelSetting, name: &str) {
-    let task = Task::ALL.into_iter().find(|task| task.setting() == setting);
+    let task = ModelTask::ALL.into_iter().find(|task| task.setting() == setting);
     if let Some(task) = task {
         warn(task, &setting.name().to_string_lossy(), name);
     }
@@ -27,15 +27,16 @@ pub(crate) fn warn_of_setting(setting: ModelSetting, name: &str) {
 
 /// Warns who sets a key of steadytext_config, if it is one that chooses a model.
 pub(crate) fn warn_of_key(key: &str, name: &str) {
-    let is_of_key = |task: &Task| task.setting().name().to_bytes().ends_with(format!(".{key}").as_bytes());
-    if let Some(task) = Task::ALL.into_iter().find(is_of_key) {
+    let is_of_key =
+        |task: &ModelTask| task.setting().name().to_bytes().ends_with(format!(".{key}").as_bytes());
+    if let Some(task) = ModelTask::ALL.into_iter().find(is_of_key) {
         warn(task, &format!("{key} of steadytext_config"), name);
     }
 }
 
 /// Warns the current user, where requests could fail and the names of models are for that role to see: a
 /// database without the extension has no requests, and every role may set its settings.
-fn warn(task: Task, setting: &str, name: &str) {
+fn warn(task: ModelTask, setting: &str, name: &str) {
     if !says_something(name) || !privilege::is_user(privilege::current_user()) {
         return;
     }
@@ -48,7 +49,7 @@ fn warn(task: Task, setting: &str, name: &str) {
 
 /// The reason why a model cannot answer requests of a task, as far as that can be told without reading its
 /// file in full. `None` where it can; whether workers elsewhere have it is theirs to find.
-fn why_unusable(task: Task, name: &str, models: &Models) -> Option<PgError> {
+fn why_unusable(task: ModelTask, name: &str, models: &ModelRegistry) -> Option<PgError> {
     let row = row(name, models);
     if row.is_some_and(|row| row.is_elsewhere() && row.task == task.name()) {
         return None;
@@ -58,7 +59,7 @@ fn why_unusable(task: Task, name: &str, models: &Models) -> Option<PgError> {
         Err(error) => return Some(error),
     };
     // A row says what its file is for. Decoders embed and rank as well as they can, and what embeds ranks.
-    if row.is_some() || task != Task::Generate {
+    if row.is_some() || task != ModelTask::Generate {
         return None;
     }
     let ModelSource::File(path) = &found.source else { return None };

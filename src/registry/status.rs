@@ -5,8 +5,8 @@ use steadytext_engine::ModelSource;
 use super::choice;
 use super::model_files::{is_there, registered_path};
 use super::resolve::resolve;
-use super::task::{Task, Wanted};
-use crate::pg::catalog_cache::{Model, Models};
+use super::task::{ModelTask, RequestedModel};
+use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
 
 /// State of the model in a row of the registry.
 pub(crate) struct Status {
@@ -19,9 +19,9 @@ pub(crate) struct Status {
 }
 
 /// The state of each model, in their order.
-pub(crate) fn status(models: &Models) -> Vec<Status> {
-    let of = |model: &Model| {
-        let Some(task) = Task::ALL.into_iter().find(|task| task.name() == model.task) else {
+pub(crate) fn status(models: &ModelRegistry) -> Vec<Status> {
+    let of = |model: &RegisteredModel| {
+        let Some(task) = ModelTask::ALL.into_iter().find(|task| task.name() == model.task) else {
             return Status { state: "unusable", reason: None, is_chosen: false };
         };
         let Ok(path) = registered_path(&model.file) else {
@@ -34,7 +34,7 @@ pub(crate) fn status(models: &Models) -> Vec<Status> {
             Some(_) => "unusable",
             None => "ready",
         };
-        let chosen = resolve(task, Wanted::Default, models).ok().map(|found| found.source);
+        let chosen = resolve(task, RequestedModel::Default, models).ok().map(|found| found.source);
         Status { state, reason, is_chosen: chosen == Some(ModelSource::File(path)) }
     };
     models.iter().map(of).collect()

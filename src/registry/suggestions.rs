@@ -6,17 +6,16 @@
 use strsim::levenshtein;
 
 use super::directory;
-use super::elsewhere_only::asks_through_the_queue;
 use super::model_files::{is_file_there, is_there};
 use super::names::{path_of, shown};
-use super::task::{BUILTIN, Task};
-use crate::pg::catalog_cache::{Model, Models};
+use super::task::{BUILTIN, ModelTask};
+use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
 
 /// Models of the directory that are looked at for a hint.
 const MAX_SHOWN: usize = 256;
 
 /// A hint with the models of a task whose names are close, or else with those that are there.
-pub(super) fn known(task: Task, name: &str, models: &Models) -> String {
+pub(super) fn known(task: ModelTask, name: &str, models: &ModelRegistry) -> String {
     if let Some(close) = close_to(&[task], name, models) {
         return close;
     }
@@ -35,17 +34,17 @@ pub(super) fn known(task: Task, name: &str, models: &Models) -> String {
 }
 
 /// A hint with the models of any task whose names are close. `None` where there are none.
-pub(crate) fn close(name: &str, models: &Models) -> Option<String> {
-    close_to(&Task::ALL, name, models)
+pub(crate) fn close(name: &str, models: &ModelRegistry) -> Option<String> {
+    close_to(&ModelTask::ALL, name, models)
 }
 
 /// The rows of some tasks.
-fn rows_for<'a>(tasks: &[Task], models: &'a Models) -> impl Iterator<Item = &'a Model> {
+fn rows_for<'a>(tasks: &[ModelTask], models: &'a ModelRegistry) -> impl Iterator<Item = &'a RegisteredModel> {
     models.iter().filter(|model| tasks.iter().any(|task| task.name() == model.task))
 }
 
 /// The names of models whose files are here, for some tasks.
-fn here(tasks: &[Task], rows: &[&Model], models: &Models) -> Vec<String> {
+fn here(tasks: &[ModelTask], rows: &[&RegisteredModel], models: &ModelRegistry) -> Vec<String> {
     let of_rows = rows.iter().filter(|model| is_file_there(&model.file));
     let mut here: Vec<String> = of_rows.map(|model| model.name.clone()).collect();
     let files = directory::entries();
@@ -53,7 +52,7 @@ fn here(tasks: &[Task], rows: &[&Model], models: &Models) -> Vec<String> {
         path_of(entry).is_some_and(|path| {
             let has = || directory::tasks(&path);
             is_there(&path)
-                && (tasks.len() == Task::ALL.len()
+                && (tasks.len() == ModelTask::ALL.len()
                     || tasks.iter().any(|task| has().contains(&task.of_card())))
         })
     });
@@ -68,7 +67,7 @@ fn here(tasks: &[Task], rows: &[&Model], models: &Models) -> Vec<String> {
 
 /// Names of some tasks' models that are close to one that nothing has, as a question: those first that differ
 /// from it by case only, which makes another name of rows and of the builtin model.
-fn close_to(tasks: &[Task], name: &str, models: &Models) -> Option<String> {
+fn close_to(tasks: &[ModelTask], name: &str, models: &ModelRegistry) -> Option<String> {
     let name = shown(name);
     let lower = name.to_lowercase();
     let mut close: Vec<(usize, String)> = Vec::new();
@@ -90,7 +89,7 @@ fn close_to(tasks: &[Task], name: &str, models: &Models) -> Option<String> {
         add(&model.name, &format!(", which workers elsewhere answer when {asks}() asks"));
     }
     add(BUILTIN, "");
-    let differs_by_case = |model: &&Model| model.name.to_lowercase() == lower;
+    let differs_by_case = |model: &&RegisteredModel| model.name.to_lowercase() == lower;
     for model in models.iter().filter(differs_by_case) {
         if !tasks.iter().any(|task| task.name() == model.task) {
             add(&model.name, &format!(", which is for task {}", model.task));
@@ -101,4 +100,13 @@ fn close_to(tasks: &[Task], name: &str, models: &Models) -> Option<String> {
     (!close.is_empty()).then(|| {
         format!("Did you mean {}? steadytext_model_list() shows the models there are.", close.join(", or "))
     })
+}
+
+/// The function that asks a model through the queue which is for this task.
+pub(super) fn asks_through_the_queue(task: &str) -> &'static str {
+    match task {
+        "embed" => "steadytext_embed_async",
+        "rerank" => "steadytext_rerank_async",
+        _ => "steadytext_generate_async",
+    }
 }

@@ -9,7 +9,7 @@ pub(crate) const AUTO: &str = "auto";
 
 /// Task of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Task {
+pub(crate) enum ModelTask {
     /// Text generation.
     Generate,
     /// Embeddings.
@@ -18,16 +18,16 @@ pub(crate) enum Task {
     Rerank,
 }
 
-impl Task {
+impl ModelTask {
     /// All of them, by their numbers.
-    pub(crate) const ALL: [Task; 3] = [Task::Generate, Task::Embed, Task::Rerank];
+    pub(crate) const ALL: [ModelTask; 3] = [ModelTask::Generate, ModelTask::Embed, ModelTask::Rerank];
 
     /// The word for it in steadytext_models.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Task::Generate => "generate",
-            Task::Embed => "embed",
-            Task::Rerank => "rerank",
+            ModelTask::Generate => "generate",
+            ModelTask::Embed => "embed",
+            ModelTask::Rerank => "rerank",
         }
     }
 
@@ -39,16 +39,16 @@ impl Task {
     /// The task in a card.
     pub(super) fn of_card(self) -> card::Task {
         match self {
-            Task::Generate => card::Task::Generate,
-            Task::Embed => card::Task::Embed,
-            Task::Rerank => card::Task::Rerank,
+            ModelTask::Generate => card::Task::Generate,
+            ModelTask::Embed => card::Task::Embed,
+            ModelTask::Rerank => card::Task::Rerank,
         }
     }
 }
 
 /// The model that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted<'a> {
+pub(crate) enum RequestedModel<'a> {
     /// The one of this name.
     Named(&'a str),
     /// The one that was the default of the session which enqueued it.

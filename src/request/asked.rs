@@ -4,7 +4,7 @@ use serde_json::Value;
 use steadytext_engine::Purpose;
 
 use super::defaults;
-use crate::registry::{AUTO, Wanted};
+use crate::registry::{AUTO, RequestedModel};
 
 /// The parameter in which a queued request keeps the default of the session that enqueued it. It is no part
 /// of the question: the key of the cache does not contain it.
@@ -42,9 +42,9 @@ pub(crate) fn leave_choice(params: &mut Value) -> bool {
 
 /// The model that a request wants: the one it names, or else the one that was the default where it was
 /// enqueued.
-pub(crate) fn wanted(params: &Value) -> Wanted<'_> {
-    let remembered = || params.get(DEFAULT_MODEL).and_then(Value::as_str).map(Wanted::Remembered);
-    named_model(params).map(Wanted::Named).or_else(remembered).unwrap_or(Wanted::Default)
+pub(crate) fn wanted(params: &Value) -> RequestedModel<'_> {
+    let remembered = || params.get(DEFAULT_MODEL).and_then(Value::as_str).map(RequestedModel::Remembered);
+    named_model(params).map(RequestedModel::Named).or_else(remembered).unwrap_or(RequestedModel::Default)
 }
 
 /// Whether texts that are too long are cut.

@@ -18,7 +18,7 @@ use super::defaults;
 use super::ranking::Reranking;
 use super::subtasks::Subtasks;
 use super::values::empty_text;
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::error::PgError;
 
 /// Most pairs of a query and a document in one request.
@@ -31,7 +31,7 @@ const TOTAL_FACTOR: usize = 64;
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn check_embed(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_embed(asked: RawRequest<'_>, config: &DatabaseConfig) -> Result<(), PgError> {
     texts(asked, config).map(|_| ())
 }
 
@@ -40,7 +40,11 @@ pub(crate) fn check_embed(asked: RawRequest<'_>, config: &Config) -> Result<(), 
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn embed(asked: RawRequest<'_>, purpose: Purpose, config: &Config) -> Result<Subtasks, PgError> {
+pub(crate) fn embed(
+    asked: RawRequest<'_>,
+    purpose: Purpose,
+    config: &DatabaseConfig,
+) -> Result<Subtasks, PgError> {
     Ok(Subtasks::Embed {
         texts: owned(texts(asked, config)?),
         purpose,
@@ -49,7 +53,7 @@ pub(crate) fn embed(asked: RawRequest<'_>, purpose: Purpose, config: &Config) ->
     })
 }
 
-fn texts<'a>(asked: RawRequest<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
+fn texts<'a>(asked: RawRequest<'a>, config: &DatabaseConfig) -> Result<Vec<&'a str>, PgError> {
     let given = asked.prompts.map(<[_]>::to_vec);
     let texts = elements(given, "Texts", config)?;
     if let Some(index) = texts.iter().position(|text| text.trim().is_empty()) {
@@ -68,7 +72,7 @@ fn bytes(texts: &[&str]) -> usize {
 }
 
 /// The texts of a reranking, checked.
-struct Texts<'a> {
+struct RerankTexts<'a> {
     queries: Vec<&'a str>,
     documents: Vec<&'a str>,
 }
@@ -79,8 +83,8 @@ struct Texts<'a> {
 ///
 /// P0001 with the predecessor's words where something is missing or there is too much of it; 54000 for what
 /// is too long.
-pub(crate) fn check_rerank(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
-    let Texts { documents, .. } = read(asked, config)?;
+pub(crate) fn check_rerank(asked: RawRequest<'_>, config: &DatabaseConfig) -> Result<(), PgError> {
+    let RerankTexts { documents, .. } = read(asked, config)?;
     ids(asked.params, documents.len(), config).map(|_| ())
 }
 
@@ -89,8 +93,8 @@ pub(crate) fn check_rerank(asked: RawRequest<'_>, config: &Config) -> Result<(),
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn rerank(asked: RawRequest<'_>, config: &Config) -> Result<Subtasks, PgError> {
-    let Texts { queries, documents } = read(asked, config)?;
+pub(crate) fn rerank(asked: RawRequest<'_>, config: &DatabaseConfig) -> Result<Subtasks, PgError> {
+    let RerankTexts { queries, documents } = read(asked, config)?;
     let ids = ids(asked.params, documents.len(), config)?.map(owned);
     let task = asked.params.get("task").and_then(Value::as_str).unwrap_or(defaults::RERANK_TASK);
     Ok(Subtasks::Rerank(Reranking {
@@ -105,7 +109,11 @@ pub(crate) fn rerank(asked: RawRequest<'_>, config: &Config) -> Result<Subtasks,
 }
 
 /// The caller's ids of the documents.
-fn ids<'a>(params: &'a Value, documents: usize, config: &Config) -> Result<Option<Vec<&'a str>>, PgError> {
+fn ids<'a>(
+    params: &'a Value,
+    documents: usize,
+    config: &DatabaseConfig,
+) -> Result<Option<Vec<&'a str>>, PgError> {
     let Some(ids) = params.get("document_ids") else { return Ok(None) };
     let invalid = |message: String| PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
     let Some(ids) = ids.as_array() else {
@@ -123,7 +131,7 @@ fn ids<'a>(params: &'a Value, documents: usize, config: &Config) -> Result<Optio
     Ok(Some(ids))
 }
 
-fn read<'a>(asked: RawRequest<'a>, config: &Config) -> Result<Texts<'a>, PgError> {
+fn read<'a>(asked: RawRequest<'a>, config: &DatabaseConfig) -> Result<RerankTexts<'a>, PgError> {
     let RawRequest { request_type, prompt, prompts, params } = asked;
     let query = prompt.or_else(|| params.get("query").and_then(Value::as_str));
     let given = prompts.map(<[_]>::to_vec);
@@ -141,14 +149,14 @@ fn read<'a>(asked: RawRequest<'a>, config: &Config) -> Result<Texts<'a>, PgError
     }
     let documents = elements(documents, "Documents", config)?;
     check_total(&queries, &documents, config)?;
-    Ok(Texts { queries, documents })
+    Ok(RerankTexts { queries, documents })
 }
 
 /// The elements of an array that must have some, and no NULL among them.
 fn elements<'a>(
     array: Option<Vec<Option<&'a str>>>,
     what: &str,
-    config: &Config,
+    config: &DatabaseConfig,
 ) -> Result<Vec<&'a str>, PgError> {
     // A single query that is NULL.
     if what == "Queries" && array.as_deref() == Some(&[None]) {
@@ -179,7 +187,7 @@ fn elements<'a>(
 /// # Errors
 ///
 /// P0001 with the predecessor's words.
-pub(crate) fn check_count(count: usize, what: &str, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_count(count: usize, what: &str, config: &DatabaseConfig) -> Result<(), PgError> {
     let limit = config.max_batch_size;
     if count as i64 > limit {
         return Err(refusal(format!("Batch size cannot exceed {limit} {}", what.to_lowercase()))
@@ -196,7 +204,7 @@ pub(crate) fn check_count(count: usize, what: &str, config: &Config) -> Result<(
 pub(crate) fn check_length(
     text: &str,
     name: impl FnOnce() -> String,
-    config: &Config,
+    config: &DatabaseConfig,
 ) -> Result<(), PgError> {
     let limit = config.max_prompt_bytes;
     if text.len() as i64 > limit {
@@ -218,7 +226,7 @@ pub(crate) fn name_of_prompts(request_type: &str) -> &'static str {
 }
 
 /// Most bytes that the texts of a request may have together.
-pub(crate) fn most_bytes(config: &Config) -> usize {
+pub(crate) fn most_bytes(config: &DatabaseConfig) -> usize {
     usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX).saturating_mul(TOTAL_FACTOR)
 }
 
@@ -228,7 +236,7 @@ pub(crate) fn most_bytes(config: &Config) -> usize {
 /// # Errors
 ///
 /// 54000.
-pub(crate) fn check_stored(bytes: usize, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_stored(bytes: usize, config: &DatabaseConfig) -> Result<(), PgError> {
     /// Bytes that an array needs for each of its texts besides the text.
     const BYTES_OF_ELEMENT: usize = 8;
     let elements = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
@@ -238,7 +246,7 @@ pub(crate) fn check_stored(bytes: usize, config: &Config) -> Result<(), PgError>
 }
 
 /// Every query goes together with every document.
-fn check_total(queries: &[&str], documents: &[&str], config: &Config) -> Result<(), PgError> {
+fn check_total(queries: &[&str], documents: &[&str], config: &DatabaseConfig) -> Result<(), PgError> {
     let pairs = queries.len().saturating_mul(documents.len());
     if pairs > MAX_PAIRS {
         return Err(too_long(
@@ -253,7 +261,7 @@ fn check_total(queries: &[&str], documents: &[&str], config: &Config) -> Result<
 }
 
 /// Bounds what the subtasks of a request have together.
-fn check_bytes(all: usize, what: &str, config: &Config) -> Result<(), PgError> {
+fn check_bytes(all: usize, what: &str, config: &DatabaseConfig) -> Result<(), PgError> {
     let limit = most_bytes(config);
     if all > limit {
         return Err(too_long(

@@ -12,7 +12,7 @@ use super::summary::{self, MOST_WORDS, Summary};
 pub(crate) use super::values::{check_length, invalid, too_long};
 use super::values::{empty_text, in_range, require};
 use super::{conversation, options, params, verb_checks};
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::error::PgError;
 
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
@@ -30,7 +30,7 @@ const MAX_DESCRIPTION_BYTES: usize = 8192;
 /// # Errors
 ///
 /// P0001, 22023 and 54000.
-pub(crate) fn check_type(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_type(asked: RawRequest<'_>, config: &DatabaseConfig) -> Result<(), PgError> {
     let RawRequest { request_type, prompt: text, params, .. } = asked;
     check_columns(request_type, text.is_some(), asked.prompts.is_some())?;
     check_constraint(request_type, params)?;
@@ -122,7 +122,7 @@ fn twice(what: &str, column: &str, other: &str) -> PgError {
     invalid(format!("{what} may be in {column} or in {other}, not in both")).hint("Leave one of them NULL.")
 }
 
-fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Result<(), PgError> {
+fn check_text(text: Option<&str>, if_empty: &'static str, config: &DatabaseConfig) -> Result<(), PgError> {
     if text.is_none_or(|text| text.trim().is_empty()) {
         return Err(empty_text(if_empty));
     }
@@ -134,14 +134,18 @@ fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Re
 /// # Errors
 ///
 /// P0001 and 22023.
-pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_params(
+    request_type: &str,
+    params: &Value,
+    config: &DatabaseConfig,
+) -> Result<(), PgError> {
     check_values(request_type, params, config).map_err(|error| match error.hint {
         Some(_) => error,
         None => error.hint("Leave it out for its default; docs/sql.md says what each parameter does."),
     })
 }
 
-fn check_values(request_type: &str, params: &Value, config: &Config) -> Result<(), PgError> {
+fn check_values(request_type: &str, params: &Value, config: &DatabaseConfig) -> Result<(), PgError> {
     let params = match params {
         Value::Null => return Ok(()),
         Value::Object(params) => params,

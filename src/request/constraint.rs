@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Constraint, Error};
 
-use crate::pg::error::{Failure, PgError};
+use crate::pg::error::{PgError, RequestFailure};
 
 /// The parameter of each constrained type.
 const PARAMETERS: [(&str, &str); 3] =
@@ -182,7 +182,7 @@ pub(crate) fn refused_constraint(error: Error) -> PgError {
         Error::InvalidRequest(reason) => invalid(reason).hint(
             "Change what it names; docs/sql.md says which schemas, patterns and choices can be followed.",
         ),
-        other => Failure::from(other).error,
+        other => RequestFailure::from(other).error,
     }
 }
 

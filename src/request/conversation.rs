@@ -12,7 +12,7 @@ use steadytext_engine::{MAX_HISTORY, Message, Role};
 use super::asked::RawRequest;
 use super::params;
 use super::values::{check_length, invalid};
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{Item, Jsonb};
 
@@ -28,7 +28,7 @@ const HINT: &str = "Write [{\"role\": \"system\", \"content\": \"…\"}, {\"role
 pub(crate) fn read(
     messages: Jsonb<'_>,
     mut params: Map<String, Value>,
-    config: &Config,
+    config: &DatabaseConfig,
 ) -> Result<(String, Map<String, Value>), PgError> {
     // Each text is within this, and there is a limit for all that lies around them.
     check_length(messages.len().saturating_sub(BYTES_OF_MESSAGE * (MAX_HISTORY + 2)), config)?;
@@ -127,7 +127,7 @@ pub(super) fn history(params: &Value) -> Result<Vec<Message>, PgError> {
 /// # Errors
 ///
 /// 22023, and 54000 for too much.
-pub(super) fn check(asked: RawRequest<'_>, config: &Config) -> Result<(), PgError> {
+pub(super) fn check(asked: RawRequest<'_>, config: &DatabaseConfig) -> Result<(), PgError> {
     let system = match asked.params.get("system_prompt") {
         None => "",
         Some(Value::String(text)) => text,

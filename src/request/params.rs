@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::{batch_checks, constraint};
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{self, Item, Jsonb, TreeError};
 
@@ -111,7 +111,7 @@ fn is_ranking(request_type: &str) -> bool {
 /// # Errors
 ///
 /// 54000.
-pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &DatabaseConfig) -> Result<(), PgError> {
     let limit = most_bytes(request_type, config);
     if bytes > limit {
         return Err(PgError::new(
@@ -123,7 +123,7 @@ pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &Config) -> 
     Ok(())
 }
 
-fn most_bytes(request_type: &str, config: &Config) -> usize {
+fn most_bytes(request_type: &str, config: &DatabaseConfig) -> usize {
     let texts = if is_ranking(request_type) {
         batch_checks::most_bytes(config)
     } else if takes(request_type, "messages") {
@@ -185,7 +185,7 @@ pub(crate) fn read(
     request_type: &str,
     params: Option<Jsonb<'_>>,
     unused: Unused,
-    config: &Config,
+    config: &DatabaseConfig,
 ) -> Result<Value, PgError> {
     let Some(params) = params else { return Ok(Value::Null) };
     check_bytes(request_type, params.len(), config)?;
@@ -223,7 +223,7 @@ pub(super) fn value_of_option(name: &str, item: Item<'_>) -> Result<Value, PgErr
     }
 }
 
-fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> {
+fn value(name: &str, item: Item<'_>, config: &DatabaseConfig) -> Result<Value, PgError> {
     match (name, item) {
         (
             "schema" | "choices" | "messages" | "stop" | "logit_bias" | "categories" | "descriptions"

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Usage;
 use crate::pg::error::PgError;
 use crate::pg::request_log;
-use crate::pg::request_statistics::{self, Counted};
+use crate::pg::request_statistics::{self, CountedRequest};
 
 /// Most characters of a name that are kept.
 const MAX_NAME_CHARS: usize = 128;
@@ -40,7 +40,7 @@ impl RequestMetrics {
             is_cached: false,
         };
         if is_new {
-            metrics.count(Counted { requests: 1, ..Counted::default() });
+            metrics.count(CountedRequest { requests: 1, ..CountedRequest::default() });
         }
         metrics
     }
@@ -69,30 +69,30 @@ impl RequestMetrics {
     /// Counts its answer.
     pub(crate) fn completed(&self, usage: &Usage) {
         if self.is_cached {
-            self.count(Counted { completed: 1, cache_hits: 1, ..Counted::default() });
+            self.count(CountedRequest { completed: 1, cache_hits: 1, ..CountedRequest::default() });
             return self.log("completed", Some(usage));
         }
         let [begun, first_token] = [usage.begun, usage.first_token].map(|time| Some(time? + self.waited));
         let times = [begun, first_token, Some(self.took() + self.waited)];
-        self.count(Counted { completed: 1, times, ..tokens(usage) });
+        self.count(CountedRequest { completed: 1, times, ..tokens(usage) });
         self.log("completed", Some(usage));
     }
 
     /// Counts its error.
     pub(crate) fn failed(&self, error: &PgError) {
-        self.count(Counted { failed: 1, ..Counted::default() });
+        self.count(CountedRequest { failed: 1, ..CountedRequest::default() });
         self.log(&format!("failed ({})", error.sqlstate()), None);
     }
 
     /// Counts an error after which it is tried again.
     pub(crate) fn retried(&self, error: &PgError) {
-        self.count(Counted { retried: 1, ..Counted::default() });
+        self.count(CountedRequest { retried: 1, ..CountedRequest::default() });
         self.log(&format!("failed and is tried again ({})", error.sqlstate()), None);
     }
 
     /// Counts that nobody wants its answer any more.
     pub(crate) fn cancelled(&self) {
-        self.count(Counted { cancelled: 1, ..Counted::default() });
+        self.count(CountedRequest { cancelled: 1, ..CountedRequest::default() });
         self.log("was cancelled", None);
     }
 
@@ -100,7 +100,7 @@ impl RequestMetrics {
         self.took.unwrap_or_else(|| self.since.elapsed())
     }
 
-    fn count(&self, counted: Counted) {
+    fn count(&self, counted: CountedRequest) {
         request_statistics::count(&self.model, &self.request_type, &counted);
     }
 
@@ -140,14 +140,14 @@ impl RequestMetrics {
     }
 }
 
-fn tokens(usage: &Usage) -> Counted {
+fn tokens(usage: &Usage) -> CountedRequest {
     let number = |tokens: Option<i32>| tokens.and_then(|tokens| u64::try_from(tokens).ok()).unwrap_or(0);
-    Counted {
+    CountedRequest {
         prompt_tokens: number(usage.prompt_tokens),
         cached_tokens: number(usage.cached_tokens),
         generated_tokens: number(usage.generated_tokens),
         known_cached: usage.cached_tokens.is_some().into(),
-        ..Counted::default()
+        ..CountedRequest::default()
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Stages {
     whole: Subtasks,
     /// The present stage, unless it is the first.
     now: Option<Subtasks>,
-    progress: Progress,
+    progress: StageProgress,
     /// Tokens of the texts that are done.
     generated_tokens: usize,
 }
@@ -35,13 +35,13 @@ pub(crate) struct EndedRequest {
 impl Stages {
     /// The request at its beginning.
     pub(crate) fn new(whole: Subtasks) -> Stages {
-        let progress = Progress::new(whole.len());
+        let progress = StageProgress::new(whole.len());
         Stages { whole, now: None, progress, generated_tokens: 0 }
     }
 
     /// Begins anew.
     pub(crate) fn restart(&mut self) {
-        (self.now, self.progress, self.generated_tokens) = (None, Progress::new(self.whole.len()), 0);
+        (self.now, self.progress, self.generated_tokens) = (None, StageProgress::new(self.whole.len()), 0);
     }
 
     /// The whole request.
@@ -98,7 +98,7 @@ impl Stages {
         match self.now().then(outputs)? {
             Then::Answer(answer) => Ok(Some(EndedRequest { answer, is_whole, text })),
             Then::More(next) => {
-                self.progress = Progress::new(next.len());
+                self.progress = StageProgress::new(next.len());
                 self.now = Some(next);
                 Ok(None)
             }
@@ -115,7 +115,7 @@ impl Stages {
 
 /// The subtasks of a stage that were handed over, and what has come back.
 #[derive(Debug)]
-struct Progress {
+struct StageProgress {
     outputs: Vec<Option<Output>>,
     /// The first subtask that was not handed over.
     next: usize,
@@ -123,8 +123,8 @@ struct Progress {
     done: usize,
 }
 
-impl Progress {
-    fn new(count: usize) -> Progress {
-        Progress { outputs: vec![None; count], next: 0, done: 0 }
+impl StageProgress {
+    fn new(count: usize) -> StageProgress {
+        StageProgress { outputs: vec![None; count], next: 0, done: 0 }
     }
 }

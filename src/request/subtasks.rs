@@ -12,7 +12,7 @@ use steadytext_engine::{Chunking, Embed, Finish, Output, Purpose, Work, hex};
 
 use super::answer::{Answer, OnError, unexpected};
 use super::ranking::Reranking;
-use super::summary::{After, Level};
+use super::summary::{After, SummaryLevel};
 use super::verbs::Verb;
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
@@ -38,7 +38,7 @@ pub(crate) enum Subtasks {
     /// A judgement.
     Verb(Verb),
     /// A summary, level by level.
-    Summary(Level),
+    Summary(SummaryLevel),
     /// Elements of an array, each by itself, their places in it, and the treatment of one that cannot be
     /// answered. Only in calls.
     Many(Vec<Subtasks>, Vec<usize>, OnError),
@@ -207,7 +207,7 @@ impl Subtasks {
     ///
     /// # Errors
     ///
-    /// As [`Level::after`]; XX000 for an output of another kind than its work: a bug.
+    /// As [`SummaryLevel::after`]; XX000 for an output of another kind than its work: a bug.
     pub(super) fn then(&self, outputs: Vec<Output>) -> Result<Then, PgError> {
         match self {
             Subtasks::Summary(level) => Ok(match level.after(outputs)? {

@@ -40,7 +40,7 @@ const SHOWN_BYTES: usize = 1000;
 
 /// The source of the text to summarise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-enum Source {
+enum SummarySource {
     Text,
     Rows,
 }
@@ -50,7 +50,7 @@ enum Source {
 pub(crate) struct Summary {
     #[serde(serialize_with = "as_text")]
     text: Rc<str>,
-    source: Source,
+    source: SummarySource,
     /// Metadata of the text, as the prompt has it.
     metadata: String,
     /// The caller's question about the values of a group; `None` for a summary of them.
@@ -63,7 +63,7 @@ pub(crate) struct Summary {
 
 /// A value of a group, and what is known about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Row<'a> {
+pub(crate) struct SummaryRow<'a> {
     /// The value.
     pub(crate) value: &'a str,
     /// Empty where nothing is.
@@ -91,7 +91,7 @@ impl Summary {
         };
         Ok(Summary {
             text: text.into(),
-            source: Source::Text,
+            source: SummarySource::Text,
             metadata,
             task_description: None,
             max_words: params.get("max_words").and_then(Value::as_i64).unwrap_or(super::defaults::MAX_WORDS),
@@ -102,7 +102,7 @@ impl Summary {
 
     /// The summary of the values of a group, in this order; `max_words` may be enough for several of them to
     /// be kept.
-    pub(crate) fn of_rows(rows: &[Row<'_>], max_words: i64, context_length: usize) -> Summary {
+    pub(crate) fn of_rows(rows: &[SummaryRow<'_>], max_words: i64, context_length: usize) -> Summary {
         let common = rows.first().map_or("", |row| row.note);
         let is_common = rows.iter().all(|row| row.note == common);
         let bytes = rows.iter().map(|row| row.value.len() + row.note.len() + 8).sum();
@@ -119,7 +119,7 @@ impl Summary {
         }
         Summary {
             text: text.into(),
-            source: Source::Rows,
+            source: SummarySource::Rows,
             metadata: if is_common { common.to_owned() } else { String::new() },
             task_description: None,
             max_words,
@@ -129,8 +129,9 @@ impl Summary {
     }
 
     /// The answer to what is asked about the values of a group, in this order.
-    pub(crate) fn of_task(rows: &[Row<'_>], task_description: &str, context_length: usize) -> Summary {
-        let rows: Vec<Row<'_>> = rows.iter().map(|row| Row { value: row.value, note: "" }).collect();
+    pub(crate) fn of_task(rows: &[SummaryRow<'_>], task_description: &str, context_length: usize) -> Summary {
+        let rows: Vec<SummaryRow<'_>> =
+            rows.iter().map(|row| SummaryRow { value: row.value, note: "" }).collect();
         Summary {
             task_description: Some(task_description.trim().to_owned()),
             prompt: PromptSource::of(prompts::AGG, &Value::Null),
@@ -152,8 +153,8 @@ impl Summary {
     /// all there is.
     fn prompt(&self, input: &str, level: usize, is_part: bool) -> Result<String, PgError> {
         let source = match (level, self.source) {
-            (0, Source::Text) => "text",
-            (0, Source::Rows) => "rows",
+            (0, SummarySource::Text) => "text",
+            (0, SummarySource::Rows) => "rows",
             _ => "summaries",
         };
         let variables = json!({
@@ -201,18 +202,18 @@ pub(crate) fn not_an_object() -> PgError {
 
 /// A summary at one of its levels.
 #[derive(Debug, Clone)]
-pub(crate) struct Level {
+pub(crate) struct SummaryLevel {
     summary: Rc<Summary>,
     number: usize,
     /// Pieces of the level before.
     pieces_before: usize,
     /// Most tokens of the summary of a piece.
     part_tokens: usize,
-    stage: Stage,
+    stage: SummaryStage,
 }
 
 #[derive(Debug, Clone)]
-enum Stage {
+enum SummaryStage {
     /// A text is cut, stretch by stretch.
     Cut(Rc<str>, Vec<Range<usize>>),
     /// Its pieces are summarised.
@@ -224,15 +225,15 @@ pub(crate) enum After {
     /// The end.
     Answer(Answer),
     /// Another stage.
-    Level(Level),
+    Level(SummaryLevel),
 }
 
-impl Level {
+impl SummaryLevel {
     /// The first one.
-    pub(crate) fn first(summary: Summary) -> Level {
+    pub(crate) fn first(summary: Summary) -> SummaryLevel {
         let stage = cut(Rc::clone(&summary.text));
         let summary = Rc::new(summary);
-        Level { summary, number: 0, pieces_before: usize::MAX, part_tokens: PART_TOKENS, stage }
+        SummaryLevel { summary, number: 0, pieces_before: usize::MAX, part_tokens: PART_TOKENS, stage }
     }
 
     /// The request.
@@ -242,14 +243,14 @@ impl Level {
 
     /// Its number, from 1; `None` before it is known how many pieces it has.
     pub(crate) fn number(&self) -> Option<usize> {
-        matches!(self.stage, Stage::Ask(_)).then_some(self.number + 1)
+        matches!(self.stage, SummaryStage::Ask(_)).then_some(self.number + 1)
     }
 
     /// The number of subtasks, at least one.
     pub(crate) fn len(&self) -> usize {
         match &self.stage {
-            Stage::Cut(_, stretches) => stretches.len(),
-            Stage::Ask(pieces) => pieces.len(),
+            SummaryStage::Cut(_, stretches) => stretches.len(),
+            SummaryStage::Ask(pieces) => pieces.len(),
         }
     }
 
@@ -265,14 +266,14 @@ impl Level {
     /// The engine's work for subtask `index`.
     pub(crate) fn work(&self, index: usize) -> Work {
         match &self.stage {
-            Stage::Cut(text, stretches) => Work::Chunk(Chunking {
+            SummaryStage::Cut(text, stretches) => Work::Chunk(Chunking {
                 text: text[stretches[index].clone()].to_owned(),
                 size: MAX_CHUNK_TOKENS,
                 overlap: 0,
                 strategy: Strategy::Recursive,
                 beside: self.beside().ok(),
             }),
-            Stage::Ask(pieces) => {
+            SummaryStage::Ask(pieces) => {
                 let is_part = pieces.len() > 1;
                 // Level::check_prompt has looked at it.
                 let prompt = self.summary.prompt(&pieces[index], self.number, is_part).unwrap_or_default();
@@ -300,7 +301,7 @@ impl Level {
     /// bug.
     pub(crate) fn after(&self, outputs: Vec<Output>) -> Result<After, PgError> {
         match &self.stage {
-            Stage::Cut(text, stretches) => {
+            SummaryStage::Cut(text, stretches) => {
                 let mut pieces = Vec::new();
                 for (stretch, output) in stretches.iter().zip(outputs) {
                     let Output::Chunks(chunks) = output else { return Err(unexpected()) };
@@ -318,15 +319,15 @@ impl Level {
                 }
                 let shrinks = pieces.len() < self.pieces_before;
                 let part_tokens = if shrinks { self.part_tokens } else { self.part_tokens / 2 };
-                Ok(After::Level(Level {
+                Ok(After::Level(SummaryLevel {
                     pieces_before: pieces.len(),
                     part_tokens: part_tokens.max(LEAST_PART_TOKENS),
-                    stage: Stage::Ask(pieces),
+                    stage: SummaryStage::Ask(pieces),
                     summary: Rc::clone(&self.summary),
                     number: self.number,
                 }))
             }
-            Stage::Ask(pieces) => {
+            SummaryStage::Ask(pieces) => {
                 let texts = outputs.into_iter().map(|output| match output {
                     Output::Text { text, .. } => Ok(text.trim().to_owned()),
                     _ => Err(unexpected()),
@@ -344,7 +345,7 @@ impl Level {
                     .lasting());
                 }
                 texts.retain(|text| !text.is_empty());
-                Ok(After::Level(Level {
+                Ok(After::Level(SummaryLevel {
                     number: self.number + 1,
                     stage: cut(texts.join("\n").into()),
                     summary: Rc::clone(&self.summary),
@@ -357,7 +358,7 @@ impl Level {
 
 /// A text in stretches that are short enough to be tokenized, each of which ends with a line, a word or a
 /// character.
-fn cut(text: Rc<str>) -> Stage {
+fn cut(text: Rc<str>) -> SummaryStage {
     let mut stretches = Vec::new();
     let mut from = 0;
     while text.len() - from > CUT_BYTES {
@@ -368,5 +369,5 @@ fn cut(text: Rc<str>) -> Stage {
         from = to;
     }
     stretches.push(from..text.len());
-    Stage::Cut(text, stretches)
+    SummaryStage::Cut(text, stretches)
 }

@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 use serde_json::Value;
 
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::error::PgError;
 
 /// Refuses a text that is too long, by its length alone.
@@ -11,7 +11,7 @@ use crate::pg::error::PgError;
 /// # Errors
 ///
 /// 54000.
-pub(crate) fn check_length(bytes: usize, config: &Config) -> Result<(), PgError> {
+pub(crate) fn check_length(bytes: usize, config: &DatabaseConfig) -> Result<(), PgError> {
     let limit = config.max_prompt_bytes;
     if bytes as i64 > limit {
         return Err(too_long(format!("the text has {bytes} bytes, {limit} are allowed"))

@@ -30,7 +30,7 @@ use super::text_verbs::{TextVerb, What};
 use super::values::empty_text;
 use super::verbs::{Category, Classification, ClassificationForm, Example, Verb};
 use super::{defaults, fields};
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::error::PgError;
 
 /// Most categories, most bytes of the name of one, and of all names together: what the engine compares.
@@ -87,7 +87,7 @@ pub(crate) fn is_by_vectors(request_type: &str, params: &Value) -> bool {
 ///
 /// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too
 /// much of them, and those of [`PromptSource::render`].
-pub(crate) fn read(asked: RawRequest<'_>, config: &Config) -> Result<Verb, PgError> {
+pub(crate) fn read(asked: RawRequest<'_>, config: &DatabaseConfig) -> Result<Verb, PgError> {
     let RawRequest { request_type, prompt, prompts: texts, params } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();

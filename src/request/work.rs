@@ -8,12 +8,12 @@ use super::asked::{RawRequest, dimensions, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::{Subtasks, check_embedding};
-use super::summary::{Level, Summary};
+use super::summary::{Summary, SummaryLevel};
 use super::{conversation, defaults, options, verb_checks};
-use crate::pg::catalog_cache::{self, Config, Models};
+use crate::pg::catalog_cache::{self, DatabaseConfig, ModelRegistry};
 use crate::pg::error::PgError;
 use crate::pg::guc;
-use crate::registry::{self, Resolved, Task, Wanted};
+use crate::registry::{self, ModelTask, RequestedModel, Resolved};
 
 /// The work, and the model that does it.
 ///
@@ -22,8 +22,8 @@ use crate::registry::{self, Resolved, Task, Wanted};
 /// As [`work`], [`model`] and [`Subtasks::check_model`].
 pub(crate) fn subtasks(
     asked: RawRequest<'_>,
-    config: &Config,
-    models: &Models,
+    config: &DatabaseConfig,
+    models: &ModelRegistry,
 ) -> Result<(Subtasks, Resolved), PgError> {
     let (task, subtasks) = work(asked, config)?;
     let model = model(task, asked.params, models)?;
@@ -38,8 +38,8 @@ pub(crate) fn subtasks(
 /// As [`subtasks`], but for a file that is not on this machine.
 pub(crate) fn subtasks_elsewhere(
     asked: RawRequest<'_>,
-    config: &Config,
-    models: &Models,
+    config: &DatabaseConfig,
+    models: &ModelRegistry,
 ) -> Result<(Subtasks, Resolved), PgError> {
     let (task, subtasks) = work(asked, config)?;
     let model = registry::resolve_elsewhere(task, wanted(asked.params), models)?;
@@ -52,7 +52,7 @@ pub(crate) fn subtasks_elsewhere(
 /// # Errors
 ///
 /// As [`registry::resolve`].
-pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resolved, PgError> {
+pub(crate) fn model(task: ModelTask, params: &Value, models: &ModelRegistry) -> Result<Resolved, PgError> {
     registry::resolve(task, wanted(params), models)
 }
 
@@ -65,13 +65,13 @@ pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resol
 ///
 /// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that
 /// cannot be read.
-pub(crate) fn work(asked: RawRequest<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
+pub(crate) fn work(asked: RawRequest<'_>, config: &DatabaseConfig) -> Result<(ModelTask, Subtasks), PgError> {
     let RawRequest { request_type, prompt, params, .. } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
-        "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)?))),
+        "generate" => (ModelTask::Generate, Subtasks::One(Work::Generate(generate(text, params, config)?))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
             return Err(PgError::raised("Prompt cannot be empty").lasting());
         }
@@ -84,7 +84,7 @@ pub(crate) fn work(asked: RawRequest<'_>, config: &Config) -> Result<(Task, Subt
             {
                 how.max_tokens = enough;
             }
-            (Task::Generate, Subtasks::One(Work::Generate(Generate { constraint, ..how })))
+            (ModelTask::Generate, Subtasks::One(Work::Generate(Generate { constraint, ..how })))
         }
         "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty").lasting()),
         "embed" => {
@@ -94,14 +94,14 @@ pub(crate) fn work(asked: RawRequest<'_>, config: &Config) -> Result<(Task, Subt
                 dimensions: dimensions(params),
                 ..Embed::passage(text)
             };
-            (Task::Embed, Subtasks::One(Work::Embed(embed)))
+            (ModelTask::Embed, Subtasks::One(Work::Embed(embed)))
         }
-        "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
-        "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        "batch_embed" => (ModelTask::Embed, batch_checks::embed(asked, purpose(params), config)?),
+        "rerank" | "batch_rerank" => (ModelTask::Rerank, batch_checks::rerank(asked, config)?),
         "summarize" => {
-            let level = Level::first(Summary::of_text(text, params, guc::engine().context_length)?);
+            let level = SummaryLevel::first(Summary::of_text(text, params, guc::engine().context_length)?);
             level.check_prompt()?;
-            (Task::Generate, Subtasks::Summary(level))
+            (ModelTask::Generate, Subtasks::Summary(level))
         }
         verb if verb_checks::is_verb(verb) => {
             (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked, config)?))
@@ -121,12 +121,12 @@ pub(crate) fn work(asked: RawRequest<'_>, config: &Config) -> Result<(Task, Subt
 /// # Errors
 ///
 /// 42704 and 42809.
-pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -> Result<(), PgError> {
+pub(crate) fn check_model(request_type: &str, params: &Value, models: &ModelRegistry) -> Result<(), PgError> {
     match wanted(params) {
-        Wanted::Named(name) | Wanted::Remembered(name) => {
+        RequestedModel::Named(name) | RequestedModel::Remembered(name) => {
             registry::check(task_of(request_type, params), name, models)
         }
-        Wanted::Default => Ok(()),
+        RequestedModel::Default => Ok(()),
     }
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn check_vectors(request_type: &str, params: &Value) -> Result<(), Pg
     if !is_asked {
         return Ok(());
     }
-    let Ok(model) = model(Task::Embed, params, &*catalog_cache::models()?) else { return Ok(()) };
+    let Ok(model) = model(ModelTask::Embed, params, &*catalog_cache::models()?) else { return Ok(()) };
     if model.is_fallback {
         return Ok(());
     }
@@ -158,27 +158,27 @@ pub(crate) fn check_vectors(request_type: &str, params: &Value) -> Result<(), Pg
 pub(crate) fn default_to_remember(
     request_type: &str,
     params: &Value,
-    models: &Models,
+    models: &ModelRegistry,
 ) -> Result<Option<String>, PgError> {
     registry::to_remember(task_of(request_type, params), models)
 }
 
 /// The task of a request's model.
-pub(crate) fn task_of(request_type: &str, params: &Value) -> Task {
+pub(crate) fn task_of(request_type: &str, params: &Value) -> ModelTask {
     match request_type {
-        "embed" | "batch_embed" => Task::Embed,
-        "rerank" | "batch_rerank" => Task::Rerank,
+        "embed" | "batch_embed" => ModelTask::Embed,
+        "rerank" | "batch_rerank" => ModelTask::Rerank,
         verb if verb_checks::is_verb(verb) => task_of_verb(verb, params),
-        _ => Task::Generate,
+        _ => ModelTask::Generate,
     }
 }
 
 /// The task of a verb's model.
-fn task_of_verb(request_type: &str, params: &Value) -> Task {
-    if verb_checks::is_by_vectors(request_type, params) { Task::Embed } else { Task::Generate }
+fn task_of_verb(request_type: &str, params: &Value) -> ModelTask {
+    if verb_checks::is_by_vectors(request_type, params) { ModelTask::Embed } else { ModelTask::Generate }
 }
 
-fn generate(prompt: &str, params: &Value, config: &Config) -> Result<Generate, PgError> {
+fn generate(prompt: &str, params: &Value, config: &DatabaseConfig) -> Result<Generate, PgError> {
     let integer = |name: &str| params.get(name).and_then(Value::as_i64);
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
     // The number that was asked for has no upper limit here, because the row was let in under the limit of

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
-use super::claims::HeldRow;
+use super::claims::HeldRequest;
 use crate::pg::error::PgError;
-use crate::pg::pulls::{self, Look, Ticket, Wanted};
+use crate::pg::pulls::{self, DownloadState, DownloadTicket, WantedDownload};
 use crate::pg::transaction::transaction;
 use crate::registry::DownloadRequest;
 use crate::request::RequestMetrics;
@@ -22,15 +22,15 @@ const MOST: usize = 4096;
 /// Requests that wait for downloads.
 #[derive(Default)]
 pub(super) struct Awaiting {
-    waiting: Vec<Waiting>,
+    waiting: Vec<AwaitingRequest>,
     /// Downloads, by the names of their models.
-    tickets: HashMap<String, Ticket>,
+    tickets: HashMap<String, DownloadTicket>,
 }
 
-struct Waiting {
-    held: HeldRow,
+struct AwaitingRequest {
+    held: HeldRequest,
     owner: pg_sys::Oid,
-    ticket: Ticket,
+    ticket: DownloadTicket,
     metrics: RequestMetrics,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct EndedDownload {
     /// The name of its model.
     pub(super) model: String,
     /// The rows that waited for it, whose they are, and what is counted of them.
-    pub(super) rows: Vec<(HeldRow, pg_sys::Oid, RequestMetrics)>,
+    pub(super) rows: Vec<(HeldRequest, pg_sys::Oid, RequestMetrics)>,
     /// Whether the model is there now.
     pub(super) outcome: Result<(), PgError>,
 }
@@ -50,7 +50,7 @@ impl Awaiting {
     /// # Errors
     ///
     /// The reason why no request can wait for it.
-    pub(super) fn download(&mut self, owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
+    pub(super) fn download(&mut self, owner: pg_sys::Oid, model: &str) -> Result<DownloadTicket, PgError> {
         if self.waiting.len() >= MOST {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
@@ -66,20 +66,26 @@ impl Awaiting {
     }
 
     /// Keeps a request until a download has ended.
-    pub(super) fn add(&mut self, held: HeldRow, owner: pg_sys::Oid, ticket: Ticket, metrics: RequestMetrics) {
-        self.waiting.push(Waiting { held, owner, ticket, metrics });
+    pub(super) fn add(
+        &mut self,
+        held: HeldRequest,
+        owner: pg_sys::Oid,
+        ticket: DownloadTicket,
+        metrics: RequestMetrics,
+    ) {
+        self.waiting.push(AwaitingRequest { held, owner, ticket, metrics });
     }
 
     /// The downloads that need not be waited for any more.
     pub(super) fn take(&mut self) -> Vec<EndedDownload> {
         let mut ended = Vec::new();
-        let tickets: Vec<(String, Ticket)> =
+        let tickets: Vec<(String, DownloadTicket)> =
             self.tickets.iter().map(|(name, ticket)| (name.clone(), *ticket)).collect();
         for (name, ticket) in tickets {
             let outcome = match pulls::look(ticket) {
-                Look::Running(_) => continue,
-                Look::Done(..) => Ok(()),
-                Look::Failed(error) => Err(error),
+                DownloadState::Running(_) => continue,
+                DownloadState::Done(..) => Ok(()),
+                DownloadState::Failed(error) => Err(error),
             };
             self.tickets.remove(&name);
             let rows = self.waiting.extract_if(.., |waiting| waiting.ticket == ticket);
@@ -94,19 +100,19 @@ impl Awaiting {
     }
 
     /// Their rows.
-    pub(super) fn held(&self) -> Vec<HeldRow> {
+    pub(super) fn held(&self) -> Vec<HeldRequest> {
         self.waiting.iter().map(|waiting| waiting.held).collect()
     }
 
     /// Forgets rows that are no longer ours.
-    pub(super) fn abandon(&mut self, lost: &[HeldRow]) {
+    pub(super) fn abandon(&mut self, lost: &[HeldRequest]) {
         for waiting in self.waiting.extract_if(.., |waiting| lost.contains(&waiting.held)) {
             waiting.metrics.cancelled();
         }
     }
 
     /// Forgets all of them; their rows.
-    pub(super) fn clear(&mut self) -> Vec<HeldRow> {
+    pub(super) fn clear(&mut self) -> Vec<HeldRequest> {
         let held = self.held();
         *self = Awaiting::default();
         held
@@ -114,13 +120,13 @@ impl Awaiting {
 }
 
 /// The download goes on for good: the worker may be another one when it ends.
-fn begin(owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
+fn begin(owner: pg_sys::Oid, model: &str) -> Result<DownloadTicket, PgError> {
     transaction("begin a download", || {
         let request = DownloadRequest::for_request(model)?;
         let text = serde_json::to_string(&request)
             .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
         let key = request.key();
-        let wanted = Wanted { key: &key, label: &request.label, request: &text, owner, wait: false };
+        let wanted = WantedDownload { key: &key, label: &request.label, request: &text, owner, wait: false };
         pulls::begin(&wanted).map(|(ticket, _)| ticket)
     })
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::claims::Claimed;
+use super::claims::ClaimedRequest;
 use super::prepare::PreparedRequest;
 use super::protocol;
-use crate::cache::{NewEntry, Question};
+use crate::cache::{CacheQuestion, NewEntry};
 use crate::pg::access_counters::{self, Accesses};
 use crate::pg::cache_queue;
 use crate::pg::error::PgError;
@@ -46,18 +46,18 @@ pub(super) struct CacheWriter {
 }
 
 /// A claimed request as the cache sees it.
-pub(super) struct Asking<'a> {
+pub(super) struct CacheLookup<'a> {
     /// The key under which it is looked up; None if it must not be.
-    question: Option<&'a Question>,
+    question: Option<&'a CacheQuestion>,
     /// Whether this is its first attempt.
     is_new: bool,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> CacheLookup<'a> {
     /// The question of a claimed request, if it could be prepared.
-    pub(super) fn new(claimed: &Claimed, prepared: &'a Result<PreparedRequest, PgError>) -> Self {
+    pub(super) fn new(claimed: &ClaimedRequest, prepared: &'a Result<PreparedRequest, PgError>) -> Self {
         let question = prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref());
-        Asking { question, is_new: claimed.held.attempt <= 1 }
+        CacheLookup { question, is_new: claimed.held.attempt <= 1 }
     }
 }
 
@@ -66,12 +66,12 @@ impl<'a> Asking<'a> {
 /// # Errors
 ///
 /// The database's.
-pub(super) fn look_up(questions: &[Asking<'_>]) -> Result<Vec<Option<Answer>>, PgError> {
+pub(super) fn look_up(questions: &[CacheLookup<'_>]) -> Result<Vec<Option<Answer>>, PgError> {
     if questions.iter().all(|asking| asking.question.is_none()) {
         return Ok(questions.iter().map(|_| None).collect());
     }
     transaction("look into the cache", || {
-        let find = |asking: &Asking<'_>| {
+        let find = |asking: &CacheLookup<'_>| {
             let Some(question) = asking.question else { return Ok(None) };
             let answer = question.answer();
             if answer.is_none() && asking.is_new {

@@ -7,15 +7,15 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::pg::catalog_cache::{Config, Models};
-use crate::pg::error::{Failure, PgError};
+use crate::pg::catalog_cache::{DatabaseConfig, ModelRegistry};
+use crate::pg::error::{PgError, RequestFailure};
 use crate::pg::spi::Row;
 use crate::request::params::{self, Unused};
 use crate::request::{Answer, RequestMetrics, Usage, batch_checks};
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct HeldRow {
+pub(super) struct HeldRequest {
     /// steadytext_queue.id.
     pub(super) id: i64,
     /// The attempt that fences it.
@@ -23,15 +23,15 @@ pub(super) struct HeldRow {
 }
 
 /// A claimed request.
-pub(super) struct Claimed {
+pub(super) struct ClaimedRequest {
     /// The row, and the attempt that fences what is written to it.
-    pub(super) held: HeldRow,
+    pub(super) held: HeldRequest,
     /// Its public id.
     pub(super) request_id: Uuid,
     /// `generate`, `embed`, …
     pub(super) request_type: String,
     /// The content of the request; an error where that cannot be read, or is too much.
-    pub(super) content: Result<Content, PgError>,
+    pub(super) content: Result<RequestContent, PgError>,
     /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
     /// The priority, from 1 to 10; the highest goes first.
@@ -42,7 +42,7 @@ pub(super) struct Claimed {
     pub(super) waited: Duration,
 }
 
-impl Claimed {
+impl ClaimedRequest {
     /// The figures of the request. The time in the queue is that of its first attempt.
     pub(super) fn metrics(&self, model: Option<&str>) -> RequestMetrics {
         let is_new = self.held.attempt <= 1;
@@ -52,7 +52,7 @@ impl Claimed {
 }
 
 /// The content of a request.
-pub(super) struct Content {
+pub(super) struct RequestContent {
     /// The text.
     pub(super) prompt: Option<String>,
     /// The texts of a request of many subtasks.
@@ -64,18 +64,22 @@ pub(super) struct Content {
 /// The result of a claim.
 pub(super) struct Claims {
     /// The requests; none while paused.
-    pub(super) requests: Vec<Claimed>,
+    pub(super) requests: Vec<ClaimedRequest>,
     /// The configuration at that moment.
-    pub(super) config: Rc<Config>,
+    pub(super) config: Rc<DatabaseConfig>,
     /// The registry at that moment.
-    pub(super) models: Rc<Models>,
+    pub(super) models: Rc<ModelRegistry>,
 }
 
-impl Content {
+impl RequestContent {
     /// Reads the content of a claimed row, with the columns in the order of [`super::protocol::claim`].
     /// Lengths and counts are looked at before anything is fetched or copied: owners of the table can store
     /// anything, and rows come from dumps.
-    pub(super) fn read(row: &Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
+    pub(super) fn read(
+        row: &Row,
+        request_type: &str,
+        config: &DatabaseConfig,
+    ) -> Result<RequestContent, PgError> {
         const PROMPT: i32 = 5;
         const PARAMS: i32 = 6;
         const PROMPTS: i32 = 8;
@@ -90,7 +94,7 @@ impl Content {
             }
         };
         let params = params::read(request_type, row.get(PARAMS), Unused::Skipped, config)?;
-        Ok(Content { prompt: row.get(PROMPT), prompts, params })
+        Ok(RequestContent { prompt: row.get(PROMPT), prompts, params })
     }
 }
 
@@ -100,7 +104,7 @@ pub(super) enum Verdict {
     /// The request has an answer, which took so much.
     Answered(Answer, Usage),
     /// The request has failed, and has no result.
-    Failed(Failure),
+    Failed(RequestFailure),
 }
 
 impl Verdict {
@@ -117,7 +121,7 @@ impl Verdict {
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     /// The row.
-    pub(super) held: HeldRow,
+    pub(super) held: HeldRequest,
     /// The role that the request belongs to.
     pub(super) owner: pg_sys::Oid,
     /// The outcome itself.
@@ -127,8 +131,8 @@ pub(super) struct Outcome {
 }
 
 /// A request that never reached the engine.
-pub(super) fn refused(held: HeldRow, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
-    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }), metrics: None }
+pub(super) fn refused(held: HeldRequest, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
+    Outcome { held, owner, verdict: Verdict::Failed(RequestFailure { error, retry }), metrics: None }
 }
 
 impl Outcome {
@@ -137,8 +141,8 @@ impl Outcome {
         let Some(metrics) = &self.metrics else { return };
         match &self.verdict {
             Verdict::Answered(_, usage) => metrics.completed(usage),
-            Verdict::Failed(Failure { error, .. }) if is_retried => metrics.retried(error),
-            Verdict::Failed(Failure { error, .. }) => metrics.failed(error),
+            Verdict::Failed(RequestFailure { error, .. }) if is_retried => metrics.retried(error),
+            Verdict::Failed(RequestFailure { error, .. }) => metrics.failed(error),
         }
     }
 

@@ -10,6 +10,7 @@
 //! sleeps. Interrupts are answered there as in any statement.
 
 mod claiming;
+mod submitting;
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -18,9 +19,8 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::audit::AuditKeeper;
-use super::awaiting::{Awaiting, EndedDownload};
-use super::cache_writer::{self, CacheWriter};
-use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
+use super::awaiting::Awaiting;
+use super::cache_writer::CacheWriter;
 use super::due::Due;
 use super::eviction::Eviction;
 use super::filter_keeper::FilterKeeper;
@@ -29,14 +29,12 @@ use super::outcomes::Outcomes;
 use super::protocol::{self, Depth, Heartbeat, Presence};
 use super::recount::Recount;
 use super::usage::UsageKeeper;
-use super::{engine_link, prepare, vectorizer};
-use crate::pg::catalog_cache::{self, Config, Installation};
+use super::{engine_link, vectorizer};
+use crate::pg::catalog_cache::{self, DatabaseConfig, Installation};
 use crate::pg::error::{PgError, counted};
 use crate::pg::shmem::{self, Slot};
-use crate::pg::slots::{self, State, WorkerExit};
-use crate::pg::{bgworker, claim_floors, guc, interrupts, listen, pending};
-use crate::registry;
-use crate::request::Usage;
+use crate::pg::slots::{self, WorkerExit, WorkerState};
+use crate::pg::{bgworker, claim_floors, interrupts, listen};
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -61,7 +59,7 @@ pub(super) struct Worker {
     awaiting: Awaiting,
     outcomes: Outcomes,
     cache_writer: CacheWriter,
-    config: Option<Rc<Config>>,
+    config: Option<Rc<DatabaseConfig>>,
     wakes_seen: u64,
     urgent_seen: u64,
     /// Whether there may be requests that are more urgent than what is there.
@@ -96,7 +94,7 @@ impl Worker {
         engine_link::ensure_engine()?;
         protocol::listen()?;
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
-        slot.set_state(State::Working);
+        slot.set_state(WorkerState::Working);
         if let Some(shared) = shmem::get() {
             slots::wake_launcher(shared);
         }
@@ -289,11 +287,11 @@ impl Worker {
         None
     }
 
-    fn obey(&mut self, config: Rc<Config>) {
+    fn obey(&mut self, config: Rc<DatabaseConfig>) {
         // At the end of a pause, claim what has come in between.
         self.maybe_more |= self.paused && !config.worker_paused;
         self.paused = config.worker_paused;
-        self.slot.set_state(if self.paused { State::Paused } else { State::Working });
+        self.slot.set_state(if self.paused { WorkerState::Paused } else { WorkerState::Working });
         self.due.obey(&config);
         self.config = Some(config);
     }
@@ -373,107 +371,6 @@ impl Worker {
     /// Whether it holds nothing.
     fn is_idle(&self) -> bool {
         self.in_flight.len() == 0 && self.outcomes.is_empty() && self.awaiting.is_empty()
-    }
-
-    fn submit(&mut self, claims: Claims, limit: usize, alone: bool, bytes: usize) -> bool {
-        let Claims { requests, config, models } = claims;
-        // The claim ended with the request that exceeded them.
-        let cut = requests.iter().map(|claimed| claimed.bytes).sum::<usize>() >= bytes;
-        self.obey(config.clone());
-        self.in_flight.registry = Rc::clone(&models);
-        let claimed = requests.len();
-        // Where a claim for a row that must run alone has found none, the others are claimed at once.
-        self.maybe_more = alone || cut || claimed == limit;
-        self.alone_due = alone && claimed > 0;
-        self.maybe_more &= !self.paused;
-        requests.iter().for_each(|claimed| pending::claimed(self.slot, claimed.owner));
-        if let Some(last) = requests.last() {
-            self.after_role = Some(last.owner);
-        }
-        let prepared: Vec<_> = registry::looking_once(|| {
-            requests.iter().map(|claimed| prepare::prepare(claimed, &config, &models)).collect()
-        });
-        let asking = |(claimed, prepared)| cache_writer::Asking::new(claimed, prepared);
-        let questions: Vec<_> = requests.iter().zip(&prepared).map(asking).collect();
-        let mut answers = cache_writer::look_up(&questions).unwrap_or_else(|error| {
-            self.complain(error);
-            Vec::new()
-        });
-        answers.resize(requests.len(), None);
-        for ((claimed, prepared), answer) in requests.into_iter().zip(prepared).zip(answers) {
-            if let Some(answer) = answer {
-                self.in_flight.ended += 1;
-                let (held, owner) = (claimed.held, claimed.owner);
-                let verdict = Verdict::Answered(answer, Usage::default());
-                let name = prepared.as_ref().ok().map(|prepared| prepared.resolved.name());
-                let mut metrics = claimed.metrics(name);
-                metrics.found();
-                self.outcomes.push(Outcome { held, owner, verdict, metrics: Some(metrics) });
-                continue;
-            }
-            match prepared {
-                Ok(prepared) => {
-                    if prepared.resolved.is_fallback {
-                        self.warn_of_builtin();
-                    }
-                    self.in_flight.add(&claimed, prepared, alone);
-                }
-                Err(error) => self.refuse_or_wait(claimed, error),
-            }
-        }
-        self.hand_over();
-        self.publish();
-        claimed > 0 || alone
-    }
-
-    /// A request that cannot be prepared has failed, unless its model can be downloaded.
-    fn refuse_or_wait(&mut self, claimed: Claimed, error: PgError) {
-        let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
-            None => (error, false),
-            Some(model) => match self.awaiting.download(claimed.owner, &model) {
-                Ok(ticket) => {
-                    let metrics = claimed.metrics(Some(&model));
-                    return self.awaiting.add(claimed.held, claimed.owner, ticket, metrics);
-                }
-                Err(error) => {
-                    let retry = error.is_transient();
-                    (error, retry)
-                }
-            },
-        };
-        let metrics = claimed.metrics(None);
-        let refused = refused(claimed.held, claimed.owner, error, retry);
-        self.outcomes.push(Outcome { metrics: Some(metrics), ..refused });
-    }
-
-    /// Gives back the rows of requests whose model has arrived; fails those of one that will not.
-    fn resume(&mut self) {
-        let ended = self.awaiting.take();
-        if ended.is_empty() {
-            return;
-        }
-        let registry = Rc::clone(&self.in_flight.registry);
-        for EndedDownload { model, rows, outcome } in ended {
-            // A model that has arrived and cannot be found is not downloaded again and again.
-            let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
-            for (held, owner, metrics) in rows {
-                match &outcome {
-                    Ok(()) => self.outcomes.give_back(held, owner),
-                    Err(error) => {
-                        let retry = error.is_transient();
-                        let refused = refused(held, owner, error.clone(), retry);
-                        self.outcomes.push(Outcome { metrics: Some(metrics), ..refused });
-                    }
-                }
-            }
-        }
-        self.publish();
-    }
-
-    fn warn_of_builtin(&mut self) {
-        if !std::mem::replace(&mut self.warned_of_builtin, true) {
-            registry::builtin_warning().report(PgLogLevel::WARNING);
-        }
     }
 
     /// Does the work that can wait: the heartbeat, the removal of old requests, and the eviction from the

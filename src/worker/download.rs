@@ -40,14 +40,14 @@ mod fetch {
     use super::{DownloadRequest, INTERVAL, PgError, bgworker, interrupts, pulls};
     use crate::pg::error::of_hub;
     use crate::pg::guc;
-    use crate::pg::pulls::Done;
+    use crate::pg::pulls::CompletedDownload;
     use steadytext_engine::process::give_way;
 
     /// Niceness of the download.
     const NICE: i32 = 19;
 
     /// Downloads a model.
-    pub(super) fn download(index: usize, request: &DownloadRequest) -> Result<Done, PgError> {
+    pub(super) fn download(index: usize, request: &DownloadRequest) -> Result<CompletedDownload, PgError> {
         let (hub, order) =
             (settings().map_err(|error| of_hub(&error))?, order(request).map_err(|error| of_hub(&error))?);
         let directory = PathBuf::from(guc::model_dir());
@@ -85,10 +85,16 @@ mod fetch {
         }
     }
 
-    fn done(pulled: Pulled) -> Done {
+    fn done(pulled: Pulled) -> CompletedDownload {
         let choice = pulled.said.unwrap_or_default();
         let adapters = pulled.adapters.join(", ");
-        Done { name: pulled.name, size: pulled.size, was_there: pulled.was_there, choice, adapters }
+        CompletedDownload {
+            name: pulled.name,
+            size: pulled.size,
+            was_there: pulled.was_there,
+            choice,
+            adapters,
+        }
     }
 
     fn order(request: &DownloadRequest) -> Result<Order, HubError> {
@@ -131,10 +137,10 @@ mod fetch {
 #[cfg(not(all(feature = "hub", not(feature = "noop-engine"))))]
 mod fetch {
     use super::{DownloadRequest, PgError, PgSqlErrorCode};
-    use crate::pg::pulls::Done;
+    use crate::pg::pulls::CompletedDownload;
 
     /// A build without downloads refuses them.
-    pub(super) fn download(_index: usize, _request: &DownloadRequest) -> Result<Done, PgError> {
+    pub(super) fn download(_index: usize, _request: &DownloadRequest) -> Result<CompletedDownload, PgError> {
         Err(PgError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             "this build of pg_steadytext downloads nothing",

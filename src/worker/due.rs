@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
 use super::protocol::QueueState;
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::shmem::Slot;
 
 /// Multiple of the poll interval at which an idle worker looks around.
@@ -90,7 +90,7 @@ impl Due {
     }
 
     /// Goes by the configuration from now on.
-    pub(super) fn obey(&mut self, config: &Config) {
+    pub(super) fn obey(&mut self, config: &DatabaseConfig) {
         self.interval = Duration::from_secs_f64(config.worker_poll_interval_s.clamp(0.01, 3600.0));
         self.paused = config.worker_paused;
     }

@@ -45,7 +45,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const CALM: Duration = Duration::from_secs(60);
 
 /// A request on its way to the engine.
-pub(super) struct Submission {
+pub(super) struct EngineSubmission {
     pub(super) request: Request,
     /// The role for which it is, and its priority.
     pub(super) standing: Standing,
@@ -56,7 +56,7 @@ pub(super) struct Submission {
 /// An engine, as the worker sees it.
 trait EngineLink {
     /// Hands over a request; everything else arrives as events.
-    fn submit(&mut self, job: Submission);
+    fn submit(&mut self, job: EngineSubmission);
     /// Takes in what has come, hands over what could not be handed over before, and makes the descriptor
     /// ready to wait for more. False: the engine has gone.
     fn exchange(&mut self) -> bool;
@@ -87,7 +87,7 @@ trait EngineLink {
         Fate::Left
     }
     /// Ends it; what was submitted and has not come back.
-    fn leave(self: Box<Self>) -> Vec<Submission>;
+    fn leave(self: Box<Self>) -> Vec<EngineSubmission>;
 }
 
 /// The fate of an engine.
@@ -103,9 +103,9 @@ enum Fate {
 struct Connector {
     link: Option<Box<dyn EngineLink>>,
     /// Requests that wait for the next engine.
-    unassigned: Vec<Submission>,
+    unassigned: Vec<EngineSubmission>,
     /// Requests that an engine had which has gone.
-    left: Vec<Submission>,
+    left: Vec<EngineSubmission>,
     /// Number of crashes of programs when the link was made.
     crashes: u64,
     /// Keys of requests that a program had which has crashed.
@@ -165,7 +165,7 @@ pub(super) fn leave() {
 }
 
 /// Hands over a request.
-pub(super) fn submit(job: Submission) {
+pub(super) fn submit(job: EngineSubmission) {
     CONNECTOR.with_borrow_mut(|connector| match &mut connector.link {
         Some(link) => link.submit(job),
         None => connector.unassigned.push(job),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::protocol;
-use crate::pg::catalog_cache::Config;
+use crate::pg::catalog_cache::DatabaseConfig;
 use crate::pg::error::PgError;
 
 /// Entries chosen in one look at the cache.
@@ -26,7 +26,7 @@ impl Eviction {
     }
 
     /// The time that the worker may sleep. None if eviction is switched off.
-    pub(super) fn pause(&self, config: &Config) -> Option<Duration> {
+    pub(super) fn pause(&self, config: &DatabaseConfig) -> Option<Duration> {
         if !config.cache_eviction_enabled {
             None
         } else if self.victims.is_empty() && !self.more {
@@ -43,7 +43,7 @@ impl Eviction {
     ///
     /// The database's. The chosen entries are forgotten then, and the next ones are chosen after the
     /// interval.
-    pub(super) fn step(&mut self, config: &Config) -> Result<(), PgError> {
+    pub(super) fn step(&mut self, config: &DatabaseConfig) -> Result<(), PgError> {
         if self.pause(config) != Some(Duration::ZERO) {
             return Ok(());
         }
@@ -63,7 +63,7 @@ impl Eviction {
         Ok(())
     }
 
-    fn evict(&mut self, config: &Config) -> Result<(), PgError> {
+    fn evict(&mut self, config: &DatabaseConfig) -> Result<(), PgError> {
         let count = self.victims.len().min(config.cache_eviction_batch_size);
         let batch: Vec<(i64, i32)> = self.victims.drain(..count).collect();
         let gone = protocol::evict(&batch)?;

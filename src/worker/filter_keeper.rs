@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::protocol;
 use crate::pg::cache_filter::{self, Filter};
-use crate::pg::cache_table::Walked;
+use crate::pg::cache_table::WalkedKeys;
 use crate::pg::catalog_cache::{self, CacheTable};
 use crate::pg::error::PgError;
 
@@ -22,7 +22,7 @@ const MORE_KEYS: u64 = 100_000;
 /// The filter that has been filled, and the time of the next step.
 pub(super) struct FilterKeeper {
     filter: Option<Filter>,
-    walk: Option<Walk>,
+    walk: Option<FilterWalk>,
     /// The generation of the catalog cache when the last walk began.
     generation: u64,
     /// Time of the next step.
@@ -32,7 +32,7 @@ pub(super) struct FilterKeeper {
 }
 
 /// A walk through the index.
-struct Walk {
+struct FilterWalk {
     table: CacheTable,
     after: Option<[u8; 32]>,
 }
@@ -66,14 +66,14 @@ impl FilterKeeper {
         if self.walk.is_none() && self.is_wanted(filter, table, now) {
             filter.empty();
             self.generation = catalog_cache::generation();
-            self.walk = Some(Walk { table, after: None });
+            self.walk = Some(FilterWalk { table, after: None });
             self.next = now;
         }
         let Some(walk) = self.walk.as_mut().filter(|_| now >= self.next) else { return Ok(()) };
         match protocol::fill_cache_filter(filter, walk.table, walk.after) {
-            Ok(Walked::UpTo(key)) => walk.after = Some(key),
-            Ok(Walked::Nowhere) => self.next = now + RETRY_INTERVAL,
-            Ok(Walked::ToTheEnd) => {
+            Ok(WalkedKeys::UpTo(key)) => walk.after = Some(key),
+            Ok(WalkedKeys::Nowhere) => self.next = now + RETRY_INTERVAL,
+            Ok(WalkedKeys::ToTheEnd) => {
                 filter.complete(table.key_index);
                 self.most_keys = filter.keys() * 2 + MORE_KEYS;
                 self.walk = None;

@@ -12,23 +12,23 @@ use std::time::Instant;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
-use super::claims::{Claimed, HeldRow, Outcome, Verdict};
-use super::engine_link::Submission;
+use super::claims::{ClaimedRequest, HeldRequest, Outcome, Verdict};
+use super::engine_link::EngineSubmission;
 use super::prepare::PreparedRequest;
-use crate::cache::{self, Author, NewEntry, Question};
+use crate::cache::{self, Author, CacheQuestion, NewEntry};
 use crate::pg::activity::{self, ActivityLine, Phase};
-use crate::pg::catalog_cache::Models;
-use crate::pg::error::{Failure, PgError, counted};
+use crate::pg::catalog_cache::ModelRegistry;
+use crate::pg::error::{PgError, RequestFailure, counted};
 use crate::pg::rate_counters;
 use crate::registry::Resolved;
 use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Usage};
 
 /// The order in which rows get what room there is: by priority, then as they were claimed.
-type Rank = (Reverse<u8>, u64);
+type RowRank = (Reverse<u8>, u64);
 
 /// A request that the engine works on.
 struct RunningRequest {
-    held: HeldRow,
+    held: HeldRequest,
     owner: pg_sys::Oid,
     /// Length of its texts and parameters.
     bytes: usize,
@@ -51,7 +51,7 @@ struct RunningRequest {
     since: Instant,
     metrics: RequestMetrics,
     /// The question to the cache.
-    question: Option<Question>,
+    question: Option<CacheQuestion>,
     author: Author,
     /// The row is no longer ours: nobody wants the result.
     abandoned: bool,
@@ -82,7 +82,7 @@ impl RunningRequest {
     }
 
     /// Its place among the others.
-    fn rank(&self) -> Rank {
+    fn rank(&self) -> RowRank {
         (Reverse(self.standing.priority), self.order)
     }
 
@@ -95,12 +95,12 @@ impl RunningRequest {
 /// The requests in flight.
 #[derive(Default)]
 pub(super) struct InFlight {
-    requests: HashMap<HeldRow, RunningRequest>,
+    requests: HashMap<HeldRequest, RunningRequest>,
     /// Requests that want something of which the engine has nothing yet, by their order; and some that did
     /// once.
-    waiting: BTreeMap<Rank, HeldRow>,
+    waiting: BTreeMap<RowRank, HeldRequest>,
     /// The row and the number of a subtask, by the engine's key.
-    subtasks: HashMap<u64, (HeldRow, usize)>,
+    subtasks: HashMap<u64, (HeldRequest, usize)>,
     /// Never used twice, so that late events of a row that is claimed again are not taken for those of its
     /// new attempt.
     last_key: u64,
@@ -113,7 +113,7 @@ pub(super) struct InFlight {
     /// The cache's entries for those that have ended.
     pub(super) entries: Vec<NewEntry>,
     /// The registry as it was at the last claim.
-    pub(super) registry: Rc<Models>,
+    pub(super) registry: Rc<ModelRegistry>,
 }
 
 impl InFlight {
@@ -139,15 +139,15 @@ impl InFlight {
     }
 
     /// The rows of those whose result is wanted.
-    pub(super) fn held(&self) -> Vec<HeldRow> {
-        let mut held: Vec<HeldRow> =
+    pub(super) fn held(&self) -> Vec<HeldRequest> {
+        let mut held: Vec<HeldRequest> =
             self.requests.values().filter(|running| !running.abandoned).map(|running| running.held).collect();
         held.sort_unstable_by_key(|held| held.id);
         held
     }
 
     /// Adds a request; [`InFlight::next_subtask`] has its subtasks from now on.
-    pub(super) fn add(&mut self, claimed: &Claimed, prepared: PreparedRequest, alone: bool) {
+    pub(super) fn add(&mut self, claimed: &ClaimedRequest, prepared: PreparedRequest, alone: bool) {
         let metrics = claimed.metrics(Some(prepared.resolved.name()));
         let PreparedRequest { resolved, salt, subtasks, question } = prepared;
         self.last_order += 1;
@@ -180,7 +180,7 @@ impl InFlight {
 
     /// The subtask to be handed to the engine next, as long as there is room for `capacity` of them in all,
     /// and beyond that for rows of which the engine has none.
-    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<Submission> {
+    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<EngineSubmission> {
         let running = match self.first_waiting() {
             Some(held) => self.requests.get_mut(&held)?,
             None if self.subtasks.len() >= capacity => return None,
@@ -202,12 +202,12 @@ impl InFlight {
             dedup_key,
             work,
         };
-        Some(Submission { request, standing: running.standing, ticket: running.ticket.clone() })
+        Some(EngineSubmission { request, standing: running.standing, ticket: running.ticket.clone() })
     }
 
     /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all
     /// rows for each subtask would take the square of their number.
-    fn first_waiting(&mut self) -> Option<HeldRow> {
+    fn first_waiting(&mut self) -> Option<HeldRequest> {
         while let Some((_, held)) = self.waiting.pop_first() {
             let waits = |running: &RunningRequest| running.under_way == 0 && !running.is_closed();
             if self.requests.get(&held).is_some_and(waits) {
@@ -218,7 +218,7 @@ impl InFlight {
     }
 
     /// Stops work whose row is no longer held.
-    pub(super) fn abandon(&mut self, lost: &[HeldRow]) {
+    pub(super) fn abandon(&mut self, lost: &[HeldRequest]) {
         for held in lost {
             if let Some(running) = self.requests.get_mut(held) {
                 if !std::mem::replace(&mut running.abandoned, true) {
@@ -255,7 +255,9 @@ impl InFlight {
                             self.subtasks.retain(|_, (of, _)| *of != held);
                         }
                         _ => {
-                            running.verdict.get_or_insert(Verdict::Failed(Failure { error, retry: false }));
+                            running
+                                .verdict
+                                .get_or_insert(Verdict::Failed(RequestFailure { error, retry: false }));
                             running.ticket.cancel();
                         }
                     }
@@ -293,7 +295,9 @@ impl InFlight {
                         self.entries.extend(running.entry(&answer).filter(|_| is_whole));
                         running.verdict = Some(Verdict::Answered(answer, running.usage));
                     }
-                    Err(error) => running.verdict = Some(Verdict::Failed(Failure { error, retry: false })),
+                    Err(error) => {
+                        running.verdict = Some(Verdict::Failed(RequestFailure { error, retry: false }))
+                    }
                 }
                 if let (Some(line), Some((text, tokens))) = (running.activity, running.stages.shown()) {
                     activity::set_progress(line, tokens, event.turns, &text);
@@ -312,9 +316,9 @@ impl InFlight {
                     return None;
                 }
                 if running.verdict.is_none() {
-                    let Failure { error, retry } = running.resolved.failure(error);
+                    let RequestFailure { error, retry } = running.resolved.failure(error);
                     let error = running.stages.now().blame(index, error);
-                    running.verdict = Some(Verdict::Failed(Failure { error, retry }));
+                    running.verdict = Some(Verdict::Failed(RequestFailure { error, retry }));
                     running.ticket.cancel();
                 }
             }
@@ -332,7 +336,7 @@ impl InFlight {
     }
 
     /// Takes out a request of which the engine has nothing any more.
-    fn end(&mut self, held: HeldRow) -> Option<Outcome> {
+    fn end(&mut self, held: HeldRequest) -> Option<Outcome> {
         let mut running = self.requests.remove(&held)?;
         show(&running, activity::end);
         running.metrics.stop();
@@ -352,7 +356,7 @@ impl InFlight {
     /// Takes out the requests that these are subtasks of, as an engine has died that had them. Any of them
     /// may have been the reason; one that was alone there is.
     pub(super) fn suspect(&mut self, keys: &[u64]) -> Suspects {
-        let rows: HashSet<HeldRow> =
+        let rows: HashSet<HeldRequest> =
             keys.iter().filter_map(|key| self.subtasks.get(key)).map(|(held, _)| *held).collect();
         self.subtasks.retain(|_, (held, _)| !rows.contains(held));
         let taken: Vec<RunningRequest> = rows.iter().filter_map(|held| self.requests.remove(held)).collect();
@@ -367,7 +371,7 @@ impl InFlight {
             if running.abandoned {
                 continue;
             }
-            let died = || Verdict::Failed(Failure { error: died(held), retry: true });
+            let died = || Verdict::Failed(RequestFailure { error: died(held), retry: true });
             match running.verdict.or_else(|| (running.alone || is_only).then(died)) {
                 None => suspects.others.push((held, owner)),
                 Some(verdict) => {
@@ -381,7 +385,7 @@ impl InFlight {
     }
 
     /// Forgets everything; the rows of what was held.
-    pub(super) fn clear(&mut self) -> Vec<HeldRow> {
+    pub(super) fn clear(&mut self) -> Vec<HeldRequest> {
         let held = self.held();
         self.subtasks.clear();
         self.waiting.clear();
@@ -399,11 +403,11 @@ pub(super) struct Suspects {
     /// Requests that were alone, and those whose end was certain already.
     pub(super) ended: Vec<Outcome>,
     /// Requests that are to be tried one at a time.
-    pub(super) others: Vec<(HeldRow, pg_sys::Oid)>,
+    pub(super) others: Vec<(HeldRequest, pg_sys::Oid)>,
 }
 
 /// As `rescue_requests` says of a worker.
-fn died(held: HeldRow) -> PgError {
+fn died(held: HeldRequest) -> PgError {
     PgError::new(
         PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
         format!(

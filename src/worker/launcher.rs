@@ -20,8 +20,8 @@ use crate::pg::error::PgError;
 use crate::pg::files;
 use crate::pg::interrupts::{self, Termination};
 use crate::pg::request_statistics;
-use crate::pg::shmem::{self, Process, SLOTS, Shared, Slot};
-use crate::pg::slots::{self, State, WorkerExit};
+use crate::pg::shmem::{self, DatabaseProcess, SLOTS, Shared, Slot};
+use crate::pg::slots::{self, WorkerExit, WorkerState};
 use crate::pg::transaction::transaction;
 use crate::pg::{access_counters, cache_queue, pending};
 
@@ -172,15 +172,15 @@ impl Launcher {
             if slot.pid.load(SeqCst) != 0
                 || self.handles.get(&index).is_some_and(|handle| !handle.has_ended())
             {
-                if !matches!(slot.state(), State::Starting | State::Stopped) {
+                if !matches!(slot.state(), WorkerState::Starting | WorkerState::Stopped) {
                     known.confirmed = true;
                     known.failures = 0;
                 }
                 continue;
             }
-            if self.handles.remove(&index).is_some() || slot.state() != State::Stopped {
+            if self.handles.remove(&index).is_some() || slot.state() != WorkerState::Stopped {
                 any = true;
-                slot.set_state(State::Stopped);
+                slot.set_state(WorkerState::Stopped);
                 match slot.ended() {
                     WorkerExit::NoExtension => known.absent = !known.called,
                     WorkerExit::Again => {}
@@ -222,7 +222,7 @@ impl Launcher {
                 continue;
             }
             // One unknown database at a time: a server may have hundreds of them.
-            let probing = self.shared.slots.iter().any(|slot| slot.state() == State::Starting);
+            let probing = self.shared.slots.iter().any(|slot| slot.state() == WorkerState::Starting);
             if slots::is_evicted(self.shared, database.oid) || (probing && !confirmed) {
                 pause = pause.min(RETRY_INTERVAL);
                 continue;
@@ -231,7 +231,7 @@ impl Launcher {
                 && Instant::now() < until
             {
                 pause = pause.min(until.saturating_duration_since(Instant::now()));
-                self.shared.slots[index].note_place(Process::Worker, false);
+                self.shared.slots[index].note_place(DatabaseProcess::Worker, false);
                 continue;
             }
             self.start(index, database.oid);
@@ -266,7 +266,12 @@ impl Launcher {
         if !engine_leader::is_wanted() || self.engine.as_ref().is_some_and(|handle| !handle.has_ended()) {
             return;
         }
-        if self.shared.slots.iter().any(|slot| matches!(slot.state(), State::Working | State::Paused)) {
+        if self
+            .shared
+            .slots
+            .iter()
+            .any(|slot| matches!(slot.state(), WorkerState::Working | WorkerState::Paused))
+        {
             return;
         }
         self.engine = bgworker::start_engine();
@@ -283,17 +288,17 @@ impl Launcher {
     fn start(&mut self, index: usize, database: Oid) {
         let slot = &self.shared.slots[index];
         slot.set_ended(WorkerExit::Unexpectedly);
-        slot.set_state(State::Starting);
+        slot.set_state(WorkerState::Starting);
         self.known.entry(database).or_default().called = false;
         match bgworker::start_worker(index, database) {
             Some(handle) => {
-                slot.note_place(Process::Worker, true);
+                slot.note_place(DatabaseProcess::Worker, true);
                 self.handles.insert(index, handle);
                 self.full = None;
             }
             None => {
-                slot.note_place(Process::Worker, false);
-                slot.set_state(State::Stopped);
+                slot.note_place(DatabaseProcess::Worker, false);
+                slot.set_state(WorkerState::Stopped);
                 let pause = self.full.map_or(RETRY_INTERVAL, |(pause, _)| (pause * 2).min(LONGEST_BACKOFF));
                 if self.full.is_none() {
                     PgError::new(

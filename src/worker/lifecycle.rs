@@ -15,7 +15,7 @@ use crate::pg::catalog_cache::Installation;
 use crate::pg::error::PgError;
 use crate::pg::interrupts::Termination;
 use crate::pg::shmem::{self, Slot};
-use crate::pg::slots::{self, State, WorkerExit};
+use crate::pg::slots::{self, WorkerExit, WorkerState};
 use crate::pg::{access_counters, activity, bgworker, cache_queue, engine_leader, guc, interrupts};
 
 /// Interval at which a process that only runs the engine looks whether it is needed.
@@ -85,7 +85,7 @@ fn leave_slot() {
 
 /// Waits for the upgrade to be completed. Ends with the process.
 fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
-    slot.set_state(State::VersionMismatch);
+    slot.set_state(WorkerState::VersionMismatch);
     PgError::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!(

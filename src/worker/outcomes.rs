@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::claims::{HeldRow, Outcome, Verdict, refused};
+use super::claims::{HeldRequest, Outcome, Verdict, refused};
 use super::protocol::{self, Presence, StoreOutcome};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
@@ -35,13 +35,13 @@ const ROLE_PAUSE: Duration = Duration::from_secs(2);
 /// The outcomes that wait to be written.
 pub(super) struct Outcomes {
     ready: Vec<Outcome>,
-    waiting: Vec<Waiting>,
+    waiting: Vec<WaitingOutcome>,
     /// Later than now where the database does not take anything.
     not_before: Instant,
 }
 
-struct Waiting {
-    held: HeldRow,
+struct WaitingOutcome {
+    held: HeldRequest,
     owner: pg_sys::Oid,
     /// `None`: the row is to be given back.
     verdict: Option<Verdict>,
@@ -64,7 +64,7 @@ impl Pauses {
 
 /// The outcomes of a role that wait.
 #[derive(Default)]
-struct Share {
+struct RoleOutcomes {
     rows: usize,
     answers: usize,
     bytes: usize,
@@ -82,19 +82,19 @@ impl Outcomes {
     }
 
     /// Adds a row that is to be given back, as nothing was done for it.
-    pub(super) fn give_back(&mut self, held: HeldRow, owner: pg_sys::Oid) {
+    pub(super) fn give_back(&mut self, held: HeldRequest, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, false);
     }
 
     /// Adds a row that is to be given back, and to be tried alone. It is claimed again at once, unlike one
     /// that is set aside ([`set_aside`]), which nobody claims for a while.
-    pub(super) fn set_apart(&mut self, held: HeldRow, owner: pg_sys::Oid) {
+    pub(super) fn set_apart(&mut self, held: HeldRequest, owner: pg_sys::Oid) {
         self.give_back_as(held, owner, true);
     }
 
-    fn give_back_as(&mut self, held: HeldRow, owner: pg_sys::Oid, alone: bool) {
+    fn give_back_as(&mut self, held: HeldRequest, owner: pg_sys::Oid, alone: bool) {
         let at = Instant::now();
-        self.waiting.push(Waiting { held, owner, verdict: None, metrics: None, alone, tries: 0, at });
+        self.waiting.push(WaitingOutcome { held, owner, verdict: None, metrics: None, alone, tries: 0, at });
     }
 
     /// Whether there are any.
@@ -136,8 +136,8 @@ impl Outcomes {
         self.waiting = waiting;
         let mut failure = None;
         let mut retried = self.give_back_due(worker, &due, &mut failure);
-        let mut tries: HashMap<HeldRow, u32> = HashMap::new();
-        for Waiting { held, owner, verdict, metrics, tries: before, .. } in due {
+        let mut tries: HashMap<HeldRequest, u32> = HashMap::new();
+        for WaitingOutcome { held, owner, verdict, metrics, tries: before, .. } in due {
             let Some(verdict) = verdict else { continue };
             tries.insert(held, before);
             self.ready.push(Outcome { held, owner, verdict, metrics });
@@ -192,20 +192,20 @@ impl Outcomes {
     }
 
     /// Gives back rows without an answer. Whether there were any that could be.
-    fn give_back_due(&mut self, worker: &str, due: &[Waiting], failure: &mut Option<PgError>) -> bool {
+    fn give_back_due(&mut self, worker: &str, due: &[WaitingOutcome], failure: &mut Option<PgError>) -> bool {
         let mut given_back = false;
         for alone in [false, true] {
-            let rows: Vec<&Waiting> =
+            let rows: Vec<&WaitingOutcome> =
                 due.iter().filter(|waiting| waiting.verdict.is_none() && waiting.alone == alone).collect();
             for part in rows.chunks(AT_ONCE) {
-                let held: Vec<HeldRow> = part.iter().map(|waiting| waiting.held).collect();
+                let held: Vec<HeldRequest> = part.iter().map(|waiting| waiting.held).collect();
                 let left = protocol::release(worker, &held, alone).unwrap_or_else(|error| {
                     failure.get_or_insert(error);
                     held.iter().map(|held| held.id).collect()
                 });
                 given_back |= left.len() < held.len();
                 for waiting in part.iter().filter(|waiting| left.contains(&waiting.held.id)) {
-                    self.waiting.push(Waiting {
+                    self.waiting.push(WaitingOutcome {
                         held: waiting.held,
                         owner: waiting.owner,
                         verdict: None,
@@ -224,7 +224,7 @@ impl Outcomes {
         &mut self,
         part: Vec<Outcome>,
         stored: &HashMap<i64, StoreOutcome>,
-        tries: &HashMap<HeldRow, u32>,
+        tries: &HashMap<HeldRequest, u32>,
     ) {
         for outcome in part {
             let before = tries.get(&outcome.held).copied();
@@ -246,7 +246,15 @@ impl Outcomes {
         let tries = tries.unwrap_or(0);
         let at = Instant::now() + pauses.after(tries);
         let verdict = Some(verdict);
-        self.waiting.push(Waiting { held, owner, verdict, metrics, alone: false, tries: tries + 1, at });
+        self.waiting.push(WaitingOutcome {
+            held,
+            owner,
+            verdict,
+            metrics,
+            alone: false,
+            tries: tries + 1,
+            at,
+        });
     }
 
     /// Drops answers of roles that have many waiting, the latest ones first, and leaves their requests alone.
@@ -254,7 +262,7 @@ impl Outcomes {
         if self.waiting.len() <= MAX_ANSWERS.min(MAX_ROWS) && self.bytes() <= MAX_ANSWER_BYTES {
             return;
         }
-        let mut shares: HashMap<pg_sys::Oid, Share> = HashMap::new();
+        let mut shares: HashMap<pg_sys::Oid, RoleOutcomes> = HashMap::new();
         for waiting in &mut self.waiting {
             let share = shares.entry(waiting.owner).or_default();
             share.rows += 1;

@@ -1,8 +1,8 @@
 //! Making work for the engine from a claimed row.
 
-use super::claims::Claimed;
-use crate::cache::Question;
-use crate::pg::catalog_cache::{Config, Models};
+use super::claims::ClaimedRequest;
+use crate::cache::CacheQuestion;
+use crate::pg::catalog_cache::{DatabaseConfig, ModelRegistry};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
 use crate::request::{self, RawRequest, Subtasks};
@@ -16,7 +16,7 @@ pub(super) struct PreparedRequest {
     /// The work for the engine.
     pub(super) subtasks: Subtasks,
     /// The question to the cache.
-    pub(super) question: Option<Question>,
+    pub(super) question: Option<CacheQuestion>,
 }
 
 /// Fills in what the row leaves to the defaults. The trigger has checked every value when the row was
@@ -26,9 +26,9 @@ pub(super) struct PreparedRequest {
 ///
 /// As [`request::subtasks`].
 pub(super) fn prepare(
-    claimed: &Claimed,
-    config: &Config,
-    models: &Models,
+    claimed: &ClaimedRequest,
+    config: &DatabaseConfig,
+    models: &ModelRegistry,
 ) -> Result<PreparedRequest, PgError> {
     let content = claimed.content.as_ref().map_err(PgError::clone)?;
     let prompts: Option<Vec<Option<&str>>> =
@@ -43,6 +43,6 @@ pub(super) fn prepare(
     let (subtasks, resolved) = request::subtasks(asked, config, models)?;
     // The time to the beginning of an answer must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
-    let question = Question::of(&claimed.request_type, params, &subtasks, &resolved, config);
+    let question = CacheQuestion::of(&claimed.request_type, params, &subtasks, &resolved, config);
     Ok(PreparedRequest { resolved, salt, subtasks, question })
 }

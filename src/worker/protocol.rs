@@ -24,8 +24,8 @@ pub(super) use self::cache::{count_accesses, evict, fill_cache_filter, plan_evic
 pub(super) use self::vectorizers::{
     has_vectorizers, note_definition_error, vectorizer_step, vectorizers_due, vectorizers_outlook,
 };
-use super::claims::{Claimed, Claims, Content, HeldRow, Outcome, Verdict};
-use crate::pg::catalog_cache::{self, Config, Installation};
+use super::claims::{ClaimedRequest, Claims, HeldRequest, Outcome, RequestContent, Verdict};
+use crate::pg::catalog_cache::{self, DatabaseConfig, Installation};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
@@ -77,7 +77,7 @@ pub(super) enum Presence {
     /// The extension is not installed.
     Absent,
     /// The extension is installed, with this configuration.
-    Present(Rc<Installation>, Rc<Config>),
+    Present(Rc<Installation>, Rc<DatabaseConfig>),
 }
 
 /// Looks whether the extension is there.
@@ -143,12 +143,12 @@ pub(super) fn claim(
             Mode::ReadWrite,
             |row| {
                 let request_type: String = row.get(4)?;
-                Some(Claimed {
-                    held: HeldRow { id: row.get(1)?, attempt: row.get(3)? },
+                Some(ClaimedRequest {
+                    held: HeldRequest { id: row.get(1)?, attempt: row.get(3)? },
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
                     // One row that cannot be read must not fail the claim of the others, and what is fetched
                     // of one is forgotten before the next.
-                    content: in_scratch(|| Content::read(row, &request_type, &limits)),
+                    content: in_scratch(|| RequestContent::read(row, &request_type, &limits)),
                     request_type,
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                     priority: row.get::<i32>(9).and_then(|priority| u8::try_from(priority).ok()).unwrap_or(1),
@@ -183,14 +183,14 @@ pub(super) fn claim(
 
 /// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the
 /// same row may be held again by a later one.
-pub(super) fn extend(worker: &str, held: &[HeldRow]) -> Result<Vec<HeldRow>, PgError> {
+pub(super) fn extend(worker: &str, held: &[HeldRequest]) -> Result<Vec<HeldRequest>, PgError> {
     let (ids, attempts) = columns(held);
     let lost = in_queue("extend leases", || {
         spi::query(
             "select id, attempt from steadytext.extend_leases($1, $2, $3, $4)",
             vec![worker.into(), ids.into(), attempts.into(), LEASE_SECONDS.into()],
             Mode::ReadWrite,
-            |row| Some(HeldRow { id: row.get(1)?, attempt: row.get(2)? }),
+            |row| Some(HeldRequest { id: row.get(1)?, attempt: row.get(2)? }),
         )
     })?;
     Ok(lost.into_iter().flatten().collect())
@@ -198,7 +198,7 @@ pub(super) fn extend(worker: &str, held: &[HeldRow]) -> Result<Vec<HeldRow>, PgE
 
 /// Gives requests back that were not finished; this costs them no retry. `alone`: they are tried one at a
 /// time from now on. Returns those that could not be given back now.
-pub(super) fn release(worker: &str, held: &[HeldRow], alone: bool) -> Result<Vec<i64>, PgError> {
+pub(super) fn release(worker: &str, held: &[HeldRequest], alone: bool) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
     claim_floors::note_change();
@@ -370,20 +370,23 @@ pub(super) fn poll(worker: &str, depth: &Depth) -> Result<QueueState, PgError> {
 
 /// Facts about some requests in flight.
 #[derive(Default)]
-struct InFlight {
+struct InFlightFacts {
     /// Some belong to workers that are gone.
     abandoned: bool,
     /// Some belong to workers elsewhere.
     elsewhere: bool,
 }
 
-fn in_flight(worker: &str, ids: &[i64]) -> Result<InFlight, PgError> {
+fn in_flight(worker: &str, ids: &[i64]) -> Result<InFlightFacts, PgError> {
     let live = vec![worker.to_owned()];
     let flight = spi::query_one(
         "select abandoned, elsewhere from steadytext.requests_in_flight($1, $2)",
         vec![ids.to_vec().into(), live.into()],
         Mode::ReadWrite,
-        |row| InFlight { abandoned: row.get(1).unwrap_or(false), elsewhere: row.get(2).unwrap_or(false) },
+        |row| InFlightFacts {
+            abandoned: row.get(1).unwrap_or(false),
+            elsewhere: row.get(2).unwrap_or(false),
+        },
     )?;
     Ok(flight.unwrap_or_default())
 }
@@ -457,6 +460,6 @@ fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Res
     })
 }
 
-fn columns(held: &[HeldRow]) -> (Vec<i64>, Vec<i32>) {
+fn columns(held: &[HeldRequest]) -> (Vec<i64>, Vec<i32>) {
     held.iter().map(|held| (held.id, held.attempt)).unzip()
 }

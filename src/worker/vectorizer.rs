@@ -20,7 +20,7 @@ use pgrx::prelude::*;
 use super::protocol::{self, Presence};
 use crate::pg::error::PgError;
 use crate::pg::interrupts::Termination;
-use crate::pg::shmem::{self, PACES, Pace, Slot};
+use crate::pg::shmem::{self, PACES, Slot, VectorizerPace};
 use crate::pg::{bgworker, catalog_cache, interrupts};
 
 /// Time limit of one step, users' triggers included, and the time after which the process ends if that has
@@ -76,10 +76,12 @@ impl Supervision {
             self.wanted = [true; PACES];
         }
         self.notes_seen = notes;
-        for pace in Pace::ALL {
+        for pace in VectorizerPace::ALL {
             let index = pace as usize;
             // The fast process asks for the other one when there is something for it.
-            if pace == Pace::Slow && slot.vectorizers[Pace::Fast as usize].pid.load(SeqCst) == 0 {
+            if pace == VectorizerPace::Slow
+                && slot.vectorizers[VectorizerPace::Fast as usize].pid.load(SeqCst) == 0
+            {
                 self.wanted[index] = false;
                 continue;
             }
@@ -90,15 +92,15 @@ impl Supervision {
                 continue;
             }
             self.wanted[index] = false;
-            if !protocol::has_vectorizers(pace == Pace::Slow)? {
-                slot.note_place(shmem::Process::Vectorizer(pace), true);
+            if !protocol::has_vectorizers(pace == VectorizerPace::Slow)? {
+                slot.note_place(shmem::DatabaseProcess::Vectorizer(pace), true);
                 continue;
             }
             self.not_before[index] = Instant::now() + START_INTERVAL;
             let Some(shared) = shmem::get() else { return Ok(()) };
             let database = pg_sys::Oid::from(slot.database.load(Acquire));
             let is_started = bgworker::start_vectorizer(shared.index_of(slot), pace, database);
-            slot.note_place(shmem::Process::Vectorizer(pace), is_started);
+            slot.note_place(shmem::DatabaseProcess::Vectorizer(pace), is_started);
             if !is_started {
                 self.wanted[index] = true;
                 return Err(PgError::new(
@@ -114,8 +116,8 @@ impl Supervision {
     /// The time at which a process that is missing is to be started. One that runs wakes the worker when it
     /// ends.
     pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
-        let is_missing = |pace: &Pace| slot.vectorizers[*pace as usize].pid.load(SeqCst) == 0;
-        let missing = Pace::ALL.into_iter().filter(is_missing).map(|pace| pace as usize);
+        let is_missing = |pace: &VectorizerPace| slot.vectorizers[*pace as usize].pid.load(SeqCst) == 0;
+        let missing = VectorizerPace::ALL.into_iter().filter(is_missing).map(|pace| pace as usize);
         missing.filter(|index| self.wanted[*index]).map(|index| self.not_before[index]).min()
     }
 }
@@ -124,7 +126,7 @@ impl Supervision {
 pub(super) fn run(index: usize) {
     interrupts::accept_signals(Termination::AtOnce);
     let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(index / PACES)) else { return };
-    let pace = Pace::ALL[index % PACES];
+    let pace = VectorizerPace::ALL[index % PACES];
     let database = bgworker::my_assignment();
     if !slot.begin_vectorizing(pace, database, interrupts::my_latch()) {
         return;
@@ -139,7 +141,7 @@ pub(super) fn run(index: usize) {
         Err(error) => return error.report(PgLogLevel::LOG),
     };
     interrupts::prepare_time_limits(&slot.vectorizers[pace as usize].overran);
-    Process { slot, pace, database, extension, complaint: None, turns: HashMap::new() }.work();
+    VectorizerProcess { slot, pace, database, extension, complaint: None, turns: HashMap::new() }.work();
 }
 
 fn leave() {
@@ -151,9 +153,9 @@ fn leave() {
     }
 }
 
-struct Process {
+struct VectorizerProcess {
     slot: &'static Slot,
-    pace: Pace,
+    pace: VectorizerPace,
     database: pg_sys::Oid,
     extension: pg_sys::Oid,
     complaint: Option<(String, Instant)>,
@@ -161,7 +163,7 @@ struct Process {
     turns: HashMap<pg_sys::Oid, f64>,
 }
 
-impl Process {
+impl VectorizerProcess {
     /// Works until there is no vectorizer any more.
     fn work(&mut self) {
         let own = &self.slot.vectorizers[self.pace as usize];
@@ -270,14 +272,14 @@ impl Process {
 
     /// `code`: the SQLSTATE; `None` where the process was ended.
     fn note_error(&self, id: pgrx::Uuid, message: &str, code: Option<String>) -> Result<(), PgError> {
-        let is_slow = self.pace == Pace::Slow;
+        let is_slow = self.pace == VectorizerPace::Slow;
         protocol::note_definition_error(id, message, code, is_slow)
     }
 
     /// One step for a vectorizer; true if there may be more to do.
     fn step(&self, id: pgrx::Uuid, looks: bool) -> Result<bool, PgError> {
         let own = &self.slot.vectorizers[self.pace as usize];
-        let is_slow = self.pace == Pace::Slow;
+        let is_slow = self.pace == VectorizerPace::Slow;
         let limits = if is_slow { SLOW_LIMITS } else { FAST_LIMITS };
         let halves = uuid::Uuid::from_bytes(*id.as_bytes()).as_u64_pair();
         own.step[0].store(halves.0, SeqCst);
@@ -294,7 +296,7 @@ impl Process {
     /// One step for each vectorizer for which something can be done, but for those whose owners have had more
     /// time than others who wait. `None`: there are none at all.
     fn round(&mut self, looks: bool) -> Result<Option<RoundOutcome>, PgError> {
-        let is_slow = self.pace == Pace::Slow;
+        let is_slow = self.pace == VectorizerPace::Slow;
         let round = Instant::now();
         let mut due = protocol::vectorizers_due(looks, is_slow)?;
         // An owner with nothing to do saves up no time.

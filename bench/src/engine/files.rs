@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::summary::{Load, ModelSummary};
 use steadytext_engine::{KvCacheType, ModelSource};
 use steadytext_test_models::{Quantization, Spec, write};
 
@@ -35,7 +35,7 @@ fn check(path: &Path) -> Result<(), String> {
         None => error.to_string(),
     };
     let (summary, _) =
-        Summary::of(&ModelSource::File(path.into()), load).map_err(|error| described(&error))?;
+        ModelSummary::of(&ModelSource::File(path.into()), load).map_err(|error| described(&error))?;
     if let Some(refusal) = summary.refusals.first() {
         return Err(format!("{}: {}", path.display(), refusal.reason));
     }

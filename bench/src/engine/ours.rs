@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::gguf::Gguf;
-use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::summary::{Load, ModelSummary};
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
@@ -170,9 +170,9 @@ fn context_length(path: &Path, settings: &Settings) -> usize {
 }
 
 /// The summary of a model for one request at a time.
-pub(crate) fn summary(path: &Path, kv_cache_type: KvCacheType) -> Summary {
+pub(crate) fn summary(path: &Path, kv_cache_type: KvCacheType) -> ModelSummary {
     let load = Load { requests: 1, tokens: 0, threads: 1, kv_cache_type };
-    Summary::of(&ModelSource::File(path.into()), load).expect("the model can be opened").0
+    ModelSummary::of(&ModelSource::File(path.into()), load).expect("the model can be opened").0
 }
 
 /// Milliseconds from the start of an engine to the first token of a short prompt.

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 use steadytext_exchange::file::{CacheFileEntry, Writer};
 use steadytext_exchange::key::{Coding, Key};
-use steadytext_exchange::pickle::Value;
+use steadytext_exchange::pickle::PickleValue;
 
 use super::super::audit::note_in_audit_log;
 use super::of_file;
@@ -25,7 +25,7 @@ const BATCH_BYTES: i64 = 16 << 20;
 
 /// Options for writing a file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Options {
+pub(super) struct ExportOptions {
     /// An existing file may be replaced.
     pub(super) replace: bool,
     /// Whether entries that SteadyText does not look for are written, too.
@@ -36,7 +36,7 @@ pub(super) struct Options {
 
 /// The numbers of entries by their outcome.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
+pub(super) struct ExportCounts {
     /// Written to the file.
     pub(super) exported: i64,
     /// Left out.
@@ -57,7 +57,7 @@ pub(super) fn coding(name: &str) -> Result<Coding, PgError> {
 }
 
 /// Exports the cache to `path`.
-pub(super) fn run(path: &str, options: Options) -> Result<Counts, PgError> {
+pub(super) fn run(path: &str, options: ExportOptions) -> Result<ExportCounts, PgError> {
     let installation = catalog_cache::installation()?;
     let caller = current_user();
     let target = ExchangePath::at(path)?;
@@ -81,9 +81,9 @@ fn write(
     path: &str,
     writer: &Writer,
     installation: &Installation,
-    options: Options,
-) -> Result<Counts, PgError> {
-    let mut counts = Counts::default();
+    options: ExportOptions,
+) -> Result<ExportCounts, PgError> {
+    let mut counts = ExportCounts::default();
     let mut sink = writer.sink().map_err(|error| of_file(path, &error))?;
     let mut after = 0;
     loop {
@@ -109,7 +109,7 @@ fn write(
 fn read(
     installation: &Installation,
     after: i64,
-    options: Options,
+    options: ExportOptions,
 ) -> Result<Vec<(i64, Option<CacheFileEntry>)>, PgError> {
     let sql = format!(
         "select c.id, c.cache_key, c.prompt, c.eos_string, c.request_type, c.response, c.embedding::real[],
@@ -141,8 +141,8 @@ fn entry(row: &spi::Row, all_entries: bool) -> Option<CacheFileEntry> {
         false => Key::Generation { prompt: cache_key.clone(), eos_string: None },
     };
     let value = match text(6) {
-        Some(text) => Value::Text(text),
-        None => Value::Vector(row.get(7)?),
+        Some(text) => PickleValue::Text(text),
+        None => PickleValue::Vector(row.get(7)?),
     };
     Some(CacheFileEntry {
         key: default.or_else(|| all_entries.then(other))?,

@@ -4,9 +4,9 @@ use std::fs::OpenOptions;
 
 use pgrx::prelude::*;
 use serde_json::json;
-use steadytext_exchange::file::{self, CacheFileEntry, Reader, Refusal};
+use steadytext_exchange::file::{self, CacheFileEntry, Reader, RefusedRow};
 use steadytext_exchange::key::Key;
-use steadytext_exchange::pickle::Value;
+use steadytext_exchange::pickle::PickleValue;
 
 use super::super::audit::note_in_audit_log;
 use super::of_file;
@@ -27,7 +27,7 @@ const REPORTED: i64 = 5;
 
 /// The numbers of a file's rows by their outcome.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
+pub(super) struct ImportCounts {
     /// Written to the cache.
     pub(super) imported: i64,
     /// The cache had an entry of this key.
@@ -37,19 +37,19 @@ pub(super) struct Counts {
 }
 
 /// The errors that stop an import.
-enum Stop {
+enum ImportError {
     File(file::Error),
     Database(PgError),
 }
 
-impl From<file::Error> for Stop {
+impl From<file::Error> for ImportError {
     fn from(error: file::Error) -> Self {
-        Stop::File(error)
+        ImportError::File(error)
     }
 }
 
 /// Imports the file at `path`. With `replace`, its entries take the place of those that the cache has.
-pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
+pub(super) fn run(path: &str, replace: bool) -> Result<ImportCounts, PgError> {
     let installation = catalog_cache::installation()?;
     let caller = current_user();
     let source = ExchangePath::at(path)?;
@@ -73,8 +73,8 @@ pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
     as_owner(installation.owner, || {
         lock(&installation)?;
         let counts = read(&reader, &installation, replace).map_err(|stop| match stop {
-            Stop::File(error) => of_file(path, &error),
-            Stop::Database(error) => error,
+            ImportError::File(error) => of_file(path, &error),
+            ImportError::Database(error) => error,
         })?;
         let details = json!({
             "path": path, "replace": replace,
@@ -85,12 +85,12 @@ pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
     })
 }
 
-fn read(reader: &Reader, installation: &Installation, replace: bool) -> Result<Counts, Stop> {
-    let mut counts = Counts::default();
+fn read(reader: &Reader, installation: &Installation, replace: bool) -> Result<ImportCounts, ImportError> {
+    let mut counts = ImportCounts::default();
     let mut batch = Batch::default();
-    reader.read(|row: Result<CacheFileEntry, Refusal>| {
+    reader.read(|row: Result<CacheFileEntry, RefusedRow>| {
         if interrupts::is_stop_pending() {
-            return Err(Stop::File(file::Error::Stopped));
+            return Err(ImportError::File(file::Error::Stopped));
         }
         match row {
             Ok(entry) => batch.add(entry),
@@ -135,12 +135,12 @@ impl Batch {
         };
         self.bytes += key.len() + prompt.len();
         match entry.value {
-            Value::Text(text) => {
+            PickleValue::Text(text) => {
                 self.bytes += text.len();
                 self.lengths.push(0);
                 self.responses.push(Some(text));
             }
-            Value::Vector(vector) => {
+            PickleValue::Vector(vector) => {
                 self.bytes += size_of_val(&vector[..]);
                 self.lengths.push(i32::try_from(vector.len()).unwrap_or(i32::MAX));
                 self.numbers.extend(vector);
@@ -159,7 +159,12 @@ impl Batch {
         self.keys.len() >= BATCH || self.bytes >= BATCH_BYTES
     }
 
-    fn write(&mut self, installation: &Installation, replace: bool, counts: &mut Counts) -> Result<(), Stop> {
+    fn write(
+        &mut self,
+        installation: &Installation,
+        replace: bool,
+        counts: &mut ImportCounts,
+    ) -> Result<(), ImportError> {
         let batch = std::mem::take(self);
         let given = batch.keys.len() as i64;
         if given == 0 {
@@ -179,7 +184,7 @@ impl Batch {
             ];
             spi::query(&insert(installation, replace), args, Mode::ReadWrite, |_| ())
         });
-        let written = written.map_err(Stop::Database)?.len() as i64;
+        let written = written.map_err(ImportError::Database)?.len() as i64;
         counts.imported += written;
         counts.skipped += given - written;
         Ok(())

@@ -18,13 +18,13 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Error, Generate, Output, Ticket, Work};
 use ureq::Agent;
 
-use super::client::{self, Failed};
-use super::endpoint_answers::{Answer, Refused, Usage, refusal};
-use super::settings::{Api, Key, Settings};
-use super::waiting::{Call, EndpointEventKind, Job, State, give_back};
+use super::client::{self, CallFailure};
+use super::endpoint_answers::{EndpointAnswer, EndpointUsage, Refused, refusal};
+use super::settings::{Api, ApiKey, EndpointSettings};
+use super::waiting::{EndpointCall, EndpointEventKind, EndpointJob, EndpointState, give_back};
 use super::{kinds, texts, vectors};
 use crate::Error as ProgramError;
-use crate::log::{self, Level};
+use crate::log::{self, Severity};
 
 /// Stack of a thread: answers are checked on it, and documents may be deep.
 const STACK_BYTES: usize = 64 << 20;
@@ -40,9 +40,9 @@ const DENIED_REST: Duration = Duration::from_secs(10);
 /// A model behind an endpoint.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    settings: Settings,
+    settings: EndpointSettings,
     types: Vec<&'static str>,
-    state: Mutex<State>,
+    state: Mutex<EndpointState>,
     changed: Condvar,
     /// Calls that were made, and those that came to nothing.
     pub(crate) calls: AtomicU64,
@@ -55,11 +55,11 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`ProgramError::Usage`] for certificates and keys that cannot be used; [`ProgramError::Thread`].
-    pub(crate) fn start(settings: Settings) -> Result<Arc<Endpoint>, ProgramError> {
+    pub(crate) fn start(settings: EndpointSettings) -> Result<Arc<Endpoint>, ProgramError> {
         let wrong = |why| ProgramError::Usage(format!("model \"{}\" of the endpoints: {why}", settings.name));
         client::agent(&settings).map_err(wrong)?;
-        let key = settings.key_file.as_deref().map(Key::read).transpose().map_err(wrong)?;
-        let state = State { key, next_rest: RESTS.0, ..State::default() };
+        let key = settings.key_file.as_deref().map(ApiKey::read).transpose().map_err(wrong)?;
+        let state = EndpointState { key, next_rest: RESTS.0, ..EndpointState::default() };
         let endpoint = Arc::new(Endpoint {
             types: kinds::of(&settings),
             settings,
@@ -110,7 +110,7 @@ impl Endpoint {
     }
 
     /// Adds work.
-    pub(crate) fn submit(&self, jobs: Vec<Job>) {
+    pub(crate) fn submit(&self, jobs: Vec<EndpointJob>) {
         self.state().jobs.extend(jobs);
         self.changed.notify_all();
     }
@@ -129,7 +129,7 @@ impl Endpoint {
         self.changed.notify_all();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, EndpointState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -159,7 +159,7 @@ impl Endpoint {
     }
 
     /// Waits for jobs that go into one call.
-    fn next(&self, number: usize, agent: &Agent) -> Vec<Job> {
+    fn next(&self, number: usize, agent: &Agent) -> Vec<EndpointJob> {
         let mut state = self.state();
         loop {
             state.drop_cancelled();
@@ -168,7 +168,7 @@ impl Endpoint {
             if !state.is_resting(now) && is_free && !state.jobs.is_empty() {
                 let jobs = state.take(self.batch());
                 let tickets = jobs.iter().map(|job| job.ticket.clone()).collect();
-                state.under_way.insert(number, Call { agent: agent.clone(), tickets, is_cut: false });
+                state.under_way.insert(number, EndpointCall { agent: agent.clone(), tickets, is_cut: false });
                 return jobs;
             }
             let rest = state.rest_until.and_then(|until| until.checked_duration_since(now));
@@ -188,7 +188,7 @@ impl Endpoint {
     }
 
     /// Does jobs, and sends the outcome of each. Some tries may have been made.
-    fn run(&self, agent: &Agent, jobs: Vec<Job>, mut tries: Tries) {
+    fn run(&self, agent: &Agent, jobs: Vec<EndpointJob>, mut tries: Tries) {
         let (jobs, call) = match self.question(jobs) {
             (_, None) => return,
             (jobs, Some(call)) => (jobs, call),
@@ -214,7 +214,7 @@ impl Endpoint {
             let is_last = tries.made >= self.settings.retries;
             tries.made += 1;
             match failed {
-                Failed::Request(message) if jobs.len() == 1 => {
+                CallFailure::Request(message) if jobs.len() == 1 => {
                     self.went_well();
                     let message = self.named(&message);
                     return jobs.iter().for_each(|job| {
@@ -222,22 +222,22 @@ impl Endpoint {
                     });
                 }
                 // One of them is refused, and it was no try of the others.
-                Failed::Request(_) => {
+                CallFailure::Request(_) => {
                     return self.halve(agent, jobs, Tries { made: tries.made - 1, ..tries });
                 }
-                Failed::Busy(message, after) => {
+                CallFailure::Busy(message, after) => {
                     let rest = self.rest(&message, after);
                     if is_last || rest > LONGEST_WAIT || !self.pause(rest, &jobs) {
                         return give_back(&jobs);
                     }
                 }
-                Failed::Denied(message) => {
+                CallFailure::Denied(message) => {
                     self.rest(&message, Some(DENIED_REST));
                     self.read_key();
                     return give_back(&jobs);
                 }
-                Failed::Broken(message) if is_last => return self.give_up(&jobs, &message),
-                Failed::Broken(message) => {
+                CallFailure::Broken(message) if is_last => return self.give_up(&jobs, &message),
+                CallFailure::Broken(message) => {
                     self.say(&message);
                     let pause = RETRY_PAUSES.0 * 2_u32.pow(tries.made.min(8) - 1);
                     self.pause(shaken(pause.min(RETRY_PAUSES.1)), &jobs);
@@ -250,13 +250,13 @@ impl Endpoint {
     }
 
     /// The queue tries them again later.
-    fn give_up(&self, jobs: &[Job], why: &str) {
+    fn give_up(&self, jobs: &[EndpointJob], why: &str) {
         let message = self.named(why);
         jobs.iter()
             .for_each(|job| job.say(EndpointEventKind::Refused(refusal(message.clone(), "58030", true))));
     }
 
-    fn halve(&self, agent: &Agent, mut jobs: Vec<Job>, tries: Tries) {
+    fn halve(&self, agent: &Agent, mut jobs: Vec<EndpointJob>, tries: Tries) {
         let others = jobs.split_off(jobs.len() / 2);
         self.run(agent, jobs, tries);
         self.run(agent, others, tries);
@@ -269,7 +269,7 @@ impl Endpoint {
             return;
         }
         if state.is_doubtful {
-            log::say(Level::Info, None, &self.named("the endpoint answers again"));
+            log::say(Severity::Info, None, &self.named("the endpoint answers again"));
         }
         (state.is_doubtful, state.rest_until, state.next_rest, state.said) = (false, None, RESTS.0, None);
         drop(state);
@@ -299,7 +299,7 @@ impl Endpoint {
     }
 
     /// Waits while anybody waits for these jobs. Whether anybody does.
-    fn pause(&self, pause: Duration, jobs: &[Job]) -> bool {
+    fn pause(&self, pause: Duration, jobs: &[EndpointJob]) -> bool {
         let until = Instant::now() + pause;
         let mut state = self.state();
         loop {
@@ -316,7 +316,7 @@ impl Endpoint {
 
     /// The file may have another one by now.
     fn read_key(&self) {
-        if let Some(Ok(key)) = self.settings.key_file.as_deref().map(Key::read) {
+        if let Some(Ok(key)) = self.settings.key_file.as_deref().map(ApiKey::read) {
             self.state().key = Some(key);
         }
     }
@@ -326,7 +326,7 @@ impl Endpoint {
         let mut state = self.state();
         if state.said.as_deref() != Some(what) {
             state.said = Some(what.to_owned());
-            log::say(Level::Warning, None, &self.named(what));
+            log::say(Severity::Warning, None, &self.named(what));
         }
     }
 
@@ -336,32 +336,35 @@ impl Endpoint {
 
     /// The jobs of one call with the question to ask. Jobs that need not be asked, or cannot be, get their
     /// answers here.
-    fn question(&self, jobs: Vec<Job>) -> (Vec<Job>, Option<Question>) {
+    fn question(&self, jobs: Vec<EndpointJob>) -> (Vec<EndpointJob>, Option<CallQuestion>) {
         let settings = &self.settings;
-        let mut asked: Vec<Job> = Vec::with_capacity(jobs.len());
+        let mut asked: Vec<EndpointJob> = Vec::with_capacity(jobs.len());
         let mut inputs: Vec<String> = Vec::new();
         let mut question = None;
         for job in jobs {
             let made = match (&job.work, settings.api) {
                 (Work::Generate(how), Api::Chat | Api::Completions) => {
                     texts::question(settings, how).map(|made| {
-                        question = Some(Question::Text(Box::new((how.clone(), made))));
+                        question = Some(CallQuestion::Text(Box::new((how.clone(), made))));
                     })
                 }
                 (Work::Likelihoods(how), Api::Chat) => match texts::choice(how) {
                     Ok(None) => {
                         let output = texts::likelihoods(how, None);
-                        job.say(event_of(Answer { outcome: Ok(output), usage: Usage::default() }));
+                        job.say(event_of(EndpointAnswer {
+                            outcome: Ok(output),
+                            usage: EndpointUsage::default(),
+                        }));
                         continue;
                     }
                     Ok(Some(choice)) => texts::question(settings, &choice).map(|made| {
-                        question = Some(Question::Text(Box::new((choice, made))));
+                        question = Some(CallQuestion::Text(Box::new((choice, made))));
                     }),
                     Err(refused) => Err(refused),
                 },
                 (Work::Embed(how), Api::Embeddings) => vectors::text(how).map(|text| inputs.push(text)),
                 (Work::Rerank(_), Api::Rerank) => {
-                    question = Some(Question::Ranking);
+                    question = Some(CallQuestion::Ranking);
                     Ok(())
                 }
                 _ => Err(Refused::unsupported("requests of this kind")),
@@ -375,14 +378,19 @@ impl Endpoint {
             }
         }
         if !inputs.is_empty() {
-            question = Some(Question::Vectors(inputs));
+            question = Some(CallQuestion::Vectors(inputs));
         }
         let question = question.filter(|_| !asked.is_empty());
         (asked, question)
     }
 
     /// Makes the call, and reads what came.
-    fn ask(&self, agent: &Agent, jobs: &[Job], question: &Question) -> Result<Vec<Answer>, Failed> {
+    fn ask(
+        &self,
+        agent: &Agent,
+        jobs: &[EndpointJob],
+        question: &CallQuestion,
+    ) -> Result<Vec<EndpointAnswer>, CallFailure> {
         let settings = &self.settings;
         let key = self.state().key.clone();
         let call = |path: &str, body: Map<String, Value>| {
@@ -390,11 +398,11 @@ impl Endpoint {
             client::call(agent, settings, key.as_ref(), path, body)
         };
         match question {
-            Question::Text(question) => {
+            CallQuestion::Text(question) => {
                 let (how, made) = &**question;
                 let bytes = call(texts::path(settings.api), made.body.clone())?;
                 let mut answer = texts::answer(how, made, &bytes)?;
-                if let Some(Job { work: Work::Likelihoods(how), .. }) = jobs.first() {
+                if let Some(EndpointJob { work: Work::Likelihoods(how), .. }) = jobs.first() {
                     answer.outcome = answer.outcome.map(|output| match output {
                         Output::Text { text, .. } => texts::likelihoods(how, Some(&text)),
                         other => other,
@@ -402,7 +410,7 @@ impl Endpoint {
                 }
                 Ok(vec![answer])
             }
-            Question::Vectors(inputs) => {
+            CallQuestion::Vectors(inputs) => {
                 let bytes = call("/embeddings", vectors::embeddings(settings, inputs.clone()))?;
                 let hows = jobs.iter().filter_map(|job| match &job.work {
                     Work::Embed(how) => Some(how),
@@ -410,7 +418,7 @@ impl Endpoint {
                 });
                 vectors::embedded(&hows.collect::<Vec<_>>(), &bytes)
             }
-            Question::Ranking => {
+            CallQuestion::Ranking => {
                 let hows = jobs.iter().filter_map(|job| match &job.work {
                     Work::Rerank(how) => Some(how),
                     _ => None,
@@ -431,13 +439,13 @@ struct Tries {
 }
 
 /// The question of a call.
-enum Question {
-    Text(Box<(Generate, texts::Question)>),
+enum CallQuestion {
+    Text(Box<(Generate, texts::CallBody)>),
     Vectors(Vec<String>),
     Ranking,
 }
 
-fn event_of(Answer { outcome, usage }: Answer) -> EndpointEventKind {
+fn event_of(EndpointAnswer { outcome, usage }: EndpointAnswer) -> EndpointEventKind {
     match outcome {
         Ok(output) => EndpointEventKind::Done {
             output,

@@ -15,7 +15,7 @@ use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy, Timeout};
 
-use super::settings::{Key, Settings};
+use super::settings::{ApiKey, EndpointSettings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer that says what is wrong, and characters of that.
@@ -32,7 +32,7 @@ const BUNDLES: [&str; 5] = [
 
 /// The reason why a call came to nothing.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(super) enum CallFailure {
     /// The endpoint refuses what is asked, and would again.
     Request(String),
     /// The endpoint takes nothing now, whatever is asked, or is not there; it may say for how long.
@@ -56,7 +56,7 @@ struct Complaint {
 /// # Errors
 ///
 /// A message about certificates or a proxy that cannot be used.
-pub(super) fn agent(settings: &Settings) -> Result<Agent, String> {
+pub(super) fn agent(settings: &EndpointSettings) -> Result<Agent, String> {
     let roots = match &settings.ca_file {
         Some(file) => authorities(file)?,
         None if has_authorities() => RootCerts::PlatformVerifier,
@@ -99,20 +99,20 @@ fn authorities(file: &Path) -> Result<RootCerts, String> {
 ///
 /// # Errors
 ///
-/// [`Failed`].
+/// [`CallFailure`].
 pub(super) fn call(
     agent: &Agent,
-    settings: &Settings,
-    key: Option<&Key>,
+    settings: &EndpointSettings,
+    key: Option<&ApiKey>,
     path: &str,
     mut body: Map<String, Value>,
-) -> Result<Vec<u8>, Failed> {
+) -> Result<Vec<u8>, CallFailure> {
     settings.omit.iter().for_each(|field| drop(body.shift_remove(field)));
     body.extend(settings.extra.clone());
     let bytes = Value::Object(body).to_string();
     let uri: Uri = format!("{}{path}", settings.base_url)
         .parse()
-        .map_err(|_| Failed::Denied("the address is none".to_owned()))?;
+        .map_err(|_| CallFailure::Denied("the address is none".to_owned()))?;
     let mut request =
         agent.post(uri).header(CONTENT_TYPE, "application/json").header(ACCEPT, "application/json");
     if let Some(key) = key {
@@ -125,10 +125,10 @@ pub(super) fn call(
     Err(refused(response, settings, key))
 }
 
-fn read(response: Response<Body>, most: u64, settings: &Settings) -> Result<Vec<u8>, Failed> {
+fn read(response: Response<Body>, most: u64, settings: &EndpointSettings) -> Result<Vec<u8>, CallFailure> {
     let length =
         response.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
-    let too_long = || Failed::Request(format!("the endpoint's answer is longer than {} MB", most >> 20));
+    let too_long = || CallFailure::Request(format!("the endpoint's answer is longer than {} MB", most >> 20));
     if length.is_some_and(|length: u64| length > most) {
         return Err(too_long());
     }
@@ -137,15 +137,15 @@ fn read(response: Response<Body>, most: u64, settings: &Settings) -> Result<Vec<
     body.take(most + 1).read_to_end(&mut bytes).map_err(|error| match error.downcast::<ureq::Error>() {
         // The body's reader wraps the error of the connection.
         Ok(error) => failed(&error, settings),
-        Err(error) => Failed::Broken(format!("the endpoint's answer broke off: {error}")),
+        Err(error) => CallFailure::Broken(format!("the endpoint's answer broke off: {error}")),
     })?;
     if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
 }
 
 /// Classifies an error of a call that got no response.
-fn failed(error: &ureq::Error, settings: &Settings) -> Failed {
+fn failed(error: &ureq::Error, settings: &EndpointSettings) -> CallFailure {
     use io::ErrorKind as Kind;
-    let unreachable = |why: String| Failed::Busy(format!("the endpoint cannot be reached: {why}"), None);
+    let unreachable = |why: String| CallFailure::Busy(format!("the endpoint cannot be reached: {why}"), None);
     match error {
         ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed
@@ -164,45 +164,47 @@ fn failed(error: &ureq::Error, settings: &Settings) -> Failed {
             unreachable(cause.to_string())
         }
         ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) | ureq::Error::TlsRequired => {
-            Failed::Denied(format!("no TLS with the endpoint: {error}"))
+            CallFailure::Denied(format!("no TLS with the endpoint: {error}"))
         }
         // TLS errors of the handshake are reported as read errors.
         ureq::Error::Io(cause) if cause.kind() == Kind::InvalidData => {
-            Failed::Denied(format!("no TLS with the endpoint: {cause}"))
+            CallFailure::Denied(format!("no TLS with the endpoint: {cause}"))
         }
-        ureq::Error::Timeout(_) => Failed::Broken(format!(
+        ureq::Error::Timeout(_) => CallFailure::Broken(format!(
             "the endpoint has not answered within {} seconds",
             settings.timeout.as_secs_f64()
         )),
-        ureq::Error::Http(_) | ureq::Error::BadUri(_) => Failed::Denied(error.to_string()),
-        error => Failed::Broken(format!("the endpoint broke off: {error}")),
+        ureq::Error::Http(_) | ureq::Error::BadUri(_) => CallFailure::Denied(error.to_string()),
+        error => CallFailure::Broken(format!("the endpoint broke off: {error}")),
     }
 }
 
 /// Classifies a response whose status is not success.
-fn refused(response: Response<Body>, settings: &Settings, key: Option<&Key>) -> Failed {
+fn refused(response: Response<Body>, settings: &EndpointSettings, key: Option<&ApiKey>) -> CallFailure {
     let status = response.status();
     let code = status.as_u16();
     if status.is_redirection() {
-        return Failed::Denied(format!(
+        return CallFailure::Denied(format!(
             "the endpoint answers with a redirect ({code}), and none is followed"
         ));
     }
     let after = response.headers().get(RETRY_AFTER).and_then(|value| seconds(value.to_str().ok()?));
     match code {
-        429 | 503 | 529 => return Failed::Busy(format!("the endpoint takes nothing now ({code})"), after),
-        401 | 407 => return Failed::Denied(format!("the endpoint does not know the key ({code})")),
-        // The endpoint refuses the account or the address, so every other request would fail in the same way.
-        402 | 403 => return Failed::Denied(format!("the endpoint refuses the account ({code})")),
-        404 | 405 | 410 => {
-            return Failed::Denied(format!("the endpoint has nothing at this address ({code})"));
+        429 | 503 | 529 => {
+            return CallFailure::Busy(format!("the endpoint takes nothing now ({code})"), after);
         }
-        408 | 425 => return Failed::Broken(format!("the endpoint asks to be asked again ({code})")),
+        401 | 407 => return CallFailure::Denied(format!("the endpoint does not know the key ({code})")),
+        // The endpoint refuses the account or the address, so every other request would fail in the same way.
+        402 | 403 => return CallFailure::Denied(format!("the endpoint refuses the account ({code})")),
+        404 | 405 | 410 => {
+            return CallFailure::Denied(format!("the endpoint has nothing at this address ({code})"));
+        }
+        408 | 425 => return CallFailure::Broken(format!("the endpoint asks to be asked again ({code})")),
         400..=499 => {}
-        _ => return Failed::Broken(format!("the endpoint has failed ({code})")),
+        _ => return CallFailure::Broken(format!("the endpoint has failed ({code})")),
     }
     let complaint = read(response, MAX_COMPLAINT, settings).ok().and_then(|bytes| complaint(&bytes, key));
-    Failed::Request(match complaint {
+    CallFailure::Request(match complaint {
         Some(complaint) => format!("the endpoint refuses the request ({code}): {complaint}"),
         None => format!("the endpoint refuses the request ({code})"),
     })
@@ -215,7 +217,7 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 /// The endpoint's message about a request that it refuses, in one line and without the key.
-fn complaint(bytes: &[u8], key: Option<&Key>) -> Option<String> {
+fn complaint(bytes: &[u8], key: Option<&ApiKey>) -> Option<String> {
     let complaint: Complaint = serde_json::from_slice(bytes).ok()?;
     let text = |value: Value| match value {
         Value::String(text) => Some(text),

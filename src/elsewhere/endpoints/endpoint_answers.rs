@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use steadytext_engine::remote_job::Refusal;
+use steadytext_engine::remote_job::JobRefusal;
 use steadytext_engine::{Error, Output};
 
-use super::client::Failed;
+use super::client::CallFailure;
 
 /// The most tokens that a call is believed to have taken.
 const MAX_TOKENS: f64 = 1e8;
@@ -14,7 +14,7 @@ const MAX_TOKENS: f64 = 1e8;
 /// reason to lose an answer: a count that cannot be read is unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
-pub(super) struct Usage {
+pub(super) struct EndpointUsage {
     pub(super) prompt_tokens: Option<u32>,
     pub(super) completion_tokens: Option<u32>,
     pub(super) cached_tokens: Option<u32>,
@@ -22,14 +22,14 @@ pub(super) struct Usage {
     pub(super) thought_tokens: Option<u32>,
 }
 
-impl From<Value> for Usage {
-    fn from(usage: Value) -> Usage {
+impl From<Value> for EndpointUsage {
+    fn from(usage: Value) -> EndpointUsage {
         let number = |path: &str| count(usage.pointer(path)?);
         let prompt_tokens = number("/prompt_tokens").or_else(|| number("/input_tokens"));
         let completion_tokens = number("/completion_tokens").or_else(|| number("/output_tokens"));
         // An endpoint that does not count the tokens of answers tells them by the rest.
         let rest = || number("/total_tokens")?.checked_sub(prompt_tokens?);
-        Usage {
+        EndpointUsage {
             prompt_tokens,
             completion_tokens: completion_tokens.or_else(rest),
             cached_tokens: number("/prompt_tokens_details/cached_tokens"),
@@ -48,10 +48,10 @@ fn count(value: &Value) -> Option<u32> {
     (0.0..=MAX_TOKENS).contains(&number).then_some(number.round() as u32)
 }
 
-impl Usage {
+impl EndpointUsage {
     /// The share of each of the texts that were sent together, by its length: all of them together have what
     /// the endpoint says.
-    pub(super) fn shares(self, lengths: &[usize]) -> Vec<Usage> {
+    pub(super) fn shares(self, lengths: &[usize]) -> Vec<EndpointUsage> {
         let whole: u64 = lengths.iter().map(|length| *length as u64 + 1).sum();
         let (mut before, mut counted) = (0_u64, 0_u32);
         let share = |length: &usize| {
@@ -63,17 +63,17 @@ impl Usage {
                 counted = upto;
                 own
             });
-            Usage { prompt_tokens: tokens, ..Usage::default() }
+            EndpointUsage { prompt_tokens: tokens, ..EndpointUsage::default() }
         };
         lengths.iter().map(share).collect()
     }
 }
 
 /// The result of a piece of work.
-pub(super) struct Answer {
+pub(super) struct EndpointAnswer {
     /// The same output or error as the engine would have given.
     pub(super) outcome: Result<Output, Error>,
-    pub(super) usage: Usage,
+    pub(super) usage: EndpointUsage,
 }
 
 /// The reason why an endpoint is not asked.
@@ -92,18 +92,22 @@ impl Refused {
 }
 
 /// The refusal that the row of a request gets when no endpoint has answered it.
-pub(super) fn refusal(message: String, code: &str, retry: bool) -> Refusal {
-    Refusal { message, code: code.to_owned(), retry }
+pub(super) fn refusal(message: String, code: &str, retry: bool) -> JobRefusal {
+    JobRefusal { message, code: code.to_owned(), retry }
 }
 
 /// An answer that is none.
-pub(super) fn unreadable(error: &serde_json::Error) -> Failed {
+pub(super) fn unreadable(error: &serde_json::Error) -> CallFailure {
     // The error's own message may quote the endpoint's answer, so only its place is reported.
     let what = match error.classify() {
         serde_json::error::Category::Data => "has not the form that was asked for",
         _ => "is no JSON document",
     };
-    Failed::Broken(format!("the endpoint's answer {what}: line {} column {}", error.line(), error.column()))
+    CallFailure::Broken(format!(
+        "the endpoint's answer {what}: line {} column {}",
+        error.line(),
+        error.column()
+    ))
 }
 
 #[cfg(test)]
@@ -112,13 +116,13 @@ mod tests {
 
     use super::*;
 
-    fn usage(value: Value) -> Usage {
+    fn usage(value: Value) -> EndpointUsage {
         serde_json::from_value(value).expect("anything can be read")
     }
 
     #[test]
     fn what_servers_say_of_tokens_is_read_however_they_say_it() {
-        let counts = |prompt, completion, cached, thoughts| Usage {
+        let counts = |prompt, completion, cached, thoughts| EndpointUsage {
             prompt_tokens: prompt,
             completion_tokens: completion,
             cached_tokens: cached,
@@ -138,11 +142,11 @@ mod tests {
                 json!({ "prompt_tokens": 9, "prompt_tokens_details": { "cached_tokens": 8 } }),
                 counts(Some(9), None, Some(8), None),
             ),
-            (json!({ "prompt_tokens": -1, "completion_tokens": 1e300 }), Usage::default()),
-            (json!({ "prompt_tokens": [1], "completion_tokens": {} }), Usage::default()),
-            (json!([7, 3]), Usage::default()),
-            (json!("many"), Usage::default()),
-            (json!(null), Usage::default()),
+            (json!({ "prompt_tokens": -1, "completion_tokens": 1e300 }), EndpointUsage::default()),
+            (json!({ "prompt_tokens": [1], "completion_tokens": {} }), EndpointUsage::default()),
+            (json!([7, 3]), EndpointUsage::default()),
+            (json!("many"), EndpointUsage::default()),
+            (json!(null), EndpointUsage::default()),
         ] {
             assert_eq!(usage(said.clone()), read, "{said}");
         }
@@ -155,6 +159,6 @@ mod tests {
         let tokens: Vec<u32> = shares.iter().filter_map(|share| share.prompt_tokens).collect();
         assert_eq!((tokens.len(), tokens.iter().sum::<u32>()), (3, 10), "{tokens:?}");
         assert!(tokens[1] > tokens[2], "{tokens:?}");
-        assert_eq!(Usage::default().shares(&[1, 2]), vec![Usage::default(); 2]);
+        assert_eq!(EndpointUsage::default().shares(&[1, 2]), vec![EndpointUsage::default(); 2]);
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use steadytext_engine::{Constraint, Error};
 
-use super::settings::{Guided, Settings};
+use super::settings::{EndpointSettings, Guided};
 
 /// The only field of the document that a choice comes in where endpoints know documents only.
 const FIELD: &str = "answer";
@@ -47,7 +47,7 @@ pub(super) fn knows_patterns(guided: Guided) -> bool {
 pub(super) fn add(
     body: &mut Map<String, Value>,
     constraint: &Constraint,
-    settings: &Settings,
+    settings: &EndpointSettings,
 ) -> Result<Form, NoField> {
     let schema = || constraint.portable_schema().map_err(NoField::Invalid);
     let (form, field, value) = match (settings.guided, constraint) {
@@ -82,7 +82,7 @@ pub(super) fn add(
     Ok(form)
 }
 
-fn response_format(settings: &Settings, schema: Value) -> Value {
+fn response_format(settings: &EndpointSettings, schema: Value) -> Value {
     match settings.guided {
         Guided::JsonObject => json!({ "type": "json_object", "schema": schema }),
         _ => json!({

@@ -1,7 +1,7 @@
 //! The types of requests that an endpoint can answer. The others are not claimed.
 
 use super::guided::knows_patterns;
-use super::settings::{Api, Guided, Judgements, Settings};
+use super::settings::{Api, EndpointSettings, Guided, Judgements};
 
 /// Types of texts alone, of those with a schema or choices, and of judgements.
 const PLAIN: [&str; 1] = ["generate"];
@@ -24,7 +24,7 @@ const EMBEDDED: [&str; 7] = [
 const RANKED: [&str; 2] = ["rerank", "batch_rerank"];
 
 /// All that an endpoint can answer.
-pub(super) fn of(settings: &Settings) -> Vec<&'static str> {
+pub(super) fn of(settings: &EndpointSettings) -> Vec<&'static str> {
     let is_guided = settings.guided != Guided::None;
     let parts: &[(&[&'static str], bool)] = match settings.api {
         Api::Embeddings => &[(&EMBEDDED, true)],

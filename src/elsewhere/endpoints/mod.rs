@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use self::calls::Endpoint;
-pub(crate) use self::waiting::{EndpointEvent, EndpointEventKind, Job};
+pub(crate) use self::waiting::{EndpointEvent, EndpointEventKind, EndpointJob};
 use crate::Error;
 
 /// The endpoints of a file.

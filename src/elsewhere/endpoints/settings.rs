@@ -107,7 +107,7 @@ pub(crate) enum Scores {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct EndpointsFile {
     #[serde(default)]
     model: Vec<ModelEntry>,
 }
@@ -181,7 +181,7 @@ fn max_answer_mb() -> u64 {
 
 /// A model behind an endpoint.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct EndpointSettings {
     /// The model's name in requests.
     pub(crate) name: String,
     pub(crate) api: Api,
@@ -218,15 +218,15 @@ pub(crate) struct Settings {
 
 /// A key, which no message shows.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Key(String);
+pub(crate) struct ApiKey(String);
 
-impl fmt::Debug for Key {
+impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key")
     }
 }
 
-impl Key {
+impl ApiKey {
     /// The secret itself, which only the endpoint may see.
     pub(super) fn secret(&self) -> &str {
         &self.0
@@ -237,7 +237,7 @@ impl Key {
     /// # Errors
     ///
     /// A message about the file that reveals nothing of its contents.
-    pub(super) fn read(path: &Path) -> Result<Key, String> {
+    pub(super) fn read(path: &Path) -> Result<ApiKey, String> {
         let wrong = |why: &str| format!("key file {}: {why}", path.display());
         let file = fs::File::open(path).map_err(|error| wrong(&error.to_string()))?;
         let metadata = file.metadata().map_err(|error| wrong(&error.to_string()))?;
@@ -256,7 +256,7 @@ impl Key {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(wrong("it has characters that no key has"));
         }
-        Ok(Key(text.to_owned()))
+        Ok(ApiKey(text.to_owned()))
     }
 }
 
@@ -271,11 +271,11 @@ fn limited(file: fs::File, most: u64) -> Result<String, String> {
 /// # Errors
 ///
 /// [`Error::Usage`].
-pub(crate) fn read(path: &Path) -> Result<Vec<Settings>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Vec<EndpointSettings>, Error> {
     let wrong = |why: String| Error::Usage(format!("endpoints {}: {why}", path.display()));
     let file = fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
     let text = limited(file, MAX_FILE).map_err(wrong)?;
-    let file: File = toml::from_str(&text).map_err(|error| {
+    let file: EndpointsFile = toml::from_str(&text).map_err(|error| {
         let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
         let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
         wrong(format!("{place}{}", error.message()))
@@ -284,7 +284,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Settings>, Error> {
         return Err(wrong(format!("it has more than {MAX_MODELS} models")));
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut models: Vec<Settings> = Vec::with_capacity(file.model.len());
+    let mut models: Vec<EndpointSettings> = Vec::with_capacity(file.model.len());
     for entry in file.model {
         let name: String = entry.name.chars().take(MAX_NAME).collect();
         let settings = entry.checked(folder).map_err(|why| wrong(format!("model \"{name}\": {why}")))?;
@@ -297,7 +297,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Settings>, Error> {
 }
 
 impl ModelEntry {
-    fn checked(self, folder: &Path) -> Result<Settings, String> {
+    fn checked(self, folder: &Path) -> Result<EndpointSettings, String> {
         if self.name.trim().is_empty() || self.name.chars().count() > MAX_NAME || self.name == "builtin" {
             return Err(format!(
                 "its name must have 1 to {MAX_NAME} characters, and not be that of the builtin model"
@@ -307,7 +307,7 @@ impl ModelEntry {
         check_address(&base_url, self.plain_http)?;
         let key_file = self.key_file.map(|file| folder.join(file));
         if let Some(file) = &key_file {
-            Key::read(file)?;
+            ApiKey::read(file)?;
         }
         in_range("concurrency", self.concurrency, 1, 64)?;
         in_range("batch", self.batch, 1, 1024)?;
@@ -332,7 +332,7 @@ impl ModelEntry {
         }) {
             return Err(format!("extra must not have {field}"));
         }
-        Ok(Settings {
+        Ok(EndpointSettings {
             model: self.model.unwrap_or_else(|| self.name.clone()),
             name: self.name,
             api: self.api,

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use steadytext_engine::{Constraint, Error, Finish, Generate, Likelihoods, Output, Sampling};
 
-use super::client::Failed;
-use super::endpoint_answers::{Answer, Refused, Usage, unreadable};
+use super::client::CallFailure;
+use super::endpoint_answers::{EndpointAnswer, EndpointUsage, Refused, unreadable};
 use super::guided::{self, Form, NoField};
-use super::settings::{Api, SamplingFields, Settings};
+use super::settings::{Api, EndpointSettings, SamplingFields};
 
 /// The tags around thoughts, where an endpoint does not separate them from the answer.
 const THOUGHTS: [&str; 2] = ["<think>", "</think>"];
@@ -25,27 +25,27 @@ const TOKENS_AROUND_CHOICE: usize = 32;
 const MAX_BYTES_PER_TOKEN: usize = 512;
 
 /// The body of a call, and the form of its answer.
-pub(super) struct Question {
+pub(super) struct CallBody {
     pub(super) body: Map<String, Value>,
     form: Form,
 }
 
 #[derive(Deserialize)]
 struct Completion {
-    choices: Vec<Choice>,
+    choices: Vec<ChoiceJson>,
     #[serde(default)]
-    usage: Usage,
+    usage: EndpointUsage,
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    message: Option<Message>,
+struct ChoiceJson {
+    message: Option<MessageJson>,
     text: Option<String>,
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct MessageJson {
     content: Option<String>,
     refusal: Option<String>,
 }
@@ -60,7 +60,7 @@ pub(super) fn path(api: Api) -> &'static str {
 /// # Errors
 ///
 /// [`Refused`] for parameters that the endpoint's protocol has no field for.
-pub(super) fn question(settings: &Settings, how: &Generate) -> Result<Question, Refused> {
+pub(super) fn question(settings: &EndpointSettings, how: &Generate) -> Result<CallBody, Refused> {
     let mut body = Map::new();
     body.insert("model".to_owned(), settings.model.as_str().into());
     let is_alone = how.system.as_deref().unwrap_or_default().is_empty() && how.history.is_empty();
@@ -91,7 +91,7 @@ pub(super) fn question(settings: &Settings, how: &Generate) -> Result<Question, 
         Form::Wrapped => how.max_tokens.saturating_mul(2).saturating_add(TOKENS_AROUND_CHOICE),
     };
     body.insert(settings.max_tokens_field.clone(), max_tokens.into());
-    Ok(Question { body, form })
+    Ok(CallBody { body, form })
 }
 
 fn messages(how: &Generate) -> Value {
@@ -106,7 +106,7 @@ fn messages(how: &Generate) -> Value {
 /// would differ.
 fn add_sampling(
     body: &mut Map<String, Value>,
-    settings: &Settings,
+    settings: &EndpointSettings,
     sampling: &Sampling,
 ) -> Result<(), Refused> {
     let Sampling { temperature, top_k, top_p, min_p, seed, penalties, logit_bias } = sampling;
@@ -155,16 +155,20 @@ fn add_sampling(
 ///
 /// # Errors
 ///
-/// [`Failed`] for an answer that cannot be read. An error that the engine would have raised as well is in the
-/// [`Answer`].
-pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Result<Answer, Failed> {
+/// [`CallFailure`] for an answer that cannot be read. An error that the engine would have raised as well is
+/// in the [`EndpointAnswer`].
+pub(super) fn answer(
+    how: &Generate,
+    question: &CallBody,
+    bytes: &[u8],
+) -> Result<EndpointAnswer, CallFailure> {
     let completion: Completion = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
     let usage = completion.usage;
-    let [choice] = <[Choice; 1]>::try_from(completion.choices)
-        .map_err(|_| Failed::Broken("the endpoint's answer has not one text".to_owned()))?;
-    let Choice { message, text, finish_reason } = choice;
+    let [choice] = <[ChoiceJson; 1]>::try_from(completion.choices)
+        .map_err(|_| CallFailure::Broken("the endpoint's answer has not one text".to_owned()))?;
+    let ChoiceJson { message, text, finish_reason } = choice;
     let (content, refusal) = match message {
-        Some(Message { content, refusal }) => (content, refusal),
+        Some(MessageJson { content, refusal }) => (content, refusal),
         None => (text, None),
     };
     // Some endpoints that translate other protocols to this one give the words of those.
@@ -174,12 +178,14 @@ pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Resul
     });
     let generated_tokens = usage.completion_tokens.unwrap_or(0) as usize;
     if refusal.is_some() || reason == Some("content_filter") {
-        return Err(Failed::Request("the endpoint's model refuses to answer".to_owned()));
+        return Err(CallFailure::Request("the endpoint's model refuses to answer".to_owned()));
     }
     // Thoughts have used it all up.
     let content = match content {
         None if reason == Some("length") => String::new(),
-        content => content.ok_or_else(|| Failed::Broken("the endpoint's answer has no text".to_owned()))?,
+        content => {
+            content.ok_or_else(|| CallFailure::Broken("the endpoint's answer has no text".to_owned()))?
+        }
     };
     let text = if how.thinking { content } else { without_thoughts(content) };
     let is_cut = reason == Some("length");
@@ -198,7 +204,7 @@ pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Resul
         },
         _ => Ok(output),
     });
-    Ok(Answer { outcome, usage })
+    Ok(EndpointAnswer { outcome, usage })
 }
 
 fn constrained(

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use steadytext_engine::{Embed, Error, Output, Purpose, Rerank};
 
-use super::client::Failed;
-use super::endpoint_answers::{Answer, Refused, Usage, unreadable};
-use super::settings::{RerankForm, Scores, Settings};
+use super::client::CallFailure;
+use super::endpoint_answers::{EndpointAnswer, EndpointUsage, Refused, unreadable};
+use super::settings::{EndpointSettings, RerankForm, Scores};
 
 /// The longest vector that the type vector has.
 const MAX_DIMENSIONS: usize = 16_000;
@@ -17,7 +17,7 @@ const MAX_DIMENSIONS: usize = 16_000;
 struct Embeddings {
     data: Vec<Embedded>,
     #[serde(default)]
-    usage: Usage,
+    usage: EndpointUsage,
 }
 
 #[derive(Deserialize)]
@@ -27,14 +27,14 @@ struct Embedded {
 }
 
 #[derive(Deserialize)]
-struct Ranking {
-    results: Vec<Ranked>,
+struct RankingJson {
+    results: Vec<RankedJson>,
     #[serde(default)]
-    usage: Usage,
+    usage: EndpointUsage,
 }
 
 #[derive(Deserialize)]
-struct Ranked {
+struct RankedJson {
     index: usize,
     #[serde(alias = "relevance_score")]
     score: f64,
@@ -63,7 +63,7 @@ pub(super) fn text(how: &Embed) -> Result<String, Refused> {
 }
 
 /// Asks for the vectors of texts.
-pub(super) fn embeddings(settings: &Settings, texts: Vec<String>) -> Map<String, Value> {
+pub(super) fn embeddings(settings: &EndpointSettings, texts: Vec<String>) -> Map<String, Value> {
     let body = json!({ "model": settings.model, "input": texts, "encoding_format": "float" });
     object(body)
 }
@@ -72,9 +72,9 @@ pub(super) fn embeddings(settings: &Settings, texts: Vec<String>) -> Map<String,
 ///
 /// # Errors
 ///
-/// [`Failed`].
-pub(super) fn embedded(hows: &[&Embed], bytes: &[u8]) -> Result<Vec<Answer>, Failed> {
-    let broken = |what: &str| Failed::Broken(format!("the endpoint's answer {what}"));
+/// [`CallFailure`].
+pub(super) fn embedded(hows: &[&Embed], bytes: &[u8]) -> Result<Vec<EndpointAnswer>, CallFailure> {
+    let broken = |what: &str| CallFailure::Broken(format!("the endpoint's answer {what}"));
     let Embeddings { data, usage } = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
     if data.len() != hows.len() {
         return Err(broken("has another number of vectors than there are texts"));
@@ -104,7 +104,7 @@ pub(super) fn embedded(hows: &[&Embed], bytes: &[u8]) -> Result<Vec<Answer>, Fai
                 normalised(vector).map(Output::Embedding)
             }
         };
-        Answer { outcome, usage }
+        EndpointAnswer { outcome, usage }
     });
     Ok(answers.collect())
 }
@@ -125,7 +125,7 @@ pub(super) fn rerank_path() -> &'static str {
 }
 
 /// Asks for the scores of documents for a query.
-pub(super) fn rerank(settings: &Settings, hows: &[&Rerank]) -> Map<String, Value> {
+pub(super) fn rerank(settings: &EndpointSettings, hows: &[&Rerank]) -> Map<String, Value> {
     let documents: Vec<&str> = hows.iter().map(|how| how.document.as_str()).collect();
     let query = hows.first().map_or("", |how| how.query.as_str());
     let truncate = hows.first().is_some_and(|how| how.truncate);
@@ -142,22 +142,26 @@ pub(super) fn rerank(settings: &Settings, hows: &[&Rerank]) -> Map<String, Value
 ///
 /// # Errors
 ///
-/// [`Failed`].
-pub(super) fn ranked(settings: &Settings, hows: &[&Rerank], bytes: &[u8]) -> Result<Vec<Answer>, Failed> {
+/// [`CallFailure`].
+pub(super) fn ranked(
+    settings: &EndpointSettings,
+    hows: &[&Rerank],
+    bytes: &[u8],
+) -> Result<Vec<EndpointAnswer>, CallFailure> {
     let count = hows.len();
-    let broken = |what: &str| Failed::Broken(format!("the endpoint's answer {what}"));
-    let Ranking { results, usage } = match settings.rerank {
+    let broken = |what: &str| CallFailure::Broken(format!("the endpoint's answer {what}"));
+    let RankingJson { results, usage } = match settings.rerank {
         RerankForm::Jina => serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?,
         RerankForm::Tei => {
             let results = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
-            Ranking { results, usage: Usage::default() }
+            RankingJson { results, usage: EndpointUsage::default() }
         }
     };
     if results.len() != count {
         return Err(broken("has another number of scores than there are documents"));
     }
     let mut scores: Vec<Option<f64>> = vec![None; count];
-    for Ranked { index, score } in results {
+    for RankedJson { index, score } in results {
         let slot = scores.get_mut(index).filter(|slot| slot.is_none());
         *slot.ok_or_else(|| broken("has two scores of a document"))? = Some(score);
     }
@@ -172,12 +176,12 @@ pub(super) fn ranked(settings: &Settings, hows: &[&Rerank], bytes: &[u8]) -> Res
                 Scores::Logit => 1.0 / (1.0 + (-score).exp()),
             };
             if !(0.0..=1.0).contains(&score) {
-                return Err(Failed::Request(
+                return Err(CallFailure::Request(
                     "the endpoint's scores are not from 0 to 1: scores = \"logit\" in the worker's file says what they are"
                         .to_owned(),
                 ));
             }
-            Ok(Answer { outcome: Ok(Output::Score(score as f32)), usage })
+            Ok(EndpointAnswer { outcome: Ok(Output::Score(score as f32)), usage })
         })
         .collect()
 }

@@ -6,17 +6,17 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use steadytext_engine::remote_job::Refusal;
+use steadytext_engine::remote_job::JobRefusal;
 use steadytext_engine::{Error, Output, Ticket, Work};
 use ureq::Agent;
 
-use super::settings::Key;
+use super::settings::ApiKey;
 
 /// Bytes of the texts of a call, as far as there is more than one.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// A piece of work for an endpoint.
-pub(crate) struct Job {
+pub(crate) struct EndpointJob {
     pub(crate) key: u64,
     pub(crate) work: Work,
     pub(crate) ticket: Ticket,
@@ -40,12 +40,12 @@ pub(crate) enum EndpointEventKind {
     /// There is no result, for a reason that the engine has as well; last word.
     Failed(Error),
     /// There is no result, and the endpoint is why; last word.
-    Refused(Refusal),
+    Refused(JobRefusal),
     /// The endpoint takes nothing now; last word.
     NotNow,
 }
 
-impl Job {
+impl EndpointJob {
     /// Sends an event of the job. Its receiver may be gone.
     pub(super) fn say(&self, kind: EndpointEventKind) {
         let _ = self.to.send(EndpointEvent { key: self.key, kind });
@@ -54,11 +54,11 @@ impl Job {
 
 /// The state of an endpoint.
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) jobs: VecDeque<Job>,
+pub(super) struct EndpointState {
+    pub(super) jobs: VecDeque<EndpointJob>,
     /// The calls under way, by the number of their thread.
-    pub(super) under_way: HashMap<usize, Call>,
-    pub(super) key: Option<Key>,
+    pub(super) under_way: HashMap<usize, EndpointCall>,
+    pub(super) key: Option<ApiKey>,
     /// The endpoint is left alone until then.
     pub(super) rest_until: Option<Instant>,
     /// Time for which the endpoint will be left alone the next time.
@@ -69,20 +69,20 @@ pub(super) struct State {
     pub(super) said: Option<String>,
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for EndpointState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State").field("jobs", &self.jobs.len()).finish_non_exhaustive()
     }
 }
 
 /// A call, or a pause between two.
-pub(super) struct Call {
+pub(super) struct EndpointCall {
     pub(super) agent: Agent,
     pub(super) tickets: Vec<Ticket>,
     pub(super) is_cut: bool,
 }
 
-impl State {
+impl EndpointState {
     pub(super) fn is_resting(&self, now: Instant) -> bool {
         self.rest_until.is_some_and(|until| until > now)
     }
@@ -90,14 +90,15 @@ impl State {
     pub(super) fn drop_cancelled(&mut self) {
         if self.jobs.iter().any(|job| job.ticket.is_cancelled()) {
             let jobs = std::mem::take(&mut self.jobs).into_iter();
-            let (cancelled, kept): (Vec<Job>, Vec<Job>) = jobs.partition(|job| job.ticket.is_cancelled());
+            let (cancelled, kept): (Vec<EndpointJob>, Vec<EndpointJob>) =
+                jobs.partition(|job| job.ticket.is_cancelled());
             self.jobs = kept.into();
             cancelled.iter().for_each(|job| job.say(EndpointEventKind::Failed(Error::Cancelled)));
         }
     }
 
     /// The oldest job, and others that go into the same call.
-    pub(super) fn take(&mut self, most: usize) -> Vec<Job> {
+    pub(super) fn take(&mut self, most: usize) -> Vec<EndpointJob> {
         let Some(first) = self.jobs.pop_front() else { return Vec::new() };
         let mut bytes = first.work.text_bytes();
         let mut taken = vec![first];
@@ -132,7 +133,7 @@ fn go_together(one: &Work, other: &Work) -> bool {
 
 /// Ends jobs that the endpoint does not take now: cancelled ones with [`Error::Cancelled`], the others with
 /// [`EndpointEventKind::NotNow`].
-pub(super) fn give_back(jobs: &[Job]) {
+pub(super) fn give_back(jobs: &[EndpointJob]) {
     for job in jobs {
         job.say(if job.ticket.is_cancelled() {
             EndpointEventKind::Failed(Error::Cancelled)

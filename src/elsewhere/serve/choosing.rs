@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Server, Set};
-use crate::log::Level;
-use crate::protocol::Claim;
+use super::{ClaimedSet, DatabaseThread};
+use crate::log::Severity;
+use crate::protocol::ClaimFilter;
 
-impl Server<'_> {
+impl DatabaseThread<'_> {
     /// Chooses what is claimed: the models of this machine for the engine, and for each endpoint its own,
     /// with the types that it can answer. Says what is asked for and not there.
     pub(super) fn choose_sets(&mut self) {
@@ -45,17 +45,23 @@ impl Server<'_> {
             let of_set: Vec<String> = of_set.map(str::to_owned).collect();
             if !of_set.is_empty() {
                 let (models, types) = (vec![name.to_owned()], Some(of_set));
-                sets.push(Set { models, types, endpoint: Some(Arc::clone(endpoint)), is_claimed_out: false });
+                sets.push(ClaimedSet {
+                    models,
+                    types,
+                    endpoint: Some(Arc::clone(endpoint)),
+                    is_claimed_out: false,
+                });
             }
         }
         if !names.is_empty() {
             let types = types.map(<[String]>::to_vec);
-            sets.push(Set { models: names, types, endpoint: None, is_claimed_out: false });
+            sets.push(ClaimedSet { models: names, types, endpoint: None, is_claimed_out: false });
         }
         if sets.is_empty() {
             complaints.push("there is no model on this machine that could be served".to_owned());
         }
-        let claims = sets.iter().map(|set| Claim::new(&set.models, set.types.as_deref())).collect::<Vec<_>>();
+        let claims =
+            sets.iter().map(|set| ClaimFilter::new(&set.models, set.types.as_deref())).collect::<Vec<_>>();
         if claims != self.claims {
             self.claims = claims;
             // The next heartbeat is due now: the server tells by it which requests nobody claims.
@@ -63,7 +69,7 @@ impl Server<'_> {
         }
         self.sets = sets;
         if complaints != self.complaints {
-            let level = if self.sets.is_empty() { Level::Error } else { Level::Warning };
+            let level = if self.sets.is_empty() { Severity::Error } else { Severity::Warning };
             complaints.iter().for_each(|complaint| self.say(level, complaint));
             self.complaints = complaints;
         }

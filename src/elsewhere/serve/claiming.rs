@@ -6,16 +6,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postgres::Client;
 use postgres::error::{Severity, SqlState};
-use steadytext_engine::remote_job::{self, PreparedRow, Refusal};
+use steadytext_engine::remote_job::{self, JobRefusal, PreparedRow};
 use steadytext_engine::{Error, Standing};
 
 use super::storing::Ending;
-use super::{Alone, Server, Set};
+use super::{Alone, ClaimedSet, DatabaseThread};
 use crate::in_flight::{Computer, WorkRequest};
-use crate::protocol::{self, ClaimRequest, Claimed};
+use crate::protocol::{self, ClaimRequest, ClaimedRow};
 use crate::turn_error::TurnError;
 
-impl Server<'_> {
+impl DatabaseThread<'_> {
     /// Claims what there is room for. True: there may be more.
     pub(super) fn claim(&mut self, client: &mut Client) -> Result<bool, TurnError> {
         let options = &self.shared.options;
@@ -78,7 +78,7 @@ impl Server<'_> {
     }
 
     /// The number of requests that may be claimed of a set besides those that are held.
-    fn room(&self, set: &Set) -> usize {
+    fn room(&self, set: &ClaimedSet) -> usize {
         match &set.endpoint {
             None => usize::MAX,
             Some(endpoint) => endpoint.most_held().saturating_sub(self.in_flight.count_at(endpoint)),
@@ -91,7 +91,7 @@ impl Server<'_> {
         number: usize,
         limit: usize,
         is_alone: bool,
-    ) -> Result<Vec<Claimed>, TurnError> {
+    ) -> Result<Vec<ClaimedRow>, TurnError> {
         let set = &self.sets[number];
         let wanted = ClaimRequest {
             worker: &self.shared.worker,
@@ -129,7 +129,7 @@ impl Server<'_> {
                 let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
                 let Some(said) = said else { return Err(error.into()) };
                 let (message, code) = (said.message().to_owned(), said.code().code().to_owned());
-                Some(PreparedRow::Refused(Refusal { message, code, retry: true }))
+                Some(PreparedRow::Refused(JobRefusal { message, code, retry: true }))
             }
             Err(error) => return Err(error),
         };
@@ -148,8 +148,8 @@ impl Server<'_> {
         Ok(true)
     }
 
-    fn add(&mut self, claimed: Claimed) {
-        let Claimed { held, owner, priority, prepared } = claimed;
+    fn add(&mut self, claimed: ClaimedRow) {
+        let ClaimedRow { held, owner, priority, prepared } = claimed;
         let prepared = remote_job::decode(&prepared).unwrap_or_else(|error| unreadable(&error));
         let job = match prepared {
             PreparedRow::Job(job) if !job.works.is_empty() => job,
@@ -157,7 +157,7 @@ impl Server<'_> {
                 let message = "there is nothing to be done".to_owned();
                 return self.end_row(
                     held,
-                    Ending::Refused(Refusal { message, code: "XX000".to_owned(), retry: false }),
+                    Ending::Refused(JobRefusal { message, code: "XX000".to_owned(), retry: false }),
                 );
             }
             PreparedRow::Refused(refusal) => return self.end_row(held, Ending::Refused(refusal)),
@@ -189,5 +189,5 @@ impl Server<'_> {
 
 /// The refusal of work that cannot be decoded.
 fn unreadable(error: &Error) -> PreparedRow {
-    PreparedRow::Refused(Refusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
+    PreparedRow::Refused(JobRefusal { message: error.to_string(), code: "08P01".to_owned(), retry: true })
 }

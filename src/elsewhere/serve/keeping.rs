@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use postgres::Client;
 
-use super::Server;
-use crate::protocol::{self, Heartbeat, HeldRow};
+use super::DatabaseThread;
+use crate::protocol::{self, HeartbeatParameters, HeldRow};
 use crate::turn_error::TurnError;
 
-impl Server<'_> {
+impl DatabaseThread<'_> {
     /// Extends the leases of all rows in hand, and abandons rows that are no longer ours.
     pub(super) fn extend(&mut self, client: &mut Client) -> Result<(), TurnError> {
         // The server writes nothing for leases of which more than a half is left.
@@ -69,7 +69,7 @@ impl Server<'_> {
         let endpoint = format!("{}/{}", self.shared.host, std::process::id());
         protocol::heartbeat(
             client,
-            &Heartbeat {
+            &HeartbeatParameters {
                 worker: &self.shared.worker,
                 endpoint: &endpoint,
                 status: if self.in_flight.len() > 0 { "running" } else { "idle" },

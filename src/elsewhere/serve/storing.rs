@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
-use steadytext_engine::remote_job::{self, PreparedRow, Refusal, Report};
+use steadytext_engine::remote_job::{self, JobRefusal, PreparedRow, Report};
 
-use super::Server;
-use crate::in_flight::{Again, EndedRow, RowOutcome, Spoiled, is_of_the_engine};
-use crate::log::Level;
-use crate::protocol::{self, HeldRow, StoreOutcome};
+use super::DatabaseThread;
+use crate::in_flight::{Again, EndedRow, RowOutcome, SpoiledModel, is_of_the_engine};
+use crate::log::Severity;
+use crate::protocol::{self, HeldRow, StoreReply};
 use crate::turn_error::TurnError;
 
 /// Results that are stored at once, and their bytes.
@@ -29,13 +29,13 @@ pub(super) enum Ending {
         is_answer: bool,
         again: Again,
     },
-    Refused(Refusal),
+    Refused(JobRefusal),
     /// The endpoint did not take it: it goes back to the queue.
     GivenBack,
 }
 
 /// A request that has ended.
-pub(super) struct Outcome {
+pub(super) struct UnstoredRow {
     pub(super) held: HeldRow,
     ending: Ending,
     /// The time at which storing it is tried.
@@ -43,7 +43,7 @@ pub(super) struct Outcome {
     pause: Duration,
 }
 
-impl Server<'_> {
+impl DatabaseThread<'_> {
     pub(super) fn take_events(&mut self) {
         while let Some(event) = self.first_event.take().or_else(|| self.events.1.try_recv().ok()) {
             if let Some(ended) = self.in_flight.take(event) {
@@ -63,9 +63,9 @@ impl Server<'_> {
     /// Takes note of a row for which there is nothing more to be done.
     pub(super) fn note_end(&mut self, ended: EndedRow) {
         let EndedRow { held, outcome, again, spoiled } = ended;
-        if let Some(Spoiled { name, source, reason }) = spoiled {
+        if let Some(SpoiledModel { name, source, reason }) = spoiled {
             self.say(
-                Level::Error,
+                Severity::Error,
                 &format!("{reason}; it is left alone for a minute, or until its file has changed"),
             );
             self.models.spoil(&name, &source);
@@ -85,20 +85,20 @@ impl Server<'_> {
             Ok(bytes) => self.end_row(held, Ending::Report { bytes, is_answer, again }),
             Err(error) => {
                 let (message, code) = (error.to_string(), "XX000".to_owned());
-                self.end_row(held, Ending::Refused(Refusal { message, code, retry: false }));
+                self.end_row(held, Ending::Refused(JobRefusal { message, code, retry: false }));
             }
         }
     }
 
     pub(super) fn end_row(&mut self, held: HeldRow, ending: Ending) {
-        self.outcomes.push_back(Outcome { held, ending, at: Instant::now(), pause: RETRY_PAUSES.0 });
+        self.outcomes.push_back(UnstoredRow { held, ending, at: Instant::now(), pause: RETRY_PAUSES.0 });
     }
 
     /// Stores what is due.
     pub(super) fn store(&mut self, client: &mut Client) -> Result<(), TurnError> {
         loop {
             let now = Instant::now();
-            let mut part: Vec<Outcome> = Vec::new();
+            let mut part: Vec<UnstoredRow> = Vec::new();
             let mut bytes = 0;
             let mut kept = VecDeque::new();
             while let Some(outcome) = self.outcomes.pop_front() {
@@ -137,7 +137,7 @@ impl Server<'_> {
             };
             for mut outcome in part {
                 match stored.get(&outcome.held.id) {
-                    Some(StoreOutcome::Done) => {
+                    Some(StoreReply::Done) => {
                         let counter = match outcome.ending {
                             Ending::Report { is_answer: true, .. } => &self.database.completed,
                             Ending::GivenBack => &self.database.given_back,
@@ -146,12 +146,12 @@ impl Server<'_> {
                         counter.fetch_add(1, Relaxed);
                         self.shared.free(1);
                     }
-                    Some(StoreOutcome::More(more)) => self.go_on(outcome, more),
-                    Some(StoreOutcome::Lost) => {
+                    Some(StoreReply::More(more)) => self.go_on(outcome, more),
+                    Some(StoreReply::Lost) => {
                         self.database.lost.fetch_add(1, Relaxed);
                         self.shared.free(1);
                     }
-                    Some(StoreOutcome::Locked | StoreOutcome::Refused) | None => {
+                    Some(StoreReply::Locked | StoreReply::Refused) | None => {
                         outcome.at = Instant::now() + outcome.pause;
                         outcome.pause = (outcome.pause * 2).min(RETRY_PAUSES.1);
                         self.outcomes.push_back(outcome);
@@ -162,8 +162,8 @@ impl Server<'_> {
     }
 
     /// Goes on with the next stage of a request.
-    fn go_on(&mut self, outcome: Outcome, more: &[u8]) {
-        let Outcome { held, ending, .. } = outcome;
+    fn go_on(&mut self, outcome: UnstoredRow, more: &[u8]) {
+        let UnstoredRow { held, ending, .. } = outcome;
         let Ending::Report { bytes, again, .. } = ending else { return };
         match (remote_job::decode(more), remote_job::decode::<Report>(&bytes)) {
             (Ok(PreparedRow::Job(job)), Ok(report)) if !job.works.is_empty() => {
@@ -173,13 +173,13 @@ impl Server<'_> {
                 let message = "the next stage cannot be read".to_owned();
                 self.end_row(
                     held,
-                    Ending::Refused(Refusal { message, code: "08P01".to_owned(), retry: false }),
+                    Ending::Refused(JobRefusal { message, code: "08P01".to_owned(), retry: false }),
                 );
             }
         }
     }
 
-    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, StoreOutcome>, TurnError> {
+    fn send(&self, client: &mut Client, part: &[UnstoredRow]) -> Result<HashMap<i64, StoreReply>, TurnError> {
         let worker = &self.shared.worker;
         let (mut reports, mut refusals, mut given_back) = (Vec::new(), Vec::new(), Vec::new());
         for outcome in part {
@@ -199,7 +199,7 @@ impl Server<'_> {
         if !given_back.is_empty() {
             let kept = protocol::release(client, worker, &given_back)?;
             stored.extend(given_back.iter().map(|held| {
-                (held.id, if kept.contains(&held.id) { StoreOutcome::Locked } else { StoreOutcome::Done })
+                (held.id, if kept.contains(&held.id) { StoreReply::Locked } else { StoreReply::Done })
             }));
         }
         Ok(stored)

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::computing::{
-    Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Loading, ModelLimits, Segment, State, Text,
+    Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, EncoderText, Loading, ModelLimits, Segment, State,
 };
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -21,7 +21,7 @@ pub(crate) struct Native {
 
 /// A decoder with the memory for its passes.
 struct NativeDecoder {
-    model: model::Decoder,
+    model: model::DecoderNetwork,
     workspace: DecoderWorkspace,
     /// Most rows of a pass.
     rows: usize,
@@ -29,7 +29,7 @@ struct NativeDecoder {
 
 /// An encoder with its current pass.
 struct NativeEncoder {
-    model: encoder::Encoder,
+    model: encoder::EncoderNetwork,
     workspace: EncoderWorkspace,
 }
 
@@ -37,9 +37,9 @@ impl Backend for Native {
     fn bytes(&self, gguf: &Gguf, limits: ModelLimits) -> Result<u64, Error> {
         let spec = model::spec(gguf)?;
         let workspace = if model::is_encoder(gguf)? {
-            encoder::Encoder::workspace_bytes(&spec, limits.threads)
+            encoder::EncoderNetwork::workspace_bytes(&spec, limits.threads)
         } else {
-            model::Decoder::workspace_bytes(gguf, &spec, limits)
+            model::DecoderNetwork::workspace_bytes(gguf, &spec, limits)
         };
         Ok(model::weight_bytes(gguf).saturating_add(workspace))
     }
@@ -54,7 +54,7 @@ impl Backend for Native {
         limits: ModelLimits,
         loading: &Loading<'_>,
     ) -> Result<Box<dyn Decoder>, Error> {
-        let model = model::Decoder::load(gguf, loading, self.kv_cache_type, self.whole)?;
+        let model = model::DecoderNetwork::load(gguf, loading, self.kv_cache_type, self.whole)?;
         let workspace = model.workspace(limits)?;
         Ok(Box::new(NativeDecoder { model, workspace, rows: limits.rows }))
     }
@@ -65,7 +65,7 @@ impl Backend for Native {
         limits: ModelLimits,
         loading: &Loading<'_>,
     ) -> Result<Box<dyn Encoder>, Error> {
-        let model = encoder::Encoder::load(gguf, loading)?;
+        let model = encoder::EncoderNetwork::load(gguf, loading)?;
         let workspace = model.workspace(limits.threads)?;
         Ok(Box::new(NativeEncoder { model, workspace }))
     }
@@ -128,7 +128,7 @@ impl Encoder for NativeEncoder {
         }
     }
 
-    fn begin(&mut self, texts: &[Text<'_>], pool: &Pool) -> Result<(), Error> {
+    fn begin(&mut self, texts: &[EncoderText<'_>], pool: &Pool) -> Result<(), Error> {
         self.model.begin(texts, &mut self.workspace, pool)
     }
 

@@ -26,7 +26,7 @@ impl Borders {
         Ok(match strategy {
             Strategy::Token => Borders::default(),
             Strategy::Recursive => {
-                let Lines { blocks, lines, .. } = Lines::of(text, false)?;
+                let LineStarts { blocks, lines, .. } = LineStarts::of(text, false)?;
                 let kinds = vec![blocks, lines, sentences(text)?, words(text)?];
                 Borders { kinds, large: 2, has_headings: false }
             }
@@ -34,7 +34,7 @@ impl Borders {
                 Borders { kinds: vec![sentences(text)?, words(text)?], large: 0, has_headings: false }
             }
             Strategy::Markdown => {
-                let Lines { headings, headed, blocks, lines } = Lines::of(text, true)?;
+                let LineStarts { headings, headed, blocks, lines } = LineStarts::of(text, true)?;
                 let mut sentences = sentences(text)?;
                 sentences.retain(|at| headed.binary_search(at).is_err());
                 let kinds = vec![headings, blocks, lines, sentences, words(text)?];
@@ -88,7 +88,7 @@ fn add(borders: &mut Vec<u32>, at: usize) -> Result<(), Error> {
 }
 
 /// The beginnings of lines that are not blank.
-struct Lines {
+struct LineStarts {
     /// Headings of Markdown, outside of fences.
     headings: Vec<u32>,
     /// Lines behind a heading of Markdown, which stay together with it.
@@ -99,10 +99,10 @@ struct Lines {
     lines: Vec<u32>,
 }
 
-impl Lines {
-    fn of(text: &str, markdown: bool) -> Result<Lines, Error> {
+impl LineStarts {
+    fn of(text: &str, markdown: bool) -> Result<LineStarts, Error> {
         let new = || try_vec("the borders in a text", 0);
-        let mut found = Lines { headings: new()?, headed: new()?, blocks: new()?, lines: new()? };
+        let mut found = LineStarts { headings: new()?, headed: new()?, blocks: new()?, lines: new()? };
         let (mut at, mut blank, mut fence, mut behind_heading) = (0, false, None, false);
         for line in text.split_inclusive('\n') {
             let inside = line.trim_start();

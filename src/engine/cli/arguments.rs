@@ -51,12 +51,12 @@ pub(super) struct Arguments {
     pub(super) backend: BackendChoice,
     pub(super) text_file: Option<PathBuf>,
     pub(super) positions: Option<usize>,
-    pub(super) serving: Serving,
+    pub(super) serving: ServeArguments,
 }
 
 /// The engine that a server asks for.
 #[derive(Debug)]
-pub(super) struct Serving {
+pub(super) struct ServeArguments {
     /// The build of the server's library.
     pub(super) build: Option<String>,
     pub(super) nice: i32,
@@ -70,12 +70,20 @@ pub(super) struct Serving {
     pub(super) fault: Option<String>,
 }
 
-impl Default for Serving {
-    fn default() -> Serving {
+impl Default for ServeArguments {
+    fn default() -> ServeArguments {
         let Config { nice, max_running, kv_cache_mb, memory_limit_mb, model_idle_timeout, .. } =
             Config::default();
         let idle_timeout_s = model_idle_timeout.map_or(0.0, |timeout| timeout.as_secs_f64());
-        Serving { build: None, nice, max_running, kv_cache_mb, memory_limit_mb, idle_timeout_s, fault: None }
+        ServeArguments {
+            build: None,
+            nice,
+            max_running,
+            kv_cache_mb,
+            memory_limit_mb,
+            idle_timeout_s,
+            fault: None,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use steadytext_engine::{Config, Embed, Engine, EventKind, Finish, Generate, Outp
 
 use super::Error;
 use super::arguments::Arguments;
-use super::json::Object;
+use super::json::JsonObject;
 
 /// Prints a line for each event, the last one with the whole text.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
@@ -48,13 +48,16 @@ fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
     let mut started = Instant::now();
     for event in events {
         match event.kind {
-            EventKind::Loading => Object::default().text("event", "loading").print()?,
+            EventKind::Loading => JsonObject::default().text("event", "loading").print()?,
             EventKind::Started { prompt_tokens, .. } => {
                 started = Instant::now();
-                Object::default().text("event", "started").number("prompt_tokens", prompt_tokens).print()?;
+                JsonObject::default()
+                    .text("event", "started")
+                    .number("prompt_tokens", prompt_tokens)
+                    .print()?;
             }
             EventKind::FirstToken { .. } => {}
-            EventKind::Progress { generated_tokens, text } => Object::default()
+            EventKind::Progress { generated_tokens, text } => JsonObject::default()
                 .text("event", "progress")
                 .number("generated_tokens", generated_tokens)
                 .text("text", &text)
@@ -69,8 +72,8 @@ fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
     Err(steadytext_engine::Error::Stopped.into())
 }
 
-fn done(output: Output) -> Object {
-    let object = Object::default().text("event", "done");
+fn done(output: Output) -> JsonObject {
+    let object = JsonObject::default().text("event", "done");
     match output {
         Output::Text { text, generated_tokens, finish } => {
             let finish = match finish {

@@ -73,9 +73,9 @@ cannot. pg_steadytext does this where pg_steadytext.engine_process is \"separate
 ];
 
 /// An option: its name, its value, the commands that it belongs to (all where there are none), what it means.
-type Described = (&'static str, &'static str, &'static [&'static str], &'static str);
+type DescribedOption = (&'static str, &'static str, &'static [&'static str], &'static str);
 
-const OPTIONS: &[Described] = &[
+const OPTIONS: &[DescribedOption] = &[
     ("--max-tokens", "N", &["generate"], "most tokens to generate (512)"),
     ("--temperature", "X", &["generate"], "how freely tokens are chosen; 0 is greedy (0)"),
     ("--top-k", "N", &["generate"], "only the N most likely tokens; 0 for all (0)"),

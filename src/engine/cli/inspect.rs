@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use steadytext_engine::gguf::{Gguf, Value};
-use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::summary::{Load, ModelSummary};
 use steadytext_engine::{PackedState, verify_packed_weights};
 
 use super::Error;
 use super::arguments::Arguments;
-use super::json::Object;
+use super::json::JsonObject;
 
 /// Requests whose memory is estimated, as many as an engine runs by itself.
 const REQUESTS: usize = 16;
@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         threads: arguments.compute_threads(),
         kv_cache_type: arguments.kv_cache_type,
     };
-    let (summary, gguf) = Summary::of(&arguments.source(), load)?;
+    let (summary, gguf) = ModelSummary::of(&arguments.source(), load)?;
     if arguments.json {
         lines_of_json(&summary, &gguf)?
     } else {
@@ -38,11 +38,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 /// The summary as text.
-fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
+fn text(summary: &ModelSummary, gguf: &Gguf) -> Result<(), Error> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut line = |name: &str, value: &str| writeln!(out, "{name:<15} {value}");
     let parts = if summary.parts > 1 { format!(" and {} more", summary.parts - 1) } else { String::new() };
-    let Summary { bytes, gguf_version, .. } = *summary;
+    let ModelSummary { bytes, gguf_version, .. } = *summary;
     let format = gguf_version.map_or("safetensors".to_owned(), |version| format!("GGUF {version}"));
     line("file", &format!("{}{parts}, {}, {format}", shown(&summary.file), size(bytes)))?;
     if let Some(name) = &summary.name {
@@ -124,7 +124,7 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
     Ok(out.flush()?)
 }
 
-fn family(summary: &Summary) -> Option<String> {
+fn family(summary: &ModelSummary) -> Option<String> {
     let mut family = shown(summary.architecture.as_deref()?);
     if let Some(kind) = summary.kind {
         let _ = write!(family, ", {kind}");
@@ -139,7 +139,7 @@ fn family(summary: &Summary) -> Option<String> {
     Some(family)
 }
 
-fn quantization(summary: &Summary) -> String {
+fn quantization(summary: &ModelSummary) -> String {
     let types = summary.element_types.iter().map(|share| {
         let missing = if share.supported { "" } else { " (no kernels)" };
         let plural = if share.tensors == 1 { "" } else { "s" };
@@ -153,7 +153,7 @@ fn quantization(summary: &Summary) -> String {
     }
 }
 
-fn context(summary: &Summary) -> Option<String> {
+fn context(summary: &ModelSummary) -> Option<String> {
     match (summary.context_length, summary.declared_context_length) {
         (Some(usable), Some(declared)) if usable as u64 != u64::from(declared) => {
             Some(format!("{usable} tokens (the file says {declared})"))
@@ -197,11 +197,11 @@ fn size(bytes: u64) -> String {
 }
 
 /// A line for the summary, one for each key, and one for each tensor.
-fn lines_of_json(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
+fn lines_of_json(summary: &ModelSummary, gguf: &Gguf) -> Result<(), Error> {
     let json = serde_json::to_string(summary).map_err(std::io::Error::from)?;
-    Object::default().number("summary", json).print()?;
+    JsonObject::default().number("summary", json).print()?;
     for (key, value) in gguf.keys() {
-        let line = Object::default().text("key", key);
+        let line = JsonObject::default().text("key", key);
         match value {
             Value::Integer(value) => line.number("value", value),
             Value::Float(value) if value.is_finite() => line.number("value", value),
@@ -213,7 +213,7 @@ fn lines_of_json(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
         .print()?;
     }
     for tensor in gguf.tensors() {
-        Object::default()
+        JsonObject::default()
             .text("tensor", tensor.name)
             .text("type", &tensor.kind.to_string())
             .numbers("shape", tensor.shape)
@@ -226,7 +226,7 @@ fn lines_of_json(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
 /// Compares the stored panels, if there are any, with the model's weights.
 fn panels(gguf: &Gguf, arguments: &Arguments) -> Result<(), Error> {
     let (path, state) = verify_packed_weights(gguf, arguments.compute_threads())?;
-    let line = Object::default().text("part", "panels").text(
+    let line = JsonObject::default().text("part", "panels").text(
         "state",
         match state {
             PackedState::Absent => "absent",

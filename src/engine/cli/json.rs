@@ -7,11 +7,11 @@ use super::Error;
 
 /// One JSON object, built member by member.
 #[derive(Debug, Default)]
-pub(super) struct Object {
+pub(super) struct JsonObject {
     members: String,
 }
 
-impl Object {
+impl JsonObject {
     /// Adds a text.
     pub(super) fn text(self, name: &str, value: &str) -> Self {
         self.member(name, &quoted(value))

@@ -8,7 +8,7 @@ use steadytext_engine::{Instructions, Probe};
 
 use super::Error;
 use super::arguments::Arguments;
-use super::json::Object;
+use super::json::JsonObject;
 
 /// Most likely tokens that are shown for each row.
 const SHOWN: usize = 5;
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     if let Some(mut out) = out {
         out.flush()?;
     }
-    Object::default()
+    JsonObject::default()
         .numbers("tokens", &tokens)
         .number("rows", rows)
         .number("vocabulary", probe.vocabulary())
@@ -72,9 +72,9 @@ fn show(tokenizer: &Tokenizer, position: usize, token: u32, logits: &[f32]) -> R
     best.sort_by(|a, b| b.1.total_cmp(&a.1));
     best.truncate(SHOWN);
     let next = best.iter().map(|(id, logit)| {
-        Object::default().number("id", id).text("text", &text(*id)).number("logit", logit).json()
+        JsonObject::default().number("id", id).text("text", &text(*id)).number("logit", logit).json()
     });
-    Object::default()
+    JsonObject::default()
         .number("position", position)
         .number("token", token)
         .text("text", &text(token))

@@ -24,7 +24,7 @@ use steadytext_engine::process::{
 use steadytext_engine::socket::{Board, Server};
 use steadytext_engine::{Config, Engine, Notifier};
 
-use super::arguments::{Arguments, Serving};
+use super::arguments::{Arguments, ServeArguments};
 use super::{Error, print};
 
 /// The process may take more memory than its engine accounts for, for stacks, fragments of the allocator and
@@ -54,7 +54,7 @@ fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
     if let Some(build) = serving.build.as_deref().filter(|build| *build != BUILD) {
         return Err(Error::OtherBuild { build: build.to_owned() });
     }
-    let Serving { nice, memory_limit_mb, .. } = *serving;
+    let ServeArguments { nice, memory_limit_mb, .. } = *serving;
     if memory_limit_mb > 0 {
         let uncounted_mb = UNCOUNTED_MB.max(memory_limit_mb / 4);
         limit_data(memory_limit_mb.saturating_add(uncounted_mb).saturating_mul(1 << 20));

@@ -5,7 +5,7 @@ use steadytext_engine::tokenizer::Tokenizer;
 
 use super::Error;
 use super::arguments::Arguments;
-use super::json::Object;
+use super::json::JsonObject;
 
 /// Prints one line with the ids and what each stands for; or one for each line of the text, which then is a
 /// JSON string.
@@ -44,5 +44,9 @@ fn print(tokenizer: &Tokenizer, ids: &[u32]) -> Result<(), Error> {
         Some(special) => special.to_owned(),
         None => String::from_utf8_lossy(tokenizer.token_bytes(*id)).into_owned(),
     });
-    Object::default().number("count", ids.len()).numbers("ids", ids.iter()).texts("tokens", pieces).print()
+    JsonObject::default()
+        .number("count", ids.len())
+        .numbers("ids", ids.iter())
+        .texts("tokens", pieces)
+        .print()
 }

@@ -4,7 +4,7 @@ use steadytext_engine::{Deviation, Verify, hex, verify};
 
 use super::Error;
 use super::arguments::Arguments;
-use super::json::Object;
+use super::json::JsonObject;
 
 /// Tokens that are compared unless it is said otherwise.
 const POSITIONS: usize = 64;
@@ -15,7 +15,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let what = Verify { text, positions: arguments.positions.unwrap_or(POSITIONS) };
     let verified = verify(&arguments.source(), &what, arguments.compute_threads())?;
     for Deviation { position, token, rms, largest, same_choice, passed } in &verified.rows {
-        Object::default()
+        JsonObject::default()
             .number("position", position)
             .text("token", token)
             .number("rms", decimal(*rms))
@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
             .map(of)
             .fold(0.0, |most, next| if next > most || next.is_nan() { next } else { most })
     };
-    Object::default()
+    JsonObject::default()
         .text("sha256", &hex(&verified.hash))
         .text("quantization", &verified.quantization)
         .number("bound", verified.bound)

@@ -21,7 +21,7 @@ pub(crate) struct EncoderFacts {
 
 /// A text of a pass of an encoder.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Text<'a> {
+pub(crate) struct EncoderText<'a> {
     /// At least one token, and not more than the context has.
     pub(crate) tokens: &'a [u32],
     /// Tokens from here on belong to the second text of a pair.
@@ -39,7 +39,7 @@ pub(crate) trait Encoder: Send {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    fn begin(&mut self, texts: &[Text<'_>], pool: &Pool) -> Result<(), Error>;
+    fn begin(&mut self, texts: &[EncoderText<'_>], pool: &Pool) -> Result<(), Error>;
 
     /// Bytes that a pass of so many rows takes beyond those of [`super::Backend::bytes`]: none up to
     /// [`EncoderFacts::rows`].

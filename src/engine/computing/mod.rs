@@ -21,8 +21,8 @@ use crate::gguf::Gguf;
 use crate::kernels::Pool;
 
 pub(crate) use decoder::{Decoder, DecoderFacts, Segment, WantedRows};
-pub(crate) use encoder::{Encoder, EncoderFacts, MAX_TEXTS, Text};
-pub(crate) use state::{BLOCK, Block, State};
+pub(crate) use encoder::{Encoder, EncoderFacts, EncoderText, MAX_TEXTS};
+pub(crate) use state::{BLOCK, State, StateBlock};
 
 /// A backend, which computes models.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {

@@ -76,13 +76,13 @@ pub(crate) trait State: Send {
     /// Adds the positions of a block that another sequence of this model has computed after the same tokens.
     /// Where the state cannot [resume](State::resumes_behind) behind it, another block or [`State::truncate`]
     /// must follow.
-    fn attach(&mut self, block: Block);
+    fn attach(&mut self, block: StateBlock);
 
     /// Block `index`, all of whose positions are computed, with its window part if that still exists.
-    fn block(&self, index: usize) -> Block;
+    fn block(&self, index: usize) -> StateBlock;
 
     /// Replaces block `index` by another one of the same contents, as far as both exist.
-    fn replace(&mut self, index: usize, block: Block);
+    fn replace(&mut self, index: usize, block: StateBlock);
 
     /// The backend's own type of it.
     fn as_any_mut(&mut self) -> &mut dyn Any;
@@ -90,22 +90,22 @@ pub(crate) trait State: Send {
 
 /// [`BLOCK`] positions of a state, in a form of the backend's own. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Block {
+pub(crate) struct StateBlock {
     /// The part that all later positions see.
     content: Arc<dyn Any + Send + Sync>,
     /// The part that only windows see, as long as it is kept.
     window: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-impl Block {
-    pub(crate) fn new<T: Any + Send + Sync>(content: Arc<T>) -> Block {
-        Block { content, window: None }
+impl StateBlock {
+    pub(crate) fn new<T: Any + Send + Sync>(content: Arc<T>) -> StateBlock {
+        StateBlock { content, window: None }
     }
 
     /// The block with its window part.
-    pub(crate) fn with_window<T: Any + Send + Sync>(self, window: Option<Arc<T>>) -> Block {
+    pub(crate) fn with_window<T: Any + Send + Sync>(self, window: Option<Arc<T>>) -> StateBlock {
         let window = window.map(|window| -> Arc<dyn Any + Send + Sync> { window });
-        Block { window, ..self }
+        StateBlock { window, ..self }
     }
 
     /// Its content; None where that is of another type.
@@ -124,7 +124,7 @@ impl Block {
     }
 
     /// Takes the window part of another block of the same contents, where it has none.
-    pub(crate) fn take_window(&mut self, other: &Block) {
+    pub(crate) fn take_window(&mut self, other: &StateBlock) {
         if self.window.is_none() {
             self.window.clone_from(&other.window);
         }
@@ -147,7 +147,7 @@ impl Block {
 
     /// Whether both are the same memory.
     #[cfg(test)]
-    pub(crate) fn is(&self, other: &Block) -> bool {
+    pub(crate) fn is(&self, other: &StateBlock) -> bool {
         Arc::ptr_eq(&self.content, &other.content)
     }
 }

@@ -19,7 +19,7 @@ pub(super) const MAX_STEPS: usize = 128;
 
 /// A place of a walk at which forced tokens may begin, followed by a chosen one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stop {
+struct CountingStop {
     /// Bytes and tokens from here to the end.
     bytes: usize,
     tokens: usize,
@@ -29,37 +29,37 @@ struct Stop {
 
 /// A text whose tokens were counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Counted {
+pub(super) struct CountedText {
     text: Vec<u8>,
     /// The places of the walk, the last one first.
-    stops: Vec<Stop>,
+    stops: Vec<CountingStop>,
     /// Number of its tokens.
     pub(super) tokens: usize,
 }
 
 /// The inputs of a walk.
-pub(super) struct Walk<'a> {
+pub(super) struct CountingWalk<'a> {
     /// The grammar, at the beginning of the text.
     pub(super) grammar: llguidance::Matcher,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) trie: &'a TokTrie,
     /// The last walk.
-    pub(super) known: Option<&'a Counted>,
+    pub(super) known: Option<&'a CountedText>,
     /// Most tokens that the text may take.
     pub(super) left: usize,
 }
 
-impl Walk<'_> {
+impl CountingWalk<'_> {
     /// Counts the tokens of a text; None where they are more than `left`, or the text does not lead to the
     /// end. Subtracts the steps of the walk from `steps`.
-    pub(super) fn count(mut self, text: &[u8], steps: &mut usize) -> Option<Counted> {
+    pub(super) fn count(mut self, text: &[u8], steps: &mut usize) -> Option<CountedText> {
         let fewest = fewest(self.trie, text);
         let shared = self.known.map_or(0, |known| common_end(&known.text, text));
         let (mut at, mut tokens, mut alike) = (0, 0, 0);
         // The places from the beginning on: bytes before each place, tokens before it, bytes forced there.
-        let mut places: Vec<Stop> = Vec::new();
+        let mut places: Vec<CountingStop> = Vec::new();
         loop {
-            let before = Stop { bytes: text.len() - at, tokens, forced: 0 };
+            let before = CountingStop { bytes: text.len() - at, tokens, forced: 0 };
             let known =
                 self.known.filter(|_| before.bytes <= shared).and_then(|known| known.at(before.bytes));
             if let (Some((_, stop)), true) = (known, alike >= ALIKE) {
@@ -78,7 +78,7 @@ impl Walk<'_> {
             }
             tokens += forced.len();
             self.grammar.consume_tokens(&forced).ok().or(forced.is_empty().then_some(()))?;
-            places.push(Stop { forced: at - begin, ..before });
+            places.push(CountingStop { forced: at - begin, ..before });
             alike = if known.is_some_and(|(_, stop)| stop.forced == at - begin) { alike + 1 } else { 0 };
             if at == text.len() {
                 let stopped = self.grammar.is_stopped();
@@ -103,7 +103,13 @@ impl Walk<'_> {
     }
 
     /// The count for a walk that continues as the last one did from one of its places.
-    fn joined(&self, text: &[u8], places: Vec<Stop>, stop: Stop, before: usize) -> Option<Counted> {
+    fn joined(
+        &self,
+        text: &[u8],
+        places: Vec<CountingStop>,
+        stop: CountingStop,
+        before: usize,
+    ) -> Option<CountedText> {
         let known = self.known?;
         let all = before + stop.tokens;
         if all > self.left {
@@ -116,17 +122,17 @@ impl Walk<'_> {
     }
 
     /// The count for a walk that was given up: the rest takes a token for each byte.
-    fn spelled(&self, text: &[u8], at: usize, tokens: usize) -> Option<Counted> {
+    fn spelled(&self, text: &[u8], at: usize, tokens: usize) -> Option<CountedText> {
         let all = tokens + text.len() - at;
         let fits = all <= self.left && can_spell(self.trie, &text[at..]);
         // Its places are not known.
-        fits.then(|| Counted { tokens: all, ..Counted::default() })
+        fits.then(|| CountedText { tokens: all, ..CountedText::default() })
     }
 }
 
-impl Counted {
+impl CountedText {
     /// The place so many bytes before the end.
-    fn at(&self, bytes: usize) -> Option<(usize, Stop)> {
+    fn at(&self, bytes: usize) -> Option<(usize, CountingStop)> {
         let index = self.stops.binary_search_by_key(&bytes, |stop| stop.bytes).ok()?;
         Some((index, self.stops[index]))
     }
@@ -138,10 +144,10 @@ impl Counted {
 }
 
 /// A counted text. The tokens of `places` are given from its beginning and kept from its end.
-fn counted(text: &[u8], places: Vec<Stop>, tokens: usize) -> Counted {
-    let from_end = |place: &Stop| Stop { tokens: tokens - place.tokens, ..*place };
+fn counted(text: &[u8], places: Vec<CountingStop>, tokens: usize) -> CountedText {
+    let from_end = |place: &CountingStop| CountingStop { tokens: tokens - place.tokens, ..*place };
     let stops = places.iter().rev().map(from_end).collect();
-    Counted { text: text.to_vec(), stops, tokens }
+    CountedText { text: text.to_vec(), stops, tokens }
 }
 
 /// Whether each byte of a text is a token.

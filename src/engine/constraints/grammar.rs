@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
 use super::closing::{self, Chart, Way};
-use super::counting::Counted;
+use super::counting::CountedText;
 use super::guide::{PARTS, SchemaPart};
 use super::matcher::{Matcher, reason};
 use super::ordering::ordered;
@@ -62,13 +62,13 @@ pub(crate) struct Grammar {
     /// The chart at its beginning, for constraints without a language.
     chart: Option<Mutex<Chart>>,
     /// A shortest answer, and the count of its tokens.
-    way: Option<(Way, Counted)>,
+    way: Option<(Way, CountedText)>,
     checker: Arc<Checker>,
     _held: Reservation,
 }
 
 /// A vocabulary, prepared.
-struct Vocabulary {
+struct GrammarVocabulary {
     _held: Reservation,
     factory: ParserFactory,
     tree: Arc<Tree>,
@@ -81,7 +81,7 @@ pub(crate) struct Grammars {
     rows: usize,
     memory: Arc<Ledger>,
     /// Made when the first constraint comes.
-    vocabulary: OnceLock<Vocabulary>,
+    vocabulary: OnceLock<GrammarVocabulary>,
     kept: Mutex<KeptGrammars>,
 }
 
@@ -134,7 +134,7 @@ impl Grammars {
         ))
     }
 
-    fn vocabulary(&self) -> Result<&Vocabulary, Error> {
+    fn vocabulary(&self) -> Result<&GrammarVocabulary, Error> {
         // Two threads that come first may both make it; one result is dropped. A failure is not kept, as
         // there may be memory later.
         if self.vocabulary.get().is_none() {
@@ -171,7 +171,7 @@ impl Grammars {
 
     fn compile(&self, constraint: &Constraint) -> Result<Grammar, Error> {
         let checker = Checker::new(constraint)?;
-        let Vocabulary { factory, tree, .. } = self.vocabulary()?;
+        let GrammarVocabulary { factory, tree, .. } = self.vocabulary()?;
         let parser = parser(constraint, factory)?;
         let language = pattern(constraint).and_then(|pattern| Language::new(&pattern, tree, self.rows));
         let chart = match &language {
@@ -191,7 +191,11 @@ impl Grammars {
 }
 
 /// llguidance for a vocabulary, with limits and without words: its messages would show prompts.
-fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> Result<Vocabulary, Error> {
+fn vocabulary(
+    tokenizer: &Arc<Tokenizer>,
+    rows: usize,
+    memory: &Arc<Ledger>,
+) -> Result<GrammarVocabulary, Error> {
     let held = memory.hold(rows as u64 * BYTES_PER_TOKEN, "the vocabulary of constraints")?;
     let (environment, tree) = trie::environment(tokenizer, rows)?;
     let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
@@ -210,7 +214,7 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
     limits.max_lexer_states = MAX_LEXER_STATES;
     limits.max_grammar_size = MAX_GRAMMAR_SIZE;
     limits.verbose_errors = false;
-    Ok(Vocabulary { _held: held, factory, tree: Arc::new(tree) })
+    Ok(GrammarVocabulary { _held: held, factory, tree: Arc::new(tree) })
 }
 
 /// The parser that guides an answer: of a schema, the largest part that llguidance can take.

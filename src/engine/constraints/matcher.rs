@@ -6,8 +6,8 @@ use llguidance::toktrie::SimpleVob;
 use toktrie::TokEnv;
 
 use super::checker::{Checker, brief};
-use super::closing::{Chart, Mark, Way, fewest};
-use super::counting::{self, Counted, Walk, can_spell};
+use super::closing::{Chart, ChartMark, Way, fewest};
+use super::counting::{self, CountedText, CountingWalk, can_spell};
 use super::regular::Regular;
 use crate::Error;
 use crate::memory::Reservation;
@@ -26,7 +26,7 @@ pub(crate) struct Matcher {
     /// A way to the end from here, where one is known.
     way: Option<Way>,
     /// The last way whose tokens were counted one by one.
-    counted: Option<Counted>,
+    counted: Option<CountedText>,
     /// Steps left for counting until the next token is taken.
     steps: usize,
     /// The token that [`Matcher::admits`] has admitted, and the way to the end from there.
@@ -40,7 +40,7 @@ pub(crate) struct Matcher {
 #[derive(Clone, Copy)]
 pub(crate) struct GrammarPlace {
     tokens: usize,
-    mark: Option<Mark>,
+    mark: Option<ChartMark>,
 }
 
 /// The room that a token needs to be admitted if no way to the end was found behind it: this many times the
@@ -110,10 +110,10 @@ impl Matcher {
 
     /// A shortest answer, with the number of its tokens, including those that every answer begins with.
     /// Called before anything else, not between two tokens, as all of it is counted.
-    pub(super) fn find_way(&mut self) -> Option<(Way, Counted)> {
+    pub(super) fn find_way(&mut self) -> Option<(Way, CountedText)> {
         let shortest = self.search(&[]);
         let fewest = self.regular.as_ref().and_then(Regular::fewest);
-        let ways: Vec<(Way, Counted)> = shortest
+        let ways: Vec<(Way, CountedText)> = shortest
             .into_iter()
             .chain(fewest)
             .filter_map(|text| {
@@ -126,7 +126,7 @@ impl Matcher {
     }
 
     /// Sets the way to the end that [`Matcher::find_way`] has found for a matcher of the same constraint.
-    pub(super) fn set_way(&mut self, way: Option<(Way, Counted)>) {
+    pub(super) fn set_way(&mut self, way: Option<(Way, CountedText)>) {
         (self.way, self.counted) = way.unzip();
     }
 
@@ -250,7 +250,7 @@ impl Matcher {
             grammar.consume_tokens(&[token]).ok()?;
         }
         let (tokenizer, known) = (&self.tokenizer, self.counted.as_ref());
-        let walk = Walk { grammar, tokenizer, trie: self.words.tok_trie(), known, left };
+        let walk = CountingWalk { grammar, tokenizer, trie: self.words.tok_trie(), known, left };
         let counted = walk.count(text, &mut self.steps)?;
         let tokens = counted.tokens;
         if counted.has_places() {

@@ -33,7 +33,7 @@ const UNREAD: u64 = 64;
 
 /// The steps left for a check.
 #[derive(Default)]
-struct Budget {
+struct PatternBudget {
     steps: u64,
     /// Whether the work would have taken more steps, or no listener waits for the answer any more.
     is_over: bool,
@@ -42,13 +42,13 @@ struct Budget {
 }
 
 thread_local! {
-    static BUDGET: RefCell<Budget> = RefCell::default();
+    static BUDGET: RefCell<PatternBudget> = RefCell::default();
 }
 
 /// Runs work whose patterns take at most `steps` steps. None where they would take more, or all tickets are
 /// cancelled.
 pub(super) fn within<T>(steps: u64, tickets: &[Ticket], work: impl FnOnce() -> T) -> Option<T> {
-    BUDGET.set(Budget { steps, is_over: false, tickets: tickets.to_vec() });
+    BUDGET.set(PatternBudget { steps, is_over: false, tickets: tickets.to_vec() });
     let result = work();
     let is_over = BUDGET.take().is_over;
     (!is_over).then_some(result)
@@ -69,10 +69,10 @@ pub(super) struct Pattern {
     /// Steps for each byte of a string; for a pattern that is not regular, a number that is added to the
     /// string's length.
     weight: u64,
-    matcher: Matcher,
+    matcher: PatternMatcher,
 }
 
-enum Matcher {
+enum PatternMatcher {
     Regular(Validator),
     /// One validator for each number of steps back, made when it is first needed.
     Irregular(Value, Box<[OnceLock<Option<Validator>>; STEPS_BACK.len()]>),
@@ -87,14 +87,14 @@ impl Pattern {
         let schema = json!({ "pattern": pattern });
         let text = pattern.as_str().unwrap_or_default();
         match alone(&schema, regular()) {
-            Ok(matcher) => Ok(Pattern { weight: weight(text), matcher: Matcher::Regular(matcher) }),
+            Ok(matcher) => Ok(Pattern { weight: weight(text), matcher: PatternMatcher::Regular(matcher) }),
             Err(error) => {
                 let few = alone(&schema, irregular(STEPS_BACK[0])).map_err(|_| error)?;
                 let matchers: [OnceLock<Option<Validator>>; STEPS_BACK.len()] = Default::default();
                 let _ = matchers[0].set(Some(few));
                 Ok(Pattern {
                     weight: irregular_weight(text),
-                    matcher: Matcher::Irregular(schema, Box::new(matchers)),
+                    matcher: PatternMatcher::Irregular(schema, Box::new(matchers)),
                 })
             }
         }
@@ -103,10 +103,10 @@ impl Pattern {
     fn matches(&self, text: &str, instance: &Value) -> bool {
         let length = text.len() as u64;
         match &self.matcher {
-            Matcher::Regular(matcher) => {
+            PatternMatcher::Regular(matcher) => {
                 spend(regular_steps(length, self.weight)) && matcher.is_valid(instance)
             }
-            Matcher::Irregular(schema, matchers) => {
+            PatternMatcher::Irregular(schema, matchers) => {
                 for (most, matcher) in STEPS_BACK.iter().zip(matchers.iter()) {
                     if !spend(irregular_steps(length, self.weight, *most)) {
                         return false;

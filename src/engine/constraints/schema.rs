@@ -32,7 +32,7 @@ const ITEMS: [&str; 4] = ["items", "additionalItems", "contains", "unevaluatedIt
 const MEMBERS: [&str; 3] = ["additionalProperties", "propertyNames", "unevaluatedProperties"];
 /// The schemas inside a schema, by the part of the document that they apply to.
 #[derive(Debug, Default)]
-struct Node {
+struct SchemaNode {
     /// Schemas that apply to the same part of a document: indexes of their nodes.
     same: Vec<usize>,
     /// Schemas that apply to each item of an array.
@@ -54,7 +54,7 @@ struct Node {
 /// All schemas that can be reached from the first.
 #[derive(Debug)]
 pub(crate) struct Graph {
-    nodes: Vec<Node>,
+    nodes: Vec<SchemaNode>,
 }
 
 impl Graph {
@@ -208,8 +208,8 @@ impl<'a> Builder<'a> {
         number
     }
 
-    fn node(&mut self, schema: &'a Value) -> Result<Node, Error> {
-        let mut node = Node::default();
+    fn node(&mut self, schema: &'a Value) -> Result<SchemaNode, Error> {
+        let mut node = SchemaNode::default();
         let Value::Object(keywords) = schema else { return Ok(node) };
         for (keyword, value) in keywords {
             match (keyword.as_str(), value) {

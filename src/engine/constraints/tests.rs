@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Checker, Constraint, Grammars, Matcher};
 use crate::memory::Ledger;
-use crate::sampling::{Sampler, Seen};
+use crate::sampling::{Sampler, TokenCounts};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Instructions, ModelSource, Probe, Sampling, builtin};
 
@@ -374,7 +374,7 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
         let logits = probe.extend(&tokens[tokens.len() - 1..]).unwrap().unwrap();
         let allowed = matcher.allowed().unwrap();
         let token = sampler
-            .choose(logits, &Sampling::default(), tokens.len(), Some(&allowed), &Seen::default())
+            .choose(logits, &Sampling::default(), tokens.len(), Some(&allowed), &TokenCounts::default())
             .unwrap();
         assert!(!model.tokenizer.is_end(token), "this one ends by itself");
         taken = matcher.take(token).unwrap();

@@ -46,7 +46,7 @@ const OTHERS: Groups = 1 << (FIRST_BEYOND_ASCII + BEYOND_ASCII.len() as u32);
 
 /// A place in the words: the bytes before it are those of its ancestors.
 #[derive(Clone, Copy)]
-pub(super) struct Node {
+pub(super) struct WordNode {
     /// The first node behind its descendants.
     pub(super) end: u32,
     /// Index in [`Tree::ids`] of the first id of the words that end here or below.
@@ -64,7 +64,7 @@ pub(super) struct Node {
 /// node is followed by its descendants.
 pub(super) struct Tree {
     /// The root first, and one more node behind the end.
-    nodes: Vec<Node>,
+    nodes: Vec<WordNode>,
     ids: Vec<u32>,
     /// Length of the longest word.
     depth: usize,
@@ -170,7 +170,7 @@ impl Tree {
             .map(|(id, word)| (kind(word), word, id))
             .collect();
         words.sort_unstable();
-        let root = Node { end: 0, first_id: 0, below: 0, depth: 0, height: 0, byte: 0 };
+        let root = WordNode { end: 0, first_id: 0, below: 0, depth: 0, height: 0, byte: 0 };
         let mut tree = Tree { nodes: vec![root], ids: Vec::with_capacity(words.len()), depth: 0 };
         // The nodes from the root to the word before.
         let mut path = vec![0];
@@ -184,7 +184,7 @@ impl Tree {
             for byte in &word[common..] {
                 path.push(tree.nodes.len());
                 let (first_id, depth) = (tree.ids.len() as u32, path.len() as u16 - 1);
-                tree.nodes.push(Node { end: 0, first_id, below: 0, depth, height: 0, byte: *byte });
+                tree.nodes.push(WordNode { end: 0, first_id, below: 0, depth, height: 0, byte: *byte });
             }
             for ((depth, node), groups) in path.iter().enumerate().zip(groups_behind(word)) {
                 let node = &mut tree.nodes[*node];
@@ -197,7 +197,7 @@ impl Tree {
         tree.close(&mut path, 0);
         let (end, first_id) = (tree.nodes.len() as u32, tree.ids.len() as u32);
         tree.nodes[0].end = end;
-        tree.nodes.push(Node { end: end + 1, first_id, ..root });
+        tree.nodes.push(WordNode { end: end + 1, first_id, ..root });
         tree
     }
 
@@ -209,7 +209,7 @@ impl Tree {
     }
 
     /// The root, the nodes below it, and one behind the end.
-    pub(super) fn nodes(&self) -> &[Node] {
+    pub(super) fn nodes(&self) -> &[WordNode] {
         &self.nodes
     }
 

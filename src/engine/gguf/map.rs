@@ -9,17 +9,17 @@ use crate::mapping::Mapping;
 
 /// Immutable bytes that stay where they are for as long as this value lives.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub(super) enum GgufBytes {
     /// Pages of a file, shared with every process that maps it.
     Mapped(Mapping),
     /// Bytes of the library itself.
     Static(&'static [u8]),
 }
 
-impl Bytes {
+impl GgufBytes {
     /// Maps a regular file read-only. An empty file gives no bytes; anything else but a regular file (a
     /// directory, a pipe that would block) is an error.
-    pub(super) fn map(path: &Path) -> io::Result<Bytes> {
+    pub(super) fn map(path: &Path) -> io::Result<GgufBytes> {
         // Checked before opening, because opening a named pipe waits for its writer; and again afterwards,
         // for the file that was actually opened.
         regular(&std::fs::metadata(path)?)?;
@@ -27,27 +27,27 @@ impl Bytes {
         let metadata = file.metadata()?;
         regular(&metadata)?;
         if metadata.len() == 0 {
-            return Ok(Bytes::Static(&[]));
+            return Ok(GgufBytes::Static(&[]));
         }
-        Mapping::file(&file).map(Bytes::Mapped)
+        Mapping::file(&file).map(GgufBytes::Mapped)
     }
 
     /// The mapping, if it is a file's.
     pub(super) fn mapping(&self) -> Option<&Mapping> {
         match self {
-            Bytes::Mapped(mapping) => Some(mapping),
-            Bytes::Static(_) => None,
+            GgufBytes::Mapped(mapping) => Some(mapping),
+            GgufBytes::Static(_) => None,
         }
     }
 }
 
-impl Deref for Bytes {
+impl Deref for GgufBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Mapped(mapping) => mapping,
-            Bytes::Static(bytes) => bytes,
+            GgufBytes::Mapped(mapping) => mapping,
+            GgufBytes::Static(bytes) => bytes,
         }
     }
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::Error;
 use crate::mapping::{FileId, Mapping};
 use cursor::Problem;
-use map::Bytes;
+use map::GgufBytes;
 use parse::{Contents, TensorInfo};
 use value::{Raw, ValueType};
 
@@ -34,13 +34,13 @@ pub use value::{Numbers, Strings};
 /// An open model file, or the files of a split one. Clones share the mappings.
 #[derive(Debug, Clone)]
 pub struct Gguf {
-    inner: Arc<Inner>,
+    inner: Arc<GgufInner>,
     /// Other files that belong to it, each with its name in it.
     attached: Arc<[(String, Gguf)]>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct GgufInner {
     /// Its files; keys are in the first one.
     parts: Vec<FilePart>,
     /// Bytes of strings and arrays, where they are not in the file.
@@ -52,7 +52,7 @@ struct Inner {
 #[derive(Debug)]
 struct FilePart {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: GgufBytes,
 }
 
 impl FilePart {
@@ -110,7 +110,7 @@ impl Gguf {
     /// [`Error::UnsupportedModel`] where it cannot be used.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
         let failed = |source| Error::reading(path, source);
-        let bytes = Bytes::map(path).map_err(failed)?;
+        let bytes = GgufBytes::map(path).map_err(failed)?;
         Gguf::new(path.into(), bytes)
     }
 
@@ -120,7 +120,7 @@ impl Gguf {
     /// # Errors
     /// As [`Gguf::open`], with `name` for the path.
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Gguf, Error> {
-        Gguf::new(name.into(), Bytes::Static(bytes))
+        Gguf::new(name.into(), GgufBytes::Static(bytes))
     }
 
     /// Reads as much as possible of a file that [`Gguf::open`] refuses, to describe it; its tensors have no
@@ -129,12 +129,12 @@ impl Gguf {
     /// # Errors
     /// [`Error::ModelFile`] where it cannot be opened.
     pub(crate) fn survey(path: &Path) -> Result<Gguf, Error> {
-        let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
+        let bytes = GgufBytes::map(path).map_err(|source| Error::reading(path, source))?;
         let contents = parse::survey(&bytes);
         Ok(Gguf::assemble(vec![FilePart { path: path.into(), bytes }], None, contents))
     }
 
-    fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
+    fn new(path: PathBuf, bytes: GgufBytes) -> Result<Gguf, Error> {
         let parsed = parse::parse(&bytes);
         let first = FilePart { path, bytes };
         first.check_lost()?;
@@ -144,7 +144,7 @@ impl Gguf {
     }
 
     fn assemble(parts: Vec<FilePart>, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
-        Gguf { inner: Arc::new(Inner { parts, metadata, contents }), attached: Arc::new([]) }
+        Gguf { inner: Arc::new(GgufInner { parts, metadata, contents }), attached: Arc::new([]) }
     }
 
     /// The same with other files that belong to it, which are part of its identity and of

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::cursor::Problem;
-use super::map::Bytes;
+use super::map::GgufBytes;
 use super::parse::{self, Contents, MAX_TENSORS};
 use super::value::Raw;
 use super::{FilePart, refused};
@@ -114,7 +114,7 @@ pub(super) fn open_rest(first: FilePart, contents: &mut Contents) -> Result<Vec<
     for number in 2..=name.count {
         let path = name.path(number);
         let missing = || format!("it is part {number} of {} of the model, and is missing", name.count);
-        let bytes = Bytes::map(&path).map_err(|source| match source.kind() {
+        let bytes = GgufBytes::map(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::reading(&path, io::Error::new(source.kind(), missing())),
             _ => Error::reading(&path, source),
         })?;

@@ -64,7 +64,7 @@ impl Builder {
 }
 
 fn open(bytes: Vec<u8>) -> Result<Gguf, Error> {
-    Gguf::new("test.gguf".into(), Bytes::Static(Vec::leak(bytes)))
+    Gguf::new("test.gguf".into(), GgufBytes::Static(Vec::leak(bytes)))
 }
 
 /// Every type of key, two tensors and one of a type from the future.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::kind::GgmlType;
-use super::map::Bytes;
+use super::map::GgufBytes;
 use super::parse::{Contents, TensorInfo};
 use super::value::{Raw, ValueType};
 use super::{FilePart, Gguf};
@@ -35,7 +35,7 @@ impl Translation {
     ) -> Result<Gguf, Error> {
         let mut parts = Vec::with_capacity(paths.len());
         for path in paths {
-            let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
+            let bytes = GgufBytes::map(path).map_err(|source| Error::reading(path, source))?;
             parts.push(FilePart { path: path.clone(), bytes });
         }
         let described = describe(&parts.iter().map(|part| &*part.bytes).collect::<Vec<_>>());

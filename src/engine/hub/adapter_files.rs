@@ -6,10 +6,10 @@
 
 use std::path::Path;
 
-use super::choice::{Choice, quantization};
-use super::client::Client;
+use super::choice::{FileChoice, quantization};
+use super::client::HubClient;
 use super::error::HubError;
-use super::listing::{Listing, Remote};
+use super::listing::{Remote, RepositoryListing};
 use super::partial::Partial;
 use super::place::{self, Staging};
 use super::progress::Progress;
@@ -28,7 +28,7 @@ pub(super) struct AdapterFile {
 }
 
 /// The adapters of a model.
-pub(super) struct Adapters {
+pub(super) struct AdapterFiles {
     /// Fetched adapters that have yet to be put into place, each with its file name below the directory.
     pub(super) arrived: Vec<(Arrived, String)>,
     /// All of them, for the card.
@@ -45,7 +45,7 @@ pub(super) fn takes_adapters(path: &Path) -> bool {
 }
 
 /// The files beside a model in its repository that have the names of adapters, for whichever model they are.
-pub(super) fn candidates(listing: &Listing, choice: &Choice) -> Vec<AdapterFile> {
+pub(super) fn candidates(listing: &RepositoryListing, choice: &FileChoice) -> Vec<AdapterFile> {
     let [model] = &choice.files[..] else { return Vec::new() };
     if choice.is_folder {
         return Vec::new();
@@ -64,7 +64,7 @@ pub(super) fn candidates(listing: &Listing, choice: &Choice) -> Vec<AdapterFile>
 ///
 /// # Errors
 /// [`HubError::NoModel`] where there are several of a task and nothing tells which.
-pub(super) fn choose(listing: &Listing, choice: &Choice) -> Result<Vec<AdapterFile>, HubError> {
+pub(super) fn choose(listing: &RepositoryListing, choice: &FileChoice) -> Result<Vec<AdapterFile>, HubError> {
     let candidates = candidates(listing, choice);
     let mut chosen = Vec::new();
     for task in adapters::PUBLISHED {
@@ -104,7 +104,7 @@ pub(super) fn choose(listing: &Listing, choice: &Choice) -> Result<Vec<AdapterFi
 
 /// The context for fetching adapters.
 pub(super) struct Fetching<'a> {
-    pub(super) client: &'a Client<'a>,
+    pub(super) client: &'a HubClient<'a>,
     pub(super) hub: &'a Hub,
     pub(super) reference: &'a Reference,
     pub(super) staging: &'a Staging,
@@ -123,9 +123,10 @@ impl Fetching<'_> {
         chosen: &[AdapterFile],
         name: &str,
         target: &Path,
-    ) -> Result<Adapters, HubError> {
+    ) -> Result<AdapterFiles, HubError> {
         let known = Card::read(target).ok().flatten().and_then(|card| card.adapters).unwrap_or_default();
-        let mut adapters = Adapters { arrived: Vec::new(), listed: Vec::new(), tasks: Vec::new(), size: 0 };
+        let mut adapters =
+            AdapterFiles { arrived: Vec::new(), listed: Vec::new(), tasks: Vec::new(), size: 0 };
         let mut missing = Vec::new();
         for AdapterFile { task, remote } in chosen {
             adapters.tasks.push(task.clone());
@@ -199,11 +200,11 @@ enum There {
 #[cfg(test)]
 mod tests {
     use super::super::choice::choose as choose_model;
-    use super::{Listing, Remote, choose};
+    use super::{Remote, RepositoryListing, choose};
 
     fn chosen(model: &str, files: &[&str]) -> Result<Vec<String>, String> {
         let file = |path: &&str| Remote { path: (*path).to_owned(), size: Some(1), sha256: None, blob: None };
-        let listing = Listing {
+        let listing = RepositoryListing {
             repository: "acme/jina-GGUF".to_owned(),
             commit: "1".to_owned(),
             files: files.iter().chain(&[model]).map(file).collect(),

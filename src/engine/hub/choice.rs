@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::error::HubError;
-use super::listing::{Listing, Remote};
+use super::listing::{Remote, RepositoryListing};
 use crate::gguf::parts;
 
 /// Parameters from which on a model is large and gets a smaller quantization.
@@ -47,7 +47,7 @@ const MAX_FILES: usize = 256;
 
 /// The files of a model and what they become.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Choice {
+pub(super) struct FileChoice {
     pub(super) files: Vec<Remote>,
     /// A folder with the files under their paths, instead of a file (or several) under their names.
     pub(super) is_folder: bool,
@@ -57,7 +57,7 @@ pub(super) struct Choice {
     pub(super) said: Option<String>,
 }
 
-impl Choice {
+impl FileChoice {
     /// Bytes of all files, as far as they are known.
     pub(super) fn size(&self) -> u64 {
         self.files.iter().filter_map(|file| file.size).fold(0, u64::saturating_add)
@@ -70,11 +70,11 @@ impl Choice {
 /// # Errors
 /// [`HubError::NoModel`] and [`HubError::NotFound`].
 pub(super) fn choose(
-    listing: &Listing,
+    listing: &RepositoryListing,
     host: &str,
     file: Option<&str>,
     folder: Option<bool>,
-) -> Result<Choice, HubError> {
+) -> Result<FileChoice, HubError> {
     if let Some(path) = file.filter(|path| path.ends_with(".gguf")) {
         return named(listing, host, path);
     }
@@ -119,7 +119,7 @@ pub(super) fn choose(
     with_parts(listing, model, Some(said))
 }
 
-fn named(listing: &Listing, host: &str, path: &str) -> Result<Choice, HubError> {
+fn named(listing: &RepositoryListing, host: &str, path: &str) -> Result<FileChoice, HubError> {
     let model = listing.file(path).ok_or_else(|| HubError::NotFound {
         what: format!("file \"{path}\" in repository \"{}\"", listing.repository),
         host: host.to_owned(),
@@ -128,18 +128,22 @@ fn named(listing: &Listing, host: &str, path: &str) -> Result<Choice, HubError> 
 }
 
 /// A file, and the other parts of its model.
-fn with_parts(listing: &Listing, model: &Remote, said: Option<String>) -> Result<Choice, HubError> {
+fn with_parts(
+    listing: &RepositoryListing,
+    model: &Remote,
+    said: Option<String>,
+) -> Result<FileChoice, HubError> {
     let names = parts(Path::new(&model.path));
     let files: Option<Vec<Remote>> =
         names.iter().map(|name| name.to_str().and_then(|name| listing.file(name)).cloned()).collect();
     let files = files.ok_or_else(|| {
         no_model(listing, format!("has not all of the {} parts of \"{}\"", names.len(), model.path), &[])
     })?;
-    Ok(Choice { files, is_folder: false, name: model.name().to_owned(), said })
+    Ok(FileChoice { files, is_folder: false, name: model.name().to_owned(), said })
 }
 
 /// The files of an encoder, or of whatever else a folder with safetensors holds.
-fn encoder(listing: &Listing) -> Result<Choice, HubError> {
+fn encoder(listing: &RepositoryListing) -> Result<FileChoice, HubError> {
     let wanted = |file: &&Remote| {
         let name = file.path.as_str();
         OF_ENCODER.contains(&name) || is_weights(name) || is_of_module(name)
@@ -173,7 +177,7 @@ fn encoder(listing: &Listing) -> Result<Choice, HubError> {
         }
     }
     let name = listing.repository.rsplit('/').next().unwrap_or_default().to_owned();
-    Ok(Choice { files, is_folder: true, name, said: None })
+    Ok(FileChoice { files, is_folder: true, name, said: None })
 }
 
 /// `model.safetensors`, or a part of it.
@@ -232,7 +236,7 @@ pub(super) fn quantization(name: &str) -> Option<&'static str> {
 }
 
 /// Parameters of the model: as the hub says, or the repository's name, or the size of its files.
-fn size(listing: &Listing, models: &[&Remote]) -> Option<u64> {
+fn size(listing: &RepositoryListing, models: &[&Remote]) -> Option<u64> {
     let bytes = |word: &str| {
         models.iter().find(|model| quantization(model.name()) == Some(word)).and_then(|model| model.size)
     };
@@ -261,7 +265,7 @@ fn billions(name: &str) -> Option<u64> {
         .next()
 }
 
-fn no_model(listing: &Listing, reason: String, models: &[&Remote]) -> HubError {
+fn no_model(listing: &RepositoryListing, reason: String, models: &[&Remote]) -> HubError {
     let hint = match models {
         [] => "Name another repository; those with GGUF in their names hold converted models.".to_owned(),
         models => {
@@ -278,11 +282,11 @@ fn no_model(listing: &Listing, reason: String, models: &[&Remote]) -> HubError {
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, Listing, Remote, billions, choose, quantization};
+    use super::{FileChoice, Remote, RepositoryListing, billions, choose, quantization};
 
-    fn listing(repository: &str, files: &[&str]) -> Listing {
+    fn listing(repository: &str, files: &[&str]) -> RepositoryListing {
         let file = |path: &&str| Remote { path: (*path).to_owned(), size: Some(1), sha256: None, blob: None };
-        Listing {
+        RepositoryListing {
             repository: repository.to_owned(),
             commit: "1".to_owned(),
             files: files.iter().map(file).collect(),
@@ -292,7 +296,7 @@ mod tests {
         }
     }
 
-    fn chosen(repository: &str, files: &[&str], file: Option<&str>) -> Result<Choice, String> {
+    fn chosen(repository: &str, files: &[&str], file: Option<&str>) -> Result<FileChoice, String> {
         choose(&listing(repository, files), "hub", file, None)
             .map_err(|error| format!("{error}; {}", error.hint().unwrap_or_default()))
     }
@@ -310,7 +314,8 @@ mod tests {
         assert_eq!(name("a/Qwen3-4B-GGUF", &QUANTIZATIONS, None), "m-Q4_K_M.gguf");
         let said = chosen("a/Qwen3-4B-GGUF", &QUANTIZATIONS, None).unwrap().said.unwrap();
         assert!(said.contains("m-Q4_K_M.gguf (Q4_K_M) of 3 files") && said.contains("3 billion"), "{said}");
-        let known = Listing { parameters: Some(8_000_000_000), ..listing("a/m-0.6B", &QUANTIZATIONS) };
+        let known =
+            RepositoryListing { parameters: Some(8_000_000_000), ..listing("a/m-0.6B", &QUANTIZATIONS) };
         assert_eq!(
             choose(&known, "hub", None, None).unwrap().name,
             "m-Q4_K_M.gguf",

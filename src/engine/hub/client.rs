@@ -37,7 +37,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to a hub.
-pub(super) struct Client<'a> {
+pub(super) struct HubClient<'a> {
     hub: &'a Hub,
     endpoint: Uri,
     agent: Agent,
@@ -45,21 +45,21 @@ pub(super) struct Client<'a> {
 }
 
 /// The failure of an attempt.
-pub(super) enum Failed {
+pub(super) enum AttemptFailure {
     /// The next attempt would fail in the same way.
     Forever(HubError),
     /// The next attempt may go better, and should not be made before so long.
     ThisTime(HubError, Option<Duration>),
 }
 
-impl From<HubError> for Failed {
-    fn from(error: HubError) -> Failed {
-        Failed::Forever(error)
+impl From<HubError> for AttemptFailure {
+    fn from(error: HubError) -> AttemptFailure {
+        AttemptFailure::Forever(error)
     }
 }
 
 /// The answer to a request for a file.
-pub(super) struct Answer {
+pub(super) struct HubResponse {
     /// Where its bytes begin in the file.
     pub(super) begin: u64,
     /// Bytes of the whole file, if that is said.
@@ -77,15 +77,15 @@ pub(super) struct Answer {
 /// The answer to a request for a part of a file.
 pub(super) enum Answered {
     /// Bytes of it.
-    With(Answer),
+    With(HubResponse),
     /// The file has nothing behind the place that was asked for.
     NothingBehind,
 }
 
-impl<'a> Client<'a> {
+impl<'a> HubClient<'a> {
     /// # Errors
     /// [`HubError::Setting`] for an address that is none.
-    pub(super) fn new(hub: &'a Hub, progress: &'a Progress) -> Result<Client<'a>, HubError> {
+    pub(super) fn new(hub: &'a Hub, progress: &'a Progress) -> Result<HubClient<'a>, HubError> {
         let endpoint = endpoint(&hub.endpoint)?;
         let tls = TlsConfig::builder().root_certs(root_certificates()).build();
         let config = Agent::config_builder()
@@ -101,7 +101,7 @@ impl<'a> Client<'a> {
             .timeout_per_write(Some(hub.silence));
         let agent = Agent::new_with_config(config.build());
         progress.interrupts(&agent);
-        Ok(Client { hub, endpoint, agent, progress })
+        Ok(HubClient { hub, endpoint, agent, progress })
     }
 
     /// The host of the hub.
@@ -133,14 +133,14 @@ impl<'a> Client<'a> {
     /// another file is then sent from its beginning.
     ///
     /// # Errors
-    /// [`Failed`].
+    /// [`AttemptFailure`].
     pub(super) fn file(
         &self,
         reference: &Reference,
         path: &str,
         begin: u64,
         etag: Option<&str>,
-    ) -> Result<Answered, Failed> {
+    ) -> Result<Answered, AttemptFailure> {
         let repo = repo(reference);
         let address =
             format!("{}/{}/resolve/{}/{}", self.base(), repo.url(), repo.url_revision(), encoded(path));
@@ -166,7 +166,7 @@ impl<'a> Client<'a> {
             .filter(|etag| !etag.starts_with("W/") && etag.len() <= 256)
             .map(str::to_owned);
         let (size, sha256) = (size.or(linked.size), linked.sha256);
-        Ok(Answered::With(Answer {
+        Ok(Answered::With(HubResponse {
             begin,
             size,
             sha256,
@@ -180,7 +180,10 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// The last one.
-    pub(super) fn trying<T>(&self, mut attempt: impl FnMut() -> Result<T, Failed>) -> Result<T, HubError> {
+    pub(super) fn trying<T>(
+        &self,
+        mut attempt: impl FnMut() -> Result<T, AttemptFailure>,
+    ) -> Result<T, HubError> {
         let mut retry = Retry::new(self.hub);
         loop {
             match attempt() {
@@ -194,12 +197,12 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// The failure, if there is no next attempt; [`HubError::Cancelled`].
-    pub(super) fn wait(&self, retry: &mut Retry, failed: Failed) -> Result<(), HubError> {
+    pub(super) fn wait(&self, retry: &mut Retry, failed: AttemptFailure) -> Result<(), HubError> {
         // An attempt that was interrupted on purpose has failed for that reason only.
         self.progress.check()?;
         let (error, after) = match failed {
-            Failed::Forever(error) => return Err(error),
-            Failed::ThisTime(error, after) => (error, after),
+            AttemptFailure::Forever(error) => return Err(error),
+            AttemptFailure::ThisTime(error, after) => (error, after),
         };
         let pause = retry.next().ok_or_else(|| error.clone())?;
         let pause = pause.max(after.unwrap_or_default());
@@ -220,7 +223,7 @@ impl<'a> Client<'a> {
         address: &str,
         what: &str,
         range: Option<(u64, Option<&str>)>,
-    ) -> Result<(Response<Body>, Uri, Linked), Failed> {
+    ) -> Result<(Response<Body>, Uri, Linked), AttemptFailure> {
         let mut uri: Uri = address.parse().map_err(|_| self.protocol("an address that is none"))?;
         let mut linked = Linked::default();
         for _ in 0..=MAX_REDIRECTS {
@@ -258,7 +261,7 @@ impl<'a> Client<'a> {
         !is_near(to) || is_near(&self.endpoint)
     }
 
-    fn send(&self, uri: &Uri, range: Option<(u64, Option<&str>)>) -> Result<Response<Body>, Failed> {
+    fn send(&self, uri: &Uri, range: Option<(u64, Option<&str>)>) -> Result<Response<Body>, AttemptFailure> {
         let mut request = self.agent.get(uri.clone()).config().proxy(proxy(uri)?).build();
         request = request.header(ACCEPT_ENCODING, "identity");
         if let Some(token) = self.hub.token.as_ref().map(Token::secret)
@@ -278,12 +281,12 @@ impl<'a> Client<'a> {
             ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
                 HubError::Protocol { host: host_of(uri), reason: error.to_string() }.into()
             }
-            error => Failed::ThisTime(unreachable(uri, error.to_string()), None),
+            error => AttemptFailure::ThisTime(unreachable(uri, error.to_string()), None),
         })
     }
 
     /// The failure that an unsuccessful status means.
-    fn refused(&self, uri: &Uri, response: &Response<Body>, what: &str) -> Failed {
+    fn refused(&self, uri: &Uri, response: &Response<Body>, what: &str) -> AttemptFailure {
         let (host, status) = (host_of(uri), response.status());
         let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let what = what.to_owned();
@@ -291,7 +294,7 @@ impl<'a> Client<'a> {
         let with_token = self.hub.token.is_some();
         let denied = |reason| HubError::Denied { what: what.clone(), host: host.clone(), reason, with_token };
         match (status, text("x-error-code")) {
-            (StatusCode::TOO_MANY_REQUESTS, _) => Failed::ThisTime(
+            (StatusCode::TOO_MANY_REQUESTS, _) => AttemptFailure::ThisTime(
                 HubError::TooManyRequests { host },
                 text(RETRY_AFTER.as_str()).and_then(seconds),
             ),
@@ -312,7 +315,7 @@ impl<'a> Client<'a> {
                 let again = !of_hub || status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
                 if again {
                     let after = text(RETRY_AFTER.as_str()).and_then(seconds);
-                    Failed::ThisTime(unreachable(uri, reason), after)
+                    AttemptFailure::ThisTime(unreachable(uri, reason), after)
                 } else {
                     HubError::Protocol { host, reason }.into()
                 }
@@ -321,8 +324,8 @@ impl<'a> Client<'a> {
     }
 
     /// A body that ended too early.
-    pub(super) fn cut(&self, from: &Uri, error: &io::Error) -> Failed {
-        Failed::ThisTime(unreachable(from, error.to_string()), None)
+    pub(super) fn cut(&self, from: &Uri, error: &io::Error) -> AttemptFailure {
+        AttemptFailure::ThisTime(unreachable(from, error.to_string()), None)
     }
 
     fn protocol(&self, reason: &str) -> HubError {

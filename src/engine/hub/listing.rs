@@ -10,7 +10,7 @@ use crate::card::Task;
 
 /// A repository at a commit.
 #[derive(Debug, Clone)]
-pub(super) struct Listing {
+pub(super) struct RepositoryListing {
     pub(super) repository: String,
     /// The commit: what is fetched is of one and the same, whatever is pushed meanwhile.
     pub(super) commit: String,
@@ -74,12 +74,16 @@ struct Total {
     total: Option<u64>,
 }
 
-impl Listing {
+impl RepositoryListing {
     /// Reads the answer of the hub.
     ///
     /// # Errors
     /// [`HubError::Protocol`].
-    pub(super) fn parse(reference: &Reference, host: &str, bytes: &[u8]) -> Result<Listing, HubError> {
+    pub(super) fn parse(
+        reference: &Reference,
+        host: &str,
+        bytes: &[u8],
+    ) -> Result<RepositoryListing, HubError> {
         let wrong = |reason: String| HubError::Protocol { host: host.to_owned(), reason };
         let info: RepoInfo = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
         let details: Details = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
@@ -104,7 +108,7 @@ impl Listing {
             })
         });
         let total = |total: Option<Total>| total.and_then(|total| total.total);
-        Ok(Listing {
+        Ok(RepositoryListing {
             repository: reference.repository.clone(),
             commit: info.sha,
             files: files.collect(),
@@ -145,12 +149,12 @@ fn task(tag: &str) -> Option<Task> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Listing, Reference, Remote};
+    use super::{Reference, Remote, RepositoryListing};
     use crate::card::Task;
 
-    fn parse(text: &str) -> Result<Listing, String> {
+    fn parse(text: &str) -> Result<RepositoryListing, String> {
         let reference = Reference::parse("a/b").unwrap();
-        Listing::parse(&reference, "hub", text.as_bytes()).map_err(|error| error.to_string())
+        RepositoryListing::parse(&reference, "hub", text.as_bytes()).map_err(|error| error.to_string())
     }
 
     #[test]

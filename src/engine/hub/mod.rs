@@ -30,11 +30,11 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use self::adapter_files::{Fetching, takes_adapters};
-use self::choice::Choice;
-use self::client::Client;
+use self::choice::FileChoice;
+use self::client::HubClient;
 pub use self::error::HubError;
 use self::in_place::{in_place, is_believed, there_already};
-use self::listing::{Listing, Remote};
+use self::listing::{Remote, RepositoryListing};
 pub use self::order::{Order, Pulled};
 use self::partial::Partial;
 use self::place::{Staging, write_card};
@@ -52,7 +52,7 @@ use crate::gguf::parts;
 /// # Errors
 /// [`HubError`]; what has arrived is kept, and the next call goes on from there.
 pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> Result<Pulled, HubError> {
-    let wanted = Wanted::new(order)?;
+    let wanted = ModelForm::new(order)?;
     if let Some(there) = in_place(order, directory, progress)? {
         return Ok(there);
     }
@@ -60,8 +60,9 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
         return there_already(order, directory)
             .ok_or_else(|| HubError::Offline { what: order.reference.to_string() });
     }
-    let client = Client::new(hub, progress)?;
-    let listing = Listing::parse(&order.reference, &client.host(), &client.listing(&order.reference)?)?;
+    let client = HubClient::new(hub, progress)?;
+    let listing =
+        RepositoryListing::parse(&order.reference, &client.host(), &client.listing(&order.reference)?)?;
     let choice = choice::choose(&listing, &client.host(), order.reference.file.as_deref(), wanted.is_folder)?;
     progress.chosen(choice.said.as_deref());
     let name = order.name.clone().unwrap_or_else(|| choice.name.clone());
@@ -97,12 +98,12 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
 /// A download that has its place.
 struct Download<'a> {
     hub: &'a Hub,
-    client: &'a Client<'a>,
+    client: &'a HubClient<'a>,
     order: &'a Order,
     directory: &'a Path,
     progress: &'a Progress,
-    listing: &'a Listing,
-    choice: &'a Choice,
+    listing: &'a RepositoryListing,
+    choice: &'a FileChoice,
     places: &'a HubFiles<'a>,
     staging: &'a Staging,
     /// At the commit of the listing.
@@ -251,7 +252,7 @@ fn unverified(card: &Card) -> Card {
 }
 
 /// Whether a card has checksums of all files of a model, and those that the hub announces.
-fn describes(card: &Card, choice: &Choice) -> bool {
+fn describes(card: &Card, choice: &FileChoice) -> bool {
     let is_same = |known: Option<&String>, file: &Remote| {
         known.is_some() && file.sha256.as_ref().is_none_or(|announced| known == Some(announced))
     };
@@ -269,24 +270,24 @@ fn describes(card: &Card, choice: &Choice) -> bool {
 }
 
 /// The form of a model, as far as it is known before the hub is asked.
-struct Wanted {
+struct ModelForm {
     is_folder: Option<bool>,
 }
 
-impl Wanted {
-    fn new(order: &Order) -> Result<Wanted, HubError> {
-        let Some(name) = &order.name else { return Ok(Wanted { is_folder: None }) };
+impl ModelForm {
+    fn new(order: &Order) -> Result<ModelForm, HubError> {
+        let Some(name) = &order.name else { return Ok(ModelForm { is_folder: None }) };
         if !is_safe_path(name) {
             let reason = "its name is not one below the directory of the models";
             return Err(HubError::Reference { reference: reference::shown(name), reason });
         }
-        Ok(Wanted { is_folder: Some(!name.ends_with(".gguf")) })
+        Ok(ModelForm { is_folder: Some(!name.ends_with(".gguf")) })
     }
 }
 
 /// The places of a model's files below the directory.
 struct HubFiles<'a> {
-    choice: &'a Choice,
+    choice: &'a FileChoice,
     /// The registered SHA-256 of a model in one file, for use where the hub does not state one.
     registered: Option<String>,
     /// One for each file.
@@ -296,9 +297,9 @@ struct HubFiles<'a> {
 impl HubFiles<'_> {
     fn new<'a>(
         order: &Order,
-        choice: &'a Choice,
+        choice: &'a FileChoice,
         name: &str,
-        listing: &Listing,
+        listing: &RepositoryListing,
     ) -> Result<HubFiles<'a>, HubError> {
         let names: Vec<String> = if choice.is_folder {
             choice.files.iter().map(|file| format!("{name}/{}", file.path)).collect()
@@ -377,7 +378,7 @@ impl HubFiles<'_> {
 }
 
 /// Refuses what is known not to be the registered file before it is fetched.
-fn check_registered(order: &Order, choice: &Choice) -> Result<(), HubError> {
+fn check_registered(order: &Order, choice: &FileChoice) -> Result<(), HubError> {
     match &choice.files[..] {
         [Remote { sha256: Some(found), .. }] if !choice.is_folder => check_sha256(order, &choice.name, found),
         _ => Ok(()),
@@ -408,7 +409,13 @@ fn check_sha256(order: &Order, file: &str, found: &str) -> Result<(), HubError> 
 
 /// The card of a model: what is known of it first, what is written on the one that is there, then what the
 /// hub says.
-fn card(order: &Order, listing: &Listing, choice: &Choice, arrived: &[Arrived], target: &Path) -> Card {
+fn card(
+    order: &Order,
+    listing: &RepositoryListing,
+    choice: &FileChoice,
+    arrived: &[Arrived],
+    target: &Path,
+) -> Card {
     let known = order.card.clone();
     let old = Card::read(target).ok().flatten().unwrap_or_default();
     let list = |known: Vec<_>, old: Vec<_>| if known.is_empty() { old } else { known };

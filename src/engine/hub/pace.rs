@@ -23,22 +23,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pace of a download, which is that of the thread that calls it.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct DownloadPace {
     looked: Instant,
-    before: Option<Usage>,
+    before: Option<ThreadTimes>,
 }
 
 /// Time that a thread has run and has waited for a processor since its start.
 #[derive(Debug, Clone, Copy)]
-struct Usage {
+struct ThreadTimes {
     ran: Duration,
     waited: Duration,
 }
 
-impl Pace {
+impl DownloadPace {
     /// The pace of a download that gives way to others, or of one that does not.
-    pub(super) fn new(gives_way: bool) -> Pace {
-        Pace { looked: Instant::now(), before: if gives_way { Usage::of_this_thread() } else { None } }
+    pub(super) fn new(gives_way: bool) -> DownloadPace {
+        DownloadPace {
+            looked: Instant::now(),
+            before: if gives_way { ThreadTimes::of_this_thread() } else { None },
+        }
     }
 
     /// Pauses where the thread has run too long on a busy machine. Call it after each piece of work.
@@ -47,27 +50,27 @@ impl Pace {
     /// [`HubError::Cancelled`].
     pub(super) fn keep(&mut self, progress: &Progress) -> Result<(), HubError> {
         let Some(before) = self.before.filter(|_| self.looked.elapsed() >= INTERVAL) else { return Ok(()) };
-        let Some(now) = Usage::of_this_thread() else { return Ok(()) };
+        let Some(now) = ThreadTimes::of_this_thread() else { return Ok(()) };
         progress.rest(pause(before, now))?;
-        *self = Pace { looked: Instant::now(), before: Some(now) };
+        *self = DownloadPace { looked: Instant::now(), before: Some(now) };
         Ok(())
     }
 }
 
-impl Usage {
+impl ThreadTimes {
     /// Reads `/proc/thread-self/schedstat`: nanoseconds on a processor, nanoseconds of waiting for one,
     /// turns. `None` on systems that have no such file.
-    fn of_this_thread() -> Option<Usage> {
+    fn of_this_thread() -> Option<ThreadTimes> {
         let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
         let mut numbers =
             text.split_ascii_whitespace().map(|number| number.parse().map(Duration::from_nanos));
-        Some(Usage { ran: numbers.next()?.ok()?, waited: numbers.next()?.ok()? })
+        Some(ThreadTimes { ran: numbers.next()?.ok()?, waited: numbers.next()?.ok()? })
     }
 }
 
 /// The pause that brings what a thread has run since `before` down to its share. The time in which it has
 /// waited counts as a part of it.
-fn pause(before: Usage, now: Usage) -> Duration {
+fn pause(before: ThreadTimes, now: ThreadTimes) -> Duration {
     let ran = now.ran.saturating_sub(before.ran);
     let waited = now.waited.saturating_sub(before.waited);
     if waited < ran.mul_f64(BUSY_WAIT) {
@@ -80,10 +83,10 @@ fn pause(before: Usage, now: Usage) -> Duration {
 mod tests {
     use std::time::Duration;
 
-    use super::{LONGEST_PAUSE, Pace, Progress, Usage, pause};
+    use super::{DownloadPace, LONGEST_PAUSE, Progress, ThreadTimes, pause};
 
-    fn of(ran_ms: u64, waited_ms: u64) -> Usage {
-        Usage { ran: Duration::from_millis(ran_ms), waited: Duration::from_millis(waited_ms) }
+    fn of(ran_ms: u64, waited_ms: u64) -> ThreadTimes {
+        ThreadTimes { ran: Duration::from_millis(ran_ms), waited: Duration::from_millis(waited_ms) }
     }
 
     #[test]
@@ -103,15 +106,15 @@ mod tests {
 
     #[test]
     fn a_download_that_does_not_give_way_measures_nothing() {
-        let mut pace = Pace::new(false);
+        let mut pace = DownloadPace::new(false);
         assert!(pace.before.is_none());
         pace.keep(&Progress::default()).unwrap();
     }
 
     #[test]
     fn the_time_of_a_thread_is_read() {
-        let before = Usage::of_this_thread().unwrap();
+        let before = ThreadTimes::of_this_thread().unwrap();
         // Waits for the clock of the thread to go on.
-        while Usage::of_this_thread().unwrap().ran <= before.ran {}
+        while ThreadTimes::of_this_thread().unwrap().ran <= before.ran {}
     }
 }

@@ -16,10 +16,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::client::{Answer, Answered, Client, Failed, Retry};
+use super::client::{Answered, AttemptFailure, HubClient, HubResponse, Retry};
 use super::error::HubError;
 use super::listing::Remote;
-use super::pace::Pace;
+use super::pace::DownloadPace;
 use super::progress::Progress;
 use super::reference::Reference;
 use super::staged_file::{Arrived, Paths};
@@ -142,12 +142,12 @@ impl<'a> Partial<'a> {
     /// [`HubError`]; what has arrived stays.
     pub(super) fn complete(
         mut self,
-        client: &Client<'_>,
+        client: &HubClient<'_>,
         hub: &Hub,
         reference: &Reference,
     ) -> Result<(Arrived, Sha256), HubError> {
         let mut retry = Retry::new(hub);
-        let mut pace = Pace::new(hub.gives_way);
+        let mut pace = DownloadPace::new(hub.gives_way);
         let mut damaged = 0;
         let mut expected = self.remote.sha256.clone();
         let mut size = self.remote.size;
@@ -178,19 +178,19 @@ impl<'a> Partial<'a> {
     /// One request for the rest.
     fn fetch(
         &mut self,
-        client: &Client<'_>,
+        client: &HubClient<'_>,
         reference: &Reference,
         size: &mut Option<u64>,
         expected: &mut Option<String>,
-        pace: &mut Pace,
-    ) -> Result<(), Failed> {
+        pace: &mut DownloadPace,
+    ) -> Result<(), AttemptFailure> {
         let etag = self.etag();
         let answer = match client.file(reference, &self.remote.path, self.length, etag.as_deref())? {
             Answered::With(answer) => answer,
             Answered::NothingBehind => {
                 self.restart()?;
                 let (host, reason) = (client.host(), "nothing behind what has arrived of a file".to_owned());
-                return Err(Failed::ThisTime(HubError::Protocol { host, reason }, None));
+                return Err(AttemptFailure::ThisTime(HubError::Protocol { host, reason }, None));
             }
         };
         if answer.begin != self.length {
@@ -212,11 +212,11 @@ impl<'a> Partial<'a> {
 
     fn receive(
         &mut self,
-        mut answer: Answer,
+        mut answer: HubResponse,
         size: Option<u64>,
-        client: &Client<'_>,
-        pace: &mut Pace,
-    ) -> Result<(), Failed> {
+        client: &HubClient<'_>,
+        pace: &mut DownloadPace,
+    ) -> Result<(), AttemptFailure> {
         let mut buffer = vec![0; BUFFER];
         loop {
             self.progress.check()?;

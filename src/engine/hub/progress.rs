@@ -19,11 +19,11 @@ pub struct Progress {
     total: AtomicU64,
     done: AtomicU64,
     stopped: AtomicBool,
-    inner: Mutex<Inner>,
+    inner: Mutex<ProgressInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct ProgressInner {
     /// The current step, in words; empty while bytes arrive.
     note: String,
     /// The choice, in words.
@@ -66,7 +66,7 @@ impl Default for Progress {
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(ProgressInner {
                 note: String::new(),
                 choice: None,
                 agent: None,
@@ -79,7 +79,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    fn inner<R>(&self, work: impl FnOnce(&mut Inner) -> R) -> R {
+    fn inner<R>(&self, work: impl FnOnce(&mut ProgressInner) -> R) -> R {
         work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

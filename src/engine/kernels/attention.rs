@@ -36,7 +36,7 @@ use super::tile::TILE;
 
 /// The sizes of attention's heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Heads {
+pub(crate) struct AttentionSizes {
     /// Query heads; a multiple of `kv`.
     pub(crate) query: usize,
     /// Key-value heads.
@@ -45,7 +45,7 @@ pub(crate) struct Heads {
     pub(crate) dim: usize,
 }
 
-impl Heads {
+impl AttentionSizes {
     /// The factor of scores unless a model says otherwise: `1 / sqrt(dim)`.
     pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
@@ -116,7 +116,7 @@ pub(crate) struct Scoring<'a> {
 
 /// The part of a tile that a row sees.
 #[derive(Debug, Clone)]
-struct Seen {
+struct VisiblePart {
     /// Positions, counted from the tile's start.
     visible: Range<usize>,
     distance: Option<Distance>,
@@ -152,10 +152,10 @@ pub(crate) struct Projections<'a> {
 pub(crate) type Ready<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 
 /// Stores the rows' own keys and values, then `out = softmax(score(q · Kᵀ)) · V` for each row and query head.
-/// `out` has one row of `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each
-/// thread of the pool; the layer's tiles are at `offset` in each block.
+/// `out` has one row of `query · dim` values per row; `scratch` has `AttentionSizes::scratch_len` values for
+/// each thread of the pool; the layer's tiles are at `offset` in each block.
 pub(crate) fn attend(
-    heads: Heads,
+    heads: AttentionSizes,
     offset: usize,
     sequences: &[Rows<'_>],
     projections: Projections<'_>,
@@ -187,7 +187,7 @@ pub(crate) fn attend(
 /// One key-value head, with the query heads that share it, over all rows of one sequence: the work of one
 /// thread. No other thread touches these query heads, key heads, outputs and tiles.
 struct KvHead<'a> {
-    heads: Heads,
+    heads: AttentionSizes,
     index: usize,
     /// The place of the layer's part in each block.
     offset: usize,
@@ -221,14 +221,14 @@ impl KvHead<'_> {
 
     /// Elements of a query head, by row and member of the group.
     fn query(&self, row: usize, member: usize) -> Range<usize> {
-        let Heads { query, dim, .. } = self.heads;
+        let AttentionSizes { query, dim, .. } = self.heads;
         let head = (self.rows.first_row + row) * query + self.index * self.group() + member;
         head * dim..(head + 1) * dim
     }
 
     /// Prepares queries and keys, and stores keys and values in their tiles.
     fn store(&self, queries: &Disjoint<'_, f32>, keys: &Disjoint<'_, f32>, values: &[f32], ready: Ready<'_>) {
-        let Heads { kv, dim, .. } = self.heads;
+        let AttentionSizes { kv, dim, .. } = self.heads;
         for row in 0..self.rows.rows {
             let position = self.rows.position + row;
             let (open, slot) = (position / TILE - self.rows.done.len(), position % TILE);
@@ -283,7 +283,7 @@ impl KvHead<'_> {
                         out.fill(0.0);
                     }
                     let distance = self.distance(row, member, start);
-                    let seen = Seen { visible: visible.clone(), distance };
+                    let seen = VisiblePart { visible: visible.clone(), distance };
                     attend_tile(self.instructions, query, keys, values, seen, scoring, running, out);
                 }
             }
@@ -318,8 +318,8 @@ impl KvHead<'_> {
                 out.fill(0.0);
             }
             let distance = self.distance(row, member, start);
-            let seen = Seen { visible: rows.visible(row, start, scoring.window), distance };
-            avx2::Head { query, seen, out }
+            let seen = VisiblePart { visible: rows.visible(row, start, scoring.window), distance };
+            avx2::QueryHead { query, seen, out }
         };
         let mut item = rows.first_in(start, scoring.window) * group;
         let items = rows.end_in(start, scoring.window) * group;
@@ -338,7 +338,7 @@ impl KvHead<'_> {
                             &mut heads,
                         ),
                         KvCacheType::Q8_0 => avx2::attend::<$count, _>(
-                            avx2::Bytes::of(tile, dim),
+                            avx2::ByteTile::of(tile, dim),
                             scoring,
                             running,
                             &mut heads,
@@ -369,7 +369,7 @@ multiversion! {
         query: &[f32],
         keys: &[f32],
         values: &[f32],
-        seen: Seen,
+        seen: VisiblePart,
         scoring: Scoring<'_>,
         running: &mut [f32],
         out: &mut [f32],
@@ -381,7 +381,7 @@ fn attend_tile_body(
     query: &[f32],
     keys: &[f32],
     values: &[f32],
-    seen: Seen,
+    seen: VisiblePart,
     scoring: Scoring<'_>,
     running: &mut [f32],
     out: &mut [f32],
@@ -421,7 +421,7 @@ fn attend_tile_body(
 /// Turns the scores of a tile into weights and adds these to the running sum. Returns the factor for all
 /// earlier sums. A NaN among the scores makes the sum NaN.
 #[inline(always)]
-fn weigh(scores: &mut [f32; TILE], seen: &Seen, scoring: Scoring<'_>, running: &mut [f32]) -> f32 {
+fn weigh(scores: &mut [f32; TILE], seen: &VisiblePart, scoring: Scoring<'_>, running: &mut [f32]) -> f32 {
     let visible = &seen.visible;
     let chunks = visible.start / 16..visible.end.div_ceil(16);
     let mut scale = scoring.scale;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::attention::{self, Heads, Projections};
+use super::attention::{self, AttentionSizes, Projections};
 use super::instructions::Instructions;
 use super::matrix::{self, Activations, Format, Packed, products};
 use super::pool::Pool;
@@ -84,7 +84,7 @@ pub fn attention(
     kind: KvCacheType,
     threads: usize,
 ) -> Option<impl FnMut()> {
-    let heads = Heads { query: heads.0, kv: heads.1, dim: heads.2 };
+    let heads = AttentionSizes { query: heads.0, kv: heads.1, dim: heads.2 };
     let tile = heads.kv * kind.tile_len(heads.dim);
     // f16 values of about 0.1, or bytes and scales of that size.
     let block = || (0..tile).map(|i| 0x2e00 + (i % 251) as u16).collect::<Box<[u16]>>();

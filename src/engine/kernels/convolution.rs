@@ -98,7 +98,7 @@ impl Taps {
         sequences: &[Rows<'_>],
         place: StatePlace,
         pool: &Pool,
-        work: &(dyn Fn(usize, Range<usize>, &mut Window<'_>) + Sync),
+        work: &(dyn Fn(usize, Range<usize>, &mut ConvolutionWindow<'_>) + Sync),
     ) {
         let (taps, instructions) = (self.taps, pool.instructions());
         let groups = self.channels.div_ceil(GROUP);
@@ -112,7 +112,7 @@ impl Taps {
             // SAFETY: no other item is about these channels of this sequence.
             unsafe {
                 each_position(rows, place, part, |row, inputs| {
-                    let mut window = Window { weights, inputs, instructions };
+                    let mut window = ConvolutionWindow { weights, inputs, instructions };
                     work(rows.first_row + row, channels.clone(), &mut window);
                 });
             }
@@ -121,14 +121,14 @@ impl Taps {
 }
 
 /// A group of channels at one position.
-struct Window<'a> {
+struct ConvolutionWindow<'a> {
     weights: &'a [f32],
     /// The inputs before the position.
     inputs: &'a mut [f32],
     instructions: Instructions,
 }
 
-impl Window<'_> {
+impl ConvolutionWindow<'_> {
     /// Takes the position's input from `x` and leaves the result there.
     fn convolve(&mut self, x: &mut [f32]) {
         convolve(self.instructions, self.weights, self.inputs, x);

@@ -29,7 +29,7 @@ pub(super) const CHAINS: usize = 4;
 
 /// The sizes of a layer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Matrices {
+pub(crate) struct DeltaRuleSizes {
     /// Heads of queries and keys; value head `h` has those of head `h` modulo this.
     pub(crate) key_heads: usize,
     /// Heads of values, each with a matrix of its own.
@@ -48,7 +48,7 @@ pub(crate) struct Lessons<'a> {
     pub(crate) betas: &'a [f32],
 }
 
-impl Matrices {
+impl DeltaRuleSizes {
     /// Values of their state.
     pub(crate) fn state_len(&self) -> usize {
         self.value_heads * self.dim * self.dim
@@ -63,7 +63,7 @@ impl Matrices {
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let Matrices { key_heads, value_heads, dim } = *self;
+        let DeltaRuleSizes { key_heads, value_heads, dim } = *self;
         let (keys, values) = (key_heads * dim, value_heads * dim);
         let (strips, instructions) = (dim / LANES, pool.instructions());
         let worth = out.len() * dim / ELEMENTS_WORTH;

@@ -8,12 +8,12 @@ use crate::memory::fallible;
 /// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+struct FloatLine([f32; 16]);
 
 /// Values that begin at a cache line, so that the 16 outputs of a panel touch one line and not two.
 #[derive(Default)]
 pub(crate) struct Floats {
-    lines: Vec<Line>,
+    lines: Vec<FloatLine>,
     length: usize,
 }
 
@@ -22,7 +22,7 @@ impl Floats {
     pub(crate) fn zeros(length: usize) -> Option<Floats> {
         let mut lines = Vec::new();
         fallible(|| lines.try_reserve_exact(length.div_ceil(16))).ok()?;
-        lines.resize(length.div_ceil(16), Line([0.0; 16]));
+        lines.resize(length.div_ceil(16), FloatLine([0.0; 16]));
         Some(Floats { lines, length })
     }
 }

@@ -35,7 +35,7 @@ const WAKES: u64 = 2;
 
 /// A fixed number of threads that compute. One thread at a time may give it work.
 pub(crate) struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     threads: Vec<JoinHandle<()>>,
     instructions: Instructions,
     /// Counts its jobs.
@@ -45,13 +45,13 @@ pub(crate) struct Pool {
 }
 
 /// The part of a pool that its threads share.
-struct Shared {
+struct PoolShared {
     /// A [`Gate`].
     gate: CachePadded<AtomicU64>,
     /// The next item of the job that is not claimed.
     next: CachePadded<AtomicUsize>,
     /// Changed only while no helper is inside the gate or may enter it.
-    job: CachePadded<UnsafeCell<Option<Job>>>,
+    job: CachePadded<UnsafeCell<Option<PoolJob>>>,
     helpers: Vec<Helper>,
     /// Number of helpers asleep.
     sleepers: CachePadded<AtomicU64>,
@@ -64,9 +64,9 @@ struct Shared {
 
 // SAFETY: `job` is written by the pool's one caller while the gate is shut and empty, and read by threads
 // that have entered the gate.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for PoolShared {}
 // SAFETY: a job's function is Sync.
-unsafe impl Send for Shared {}
+unsafe impl Send for PoolShared {}
 
 /// The handle of a helper for the other threads.
 #[derive(Default)]
@@ -77,7 +77,7 @@ struct Helper {
 
 /// A borrowed function and the number of items to call it for.
 #[derive(Clone, Copy)]
-struct Job {
+struct PoolJob {
     work: *const (dyn Fn(usize, usize) + Sync),
     items: usize,
 }
@@ -112,8 +112,8 @@ impl Gate {
     }
 }
 
-impl Shared {
-    fn claim(&self, job: &Job, worker: usize) {
+impl PoolShared {
+    fn claim(&self, job: &PoolJob, worker: usize) {
         loop {
             let item = self.next.fetch_add(1, Relaxed);
             if item >= job.items {
@@ -129,7 +129,7 @@ impl Shared {
     }
 
     /// Enters a job later than number `seen`, if there is one with a free place.
-    fn enter(&self, seen: &mut u32) -> Option<Job> {
+    fn enter(&self, seen: &mut u32) -> Option<PoolJob> {
         let mut gate = Gate(self.gate.load(Acquire));
         while gate.number() != *seen && gate.places() > 0 {
             let entered = gate.0 - Gate::PLACE + Gate::INSIDE;
@@ -269,7 +269,7 @@ impl Pool {
         instructions: Instructions,
         start: &Arc<dyn Fn() + Send + Sync>,
     ) -> std::io::Result<Pool> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolShared {
             gate: CachePadded::new(AtomicU64::new(0)),
             next: CachePadded::new(AtomicUsize::new(0)),
             job: CachePadded::new(UnsafeCell::new(None)),
@@ -341,7 +341,7 @@ impl Pool {
                 *const (dyn Fn(usize, usize) + Sync + 'static),
             >(work)
         };
-        let (shared, job) = (&*self.shared, Job { work, items });
+        let (shared, job) = (&*self.shared, PoolJob { work, items });
         assert!(!self.busy.replace(true), "a job of the pool gives it another one");
         let close = Close(self);
         // SAFETY: there is one caller, and the gate is shut and empty between its jobs.

@@ -24,7 +24,7 @@ const ELEMENTS_WORTH: usize = 16_384;
 
 /// The sizes of a layer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads {
+pub(crate) struct StateSpaceSizes {
     pub(crate) heads: usize,
     /// Elements of each head, a multiple of [`LANES`].
     pub(crate) dim: usize,
@@ -46,7 +46,7 @@ pub(crate) struct Signals<'a> {
     pub(crate) skips: &'a [f32],
 }
 
-impl Heads {
+impl StateSpaceSizes {
     /// Values of their state.
     pub(crate) fn state_len(&self) -> usize {
         self.heads * self.dim * self.state
@@ -61,7 +61,7 @@ impl Heads {
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let Heads { heads, dim, groups, state } = *self;
+        let StateSpaceSizes { heads, dim, groups, state } = *self;
         let (values, channels) = (heads * dim, heads * dim + 2 * groups * state);
         let (strips, instructions) = (dim / LANES, pool.instructions());
         let worth = out.len() * state / ELEMENTS_WORTH;

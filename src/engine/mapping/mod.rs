@@ -16,7 +16,7 @@ use std::path::Path;
 use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
 use serde::{Deserialize, Serialize};
 
-use sigbus::Watch;
+use sigbus::RangeWatch;
 pub(crate) use sigbus::unblock as unblock_sigbus;
 
 /// The identity and the state of a file: two files of the same identity have the same content, unless
@@ -74,7 +74,7 @@ impl FileId {
 #[derive(Debug)]
 pub(crate) struct Mapping {
     /// Before the mapping itself, as it ends first. None for anonymous memory.
-    watch: Option<Watch>,
+    watch: Option<RangeWatch>,
     map: Mmap,
     file: Option<FileId>,
 }
@@ -91,7 +91,8 @@ impl Mapping {
         // process writes to it shows up as changed bytes; readers copy no length or offset out of the mapping
         // twice, so that a check holds for the value that is used. Pages that are gone are zeros (`sigbus`).
         let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
-        let watch = Watch::new(map.as_ptr() as usize, length.next_multiple_of(rustix::param::page_size()))?;
+        let watch =
+            RangeWatch::new(map.as_ptr() as usize, length.next_multiple_of(rustix::param::page_size()))?;
         Ok(Mapping { watch: Some(watch), map, file: Some(id) })
     }
 
@@ -103,7 +104,7 @@ impl Mapping {
     /// Whether a page of the file could not be read, because the file was cut short or the disk failed. All
     /// bytes read as zeros then, or already were such when they were used last.
     pub(crate) fn lost(&self) -> bool {
-        self.watch.as_ref().is_some_and(Watch::lost)
+        self.watch.as_ref().is_some_and(RangeWatch::lost)
     }
 
     /// Tells the system that all of it will be read soon.

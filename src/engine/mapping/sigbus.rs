@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 const SLOTS: usize = 1024;
 
 /// A watched range of addresses.
-struct Slot {
+struct WatchedRange {
     /// Odd while the slot is being changed, so that the handler does not mix two ranges.
     version: AtomicUsize,
     taken: AtomicBool,
@@ -29,8 +29,8 @@ struct Slot {
     lost: AtomicBool,
 }
 
-static WATCHED: [Slot; SLOTS] = [const {
-    Slot {
+static WATCHED: [WatchedRange; SLOTS] = [const {
+    WatchedRange {
         version: AtomicUsize::new(0),
         taken: AtomicBool::new(false),
         start: AtomicUsize::new(0),
@@ -42,7 +42,7 @@ static WATCHED: [Slot; SLOTS] = [const {
 /// The handler of SIGBUS before this one; null until this one is installed.
 static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 
-impl Slot {
+impl WatchedRange {
     fn set(&self, start: usize, end: usize) {
         self.version.fetch_add(1, Ordering::SeqCst);
         self.start.store(start, Ordering::SeqCst);
@@ -63,22 +63,22 @@ impl Slot {
 
 /// A range of addresses that is watched for as long as this value lives. It must end before the mapping does.
 #[derive(Debug)]
-pub(super) struct Watch(usize);
+pub(super) struct RangeWatch(usize);
 
-impl Watch {
+impl RangeWatch {
     /// Watches a mapping of a file, whole pages from `start` on.
     ///
     /// # Errors
     /// An error if too many files are mapped, or the handler cannot be installed.
-    pub(super) fn new(start: usize, length: usize) -> io::Result<Watch> {
+    pub(super) fn new(start: usize, length: usize) -> io::Result<RangeWatch> {
         install()?;
-        let taken = |slot: &Slot| {
+        let taken = |slot: &WatchedRange| {
             slot.taken.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         };
         let index =
             WATCHED.iter().position(taken).ok_or_else(|| io::Error::other("too many files are mapped"))?;
         WATCHED[index].set(start, start + length);
-        Ok(Watch(index))
+        Ok(RangeWatch(index))
     }
 
     /// Whether a page could not be read. Zeros are in the place of all pages then.
@@ -87,7 +87,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for RangeWatch {
     fn drop(&mut self) {
         WATCHED[self.0].set(0, 0);
         WATCHED[self.0].taken.store(false, Ordering::SeqCst);

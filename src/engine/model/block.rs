@@ -32,9 +32,9 @@ use crate::kernels::swiglu::{add, add_scaled, scale};
 /// The weights of one block, and their computation.
 pub(super) struct Block {
     spec: BlockSpec,
-    mixer: Mixer,
+    mixer: MixerWeights,
     mixer_norms: Norms,
-    feed_forward: Half,
+    feed_forward: SecondHalf,
     feed_forward_norms: Norms,
     per_layer: Option<PerLayerInput>,
     update: Option<Update>,
@@ -44,13 +44,13 @@ pub(super) struct Block {
 }
 
 /// The second half of a block.
-enum Half {
+enum SecondHalf {
     Dense(Box<FeedForward>),
     Experts(Box<Experts>),
 }
 
 /// The first half of a block, which combines positions.
-enum Mixer {
+enum MixerWeights {
     Attention(Attention),
     ShortConv(ShortConv),
     DeltaNet(Box<DeltaNet>),
@@ -91,9 +91,11 @@ impl Block {
             Some(experts) => {
                 let norm = (spec.norm, width);
                 let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, norm)?;
-                Half::Experts(Box::new(experts))
+                SecondHalf::Experts(Box::new(experts))
             }
-            None => Half::Dense(Box::new(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?)),
+            None => {
+                SecondHalf::Dense(Box::new(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?))
+            }
         };
         Ok(Block {
             spec: *spec,
@@ -103,18 +105,18 @@ impl Block {
             },
             mixer: match &spec.mixer {
                 spec::Mixer::Attention => {
-                    Mixer::Attention(Attention::load(gguf, packed, &name, spec, width)?)
+                    MixerWeights::Attention(Attention::load(gguf, packed, &name, spec, width)?)
                 }
                 spec::Mixer::ShortConv(conv) => {
-                    Mixer::ShortConv(ShortConv::load(gguf, packed, &name, *conv)?)
+                    MixerWeights::ShortConv(ShortConv::load(gguf, packed, &name, *conv)?)
                 }
                 spec::Mixer::DeltaNet(net) => {
                     let net = DeltaNet::load(gguf, packed, &name, *net, spec.norm, width)?;
-                    Mixer::DeltaNet(Box::new(net))
+                    MixerWeights::DeltaNet(Box::new(net))
                 }
                 spec::Mixer::StateSpace(space) => {
                     let space = StateSpace::load(gguf, packed, &name, *space, spec.norm, width)?;
-                    Mixer::StateSpace(Box::new(space))
+                    MixerWeights::StateSpace(Box::new(space))
                 }
             },
             feed_forward_norms: norms(spec.feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
@@ -164,12 +166,12 @@ impl Block {
             laurel.make(norm, rows, workspace, pool);
         }
         match &self.mixer {
-            Mixer::Attention(attention) => {
+            MixerWeights::Attention(attention) => {
                 attention.forward(norm, sequences, place.block, ropes, workspace, pool);
             }
-            Mixer::ShortConv(conv) => conv.forward(norm, sequences, place, workspace, pool),
-            Mixer::DeltaNet(net) => net.forward(norm, sequences, place, workspace, pool),
-            Mixer::StateSpace(space) => space.forward(norm, sequences, place, workspace, pool),
+            MixerWeights::ShortConv(conv) => conv.forward(norm, sequences, place, workspace, pool),
+            MixerWeights::DeltaNet(net) => net.forward(norm, sequences, place, workspace, pool),
+            MixerWeights::StateSpace(space) => space.forward(norm, sequences, place, workspace, pool),
         }
         match self.spec.residual {
             Residual::PostNorm => return self.forward_post_norm(rows, workspace, pool),
@@ -182,7 +184,7 @@ impl Block {
         let (instructions, width) = (pool.instructions(), workspace.width);
         let before = self.feed_forward_norms.before.as_ref();
         let down = match &self.feed_forward {
-            Half::Dense(feed_forward) => {
+            SecondHalf::Dense(feed_forward) => {
                 let Workspace { x, h, finite, adapters, inner, quantized, .. } = &mut *workspace;
                 let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
                 match before {
@@ -195,7 +197,7 @@ impl Block {
                 feed_forward.contract(h, adapters, inner, quantized, pool);
                 Some(&feed_forward.down)
             }
-            Half::Experts(experts) => {
+            SecondHalf::Experts(experts) => {
                 experts.forward(before, rows, workspace, pool);
                 None
             }
@@ -272,7 +274,7 @@ impl Block {
             end(Some(self.mixer.output()), &self.mixer_norms, h, finite, row, x);
         };
         let down = match &self.feed_forward {
-            Half::Dense(feed_forward) => {
+            SecondHalf::Dense(feed_forward) => {
                 let Workspace { x, h, finite, adapters, inner, quantized, .. } = &mut *workspace;
                 let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
                 {
@@ -283,7 +285,7 @@ impl Block {
                 feed_forward.contract(h, adapters, inner, quantized, pool);
                 Some(&feed_forward.down)
             }
-            Half::Experts(experts) => {
+            SecondHalf::Experts(experts) => {
                 let Workspace { x, h, finite, .. } = &mut *workspace;
                 let (h, finite) = (&h[..], &finite[..]);
                 each_row(&mut x[..rows * width], width, pool, &|row, x| of_mixer(h, finite, row, x));
@@ -299,14 +301,14 @@ impl Block {
     }
 }
 
-impl Mixer {
+impl MixerWeights {
     /// The last matrix of the mixer, whose bias is added at the end of the half.
     fn output(&self) -> &Dense {
         match self {
-            Mixer::Attention(attention) => &attention.output,
-            Mixer::ShortConv(conv) => &conv.output,
-            Mixer::DeltaNet(net) => &net.output,
-            Mixer::StateSpace(space) => &space.output,
+            MixerWeights::Attention(attention) => &attention.output,
+            MixerWeights::ShortConv(conv) => &conv.output,
+            MixerWeights::DeltaNet(net) => &net.output,
+            MixerWeights::StateSpace(space) => &space.output,
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::memory::{try_grow, try_vec};
 const WORKSPACE: &str = "the workspace of a model";
 
 /// A loaded decoder.
-pub(crate) struct Decoder {
+pub(crate) struct DecoderNetwork {
     gguf: Gguf,
     /// The mapping of the packed weights, once they are made.
     packed: Option<Arc<Mapping>>,
@@ -78,7 +78,7 @@ fn note_fault(segment: &mut Segment<'_>, row: usize) {
     segment.fault = Some(segment.fault.map_or(position, |first| first.min(position)));
 }
 
-impl Decoder {
+impl DecoderNetwork {
     /// Checks every tensor of the file, then maps or makes the packed weights. `kind` is the type of the keys
     /// and values of its sequences; with `whole`, sequences also keep those that no window sees any more.
     ///
@@ -90,13 +90,13 @@ impl Decoder {
         loading: &Loading<'_>,
         kind: KvCacheType,
         whole: bool,
-    ) -> Result<Decoder, Error> {
+    ) -> Result<DecoderNetwork, Error> {
         // The model is put together without packed weights first, so that nothing is made or stored for a
         // file that is refused.
-        Decoder::assemble(gguf, None, kind, whole)?;
+        DecoderNetwork::assemble(gguf, None, kind, whole)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;
-        let mut decoder = Decoder::assemble(gguf, Some(&packed), kind, whole)?;
+        let mut decoder = DecoderNetwork::assemble(gguf, Some(&packed), kind, whole)?;
         decoder.packed = Some(packed.mapping());
         // The pages that are looked up later come back one by one.
         gguf.release_all();
@@ -110,7 +110,8 @@ impl Decoder {
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
     pub(super) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<SequenceState, Error> {
-        Decoder::assemble(gguf, None, kind, false).map(|decoder| SequenceState::new(decoder.layout, rows))
+        DecoderNetwork::assemble(gguf, None, kind, false)
+            .map(|decoder| SequenceState::new(decoder.layout, rows))
     }
 
     fn assemble(
@@ -118,7 +119,7 @@ impl Decoder {
         packed: Option<&PackedWeights>,
         kind: KvCacheType,
         whole: bool,
-    ) -> Result<Decoder, Error> {
+    ) -> Result<DecoderNetwork, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {
             return Err(gguf.unsupported("it is an encoder, which has no logits"));
@@ -143,7 +144,7 @@ impl Decoder {
         let blocks = 0..spec.blocks.len();
         let blocks =
             blocks.map(|index| Block::load(gguf, packed, index, &spec)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Decoder {
+        Ok(DecoderNetwork {
             gguf: gguf.clone(),
             packed: None,
             layout: StateLayout::of(&spec, kind, whole),
@@ -203,7 +204,7 @@ impl Decoder {
         })
     }
 
-    /// Bytes of [`Decoder::workspace`] of the model that a file describes, and of the logits in it.
+    /// Bytes of [`DecoderNetwork::workspace`] of the model that a file describes, and of the logits in it.
     pub(crate) fn workspace_bytes(gguf: &Gguf, spec: &ModelSpec, limits: ModelLimits) -> u64 {
         let ModelLimits { rows, wanted, threads } = limits;
         let embedding = gguf.opt_tensor("token_embd.weight").ok().flatten();
@@ -290,7 +291,7 @@ impl Decoder {
         logits
     }
 
-    /// [`Decoder::logits`] of two tokens only, bit for bit, without the rest of the head.
+    /// [`DecoderNetwork::logits`] of two tokens only, bit for bit, without the rest of the head.
     pub(crate) fn logits_of(
         &self,
         workspace: &mut DecoderWorkspace,

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::convolution::Taps;
-use crate::kernels::delta_rule::{Lessons, Matrices, decay, unit_length};
+use crate::kernels::delta_rule::{DeltaRuleSizes, Lessons, decay, unit_length};
 use crate::kernels::exp::exp;
 use crate::kernels::matrix::each_row;
 use crate::kernels::recurrence::StatePlace;
@@ -39,8 +39,8 @@ pub(super) struct DeltaNet {
 }
 
 /// The sizes of its matrices.
-pub(super) fn matrices(spec: &DeltaNetSpec) -> Matrices {
-    Matrices { key_heads: spec.key_heads, value_heads: spec.value_heads, dim: spec.dim }
+pub(super) fn matrices(spec: &DeltaNetSpec) -> DeltaRuleSizes {
+    DeltaRuleSizes { key_heads: spec.key_heads, value_heads: spec.value_heads, dim: spec.dim }
 }
 
 impl DeltaNet {

@@ -12,7 +12,7 @@ use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{ExpertsSpec, FeedForwardKind, FeedForwardSpec, NormSpec, SharedExpert, SharedWeighting};
 use super::tensors::{floats, opt_vector, vector};
-use super::weights::{Matrices, multiply_groups};
+use super::weights::{ExpertMatrices, multiply_groups};
 use super::workspace::{ExpertRows, InnerRows, Workspace};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -31,28 +31,28 @@ pub(super) struct Experts {
     /// `[experts, width]`.
     router: Dense,
     /// `[inner, width]` for each expert; there may be no gates.
-    gate: Option<Matrices>,
-    up: Matrices,
+    gate: Option<ExpertMatrices>,
+    up: ExpertMatrices,
     /// `[width, inner]` for each expert.
-    down: Matrices,
+    down: ExpertMatrices,
     biases: Option<Biases>,
     /// Zeros `[inner]`.
     no_bias: Vec<f32>,
     /// The factor of each expert's result, beside its weight.
     scales: Option<Vec<f32>>,
-    shared: Option<Shared>,
+    shared: Option<SharedExpertWeights>,
 }
 
 /// The expert that all rows use.
-struct Shared {
+struct SharedExpertWeights {
     expert: FeedForward,
     /// The result is multiplied with the logistic function of the dot product of this gate and the input.
     gate: Option<Vec<f32>>,
-    norms: Option<Norms>,
+    norms: Option<ExpertNorms>,
 }
 
 /// Norms of a block whose experts have their own: of the inputs of router and experts, and of results.
-struct Norms {
+struct ExpertNorms {
     router: Norm,
     experts: Norm,
     of_shared: Norm,
@@ -70,7 +70,7 @@ impl Experts {
     /// The experts of a block, whose tensors `name` names; `norm` is that of the block.
     ///
     /// # Errors
-    /// As [`Dense::load`] and [`Matrices::load`].
+    /// As [`Dense::load`] and [`ExpertMatrices::load`].
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
@@ -81,7 +81,7 @@ impl Experts {
     ) -> Result<Experts, Error> {
         let (inner, count) = (spec.width, experts.count);
         let matrices = |part: &str, inputs, outputs| {
-            Matrices::load(gguf, packed, &name(&format!("{part}.weight")), [inputs, outputs, count])
+            ExpertMatrices::load(gguf, packed, &name(&format!("{part}.weight")), [inputs, outputs, count])
         };
         let bias = |part: &str, outputs| floats(gguf, &name(&format!("{part}.bias")), &[outputs, count]);
         let biases = match spec.kind {
@@ -104,7 +104,7 @@ impl Experts {
                 return Err(gguf.unsupported(format!("tensor \"{fused}\" stands beside its parts")));
             }
             Some(_) if spec.kind.gated() => {
-                let [gate, up] = Matrices::load_parts(gguf, packed, &fused, [width, inner, count])?;
+                let [gate, up] = ExpertMatrices::load_parts(gguf, packed, &fused, [width, inner, count])?;
                 (Some(gate), up)
             }
             _ => (
@@ -112,7 +112,9 @@ impl Experts {
                 matrices("ffn_up_exps", width, inner)?,
             ),
         };
-        let shared = experts.shared.map(|shared| Shared::load(gguf, packed, name, spec, shared, norm, width));
+        let shared = experts
+            .shared
+            .map(|shared| SharedExpertWeights::load(gguf, packed, name, spec, shared, norm, width));
         let scales = opt_vector(gguf, &name("ffn_down_exps.scale"), count)?;
         Ok(Experts {
             spec: experts,
@@ -267,7 +269,7 @@ impl Experts {
     }
 }
 
-impl Shared {
+impl SharedExpertWeights {
     fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
@@ -276,7 +278,7 @@ impl Shared {
         shared: SharedExpert,
         norm: NormSpec,
         width: usize,
-    ) -> Result<Shared, Error> {
+    ) -> Result<SharedExpertWeights, Error> {
         let spec = FeedForwardSpec { width: shared.width, experts: None, ..spec };
         let of_shared = |part: &str| match part.split_once('.') {
             Some((matrix, rest)) => name(&format!("{matrix}_shexp.{rest}")),
@@ -284,12 +286,12 @@ impl Shared {
         };
         let gate = name("ffn_gate_inp_shexp.weight");
         Ok(match shared.weighting {
-            SharedWeighting::Norms => Shared {
+            SharedWeighting::Norms => SharedExpertWeights {
                 expert: FeedForward::load(gguf, packed, name, spec, width)?,
                 gate: None,
-                norms: Some(Norms::load(gguf, name, norm, width)?),
+                norms: Some(ExpertNorms::load(gguf, name, norm, width)?),
             },
-            weighting => Shared {
+            weighting => SharedExpertWeights {
                 expert: FeedForward::load(gguf, packed, &of_shared, spec, width)?,
                 gate: match weighting {
                     SharedWeighting::Gate => Some(vector(gguf, &gate, width)?),
@@ -301,19 +303,19 @@ impl Shared {
     }
 }
 
-impl Norms {
+impl ExpertNorms {
     fn load(
         gguf: &Gguf,
         name: &dyn Fn(&str) -> String,
         spec: NormSpec,
         width: usize,
-    ) -> Result<Norms, Error> {
+    ) -> Result<ExpertNorms, Error> {
         let norm = |part: &str| Norm::load(gguf, &name(part), spec, width);
         // The input of the router is divided by the root of its length too.
         let mut weight = vector(gguf, &name("ffn_gate_inp.scale"), width)?;
         let root = (width as f32).sqrt();
         weight.iter_mut().for_each(|weight| *weight /= root);
-        Ok(Norms {
+        Ok(ExpertNorms {
             router: Norm::Rms { weight, epsilon: spec.epsilon },
             experts: norm("pre_ffw_norm_2")?,
             of_shared: norm("post_ffw_norm_1")?,

@@ -16,12 +16,12 @@ use crate::kernels::swiglu::swiglu;
 /// The weights of feed-forward.
 pub(super) struct FeedForward {
     spec: FeedForwardSpec,
-    inner: Inner,
+    inner: InnerMatrices,
     pub(super) down: Dense,
 }
 
 /// The matrices that make the inner rows of feed-forward.
-enum Inner {
+enum InnerMatrices {
     /// `activation(gate(x)) · up(x)`.
     Gated { gate: Matrix, up: Matrix },
     /// `activation(up(x))`.
@@ -57,14 +57,14 @@ impl FeedForward {
                         let both = matrix("ffn_up", 2 * inner_width)?;
                         (both.part(0..inner_width)?, both.part(inner_width..2 * inner_width)?)
                     };
-                FeedForward { spec, inner: Inner::Gated { gate, up }, down: down()? }
+                FeedForward { spec, inner: InnerMatrices::Gated { gate, up }, down: down()? }
             }
             FeedForwardKind::ClampedSwiGlu => {
                 return Err(gguf.unsupported("its gates are clamped, and it has no experts"));
             }
             FeedForwardKind::Gelu | FeedForwardKind::TanhGelu => {
                 let up = dense("ffn_up", width, inner_width)?.with_bias();
-                FeedForward { spec, inner: Inner::Plain { up }, down: down()?.with_bias() }
+                FeedForward { spec, inner: InnerMatrices::Plain { up }, down: down()?.with_bias() }
             }
         })
     }
@@ -81,12 +81,12 @@ impl FeedForward {
         pool: &Pool,
     ) {
         match &self.inner {
-            Inner::Gated { gate, up } => {
+            InnerMatrices::Gated { gate, up } => {
                 let values = x.len() / gate.inputs() * self.spec.width;
                 let ys = [&mut inner.gate[..values], &mut inner.up[..values]];
                 multiply_all([gate, up], x, make, ys, quantized, pool);
             }
-            Inner::Plain { up } => {
+            InnerMatrices::Plain { up } => {
                 let values = x.len() / up.weight.inputs() * self.spec.width;
                 up.weight.multiply(x, make, &mut inner.gate[..values], quantized, pool);
                 up.adapt(adapters, x, &mut inner.gate[..values], pool);
@@ -117,8 +117,8 @@ impl FeedForward {
         };
         let exact_gelu = |row: usize, gate: &mut [f32]| exact_geglu(instructions, gate, up_row(row));
         let bias = match &self.inner {
-            Inner::Plain { up } => up.bias.as_deref().unwrap_or_default(),
-            Inner::Gated { .. } => &[],
+            InnerMatrices::Plain { up } => up.bias.as_deref().unwrap_or_default(),
+            InnerMatrices::Gated { .. } => &[],
         };
         let plain_gelu = |_: usize, inner: &mut [f32]| gelu(instructions, inner, bias);
         let plain_tanh_gelu = |_: usize, inner: &mut [f32]| tanh_gelu(instructions, inner, bias);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::Error;
 use crate::gguf::Gguf;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSizes;
 use crate::kernels::rope::{Pairs, Rope, Yarn};
 use crate::kernels::routing::Weighting;
 
@@ -226,7 +226,7 @@ impl Metadata<'_> {
     /// # Errors
     /// [`Error::CorruptModel`] where the numbers contradict each other, [`Error::UnsupportedModel`] for heads
     /// that the kernels cannot compute.
-    pub(super) fn heads(&self, width: usize) -> Result<Heads, Error> {
+    pub(super) fn heads(&self, width: usize) -> Result<AttentionSizes, Error> {
         let query = self.size("attention.head_count")?;
         let kv = self.kv_heads()?.unwrap_or(query);
         let dim = match self.opt_size("attention.key_length")? {
@@ -241,15 +241,15 @@ impl Metadata<'_> {
         if self.opt_size("attention.value_length")?.is_some_and(|length| length != dim) {
             return Err(self.gguf.unsupported("keys and values have different lengths"));
         }
-        self.checked_heads(Heads { query, kv, dim })
+        self.checked_heads(AttentionSizes { query, kv, dim })
     }
 
     /// The same heads, if they can be computed.
     ///
     /// # Errors
     /// As [`Metadata::heads`].
-    pub(super) fn checked_heads(&self, heads: Heads) -> Result<Heads, Error> {
-        let Heads { query, kv, dim } = heads;
+    pub(super) fn checked_heads(&self, heads: AttentionSizes) -> Result<AttentionSizes, Error> {
+        let AttentionSizes { query, kv, dim } = heads;
         if !query.is_multiple_of(kv) {
             return Err(self.gguf.corrupt(format!("{query} query heads cannot share {kv} key-value heads")));
         }

@@ -37,7 +37,7 @@ use crate::kernels::tile::KvCacheType;
 #[cfg(feature = "hub")]
 pub(crate) use arch::takes_adapters;
 pub(crate) use arch::{families, is_encoder, is_encoder_family, refuse_unknown_tensors, spec};
-pub(crate) use decoder::{Decoder, DecoderWorkspace};
+pub(crate) use decoder::{DecoderNetwork, DecoderWorkspace};
 pub(crate) use metadata::POOLING_RANK;
 pub use packed_weights::{PackedState, verify_packed_weights};
 pub(crate) use rank::{RANK_HEAD, RankHead};
@@ -67,8 +67,8 @@ pub(crate) fn other_quantizations() -> String {
 /// As those of loading.
 pub(crate) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<Option<SequenceState>, Error> {
     match spec(gguf)?.kind {
-        spec::Kind::Decoder { .. } => Decoder::check(gguf, kind, rows).map(Some),
-        spec::Kind::Encoder { .. } => encoder::Encoder::check(gguf).map(|()| None),
+        spec::Kind::Decoder { .. } => DecoderNetwork::check(gguf, kind, rows).map(Some),
+        spec::Kind::Encoder { .. } => encoder::EncoderNetwork::check(gguf).map(|()| None),
     }
 }
 

@@ -7,7 +7,7 @@
 //! sequences.
 
 pub(crate) use crate::computing::Pooling;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSizes;
 use crate::kernels::rope::Rope;
 use crate::kernels::routing::Weighting;
 
@@ -151,7 +151,7 @@ pub(crate) enum NormKind {
 /// Attention.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionSpec {
-    pub(crate) heads: Heads,
+    pub(crate) heads: AttentionSizes,
     /// The factor of scores.
     pub(crate) scale: f32,
     /// Scores become `cap · tanh(score / cap)`.
@@ -348,7 +348,7 @@ impl LogitsSpec {
 impl AttentionSpec {
     /// Attention over `heads`, scaled by the root of their length, to all positions up to a row's own;
     /// nothing else.
-    pub(crate) fn plain(heads: Heads) -> AttentionSpec {
+    pub(crate) fn plain(heads: AttentionSizes) -> AttentionSpec {
         AttentionSpec {
             heads,
             scale: heads.scale(),

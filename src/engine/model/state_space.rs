@@ -17,7 +17,7 @@ use crate::kernels::convolution::Taps;
 use crate::kernels::delta_rule::{decay, softplus};
 use crate::kernels::recurrence::StatePlace;
 use crate::kernels::rows::Rows;
-use crate::kernels::state_space::{Heads, Signals};
+use crate::kernels::state_space::{Signals, StateSpaceSizes};
 use crate::kernels::swiglu::silu_times;
 
 /// The weights of a state space.
@@ -40,8 +40,8 @@ pub(super) struct StateSpace {
 }
 
 /// The sizes of its heads.
-pub(super) fn heads_of(spec: &StateSpaceSpec) -> Heads {
-    Heads { heads: spec.heads, dim: spec.dim, groups: spec.groups, state: spec.state }
+pub(super) fn heads_of(spec: &StateSpaceSpec) -> StateSpaceSizes {
+    StateSpaceSizes { heads: spec.heads, dim: spec.dim, groups: spec.groups, state: spec.state }
 }
 
 impl StateSpace {

@@ -151,14 +151,14 @@ pub(crate) fn format_of(
 }
 
 /// Matrices of one shape in one tensor, one after the other: those of experts.
-pub(super) struct Matrices {
+pub(super) struct ExpertMatrices {
     inputs: usize,
     outputs: usize,
     /// Each one's panels, once they are made.
     packed: Vec<Packed>,
 }
 
-impl Matrices {
+impl ExpertMatrices {
     /// The tensor `name`, which must have `count` times `outputs` rows of `inputs` values.
     ///
     /// # Errors
@@ -168,21 +168,21 @@ impl Matrices {
         packed: Option<&PackedWeights>,
         name: &str,
         [inputs, outputs, count]: [usize; 3],
-    ) -> Result<Matrices, Error> {
-        let [matrices] = Matrices::load_parts(gguf, packed, name, [inputs, outputs, count])?;
+    ) -> Result<ExpertMatrices, Error> {
+        let [matrices] = ExpertMatrices::load_parts(gguf, packed, name, [inputs, outputs, count])?;
         Ok(matrices)
     }
 
     /// The same where each of the `count` matrices is N matrices of `outputs` rows, one after the other.
     ///
     /// # Errors
-    /// As [`Matrices::load`].
+    /// As [`ExpertMatrices::load`].
     pub(super) fn load_parts<const N: usize>(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
         name: &str,
         [inputs, outputs, count]: [usize; 3],
-    ) -> Result<[Matrices; N], Error> {
+    ) -> Result<[ExpertMatrices; N], Error> {
         // The shape was checked against the tensor's bytes, so the number of matrices is within bounds.
         expect_shape(gguf, &gguf.tensor(name)?, &[inputs, N * outputs, count])?;
         let all = Matrix::of_rows(gguf, name, inputs, N * outputs * count)?.pack(packed)?;
@@ -194,7 +194,7 @@ impl Matrices {
                     all.part(start..start + outputs)
                 })
             });
-            Matrices { inputs: first.inputs, outputs: first.outputs, packed: packed.collect() }
+            ExpertMatrices { inputs: first.inputs, outputs: first.outputs, packed: packed.collect() }
         }))
     }
 
@@ -212,7 +212,7 @@ impl Matrices {
 /// Matrices of one shape in one tensor, each by itself.
 ///
 /// # Errors
-/// As [`Matrices::load`].
+/// As [`ExpertMatrices::load`].
 pub(super) fn matrices_of(
     gguf: &Gguf,
     packed: Option<&PackedWeights>,
@@ -227,7 +227,7 @@ pub(super) fn matrices_of(
 /// Products of each group of rows with the matrix of its number: for each row of `x` `[rows, inputs]` in a
 /// group a row of each `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
 pub(super) fn multiply_groups<const N: usize>(
-    matrices: [&Matrices; N],
+    matrices: [&ExpertMatrices; N],
     groups: &[Range<usize>],
     x: &mut [f32],
     make: Option<Make<'_>>,

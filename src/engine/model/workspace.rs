@@ -112,7 +112,7 @@ impl Workspace {
             })
         };
         let row = |width: usize| zeros(size.rows * width);
-        let widths = Widths::of(spec);
+        let widths = BlockWidths::of(spec);
         let angles = |rope: &Rope| -> Result<Angles, Error> {
             Ok(Angles { cos: row(rope.pairs())?, sin: row(rope.pairs())? })
         };
@@ -155,7 +155,7 @@ impl Workspace {
 
     /// Bytes that a workspace takes.
     pub(super) fn bytes(spec: &ModelSpec, size: Size) -> u64 {
-        let Widths { query, kv, mixed, inner, gated, experts, used } = Widths::of(spec);
+        let BlockWidths { query, kv, mixed, inner, gated, experts, used } = BlockWidths::of(spec);
         let pairs: usize = spec.ropes.iter().map(|rope| rope.pairs()).sum();
         let streams = if spec.streams { STREAMS } else { 0 } + usize::from(has_beside(spec));
         let row = (5 + streams) * spec.width
@@ -174,7 +174,7 @@ impl Workspace {
 
     /// The most values that are multiplied for a row.
     pub(super) fn longest_input(spec: &ModelSpec) -> usize {
-        let Widths { query, inner, used, .. } = Widths::of(spec);
+        let BlockWidths { query, inner, used, .. } = BlockWidths::of(spec);
         inner.max(query).max(spec.width).max(used * spec.width)
     }
 
@@ -208,7 +208,7 @@ impl Workspace {
 }
 
 /// The longest rows of all blocks.
-struct Widths {
+struct BlockWidths {
     query: usize,
     kv: usize,
     mixed: usize,
@@ -220,10 +220,10 @@ struct Widths {
     used: usize,
 }
 
-impl Widths {
-    fn of(spec: &ModelSpec) -> Widths {
+impl BlockWidths {
+    fn of(spec: &ModelSpec) -> BlockWidths {
         let most = |width: &dyn Fn(&BlockSpec) -> usize| spec.blocks.iter().map(width).max().unwrap_or(0);
-        Widths {
+        BlockWidths {
             query: most(&|block| {
                 let of_mixer = match block.mixer {
                     Mixer::Attention => 0,

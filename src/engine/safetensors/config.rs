@@ -14,7 +14,7 @@ const MAX_LENGTHS: usize = 64;
 
 /// A family of encoders that folders hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum FolderFamily {
     Bert,
     /// BERT with another vocabulary, whose positions are counted from the one behind the padding token's.
     XlmRoberta,
@@ -26,8 +26,8 @@ pub(super) enum Family {
 
 /// The properties of a model on which the names of its tensors depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub(super) family: Family,
+pub(super) struct FolderShape {
+    pub(super) family: FolderFamily,
     pub(super) layers: usize,
     /// Number of embeddings of positions that no token has.
     pub(super) spare_positions: usize,
@@ -38,7 +38,7 @@ pub(super) struct Shape {
 
 /// The keys of `config.json` that all families have.
 #[derive(Deserialize)]
-struct Config {
+struct FolderConfig {
     model_type: String,
     #[serde(default)]
     is_decoder: bool,
@@ -61,7 +61,7 @@ struct Bert {
 
 /// The keys for adapters in the configuration of XLM-RoBERTa, where there are some.
 #[derive(Deserialize)]
-struct Adapters {
+struct AdapterKeys {
     #[serde(default)]
     lora_adaptations: Option<Vec<String>>,
     #[serde(default)]
@@ -122,7 +122,7 @@ struct Module {
 /// The `config.json` of the pooling step.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Pooling {
+struct PoolingConfig {
     pooling_mode_cls_token: bool,
     pooling_mode_mean_tokens: bool,
     pooling_mode_max_tokens: bool,
@@ -148,16 +148,16 @@ struct SentenceTransformers {
 ///
 /// # Errors
 /// Errors of reading the files; [`Error::UnsupportedModel`] for any model but an encoder of these families.
-pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape, Error> {
+pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<FolderShape, Error> {
     let path = folder.join("config.json");
-    let Config { model_type, is_decoder } = required(&path)?;
+    let FolderConfig { model_type, is_decoder } = required(&path)?;
     if is_decoder {
         return Err(unsupported(&path, "is_decoder is true"));
     }
     let shape = match &*model_type {
-        "bert" => bert(&path, Family::Bert, translation)?,
+        "bert" => bert(&path, FolderFamily::Bert, translation)?,
         "xlm-roberta" if is_rotated(&path)? => jina_bert_v3(&path, translation)?,
-        "xlm-roberta" => bert(&path, Family::XlmRoberta, translation)?,
+        "xlm-roberta" => bert(&path, FolderFamily::XlmRoberta, translation)?,
         "nomic_bert" => nomic_bert(&path, translation)?,
         "modernbert" => modern_bert(&path, translation)?,
         other => {
@@ -183,14 +183,14 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape
     Ok(shape)
 }
 
-impl Family {
+impl FolderFamily {
     /// Its name in GGUF files.
     fn architecture(self) -> &'static str {
         match self {
-            Family::Bert | Family::XlmRoberta => "bert",
-            Family::NomicBert => "nomic-bert",
-            Family::JinaBertV3 => "jina-bert-v3",
-            Family::ModernBert => "modern-bert",
+            FolderFamily::Bert | FolderFamily::XlmRoberta => "bert",
+            FolderFamily::NomicBert => "nomic-bert",
+            FolderFamily::JinaBertV3 => "jina-bert-v3",
+            FolderFamily::ModernBert => "modern-bert",
         }
     }
 }
@@ -233,12 +233,12 @@ fn sizes(path: &Path, architecture: &str, sizes: &Sizes, translation: &mut Trans
     Ok(())
 }
 
-fn bert(path: &Path, family: Family, translation: &mut Translation) -> Result<Shape, Error> {
+fn bert(path: &Path, family: FolderFamily, translation: &mut Translation) -> Result<FolderShape, Error> {
     let config: Bert = required(path)?;
     only(path, "hidden_act", config.hidden_act.as_deref(), &["gelu"])?;
     only(path, "position_embedding_type", config.position_embedding_type.as_deref(), &["absolute"])?;
     let spare = match family {
-        Family::XlmRoberta => config.pad_token_id.unwrap_or(1).saturating_add(1),
+        FolderFamily::XlmRoberta => config.pad_token_id.unwrap_or(1).saturating_add(1),
         _ => 0,
     };
     if spare >= config.max_position_embeddings {
@@ -254,12 +254,12 @@ fn bert(path: &Path, family: Family, translation: &mut Translation) -> Result<Sh
     };
     sizes(path, "bert", &of, translation)?;
     let spare_positions = spare as usize;
-    Ok(Shape { spare_positions, ..plain(family, config.num_hidden_layers) })
+    Ok(FolderShape { spare_positions, ..plain(family, config.num_hidden_layers) })
 }
 
 /// A model of so many layers, with positions for all tokens and without adapters.
-fn plain(family: Family, layers: u32) -> Shape {
-    Shape { family, layers: layers as usize, spare_positions: 0, adapters: 0, rank: 0 }
+fn plain(family: FolderFamily, layers: u32) -> FolderShape {
+    FolderShape { family, layers: layers as usize, spare_positions: 0, adapters: 0, rank: 0 }
 }
 
 /// Whether the positions of XLM-RoBERTa are rotated in, as those of jina-embeddings-v3 are.
@@ -268,7 +268,7 @@ fn is_rotated(path: &Path) -> Result<bool, Error> {
     Ok(config.position_embedding_type.as_deref() == Some("rotary"))
 }
 
-fn jina_bert_v3(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
+fn jina_bert_v3(path: &Path, translation: &mut Translation) -> Result<FolderShape, Error> {
     let config: Bert = required(path)?;
     only(path, "hidden_act", config.hidden_act.as_deref(), &["gelu"])?;
     let of = Sizes {
@@ -281,11 +281,11 @@ fn jina_bert_v3(path: &Path, translation: &mut Translation) -> Result<Shape, Err
             .saturating_sub(config.pad_token_id.unwrap_or(1).saturating_add(1)),
         epsilon: config.layer_norm_eps.unwrap_or(1e-12),
     };
-    let family = Family::JinaBertV3;
+    let family = FolderFamily::JinaBertV3;
     sizes(path, family.architecture(), &of, translation)?;
     translation.float("jina-bert-v3.rope.freq_base", config.rotary_emb_base.unwrap_or(10_000.0));
     let shape = plain(family, config.num_hidden_layers);
-    let adapters: Adapters = required(path)?;
+    let adapters: AdapterKeys = required(path)?;
     let Some(tasks) = &adapters.lora_adaptations else { return Ok(shape) };
     check_tasks(path, tasks)?;
     let (rank, alpha) = (adapters.lora_rank, adapters.lora_alpha);
@@ -300,7 +300,7 @@ fn jina_bert_v3(path: &Path, translation: &mut Translation) -> Result<Shape, Err
     translation.strings(adapters::TASKS_KEY, tasks.iter().map(|task| &**task));
     translation.strings(adapters::PROMPTS_KEY, prompts.into_iter());
     translation.float(adapters::ALPHA_KEY, alpha);
-    Ok(Shape { adapters: tasks.len(), rank: rank as usize, ..shape })
+    Ok(FolderShape { adapters: tasks.len(), rank: rank as usize, ..shape })
 }
 
 /// Refuses names that cannot be tasks of a model.
@@ -324,11 +324,11 @@ fn check_tasks(path: &Path, tasks: &[String]) -> Result<(), Error> {
 /// Errors of reading `config.json`.
 pub(super) fn tasks(folder: &Path) -> Result<Vec<String>, Error> {
     let path = folder.join("config.json");
-    let Config { model_type, .. } = required(&path)?;
+    let FolderConfig { model_type, .. } = required(&path)?;
     if model_type != "xlm-roberta" || !is_rotated(&path)? {
         return Ok(Vec::new());
     }
-    let adapters: Adapters = required(&path)?;
+    let adapters: AdapterKeys = required(&path)?;
     let Some(tasks) = adapters.lora_adaptations else { return Ok(Vec::new()) };
     check_tasks(&path, &tasks)?;
     Ok(tasks)
@@ -348,7 +348,7 @@ pub(crate) struct Lengths {
 
 /// The keys of `config.json` for these lengths, by the names of any family.
 #[derive(Deserialize)]
-struct Widths {
+struct WidthKeys {
     #[serde(alias = "n_embd")]
     hidden_size: Option<u32>,
     #[serde(default)]
@@ -367,7 +367,7 @@ struct Truncation {
 /// The errors of reading the files.
 pub(super) fn lengths(folder: &Path) -> Result<Lengths, Error> {
     let [config, beside] = LENGTHS_IN.map(|name| folder.join(name));
-    let Widths { hidden_size: whole, matryoshka_dimensions } = required(&config)?;
+    let WidthKeys { hidden_size: whole, matryoshka_dimensions } = required(&config)?;
     let truncated: Option<Truncation> = optional(&beside)?;
     let mut shorter = matryoshka_dimensions.unwrap_or_default();
     shorter.extend(truncated.and_then(|truncated| truncated.truncate_dim));
@@ -378,7 +378,7 @@ pub(super) fn lengths(folder: &Path) -> Result<Lengths, Error> {
     Ok(Lengths { whole, shorter })
 }
 
-fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
+fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<FolderShape, Error> {
     let config: NomicBert = required(path)?;
     only(path, "activation_function", config.activation_function.as_deref(), &["swiglu"])?;
     for (key, is_other) in [
@@ -402,10 +402,10 @@ fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error
     };
     sizes(path, "nomic-bert", &of, translation)?;
     translation.float("nomic-bert.rope.freq_base", config.rotary_emb_base.unwrap_or(1000.0));
-    Ok(plain(Family::NomicBert, config.n_layer))
+    Ok(plain(FolderFamily::NomicBert, config.n_layer))
 }
 
-fn modern_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
+fn modern_bert(path: &Path, translation: &mut Translation) -> Result<FolderShape, Error> {
     let config: ModernBert = required(path)?;
     let of = Sizes {
         width: config.hidden_size,
@@ -427,7 +427,7 @@ fn modern_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Erro
     only(path, "classifier_pooling", config.classifier_pooling.as_deref(), &["mean", "cls"])?;
     let pooling = if config.classifier_pooling.as_deref() == Some("mean") { 1 } else { 2 };
     translation.integer("modern-bert.classifier.pooling_type", pooling);
-    Ok(plain(Family::ModernBert, config.num_hidden_layers))
+    Ok(plain(FolderFamily::ModernBert, config.num_hidden_layers))
 }
 
 /// The number for `pooling_type`: that of the pooling step, or the mean where there is none.
@@ -452,7 +452,7 @@ fn pooling(folder: &Path) -> Result<u32, Error> {
         return Err(corrupt(&path, "the path of a step leads out of the folder"));
     }
     let path = folder.join(step).join("config.json");
-    let Some(pooling) = optional::<Pooling>(&path)? else { return Ok(1) };
+    let Some(pooling) = optional::<PoolingConfig>(&path)? else { return Ok(1) };
     let unknown = pooling.pooling_mode_max_tokens
         || pooling.pooling_mode_mean_sqrt_len_tokens
         || pooling.pooling_mode_weightedmean_tokens;

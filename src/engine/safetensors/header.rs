@@ -38,20 +38,20 @@ struct Described {
 }
 
 /// All descriptions, in the order of the file.
-struct Table(Vec<(String, Described)>);
+struct TensorTable(Vec<(String, Described)>);
 
-impl<'de> Deserialize<'de> for Table {
+impl<'de> Deserialize<'de> for TensorTable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
+        struct HeaderVisitor;
 
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Table;
+        impl<'de> Visitor<'de> for HeaderVisitor {
+            type Value = TensorTable;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a table of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Table, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TensorTable, A::Error> {
                 let mut table = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
@@ -63,11 +63,11 @@ impl<'de> Deserialize<'de> for Table {
                     }
                     table.push((name, map.next_value()?));
                 }
-                Ok(Table(table))
+                Ok(TensorTable(table))
             }
         }
 
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(HeaderVisitor)
     }
 }
 
@@ -85,7 +85,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<TensorEntry>, String> {
         return Err(format!("its header has {length} bytes, the file {}", bytes.len()));
     };
     let start = 8 + header.len();
-    let Table(table) = serde_json::from_slice(&header).map_err(|error| format!("its header: {error}"))?;
+    let TensorTable(table) =
+        serde_json::from_slice(&header).map_err(|error| format!("its header: {error}"))?;
     let mut entries = Vec::with_capacity(table.len());
     for (name, described) in table {
         entries.push(entry(name, &described, start, bytes.len())?);

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::gguf::{Gguf, Translation};
-use config::Family;
+use config::FolderFamily;
 pub(crate) use config::{LENGTHS_IN, Lengths};
 pub(crate) use licence::licence;
 
@@ -72,9 +72,11 @@ pub(crate) fn open(folder: &Path) -> Result<Gguf, Error> {
         let mut translation = Translation::default();
         let shape = config::read(folder, &mut translation)?;
         match shape.family {
-            Family::Bert | Family::NomicBert => vocabulary::read(folder, &mut translation)?,
-            Family::XlmRoberta | Family::JinaBertV3 => tokenizer_json::unigram(folder, &mut translation)?,
-            Family::ModernBert => tokenizer_json::byte_pairs(folder, &mut translation)?,
+            FolderFamily::Bert | FolderFamily::NomicBert => vocabulary::read(folder, &mut translation)?,
+            FolderFamily::XlmRoberta | FolderFamily::JinaBertV3 => {
+                tokenizer_json::unigram(folder, &mut translation)?
+            }
+            FolderFamily::ModernBert => tokenizer_json::byte_pairs(folder, &mut translation)?,
         }
         names::add(&weights, files, &shape, &mut translation)?;
         Ok(translation)

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::config::{Family, Shape};
+use super::config::{FolderFamily, FolderShape};
 use super::header::{self, MAX_TENSORS, TensorEntry};
 use super::json::{corrupt, unsupported};
-use super::shards::Weights;
+use super::shards::WeightFiles;
 use crate::gguf::{GgmlType, Translation};
 use crate::{Error, adapters};
 
@@ -15,7 +15,7 @@ enum Meaning {
     /// The tensor of this name.
     Tensor(String),
     /// A half of the adapters' matrices for the tensor of this name.
-    Adapters { of: String, half: Half },
+    Adapters { of: String, half: AdapterHalf },
     /// A tensor that is not needed: numbers of positions, heads for training.
     Nothing,
     /// An unknown tensor: leaving it out could change the result.
@@ -24,7 +24,7 @@ enum Meaning {
 
 /// A half of an adapter, as transformers name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Half {
+enum AdapterHalf {
     A,
     B,
 }
@@ -34,9 +34,9 @@ enum Half {
 /// # Errors
 /// [`Error::CorruptModel`], [`Error::UnsupportedModel`] for a tensor that has no place in an encoder.
 pub(super) fn add(
-    weights: &Weights,
+    weights: &WeightFiles,
     files: &[&[u8]],
-    shape: &Shape,
+    shape: &FolderShape,
     translation: &mut Translation,
 ) -> Result<(), Error> {
     let (mut tables, mut count) = (Vec::with_capacity(files.len()), 0);
@@ -52,8 +52,11 @@ pub(super) fn add(
         index.check(&weights.files, &tables)?;
     }
     // The pooler belongs to the classifier; without one it was not trained for this purpose.
-    let classifier =
-        if shape.family == Family::XlmRoberta { "classifier.out_proj.weight" } else { "classifier.weight" };
+    let classifier = if shape.family == FolderFamily::XlmRoberta {
+        "classifier.out_proj.weight"
+    } else {
+        "classifier.weight"
+    };
     let classifies = tables.iter().flatten().any(|entry| entry.name == classifier);
     for (part, (path, table)) in weights.files.iter().zip(tables).enumerate() {
         for entry in table {
@@ -68,7 +71,7 @@ fn add_entry(
     path: &Path,
     part: usize,
     entry: TensorEntry,
-    shape: &Shape,
+    shape: &FolderShape,
     classifies: bool,
     translation: &mut Translation,
 ) -> Result<(), Error> {
@@ -115,9 +118,9 @@ fn add_adapters(
     path: &Path,
     part: usize,
     entry: &TensorEntry,
-    shape: &Shape,
+    shape: &FolderShape,
     of: &str,
-    half: Half,
+    half: AdapterHalf,
     translation: &mut Translation,
 ) -> Result<(), Error> {
     let wrong = |reason: String| Err(corrupt(path, format!("tensor \"{}\" {reason}", entry.name)));
@@ -129,7 +132,7 @@ fn add_adapters(
     };
     // An embedding is a row of its table, while a product sums over rows: the halves change places.
     let is_table = matches!(of, "token_embd.weight" | "token_types.weight");
-    let rank = if is_table == (half == Half::A) { columns } else { rows };
+    let rank = if is_table == (half == AdapterHalf::A) { columns } else { rows };
     if count != shape.adapters || rank != shape.rank || count == 0 || rows == 0 || columns == 0 {
         let (adapters, wanted) = (shape.adapters, shape.rank);
         return wrong(format!(
@@ -138,10 +141,10 @@ fn add_adapters(
         ));
     }
     let end = match (of, half) {
-        ("token_embd.weight", Half::B) => "lora_b_rows",
-        ("token_types.weight", Half::A) => "lora_b",
-        ("token_types.weight", Half::B) | (_, Half::A) => "lora_a",
-        (_, Half::B) => "lora_b",
+        ("token_embd.weight", AdapterHalf::B) => "lora_b_rows",
+        ("token_types.weight", AdapterHalf::A) => "lora_b",
+        ("token_types.weight", AdapterHalf::B) | (_, AdapterHalf::A) => "lora_a",
+        (_, AdapterHalf::B) => "lora_b",
     };
     if translation.tensors() + count > MAX_TENSORS {
         return wrong(format!("is one of adapters that have more than {MAX_TENSORS} tensors"));
@@ -157,10 +160,10 @@ fn add_adapters(
     Ok(())
 }
 
-fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
+fn meaning(name: &str, shape: &FolderShape, classifies: bool) -> Meaning {
     let prefixes = ["bert.", "roberta.", "nomic_bert.", "model."];
     let name = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-    if shape.family == Family::JinaBertV3 {
+    if shape.family == FolderFamily::JinaBertV3 {
         return meaning_in_jina_bert_v3(name, shape);
     }
     let (part, ending) = match name.rsplit_once('.') {
@@ -171,16 +174,16 @@ fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
     };
     let tensor = |part: &str| Meaning::Tensor(format!("{part}.{ending}"));
     let of_layers = match shape.family {
-        Family::Bert | Family::XlmRoberta => "encoder.layer.",
-        Family::NomicBert | Family::JinaBertV3 => "encoder.layers.",
-        Family::ModernBert => "layers.",
+        FolderFamily::Bert | FolderFamily::XlmRoberta => "encoder.layer.",
+        FolderFamily::NomicBert | FolderFamily::JinaBertV3 => "encoder.layers.",
+        FolderFamily::ModernBert => "layers.",
     };
     if let Some((index, part)) = part.strip_prefix(of_layers).and_then(|rest| rest.split_once('.')) {
         let part = match shape.family {
-            Family::Bert | Family::XlmRoberta => in_layer(part),
-            Family::NomicBert => in_layer_of_nomic_bert(part),
-            Family::JinaBertV3 => in_layer_of_jina_bert_v3(part),
-            Family::ModernBert => in_layer_of_modern_bert(part),
+            FolderFamily::Bert | FolderFamily::XlmRoberta => in_layer(part),
+            FolderFamily::NomicBert => in_layer_of_nomic_bert(part),
+            FolderFamily::JinaBertV3 => in_layer_of_jina_bert_v3(part),
+            FolderFamily::ModernBert => in_layer_of_modern_bert(part),
         };
         return match (index.parse::<usize>(), part) {
             (Ok(layer), Some(part)) if layer < shape.layers => tensor(&format!("blk.{layer}.{part}")),
@@ -189,33 +192,35 @@ fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
     }
     let of_classifier = |part: &str| if classifies { tensor(part) } else { Meaning::Nothing };
     match (shape.family, part) {
-        (Family::ModernBert, "embeddings.tok_embeddings") => tensor("token_embd"),
-        (Family::ModernBert, "embeddings.norm") => tensor("token_embd_norm"),
-        (Family::ModernBert, "final_norm") => tensor("output_norm"),
-        (Family::ModernBert, "head.dense") => of_classifier("cls"),
-        (Family::ModernBert, "head.norm") => of_classifier("cls.norm"),
-        (Family::ModernBert, "decoder") => Meaning::Nothing,
-        (Family::XlmRoberta, "classifier.dense") => of_classifier("cls"),
-        (Family::XlmRoberta, "classifier.out_proj") => of_classifier("cls.output"),
-        (Family::XlmRoberta, "pooler.dense") => Meaning::Nothing,
-        (Family::XlmRoberta, part) if part == "lm_head" || part.starts_with("lm_head.") => Meaning::Nothing,
-        (Family::NomicBert, "emb_ln") => tensor("token_embd_norm"),
-        (Family::Bert | Family::ModernBert, "classifier") => tensor("cls.output"),
-        (Family::ModernBert, _) => Meaning::Unknown,
+        (FolderFamily::ModernBert, "embeddings.tok_embeddings") => tensor("token_embd"),
+        (FolderFamily::ModernBert, "embeddings.norm") => tensor("token_embd_norm"),
+        (FolderFamily::ModernBert, "final_norm") => tensor("output_norm"),
+        (FolderFamily::ModernBert, "head.dense") => of_classifier("cls"),
+        (FolderFamily::ModernBert, "head.norm") => of_classifier("cls.norm"),
+        (FolderFamily::ModernBert, "decoder") => Meaning::Nothing,
+        (FolderFamily::XlmRoberta, "classifier.dense") => of_classifier("cls"),
+        (FolderFamily::XlmRoberta, "classifier.out_proj") => of_classifier("cls.output"),
+        (FolderFamily::XlmRoberta, "pooler.dense") => Meaning::Nothing,
+        (FolderFamily::XlmRoberta, part) if part == "lm_head" || part.starts_with("lm_head.") => {
+            Meaning::Nothing
+        }
+        (FolderFamily::NomicBert, "emb_ln") => tensor("token_embd_norm"),
+        (FolderFamily::Bert | FolderFamily::ModernBert, "classifier") => tensor("cls.output"),
+        (FolderFamily::ModernBert, _) => Meaning::Unknown,
         (_, "embeddings.word_embeddings") => tensor("token_embd"),
         (_, "embeddings.token_type_embeddings") => tensor("token_types"),
-        (Family::NomicBert, _) => Meaning::Unknown,
+        (FolderFamily::NomicBert, _) => Meaning::Unknown,
         (_, "embeddings.position_embeddings") => tensor("position_embd"),
         (_, "embeddings.LayerNorm") => tensor("token_embd_norm"),
-        (Family::Bert, "pooler.dense") => of_classifier("cls"),
-        (Family::Bert, part) if part.starts_with("cls.") => Meaning::Nothing,
+        (FolderFamily::Bert, "pooler.dense") => of_classifier("cls"),
+        (FolderFamily::Bert, part) if part.starts_with("cls.") => Meaning::Nothing,
         _ => Meaning::Unknown,
     }
 }
 
 /// The use of a tensor of jina-embeddings-v3. Weights that adapters change are written as PyTorch's
 /// parametrizations.
-fn meaning_in_jina_bert_v3(name: &str, shape: &Shape) -> Meaning {
+fn meaning_in_jina_bert_v3(name: &str, shape: &FolderShape) -> Meaning {
     let (part, ending) = match name.split_once(".parametrizations.weight.") {
         Some((part, "original")) => (part, "weight"),
         Some((part, rest @ ("0.lora_A" | "0.lora_B"))) => (part, rest),
@@ -239,8 +244,8 @@ fn meaning_in_jina_bert_v3(name: &str, shape: &Shape) -> Meaning {
         _ => return Meaning::Unknown,
     };
     match ending {
-        "0.lora_A" => Meaning::Adapters { of: format!("{part}.weight"), half: Half::A },
-        "0.lora_B" => Meaning::Adapters { of: format!("{part}.weight"), half: Half::B },
+        "0.lora_A" => Meaning::Adapters { of: format!("{part}.weight"), half: AdapterHalf::A },
+        "0.lora_B" => Meaning::Adapters { of: format!("{part}.weight"), half: AdapterHalf::B },
         ending => Meaning::Tensor(format!("{part}.{ending}")),
     }
 }

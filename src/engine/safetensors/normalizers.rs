@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::json::{corrupt, unsupported};
 use crate::Error;
 use crate::gguf::Translation;
-use crate::tokenizer::normalizer::{KEY, Step};
+use crate::tokenizer::normalizer::{KEY, NormalizerStep};
 
 /// The normalizers of a tokenizer, in the order in which they apply: steps, then one of the others.
 #[derive(Debug, Default)]
 pub(super) struct Normalizers {
-    steps: Vec<Step>,
+    steps: Vec<NormalizerStep>,
     /// The normalizer of BERT.
     pub(super) bert: Option<BertNormalizer>,
     /// SentencePiece's map of characters.
@@ -74,14 +74,15 @@ impl Normalizers {
                 let parts = parts.ok_or_else(|| corrupt(path, "its sequence of normalizers is none"))?;
                 return parts.iter().try_for_each(|part| self.add(path, part));
             }
-            "NFC" => vec![Step::Nfc],
-            "NFD" => vec![Step::Nfd],
-            "NFKC" => vec![Step::Nfkc],
-            "NFKD" => vec![Step::Nfkd],
-            "Lowercase" => vec![Step::Lowercase],
-            "StripAccents" => vec![Step::StripAccents],
+            "NFC" => vec![NormalizerStep::Nfc],
+            "NFD" => vec![NormalizerStep::Nfd],
+            "NFKC" => vec![NormalizerStep::Nfkc],
+            "NFKD" => vec![NormalizerStep::Nfkd],
+            "Lowercase" => vec![NormalizerStep::Lowercase],
+            "StripAccents" => vec![NormalizerStep::StripAccents],
             "Strip" => {
-                let sides = [("strip_left", Step::StripLeft), ("strip_right", Step::StripRight)];
+                let sides =
+                    [("strip_left", NormalizerStep::StripLeft), ("strip_right", NormalizerStep::StripRight)];
                 sides.into_iter().filter(|(name, _)| is_set(name)).map(|(_, step)| step).collect()
             }
             "Replace" if is_of_spaces(normalizer) => {
@@ -107,7 +108,8 @@ impl Normalizers {
             }
         };
         // Stripping alone has no effect, as words contain no spaces at the ends of a text in any case.
-        let only_strips = steps.iter().all(|step| matches!(step, Step::StripLeft | Step::StripRight));
+        let only_strips =
+            steps.iter().all(|step| matches!(step, NormalizerStep::StripLeft | NormalizerStep::StripRight));
         if (self.bert.is_some() || self.charsmap.is_some()) && !only_strips {
             return Err(unsupported(
                 path,

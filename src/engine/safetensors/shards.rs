@@ -2,7 +2,7 @@
 //! `model.safetensors.index.json` names.
 //!
 //! The index names the shard of every tensor. It is not trusted: names lead to no other folder, and
-//! [`Index::check`] compares it with the tensors in the shards.
+//! [`ShardIndex::check`] compares it with the tensors in the shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,15 +24,15 @@ const MAX_BYTES: u64 = 8 << 20;
 const MAX_SHARDS: usize = 256;
 
 /// The files with the weights of a folder.
-pub(super) struct Weights {
+pub(super) struct WeightFiles {
     /// The files, in the order of their names.
     pub(super) files: Vec<PathBuf>,
     /// The index, which says in which file each tensor is, where there are several files.
-    pub(super) index: Option<Index>,
+    pub(super) index: Option<ShardIndex>,
 }
 
 /// The content of `model.safetensors.index.json`.
-pub(super) struct Index {
+pub(super) struct ShardIndex {
     path: PathBuf,
     /// The shard of each tensor, by its name.
     shard_of: BTreeMap<String, String>,
@@ -40,7 +40,7 @@ pub(super) struct Index {
 
 /// The part of the index that is used.
 #[derive(Deserialize)]
-struct File {
+struct ShardIndexJson {
     weight_map: WeightMap,
 }
 
@@ -48,9 +48,9 @@ struct WeightMap(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for WeightMap {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
+        struct WeightMapVisitor;
 
-        impl<'de> Visitor<'de> for Entries {
+        impl<'de> Visitor<'de> for WeightMapVisitor {
             type Value = WeightMap;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for WeightMap {
             }
         }
 
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(WeightMapVisitor)
     }
 }
 
@@ -82,13 +82,13 @@ impl<'de> Deserialize<'de> for WeightMap {
 /// # Errors
 /// [`Error::ModelFile`] where the index cannot be read, [`Error::CorruptModel`] where it is none, or names
 /// files elsewhere.
-pub(super) fn weights(folder: &Path) -> Result<Weights, Error> {
+pub(super) fn weights(folder: &Path) -> Result<WeightFiles, Error> {
     let (all, path) = (folder.join(WEIGHTS), folder.join(INDEX));
     // A broken link counts as the file, so that the error names it.
     if all.symlink_metadata().is_ok() || path.symlink_metadata().is_err() {
-        return Ok(Weights { files: vec![all], index: None });
+        return Ok(WeightFiles { files: vec![all], index: None });
     }
-    let File { weight_map: WeightMap(shard_of) } = parse(&path, &bytes(&path, MAX_BYTES)?)?;
+    let ShardIndexJson { weight_map: WeightMap(shard_of) } = parse(&path, &bytes(&path, MAX_BYTES)?)?;
     let shards: BTreeSet<&String> = shard_of.values().collect();
     if shards.is_empty() || shards.len() > MAX_SHARDS {
         let count = shards.len();
@@ -98,10 +98,10 @@ pub(super) fn weights(folder: &Path) -> Result<Weights, Error> {
         return Err(corrupt(&path, format!("\"{}\" is no name of a file with weights", shown(other))));
     }
     let files = shards.into_iter().map(|name| folder.join(name)).collect();
-    Ok(Weights { files, index: Some(Index { path, shard_of }) })
+    Ok(WeightFiles { files, index: Some(ShardIndex { path, shard_of }) })
 }
 
-impl Index {
+impl ShardIndex {
     /// Compares it with the tensors of all shards, which are in the order of their names.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::json::{bytes, corrupt, parse, unsupported};
 use super::normalizers;
-use super::vocabulary::{MAX_BYTES, MAX_TOKENS, Vocabulary};
+use super::vocabulary::{MAX_BYTES, MAX_TOKENS, VocabularyJson};
 use crate::Error;
 use crate::gguf::Translation;
 
@@ -22,7 +22,7 @@ const UNUSED: i32 = 5;
 
 /// The part of `tokenizer.json` that is used.
 #[derive(Deserialize)]
-struct File<M> {
+struct TokenizerFile<M> {
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -43,7 +43,7 @@ struct Added {
 
 /// Tokens with the logarithms of their probabilities.
 #[derive(Deserialize)]
-struct Unigram {
+struct UnigramJson {
     #[serde(rename = "type")]
     kind: Option<String>,
     unk_id: Option<u32>,
@@ -55,7 +55,7 @@ struct Unigram {
 struct BytePairs {
     #[serde(rename = "type")]
     kind: Option<String>,
-    vocab: Vocabulary,
+    vocab: VocabularyJson,
     merges: Vec<Merge>,
 }
 
@@ -74,7 +74,7 @@ enum Merge {
 /// [`Error::UnsupportedModel`] for another kind of tokenizer.
 pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
     let path = folder.join("tokenizer.json");
-    let file: File<Unigram> = read(&path)?;
+    let file: TokenizerFile<UnigramJson> = read(&path)?;
     is_of_kind(&path, file.model.kind.as_deref(), "Unigram")?;
     let count = file.model.vocab.len();
     bounded(&path, count)?;
@@ -110,7 +110,7 @@ pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<()
 /// As [`unigram`].
 pub(super) fn byte_pairs(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
     let path = folder.join("tokenizer.json");
-    let file: File<BytePairs> = read(&path)?;
+    let file: TokenizerFile<BytePairs> = read(&path)?;
     is_of_kind(&path, file.model.kind.as_deref(), "BPE")?;
     let cut = file.pre_tokenizer.get("type").and_then(Value::as_str);
     if cut != Some("ByteLevel") {
@@ -120,7 +120,7 @@ pub(super) fn byte_pairs(folder: &Path, translation: &mut Translation) -> Result
     normalizers.refuse_bert(&path)?;
     normalizers.refuse_charsmap(&path)?;
     normalizers.write(translation);
-    let Vocabulary(known) = file.model.vocab;
+    let VocabularyJson(known) = file.model.vocab;
     let last = known.iter().map(|(id, _)| *id).chain(file.added_tokens.iter().map(|token| token.id)).max();
     let count = last.map_or(0, |last| last as usize + 1);
     bounded(&path, count)?;
@@ -163,7 +163,7 @@ pub(super) fn byte_pairs(folder: &Path, translation: &mut Translation) -> Result
     Ok(())
 }
 
-fn read<M: DeserializeOwned>(path: &Path) -> Result<File<M>, Error> {
+fn read<M: DeserializeOwned>(path: &Path) -> Result<TokenizerFile<M>, Error> {
     parse(path, &bytes(path, MAX_BYTES)?)
 }
 

@@ -29,10 +29,10 @@ struct TokenizerConfig {
 
 /// The part of `tokenizer.json` that is used.
 #[derive(Deserialize)]
-struct Tokenizer {
+struct TokenizerJson {
     #[serde(default)]
     normalizer: Value,
-    model: Model,
+    model: ModelJson,
 }
 
 /// The part of it with the normalizer.
@@ -44,27 +44,27 @@ struct Normalized {
 
 /// Tokens with their ids.
 #[derive(Deserialize)]
-struct Model {
+struct ModelJson {
     #[serde(rename = "type")]
     kind: Option<String>,
-    vocab: Vocabulary,
+    vocab: VocabularyJson,
 }
 
 /// Tokens by id.
-pub(super) struct Vocabulary(pub(super) Vec<(u32, String)>);
+pub(super) struct VocabularyJson(pub(super) Vec<(u32, String)>);
 
-impl<'de> Deserialize<'de> for Vocabulary {
+impl<'de> Deserialize<'de> for VocabularyJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Tokens;
+        struct TokensVisitor;
 
-        impl<'de> Visitor<'de> for Tokens {
-            type Value = Vocabulary;
+        impl<'de> Visitor<'de> for TokensVisitor {
+            type Value = VocabularyJson;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("tokens with their numbers")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocabulary, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabularyJson, A::Error> {
                 let mut tokens = Vec::new();
                 while let Some((token, id)) = map.next_entry::<String, u32>()? {
                     if tokens.len() == MAX_TOKENS {
@@ -73,17 +73,17 @@ impl<'de> Deserialize<'de> for Vocabulary {
                     tokens.push((id, token));
                 }
                 tokens.sort_unstable();
-                Ok(Vocabulary(tokens))
+                Ok(VocabularyJson(tokens))
             }
         }
 
-        deserializer.deserialize_map(Tokens)
+        deserializer.deserialize_map(TokensVisitor)
     }
 }
 
 /// The cleaning of texts; None where a setting follows from the others.
 #[derive(Default)]
-struct Cleaning {
+struct CleaningJson {
     clean_text: Option<bool>,
     lower_case: Option<bool>,
     strip_accents: Option<bool>,
@@ -98,11 +98,11 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), E
     let path = folder.join("vocab.txt");
     let (tokens, cleaning) = if path.exists() && !has_other_normalizer(folder)? {
         let config: TokenizerConfig = optional(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-        let cleaning = Cleaning {
+        let cleaning = CleaningJson {
             lower_case: config.do_lower_case,
             strip_accents: config.strip_accents,
             split_chinese: config.tokenize_chinese_chars,
-            ..Cleaning::default()
+            ..CleaningJson::default()
         };
         (lines(&path)?, cleaning)
     } else {
@@ -160,8 +160,8 @@ fn lines(path: &Path) -> Result<Vec<String>, Error> {
     Ok(tokens)
 }
 
-fn of_tokenizer(path: &Path, translation: &mut Translation) -> Result<(Vec<String>, Cleaning), Error> {
-    let tokenizer: Tokenizer = parse(path, &bytes(path, MAX_BYTES)?)?;
+fn of_tokenizer(path: &Path, translation: &mut Translation) -> Result<(Vec<String>, CleaningJson), Error> {
+    let tokenizer: TokenizerJson = parse(path, &bytes(path, MAX_BYTES)?)?;
     let shown = |text: &str| text.chars().take(64).collect::<String>().escape_debug().to_string();
     if let Some(kind) = tokenizer.model.kind.as_deref().filter(|kind| *kind != "WordPiece") {
         return Err(unsupported(path, format!("its model is \"{}\", only WordPiece is read", shown(kind))));
@@ -170,13 +170,13 @@ fn of_tokenizer(path: &Path, translation: &mut Translation) -> Result<(Vec<Strin
     normalizers.refuse_charsmap(path)?;
     normalizers.write(translation);
     let bert = normalizers.bert.unwrap_or(BertNormalizer::NOTHING);
-    let cleaning = Cleaning {
+    let cleaning = CleaningJson {
         clean_text: Some(bert.clean_text),
         lower_case: Some(bert.lowercase),
         strip_accents: bert.strip_accents,
         split_chinese: Some(bert.handle_chinese_chars),
     };
-    let Vocabulary(tokens) = tokenizer.model.vocab;
+    let VocabularyJson(tokens) = tokenizer.model.vocab;
     for (index, (id, _)) in tokens.iter().enumerate() {
         if *id as usize != index {
             return Err(corrupt(path, format!("its vocabulary has no token {index}, or two of them")));

@@ -15,11 +15,11 @@ use crate::{Penalties, Sampling};
 
 /// The number of times that an answer has each of its tokens. Empty where no penalty needs it.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct TokenCounts {
     counts: HashMap<u32, u32>,
 }
 
-impl Seen {
+impl TokenCounts {
     /// Counts another token of the answer.
     pub(crate) fn add(&mut self, token: u32, how: &Sampling) {
         if !how.penalties.are_off() {
@@ -57,11 +57,11 @@ fn finite(logit: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::Seen;
+    use super::TokenCounts;
     use crate::{Penalties, Sampling};
 
     fn adjusted(logits: &[f32], tokens: &[u32], how: &Sampling) -> Vec<f32> {
-        let mut seen = Seen::default();
+        let mut seen = TokenCounts::default();
         tokens.iter().for_each(|token| seen.add(*token, how));
         let mut adjusted = vec![9.0; 3];
         seen.adjust(logits, how, &mut adjusted);
@@ -82,7 +82,7 @@ mod tests {
     fn without_penalties_nothing_is_counted() {
         let how = Sampling { logit_bias: vec![(1, 1.5)], ..Sampling::default() };
         assert_eq!(adjusted(&[1.0, 1.0], &[0, 0, 1], &how), [1.0, 2.5]);
-        let mut seen = Seen::default();
+        let mut seen = TokenCounts::default();
         seen.add(1, &how);
         assert!(seen.counts.is_empty());
     }

@@ -16,7 +16,7 @@ use llguidance::toktrie::SimpleVob;
 use crate::Error;
 use crate::kernels::highest;
 use crate::kernels::instructions::Instructions;
-pub(crate) use adjusted::Seen;
+pub(crate) use adjusted::TokenCounts;
 pub use parameters::{DEFAULT_SEED, Penalties, Sampling};
 use uniform::uniform;
 
@@ -52,7 +52,7 @@ impl Sampler {
         how: &Sampling,
         position: usize,
         allowed: Option<&SimpleVob>,
-        seen: &Seen,
+        seen: &TokenCounts,
     ) -> Result<u32, Error> {
         let best = highest(self.instructions, logits).ok_or(Error::NonFinite { position })?;
         if how.takes_logits_as_they_are() {
@@ -104,7 +104,7 @@ impl Sampler {
         how: &Sampling,
         position: usize,
         allowed: &SimpleVob,
-        seen: &Seen,
+        seen: &TokenCounts,
     ) -> u32 {
         let mut adjusted = std::mem::take(&mut self.adjusted);
         let logits = if how.takes_logits_as_they_are() {
@@ -201,7 +201,7 @@ fn unpack(candidate: u64) -> (f32, u32) {
 mod tests {
     use llguidance::toktrie::SimpleVob;
 
-    use super::{Instructions, Sampler, Seen, pack, unpack};
+    use super::{Instructions, Sampler, TokenCounts, pack, unpack};
     use crate::{Error, Sampling};
 
     fn hot() -> Sampling {
@@ -209,8 +209,8 @@ mod tests {
     }
 
     /// An answer that has no tokens yet.
-    fn none() -> Seen {
-        Seen::default()
+    fn none() -> TokenCounts {
+        TokenCounts::default()
     }
 
     fn distribution(logits: &[f32], how: &Sampling) -> Vec<f64> {

@@ -33,7 +33,7 @@ enum Next {
 
 /// A node of the tree of answers: one more token behind those of its ancestors, or the end of an answer.
 #[derive(Debug)]
-struct Node {
+struct AnswerNode {
     next: Next,
     parent: usize,
     /// Number of nodes between the end of the prompt and this node, itself included.
@@ -48,7 +48,7 @@ struct Node {
 pub(super) struct Answers {
     /// Nodes in depth-first order. The first is the root, which is the end of the prompt; ends of answers
     /// come last.
-    nodes: Vec<Node>,
+    nodes: Vec<AnswerNode>,
     /// The last node of each answer, in the order in which the answers were given.
     ends: Vec<usize>,
     /// The paths that are computed now, each from the prompt's end on.
@@ -86,7 +86,8 @@ impl Answers {
     }
 
     fn of_tokens(tokens: &[Vec<u32>], end_tokens: &[u32]) -> Answers {
-        let root = Node { next: Next::End, parent: 0, depth: 0, children: Vec::new(), log_probability: None };
+        let root =
+            AnswerNode { next: Next::End, parent: 0, depth: 0, children: Vec::new(), log_probability: None };
         let mut nodes = vec![root];
         let mut ends = vec![0; tokens.len()];
         let mut order: Vec<usize> = (0..tokens.len()).collect();
@@ -228,9 +229,9 @@ impl Answers {
     }
 }
 
-fn add(nodes: &mut Vec<Node>, parent: usize, next: Next) -> usize {
+fn add(nodes: &mut Vec<AnswerNode>, parent: usize, next: Next) -> usize {
     let (index, depth) = (nodes.len(), nodes[parent].depth + 1);
-    nodes.push(Node { next, parent, depth, children: Vec::new(), log_probability: None });
+    nodes.push(AnswerNode { next, parent, depth, children: Vec::new(), log_probability: None });
     nodes[parent].children.push(index);
     index
 }

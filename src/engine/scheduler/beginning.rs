@@ -13,16 +13,21 @@ pub(super) fn reusable(tokens: &[u32]) -> &[u32] {
 }
 
 /// The state in which a request begins.
-pub(super) struct Beginning {
+pub(super) struct RequestBeginning {
     pub(super) state: Box<dyn State>,
     pub(super) chain: Option<Chain>,
     pub(super) positions: usize,
 }
 
-impl Beginning {
+impl RequestBeginning {
     /// A state with as many kept blocks of the model as the prompt begins with; none of them unless `reuse`
     /// is set.
-    pub(super) fn of(plan: &Plan, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
+    pub(super) fn of(
+        plan: &Plan,
+        request: &Request,
+        loaded: &mut LoadedDecoder,
+        reuse: bool,
+    ) -> RequestBeginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
             Work::Generate(_)
@@ -43,7 +48,7 @@ impl Beginning {
             }
             chain
         });
-        Beginning { state, chain, positions: plan.positions }
+        RequestBeginning { state, chain, positions: plan.positions }
     }
 
     /// Bytes of state that the request will add to the model's kept blocks.

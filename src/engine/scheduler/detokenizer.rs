@@ -160,7 +160,7 @@ impl Detokenizer {
 mod tests {
     use super::{Detokenizer, Thoughts};
     use crate::Error;
-    use crate::template::Marks;
+    use crate::template::ThoughtMarks;
 
     fn stops(stop: &[&str]) -> Detokenizer {
         Detokenizer::new(stop.iter().map(ToString::to_string).collect())
@@ -246,7 +246,7 @@ mod tests {
 
     /// The text shown after each of these pieces, and the whole text of their answer.
     fn answer(pieces: &[&str], begun: bool, keep: bool) -> (Vec<String>, String) {
-        let marks = Marks::of(&["<think></think>"]).unwrap();
+        let marks = ThoughtMarks::of(&["<think></think>"]).unwrap();
         let mut text = Detokenizer::with_thoughts(vec!["END".to_owned()], Thoughts::new(marks, begun, keep));
         let mut shown = Vec::new();
         for piece in pieces {

@@ -13,10 +13,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::models::Models;
+use super::models::EngineModels;
 use super::plan::Plan;
-use super::{Shared, Submission};
-use crate::computing::{Encoder, MAX_TEXTS, Text};
+use super::{EngineShared, Submission};
+use crate::computing::{Encoder, EncoderText, MAX_TEXTS};
 use crate::kernels::Pool;
 use crate::memory::{self, Reservation};
 use crate::panic::catch;
@@ -59,7 +59,7 @@ pub(super) struct EncodeBatches {
     long: Option<(ModelSource, Reservation)>,
     queue: VecDeque<EncodeRequest>,
     queued_tokens: usize,
-    shared: Arc<Shared>,
+    shared: Arc<EngineShared>,
 }
 
 impl EncodeRequest {
@@ -78,15 +78,16 @@ impl EncodeRequest {
     }
 
     /// Its texts, as they go into a pass.
-    fn texts(&self) -> impl Iterator<Item = Text<'_>> {
+    fn texts(&self) -> impl Iterator<Item = EncoderText<'_>> {
         let [first, second] = self.adapters;
-        let other = self.other.as_ref().map(|tokens| Text { tokens, second: tokens.len(), adapter: second });
-        [Text { tokens: &self.tokens, second: self.border, adapter: first }].into_iter().chain(other)
+        let other =
+            self.other.as_ref().map(|tokens| EncoderText { tokens, second: tokens.len(), adapter: second });
+        [EncoderText { tokens: &self.tokens, second: self.border, adapter: first }].into_iter().chain(other)
     }
 }
 
 impl EncodeBatches {
-    pub(super) fn new(shared: Arc<Shared>) -> EncodeBatches {
+    pub(super) fn new(shared: Arc<EngineShared>) -> EncodeBatches {
         EncodeBatches { pass: Vec::new(), long: None, queue: VecDeque::new(), queued_tokens: 0, shared }
     }
 
@@ -142,7 +143,7 @@ impl EncodeBatches {
     /// Computes layers until the pass is done or something else has its turn.
     pub(super) fn advance(
         &mut self,
-        models: &mut Models,
+        models: &mut EngineModels,
         pool: &Pool,
         generating: bool,
         stop: &dyn Fn() -> bool,
@@ -157,7 +158,7 @@ impl EncodeBatches {
         }
     }
 
-    fn compute(&mut self, models: &mut Models, pool: &Pool, generating: bool, stop: &dyn Fn() -> bool) {
+    fn compute(&mut self, models: &mut EngineModels, pool: &Pool, generating: bool, stop: &dyn Fn() -> bool) {
         let started = Instant::now();
         let slice = if generating { SHARED_SLICE } else { SLICE };
         self.look_for_cancels();
@@ -189,7 +190,7 @@ impl EncodeBatches {
     }
 
     /// Gives back the extra memory of a long pass.
-    fn release(&mut self, models: &mut Models, pool: &Pool) {
+    fn release(&mut self, models: &mut EngineModels, pool: &Pool) {
         if let Some((source, held)) = self.long.take() {
             if let Some(loaded) = models.get_encoder(&source) {
                 loaded.encoder.rest(pool.threads());
@@ -199,7 +200,7 @@ impl EncodeBatches {
     }
 
     /// Puts the next pass together: the text that came first, and those of its model that fit beside it.
-    fn begin(&mut self, models: &mut Models, generating: bool, pool: &Pool) {
+    fn begin(&mut self, models: &mut EngineModels, generating: bool, pool: &Pool) {
         self.release(models, pool);
         let Some(source) = self.queue.front().map(|encoding| encoding.source().clone()) else { return };
         let Some(loaded) = models.get_encoder(&source) else {
@@ -219,7 +220,7 @@ impl EncodeBatches {
             }
         }
         self.queued_tokens -= rows;
-        let texts: Vec<Text<'_>> = self.pass.iter().flat_map(EncodeRequest::texts).collect();
+        let texts: Vec<EncoderText<'_>> = self.pass.iter().flat_map(EncodeRequest::texts).collect();
         let more = loaded.encoder.more_bytes(rows, pool.threads());
         let begun = (more > 0).then(|| self.shared.memory.hold(more, LONG_TEXT)).transpose();
         let begun = begun.and_then(|held| {
@@ -234,7 +235,7 @@ impl EncodeBatches {
     }
 
     /// Ends the texts of the pass with their results.
-    fn finish(&mut self, models: &mut Models, source: &ModelSource, pool: &Pool) {
+    fn finish(&mut self, models: &mut EngineModels, source: &ModelSource, pool: &Pool) {
         let Some(loaded) = models.get_encoder(source) else { return };
         let encoder = &mut *loaded.encoder;
         let mut results: Vec<Result<Output, Error>> = Vec::with_capacity(self.pass.len());

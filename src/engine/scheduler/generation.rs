@@ -9,7 +9,7 @@ use super::Submission;
 use super::detokenizer::Detokenizer;
 use super::thoughts::Thoughts;
 use crate::constraints::{Checker, GrammarPlace, Matcher, Taken};
-use crate::sampling::{Sampler, Seen};
+use crate::sampling::{Sampler, TokenCounts};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
 
@@ -32,7 +32,7 @@ pub(super) struct Generation {
     /// The matcher of its constraint, if it has one.
     matcher: Option<Matcher>,
     /// Its tokens, as far as they matter for the next one.
-    seen: Seen,
+    seen: TokenCounts,
     /// The choices to go back to, where such an answer may have to be tried again.
     trials: Option<Trials>,
     generated: usize,
@@ -48,7 +48,7 @@ struct Trials {
     /// All tokens of the answer.
     tokens: Vec<u32>,
     /// The choices that were made.
-    choices: Vec<Choice>,
+    choices: Vec<AnswerChoice>,
     /// Tokens that have led to no answer from here.
     spent: Vec<u32>,
     /// Number of attempts after the first.
@@ -56,7 +56,7 @@ struct Trials {
 }
 
 /// A choice of an answer.
-struct Choice {
+struct AnswerChoice {
     place: GrammarPlace,
     /// Number of tokens and bytes before it.
     tokens: usize,
@@ -143,7 +143,7 @@ impl Trials {
         let (before, known) = self.choices.last().map_or((0, 0), |last| (last.tokens, last.bytes));
         let new = self.tokens[before..].iter().map(|id| tokenizer.token_bytes(*id).len());
         let bytes = known + new.sum::<usize>();
-        self.choices.push(Choice { place, tokens: self.tokens.len(), bytes, spent });
+        self.choices.push(AnswerChoice { place, tokens: self.tokens.len(), bytes, spent });
     }
 
     /// Number of digits at the end of the answer, if they belong to a number.
@@ -217,7 +217,7 @@ impl Generation {
             (None, Some(thoughts)) => (None, Detokenizer::with_thoughts(how.stop.clone(), thoughts)),
             (None, None) => (None, Detokenizer::new(how.stop.clone())),
         };
-        let mut seen = Seen::default();
+        let mut seen = TokenCounts::default();
         begun.iter().for_each(|token| seen.add(*token, &how.sampling));
         let generated = begun.len();
         let (reported, reported_tokens) = (Instant::now(), 0);
@@ -359,7 +359,7 @@ impl Generation {
             next = before;
         }
         self.generated = trials.tokens.len();
-        self.seen = Seen::default();
+        self.seen = TokenCounts::default();
         trials.tokens.iter().for_each(|token| self.seen.add(*token, &self.how.sampling));
         self.detokenizer = Detokenizer::new(Vec::new());
         self.detokenizer.push(&bytes(&trials.tokens))?;

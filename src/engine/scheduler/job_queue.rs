@@ -7,46 +7,46 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 
 use super::Submission;
-use super::loaded::{Opened, Texts};
+use super::loaded::{Opened, RequestPlanner};
 use crate::constraints::Checker;
 use crate::{ModelSource, Output, Ticket, Work};
 
 /// A job for a thread beside the engine thread.
-pub(super) enum Job {
+pub(super) enum EngineJob {
     /// Look at a model's file.
     Open(ModelSource),
     /// Load a model, for which there is room now.
     Load(ModelSource, Box<Opened>),
     /// Tokenize a request, and compile its constraint.
-    Plan { number: u64, work: Box<Work>, texts: Texts, owner: u32, tickets: Vec<Ticket> },
+    Plan { number: u64, work: Box<Work>, texts: RequestPlanner, owner: u32, tickets: Vec<Ticket> },
     /// Check a finished answer, and tell how its request has ended.
     Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
 }
 
-impl Job {
+impl EngineJob {
     /// The user of the job; 0 for jobs of no user.
     pub(super) fn owner(&self) -> u32 {
         match self {
-            Job::Open(_) | Job::Load(..) => 0,
-            Job::Plan { owner, .. } => *owner,
-            Job::Check { submission, .. } => submission.owner(),
+            EngineJob::Open(_) | EngineJob::Load(..) => 0,
+            EngineJob::Plan { owner, .. } => *owner,
+            EngineJob::Check { submission, .. } => submission.owner(),
         }
     }
 }
 
 /// The jobs of a thread, as they come.
 pub(super) struct JobQueue<'a> {
-    coming: &'a Receiver<Job>,
-    waiting: Turns<Job>,
+    coming: &'a Receiver<EngineJob>,
+    waiting: Turns<EngineJob>,
 }
 
 impl<'a> JobQueue<'a> {
-    pub(super) fn new(coming: &'a Receiver<Job>) -> JobQueue<'a> {
+    pub(super) fn new(coming: &'a Receiver<EngineJob>) -> JobQueue<'a> {
         JobQueue { coming, waiting: Turns::default() }
     }
 
     /// The next job, which may have to be waited for; None when no more will come.
-    pub(super) fn next(&mut self) -> Option<Job> {
+    pub(super) fn next(&mut self) -> Option<EngineJob> {
         if self.waiting.is_empty() {
             let job = self.coming.recv().ok()?;
             self.waiting.add(job.owner(), job);

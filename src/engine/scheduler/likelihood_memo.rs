@@ -12,18 +12,18 @@ use crate::{Request, Work};
 const MOST: usize = 64;
 
 /// A hash of the texts and the salt of a request.
-pub(super) type Key = [u8; 32];
+pub(super) type MemoKey = [u8; 32];
 
 /// The last likelihoods of one model.
 #[derive(Debug, Default)]
 pub(super) struct LikelihoodMemo {
     /// Most recently used first.
-    entries: Vec<(Key, Vec<f64>)>,
+    entries: Vec<(MemoKey, Vec<f64>)>,
 }
 
 /// The key of a request: a hash of its salt and texts. None unless the request asks for likelihoods and is
 /// marked as repeated.
-pub(super) fn key_of(request: &Request) -> Option<Key> {
+pub(super) fn key_of(request: &Request) -> Option<MemoKey> {
     let Work::Likelihoods(how) = &request.work else { return None };
     if !how.repeated {
         return None;
@@ -40,14 +40,14 @@ pub(super) fn key_of(request: &Request) -> Option<Key> {
 
 impl LikelihoodMemo {
     /// The likelihoods kept for this key, which become the most recently used.
-    pub(super) fn find(&mut self, key: &Key) -> Option<Vec<f64>> {
+    pub(super) fn find(&mut self, key: &MemoKey) -> Option<Vec<f64>> {
         let at = self.entries.iter().position(|(known, _)| known == key)?;
         self.entries[..=at].rotate_right(1);
         self.entries.first().map(|(_, values)| values.clone())
     }
 
     /// Keeps the likelihoods of a key, in the place of the least recently used ones.
-    pub(super) fn keep(&mut self, key: Key, values: &[f64]) {
+    pub(super) fn keep(&mut self, key: MemoKey, values: &[f64]) {
         if self.find(&key).is_none() {
             self.entries.truncate(MOST - 1);
             self.entries.insert(0, (key, values.to_vec()));
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::{Likelihoods, ModelSource};
 
-    fn key(salt: u64, system: Option<&str>, prompt: &str, begin: &str, answers: &[&str]) -> Key {
+    fn key(salt: u64, system: Option<&str>, prompt: &str, begin: &str, answers: &[&str]) -> MemoKey {
         let work = Work::Likelihoods(Likelihoods {
             prompt: prompt.to_owned(),
             system: system.map(str::to_owned),

@@ -13,7 +13,7 @@ pub(super) const MAX_PREFILL_ROWS: usize = 256;
 
 /// Settings that models are loaded with.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct LoadSettings {
     /// The longest context of any model, 0 for none.
     pub(super) context_length: usize,
     max_running: usize,
@@ -28,9 +28,9 @@ pub(super) struct Settings {
     pub(super) whole_windows: bool,
 }
 
-impl Settings {
-    pub(super) fn of(config: &Config, memory: &Arc<Ledger>) -> Settings {
-        Settings {
+impl LoadSettings {
+    pub(super) fn of(config: &Config, memory: &Arc<Ledger>) -> LoadSettings {
+        LoadSettings {
             context_length: config.context_length,
             max_running: config.max_running.max(1),
             threads: config.compute_threads(),

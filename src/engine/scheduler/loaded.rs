@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::likelihood_memo::LikelihoodMemo;
-use super::load_settings::Settings;
+use super::load_settings::LoadSettings;
 use super::loaded_encoder::{EncoderReader, LoadedEncoder};
-use super::plan::{Plan, Reader};
+use super::plan::{DecoderReader, Plan};
 use super::prefix::Prefixes;
 use crate::backend::BackendKind;
 use crate::computing::{Backend, Decoder, Loading};
@@ -48,7 +48,7 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Opens the file and adds up what its model needs.
-    pub(super) fn new(source: &ModelSource, settings: &Settings) -> Result<Opened, Error> {
+    pub(super) fn new(source: &ModelSource, settings: &LoadSettings) -> Result<Opened, Error> {
         // Taken before the file is read: a file that changes meanwhile is another one.
         let file = match source {
             ModelSource::Builtin => None,
@@ -90,7 +90,7 @@ impl AnyModel {
     /// Loads a model that was opened.
     pub(super) fn new(
         opened: &Opened,
-        settings: &Settings,
+        settings: &LoadSettings,
         loading: &Loading<'_>,
     ) -> Result<AnyModel, Error> {
         let backend = opened.backend.open(settings.whole_windows);
@@ -131,12 +131,12 @@ impl AnyModel {
 }
 
 /// The part of a loaded model that plans its requests: tokenizer and all else that planning takes.
-pub(super) enum Texts {
-    Decoder(Reader),
+pub(super) enum RequestPlanner {
+    Decoder(DecoderReader),
     Encoder(EncoderReader),
 }
 
-impl Texts {
+impl RequestPlanner {
     /// Tokenizes a request and checks that it fits into the context.
     pub(super) fn plan(&self, work: &Work, memory: &Arc<Ledger>) -> Result<Plan, Error> {
         let constraint = match work {
@@ -157,8 +157,8 @@ impl Texts {
         // Given back when it is done: what stays is counted with the request.
         let _held = memory.hold(bytes as u64, PLAN)?;
         memory::watched(PLAN, bytes, || match self {
-            Texts::Decoder(reader) => Plan::new(work, reader),
-            Texts::Encoder(reader) => reader.plan(work),
+            RequestPlanner::Decoder(reader) => Plan::new(work, reader),
+            RequestPlanner::Encoder(reader) => reader.plan(work),
         })?
     }
 }
@@ -168,7 +168,7 @@ impl LoadedDecoder {
     fn new(
         gguf: &Gguf,
         backend: &dyn Backend,
-        settings: &Settings,
+        settings: &LoadSettings,
         loading: &Loading<'_>,
     ) -> Result<LoadedDecoder, Error> {
         let decoder = backend.decoder(gguf, settings.limits(), loading)?;
@@ -228,8 +228,8 @@ impl LoadedDecoder {
     }
 
     /// The reader that tokenizes its requests.
-    pub(super) fn reader(&self) -> Reader {
-        Reader {
+    pub(super) fn reader(&self) -> DecoderReader {
+        DecoderReader {
             tokenizer: Arc::clone(&self.tokenizer),
             template: Arc::clone(&self.template),
             reranker: self.reranker,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::load_settings::Settings;
+use super::load_settings::LoadSettings;
 use super::plan::{Plan, by_tokenizer};
 use crate::computing::{Backend, Encoder, Loading};
 use crate::gguf::Gguf;
@@ -19,9 +19,9 @@ pub(super) struct LoadedEncoder {
 #[derive(Clone)]
 pub(super) struct EncoderReader {
     tokenizer: Arc<Tokenizer>,
-    prompts: Arc<Prompts>,
+    prompts: Arc<PromptPrefixes>,
     /// The adapters in the order of their numbers.
-    adapters: Arc<[Adapter]>,
+    adapters: Arc<[LoadedAdapter]>,
     /// Tokens that a text may have.
     context_length: usize,
     /// The model's file, to name in errors about work that an encoder cannot do.
@@ -32,14 +32,14 @@ pub(super) struct EncoderReader {
 
 /// Prefixes that the model expects before a text, from the `prompts` of sentence-transformers.
 #[derive(Debug)]
-struct Prompts {
+struct PromptPrefixes {
     query: String,
     passage: String,
 }
 
 /// An adapter of the model, which computes texts of a task.
 #[derive(Debug)]
-struct Adapter {
+struct LoadedAdapter {
     task: String,
     /// The prefix of such a text, where the adapter has one of its own.
     prompt: Option<String>,
@@ -53,7 +53,7 @@ impl LoadedEncoder {
     pub(super) fn new(
         gguf: &Gguf,
         backend: &dyn Backend,
-        settings: &Settings,
+        settings: &LoadSettings,
         loading: &Loading<'_>,
     ) -> Result<LoadedEncoder, Error> {
         let encoder = backend.encoder(gguf, settings.limits(), loading)?;
@@ -69,7 +69,7 @@ impl LoadedEncoder {
         let prompt = |name: &str| -> Result<String, Error> {
             Ok(gguf.opt_str(&format!("steadytext.prompt.{name}"))?.unwrap_or_default().to_owned())
         };
-        let adapters = adapters::list(gguf)?.into_iter().map(|adapter| Adapter {
+        let adapters = adapters::list(gguf)?.into_iter().map(|adapter| LoadedAdapter {
             task: adapter.task.to_owned(),
             prompt: adapter.prompt.map(str::to_owned),
         });
@@ -77,7 +77,7 @@ impl LoadedEncoder {
         let declared = facts.context_length;
         let reader = EncoderReader {
             tokenizer: Arc::new(tokenizer),
-            prompts: Arc::new(Prompts { query: prompt("query")?, passage: prompt("passage")? }),
+            prompts: Arc::new(PromptPrefixes { query: prompt("query")?, passage: prompt("passage")? }),
             adapters,
             context_length: match settings.context_length {
                 0 => declared,

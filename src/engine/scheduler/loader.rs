@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::job_queue::{Job, JobQueue};
-use super::load_settings::Settings;
+use super::job_queue::{EngineJob, JobQueue};
+use super::load_settings::LoadSettings;
 use super::loaded::{AnyModel, Opened};
 use super::plan::Plan;
-use super::{Message, Shared};
+use super::{EngineMessage, EngineShared};
 use crate::computing::Loading;
 use crate::constraints::Checker;
 use crate::kernels::Pool;
@@ -39,19 +39,19 @@ const OPENING_BYTES: usize = 1 << 20;
 pub(super) type Hook = Arc<dyn Fn() + Send + Sync>;
 
 /// The result of a job.
-pub(super) enum Report {
+pub(super) enum JobReport {
     Opened(ModelSource, Result<Box<Opened>, Error>),
     Loaded(ModelSource, Result<(AnyModel, ModelIdentity), Error>),
     Planned { number: u64, plan: Result<Box<Plan>, Error> },
 }
 
 /// A thread that does jobs. Dropping it takes back those that have not begun.
-pub(super) struct Worker {
-    jobs: Option<Sender<Job>>,
+pub(super) struct JobThread {
+    jobs: Option<Sender<EngineJob>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Worker {
+impl JobThread {
     /// Starts a thread of this name, with a stack of `stack_bytes` for work that recurses.
     ///
     /// # Errors
@@ -60,10 +60,10 @@ impl Worker {
         name: &str,
         stack_bytes: usize,
         hook: Hook,
-        settings: Settings,
-        shared: Arc<Shared>,
-        reports: Sender<Message>,
-    ) -> std::io::Result<Worker> {
+        settings: LoadSettings,
+        shared: Arc<EngineShared>,
+        reports: Sender<EngineMessage>,
+    ) -> std::io::Result<JobThread> {
         let (sender, jobs) = crossbeam_channel::unbounded();
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes);
         let thread = thread.spawn(move || {
@@ -71,11 +71,11 @@ impl Worker {
             let _ = catch(|| hook());
             work(&jobs, &hook, &settings, &shared, &reports);
         })?;
-        Ok(Worker { jobs: Some(sender), thread: Some(thread) })
+        Ok(JobThread { jobs: Some(sender), thread: Some(thread) })
     }
 
     /// Adds a job.
-    pub(super) fn send(&self, job: Job) {
+    pub(super) fn send(&self, job: EngineJob) {
         if let Some(jobs) = &self.jobs {
             // The thread lives as long as the sender.
             let _ = jobs.send(job);
@@ -83,7 +83,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for JobThread {
     fn drop(&mut self) {
         self.jobs = None;
         let Some(thread) = self.thread.take() else { return };
@@ -99,31 +99,31 @@ impl Drop for Worker {
 }
 
 fn work(
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<EngineJob>,
     hook: &Hook,
-    settings: &Settings,
-    shared: &Arc<Shared>,
-    reports: &Sender<Message>,
+    settings: &LoadSettings,
+    shared: &Arc<EngineShared>,
+    reports: &Sender<EngineMessage>,
 ) {
     let mut loads: Vec<JoinHandle<()>> = Vec::new();
     let mut queue = JobQueue::new(jobs);
     while let Some(job) = queue.next() {
         if shared.stop.load(Ordering::Acquire) {
-            if let Job::Check { submission, .. } = job {
+            if let EngineJob::Check { submission, .. } = job {
                 submission.fail(Error::Stopped);
             }
             continue;
         }
         let report = match job {
-            Job::Open(source) => {
+            EngineJob::Open(source) => {
                 let opened = memory::watched("opening the model", OPENING_BYTES, || {
                     catch(|| Opened::new(&source, settings)).and_then(|opened| opened)
                 });
                 let opened = opened.and_then(|opened| opened);
-                Report::Opened(source, opened.map(Box::new))
+                JobReport::Opened(source, opened.map(Box::new))
             }
             // On a thread of its own: it may wait for another process, and other models need not.
-            Job::Load(source, opened) => {
+            EngineJob::Load(source, opened) => {
                 loads.retain(|thread| !thread.is_finished());
                 let (hook, settings) = (Arc::clone(hook), settings.clone());
                 let (shared, answers, wanted) = (Arc::clone(shared), reports.clone(), source.clone());
@@ -138,25 +138,25 @@ fn work(
                         catch(|| load(&wanted, &opened, &hook, &settings, &stop)).and_then(|loaded| loaded)
                     });
                     let loaded = loaded.and_then(|loaded| loaded);
-                    let _ = answers.send(Message::Report(Report::Loaded(wanted, loaded)));
+                    let _ = answers.send(EngineMessage::Report(JobReport::Loaded(wanted, loaded)));
                 });
                 match thread {
                     Ok(thread) => {
                         loads.push(thread);
                         continue;
                     }
-                    Err(error) => Report::Loaded(source, Err(Error::no_thread(&error))),
+                    Err(error) => JobReport::Loaded(source, Err(Error::no_thread(&error))),
                 }
             }
-            Job::Plan { number, work, texts, tickets, .. } => {
+            EngineJob::Plan { number, work, texts, tickets, .. } => {
                 let unwanted = !tickets.is_empty() && tickets.iter().all(Ticket::is_cancelled);
                 let plan = match unwanted {
                     true => Err(Error::Cancelled),
                     false => catch(|| texts.plan(&work, &settings.memory)).and_then(|plan| plan),
                 };
-                Report::Planned { number, plan: plan.map(Box::new) }
+                JobReport::Planned { number, plan: plan.map(Box::new) }
             }
-            Job::Check { submission, output, checker } => {
+            EngineJob::Check { submission, output, checker } => {
                 if submission.fail_if_cancelled() {
                     continue;
                 }
@@ -179,7 +179,7 @@ fn work(
             }
         };
         // Where there is no receiver, no listener is left.
-        let _ = reports.send(Message::Report(report));
+        let _ = reports.send(EngineMessage::Report(report));
     }
     for thread in loads {
         // The thread catches every panic, so there is no error to pass on.
@@ -199,7 +199,7 @@ fn load(
     source: &ModelSource,
     opened: &Opened,
     hook: &Hook,
-    settings: &Settings,
+    settings: &LoadSettings,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(AnyModel, ModelIdentity), Error> {
     let pool =

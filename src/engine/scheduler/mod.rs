@@ -69,8 +69,8 @@ const MAX_ANSWERS_BYTES: usize = 1 << 16;
 /// An engine. Dropping it stops it: requests that are not finished fail with [`Error::Stopped`].
 #[derive(Debug)]
 pub struct Engine {
-    shared: Arc<Shared>,
-    queue: Sender<Message>,
+    shared: Arc<EngineShared>,
+    queue: Sender<EngineMessage>,
     capacity: usize,
     thread: Option<JoinHandle<()>>,
     verifier: Verifier,
@@ -78,7 +78,7 @@ pub struct Engine {
 
 /// State that the engine's threads and its owner share.
 #[derive(Debug, Default)]
-struct Shared {
+struct EngineShared {
     /// Requests that were submitted and have not begun.
     waiting: AtomicUsize,
     stop: AtomicBool,
@@ -91,10 +91,10 @@ struct Shared {
 }
 
 /// Messages to the engine thread.
-enum Message {
+enum EngineMessage {
     Submit(Box<Queued>),
     /// A job was done on another thread.
-    Report(loader::Report),
+    Report(loader::JobReport),
     /// Look at the stop flag.
     Wake,
 }
@@ -106,11 +106,11 @@ struct Queued {
 }
 
 /// A place in the queue of waiting requests. Dropping it frees the place, whatever has become of its request.
-struct QueueSlot(Arc<Shared>);
+struct QueueSlot(Arc<EngineShared>);
 
 impl QueueSlot {
     /// Takes a place in the queue; None where all of them are taken.
-    fn take(shared: &Arc<Shared>, capacity: usize) -> Option<QueueSlot> {
+    fn take(shared: &Arc<EngineShared>, capacity: usize) -> Option<QueueSlot> {
         let slot = QueueSlot(Arc::clone(shared));
         (shared.waiting.fetch_add(1, Ordering::AcqRel) < capacity).then_some(slot)
     }
@@ -131,7 +131,7 @@ impl Engine {
         crate::panic::contain();
         crate::memory::prepare();
         let memory = Ledger::new(config.memory_limit_mb);
-        let shared = Arc::new(Shared { memory, ..Shared::default() });
+        let shared = Arc::new(EngineShared { memory, ..EngineShared::default() });
         let (queue, messages) = crossbeam_channel::unbounded();
         let capacity = config.queue_capacity;
         let verifier =
@@ -168,8 +168,8 @@ impl Engine {
             return submission.fail(Error::QueueFull { capacity: self.capacity });
         };
         let queued = Box::new(Queued { submission, slot });
-        if let Err(unsent) = self.queue.send(Message::Submit(queued))
-            && let Message::Submit(queued) = unsent.into_inner()
+        if let Err(unsent) = self.queue.send(EngineMessage::Submit(queued))
+            && let EngineMessage::Submit(queued) = unsent.into_inner()
         {
             queued.submission.fail(Error::Stopped);
         }
@@ -178,7 +178,7 @@ impl Engine {
     /// Makes the engine look at its requests: one that was paused may go on.
     pub fn wake(&self) {
         // Where there is no receiver, the thread has ended.
-        let _ = self.queue.send(Message::Wake);
+        let _ = self.queue.send(EngineMessage::Wake);
     }
 
     /// Whether its thread has ended without being told to: requests get no more results.
@@ -217,7 +217,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         // Where there is no receiver, the thread has ended already.
-        let _ = self.queue.send(Message::Wake);
+        let _ = self.queue.send(EngineMessage::Wake);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::job_queue::Job;
-use super::loaded::{AnyModel, LoadedDecoder, Opened, Texts};
+use super::job_queue::EngineJob;
+use super::loaded::{AnyModel, LoadedDecoder, Opened, RequestPlanner};
 use super::loaded_encoder::LoadedEncoder;
-use super::loader::Worker;
+use super::loader::JobThread;
 use crate::config::Config;
 use crate::memory::Ledger;
 use crate::{Error, ModelIdentity, ModelSource, builtin};
@@ -60,7 +60,7 @@ struct LoadedEntry {
 }
 
 /// A model on its way.
-enum Stage {
+enum LoadStage {
     Opening,
     /// The model is open and waits for room.
     Opened(Box<Opened>),
@@ -79,10 +79,10 @@ pub(super) enum Missing {
 }
 
 /// All loaded models.
-pub(super) struct Models {
+pub(super) struct EngineModels {
     loaded: Vec<LoadedEntry>,
-    coming: Vec<(ModelSource, Stage)>,
-    loader: Worker,
+    coming: Vec<(ModelSource, LoadStage)>,
+    loader: JobThread,
     /// The list that [`crate::Engine::loaded_models`] reads.
     listing: Arc<Mutex<Vec<Listed>>>,
     memory: Arc<Ledger>,
@@ -91,14 +91,14 @@ pub(super) struct Models {
     loads: u64,
 }
 
-impl Models {
+impl EngineModels {
     pub(super) fn new(
         config: &Config,
-        loader: Worker,
+        loader: JobThread,
         listing: Arc<Mutex<Vec<Listed>>>,
         memory: Arc<Ledger>,
-    ) -> Models {
-        Models {
+    ) -> EngineModels {
+        EngineModels {
             loaded: Vec::new(),
             coming: Vec::new(),
             loader,
@@ -152,8 +152,8 @@ impl Models {
     /// Bytes of models that are there or being loaded.
     pub(super) fn bytes(&self) -> u64 {
         let coming = self.coming.iter().map(|(_, stage)| match stage {
-            Stage::Loading { bytes } => *bytes,
-            Stage::Opening | Stage::Opened(_) => 0,
+            LoadStage::Loading { bytes } => *bytes,
+            LoadStage::Opening | LoadStage::Opened(_) => 0,
         });
         self.loaded.iter().map(|loaded| loaded.bytes).chain(coming).sum()
     }
@@ -170,7 +170,7 @@ impl Models {
             || self
                 .coming
                 .iter()
-                .any(|(coming, stage)| coming == source && !matches!(stage, Stage::Opened(_)))
+                .any(|(coming, stage)| coming == source && !matches!(stage, LoadStage::Opened(_)))
     }
 
     /// Whether another file is in the place of the one that the model was loaded from.
@@ -238,10 +238,10 @@ impl Models {
     }
 
     /// The part of the model that plans its requests, if the model is loaded.
-    pub(super) fn texts(&mut self, source: &ModelSource) -> Option<Texts> {
+    pub(super) fn texts(&mut self, source: &ModelSource) -> Option<RequestPlanner> {
         Some(match self.any(source)? {
-            AnyModel::Decoder(loaded) => Texts::Decoder(loaded.reader()),
-            AnyModel::Encoder(loaded) => Texts::Encoder(loaded.reader()),
+            AnyModel::Decoder(loaded) => RequestPlanner::Decoder(loaded.reader()),
+            AnyModel::Encoder(loaded) => RequestPlanner::Encoder(loaded.reader()),
         })
     }
 
@@ -257,20 +257,21 @@ impl Models {
             return Ok(());
         }
         let Some(index) = self.coming.iter().position(|(coming, _)| coming == source) else {
-            self.coming.push((source.clone(), Stage::Opening));
-            self.loader.send(Job::Open(source.clone()));
+            self.coming.push((source.clone(), LoadStage::Opening));
+            self.loader.send(EngineJob::Open(source.clone()));
             return Err(Missing::Coming);
         };
-        let loads = self.coming.iter().filter(|(_, stage)| matches!(stage, Stage::Loading { .. })).count();
-        if let Stage::Opened(opened) = &self.coming[index].1
+        let loads =
+            self.coming.iter().filter(|(_, stage)| matches!(stage, LoadStage::Loading { .. })).count();
+        if let LoadStage::Opened(opened) = &self.coming[index].1
             && loads < MAX_LOADS
         {
             let bytes = opened.bytes;
             self.make_room(bytes, in_use, reserved)?;
-            if let Stage::Opened(opened) =
-                std::mem::replace(&mut self.coming[index].1, Stage::Loading { bytes })
+            if let LoadStage::Opened(opened) =
+                std::mem::replace(&mut self.coming[index].1, LoadStage::Loading { bytes })
             {
-                self.loader.send(Job::Load(source.clone(), opened));
+                self.loader.send(EngineJob::Load(source.clone(), opened));
             }
         }
         Err(Missing::Coming)
@@ -297,7 +298,7 @@ impl Models {
         });
         let index = self.coming.iter().position(|(coming, _)| coming == source);
         match (opened, index) {
-            (Ok(opened), Some(index)) => self.coming[index].1 = Stage::Opened(opened),
+            (Ok(opened), Some(index)) => self.coming[index].1 = LoadStage::Opened(opened),
             (Err(error), index) => {
                 index.map(|index| self.coming.remove(index));
                 return Err(error);
@@ -319,8 +320,8 @@ impl Models {
         let coming = self.coming.iter().position(|(coming, _)| coming == source);
         let stage = coming.map(|index| self.coming.remove(index).1);
         let bytes = match stage {
-            Some(Stage::Loading { bytes }) => bytes,
-            Some(Stage::Opening | Stage::Opened(_)) | None => 0,
+            Some(LoadStage::Loading { bytes }) => bytes,
+            Some(LoadStage::Opening | LoadStage::Opened(_)) | None => 0,
         };
         let (model, identity) = loaded?;
         self.loads += 1;

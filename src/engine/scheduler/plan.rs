@@ -39,7 +39,7 @@ pub(super) struct Plan {
 }
 
 /// The parts of a model that planning its requests takes.
-pub(super) struct Reader {
+pub(super) struct DecoderReader {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) grammars: Arc<Grammars>,
     pub(super) template: Arc<ChatTemplate>,
@@ -49,7 +49,7 @@ pub(super) struct Reader {
 
 impl Plan {
     /// Tokenizes the request, checks that it fits into the context, and begins its constraint.
-    pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
+    pub(super) fn new(work: &Work, reader: &DecoderReader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
         if let Work::Chunk(how) = work

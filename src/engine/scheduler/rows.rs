@@ -22,7 +22,7 @@ pub(super) struct StepPart {
 
 /// The last time at which each user had rows of prompts or forced tokens, by a number that only grows.
 #[derive(Default)]
-pub(super) struct Served {
+pub(super) struct LastServed {
     users: HashMap<u32, u64>,
     count: u64,
 }
@@ -30,7 +30,7 @@ pub(super) struct Served {
 /// Most users that are remembered.
 const MOST_USERS: usize = 4096;
 
-impl Served {
+impl LastServed {
     fn of(&self, user: u32) -> u64 {
         self.users.get(&user).copied().unwrap_or(0)
     }
@@ -54,7 +54,7 @@ pub(super) fn plan(
     source: &ModelSource,
     mut most: usize,
     is_fair: bool,
-    served: &mut Served,
+    served: &mut LastServed,
 ) -> Vec<StepPart> {
     let mut parts = Vec::new();
     let mut wanting = Vec::new();

@@ -5,10 +5,10 @@ mod lanes;
 use self::lanes::{Lane, lane_bytes};
 use super::Submission;
 use super::answer_tree::Answers;
-use super::beginning::{Beginning, own_bytes, reusable};
+use super::beginning::{RequestBeginning, own_bytes, reusable};
 use super::generation::{Chosen, Generation};
-use super::job_queue::Job;
-use super::likelihood_memo::{Key, key_of};
+use super::job_queue::EngineJob;
+use super::likelihood_memo::{MemoKey, key_of};
 use super::loaded::LoadedDecoder;
 use super::plan::Plan;
 use super::prefix::{Chain, Prefixes};
@@ -84,7 +84,7 @@ enum Goal {
     Score,
     /// The likelihoods of answers. The tokens are the prompt and the path through the answers that is
     /// computed now.
-    Likelihoods(Box<Answers>, Option<Key>),
+    Likelihoods(Box<Answers>, Option<MemoKey>),
 }
 
 /// Two texts whose vectors are compared.
@@ -100,7 +100,7 @@ impl Sequence {
     pub(super) fn new(
         submission: Submission,
         plan: Plan,
-        beginning: Beginning,
+        beginning: RequestBeginning,
         loaded: &LoadedDecoder,
         model: ModelIdentity,
         turn: Turn,
@@ -128,7 +128,7 @@ impl Sequence {
                 pair: plan.second.map(|second| Pair { first: None, second }),
             },
         };
-        let Beginning { state, chain, positions } = beginning;
+        let RequestBeginning { state, chain, positions } = beginning;
         let (mut tokens, drafter) = (plan.tokens, Drafter::new());
         if let Goal::Likelihoods(answers, _) = &goal {
             tokens.extend(answers.tokens(0));
@@ -498,7 +498,7 @@ impl Sequence {
     }
 
     /// Sends its last event; an answer under a constraint has to be checked before.
-    pub(super) fn end(mut self, result: Result<Output, Error>) -> Option<Job> {
+    pub(super) fn end(mut self, result: Result<Output, Error>) -> Option<EngineJob> {
         if matches!((&result, &self.goal), (Ok(_), Goal::Text(_))) {
             self.report_first_token();
         }
@@ -509,7 +509,7 @@ impl Sequence {
         };
         match (result, matcher) {
             (Ok(output), Some(matcher)) => {
-                return Some(Job::Check {
+                return Some(EngineJob::Check {
                     submission: Box::new(submission),
                     output,
                     checker: matcher.checker(),

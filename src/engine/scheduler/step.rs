@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Shared;
+use super::EngineShared;
 use super::answer_tree;
-use super::job_queue::Job;
+use super::job_queue::EngineJob;
 use super::load_settings::MAX_PREFILL_ROWS;
-use super::models::Models;
+use super::models::EngineModels;
 use super::prefix::Prefixes;
 use super::prompt_lookup::MAX_DRAFT;
-use super::rows::{Served, StepPart, plan};
+use super::rows::{LastServed, StepPart, plan};
 use super::sequence::{Sequence, Slice};
 use crate::computing::Segment;
 use crate::config::{Config, PromptLookup};
@@ -61,12 +61,12 @@ pub(super) struct Stepper {
     last: Option<ModelSource>,
     /// Most rows whose logits are computed together.
     most_logits: usize,
-    shared: Arc<Shared>,
+    shared: Arc<EngineShared>,
     prompt_lookup: PromptLookup,
     /// [`Config::prefill_rows`], and how many steps there were.
     prefill_rows: Vec<usize>,
     steps: usize,
-    served: Served,
+    served: LastServed,
 }
 
 /// A request whose next tokens are chosen.
@@ -86,7 +86,7 @@ struct Weighing<'a> {
 }
 
 impl Stepper {
-    pub(super) fn new(config: &Config, pool: Pool, shared: Arc<Shared>) -> Stepper {
+    pub(super) fn new(config: &Config, pool: Pool, shared: Arc<EngineShared>) -> Stepper {
         Stepper {
             samplers: (0..pool.threads()).map(|_| Sampler::new(pool.instructions())).collect(),
             pool,
@@ -96,7 +96,7 @@ impl Stepper {
             prompt_lookup: config.prompt_lookup,
             prefill_rows: config.prefill_rows.clone(),
             steps: 0,
-            served: Served::default(),
+            served: LastServed::default(),
         }
     }
 
@@ -110,9 +110,9 @@ impl Stepper {
     pub(super) fn step(
         &mut self,
         running: &mut Vec<Sequence>,
-        models: &mut Models,
+        models: &mut EngineModels,
         stop: &dyn Fn() -> bool,
-    ) -> Vec<Job> {
+    ) -> Vec<EngineJob> {
         let mut checks = Vec::new();
         running.retain(|request| !cancelled(request));
         let Some(source) = self.next_model(running) else { return checks };
@@ -217,7 +217,7 @@ impl Stepper {
     fn compute(
         &mut self,
         running: &mut [Sequence],
-        models: &mut Models,
+        models: &mut EngineModels,
         source: &ModelSource,
         parts: &[StepPart],
         stop: &dyn Fn() -> bool,

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::Shared;
+use super::EngineShared;
 use crate::memory::{Ledger, Reservation};
 use crate::panic;
 use crate::{Error, EventKind, Reply, Request, Standing, Ticket};
@@ -26,7 +26,7 @@ pub(super) struct Submission {
     pub(super) request: Request,
     owner: u32,
     priority: Cell<u8>,
-    shared: Arc<Shared>,
+    shared: Arc<EngineShared>,
     listeners: RefCell<Vec<Listener>>,
     /// Events that were sent already, for listeners that join later.
     begun: RefCell<Vec<EventKind>>,
@@ -59,7 +59,7 @@ impl Submission {
         standing: Standing,
         reply: Reply,
         ticket: Ticket,
-        shared: Arc<Shared>,
+        shared: Arc<EngineShared>,
     ) -> Submission {
         let listener = Listener { key: request.key, reply, ticket, since: shared.statistics.turns() };
         Submission {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::template::Marks;
+use crate::template::ThoughtMarks;
 
 /// Most white space before thoughts; text behind more of it is the answer.
 const MAX_SPACE_BYTES: usize = 64;
@@ -10,19 +10,19 @@ const MAX_SPACE_BYTES: usize = 64;
 /// Parser of the marks around thoughts in an answer. Small: it is copied with every token.
 #[derive(Debug, Clone)]
 pub(crate) struct Thoughts {
-    marks: &'static Marks,
+    marks: &'static ThoughtMarks,
     /// Whether thoughts are part of the text.
     keep: bool,
     /// Whether thoughts have begun in the prompt.
     begun: bool,
-    stage: Stage,
-    /// Bytes that may belong to a mark. At [`Stage::Beginning`], all bytes so far, of which none was passed
-    /// on; at [`Stage::Thinking`], the last ones, in which the closing mark may have begun.
+    stage: ThoughtStage,
+    /// Bytes that may belong to a mark. At [`ThoughtStage::Beginning`], all bytes so far, of which none was
+    /// passed on; at [`ThoughtStage::Thinking`], the last ones, in which the closing mark may have begun.
     held: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ThoughtStage {
     /// Only white space was said, and perhaps the beginning of a mark.
     Beginning,
     Thinking,
@@ -33,8 +33,8 @@ enum Stage {
 
 impl Thoughts {
     /// Before the first token; `begun` where the prompt ends in the mark of their beginning.
-    pub(crate) fn new(marks: &'static Marks, begun: bool, keep: bool) -> Thoughts {
-        let stage = if begun { Stage::Thinking } else { Stage::Beginning };
+    pub(crate) fn new(marks: &'static ThoughtMarks, begun: bool, keep: bool) -> Thoughts {
+        let stage = if begun { ThoughtStage::Thinking } else { ThoughtStage::Beginning };
         Thoughts { marks, keep, begun, stage, held: Vec::new() }
     }
 
@@ -46,19 +46,19 @@ impl Thoughts {
     /// Takes bytes of the answer, and returns those that the text goes on with.
     pub(crate) fn take<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         match self.stage {
-            Stage::Beginning => Cow::Owned(self.begin(bytes)),
-            Stage::Thinking => {
+            ThoughtStage::Beginning => Cow::Owned(self.begin(bytes)),
+            ThoughtStage::Thinking => {
                 let answer = self.think(bytes);
                 if self.keep { Cow::Borrowed(bytes) } else { Cow::Owned(answer) }
             }
-            Stage::Between if !self.keep => {
+            ThoughtStage::Between if !self.keep => {
                 let answer = bytes.trim_ascii_start();
                 if !answer.is_empty() {
-                    self.stage = Stage::Answering;
+                    self.stage = ThoughtStage::Answering;
                 }
                 Cow::Borrowed(answer)
             }
-            Stage::Between | Stage::Answering => Cow::Borrowed(bytes),
+            ThoughtStage::Between | ThoughtStage::Answering => Cow::Borrowed(bytes),
         }
     }
 
@@ -66,14 +66,14 @@ impl Thoughts {
     pub(crate) fn take_mark<'a>(&mut self, mark: &'a str) -> Cow<'a, [u8]> {
         let marks = self.marks.open.contains(mark) || self.marks.close.contains(mark);
         match self.stage {
-            Stage::Beginning | Stage::Thinking if marks => self.take(mark.as_bytes()),
+            ThoughtStage::Beginning | ThoughtStage::Thinking if marks => self.take(mark.as_bytes()),
             _ => Cow::Borrowed(&[]),
         }
     }
 
-    /// Bytes still to be added where the answer has ended at [`Stage::Beginning`].
+    /// Bytes still to be added where the answer has ended at [`ThoughtStage::Beginning`].
     pub(crate) fn held(self) -> Vec<u8> {
-        if self.stage == Stage::Beginning { self.held } else { Vec::new() }
+        if self.stage == ThoughtStage::Beginning { self.held } else { Vec::new() }
     }
 
     fn begin(&mut self, bytes: &[u8]) -> Vec<u8> {
@@ -84,14 +84,14 @@ impl Thoughts {
         if said.starts_with(open) && space <= MAX_SPACE_BYTES {
             let said = said.to_vec();
             let all = std::mem::take(&mut self.held);
-            self.stage = Stage::Thinking;
+            self.stage = ThoughtStage::Thinking;
             let answer = self.think(&said);
             return if self.keep { all } else { answer };
         }
         if open.starts_with(said) && space <= MAX_SPACE_BYTES {
             return Vec::new();
         }
-        self.stage = Stage::Answering;
+        self.stage = ThoughtStage::Answering;
         std::mem::take(&mut self.held)
     }
 
@@ -103,7 +103,7 @@ impl Thoughts {
             Some(at) => {
                 let held = std::mem::take(&mut self.held);
                 let answer = held.get(at + close.len()..).unwrap_or_default().trim_ascii_start();
-                self.stage = if answer.is_empty() { Stage::Between } else { Stage::Answering };
+                self.stage = if answer.is_empty() { ThoughtStage::Between } else { ThoughtStage::Answering };
                 answer.to_vec()
             }
             None => {

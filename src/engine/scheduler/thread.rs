@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::encode_batches::EncodeBatches;
-use super::job_queue::Job;
-use super::load_settings::Settings;
-use super::loaded::Texts;
-use super::loader::{Hook, Report, Worker};
-use super::models::Models;
+use super::job_queue::EngineJob;
+use super::load_settings::LoadSettings;
+use super::loaded::RequestPlanner;
+use super::loader::{Hook, JobReport, JobThread};
+use super::models::EngineModels;
 use super::sequence::{Sequence, Suspended};
 use super::step::Stepper;
-use super::turns::{Age, Users, Waiting, WaitingRequests};
-use super::watch::Watch;
-use super::{Message, Queued, Shared, Submission};
+use super::turns::{Age, Users, WaitingRequest, WaitingRequests};
+use super::watch::FiguresWatch;
+use super::{EngineMessage, EngineShared, Queued, Submission};
 use crate::config::Config;
 use crate::constraints::Checker;
 use crate::kernels::{Pool, float_environment};
@@ -58,18 +58,18 @@ const SHORT_BYTES: usize = 4096;
 /// Starts the engine thread and its compute threads.
 pub(super) fn start(
     config: Config,
-    shared: Arc<Shared>,
-    queue: Sender<Message>,
-    messages: Receiver<Message>,
+    shared: Arc<EngineShared>,
+    queue: Sender<EngineMessage>,
+    messages: Receiver<EngineMessage>,
 ) -> Result<JoinHandle<()>, Error> {
     let marked = hook(&config, 0);
     let pool = Pool::new(config.compute_threads(), config.instructions, &marked)
         .map_err(|error| Error::no_thread(&error))?
         .counting(shared.heart.beats());
-    let settings = Settings::of(&config, &shared.memory);
+    let settings = LoadSettings::of(&config, &shared.memory);
     let worker = |name, stack_bytes, hook: &Hook| {
         let (hook, shared) = (Arc::clone(hook), Arc::clone(&shared));
-        Worker::start(name, stack_bytes, hook, settings.clone(), shared, queue.clone())
+        JobThread::start(name, stack_bytes, hook, settings.clone(), shared, queue.clone())
             .map_err(|error| Error::no_thread(&error))
     };
     // A step waits for the last of its threads, and these other threads would delay it.
@@ -80,7 +80,7 @@ pub(super) fn start(
         checker: worker("st-check", CHECKER_STACK_BYTES, &beside)?,
     };
     let loader = worker("st-load", STACK_BYTES, &marked)?;
-    let models = Models::new(&config, loader, Arc::clone(&shared.loaded), Arc::clone(&shared.memory));
+    let models = EngineModels::new(&config, loader, Arc::clone(&shared.loaded), Arc::clone(&shared.memory));
     std::thread::Builder::new()
         .name("st-engine".to_owned())
         .stack_size(COMPUTING_STACK_BYTES)
@@ -123,10 +123,10 @@ enum About {
 }
 
 impl About {
-    fn of(report: &Report) -> About {
+    fn of(report: &JobReport) -> About {
         match report {
-            Report::Opened(source, _) | Report::Loaded(source, _) => About::Model(source.clone()),
-            Report::Planned { number, .. } => About::Plan(*number),
+            JobReport::Opened(source, _) | JobReport::Loaded(source, _) => About::Model(source.clone()),
+            JobReport::Planned { number, .. } => About::Plan(*number),
         }
     }
 }
@@ -134,18 +134,18 @@ impl About {
 /// Threads beside the engine thread, apart from the one that loads models.
 struct Helpers {
     /// Tokenizes long texts.
-    tokenizer: Worker,
+    tokenizer: JobThread,
     /// Compiles constraints, and tokenizes the texts of their requests.
-    compiler: Worker,
+    compiler: JobThread,
     /// Checks answers under constraints.
-    checker: Worker,
+    checker: JobThread,
 }
 
 /// The state of the engine thread.
 struct EngineThread {
-    shared: Arc<Shared>,
-    messages: Receiver<Message>,
-    models: Models,
+    shared: Arc<EngineShared>,
+    messages: Receiver<EngineMessage>,
+    models: EngineModels,
     helpers: Helpers,
     /// The last number given to a request that is tokenized there.
     planned: u64,
@@ -166,7 +166,7 @@ struct EngineThread {
     kv_budget: u64,
     prefix_reuse: bool,
     stepper: Stepper,
-    watch: Watch,
+    watch: FiguresWatch,
     /// [`Config::fault`].
     fault: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
 }
@@ -174,10 +174,10 @@ struct EngineThread {
 impl EngineThread {
     fn new(
         config: &Config,
-        shared: Arc<Shared>,
-        messages: Receiver<Message>,
+        shared: Arc<EngineShared>,
+        messages: Receiver<EngineMessage>,
         pool: Pool,
-        models: Models,
+        models: EngineModels,
         helpers: Helpers,
     ) -> EngineThread {
         EngineThread {
@@ -198,7 +198,7 @@ impl EngineThread {
             arrivals: 0,
             max_running: config.max_running.max(1),
             kv_budget: config.kv_cache_mb.saturating_mul(1 << 20),
-            watch: Watch::new(config),
+            watch: FiguresWatch::new(config),
             fault: config.fault.clone(),
         }
     }
@@ -234,8 +234,8 @@ impl EngineThread {
         // Requests that are still in the channel fail as well. One that comes later is dropped with the
         // channel, which sends its last event.
         let queued = self.messages.try_iter().filter_map(|message| match message {
-            Message::Submit(queued) => Some(queued.submission),
-            Message::Report(_) | Message::Wake => None,
+            EngineMessage::Submit(queued) => Some(queued.submission),
+            EngineMessage::Report(_) | EngineMessage::Wake => None,
         });
         for submission in self.waiting.drain().map(|waiting| waiting.submission).chain(queued) {
             submission.fail(Error::Stopped);
@@ -289,13 +289,13 @@ impl EngineThread {
         !self.stopping()
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: EngineMessage) {
         match message {
-            Message::Submit(queued) => {
+            EngineMessage::Submit(queued) => {
                 self.fault("receive");
                 self.queue(*queued);
             }
-            Message::Report(report) => {
+            EngineMessage::Report(report) => {
                 let about = About::of(&report);
                 // Without it, a request that waits for a lost report would wait for ever.
                 let learnt = catch(|| self.learn(report));
@@ -303,7 +303,7 @@ impl EngineThread {
                     self.give_up(&about, &error);
                 }
             }
-            Message::Wake => {}
+            EngineMessage::Wake => {}
         }
     }
 
@@ -334,7 +334,7 @@ impl EngineThread {
             return self.shared.statistics.joined();
         }
         self.arrivals += 1;
-        self.waiting.add(Waiting {
+        self.waiting.add(WaitingRequest {
             submission,
             _slot: slot,
             plan: None,
@@ -345,18 +345,18 @@ impl EngineThread {
     }
 
     /// Takes in a report of another thread. A failed load fails all requests that waited for it.
-    fn learn(&mut self, report: Report) {
+    fn learn(&mut self, report: JobReport) {
         self.fault("learn");
         let (source, outcome) = match report {
-            Report::Opened(source, opened) => {
+            JobReport::Opened(source, opened) => {
                 let outcome = self.models.opened(&source, opened);
                 (source, outcome)
             }
-            Report::Loaded(source, loaded) => {
+            JobReport::Loaded(source, loaded) => {
                 let outcome = self.models.loaded(&source, loaded);
                 (source, outcome)
             }
-            Report::Planned { number, plan } => {
+            JobReport::Planned { number, plan } => {
                 let found = self.waiting.iter_mut().find(|waiting| waiting.planning == Some(number));
                 // The request may have been cancelled, or its model unloaded.
                 let Some(waiting) = found else { return };
@@ -396,7 +396,7 @@ impl EngineThread {
         }
     }
 
-    fn fail_waiting(&mut self, error: &Error, which: impl Fn(&Waiting) -> bool) {
+    fn fail_waiting(&mut self, error: &Error, which: impl Fn(&WaitingRequest) -> bool) {
         self.waiting.retain(|waiting| {
             let failed = which(waiting);
             if failed {
@@ -494,16 +494,16 @@ fn in_use(
 impl Helpers {
     /// Has a request tokenized and its constraint compiled. Requests with constraints never wait for long
     /// texts.
-    fn plan(&self, number: u64, submission: &Submission, texts: Texts) {
+    fn plan(&self, number: u64, submission: &Submission, texts: RequestPlanner) {
         let work = &submission.request.work;
         let helper = if is_constrained(work) { &self.compiler } else { &self.tokenizer };
         let (owner, tickets) = (submission.owner(), submission.tickets());
-        helper.send(Job::Plan { number, work: Box::new(work.clone()), texts, owner, tickets });
+        helper.send(EngineJob::Plan { number, work: Box::new(work.clone()), texts, owner, tickets });
     }
 
     /// Has a whole answer checked, and its listeners told.
     fn check(&self, submission: Submission, output: Output, checker: Arc<Checker>) {
-        self.checker.send(Job::Check { submission: Box::new(submission), output, checker });
+        self.checker.send(EngineJob::Check { submission: Box::new(submission), output, checker });
     }
 }
 

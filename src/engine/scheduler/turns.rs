@@ -52,7 +52,7 @@ pub(super) struct Turn {
 }
 
 /// A request that has not begun.
-pub(super) struct Waiting {
+pub(super) struct WaitingRequest {
     pub(super) submission: Submission,
     /// Its place in the queue, which is free again when this is dropped.
     pub(super) _slot: QueueSlot,
@@ -65,12 +65,12 @@ pub(super) struct Waiting {
 }
 
 /// Requests of one priority and user, which go in the order of their arrival.
-pub(super) type Lane = (Reverse<u8>, u32);
+pub(super) type TurnLane = (Reverse<u8>, u32);
 
 /// All requests that have not begun.
 #[derive(Default)]
 pub(super) struct WaitingRequests {
-    lanes: BTreeMap<Lane, VecDeque<Waiting>>,
+    lanes: BTreeMap<TurnLane, VecDeque<WaitingRequest>>,
 }
 
 impl WaitingRequests {
@@ -79,26 +79,26 @@ impl WaitingRequests {
     }
 
     /// All of them, the highest priority first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &WaitingRequest> {
         self.lanes.values().flatten()
     }
 
     /// As [`WaitingRequests::iter`].
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut WaitingRequest> {
         self.lanes.values_mut().flatten()
     }
 
-    pub(super) fn lanes(&self) -> impl Iterator<Item = Lane> {
+    pub(super) fn lanes(&self) -> impl Iterator<Item = TurnLane> {
         self.lanes.keys().copied()
     }
 
     /// The request at this place of a lane.
-    pub(super) fn get(&self, lane: Lane, index: usize) -> Option<&Waiting> {
+    pub(super) fn get(&self, lane: TurnLane, index: usize) -> Option<&WaitingRequest> {
         self.lanes.get(&lane)?.get(index)
     }
 
     /// Adds a request behind those that have come before it.
-    pub(super) fn add(&mut self, waiting: Waiting) {
+    pub(super) fn add(&mut self, waiting: WaitingRequest) {
         let lane = lane_of(&waiting.submission);
         let requests = self.lanes.entry(lane).or_default();
         let index = requests.partition_point(|other| other.age.arrival < waiting.age.arrival);
@@ -106,7 +106,7 @@ impl WaitingRequests {
     }
 
     /// Takes out the request at this place.
-    pub(super) fn take(&mut self, lane: Lane, index: usize) -> Option<Waiting> {
+    pub(super) fn take(&mut self, lane: TurnLane, index: usize) -> Option<WaitingRequest> {
         let requests = self.lanes.get_mut(&lane)?;
         let waiting = requests.remove(index);
         if requests.is_empty() {
@@ -115,7 +115,7 @@ impl WaitingRequests {
         waiting
     }
 
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Waiting) -> bool) {
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&WaitingRequest) -> bool) {
         self.lanes.retain(|_, requests| {
             requests.retain(&mut keep);
             !requests.is_empty()
@@ -125,7 +125,7 @@ impl WaitingRequests {
     /// Adds the listeners of a request to the waiting one that asks for the same.
     pub(super) fn join(&mut self, other: Submission) {
         let found = self.lanes.iter().find_map(|(lane, requests)| {
-            let same = |waiting: &Waiting| waiting.submission.is_duplicate_of(&other);
+            let same = |waiting: &WaitingRequest| waiting.submission.is_duplicate_of(&other);
             Some((*lane, requests.iter().position(same)?))
         });
         if let Some((lane, index)) = found
@@ -138,12 +138,12 @@ impl WaitingRequests {
     }
 
     /// Removes and returns all requests.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = WaitingRequest> + use<> {
         std::mem::take(&mut self.lanes).into_values().flatten()
     }
 }
 
-fn lane_of(submission: &Submission) -> Lane {
+fn lane_of(submission: &Submission) -> TurnLane {
     (Reverse(submission.priority()), submission.owner())
 }
 

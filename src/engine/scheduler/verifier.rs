@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::loader::Hook;
-use super::{Shared, Submission};
+use super::{EngineShared, Submission};
 use crate::kernels::Pool;
 use crate::kernels::instructions::Instructions;
 use crate::panic::catch;
@@ -45,7 +45,7 @@ impl Verifier {
     }
 
     /// Begins, unless another verification is under way. Its events go to the submission.
-    pub(super) fn begin(&self, submission: Submission, what: Verify, shared: &Arc<Shared>) {
+    pub(super) fn begin(&self, submission: Submission, what: Verify, shared: &Arc<EngineShared>) {
         if self.busy.swap(true, Ordering::AcqRel) {
             return submission.fail(Error::QueueFull { capacity: 1 });
         }
@@ -84,7 +84,7 @@ fn run(
     submission: &Submission,
     what: &Verify,
     pool: &Pool,
-    shared: &Arc<Shared>,
+    shared: &Arc<EngineShared>,
 ) -> Result<Verification, Error> {
     let tickets = submission.tickets();
     let stop = || {

@@ -12,16 +12,16 @@ use crate::{Figures, FiguresSink};
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// The receiver of the figures, and the time at which they were last published.
-pub(super) struct Watch {
+pub(super) struct FiguresWatch {
     publish: Option<FiguresSink>,
     published_at: Option<Instant>,
     /// Whether nothing has happened since.
     is_published: bool,
 }
 
-impl Watch {
-    pub(super) fn new(config: &Config) -> Watch {
-        Watch { publish: config.figures.clone(), published_at: None, is_published: false }
+impl FiguresWatch {
+    pub(super) fn new(config: &Config) -> FiguresWatch {
+        FiguresWatch { publish: config.figures.clone(), published_at: None, is_published: false }
     }
 
     /// Notes that work is done; true if it is time to publish the figures.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::connection::Connection;
-use super::limits::Refusal;
+use super::connection::ClientConnection;
+use super::limits::ConnectionRefusal;
 
 /// Time for which nobody is let in when the system has no open file left, not even the spare one.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(20);
@@ -59,7 +59,7 @@ impl Acceptor {
 
     /// Lets the next one in, or refuses it where the process may open no more files. `full` is what it is
     /// told then.
-    pub(super) fn next(&mut self, full: Refusal) -> Accepted {
+    pub(super) fn next(&mut self, full: ConnectionRefusal) -> Accepted {
         self.keep_spare();
         match self.accept() {
             Ok(Some(stream)) => Accepted::Someone(stream),
@@ -70,13 +70,13 @@ impl Acceptor {
         }
     }
 
-    fn refuse(&mut self, full: Refusal) -> Accepted {
+    fn refuse(&mut self, full: ConnectionRefusal) -> Accepted {
         if self.spare.take().is_none() {
             return self.shut();
         }
         let accepted = match self.accept() {
             Ok(Some(stream)) => {
-                Connection::new(stream).refuse(full);
+                ClientConnection::new(stream).refuse(full);
                 Accepted::Refused
             }
             Ok(None) => Accepted::Nobody,

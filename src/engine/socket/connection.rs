@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::frame::{Incoming, Outgoing};
-use super::limits::{Caller, Refusal};
-use super::{FromEngine, Limits};
+use super::limits::{Caller, ConnectionRefusal};
+use super::{FromEngine, ServerLimits};
 use crate::{Error, Event, EventKind, Standing, Ticket};
 
 /// A client that lets more than this wait for it is cut off.
@@ -17,7 +17,7 @@ const MAX_UNSENT_BYTES: usize = 64 << 20;
 const MOST_UNREAD: u32 = 4;
 
 /// A request of a client that has not ended.
-pub(super) struct Submitted {
+pub(super) struct ClientRequest {
     /// The engine's key.
     pub(super) key: u64,
     pub(super) ticket: Ticket,
@@ -25,9 +25,9 @@ pub(super) struct Submitted {
     unread: Option<u32>,
 }
 
-impl Submitted {
-    pub(super) fn new(key: u64, ticket: Ticket, standing: Standing) -> Submitted {
-        Submitted { key, ticket, unread: standing.paced.then_some(0) }
+impl ClientRequest {
+    pub(super) fn new(key: u64, ticket: Ticket, standing: Standing) -> ClientRequest {
+        ClientRequest { key, ticket, unread: standing.paced.then_some(0) }
     }
 
     /// A piece is sent.
@@ -51,12 +51,12 @@ impl Submitted {
 }
 
 /// One client.
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     pub(super) stream: UnixStream,
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
     /// The client's requests, by its keys.
-    pub(super) requests: HashMap<u64, Submitted>,
+    pub(super) requests: HashMap<u64, ClientRequest>,
     /// The role and process of the client, once it has said them.
     pub(super) caller: Option<Caller>,
     /// Whether the client is told the state of the engine.
@@ -67,9 +67,9 @@ pub(super) struct Connection {
     since: Instant,
 }
 
-impl Connection {
-    pub(super) fn new(stream: UnixStream) -> Connection {
-        Connection {
+impl ClientConnection {
+    pub(super) fn new(stream: UnixStream) -> ClientConnection {
+        ClientConnection {
             stream,
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
@@ -96,7 +96,7 @@ impl Connection {
 
     /// Tells why it is closed, as far as that goes without waiting: a message of some bytes to somebody who
     /// was told little before.
-    pub(super) fn refuse(&mut self, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, refusal: ConnectionRefusal) {
         if self.outgoing.push(&FromEngine::Refused(refusal)).is_ok() {
             // If it does not go the client sees the end of the connection.
             let _ = self.outgoing.flush(&self.stream);
@@ -114,7 +114,7 @@ impl Connection {
 
     /// A piece of a text was read; whether its request goes on now.
     pub(super) fn has_read(&mut self, key: u64) -> bool {
-        self.requests.get_mut(&key).is_some_and(Submitted::read)
+        self.requests.get_mut(&key).is_some_and(ClientRequest::read)
     }
 
     /// Memory that its messages take.
@@ -142,7 +142,7 @@ impl Connection {
     }
 
     /// The time that it may still stay if nothing happens; None for no limit.
-    pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
+    pub(super) fn patience(&self, limits: &ServerLimits) -> Option<Duration> {
         let most = match self.caller {
             None => limits.silent,
             Some(_) if self.is_idle() => limits.idle,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Caller, Client, FromEngine, Limits, Refusal, Server};
+use super::{Caller, Client, ConnectionRefusal, FromEngine, Server, ServerLimits};
 use crate::{Config, Embed, Engine, Event, EventKind, ModelSource, Reply, Request, Work};
 
 /// No test takes longer unless it hangs.
@@ -20,10 +20,10 @@ struct Served {
 }
 
 /// A server with room for `connections`, which closes nobody by itself.
-fn served(connections: usize, change: impl FnOnce(Limits) -> Limits) -> Served {
+fn served(connections: usize, change: impl FnOnce(ServerLimits) -> ServerLimits) -> Served {
     let directory = tempfile::tempdir().unwrap();
     let engine = Arc::new(Engine::start(Config { threads: 1, nice: 0, ..Config::default() }).unwrap());
-    let limits = change(Limits {
+    let limits = change(ServerLimits {
         connections,
         per_role: connections,
         per_process: connections,
@@ -88,7 +88,7 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 #[derive(Debug, PartialEq)]
 enum End {
     Answered,
-    Refused(Refusal),
+    Refused(ConnectionRefusal),
     Closed,
 }
 
@@ -109,7 +109,7 @@ fn end(client: &mut Client) -> End {
 
 #[test]
 fn an_idle_connection_is_closed_and_one_with_a_request_or_that_is_to_last_is_not() {
-    let served = served(8, |limits| Limits { idle: Duration::from_millis(20), ..limits });
+    let served = served(8, |limits| ServerLimits { idle: Duration::from_millis(20), ..limits });
     let lasting = Caller { role: 1, process: 1, lasting: true };
     let mut lasting = Client::connect_as(&served.path(), lasting).unwrap();
     let gate = served.hold();
@@ -150,7 +150,7 @@ fn where_all_are_in_use_one_more_is_refused_at_once_and_the_others_go_on() {
         let mut late = served.client(9, 9);
         // It may have been refused before it can say what it wants.
         late.submit(&embed()).unwrap();
-        assert_eq!(end(&mut late), End::Refused(Refusal::Full { connections: 3 }));
+        assert_eq!(end(&mut late), End::Refused(ConnectionRefusal::Full { connections: 3 }));
         assert_eq!(end(&mut late), End::Closed);
         assert_eq!(served.server.refused(), attempt + 1);
     }
@@ -164,7 +164,7 @@ fn where_all_are_in_use_one_more_is_refused_at_once_and_the_others_go_on() {
 
 #[test]
 fn a_role_and_a_process_get_their_share_and_leave_the_rest_to_others() {
-    let served = served(8, |limits| Limits { per_role: 3, per_process: 2, ..limits });
+    let served = served(8, |limits| ServerLimits { per_role: 3, per_process: 2, ..limits });
     let gate = served.hold();
     let mut busy = vec![served.busy(1, 1), served.busy(1, 1)];
     let refused = |role, process| {
@@ -172,9 +172,9 @@ fn a_role_and_a_process_get_their_share_and_leave_the_rest_to_others() {
         late.submit(&embed()).unwrap();
         end(&mut late)
     };
-    assert_eq!(refused(1, 1), End::Refused(Refusal::Process { share: 2 }));
+    assert_eq!(refused(1, 1), End::Refused(ConnectionRefusal::Process { share: 2 }));
     busy.push(served.busy(1, 2));
-    assert_eq!(refused(1, 3), End::Refused(Refusal::Role { share: 3 }));
+    assert_eq!(refused(1, 3), End::Refused(ConnectionRefusal::Role { share: 3 }));
     busy.push(served.busy(2, 4));
     drop(gate);
     busy.iter_mut().for_each(|client| assert_eq!(end(client), End::Answered));
@@ -182,7 +182,7 @@ fn a_role_and_a_process_get_their_share_and_leave_the_rest_to_others() {
 
 #[test]
 fn who_says_nothing_keeps_nobody_out() {
-    let served = served(8, |limits| Limits { silent: Duration::from_millis(20), ..limits });
+    let served = served(8, |limits| ServerLimits { silent: Duration::from_millis(20), ..limits });
     // As many as may be silent at a time, and more.
     let silent: Vec<UnixStream> = (0..10).map(|_| UnixStream::connect(served.path()).unwrap()).collect();
     let mut client = served.client(1, 1);

@@ -31,7 +31,7 @@ pub struct Caller {
 
 /// The reason why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refusal {
+pub enum ConnectionRefusal {
     /// All are in use.
     Full {
         /// Number of all connections.
@@ -51,7 +51,7 @@ pub enum Refusal {
 
 /// Limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Most connections in use.
     pub connections: usize,
     /// Most of one role, so that there are always some for the others.
@@ -66,12 +66,12 @@ pub struct Limits {
     pub silent: Duration,
 }
 
-impl Limits {
+impl ServerLimits {
     /// The limits of a process that may have so many open files.
-    pub fn of(files: u64) -> Limits {
+    pub fn of(files: u64) -> ServerLimits {
         let connections =
             (files.saturating_sub(OTHER_FILES) / 2).clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS) as usize;
-        Limits {
+        ServerLimits {
             connections,
             per_role: connections * 3 / 4,
             per_process: (connections / 8).max(2),
@@ -82,32 +82,32 @@ impl Limits {
     }
 
     /// The limits of this process, whose limit of open files is raised as far as is allowed and useful.
-    pub fn of_this_process() -> Limits {
+    pub fn of_this_process() -> ServerLimits {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let wanted = maximum.map_or(WANTED_FILES, |maximum| maximum.min(WANTED_FILES));
         let before = current.unwrap_or(u64::MAX);
         if before >= wanted {
-            return Limits::of(before);
+            return ServerLimits::of(before);
         }
         let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
-        Limits::of(if raised.is_ok() { wanted } else { before })
+        ServerLimits::of(if raised.is_ok() { wanted } else { before })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Limits;
+    use super::ServerLimits;
 
     #[test]
     fn whatever_a_process_may_open_there_are_connections_for_several_roles_and_processes() {
         for files in [0, 80, 200, 256, 1024, 4096, 1 << 20, u64::MAX] {
-            let Limits { connections, per_role, per_process, newcomers, .. } = Limits::of(files);
+            let ServerLimits { connections, per_role, per_process, newcomers, .. } = ServerLimits::of(files);
             assert!(per_role < connections && per_process * 3 <= connections && per_process < per_role);
             assert!(newcomers >= 1);
             assert!(files < 144 || (connections + newcomers) as u64 + 40 < files, "{files}: {connections}");
         }
-        assert_eq!(Limits::of(200).connections, 64);
+        assert_eq!(ServerLimits::of(200).connections, 64);
         // Five processes with all that one may have leave some, also to their own role.
-        assert!(Limits::of(200).per_process * 5 < Limits::of(200).per_role);
+        assert!(ServerLimits::of(200).per_process * 5 < ServerLimits::of(200).per_role);
     }
 }

@@ -5,7 +5,7 @@
 //! message is four bytes of length, little-endian, and its postcard form. Both ends are of the same build:
 //! where they are programs of their own, they have compared their [`crate::process::BUILD`] before.
 //!
-//! A client says first who it is, and may be refused then ([`Limits`]). One that asks for nothing is
+//! A client says first who it is, and may be refused then ([`ServerLimits`]). One that asks for nothing is
 //! disconnected after a while, which is no error: it connects again when it has a request. When a connection
 //! ends, whatever its client had submitted is cancelled.
 //!
@@ -29,9 +29,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
-pub use limits::{Caller, Limits, Refusal};
+pub use limits::{Caller, ConnectionRefusal, ServerLimits};
 pub use server::Server;
-pub use state::{Board, State};
+pub use state::{Board, ServerState};
 
 use crate::{Event, LoadedModel, Request, Standing};
 
@@ -64,7 +64,7 @@ pub enum FromEngine {
     /// The models that are loaded now.
     Models(Vec<LoadedModel>),
     /// The engine's state, for clients that watch it.
-    State(State),
+    State(ServerState),
     /// There is no connection left for this client. This is the last message.
-    Refused(Refusal),
+    Refused(ConnectionRefusal),
 }

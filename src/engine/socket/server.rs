@@ -19,9 +19,9 @@ use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::acceptor::{Accepted, Acceptor};
-use super::connection::{Connection, Submitted};
-use super::limits::{Caller, Limits, Refusal};
-use super::state::{Board, State};
+use super::connection::{ClientConnection, ClientRequest};
+use super::limits::{Caller, ConnectionRefusal, ServerLimits};
+use super::state::{Board, ServerState};
 use super::{FromEngine, ToEngine};
 use crate::panic::{self, catch};
 use crate::{Engine, Error, Event, EventKind, Notifier, Reply, Request, Standing, Ticket};
@@ -38,14 +38,14 @@ const SMALL_BYTES: u64 = 1 << 20;
 pub struct Server {
     path: PathBuf,
     stop: Arc<AtomicBool>,
-    load: Arc<Load>,
+    load: Arc<ServerTraffic>,
     notify: Notify,
     thread: Option<JoinHandle<()>>,
 }
 
 /// The traffic of a server.
 #[derive(Debug)]
-struct Load {
+struct ServerTraffic {
     begun: Instant,
     unfinished: AtomicUsize,
     /// Time at which the last request began or ended, in milliseconds from `begun`.
@@ -54,7 +54,7 @@ struct Load {
     refused: AtomicU64,
 }
 
-impl Load {
+impl ServerTraffic {
     fn note(&self, unfinished: usize) {
         self.last_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.unfinished.store(unfinished, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Server {
     /// # Errors
     /// The system's.
     pub fn start(path: &Path, engine: Arc<Engine>) -> io::Result<Server> {
-        Server::start_with(path, engine, Limits::of_this_process())
+        Server::start_with(path, engine, ServerLimits::of_this_process())
     }
 
     /// As [`Server::start`], for an engine whose figures go to `board`: clients that watch are told of them.
@@ -92,30 +92,35 @@ impl Server {
     /// # Errors
     /// The system's.
     pub fn start_watched(path: &Path, engine: Arc<Engine>, board: Arc<Board>) -> io::Result<Server> {
-        Server::begin(path, engine, Limits::of_this_process(), board)
+        Server::begin(path, engine, ServerLimits::of_this_process(), board)
     }
 
     /// As [`Server::start`], with limits of one's own.
     ///
     /// # Errors
     /// The system's.
-    pub fn start_with(path: &Path, engine: Arc<Engine>, limits: Limits) -> io::Result<Server> {
+    pub fn start_with(path: &Path, engine: Arc<Engine>, limits: ServerLimits) -> io::Result<Server> {
         Server::begin(path, engine, limits, Arc::default())
     }
 
-    fn begin(path: &Path, engine: Arc<Engine>, limits: Limits, board: Arc<Board>) -> io::Result<Server> {
+    fn begin(
+        path: &Path,
+        engine: Arc<Engine>,
+        limits: ServerLimits,
+        board: Arc<Board>,
+    ) -> io::Result<Server> {
         let listener = listen(path)?;
         let notifier = Notifier::new()?;
         let (stop, notify) = (Arc::default(), notifier.handle());
         board.wakes(Arc::clone(&notify));
-        let load = Arc::new(Load {
+        let load = Arc::new(ServerTraffic {
             begun: Instant::now(),
             unfinished: AtomicUsize::new(0),
             last_ms: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
         let (sender, events) = crossbeam_channel::unbounded();
-        let serving = Serving {
+        let serving = ServerThread {
             acceptor: Acceptor::new(listener),
             limits,
             engine,
@@ -182,24 +187,24 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// The thread's state.
-struct Serving {
+struct ServerThread {
     acceptor: Acceptor,
-    limits: Limits,
+    limits: ServerLimits,
     engine: Arc<Engine>,
     reply: Reply,
     notifier: Notifier,
     events: Receiver<Event>,
     stop: Arc<AtomicBool>,
-    load: Arc<Load>,
+    load: Arc<ServerTraffic>,
     board: Arc<Board>,
     /// The connections, by a number that is never used again.
-    connections: HashMap<u64, Connection>,
+    connections: HashMap<u64, ClientConnection>,
     /// The engine's key of a request, to its connection and the key that its client gave it.
     origins: HashMap<u64, (u64, u64)>,
     last_key: u64,
 }
 
-impl Serving {
+impl ServerThread {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             if catch(|| self.turn()).is_err() {
@@ -229,7 +234,7 @@ impl Serving {
         // Bytes that are sent by now are in nobody's way.
         self.notify_watchers(&mut broken);
         self.send_all(&mut broken);
-        let overdue = |(number, connection): (&u64, &Connection)| {
+        let overdue = |(number, connection): (&u64, &ClientConnection)| {
             connection.patience(&self.limits).is_some_and(|left| left.is_zero()).then_some(*number)
         };
         broken.extend(self.connections.iter().filter_map(overdue));
@@ -247,8 +252,8 @@ impl Serving {
         }
     }
 
-    fn state(&self) -> State {
-        State {
+    fn state(&self) -> ServerState {
+        ServerState {
             figures: self.board.figures(),
             panics: self.engine.statistics().panics,
             refused: self.load.refused.load(Ordering::Relaxed),
@@ -314,11 +319,11 @@ impl Serving {
     fn accept(&mut self) {
         let mut newcomers = self.newcomers();
         while newcomers < self.limits.newcomers && self.acceptor.fd().is_some() {
-            match self.acceptor.next(Refusal::Full { connections: self.connections.len() }) {
+            match self.acceptor.next(ConnectionRefusal::Full { connections: self.connections.len() }) {
                 Accepted::Someone(stream) => {
                     newcomers += 1;
                     self.last_key += 1;
-                    self.connections.insert(self.last_key, Connection::new(stream));
+                    self.connections.insert(self.last_key, ClientConnection::new(stream));
                 }
                 Accepted::Refused => self.note_refusal(),
                 Accepted::Nobody => return,
@@ -347,21 +352,21 @@ impl Serving {
         Ok(())
     }
 
-    fn make_room(&mut self, caller: Caller) -> Result<(), Refusal> {
+    fn make_room(&mut self, caller: Caller) -> Result<(), ConnectionRefusal> {
         if caller.lasting {
             return Ok(());
         }
-        let Limits { connections, per_role, per_process, .. } = self.limits;
+        let ServerLimits { connections, per_role, per_process, .. } = self.limits;
         let same_process = |other: &Caller| other.process == caller.process;
         let same_role = |other: &Caller| other.role == caller.role;
         if !self.leaves_room(per_process, &same_process) {
-            return Err(Refusal::Process { share: per_process });
+            return Err(ConnectionRefusal::Process { share: per_process });
         }
         if !self.leaves_room(per_role, &same_role) {
-            return Err(Refusal::Role { share: per_role });
+            return Err(ConnectionRefusal::Role { share: per_role });
         }
         if !self.leaves_room(connections, &|_| true) {
-            return Err(Refusal::Full { connections });
+            return Err(ConnectionRefusal::Full { connections });
         }
         Ok(())
     }
@@ -369,7 +374,7 @@ impl Serving {
     /// Whether there are fewer than so many connections of such callers, if need be after the one was closed
     /// that had nothing to do for the longest time.
     fn leaves_room(&mut self, most: usize, which: &dyn Fn(&Caller) -> bool) -> bool {
-        let of_them = |connection: &Connection| {
+        let of_them = |connection: &ClientConnection| {
             connection.caller.is_some_and(|caller| !caller.lasting && which(&caller))
         };
         let those = || self.connections.iter().filter(|(_, connection)| of_them(connection));
@@ -438,7 +443,7 @@ impl Serving {
         request.key = self.last_key;
         // Before the engine has it: its events may come at once.
         let ticket = Ticket::new();
-        connection.requests.insert(key, Submitted::new(request.key, ticket.clone(), standing));
+        connection.requests.insert(key, ClientRequest::new(request.key, ticket.clone(), standing));
         self.origins.insert(request.key, (number, key));
         self.load.note(self.origins.len());
         self.engine.submit_as(request, standing, self.reply.clone(), ticket);
@@ -476,7 +481,7 @@ impl Serving {
     /// Counts what messages take that are on their way; where there is no room for them, the connection with
     /// the most of them ends.
     fn count_memory(&mut self) {
-        let bytes = self.connections.values().map(Connection::memory).sum();
+        let bytes = self.connections.values().map(ClientConnection::memory).sum();
         if self.engine.note_buffers(bytes) {
             return;
         }

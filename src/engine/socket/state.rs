@@ -10,7 +10,7 @@ use crate::{Figures, FiguresSink};
 
 /// The state of a server and its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct State {
+pub struct ServerState {
     /// The engine's latest figures; `None` where it has done nothing yet.
     pub figures: Option<Figures>,
     /// Panics that it has caught.

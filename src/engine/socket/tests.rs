@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::frame::{Incoming, Outgoing};
-use super::{Client, FromEngine, Limits, MAX_MESSAGE_BYTES, Server};
+use super::{Client, FromEngine, MAX_MESSAGE_BYTES, Server, ServerLimits};
 use crate::{
     Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Request, Sampling,
     Standing, Work,
@@ -32,7 +32,7 @@ fn served() -> Served {
     let engine = Arc::new(Engine::start(Config { threads: 1, nice: 0, ..Config::default() }).unwrap());
     // Nobody is closed for having nothing to ask, however slow the machine is.
     let long = Duration::from_secs(3600);
-    let limits = Limits { idle: long, silent: long, ..Limits::of(1024) };
+    let limits = ServerLimits { idle: long, silent: long, ..ServerLimits::of(1024) };
     let path = directory.path().join("socket");
     let server = Server::start_with(&path, Arc::clone(&engine), limits).unwrap();
     Served { directory, engine, server }

@@ -23,7 +23,7 @@ pub(super) const NODE_BYTES: usize = 32;
 
 /// The part of the budget that is used up.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub(super) struct TemplateBudget {
     used_bytes: AtomicUsize,
     read_bytes: AtomicUsize,
 }
@@ -54,7 +54,7 @@ fn measure(value: &Value, depth: usize, nodes: &mut usize, bytes: &mut usize) ->
     Ok(())
 }
 
-impl Budget {
+impl TemplateBudget {
     /// Spends bytes that are about to be made.
     pub(super) fn spend(&self, bytes: usize) -> Result<(), Error> {
         let used = self.used_bytes.fetch_add(bytes.min(MAX_TOTAL_BYTES), Ordering::Relaxed);

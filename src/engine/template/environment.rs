@@ -6,7 +6,7 @@ use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, FormatStyle, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::budget::{Budget, MAX_NODES, NODE_BYTES, refuse};
+use super::budget::{MAX_NODES, NODE_BYTES, TemplateBudget, refuse};
 use super::python;
 
 /// Filters whose result is not much larger than their input, or that are checked below.
@@ -46,7 +46,7 @@ const FILTERS: [&str; 30] = [
 /// Filters that work as in Python here.
 const OWN_FILTERS: [&str; 6] = ["float", "format", "int", "map", "string", "tojson"];
 
-impl Budget {
+impl TemplateBudget {
     /// `a ~ b`, of values that are text, numbers or the like.
     pub(super) fn concatenate(&self, left: &Value, right: &Value) -> Result<Value, Error> {
         self.spend(left.as_str().map_or(NODE_BYTES, str::len) + right.as_str().map_or(NODE_BYTES, str::len))?;
@@ -176,7 +176,7 @@ impl Budget {
 /// The environment of a template: minijinja's tests, the filters above, Python's methods, all within the
 /// budget. Functions that a template can do without are absent, so that a template which tests for them sees
 /// it.
-pub(super) fn environment(budget: &Arc<Budget>) -> Environment<'static> {
+pub(super) fn environment(budget: &Arc<TemplateBudget>) -> Environment<'static> {
     let mut environment = Environment::empty();
     let plain = Arc::new(Environment::new());
     for name in FILTERS.into_iter().chain(OWN_FILTERS) {

@@ -7,7 +7,7 @@ use minijinja::{Value, context};
 
 use super::sandbox;
 use super::switches::{self, switches};
-use super::thoughts::Marks;
+use super::thoughts::ThoughtMarks;
 use crate::Role;
 use crate::tokenizer::TextPart;
 
@@ -21,7 +21,7 @@ const PROBE: &str = "probe PROBE, \"it's\" <b>1 & 2</b> {3} \\ ß\n\n\t- end.";
 
 /// A template with the values that it gets in every conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct TemplateSource {
     pub(super) text: String,
     /// The texts of the first and the last token.
     pub(super) bos: String,
@@ -30,7 +30,7 @@ pub(super) struct Source {
 
 /// The properties of a conversation that its frame depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(super) struct ConversationShape {
     /// The role of each message, and whether the template is to see the message empty.
     pub(super) messages: Vec<(Role, bool)>,
     pub(super) thinking: bool,
@@ -39,22 +39,22 @@ pub(super) struct Shape {
 /// The text around the messages of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
-    slots: Vec<Slot>,
+    slots: Vec<MessageSlot>,
     after: String,
 }
 
 /// The place of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Slot {
+struct MessageSlot {
     before: String,
     message: usize,
     trim_start: bool,
     trim_end: bool,
 }
 
-impl Source {
+impl TemplateSource {
     /// The frame of conversations of this shape. The error is a message.
-    pub(super) fn frame(&self, shape: &Shape) -> Result<Frame, String> {
+    pub(super) fn frame(&self, shape: &ConversationShape) -> Result<Frame, String> {
         // A noncharacter that the template does not contain marks the places.
         let mark = ('\u{fdd0}'..='\u{fdef}')
             .find(|mark| ![&self.text, &self.bos, &self.eos].iter().any(|text| text.contains(*mark)))
@@ -73,7 +73,7 @@ impl Source {
                 let role = shape.messages.get(message).map_or("user", |(role, _)| role.name());
                 return Err(format!("it changes the characters of the message of the {role}"));
             }
-            frame.slots.push(Slot {
+            frame.slots.push(MessageSlot {
                 before: kept_before.unwrap_or(&before).to_owned(),
                 message,
                 trim_start: kept_before.is_none(),
@@ -93,7 +93,7 @@ impl Source {
 
     /// The frame without a system message: the template's own is part of it only if an empty one does not
     /// prevent that.
-    pub(super) fn frame_without_system(&self, shape: &Shape) -> Result<Frame, String> {
+    pub(super) fn frame_without_system(&self, shape: &ConversationShape) -> Result<Frame, String> {
         let plain = self.frame(shape);
         if shape.thinking && self.marks().is_some() {
             // The template's own system message may say how the model is to think.
@@ -101,7 +101,7 @@ impl Source {
         }
         let mut messages = vec![(Role::System, true)];
         messages.extend(&shape.messages);
-        let mut empty = match self.frame(&Shape { messages, thinking: shape.thinking }) {
+        let mut empty = match self.frame(&ConversationShape { messages, thinking: shape.thinking }) {
             Ok(empty) => empty,
             // The template takes no system messages.
             Err(_) => return plain,
@@ -114,11 +114,11 @@ impl Source {
     }
 
     /// The marks of thoughts of its family, as far as the template itself tells.
-    fn marks(&self) -> Option<&'static Marks> {
-        Marks::of(&[&self.text])
+    fn marks(&self) -> Option<&'static ThoughtMarks> {
+        ThoughtMarks::of(&[&self.text])
     }
 
-    fn context(&self, shape: &Shape, mark: char) -> Value {
+    fn context(&self, shape: &ConversationShape, mark: char) -> Value {
         let by_message = !shape.thinking && switches::are_messages(&self.text);
         let switched = |role: Role| if by_message && role == Role::System { switches::NO_THINK } else { "" };
         let mut messages = Vec::with_capacity(shape.messages.len() + 1);

@@ -9,7 +9,7 @@
 //! placeholder's. A template that takes no system message gets it at the beginning of the user's first one.
 //!
 //! Most of a template's own system message is left out where the template can do without: see
-//! [`Source::frame_without_system`].
+//! [`TemplateSource::frame_without_system`].
 //!
 //! Invariant: no text of a message becomes a control token.
 
@@ -34,9 +34,9 @@ use crate::gguf::Gguf;
 use crate::tokenizer::{TextPart, Tokenizer};
 use crate::{Error, Message, Role};
 use families::family_of;
-use frame::{Frame, Shape, Source};
+use frame::{ConversationShape, Frame, TemplateSource};
 use python::is_space;
-pub(crate) use thoughts::Marks;
+pub(crate) use thoughts::ThoughtMarks;
 
 const KEY: &str = "tokenizer.chat_template";
 const NAMES_KEY: &str = "tokenizer.chat_templates";
@@ -77,11 +77,11 @@ pub struct Conversation<'a> {
 
 /// The tokens of a conversation.
 #[derive(Debug)]
-pub struct Encoded {
+pub struct EncodedConversation {
     /// The tokens.
     pub tokens: Vec<u32>,
     /// The marks of thoughts in the answer, if it has any, and whether thoughts have begun already.
-    pub(crate) thoughts: Option<(&'static Marks, bool)>,
+    pub(crate) thoughts: Option<(&'static ThoughtMarks, bool)>,
 }
 
 /// The chat template of a model. Shared between threads.
@@ -95,12 +95,12 @@ pub struct ChatTemplate {
 #[derive(Debug)]
 struct Template {
     path: std::path::PathBuf,
-    source: Source,
+    source: TemplateSource,
     /// The frame of a prompt and nothing else.
     prompt: Frame,
-    marks: Option<&'static Marks>,
+    marks: Option<&'static ThoughtMarks>,
     /// Frames of other shapes, the last used one first.
-    frames: Mutex<Vec<(Shape, Arc<Fitted>)>>,
+    frames: Mutex<Vec<(ConversationShape, Arc<Fitted>)>>,
 }
 
 /// The frame of a shape.
@@ -162,7 +162,7 @@ impl ChatTemplate {
         // Control tokens with which templates begin. A file whose tokenizer cannot be read is refused
         // elsewhere.
         let special = |key: &str| Ok::<_, Error>(special_text(gguf, key)?.unwrap_or_default().to_owned());
-        let source = Source {
+        let source = TemplateSource {
             text: text.to_owned(),
             bos: special("tokenizer.ggml.bos_token_id")?,
             eos: special("tokenizer.ggml.eos_token_id")?,
@@ -199,13 +199,17 @@ impl ChatTemplate {
     /// # Errors
     /// As [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`]
     /// where the template does not take such a conversation.
-    pub fn encode(&self, tokenizer: &Tokenizer, conversation: &Conversation<'_>) -> Result<Encoded, Error> {
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        conversation: &Conversation<'_>,
+    ) -> Result<EncodedConversation, Error> {
         let messages = conversation.messages()?;
         let mut encoded = match &self.template {
             None => {
                 let said = messages.iter().filter(|(role, text)| *role != Role::System || !text.is_empty());
                 let texts: Vec<&str> = said.map(|(_, text)| *text).collect();
-                Encoded { tokens: tokenizer.encode(&texts.join("\n\n"))?, thoughts: None }
+                EncodedConversation { tokens: tokenizer.encode(&texts.join("\n\n"))?, thoughts: None }
             }
             Some(template) => template.encode(tokenizer, conversation, &messages)?,
         };
@@ -248,12 +252,12 @@ impl<'a> Conversation<'a> {
 }
 
 impl Template {
-    fn new(path: std::path::PathBuf, source: Source) -> Result<Template, Error> {
-        let prompt = Shape { messages: vec![(Role::User, false)], thinking: false };
+    fn new(path: std::path::PathBuf, source: TemplateSource) -> Result<Template, Error> {
+        let prompt = ConversationShape { messages: vec![(Role::User, false)], thinking: false };
         let prompt = source
             .frame_without_system(&prompt)
             .map_err(|reason| Error::Template { path: path.clone(), reason })?;
-        let marks = Marks::of(&[&source.text, prompt.after()]);
+        let marks = ThoughtMarks::of(&[&source.text, prompt.after()]);
         Ok(Template { path, source, prompt, marks, frames: Mutex::default() })
     }
 
@@ -262,7 +266,7 @@ impl Template {
         tokenizer: &Tokenizer,
         conversation: &Conversation<'_>,
         messages: &[(Role, &str)],
-    ) -> Result<Encoded, Error> {
+    ) -> Result<EncodedConversation, Error> {
         let fitted;
         let mut texts: Vec<Cow<'_, str>> = messages.iter().map(|(_, text)| Cow::Borrowed(*text)).collect();
         let thinking = conversation.thinking && !conversation.direct;
@@ -271,7 +275,8 @@ impl Template {
         } else {
             // Templates ask whether there is a system message by its text.
             let empty = |(role, text): &(Role, &str)| (*role, *role == Role::System && text.is_empty());
-            fitted = self.fitted(Shape { messages: messages.iter().map(empty).collect(), thinking })?;
+            fitted =
+                self.fitted(ConversationShape { messages: messages.iter().map(empty).collect(), thinking })?;
             if fitted.joined {
                 let system = texts.remove(0);
                 if let Some(first) = texts.first_mut().filter(|_| !system.is_empty()) {
@@ -292,11 +297,11 @@ impl Template {
         parts.push(TextPart::Template(&end));
         let thoughts = self.marks.filter(|_| !conversation.direct);
         let thoughts = thoughts.map(|marks| (marks, marks.are_open(frame.after())));
-        Ok(Encoded { tokens: tokenizer.encode_parts(&parts)?, thoughts })
+        Ok(EncodedConversation { tokens: tokenizer.encode_parts(&parts)?, thoughts })
     }
 
     /// The frame of a shape, from those that are kept if it is there.
-    fn fitted(&self, shape: Shape) -> Result<Arc<Fitted>, Error> {
+    fn fitted(&self, shape: ConversationShape) -> Result<Arc<Fitted>, Error> {
         let frames = || self.frames.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut frames = frames();
@@ -320,7 +325,7 @@ impl Template {
         Ok(fitted)
     }
 
-    fn fit(&self, shape: &Shape) -> Result<Fitted, String> {
+    fn fit(&self, shape: &ConversationShape) -> Result<Fitted, String> {
         let Some(((Role::System, _), rest)) = shape.messages.split_first() else {
             return Ok(Fitted { frame: self.source.frame_without_system(shape)?, joined: false });
         };
@@ -329,7 +334,7 @@ impl Template {
             if !matches!(rest.first(), Some((Role::User, _))) {
                 return Err(first);
             }
-            let rest = Shape { messages: rest.to_vec(), thinking: shape.thinking };
+            let rest = ConversationShape { messages: rest.to_vec(), thinking: shape.thinking };
             let frame = self.source.frame(&rest).map_err(|_| first)?;
             Ok(Fitted { frame, joined: true })
         })

@@ -6,7 +6,7 @@
 use minijinja::Value;
 use serde_json::{Map, Value as Json};
 
-use super::sandbox::{self, Dialect, Failure};
+use super::sandbox::{self, Dialect, TemplateFailure};
 
 /// Longest template, in bytes.
 pub const MAX_BYTES: usize = sandbox::MAX_SOURCE_BYTES;
@@ -25,12 +25,12 @@ pub enum PromptError {
     Rendering(String),
 }
 
-impl From<Failure> for PromptError {
-    fn from(failure: Failure) -> PromptError {
+impl From<TemplateFailure> for PromptError {
+    fn from(failure: TemplateFailure) -> PromptError {
         match failure {
-            Failure::Compiling(message) => PromptError::Syntax(message),
-            Failure::Undefined(message) => PromptError::Undefined(message),
-            Failure::Running(message) => PromptError::Rendering(message),
+            TemplateFailure::Compiling(message) => PromptError::Syntax(message),
+            TemplateFailure::Undefined(message) => PromptError::Undefined(message),
+            TemplateFailure::Running(message) => PromptError::Rendering(message),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, FormatStyle, Value, format_filter};
 
-use super::budget::{Budget, NODE_BYTES, refuse};
+use super::budget::{NODE_BYTES, TemplateBudget, refuse};
 
 /// Widths, precisions and indentations in real templates are a few characters.
 const MAX_WIDTH: usize = 1000;
@@ -34,7 +34,7 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
 }
 
 /// `json.dumps` as transformers calls it: nothing escaped for HTML, keys in their order.
-pub(super) fn to_json(budget: &Budget, arguments: &[Value]) -> Result<Value, Error> {
+pub(super) fn to_json(budget: &TemplateBudget, arguments: &[Value]) -> Result<Value, Error> {
     let (value, kwargs): (Value, Kwargs) = from_args(arguments)?;
     let indent: Option<usize> = kwargs.get("indent")?;
     kwargs.get::<Option<bool>>("ensure_ascii")?;
@@ -62,7 +62,7 @@ pub(super) fn to_json(budget: &Budget, arguments: &[Value]) -> Result<Value, Err
 /// JSON in the making.
 struct Json<'a> {
     text: String,
-    budget: &'a Budget,
+    budget: &'a TemplateBudget,
     indent: Option<usize>,
     item: String,
     key: String,
@@ -169,7 +169,7 @@ pub(super) fn test(name: &str, value: &Value) -> Option<bool> {
 }
 
 /// `left * right`: numbers, and repetition of text and lists.
-pub(super) fn multiply(budget: &Budget, left: &Value, right: &Value) -> Result<Value, Error> {
+pub(super) fn multiply(budget: &TemplateBudget, left: &Value, right: &Value) -> Result<Value, Error> {
     let repeated =
         |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable);
     let (value, times) = if repeated(right) { (right, left) } else { (left, right) };
@@ -206,7 +206,7 @@ pub(super) fn multiply(budget: &Budget, left: &Value, right: &Value) -> Result<V
 }
 
 /// `left % right`: the remainder of numbers, or formatting.
-pub(super) fn remainder(budget: &Budget, left: &Value, right: &Value) -> Result<Value, Error> {
+pub(super) fn remainder(budget: &TemplateBudget, left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(form) = left.as_str() {
         // Real templates have a tuple where minijinja has a list.
         let arguments = match right.kind() {
@@ -232,7 +232,7 @@ pub(super) fn remainder(budget: &Budget, left: &Value, right: &Value) -> Result<
 
 /// `form % arguments`, `form | format(…)` or `form.format(…)`.
 pub(super) fn format(
-    budget: &Budget,
+    budget: &TemplateBudget,
     style: FormatStyle,
     form: &str,
     arguments: &[Value],
@@ -279,7 +279,7 @@ pub(super) fn format(
 
 /// A method of strings, where minijinja's Python methods lack it or count bytes; `None` for all others.
 pub(super) fn string_method(
-    budget: &Budget,
+    budget: &TemplateBudget,
     value: &str,
     name: &str,
     arguments: &[Value],

@@ -18,7 +18,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::budget::{Budget, NODE_BYTES, refuse};
+use super::budget::{NODE_BYTES, TemplateBudget, refuse};
 use super::environment;
 use super::python;
 
@@ -104,7 +104,7 @@ impl Dialect {
 
 /// The reason why there is no text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum TemplateFailure {
     /// The template cannot be compiled.
     Compiling(String),
     /// The template uses a variable that has no value.
@@ -113,17 +113,19 @@ pub(super) enum Failure {
     Running(String),
 }
 
-impl Failure {
+impl TemplateFailure {
     pub(super) fn into_message(self) -> String {
         match self {
-            Failure::Compiling(message) | Failure::Undefined(message) | Failure::Running(message) => message,
+            TemplateFailure::Compiling(message)
+            | TemplateFailure::Undefined(message)
+            | TemplateFailure::Running(message) => message,
         }
     }
 
-    fn running(error: &Error) -> Failure {
+    fn running(error: &Error) -> TemplateFailure {
         match error.kind() {
-            ErrorKind::UndefinedError => Failure::Undefined(message(error)),
-            _ => Failure::Running(message(error)),
+            ErrorKind::UndefinedError => TemplateFailure::Undefined(message(error)),
+            _ => TemplateFailure::Running(message(error)),
         }
     }
 }
@@ -131,26 +133,27 @@ impl Failure {
 /// The text that a chat template makes of the context. The error is a message.
 /// The template sees a clock, stopped at [`DATE`], only `with_date`.
 pub(super) fn render(source: &str, context: &Value, with_date: bool) -> Result<String, String> {
-    render_as(Dialect::chat(with_date), source, context).map_err(Failure::into_message)
+    render_as(Dialect::chat(with_date), source, context).map_err(TemplateFailure::into_message)
 }
 
 /// The text that a template makes of the context.
-pub(super) fn render_as(dialect: Dialect, source: &str, context: &Value) -> Result<String, Failure> {
+pub(super) fn render_as(dialect: Dialect, source: &str, context: &Value) -> Result<String, TemplateFailure> {
     apart(source, || {
         let source = &dialect.source(source);
         let program = dialect.compile(source)?;
-        dialect.run(&program, context).map_err(|error| Failure::running(&error))
+        dialect.run(&program, context).map_err(|error| TemplateFailure::running(&error))
     })
 }
 
 /// Names that a template takes from its context, in their order; functions that it can call are none of them.
-pub(super) fn variables(dialect: Dialect, source: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn variables(dialect: Dialect, source: &str) -> Result<Vec<String>, TemplateFailure> {
     apart(source, || {
         let source = &dialect.source(source);
         dialect.compile(source)?;
-        let environment = environment(&Arc::new(Budget::default()), dialect);
-        let template =
-            environment.template_from_str(source).map_err(|error| Failure::Compiling(message(&error)))?;
+        let environment = environment(&Arc::new(TemplateBudget::default()), dialect);
+        let template = environment
+            .template_from_str(source)
+            .map_err(|error| TemplateFailure::Compiling(message(&error)))?;
         let functions: Vec<&str> = environment.globals().map(|(name, _)| name).collect();
         let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
         names.retain(|name| !functions.contains(&name.as_str()));
@@ -160,18 +163,23 @@ pub(super) fn variables(dialect: Dialect, source: &str) -> Result<Vec<String>, F
 }
 
 /// Does the work on a thread with a large stack.
-fn apart<T: Send>(source: &str, work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+fn apart<T: Send>(
+    source: &str,
+    work: impl FnOnce() -> Result<T, TemplateFailure> + Send,
+) -> Result<T, TemplateFailure> {
     if source.len() > MAX_SOURCE_BYTES {
         let bytes = source.len();
-        return Err(Failure::Compiling(format!("it has {bytes} bytes, at most {MAX_SOURCE_BYTES} are read")));
+        return Err(TemplateFailure::Compiling(format!(
+            "it has {bytes} bytes, at most {MAX_SOURCE_BYTES} are read"
+        )));
     }
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("template".into())
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, work)
-            .map_err(|error| Failure::Running(format!("its thread cannot be started: {error}")))?;
-        thread.join().unwrap_or_else(|_| Err(Failure::Running("the template engine panicked".into())))
+            .map_err(|error| TemplateFailure::Running(format!("its thread cannot be started: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(TemplateFailure::Running("the template engine panicked".into())))
     })
 }
 
@@ -196,7 +204,7 @@ impl Dialect {
         if self.with_generation { without_generation_tags(source) } else { Cow::Borrowed(source) }
     }
 
-    fn compile(self, source: &str) -> Result<Instructions<'_>, Failure> {
+    fn compile(self, source: &str) -> Result<Instructions<'_>, TemplateFailure> {
         let compiled = || {
             check_tokens(source, self.whitespace)?;
             let tree = parse(source, self.name, SyntaxConfig, self.whitespace)?;
@@ -208,11 +216,11 @@ impl Dialect {
             }
             rewrite(&program, self.name, source)
         };
-        compiled().map_err(|error: Error| Failure::Compiling(message(&error)))
+        compiled().map_err(|error: Error| TemplateFailure::Compiling(message(&error)))
     }
 
     fn run(self, program: &Instructions<'_>, context: &Value) -> Result<String, Error> {
-        let budget = Arc::new(Budget::default());
+        let budget = Arc::new(TemplateBudget::default());
         let environment = environment(&budget, self);
         let mut text = String::new();
         let mut output = make_string_output(&mut text);
@@ -294,7 +302,7 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
     })
 }
 
-fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
+fn environment(budget: &Arc<TemplateBudget>, dialect: Dialect) -> Environment<'static> {
     let mut environment = environment::environment(budget);
     environment.set_undefined_behavior(dialect.undefined);
     environment.set_fuel(Some(FUEL));

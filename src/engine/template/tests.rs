@@ -96,7 +96,7 @@ const LLAMA3: &str = r#"{{- bos_token }}
 
 /// The template of a model that writes its first and last token like this.
 fn template(text: &str, bos: &str, eos: &str) -> Result<Template, String> {
-    let source = Source { text: text.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() };
+    let source = TemplateSource { text: text.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() };
     Template::new("model.gguf".into(), source).map_err(|error| match error {
         Error::Template { reason, .. } => reason,
         other => panic!("{other}"),
@@ -123,7 +123,7 @@ fn conversation(source: &str, messages: &[&str], thinking: bool) -> Result<Strin
             (_, text) => (Role::Assistant, text),
         })
         .collect();
-    let shape = Shape {
+    let shape = ConversationShape {
         messages: said.iter().map(|(role, text)| (*role, *role == Role::System && text.is_empty())).collect(),
         thinking,
     };
@@ -442,7 +442,8 @@ fn thinking_is_switched_as_templates_want_it() {
 #[test]
 fn frames_are_kept_for_some_shapes() {
     let template = template(CHATML, "", "").unwrap();
-    let shape = |turns: usize| Shape { messages: vec![(Role::User, false); turns], thinking: false };
+    let shape =
+        |turns: usize| ConversationShape { messages: vec![(Role::User, false); turns], thinking: false };
     let first = template.fitted(shape(2)).unwrap();
     assert!(Arc::ptr_eq(&first, &template.fitted(shape(2)).unwrap()));
     (3..3 + MAX_FRAMES).for_each(|turns| drop(template.fitted(shape(turns)).unwrap()));

@@ -2,7 +2,7 @@
 
 /// The marks of a family.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Marks {
+pub(crate) struct ThoughtMarks {
     /// Mark with which thoughts begin.
     pub(crate) open: &'static str,
     /// Mark behind which the answer begins.
@@ -13,14 +13,14 @@ pub(crate) struct Marks {
     direct: &'static str,
 }
 
-const fn marks(open: &'static str, close: &'static str) -> Marks {
-    Marks { open, close, known_by: close, direct: "" }
+const fn marks(open: &'static str, close: &'static str) -> ThoughtMarks {
+    ThoughtMarks { open, close, known_by: close, direct: "" }
 }
 
 /// The first family whose mark is in a template is the template's.
-static FAMILIES: [Marks; 12] = [
+static FAMILIES: [ThoughtMarks; 12] = [
     // Other channels than the final one are thoughts.
-    Marks {
+    ThoughtMarks {
         open: "<|channel|>",
         close: "<|channel|>final<|message|>",
         known_by: "<|channel|>final",
@@ -34,14 +34,14 @@ static FAMILIES: [Marks; 12] = [
     marks("<|START_THINKING|>", "<|END_THINKING|>"),
     marks("<|inner_prefix|>", "<|inner_suffix|>"),
     marks("<|channel>", "<channel|>"),
-    Marks { open: "<|think|>", close: "<|content|>", known_by: "<|think|>", direct: "" },
+    ThoughtMarks { open: "<|think|>", close: "<|content|>", known_by: "<|think|>", direct: "" },
     marks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
     marks("<think>", "</think>"),
 ];
 
-impl Marks {
+impl ThoughtMarks {
     /// The marks of the family that these texts of a template belong to.
-    pub(crate) fn of(texts: &[&str]) -> Option<&'static Marks> {
+    pub(crate) fn of(texts: &[&str]) -> Option<&'static ThoughtMarks> {
         FAMILIES.iter().find(|marks| texts.iter().any(|text| text.contains(marks.known_by)))
     }
 

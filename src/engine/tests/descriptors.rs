@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use steadytext_engine::socket::{Client, FromEngine, Limits, Server};
+use steadytext_engine::socket::{Client, FromEngine, Server, ServerLimits};
 use steadytext_engine::{Config, Embed, Engine, Event, EventKind, ModelSource, Reply, Request, Work};
 
 use crate::{PATIENCE, alone};
@@ -46,7 +46,7 @@ fn refuse_at_the_limit() {
     let (sender, events) = crossbeam_channel::unbounded();
     engine.submit(embed(), Reply::new(sender));
     while !matches!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Done(_)) {}
-    let server = Server::start_with(&path, Arc::clone(&engine), Limits::of(4096)).unwrap();
+    let server = Server::start_with(&path, Arc::clone(&engine), ServerLimits::of(4096)).unwrap();
     let mut connected = Client::connect(&path).unwrap();
     answered(&mut connected);
     // Sockets made in advance, to connect when the process may open no more files.

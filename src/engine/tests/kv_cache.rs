@@ -2,7 +2,7 @@
 //! the memory that they save.
 
 use crossbeam_channel::unbounded;
-use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::summary::{Load, ModelSummary};
 use steadytext_engine::{
     BackendKind, Config, Engine, Error, EventKind, Generate, Instructions, KvCacheType, ModelSource, Output,
     Probe, PromptLookup, Reply, Request, Sampling, Work,
@@ -76,7 +76,7 @@ fn a_token_takes_about_half_the_memory() {
     let model = model(&directory, &Spec { head_dim: 64, ..Spec::tiny(Architecture::Qwen3) });
     let [f16, q8_0] = KvCacheType::ALL.map(|kv_cache_type| {
         let load = Load { requests: 1, tokens: 64, threads: 1, kv_cache_type };
-        Summary::of(&model, load).unwrap().0.state_bytes_per_token.unwrap()
+        ModelSummary::of(&model, load).unwrap().0.state_bytes_per_token.unwrap()
     });
     // One byte for each element, and two for each 32.
     assert_eq!(q8_0 * 32, f16 * 17);
@@ -108,7 +108,8 @@ fn what_does_not_fit_into_the_cache_in_16_bits_does_in_8() {
     let spec = Spec { head_dim: 64, context: 8192, endless: true, ..Spec::tiny(Architecture::Qwen3) };
     let model = model(&directory, &spec);
     let load = |kv_cache_type| Load { requests: 1, tokens: 64, threads: 1, kv_cache_type };
-    let of_a_token = Summary::of(&model, load(KvCacheType::F16)).unwrap().0.state_bytes_per_token.unwrap();
+    let of_a_token =
+        ModelSummary::of(&model, load(KvCacheType::F16)).unwrap().0.state_bytes_per_token.unwrap();
     // More than one megabyte holds, and less than two hold.
     let tokens = ((1 << 20) * 3 / 2 / of_a_token) as usize;
     let engine = |kv_cache_type| {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use steadytext_engine::summary::{self, Load, Summary};
+use steadytext_engine::summary::{self, Load, ModelSummary};
 use steadytext_engine::{KvCacheType, ModelSource};
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{Architecture, Spec, file};
@@ -423,7 +423,7 @@ fn is_read((model, pre): (&str, &str)) -> bool {
     made.set("tokenizer.ggml.pre", Value::String(pre.into()));
     made.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
     let load = Load { requests: 1, tokens: 1, threads: 1, kv_cache_type: KvCacheType::F16 };
-    let (summary, _) = Summary::of(&ModelSource::File(path), load).unwrap();
+    let (summary, _) = ModelSummary::of(&ModelSource::File(path), load).unwrap();
     // The file has nothing else that such a tokenizer needs, which makes it a corrupt one.
     let about = |reason: &str| reason.contains("tokenizer") && !reason.starts_with("it is corrupt");
     !summary.refusals.iter().any(|refusal| about(&refusal.reason))

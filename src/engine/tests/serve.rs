@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use steadytext_engine::process::{BUILD, FAILED_STATUS, READY};
-use steadytext_engine::socket::{Client, FromEngine, State};
+use steadytext_engine::socket::{Client, FromEngine, ServerState};
 use steadytext_engine::{Embed, Event, EventKind, ModelSource, Output, Request, Work};
 use tempfile::TempDir;
 
@@ -67,7 +67,7 @@ fn it_serves_tells_its_figures_and_ends_with_its_input() {
         FromEngine::State(state) => Some(state),
         _ => None,
     };
-    let before: State = wait_for(&mut client, state);
+    let before: ServerState = wait_for(&mut client, state);
     assert!(before.figures.is_none_or(|figures| figures.models == 0), "{before:?}");
     assert_eq!((before.panics, before.refused), (0, 0));
     client.submit(&embed(7)).unwrap();
@@ -77,7 +77,7 @@ fn it_serves_tells_its_figures_and_ends_with_its_input() {
             FromEngine::Event(Event { key: 7, kind: EventKind::Done(Output::Embedding(_)), .. }) => {
                 done = true
             }
-            FromEngine::State(State { figures: Some(figures), .. }) => told = Some(figures),
+            FromEngine::State(ServerState { figures: Some(figures), .. }) => told = Some(figures),
             _ => {}
         }
         // The last figures come when there is nothing more to do.

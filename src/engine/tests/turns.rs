@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, unbounded};
-use steadytext_engine::socket::{Caller, Client, FromEngine, Limits, Server};
+use steadytext_engine::socket::{Caller, Client, FromEngine, Server, ServerLimits};
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, PromptLookup,
     Reply, Request, Sampling, Standing, Ticket, Work,
@@ -261,7 +261,7 @@ fn a_request_that_is_held_leaves_its_place_to_others_and_goes_on_as_if_nothing_h
 fn a_stream_that_nobody_reads_pauses_and_goes_on_when_it_is_read() {
     let world = slow_world(Config { max_running: 1, ..Config::default() });
     let path = world._directory.path().join("socket");
-    let server = Server::start_with(&path, Arc::clone(&world.engine), Limits::of(1024)).unwrap();
+    let server = Server::start_with(&path, Arc::clone(&world.engine), ServerLimits::of(1024)).unwrap();
     let expected = world.submit(of(1, 8), "a stream", 2000).finish().0;
     let caller = Caller { role: 1, process: 1, lasting: false };
     let mut client = Client::connect_as(&path, caller).unwrap();

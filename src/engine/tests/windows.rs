@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crossbeam_channel::{Receiver, unbounded};
-use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::summary::{Load, ModelSummary};
 use steadytext_engine::{
     Config, Engine, Error, Event, EventKind, Generate, Instructions, KvCacheType, ModelSource, Output, Probe,
     PromptLookup, Reply, Request, Sampling, Standing, Ticket, Work,
@@ -107,7 +107,7 @@ fn a_window_in_all_layers_bounds_what_a_sequence_keeps_and_in_some_layers_what_t
             kept.push(probe.state_bytes());
         }
         let load = Load { requests: 1, tokens: 64, threads: 1, kv_cache_type: KvCacheType::F16 };
-        let summary = Summary::of(model, load).unwrap().0;
+        let summary = ModelSummary::of(model, load).unwrap().0;
         let (of_each, window) = (summary.state_bytes_per_token.unwrap(), summary.window.unwrap());
         assert_eq!(window.tokens, 100, "{name}");
         let in_all = ALL_LAYERS.iter().any(|family| family.variant() == name);
@@ -203,7 +203,7 @@ fn a_long_text_fits_into_a_cache_that_has_room_for_its_windows() {
     let directory = TempDir::new().unwrap();
     let model = with_a_window(&directory, &spec(Architecture::Llama));
     let load = Load { requests: 1, tokens: 64, threads: 1, kv_cache_type: KvCacheType::F16 };
-    let window = Summary::of(&model, load).unwrap().0.window.unwrap();
+    let window = ModelSummary::of(&model, load).unwrap().0.window.unwrap();
     let tokens = (6 << 20) / window.bytes_per_token as usize;
     assert!(tokens > 1000, "{tokens}");
     let engine = |whole_windows| Engine::start(Config { kv_cache_mb: 2, whole_windows, ..config() }).unwrap();

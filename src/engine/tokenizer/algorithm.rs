@@ -50,10 +50,10 @@ pub(super) struct Defaults {
 
 /// Memory that is kept from stretch to stretch.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
-    pub(super) bpe: bpe::Scratch,
-    pub(super) sentencepiece: sentencepiece::Scratch,
-    pub(super) unigram: unigram::Scratch,
+pub(super) struct TokenizerScratch {
+    pub(super) bpe: bpe::BpeScratch,
+    pub(super) sentencepiece: sentencepiece::SentencePieceScratch,
+    pub(super) unigram: unigram::UnigramScratch,
     /// Text as the vocabulary writes it.
     pub(super) text: String,
 }
@@ -144,7 +144,7 @@ impl Algorithm {
         vocabulary: &Vocabulary,
         text: &str,
         place: TextPlace,
-        scratch: &mut Scratch,
+        scratch: &mut TokenizerScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
         if text.is_empty() {
@@ -171,7 +171,7 @@ impl Algorithm {
     pub(super) fn encode_bytes(
         &self,
         bytes: &[u8],
-        scratch: &mut Scratch,
+        scratch: &mut TokenizerScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
         match self {

@@ -22,11 +22,11 @@ pub(super) fn characters() -> [char; 256] {
 }
 
 /// The inverse: the byte that a character stands for, by its code point.
-pub(super) struct Bytes {
+pub(super) struct CharacterBytes {
     table: [Option<u8>; 0x144],
 }
 
-impl Bytes {
+impl CharacterBytes {
     pub(super) fn new() -> Self {
         let mut table = [None; 0x144];
         for (byte, character) in characters().iter().enumerate() {
@@ -34,7 +34,7 @@ impl Bytes {
                 *slot = Some(byte as u8);
             }
         }
-        Bytes { table }
+        CharacterBytes { table }
     }
 
     /// `None` for characters outside the alphabet.
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn every_byte_has_a_character_of_its_own_and_comes_back() {
-        let (characters, bytes) = (characters(), Bytes::new());
+        let (characters, bytes) = (characters(), CharacterBytes::new());
         for (byte, character) in characters.iter().enumerate() {
             assert_eq!(bytes.byte(*character), Some(byte as u8));
         }

@@ -22,7 +22,7 @@ pub(super) struct Bpe {
 
 /// A token in the making. Positions are 32 bits: words are shorter than 4 GiB.
 #[derive(Debug, Clone, Copy)]
-struct Symbol {
+struct BpeSymbol {
     token: u32,
     previous: u32,
     next: u32,
@@ -30,13 +30,13 @@ struct Symbol {
 
 /// Memory that is kept from word to word.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
-    symbols: Vec<Symbol>,
+pub(super) struct BpeScratch {
+    symbols: Vec<BpeSymbol>,
     /// Merges that were possible when they were found: (rank, position of the left symbol, left, right).
     candidates: BinaryHeap<Reverse<(u32, u32, u32, u32)>>,
 }
 
-impl Scratch {
+impl BpeScratch {
     /// Forgets the last word.
     pub(super) fn clear(&mut self) {
         self.symbols.clear();
@@ -49,7 +49,7 @@ impl Scratch {
         if let Some(last) = self.symbols.last_mut() {
             last.next = position;
         }
-        self.symbols.push(Symbol { token, previous: position.checked_sub(1).unwrap_or(NONE), next: NONE });
+        self.symbols.push(BpeSymbol { token, previous: position.checked_sub(1).unwrap_or(NONE), next: NONE });
     }
 
     /// The tokens of the word, in order.
@@ -69,7 +69,7 @@ impl Bpe {
     }
 
     /// Merges the tokens that were pushed.
-    pub(super) fn merge_all(&self, scratch: &mut Scratch) {
+    pub(super) fn merge_all(&self, scratch: &mut BpeScratch) {
         for position in 1..scratch.symbols.len() as u32 {
             self.propose(scratch, position - 1, position);
         }
@@ -79,7 +79,7 @@ impl Bpe {
     }
 
     /// Adds a candidate if two neighbours can be merged.
-    fn propose(&self, scratch: &mut Scratch, left: u32, right: u32) {
+    fn propose(&self, scratch: &mut BpeScratch, left: u32, right: u32) {
         let (Some(a), Some(b)) = (scratch.symbols.get(left as usize), scratch.symbols.get(right as usize))
         else {
             return;
@@ -90,7 +90,7 @@ impl Bpe {
     }
 
     /// Merges the symbol at `position` with its right neighbour, if both are still those of the candidate.
-    fn merge(&self, scratch: &mut Scratch, position: u32, left: u32, right: u32) {
+    fn merge(&self, scratch: &mut BpeScratch, position: u32, left: u32, right: u32) {
         let Some(symbol) = scratch.symbols.get(position as usize).copied() else { return };
         let Some(neighbour) = scratch.symbols.get(symbol.next as usize).copied() else { return };
         if symbol.token != left || neighbour.token != right {
@@ -98,10 +98,10 @@ impl Bpe {
         }
         let Some((_, merged)) = self.merges.get(&(left, right)) else { return };
         if let Some(gone) = scratch.symbols.get_mut(symbol.next as usize) {
-            *gone = Symbol { token: NONE, previous: NONE, next: NONE };
+            *gone = BpeSymbol { token: NONE, previous: NONE, next: NONE };
         }
         if let Some(kept) = scratch.symbols.get_mut(position as usize) {
-            *kept = Symbol { token: *merged, previous: symbol.previous, next: neighbour.next };
+            *kept = BpeSymbol { token: *merged, previous: symbol.previous, next: neighbour.next };
         }
         if let Some(after) = scratch.symbols.get_mut(neighbour.next as usize) {
             after.previous = position;

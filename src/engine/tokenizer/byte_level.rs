@@ -1,6 +1,6 @@
 //! Byte-level byte-pair encoding: text is split into words, and the bytes of a word are merged.
 
-use super::bpe::{Bpe, Merges, Scratch};
+use super::bpe::{Bpe, BpeScratch, Merges};
 use super::pre::Pre;
 use super::split::Splitter;
 use super::vocabulary::{Ids, Vocabulary, alphabet};
@@ -49,7 +49,7 @@ impl ByteLevelBpe {
         &self,
         vocabulary: &Vocabulary,
         text: &str,
-        scratch: &mut Scratch,
+        scratch: &mut BpeScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
         self.splitter.words(text, |word| match self.whole_word(vocabulary, word.as_bytes()) {
@@ -65,7 +65,7 @@ impl ByteLevelBpe {
     pub(super) fn encode_bytes(
         &self,
         word: &[u8],
-        scratch: &mut Scratch,
+        scratch: &mut BpeScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
         scratch.clear();

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use super::vocabulary::{Role, Vocabulary};
+use super::vocabulary::{TokenRole, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;
 
@@ -13,13 +13,13 @@ use crate::gguf::Gguf;
 #[derive(Debug)]
 pub(super) struct Marks {
     /// Control and user-defined tokens.
-    all: Set,
+    all: MarkSet,
     /// User-defined tokens only.
-    user_defined: Set,
+    user_defined: MarkSet,
 }
 
 #[derive(Debug)]
-struct Set {
+struct MarkSet {
     automaton: AhoCorasick,
     /// Token of each pattern.
     ids: Vec<u32>,
@@ -36,8 +36,9 @@ pub(super) struct Mark {
 impl Marks {
     /// The error is the automaton's, for vocabularies that it cannot hold.
     pub(super) fn new(vocabulary: &Vocabulary) -> Result<Marks, aho_corasick::BuildError> {
-        let all = Set::new(vocabulary, |role| matches!(role, Role::Control | Role::UserDefined))?;
-        let user_defined = Set::new(vocabulary, |role| role == Role::UserDefined)?;
+        let all =
+            MarkSet::new(vocabulary, |role| matches!(role, TokenRole::Control | TokenRole::UserDefined))?;
+        let user_defined = MarkSet::new(vocabulary, |role| role == TokenRole::UserDefined)?;
         Ok(Marks { all, user_defined })
     }
 
@@ -51,8 +52,11 @@ impl Marks {
     }
 }
 
-impl Set {
-    fn new(vocabulary: &Vocabulary, wanted: impl Fn(Role) -> bool) -> Result<Set, aho_corasick::BuildError> {
+impl MarkSet {
+    fn new(
+        vocabulary: &Vocabulary,
+        wanted: impl Fn(TokenRole) -> bool,
+    ) -> Result<MarkSet, aho_corasick::BuildError> {
         let mut ids: Vec<u32> = vocabulary
             .special
             .keys()
@@ -62,7 +66,7 @@ impl Set {
         ids.sort_unstable();
         let patterns = ids.iter().filter_map(|id| vocabulary.special.get(id)).map(|text| text.as_bytes());
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns)?;
-        Ok(Set { automaton, ids })
+        Ok(MarkSet { automaton, ids })
     }
 }
 

@@ -39,12 +39,12 @@ use llguidance::toktrie::SimpleVob;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::memory::{fallible, try_vec};
-use algorithm::{Algorithm, Scratch};
+use algorithm::{Algorithm, TokenizerScratch};
 use marks::{Mark, Marks, Strips};
 use normalizer::Normalizer;
 use pieces::TextPlace;
 use utf8::{Continuations, Tokens};
-use vocabulary::{Role, Vocabulary};
+use vocabulary::{TokenRole, Vocabulary};
 
 /// `<arch>.pooling_type` of models that embed by their last token.
 const POOLING_LAST: u32 = 3;
@@ -191,7 +191,7 @@ impl Tokenizer {
             text.push_str(part.text());
         }
         let mut ids = try_vec("the tokens of a request", text.len() / 3 + 1)?;
-        let mut scratch = Scratch::default();
+        let mut scratch = TokenizerScratch::default();
         let mut rest = 0;
         let mut before = None;
         for mark in marks.iter().map(Some).chain([None]) {
@@ -213,7 +213,7 @@ impl Tokenizer {
     /// tokens for them; otherwise as [`Tokenizer::encode`].
     pub(crate) fn encode_bytes(&self, bytes: &[u8]) -> Vec<u32> {
         let mut ids = Vec::with_capacity(bytes.len() / 3 + 1);
-        let mut scratch = Scratch::default();
+        let mut scratch = TokenizerScratch::default();
         for chunk in bytes.utf8_chunks() {
             let Ok(tokens) = self.encode_at(&[TextPart::User(chunk.valid())], TextPlace::Later) else {
                 break;
@@ -231,7 +231,7 @@ impl Tokenizer {
         &self,
         text: &str,
         place: TextPlace,
-        scratch: &mut Scratch,
+        scratch: &mut TokenizerScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), Error> {
         let text = self.normalizer.apply(text);
@@ -293,7 +293,7 @@ impl Tokenizer {
 
     /// Whether the token is a control token, which steers the model instead of being text.
     pub fn is_control(&self, id: u32) -> bool {
-        self.vocabulary.role(id) == Some(Role::Control)
+        self.vocabulary.role(id) == Some(TokenRole::Control)
     }
 
     /// The text by which a control or user-defined token is written in templates.

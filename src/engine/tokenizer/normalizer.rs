@@ -18,7 +18,7 @@ pub(crate) const KEY: &str = "steadytext.tokenizer.normalizer";
 
 /// A step of normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum NormalizerStep {
     Nfc,
     Nfd,
     Nfkc,
@@ -31,47 +31,53 @@ pub(crate) enum Step {
     StripRight,
 }
 
-impl Step {
-    const ALL: [Step; 8] = [
-        Step::Nfc,
-        Step::Nfd,
-        Step::Nfkc,
-        Step::Nfkd,
-        Step::Lowercase,
-        Step::StripAccents,
-        Step::StripLeft,
-        Step::StripRight,
+impl NormalizerStep {
+    const ALL: [NormalizerStep; 8] = [
+        NormalizerStep::Nfc,
+        NormalizerStep::Nfd,
+        NormalizerStep::Nfkc,
+        NormalizerStep::Nfkd,
+        NormalizerStep::Lowercase,
+        NormalizerStep::StripAccents,
+        NormalizerStep::StripLeft,
+        NormalizerStep::StripRight,
     ];
 
     /// Its name under [`KEY`].
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Step::Nfc => "NFC",
-            Step::Nfd => "NFD",
-            Step::Nfkc => "NFKC",
-            Step::Nfkd => "NFKD",
-            Step::Lowercase => "Lowercase",
-            Step::StripAccents => "StripAccents",
-            Step::StripLeft => "StripLeft",
-            Step::StripRight => "StripRight",
+            NormalizerStep::Nfc => "NFC",
+            NormalizerStep::Nfd => "NFD",
+            NormalizerStep::Nfkc => "NFKC",
+            NormalizerStep::Nfkd => "NFKD",
+            NormalizerStep::Lowercase => "Lowercase",
+            NormalizerStep::StripAccents => "StripAccents",
+            NormalizerStep::StripLeft => "StripLeft",
+            NormalizerStep::StripRight => "StripRight",
         }
     }
 
     fn apply(self, text: Cow<'_, str>) -> Cow<'_, str> {
         let changed = match self {
-            Step::Nfc | Step::Nfd | Step::Nfkc | Step::Nfkd | Step::StripAccents if text.is_ascii() => {
+            NormalizerStep::Nfc
+            | NormalizerStep::Nfd
+            | NormalizerStep::Nfkc
+            | NormalizerStep::Nfkd
+            | NormalizerStep::StripAccents
+                if text.is_ascii() =>
+            {
                 return text;
             }
-            Step::Nfc => text.nfc().collect(),
-            Step::Nfd => text.nfd().collect(),
-            Step::Nfkc => text.nfkc().collect(),
-            Step::Nfkd => text.nfkd().collect(),
+            NormalizerStep::Nfc => text.nfc().collect(),
+            NormalizerStep::Nfd => text.nfd().collect(),
+            NormalizerStep::Nfkc => text.nfkc().collect(),
+            NormalizerStep::Nfkd => text.nfkd().collect(),
             // Character by character: the lower case of a capital sigma does not depend on the next
             // character.
-            Step::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
-            Step::StripAccents => text.chars().filter(|c| !is_combining_mark(*c)).collect(),
-            Step::StripLeft => text.trim_start().to_owned(),
-            Step::StripRight => text.trim_end().to_owned(),
+            NormalizerStep::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
+            NormalizerStep::StripAccents => text.chars().filter(|c| !is_combining_mark(*c)).collect(),
+            NormalizerStep::StripLeft => text.trim_start().to_owned(),
+            NormalizerStep::StripRight => text.trim_end().to_owned(),
         };
         Cow::Owned(changed)
     }
@@ -79,7 +85,7 @@ impl Step {
 
 /// All steps of a model.
 #[derive(Debug, Default)]
-pub(super) struct Normalizer(Vec<Step>);
+pub(super) struct Normalizer(Vec<NormalizerStep>);
 
 impl Normalizer {
     /// The normalizer of the file, which does nothing where it names no steps.
@@ -88,13 +94,13 @@ impl Normalizer {
     /// [`Error::CorruptModel`] where the key is no list of strings, [`Error::UnsupportedModel`] for a step
     /// that is not known.
     pub(super) fn of(gguf: &Gguf) -> Result<Normalizer, Error> {
-        let mut steps: Vec<Step> = Vec::new();
+        let mut steps: Vec<NormalizerStep> = Vec::new();
         for name in gguf.opt_strings(KEY)?.into_iter().flatten() {
-            let Some(step) = Step::ALL.into_iter().find(|step| step.name() == name) else {
+            let Some(step) = NormalizerStep::ALL.into_iter().find(|step| step.name() == name) else {
                 return Err(gguf.unsupported(format!("key \"{KEY}\" has a step that is not known")));
             };
             // The number of steps is bounded, so that no file can make a normalizer of any length.
-            if steps.len() == Step::ALL.len() * 2 {
+            if steps.len() == NormalizerStep::ALL.len() * 2 {
                 return Err(gguf.unsupported(format!("key \"{KEY}\" has too many steps")));
             }
             steps.push(step);
@@ -114,15 +120,26 @@ mod tests {
 
     #[test]
     fn steps_follow_each_other() {
-        let apply = |steps: &[Step], text: &str| Normalizer(steps.to_vec()).apply(text).into_owned();
+        let apply =
+            |steps: &[NormalizerStep], text: &str| Normalizer(steps.to_vec()).apply(text).into_owned();
         assert_eq!(apply(&[], "É "), "É ");
-        assert_eq!(apply(&[Step::Nfd, Step::StripAccents, Step::Lowercase], "ÉÀ"), "ea");
-        assert_eq!(apply(&[Step::StripAccents, Step::Nfd], "É"), "E\u{301}", "composed marks are none");
-        assert_eq!(apply(&[Step::Nfkc], "ﬁ Ⅳ ①"), "fi IV 1");
-        assert_eq!(apply(&[Step::StripLeft], "\u{a0} a "), "a ");
-        assert_eq!(apply(&[Step::StripRight], "\u{a0}a\t "), "\u{a0}a");
-        assert_eq!(apply(&[Step::Lowercase], "ΣΑΣ İ"), "σασ i\u{307}");
+        assert_eq!(
+            apply(&[NormalizerStep::Nfd, NormalizerStep::StripAccents, NormalizerStep::Lowercase], "ÉÀ"),
+            "ea"
+        );
+        assert_eq!(
+            apply(&[NormalizerStep::StripAccents, NormalizerStep::Nfd], "É"),
+            "E\u{301}",
+            "composed marks are none"
+        );
+        assert_eq!(apply(&[NormalizerStep::Nfkc], "ﬁ Ⅳ ①"), "fi IV 1");
+        assert_eq!(apply(&[NormalizerStep::StripLeft], "\u{a0} a "), "a ");
+        assert_eq!(apply(&[NormalizerStep::StripRight], "\u{a0}a\t "), "\u{a0}a");
+        assert_eq!(apply(&[NormalizerStep::Lowercase], "ΣΑΣ İ"), "σασ i\u{307}");
         let growing = "\u{fdfa}".repeat(1000);
-        assert_eq!(apply(&[Step::Nfkd, Step::Nfkc, Step::Lowercase], &growing).len(), 33_000);
+        assert_eq!(
+            apply(&[NormalizerStep::Nfkd, NormalizerStep::Nfkc, NormalizerStep::Lowercase], &growing).len(),
+            33_000
+        );
     }
 }

@@ -20,17 +20,17 @@ pub(super) enum TextPlace {
 
 /// Tokens to be looked up.
 #[derive(Debug, Default)]
-pub(super) struct Pieces {
+pub(super) struct PieceIds {
     ids: HashMap<Box<str>, u32>,
     /// Bytes of the longest one.
     longest: usize,
 }
 
-impl Pieces {
-    pub(super) fn new<'a>(pieces: impl Iterator<Item = (&'a str, u32)>) -> Pieces {
+impl PieceIds {
+    pub(super) fn new<'a>(pieces: impl Iterator<Item = (&'a str, u32)>) -> PieceIds {
         let pieces = pieces.filter(|(text, _)| (1..=MAX_PIECE_BYTES).contains(&text.len()));
         let ids: HashMap<Box<str>, u32> = pieces.map(|(text, id)| (text.into(), id)).collect();
-        Pieces { longest: ids.keys().map(|text| text.len()).max().unwrap_or(0), ids }
+        PieceIds { longest: ids.keys().map(|text| text.len()).max().unwrap_or(0), ids }
     }
 
     pub(super) fn get(&self, text: &str) -> Option<u32> {

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::bpe::{Bpe, Merges, Scratch};
-use super::pieces::{ByteTokens, Pieces};
+use super::bpe::{Bpe, BpeScratch, Merges};
+use super::pieces::{ByteTokens, PieceIds};
 use super::pre::Pre;
 use super::vocabulary::{Ids, SPACE, Vocabulary};
 
@@ -19,7 +19,7 @@ pub(super) struct PlainBpe {
     /// The tokens of single characters.
     characters: HashMap<char, u32>,
     /// Runs of line breaks that are tokens, although no merges make them.
-    lines: Pieces,
+    lines: PieceIds,
     bytes: ByteTokens,
 }
 
@@ -34,7 +34,7 @@ impl PlainBpe {
             bpe: Bpe::new(merges),
             pre,
             characters: text().filter_map(|(text, id)| Some((single(text)?, id))).collect(),
-            lines: Pieces::new(text().filter(|(text, _)| text.bytes().all(|byte| byte == b'\n'))),
+            lines: PieceIds::new(text().filter(|(text, _)| text.bytes().all(|byte| byte == b'\n'))),
             bytes: ByteTokens::new(ids, vocabulary),
         }
     }
@@ -48,7 +48,7 @@ impl PlainBpe {
     }
 
     /// Appends the tokens of a text; the error is a byte that has no token.
-    pub(super) fn encode(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), u8> {
+    pub(super) fn encode(&self, text: &str, scratch: &mut BpeScratch, ids: &mut Vec<u32>) -> Result<(), u8> {
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
             let is_break = first == '\n';
@@ -63,7 +63,7 @@ impl PlainBpe {
         Ok(())
     }
 
-    fn encode_line(&self, line: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), u8> {
+    fn encode_line(&self, line: &str, scratch: &mut BpeScratch, ids: &mut Vec<u32>) -> Result<(), u8> {
         scratch.clear();
         for character in line.chars() {
             let character = if character == ' ' { SPACE } else { character };

@@ -4,13 +4,13 @@
 //! Where llama.cpp reads a pattern otherwise than the model's authors meant it (`\p{Lu}` is any letter to it,
 //! for instance), the patterns here do what llama.cpp does.
 
-use super::split::Stage::{self, *};
+use super::split::SplitStage::{self, *};
 
 /// The pre-tokenizer for some values of `tokenizer.ggml.pre`.
 #[derive(Debug)]
 pub(super) struct Pre {
     pub(super) names: &'static [&'static str],
-    pub(super) stages: &'static [Stage],
+    pub(super) stages: &'static [SplitStage],
     /// Whether a word that is a token is taken whole, without regard to merges.
     pub(super) whole_words: bool,
     /// Whether texts begin with a token unless the file says otherwise.

@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 
-use super::pieces::{ByteTokens, Pieces, TextPlace};
+use super::pieces::{ByteTokens, PieceIds, TextPlace};
 use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -20,7 +20,7 @@ const NONE: u32 = u32::MAX;
 /// A vocabulary whose tokens have scores.
 #[derive(Debug)]
 pub(super) struct SentencePiece {
-    pieces: Pieces,
+    pieces: PieceIds,
     scores: Vec<f32>,
     bytes: ByteTokens,
     adds_space: bool,
@@ -28,7 +28,7 @@ pub(super) struct SentencePiece {
 
 /// A token in the making: `length` bytes of the text, 0 once it was joined with its left neighbour.
 #[derive(Debug, Clone, Copy)]
-struct Symbol {
+struct SentencePieceSymbol {
     start: u32,
     length: u32,
     previous: u32,
@@ -37,7 +37,7 @@ struct Symbol {
 
 /// Two neighbours that were a token when they were found.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
+struct MergeCandidate {
     score: f32,
     left: u32,
     right: u32,
@@ -47,30 +47,30 @@ struct Candidate {
 
 /// Memory that is kept from stretch to stretch.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
-    symbols: Vec<Symbol>,
-    candidates: BinaryHeap<Candidate>,
+pub(super) struct SentencePieceScratch {
+    symbols: Vec<SentencePieceSymbol>,
+    candidates: BinaryHeap<MergeCandidate>,
 }
 
-impl Ord for Candidate {
-    fn cmp(&self, other: &Candidate) -> Ordering {
+impl Ord for MergeCandidate {
+    fn cmp(&self, other: &MergeCandidate) -> Ordering {
         self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
     }
 }
 
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Candidate) -> Option<Ordering> {
+impl PartialOrd for MergeCandidate {
+    fn partial_cmp(&self, other: &MergeCandidate) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Candidate {
-    fn eq(&self, other: &Candidate) -> bool {
+impl PartialEq for MergeCandidate {
+    fn eq(&self, other: &MergeCandidate) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Candidate {}
+impl Eq for MergeCandidate {}
 
 impl SentencePiece {
     /// The model of the file, with its vocabulary.
@@ -80,7 +80,7 @@ impl SentencePiece {
         let scores = vocabulary::scores(gguf, vocabulary.len())?;
         let text = ids.iter().filter(|(_, id)| vocabulary.is_text(**id)).map(|(text, id)| (*text, *id));
         let sentencepiece = SentencePiece {
-            pieces: Pieces::new(text),
+            pieces: PieceIds::new(text),
             scores,
             bytes: ByteTokens::new(&ids, &vocabulary),
             adds_space: gguf.opt_bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
@@ -103,7 +103,7 @@ impl SentencePiece {
         text: &str,
         place: TextPlace,
         written: &mut String,
-        scratch: &mut Scratch,
+        scratch: &mut SentencePieceScratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
         written.clear();
@@ -116,7 +116,7 @@ impl SentencePiece {
         scratch.candidates.clear();
         for (start, character) in written.char_indices() {
             let position = scratch.symbols.len() as u32;
-            scratch.symbols.push(Symbol {
+            scratch.symbols.push(SentencePieceSymbol {
                 start: start as u32,
                 length: character.len_utf8() as u32,
                 previous: position.checked_sub(1).unwrap_or(NONE),
@@ -147,26 +147,26 @@ impl SentencePiece {
     }
 
     /// Adds a candidate if two neighbours form a token.
-    fn propose(&self, text: &str, scratch: &mut Scratch, left: u32, right: u32) {
+    fn propose(&self, text: &str, scratch: &mut SentencePieceScratch, left: u32, right: u32) {
         let symbol = |at: u32| scratch.symbols.get(at as usize);
         let (Some(a), Some(b)) = (symbol(left), symbol(right)) else { return };
         let length = a.length + b.length;
         let joined = text.get(a.start as usize..(a.start + length) as usize).unwrap_or_default();
         let Some(id) = self.pieces.get(joined) else { return };
         let Some(score) = self.scores.get(id as usize) else { return };
-        scratch.candidates.push(Candidate { score: *score, left, right, length });
+        scratch.candidates.push(MergeCandidate { score: *score, left, right, length });
     }
 
     /// Joins two neighbours, if both are still those of the candidate.
-    fn join(&self, text: &str, scratch: &mut Scratch, candidate: Candidate) {
-        let Candidate { left, right, length, .. } = candidate;
+    fn join(&self, text: &str, scratch: &mut SentencePieceScratch, candidate: MergeCandidate) {
+        let MergeCandidate { left, right, length, .. } = candidate;
         let symbol = |at: u32| scratch.symbols.get(at as usize).copied();
         let (Some(a), Some(b)) = (symbol(left), symbol(right)) else { return };
         if a.length == 0 || b.length == 0 || a.length + b.length != length {
             return;
         }
         if let Some(kept) = scratch.symbols.get_mut(left as usize) {
-            *kept = Symbol { length, next: b.next, ..a };
+            *kept = SentencePieceSymbol { length, next: b.next, ..a };
         }
         if let Some(gone) = scratch.symbols.get_mut(right as usize) {
             gone.length = 0;

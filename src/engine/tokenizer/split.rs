@@ -15,14 +15,14 @@ use regex::Regex;
 
 /// One pass over the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum SplitStage {
     /// Each match is a piece, and so is the text between two matches.
     Isolate(&'static str),
     /// The same, but white space leaves its last character to the next piece, even if that is a line break.
     Words(&'static str),
     /// The same, but white space that ends in a line break stays whole.
     WordsAndLines(&'static str),
-    /// As [`Stage::WordsAndLines`], but white space is cut into powers of two.
+    /// As [`SplitStage::WordsAndLines`], but white space is cut into powers of two.
     PowersOfTwo(&'static str),
     /// Runs of digits are cut into groups of three, of which the first may be shorter. Text before a run
     /// belongs to its first group.
@@ -34,17 +34,17 @@ pub(super) enum Stage {
 /// A way to cut text into words.
 #[derive(Debug)]
 pub(super) struct Splitter {
-    stages: Vec<(Stage, Option<Regex>)>,
+    stages: Vec<(SplitStage, Option<Regex>)>,
 }
 
-impl Stage {
+impl SplitStage {
     fn pattern(self) -> Option<&'static str> {
         match self {
-            Stage::Isolate(pattern)
-            | Stage::Words(pattern)
-            | Stage::WordsAndLines(pattern)
-            | Stage::PowersOfTwo(pattern) => Some(pattern),
-            Stage::DigitGroups | Stage::Thousands => None,
+            SplitStage::Isolate(pattern)
+            | SplitStage::Words(pattern)
+            | SplitStage::WordsAndLines(pattern)
+            | SplitStage::PowersOfTwo(pattern) => Some(pattern),
+            SplitStage::DigitGroups | SplitStage::Thousands => None,
         }
     }
 }
@@ -55,8 +55,8 @@ type Each<'a> = dyn FnMut(&str) -> Result<(), u8> + 'a;
 impl Splitter {
     /// # Errors
     /// An invalid pattern; the tests compile all of them.
-    pub(super) fn new(stages: &[Stage]) -> Result<Splitter, regex::Error> {
-        let compile = |stage: &Stage| Ok((*stage, stage.pattern().map(Regex::new).transpose()?));
+    pub(super) fn new(stages: &[SplitStage]) -> Result<Splitter, regex::Error> {
+        let compile = |stage: &SplitStage| Ok((*stage, stage.pattern().map(Regex::new).transpose()?));
         Ok(Splitter { stages: stages.iter().map(compile).collect::<Result<_, _>>()? })
     }
 
@@ -70,19 +70,19 @@ impl Splitter {
 }
 
 /// The stages, one inside the other: a piece of the first is a text for the second.
-fn run(stages: &[(Stage, Option<Regex>)], text: &str, each: &mut Each<'_>) -> Result<(), u8> {
+fn run(stages: &[(SplitStage, Option<Regex>)], text: &str, each: &mut Each<'_>) -> Result<(), u8> {
     if text.is_empty() {
         return Ok(());
     }
     let Some(((stage, regex), rest)) = stages.split_first() else { return each(text) };
     let mut next = |piece: &str| run(rest, piece, each);
     match (stage, regex) {
-        (Stage::Isolate(_), Some(regex)) => isolate(regex, text, &mut next),
-        (Stage::Words(_), Some(regex)) => words(regex, false, text, &mut next),
-        (Stage::WordsAndLines(_), Some(regex)) => words(regex, true, text, &mut next),
-        (Stage::PowersOfTwo(_), Some(regex)) => powers_of_two(regex, text, &mut next),
-        (Stage::DigitGroups, _) => digit_groups(text, &mut next),
-        (Stage::Thousands, _) => thousands(text, &mut next),
+        (SplitStage::Isolate(_), Some(regex)) => isolate(regex, text, &mut next),
+        (SplitStage::Words(_), Some(regex)) => words(regex, false, text, &mut next),
+        (SplitStage::WordsAndLines(_), Some(regex)) => words(regex, true, text, &mut next),
+        (SplitStage::PowersOfTwo(_), Some(regex)) => powers_of_two(regex, text, &mut next),
+        (SplitStage::DigitGroups, _) => digit_groups(text, &mut next),
+        (SplitStage::Thousands, _) => thousands(text, &mut next),
         (_, None) => next(text),
     }
 }

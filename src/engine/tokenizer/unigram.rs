@@ -22,7 +22,7 @@ const UNKNOWN: u32 = 2;
 pub(super) struct Unigram {
     /// The texts of tokens, one after the other in the order of their bytes.
     text: Vec<u8>,
-    tokens: Vec<Piece>,
+    tokens: Vec<UnigramPiece>,
     /// The tokens that begin with each byte: those from its number on, up to that of the next.
     first: Vec<u32>,
     unknown: u32,
@@ -33,7 +33,7 @@ pub(super) struct Unigram {
 }
 
 #[derive(Debug)]
-struct Piece {
+struct UnigramPiece {
     id: u32,
     start: u32,
     length: u32,
@@ -51,7 +51,7 @@ struct Best {
 
 /// Memory that is kept from stretch to stretch.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(super) struct UnigramScratch {
     best: Vec<Best>,
 }
 
@@ -90,7 +90,7 @@ impl Unigram {
         let mut text = Vec::new();
         let mut tokens = Vec::with_capacity(pieces.len());
         for (piece, id) in &pieces {
-            tokens.push(Piece {
+            tokens.push(UnigramPiece {
                 id: *id,
                 start: text.len() as u32,
                 length: piece.len() as u32,
@@ -130,10 +130,10 @@ impl Unigram {
         text: &str,
         place: TextPlace,
         normal: &mut String,
-        scratch: &mut Scratch,
+        scratch: &mut UnigramScratch,
         ids: &mut Vec<u32>,
     ) {
-        let Scratch { best } = scratch;
+        let UnigramScratch { best } = scratch;
         self.normalize(text, place, normal);
         best.clear();
         best.resize(normal.len() + 1, Best { token: self.unknown, start: 0, score: f64::NEG_INFINITY });
@@ -174,14 +174,14 @@ impl Unigram {
     }
 
     /// Hands over the tokens with which a text begins, the shortest first.
-    fn tokens_of(&self, text: &[u8], mut each: impl FnMut(&Piece)) {
+    fn tokens_of(&self, text: &[u8], mut each: impl FnMut(&UnigramPiece)) {
         let Some(first) = text.first().map(|byte| usize::from(*byte)) else { return };
         let range = |at: usize| self.first.get(at).map_or(0, |at| *at as usize);
         let mut pieces = self.tokens.get(range(first)..range(first + 1)).unwrap_or_default();
         for (at, byte) in text.iter().enumerate() {
             // Candidates that continue with this byte. Those that end here came first, and were handed over.
             let byte_of =
-                |piece: &Piece| self.text.get(piece.start as usize + at).copied().unwrap_or_default();
+                |piece: &UnigramPiece| self.text.get(piece.start as usize + at).copied().unwrap_or_default();
             if at > 0 {
                 let start = pieces.partition_point(|piece| byte_of(piece) < *byte);
                 let end = pieces.partition_point(|piece| byte_of(piece) <= *byte);

@@ -11,7 +11,7 @@ use llguidance::toktrie::SimpleVob;
 /// The state at the end of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-enum State {
+enum Utf8State {
     /// Behind a character.
     Whole,
     /// One, two or three bytes of 80..BF are missing.
@@ -26,50 +26,50 @@ enum State {
     AfterF4,
 }
 
-const STATES: [State; 8] = [
-    State::Whole,
-    State::One,
-    State::Two,
-    State::Three,
-    State::AfterE0,
-    State::AfterED,
-    State::AfterF0,
-    State::AfterF4,
+const STATES: [Utf8State; 8] = [
+    Utf8State::Whole,
+    Utf8State::One,
+    Utf8State::Two,
+    Utf8State::Three,
+    Utf8State::AfterE0,
+    Utf8State::AfterED,
+    Utf8State::AfterF0,
+    Utf8State::AfterF4,
 ];
 
-impl State {
+impl Utf8State {
     /// The state after one more byte; None where the text would be invalid. Text values have no zero bytes.
-    fn next(self, byte: u8) -> Option<State> {
+    fn next(self, byte: u8) -> Option<Utf8State> {
         match (self, byte) {
-            (State::Whole, 0x01..=0x7f) | (State::One, 0x80..=0xbf) => Some(State::Whole),
-            (State::Whole, 0xc2..=0xdf)
-            | (State::Two, 0x80..=0xbf)
-            | (State::AfterE0, 0xa0..=0xbf)
-            | (State::AfterED, 0x80..=0x9f) => Some(State::One),
-            (State::Whole, 0xe0) => Some(State::AfterE0),
-            (State::Whole, 0xed) => Some(State::AfterED),
-            (State::Whole, 0xe1..=0xec | 0xee..=0xef)
-            | (State::Three, 0x80..=0xbf)
-            | (State::AfterF0, 0x90..=0xbf)
-            | (State::AfterF4, 0x80..=0x8f) => Some(State::Two),
-            (State::Whole, 0xf0) => Some(State::AfterF0),
-            (State::Whole, 0xf1..=0xf3) => Some(State::Three),
-            (State::Whole, 0xf4) => Some(State::AfterF4),
+            (Utf8State::Whole, 0x01..=0x7f) | (Utf8State::One, 0x80..=0xbf) => Some(Utf8State::Whole),
+            (Utf8State::Whole, 0xc2..=0xdf)
+            | (Utf8State::Two, 0x80..=0xbf)
+            | (Utf8State::AfterE0, 0xa0..=0xbf)
+            | (Utf8State::AfterED, 0x80..=0x9f) => Some(Utf8State::One),
+            (Utf8State::Whole, 0xe0) => Some(Utf8State::AfterE0),
+            (Utf8State::Whole, 0xed) => Some(Utf8State::AfterED),
+            (Utf8State::Whole, 0xe1..=0xec | 0xee..=0xef)
+            | (Utf8State::Three, 0x80..=0xbf)
+            | (Utf8State::AfterF0, 0x90..=0xbf)
+            | (Utf8State::AfterF4, 0x80..=0x8f) => Some(Utf8State::Two),
+            (Utf8State::Whole, 0xf0) => Some(Utf8State::AfterF0),
+            (Utf8State::Whole, 0xf1..=0xf3) => Some(Utf8State::Three),
+            (Utf8State::Whole, 0xf4) => Some(Utf8State::AfterF4),
             _ => None,
         }
     }
 
-    fn after(self, bytes: &[u8]) -> Option<State> {
+    fn after(self, bytes: &[u8]) -> Option<Utf8State> {
         bytes.iter().try_fold(self, |state, byte| state.next(*byte))
     }
 }
 
 /// The tokens that can follow a text, for one vocabulary.
 #[derive(Debug, Default)]
-pub(super) struct Continuations(OnceLock<Table>);
+pub(super) struct Continuations(OnceLock<Utf8Table>);
 
 #[derive(Debug)]
-struct Table {
+struct Utf8Table {
     /// By state: tokens that keep the text valid.
     valid: [SimpleVob; 8],
     /// Tokens among them behind which the vocabulary can complete the character.
@@ -94,20 +94,20 @@ impl Continuations {
     /// vocabulary cannot complete. The set is empty where no token adds to the text; None where `pending`
     /// cannot be part of one.
     pub(super) fn following(&self, tokens: &impl Tokens, pending: &[u8], last: bool) -> Option<&SimpleVob> {
-        let table = self.0.get_or_init(|| Table::new(tokens));
-        let state = State::Whole.after(pending)? as usize;
+        let table = self.0.get_or_init(|| Utf8Table::new(tokens));
+        let state = Utf8State::Whole.after(pending)? as usize;
         Some(if last { &table.valid[state] } else { &table.open[state] })
     }
 
     /// Whether the character that has begun can be completed.
     pub(super) fn completes(&self, tokens: &impl Tokens, pending: &[u8]) -> bool {
-        let table = self.0.get_or_init(|| Table::new(tokens));
-        State::Whole.after(pending).is_some_and(|state| table.completes[state as usize])
+        let table = self.0.get_or_init(|| Utf8Table::new(tokens));
+        Utf8State::Whole.after(pending).is_some_and(|state| table.completes[state as usize])
     }
 }
 
-impl Table {
-    fn new(tokens: &impl Tokens) -> Table {
+impl Utf8Table {
+    fn new(tokens: &impl Tokens) -> Utf8Table {
         let ids = || 0..tokens.count() as u32;
         // For each state, the states that a token leads to.
         let mut leads = [[false; 8]; 8];
@@ -120,21 +120,21 @@ impl Table {
             }
         }
         let mut completes = [false; 8];
-        completes[State::Whole as usize] = true;
+        completes[Utf8State::Whole as usize] = true;
         // As many rounds as the longest way between two states has steps.
         for _ in STATES {
             for (state, leads) in leads.iter().enumerate() {
                 completes[state] |= leads.iter().zip(completes).any(|(leads, completes)| *leads && completes);
             }
         }
-        let set = |state: State, open: bool| {
+        let set = |state: Utf8State, open: bool| {
             let mut set = SimpleVob::alloc(tokens.count());
             let mut adds = false;
             for id in ids() {
                 let bytes = tokens.bytes(id);
                 let allowed = match state.after(bytes) {
                     // Tokens that add nothing, such as control tokens; an end only behind a whole character.
-                    Some(_) if bytes.is_empty() => state == State::Whole || !tokens.ends(id),
+                    Some(_) if bytes.is_empty() => state == Utf8State::Whole || !tokens.ends(id),
                     Some(end) => !open || completes[end as usize],
                     None => false,
                 };
@@ -145,7 +145,7 @@ impl Table {
             }
             if adds { set } else { SimpleVob::alloc(tokens.count()) }
         };
-        Table {
+        Utf8Table {
             valid: STATES.map(|state| set(state, false)),
             open: STATES.map(|state| set(state, true)),
             completes,
@@ -155,7 +155,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{Continuations, STATES, State, Tokens};
+    use super::{Continuations, STATES, Tokens, Utf8State};
 
     struct Made(Vec<Vec<u8>>);
 
@@ -188,15 +188,15 @@ mod tests {
     #[test]
     fn every_beginning_of_a_character_is_told_from_what_is_none() {
         for first in 0..=255u8 {
-            assert_eq!(State::Whole.after(&[first]).is_some(), is_beginning(&[first]), "{first:x}");
+            assert_eq!(Utf8State::Whole.after(&[first]).is_some(), is_beginning(&[first]), "{first:x}");
             for second in 0..=255u8 {
                 let two = [first, second];
-                assert_eq!(State::Whole.after(&two).is_some(), is_beginning(&two), "{two:x?}");
+                assert_eq!(Utf8State::Whole.after(&two).is_some(), is_beginning(&two), "{two:x?}");
                 for rest in [0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0] {
                     for last in [0x00, 0x41, 0x80, 0xbf, 0xc2] {
                         let four = [first, second, rest, last];
-                        assert_eq!(State::Whole.after(&four).is_some(), is_beginning(&four), "{four:x?}");
-                        let whole = State::Whole.after(&four) == Some(State::Whole);
+                        assert_eq!(Utf8State::Whole.after(&four).is_some(), is_beginning(&four), "{four:x?}");
+                        let whole = Utf8State::Whole.after(&four) == Some(Utf8State::Whole);
                         assert_eq!(
                             whole,
                             std::str::from_utf8(&four).is_ok() && !four.contains(&0),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::alphabet::{Bytes, characters};
+use super::alphabet::{CharacterBytes, characters};
 use super::bpe::Merges;
 use crate::Error;
 use crate::gguf::Gguf;
@@ -78,7 +78,7 @@ const BERT_NAMES: [&str; 5] = ["[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]"];
 
 /// The purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum TokenRole {
     /// Part of text.
     Text,
     /// A single byte of text for which there is no other token (`<0xFF>`).
@@ -98,7 +98,7 @@ pub(super) struct Vocabulary {
     arena: Vec<u8>,
     /// The end of each token in these bytes.
     ends: Vec<u32>,
-    roles: Vec<Role>,
+    roles: Vec<TokenRole>,
     /// Texts of control and user-defined tokens.
     pub(super) special: HashMap<u32, Box<str>>,
     /// Tokens that end an answer, ascending.
@@ -147,7 +147,7 @@ pub(super) fn read<'a>(
         special: HashMap::new(),
         end_tokens: Vec::new(),
     };
-    let alphabet = Bytes::new();
+    let alphabet = CharacterBytes::new();
     let ordinary = ordinary_names(ids);
     for (id, (token, token_type)) in tokens.zip(types).enumerate() {
         // Neither kind is a control token, even if it looks like one.
@@ -225,7 +225,7 @@ fn role(
     token_type: i32,
     spelling: Spelling,
     is_text: bool,
-) -> Result<Role, Error> {
+) -> Result<TokenRole, Error> {
     let named = (token.starts_with("<|") && token.ends_with("|>") && token.len() > 4)
         || (token.starts_with("<｜") && token.ends_with("｜>"))
         || END_NAMES.contains(&token)
@@ -234,13 +234,13 @@ fn role(
     let half = (token.starts_with("<|") && token.ends_with('>'))
         || (token.starts_with('<') && token.ends_with("|>"));
     Ok(match token_type {
-        1 if named && !is_text => Role::Control,
-        4 if (named || half) && !is_text => Role::Control,
-        6 if spelling != Spelling::Alphabet && written_byte(token).is_some() => Role::Byte,
-        1 | 6 => Role::Text,
-        2 | 3 => Role::Control,
-        4 => Role::UserDefined,
-        5 => Role::Unused,
+        1 if named && !is_text => TokenRole::Control,
+        4 if (named || half) && !is_text => TokenRole::Control,
+        6 if spelling != Spelling::Alphabet && written_byte(token).is_some() => TokenRole::Byte,
+        1 | 6 => TokenRole::Text,
+        2 | 3 => TokenRole::Control,
+        4 => TokenRole::UserDefined,
+        5 => TokenRole::Unused,
         other => {
             return Err(gguf.corrupt(format!(
                 "element {id} of key \"tokenizer.ggml.token_type\" is {other}, not a token type"
@@ -274,7 +274,7 @@ fn end_tokens(
     vocabulary: &Vocabulary,
 ) -> Result<Vec<u32>, Error> {
     let named = END_NAMES.iter().filter_map(|name| ids.get(name).copied());
-    let mut ends: Vec<u32> = named.filter(|id| vocabulary.role(*id) == Some(Role::Control)).collect();
+    let mut ends: Vec<u32> = named.filter(|id| vocabulary.role(*id) == Some(TokenRole::Control)).collect();
     for key in END_KEYS {
         ends.extend(token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"), vocabulary.len())?);
     }
@@ -341,9 +341,9 @@ pub(super) fn merges(gguf: &Gguf, ids: &Ids<'_>) -> Result<Merges, Error> {
 }
 
 impl Vocabulary {
-    fn push(&mut self, id: u32, token: &str, role: Role, spelling: Spelling, alphabet: &Bytes) {
+    fn push(&mut self, id: u32, token: &str, role: TokenRole, spelling: Spelling, alphabet: &CharacterBytes) {
         match (role, spelling) {
-            (Role::Text, Spelling::Alphabet) => {
+            (TokenRole::Text, Spelling::Alphabet) => {
                 // A token with a character outside the alphabet must have been meant as plain text.
                 let start = self.arena.len();
                 for character in token.chars() {
@@ -357,7 +357,7 @@ impl Vocabulary {
                     }
                 }
             }
-            (Role::Text, Spelling::Plain | Spelling::WordPiece) => {
+            (TokenRole::Text, Spelling::Plain | Spelling::WordPiece) => {
                 let mut parts = token.split(SPACE);
                 self.arena.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
                 for part in parts {
@@ -365,11 +365,11 @@ impl Vocabulary {
                     self.arena.extend_from_slice(part.as_bytes());
                 }
             }
-            (Role::Byte, _) => self.arena.extend(written_byte(token)),
-            (Role::UserDefined, _) => self.arena.extend_from_slice(token.as_bytes()),
-            (Role::Control | Role::Unused, _) => {}
+            (TokenRole::Byte, _) => self.arena.extend(written_byte(token)),
+            (TokenRole::UserDefined, _) => self.arena.extend_from_slice(token.as_bytes()),
+            (TokenRole::Control | TokenRole::Unused, _) => {}
         }
-        if matches!(role, Role::Control | Role::UserDefined) && !token.is_empty() {
+        if matches!(role, TokenRole::Control | TokenRole::UserDefined) && !token.is_empty() {
             self.special.insert(id, token.into());
         }
         self.ends.push(self.arena.len() as u32);
@@ -380,22 +380,22 @@ impl Vocabulary {
         self.ends.len()
     }
 
-    pub(super) fn role(&self, id: u32) -> Option<Role> {
+    pub(super) fn role(&self, id: u32) -> Option<TokenRole> {
         self.roles.get(id as usize).copied()
     }
 
     pub(super) fn is_control(&self, id: u32) -> bool {
-        self.role(id) == Some(Role::Control)
+        self.role(id) == Some(TokenRole::Control)
     }
 
     /// Whether text can become this token without a search for special tokens.
     pub(super) fn is_text(&self, id: u32) -> bool {
-        matches!(self.role(id), Some(Role::Text | Role::UserDefined))
+        matches!(self.role(id), Some(TokenRole::Text | TokenRole::UserDefined))
     }
 
     /// Whether it is an ordinary part of text.
     pub(super) fn is_ordinary(&self, id: u32) -> bool {
-        self.role(id) == Some(Role::Text)
+        self.role(id) == Some(TokenRole::Text)
     }
 
     /// The bytes that the token adds to the output.
@@ -412,7 +412,7 @@ impl Vocabulary {
     /// Ordinary tokens in the order of their bytes, to look up words that are tokens.
     pub(super) fn sorted(&self) -> Vec<u32> {
         let mut sorted: Vec<u32> = (0..self.len() as u32)
-            .filter(|id| self.role(*id) == Some(Role::Text) && !self.bytes(*id).is_empty())
+            .filter(|id| self.role(*id) == Some(TokenRole::Text) && !self.bytes(*id).is_empty())
             .collect();
         sorted.sort_unstable_by(|a, b| self.bytes(*a).cmp(self.bytes(*b)).then(a.cmp(b)));
         sorted

@@ -21,7 +21,7 @@ pub use reader::Reader;
 pub use writer::{Sink, Writer};
 
 use crate::key::{self, Key};
-use crate::pickle::{self, Value};
+use crate::pickle::{self, PickleValue};
 
 /// An entry of a cache file.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +29,7 @@ pub struct CacheFileEntry {
     /// The request that it answers.
     pub key: Key,
     /// The answer.
-    pub value: Value,
+    pub value: PickleValue,
     /// Number of its uses, at least 1.
     pub frequency: i64,
     /// Time of its last use, in microseconds since 1970.
@@ -39,7 +39,7 @@ pub struct CacheFileEntry {
 /// A row of a cache file that is no entry, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("row {row}: {reason}")]
-pub struct Refusal {
+pub struct RefusedRow {
     /// Its rowid.
     pub row: i64,
     /// Why.

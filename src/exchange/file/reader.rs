@@ -11,9 +11,9 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{CacheFileEntry, Error, Reason, Refusal};
+use super::{CacheFileEntry, Error, Reason, RefusedRow};
 use crate::key::{self, Coding};
-use crate::pickle::{self, MAX_TEXT_BYTES, Value};
+use crate::pickle::{self, MAX_TEXT_BYTES, PickleValue};
 
 /// Bytes of one value at most: a text with what a pickle puts around it.
 const MAX_VALUE_BYTES: i32 = MAX_TEXT_BYTES as i32 + (1 << 20);
@@ -66,7 +66,7 @@ impl Reader {
     /// The file is damaged; or whatever `each` returns.
     pub fn read<E: From<Error>>(
         &self,
-        mut each: impl FnMut(Result<CacheFileEntry, Refusal>) -> Result<(), E>,
+        mut each: impl FnMut(Result<CacheFileEntry, RefusedRow>) -> Result<(), E>,
     ) -> Result<(), E> {
         let sql = "select rowid, key, value, frequency, last_access from main.cache not indexed";
         let mut statement = self.connection.prepare(sql).map_err(Error::from)?;
@@ -79,7 +79,7 @@ impl Reader {
             }
             let id = row.get(0).map_err(Error::from)?;
             let entry = self.entry(row)?;
-            each(entry.map_err(|reason| Refusal { row: id, reason }))?;
+            each(entry.map_err(|reason| RefusedRow { row: id, reason }))?;
         }
         Ok(())
     }
@@ -116,8 +116,8 @@ fn entry(
     let value = pickle::read(value)?;
     let coding = if Coding::is_base64(key) { coding } else { Coding::Plain };
     let key = match value {
-        Value::Text(_) => coding.generation(key)?,
-        Value::Vector(_) => coding.embedding(key)?,
+        PickleValue::Text(_) => coding.generation(key)?,
+        PickleValue::Vector(_) => coding.embedding(key)?,
     };
     Ok(CacheFileEntry { key, value, frequency, last_access_us: last_access_us.max(0) })
 }

@@ -31,7 +31,7 @@ impl TestFolder {
     }
 }
 
-type Rows = Vec<Result<CacheFileEntry, Refusal>>;
+type Rows = Vec<Result<CacheFileEntry, RefusedRow>>;
 
 fn read(path: &std::path::Path) -> Result<Rows, Error> {
     let mut rows = Vec::new();
@@ -46,7 +46,7 @@ fn read(path: &std::path::Path) -> Result<Rows, Error> {
 fn entries() -> Vec<CacheFileEntry> {
     let text = |prompt: &str, eos: Option<&str>, text: &str| CacheFileEntry {
         key: Key::Generation { prompt: prompt.into(), eos_string: eos.map(Into::into) },
-        value: Value::Text(text.into()),
+        value: PickleValue::Text(text.into()),
         frequency: 3,
         last_access_us: 1_753_000_000_123_456,
     };
@@ -56,7 +56,7 @@ fn entries() -> Vec<CacheFileEntry> {
                 &Coding::Base64.write(&Key::Embedding { digest: String::new(), text: Some(text.into()) }),
             )
             .unwrap(),
-        value: Value::Vector(vector.into()),
+        value: PickleValue::Vector(vector.into()),
         frequency: 1,
         last_access_us: 1_753_000_000_000_000,
     };

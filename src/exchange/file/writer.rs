@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags, Statement};
 
 use super::{CacheFileEntry, Error};
 use crate::key::Coding;
-use crate::pickle::{self, Value};
+use crate::pickle::{self, PickleValue};
 
 /// A cache file in the making. Dropped without [`Writer::finish`], it is of no use.
 pub struct Writer {
@@ -83,8 +83,8 @@ impl Sink<'_> {
     /// SQLite's.
     pub fn add(&mut self, entry: &CacheFileEntry) -> Result<(), Error> {
         let value = match &entry.value {
-            Value::Text(text) => pickle::write_text(text),
-            Value::Vector(vector) => pickle::write_vector(vector),
+            PickleValue::Text(text) => pickle::write_text(text),
+            PickleValue::Vector(vector) => pickle::write_vector(vector),
         };
         let (key, size) = (self.coding.write(&entry.key), value.len() as i64);
         self.statement.execute((key, value, entry.frequency, entry.last_access_us, size))?;

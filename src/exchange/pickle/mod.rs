@@ -24,7 +24,7 @@ pub const MAX_TEXT_BYTES: usize = 32 << 20;
 
 /// A cached value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum PickleValue {
     /// A generated text.
     Text(String),
     /// An embedding; every number is finite.

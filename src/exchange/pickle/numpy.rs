@@ -6,7 +6,7 @@
 //! `(3, '<', None, None, None, -1, -1, 0)`. Protocol 2 has no bytes: they are `_codecs.encode(text,
 //! 'latin1')`.
 
-use super::reader::{Handle, Machine, Object};
+use super::reader::{ObjectIndex, PickleMachine, PickleObject};
 use super::{Error, MAX_DIMENSIONS};
 
 /// The names that a pickle may use.
@@ -44,25 +44,25 @@ pub(super) struct Dtype {
 
 /// The result of REDUCE: the call of `callee` with `arguments`.
 pub(super) fn reduce<'p>(
-    machine: &Machine<'p>,
-    callee: Handle,
-    arguments: Handle,
-) -> Result<Object<'p>, Error> {
-    let Object::Global(callee) = machine.get(callee) else { return Err(machine.missing("a function")) };
+    machine: &PickleMachine<'p>,
+    callee: ObjectIndex,
+    arguments: ObjectIndex,
+) -> Result<PickleObject<'p>, Error> {
+    let PickleObject::Global(callee) = machine.get(callee) else { return Err(machine.missing("a function")) };
     let arguments = machine.tuple(arguments).ok_or_else(|| machine.missing("a tuple of arguments"))?;
     match (callee, &arguments[..]) {
-        (Global::Encode, [Object::Text(text), Object::Text("latin1" | "latin-1")]) => {
+        (Global::Encode, [PickleObject::Text(text), PickleObject::Text("latin1" | "latin-1")]) => {
             let bytes: Result<Vec<u8>, _> = text.chars().map(|char| u8::try_from(u32::from(char))).collect();
-            bytes.map(Object::Latin1).map_err(|_| machine.missing("a text of Latin-1 characters"))
+            bytes.map(PickleObject::Latin1).map_err(|_| machine.missing("a text of Latin-1 characters"))
         }
-        (Global::Dtype, [Object::Text(name), ..]) => match *name {
-            "f4" | "f8" => Ok(Object::Dtype(Dtype { is_double: *name == "f8", is_big_endian: false })),
+        (Global::Dtype, [PickleObject::Text(name), ..]) => match *name {
+            "f4" | "f8" => Ok(PickleObject::Dtype(Dtype { is_double: *name == "f8", is_big_endian: false })),
             _ => Err(Error::Kind("an array of something else than floats")),
         },
-        (Global::Reconstruct, [Object::Global(Global::NdArray), Object::Tuple(_), ..]) => {
-            Ok(Object::EmptyArray)
+        (Global::Reconstruct, [PickleObject::Global(Global::NdArray), PickleObject::Tuple(_), ..]) => {
+            Ok(PickleObject::EmptyArray)
         }
-        (Global::FromBuffer, [data, Object::Dtype(dtype), Object::Tuple(shape), ..]) => {
+        (Global::FromBuffer, [data, PickleObject::Dtype(dtype), PickleObject::Tuple(shape), ..]) => {
             array(machine, shape, *dtype, data)
         }
         _ => Err(machine.missing("the arguments of numpy's functions")),
@@ -70,37 +70,42 @@ pub(super) fn reduce<'p>(
 }
 
 /// The result of BUILD: the object `of` with its state.
-pub(super) fn build<'p>(machine: &Machine<'p>, of: Handle, state: Handle) -> Result<Object<'p>, Error> {
+pub(super) fn build<'p>(
+    machine: &PickleMachine<'p>,
+    of: ObjectIndex,
+    state: ObjectIndex,
+) -> Result<PickleObject<'p>, Error> {
     let state = machine.tuple(state).ok_or_else(|| machine.missing("a tuple"))?;
     match (machine.get(of), &state[..]) {
-        (Object::Dtype(dtype), [Object::Int(3 | 4), Object::Text(order), ..]) => {
+        (PickleObject::Dtype(dtype), [PickleObject::Int(3 | 4), PickleObject::Text(order), ..]) => {
             let is_big_endian = match *order {
                 "<" => false,
                 ">" => true,
                 _ => return Err(machine.missing("a byte order")),
             };
-            Ok(Object::Dtype(Dtype { is_big_endian, ..*dtype }))
+            Ok(PickleObject::Dtype(Dtype { is_big_endian, ..*dtype }))
         }
-        (Object::EmptyArray, [Object::Int(1), Object::Tuple(shape), Object::Dtype(dtype), _, data]) => {
-            array(machine, shape, *dtype, data)
-        }
+        (
+            PickleObject::EmptyArray,
+            [PickleObject::Int(1), PickleObject::Tuple(shape), PickleObject::Dtype(dtype), _, data],
+        ) => array(machine, shape, *dtype, data),
         _ => Err(machine.missing("an array or a type with its state")),
     }
 }
 
 fn array<'p>(
-    machine: &Machine<'p>,
-    shape: &[Handle],
+    machine: &PickleMachine<'p>,
+    shape: &[ObjectIndex],
     dtype: Dtype,
-    data: &Object<'p>,
-) -> Result<Object<'p>, Error> {
+    data: &PickleObject<'p>,
+) -> Result<PickleObject<'p>, Error> {
     let data = match data {
-        Object::Bytes(bytes) => bytes,
-        Object::Latin1(bytes) => &bytes[..],
+        PickleObject::Bytes(bytes) => bytes,
+        PickleObject::Latin1(bytes) => &bytes[..],
         _ => return Err(machine.missing("the bytes of an array")),
     };
     let [dimensions] = shape else { return Err(Error::Kind("an array of several axes")) };
-    let Object::Int(dimensions) = machine.get(*dimensions) else {
+    let PickleObject::Int(dimensions) = machine.get(*dimensions) else {
         return Err(machine.missing("the length of an array"));
     };
     let size = if dtype.is_double { 8 } else { 4 };
@@ -117,7 +122,7 @@ fn array<'p>(
         (true, false) => decode(data, |bytes| f64::from_le_bytes(bytes) as f32),
         (true, true) => decode(data, |bytes| f64::from_be_bytes(bytes) as f32),
     };
-    Ok(Object::Array(numbers))
+    Ok(PickleObject::Array(numbers))
 }
 
 fn decode<const N: usize>(data: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {

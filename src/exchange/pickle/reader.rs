@@ -5,7 +5,7 @@
 //! pickle.
 
 use super::numpy::{self, Dtype, Global};
-use super::{Error, MAX_DIMENSIONS, MAX_TEXT_BYTES, Value, opcode};
+use super::{Error, MAX_DIMENSIONS, MAX_TEXT_BYTES, PickleValue, opcode};
 
 /// Objects at most: a list of [`MAX_DIMENSIONS`] floats has as many, and each may be put into the memo.
 const MAX_OBJECTS: usize = 4 * MAX_DIMENSIONS;
@@ -13,12 +13,12 @@ const MAX_OBJECTS: usize = 4 * MAX_DIMENSIONS;
 /// Items of a tuple that is a function's arguments or an object's state, at most. numpy's longest has 8.
 const MAX_ARGUMENTS: usize = 16;
 
-/// An index into [`Machine::objects`].
-pub(super) type Handle = usize;
+/// An index into [`PickleMachine::objects`].
+pub(super) type ObjectIndex = usize;
 
 /// An object of the pickle machine.
 #[derive(Debug, Clone)]
-pub(super) enum Object<'p> {
+pub(super) enum PickleObject<'p> {
     None,
     Bool,
     Int(i64),
@@ -27,8 +27,8 @@ pub(super) enum Object<'p> {
     Bytes(&'p [u8]),
     /// Bytes that were written as a text of their Latin-1 characters.
     Latin1(Vec<u8>),
-    List(Vec<Handle>),
-    Tuple(Vec<Handle>),
+    List(Vec<ObjectIndex>),
+    Tuple(Vec<ObjectIndex>),
     Global(Global),
     Dtype(Dtype),
     /// The result of `_reconstruct`, until BUILD fills it.
@@ -41,29 +41,29 @@ pub(super) enum Object<'p> {
 /// # Errors
 ///
 /// It is damaged, or holds anything else than a text or a vector.
-pub fn read(pickle: &[u8]) -> Result<Value, Error> {
-    Machine::new(pickle).run()
+pub fn read(pickle: &[u8]) -> Result<PickleValue, Error> {
+    PickleMachine::new(pickle).run()
 }
 
-pub(super) struct Machine<'p> {
+pub(super) struct PickleMachine<'p> {
     pickle: &'p [u8],
     /// The next byte.
     next: usize,
     /// The instruction that is being executed, and where it is.
     opcode: &'static str,
     at: usize,
-    objects: Vec<Object<'p>>,
-    stack: Vec<Handle>,
+    objects: Vec<PickleObject<'p>>,
+    stack: Vec<ObjectIndex>,
     /// Heights of the stack.
     marks: Vec<usize>,
-    memo: Vec<Option<Handle>>,
+    memo: Vec<Option<ObjectIndex>>,
     /// Bytes of what was made by calls, which could make much out of little.
     made_bytes: usize,
 }
 
-impl<'p> Machine<'p> {
+impl<'p> PickleMachine<'p> {
     fn new(pickle: &'p [u8]) -> Self {
-        Machine {
+        PickleMachine {
             pickle,
             next: 0,
             opcode: "PROTO",
@@ -76,7 +76,7 @@ impl<'p> Machine<'p> {
         }
     }
 
-    fn run(mut self) -> Result<Value, Error> {
+    fn run(mut self) -> Result<PickleValue, Error> {
         while let Some(&byte) = self.pickle.get(self.next) {
             self.at = self.next;
             self.next += 1;
@@ -104,50 +104,50 @@ impl<'p> Machine<'p> {
             },
             // Frames only say how far to read ahead.
             0x95 => self.length8().map(|_| ()),
-            b'N' => self.push(Object::None),
-            0x88 | 0x89 => self.push(Object::Bool),
+            b'N' => self.push(PickleObject::None),
+            0x88 | 0x89 => self.push(PickleObject::Bool),
             b'J' => {
                 let value = i32::from_le_bytes(self.array()?);
-                self.push(Object::Int(value.into()))
+                self.push(PickleObject::Int(value.into()))
             }
             b'K' => {
                 let value = self.byte()?;
-                self.push(Object::Int(value.into()))
+                self.push(PickleObject::Int(value.into()))
             }
             b'M' => {
                 let value = u16::from_le_bytes(self.array()?);
-                self.push(Object::Int(value.into()))
+                self.push(PickleObject::Int(value.into()))
             }
             b'G' => {
                 let value = f64::from_be_bytes(self.array()?);
-                self.push(Object::Float(value))
+                self.push(PickleObject::Float(value))
             }
             b'X' | 0x8c | 0x8d => {
                 let length = self.length(byte == 0x8c, byte == 0x8d)?;
                 let text = text(self.bytes(length)?)?;
-                self.push(Object::Text(text))
+                self.push(PickleObject::Text(text))
             }
             b'B' | b'C' | 0x8e | 0x96 => {
                 let length = self.length(byte == b'C', byte >= 0x8e)?;
                 let bytes = self.bytes(length)?;
-                self.push(Object::Bytes(bytes))
+                self.push(PickleObject::Bytes(bytes))
             }
             b'(' => {
                 self.marks.push(self.stack.len());
                 self.limit(self.marks.len())
             }
-            b')' => self.push(Object::Tuple(Vec::new())),
+            b')' => self.push(PickleObject::Tuple(Vec::new())),
             0x85..=0x87 => {
                 let from = self.stack.len().checked_sub(usize::from(byte) - 0x84);
                 let items = self.take_from(from)?;
-                self.push(Object::Tuple(items))
+                self.push(PickleObject::Tuple(items))
             }
             b't' => {
                 let from = self.marks.pop();
                 let items = self.take_from(from)?;
-                self.push(Object::Tuple(items))
+                self.push(PickleObject::Tuple(items))
             }
-            b']' => self.push(Object::List(Vec::new())),
+            b']' => self.push(PickleObject::List(Vec::new())),
             b'a' => {
                 let item = self.pop("an item")?;
                 self.append(vec![item])
@@ -181,7 +181,7 @@ impl<'p> Machine<'p> {
             0x93 => {
                 let (name, module) = (self.pop("a name")?, self.pop("a module")?);
                 match (&self.objects[module], &self.objects[name]) {
-                    (&Object::Text(module), &Object::Text(name)) => self.global(module, name),
+                    (&PickleObject::Text(module), &PickleObject::Text(name)) => self.global(module, name),
                     _ => Err(self.missing("two names")),
                 }
             }
@@ -203,43 +203,45 @@ impl<'p> Machine<'p> {
     }
 
     /// The value that the pickle's program has made.
-    fn value(&self, handle: Handle) -> Result<Value, Error> {
+    fn value(&self, handle: ObjectIndex) -> Result<PickleValue, Error> {
         match &self.objects[handle] {
-            Object::Text(text) => match text.len() {
+            PickleObject::Text(text) => match text.len() {
                 length if length > MAX_TEXT_BYTES => Err(Error::TextTooLong(length)),
                 _ if text.contains('\0') => Err(Error::InvalidText),
-                _ => Ok(Value::Text((*text).to_owned())),
+                _ => Ok(PickleValue::Text((*text).to_owned())),
             },
-            Object::List(items) | Object::Tuple(items) => {
+            PickleObject::List(items) | PickleObject::Tuple(items) => {
                 let numbers: Result<Vec<f32>, Error> = items
                     .iter()
                     .map(|item| match &self.objects[*item] {
-                        Object::Float(number) => Ok(*number as f32),
-                        Object::Int(number) => Ok(*number as f32),
+                        PickleObject::Float(number) => Ok(*number as f32),
+                        PickleObject::Int(number) => Ok(*number as f32),
                         _ => Err(Error::Kind("a list with something else than numbers")),
                     })
                     .collect();
                 vector(numbers?)
             }
-            Object::Array(numbers) => vector(numbers.clone()),
-            Object::None => Err(Error::Kind("None")),
-            Object::Bool | Object::Int(_) | Object::Float(_) => Err(Error::Kind("a number")),
-            Object::Bytes(_) | Object::Latin1(_) => Err(Error::Kind("bytes")),
-            Object::Global(_) | Object::Dtype(_) => Err(Error::Kind("a type")),
-            Object::EmptyArray => Err(Error::Kind("an array without content")),
+            PickleObject::Array(numbers) => vector(numbers.clone()),
+            PickleObject::None => Err(Error::Kind("None")),
+            PickleObject::Bool | PickleObject::Int(_) | PickleObject::Float(_) => {
+                Err(Error::Kind("a number"))
+            }
+            PickleObject::Bytes(_) | PickleObject::Latin1(_) => Err(Error::Kind("bytes")),
+            PickleObject::Global(_) | PickleObject::Dtype(_) => Err(Error::Kind("a type")),
+            PickleObject::EmptyArray => Err(Error::Kind("an array without content")),
         }
     }
 
     /// An object.
-    pub(super) fn get(&self, handle: Handle) -> &Object<'p> {
+    pub(super) fn get(&self, handle: ObjectIndex) -> &PickleObject<'p> {
         &self.objects[handle]
     }
 
     /// The items of a short tuple. A long one is none of numpy's, and to look at it again and again takes
     /// time without end.
-    pub(super) fn tuple(&self, handle: Handle) -> Option<Vec<&Object<'p>>> {
+    pub(super) fn tuple(&self, handle: ObjectIndex) -> Option<Vec<&PickleObject<'p>>> {
         match &self.objects[handle] {
-            Object::Tuple(items) if items.len() <= MAX_ARGUMENTS => {
+            PickleObject::Tuple(items) if items.len() <= MAX_ARGUMENTS => {
                 Some(items.iter().map(|item| &self.objects[*item]).collect())
             }
             _ => None,
@@ -253,7 +255,7 @@ impl<'p> Machine<'p> {
 
     fn global(&mut self, module: &str, name: &str) -> Result<(), Error> {
         match Global::named(module, name) {
-            Some(global) => self.push(Object::Global(global)),
+            Some(global) => self.push(PickleObject::Global(global)),
             None => {
                 let name = format!("{module}.{name}").chars().take(80).flat_map(char::escape_debug).collect();
                 Err(Error::Global { name, opcode: self.opcode })
@@ -261,20 +263,20 @@ impl<'p> Machine<'p> {
         }
     }
 
-    fn account(&mut self, object: &Object<'p>) -> Result<(), Error> {
+    fn account(&mut self, object: &PickleObject<'p>) -> Result<(), Error> {
         self.made_bytes += match object {
-            Object::Latin1(bytes) => bytes.len(),
-            Object::Array(numbers) => size_of_val(&numbers[..]),
+            PickleObject::Latin1(bytes) => bytes.len(),
+            PickleObject::Array(numbers) => size_of_val(&numbers[..]),
             _ => 0,
         };
         // Protocol 2 makes an array of bytes that it makes of a text.
         if self.made_bytes > 2 * self.pickle.len() { Err(Error::TooMuchData) } else { Ok(()) }
     }
 
-    fn append(&mut self, items: Vec<Handle>) -> Result<(), Error> {
+    fn append(&mut self, items: Vec<ObjectIndex>) -> Result<(), Error> {
         let list = self.top()?;
         match &mut self.objects[list] {
-            Object::List(list) => {
+            PickleObject::List(list) => {
                 list.extend(items);
                 let count = list.len();
                 self.limit(count)
@@ -283,26 +285,26 @@ impl<'p> Machine<'p> {
         }
     }
 
-    fn push(&mut self, object: Object<'p>) -> Result<(), Error> {
+    fn push(&mut self, object: PickleObject<'p>) -> Result<(), Error> {
         self.limit(self.objects.len() + 1)?;
         self.stack.push(self.objects.len());
         self.objects.push(object);
         Ok(())
     }
 
-    fn pop(&mut self, expected: &'static str) -> Result<Handle, Error> {
+    fn pop(&mut self, expected: &'static str) -> Result<ObjectIndex, Error> {
         if self.marks.last() == Some(&self.stack.len()) {
             return Err(self.missing(expected));
         }
         self.stack.pop().ok_or_else(|| self.missing(expected))
     }
 
-    fn top(&self) -> Result<Handle, Error> {
+    fn top(&self) -> Result<ObjectIndex, Error> {
         self.stack.last().copied().ok_or_else(|| self.missing("an object"))
     }
 
     /// Everything on the stack from height `from` on.
-    fn take_from(&mut self, from: Option<usize>) -> Result<Vec<Handle>, Error> {
+    fn take_from(&mut self, from: Option<usize>) -> Result<Vec<ObjectIndex>, Error> {
         let lowest = self.marks.last().copied().unwrap_or(0);
         match from {
             Some(from) if from >= lowest && from <= self.stack.len() => Ok(self.stack.split_off(from)),
@@ -377,7 +379,7 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
     std::str::from_utf8(bytes).map_err(|_| Error::InvalidText)
 }
 
-fn vector(numbers: Vec<f32>) -> Result<Value, Error> {
+fn vector(numbers: Vec<f32>) -> Result<PickleValue, Error> {
     if numbers.is_empty() || numbers.len() > MAX_DIMENSIONS {
         Err(Error::Dimensions(numbers.len()))
     } else if !numbers.iter().all(|number| number.is_finite()) {
@@ -385,6 +387,6 @@ fn vector(numbers: Vec<f32>) -> Result<Value, Error> {
     } else if numbers.iter().all(|number| *number == 0.0) {
         Err(Error::Zeros)
     } else {
-        Ok(Value::Vector(numbers))
+        Ok(PickleValue::Vector(numbers))
     }
 }

@@ -23,7 +23,7 @@ fn arrays_of_numpy_1_and_2_are_read_in_every_protocol() {
     for (name, pickle) in recorded() {
         let read = read(&pickle);
         if name.contains("strided") {
-            assert_eq!(read, Ok(Value::Vector(vec![0.0, 2.0, 4.0])), "{name}");
+            assert_eq!(read, Ok(PickleValue::Vector(vec![0.0, 2.0, 4.0])), "{name}");
         } else if name.contains("2d") {
             assert_eq!(read, Err(Error::Kind("an array of several axes")), "{name}");
         } else if name.contains("i4") {
@@ -34,7 +34,7 @@ fn arrays_of_numpy_1_and_2_are_read_in_every_protocol() {
                 "{name} {read:?}"
             );
         } else {
-            assert_eq!(read, Ok(Value::Vector(vec![1.5, -0.25, 3e-5])), "{name}");
+            assert_eq!(read, Ok(PickleValue::Vector(vec![1.5, -0.25, 3e-5])), "{name}");
             read_ones += 1;
         }
     }
@@ -49,23 +49,23 @@ fn texts_and_lists_of_floats_are_read() {
         "8004950d000000000000008c095a65696c650ae282ac942e",
         "8005950d000000000000008c095a65696c650ae282ac942e",
     ] {
-        assert_eq!(read(&bytes(hex)), Ok(Value::Text("Zeile\n€".into())), "{hex}");
+        assert_eq!(read(&bytes(hex)), Ok(PickleValue::Text("Zeile\n€".into())), "{hex}");
     }
     // pickle.dumps([0.5, -1.0, 2], protocol=2), =5
     for hex in [
         "80025d710028473fe000000000000047bff00000000000004b02652e",
         "80059519000000000000005d9428473fe000000000000047bff00000000000004b02652e",
     ] {
-        assert_eq!(read(&bytes(hex)), Ok(Value::Vector(vec![0.5, -1.0, 2.0])), "{hex}");
+        assert_eq!(read(&bytes(hex)), Ok(PickleValue::Vector(vec![0.5, -1.0, 2.0])), "{hex}");
     }
     // pickle.dumps([0.5], protocol=5), pickle.dumps((0.5, 0.25), protocol=4)
     assert_eq!(
         read(&bytes("8005950d000000000000005d94473fe0000000000000612e")),
-        Ok(Value::Vector(vec![0.5]))
+        Ok(PickleValue::Vector(vec![0.5]))
     );
     assert_eq!(
         read(&bytes("8004951500000000000000473fe0000000000000473fd000000000000086942e")),
-        Ok(Value::Vector(vec![0.5, 0.25]))
+        Ok(PickleValue::Vector(vec![0.5, 0.25]))
     );
 }
 
@@ -85,11 +85,11 @@ fn a_state_that_is_longer_than_any_of_numpys_is_refused() {
 #[test]
 fn what_was_written_is_read() {
     for text in ["", "short", &"long ".repeat(100), "ä€😀\n\u{1}"] {
-        assert_eq!(read(&write_text(text)), Ok(Value::Text(text.into())));
+        assert_eq!(read(&write_text(text)), Ok(PickleValue::Text(text.into())));
     }
     for length in [1, 3, 1024, MAX_DIMENSIONS] {
         let vector: Vec<f32> = (0..length).map(|i| i as f32 * 0.1 - 3.0).collect();
-        assert_eq!(read(&write_vector(&vector)), Ok(Value::Vector(vector)));
+        assert_eq!(read(&write_vector(&vector)), Ok(PickleValue::Vector(vector)));
     }
 }
 
@@ -183,7 +183,7 @@ fn mutated_pickles_do_no_harm() {
     for round in 0..100_000 {
         let mut pickle = corpus[round % corpus.len()].clone();
         random.mutate(&mut pickle);
-        if let Ok(Value::Vector(vector)) = read(&pickle) {
+        if let Ok(PickleValue::Vector(vector)) = read(&pickle) {
             assert!(!vector.is_empty() && vector.iter().all(|number| number.is_finite()));
             read_ones += 1;
         }

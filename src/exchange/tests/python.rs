@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use steadytext_exchange::file::{CacheFileEntry, Error, Reader, Writer};
 use steadytext_exchange::key::{Coding, Key};
-use steadytext_exchange::pickle::Value;
+use steadytext_exchange::pickle::PickleValue;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../test/exchange/steadytext_cache.py");
 const KINDS: [&str; 4] = ["float32", "float64", "readonly", "list"];
@@ -61,7 +61,7 @@ fn what_python_writes_is_read_in_every_protocol_and_coding() {
         assert_eq!(entries.len(), 2 + KINDS.len());
         let first = CacheFileEntry {
             key: Key::Generation { prompt: "What is a 'tuple'?\n€".into(), eos_string: None },
-            value: Value::Text("A row.\n😀".into()),
+            value: PickleValue::Text("A row.\n😀".into()),
             frequency: 7,
             last_access_us: 1_753_000_000_123_456,
         };
@@ -69,7 +69,7 @@ fn what_python_writes_is_read_in_every_protocol_and_coding() {
         let stopped = Key::Generation { prompt: "a".into(), eos_string: Some("END".into()) };
         assert_eq!(entries[1].key, stopped);
         for (index, (kind, entry)) in KINDS.iter().zip(&entries[2..]).enumerate() {
-            assert_eq!(entry.value, Value::Vector(vec![0.5, -0.25, index as f32 + 0.125]), "{kind}");
+            assert_eq!(entry.value, PickleValue::Vector(vec![0.5, -0.25, index as f32 + 0.125]), "{kind}");
             let Key::Embedding { text, .. } = &entry.key else { panic!("{entry:?}") };
             assert_eq!(text.as_deref(), Some(&*format!("it's \"{kind}\"\t€")));
         }
@@ -89,13 +89,13 @@ fn python_reads_what_was_written() {
         let mut sink = writer.sink().unwrap();
         let text = CacheFileEntry {
             key: Key::Generation { prompt: "a".into(), eos_string: Some("b".into()) },
-            value: Value::Text(long.clone()),
+            value: PickleValue::Text(long.clone()),
             frequency: 3,
             last_access_us: 1_753_000_000_000_000,
         };
         let vector = CacheFileEntry {
             key: Coding::Base64.embedding("aXTigqw=").unwrap(),
-            value: Value::Vector(vec![0.5, -0.25]),
+            value: PickleValue::Vector(vec![0.5, -0.25]),
             frequency: 1,
             last_access_us: 5,
         };

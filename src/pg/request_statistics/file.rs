@@ -17,7 +17,7 @@ use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ENTRIES, Line, NUMBERS, all_at_end};
+use super::{ENTRIES, NUMBERS, StatisticsLine, all_at_end};
 use crate::pg::error::PgError;
 
 /// Relative to the data directory, which is the postmaster's working directory.
@@ -29,7 +29,7 @@ const DIGEST_BYTES: usize = 32;
 /// Most bytes of a file. One with all entries is far shorter.
 const MOST_BYTES: u64 = 4 << 20;
 
-/// A [`Line`] as it stands in the file.
+/// A [`StatisticsLine`] as it stands in the file.
 #[derive(Serialize, Deserialize)]
 struct StoredLine {
     database: u32,
@@ -41,7 +41,7 @@ struct StoredLine {
 
 /// Reads the file and removes it, and has it written when the server ends. In the postmaster, at its start
 /// and after each crash.
-pub(super) fn at_start(mut take: impl FnMut(&Line)) {
+pub(super) fn at_start(mut take: impl FnMut(&StatisticsLine)) {
     let read = catch_unwind(AssertUnwindSafe(|| {
         let path = Path::new(FILE);
         if path.symlink_metadata().is_err() {
@@ -79,7 +79,7 @@ unsafe extern "C-unwind" fn at_end(code: i32, _arg: pg_sys::Datum) {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Line>, String> {
+fn read(path: &Path) -> Result<Vec<StatisticsLine>, String> {
     let said = |error: std::io::Error| error.to_string();
     // Opening what is no file, such as a pipe, does not block.
     let mut options = std::fs::OpenOptions::new();
@@ -94,7 +94,7 @@ fn read(path: &Path) -> Result<Vec<Line>, String> {
     parse(&bytes).ok_or_else(|| "it is damaged, or of another version".to_owned())
 }
 
-fn parse(bytes: &[u8]) -> Option<Vec<Line>> {
+fn parse(bytes: &[u8]) -> Option<Vec<StatisticsLine>> {
     let (digest, body) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST_BYTES)?;
     if Sha256::digest(body).as_slice() != digest {
         return None;
@@ -106,12 +106,12 @@ fn parse(bytes: &[u8]) -> Option<Vec<Line>> {
     let line = |stored: StoredLine| {
         let StoredLine { database, model, request_type, since, numbers } = stored;
         let numbers: [u64; NUMBERS] = numbers.try_into().ok()?;
-        Some(Line { database, model, request_type, since, numbers })
+        Some(StatisticsLine { database, model, request_type, since, numbers })
     };
     stored.into_iter().map(line).collect()
 }
 
-fn write(lines: &[Line]) -> std::io::Result<()> {
+fn write(lines: &[StatisticsLine]) -> std::io::Result<()> {
     if lines.is_empty() {
         return Ok(());
     }

@@ -11,14 +11,14 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use steadytext_engine::process::{BUILD, READY, REFUSED};
-use steadytext_engine::socket::State;
+use steadytext_engine::socket::ServerState;
 use steadytext_engine::watchdog::Watchdog;
 use steadytext_engine::{BackendChoice, Event};
 
-use super::failures::{End, Reported};
+use super::failures::{ProgramEnd, Reported};
 use super::socket::SocketLink;
 use super::terms::{Allowance, FAULT, fault_place};
-use super::{EngineLink, Fate, Submission};
+use super::{EngineLink, EngineSubmission, Fate};
 use crate::pg::error::PgError;
 use crate::pg::guc::{self, EngineSettings};
 use crate::pg::interrupts::WaitFd;
@@ -41,15 +41,15 @@ pub(super) struct ApartLink {
     path: PathBuf,
     link: Option<SocketLink>,
     /// Requests that were handed over before there was a connection.
-    early: Vec<Submission>,
+    early: Vec<EngineSubmission>,
     reconnections: u32,
-    state: State,
+    state: ServerState,
     state_at: Instant,
     asked_at: Option<Instant>,
     watchdog: Watchdog,
     reported: Reported,
     allowance: Allowance,
-    end: Option<End>,
+    end: Option<ProgramEnd>,
     end_reported: bool,
 }
 
@@ -59,14 +59,14 @@ impl ApartLink {
         let path = beside_server(NAME);
         let allowance = Allowance::of(settings);
         let program = Program::start(&path, &arguments(settings, &allowance));
-        let end = program.as_ref().err().map(|error| End::Refused(Some(error.to_string())));
+        let end = program.as_ref().err().map(|error| ProgramEnd::Refused(Some(error.to_string())));
         ApartLink {
             program: program.ok(),
             path,
             link: None,
             early: Vec::new(),
             reconnections: 0,
-            state: State::default(),
+            state: ServerState::default(),
             state_at: Instant::now(),
             asked_at: None,
             watchdog: Watchdog::default(),
@@ -83,7 +83,7 @@ impl ApartLink {
         let Some(line) = program.read_line()? else { return Ok(()) };
         if line != READY {
             let why = line.strip_prefix(REFUSED).unwrap_or(&line);
-            self.end = Some(End::Refused(Some(why.to_owned())));
+            self.end = Some(ProgramEnd::Refused(Some(why.to_owned())));
             return Err(ErrorKind::ConnectionRefused.into());
         }
         self.connect()?;
@@ -141,7 +141,7 @@ impl ApartLink {
         }
         // The program may have ended a moment ago.
         let ended = self.program.as_mut().and_then(|program| program.wait(Duration::ZERO));
-        self.end = Some(ended.map_or(End::Hung(silence), End::of));
+        self.end = Some(ended.map_or(ProgramEnd::Hung(silence), ProgramEnd::of));
         self.kill();
         false
     }
@@ -149,7 +149,7 @@ impl ApartLink {
     /// The connection has ended: with the program, or by itself. Whether it goes on.
     fn recover(&mut self) -> bool {
         if let Some(status) = self.program.as_mut().and_then(|program| program.wait(GRACE)) {
-            self.end = Some(End::of(status));
+            self.end = Some(ProgramEnd::of(status));
             return false;
         }
         self.reconnections += 1;
@@ -157,7 +157,7 @@ impl ApartLink {
             return true;
         }
         self.kill();
-        self.end = Some(End::Unknown);
+        self.end = Some(ProgramEnd::Unknown);
         false
     }
 
@@ -168,7 +168,7 @@ impl ApartLink {
 }
 
 impl EngineLink for ApartLink {
-    fn submit(&mut self, job: Submission) {
+    fn submit(&mut self, job: EngineSubmission) {
         match &mut self.link {
             Some(link) => link.submit(job),
             None => self.early.push(job),
@@ -185,7 +185,7 @@ impl EngineLink for ApartLink {
                 let status = self.program.as_mut().and_then(|program| program.wait(GRACE));
                 let how = status.or_else(|| self.kill());
                 let how = how.map(|status| format!("it ended at once ({status})"));
-                self.end.get_or_insert(End::Refused(how));
+                self.end.get_or_insert(ProgramEnd::Refused(how));
             }
             return begun.is_ok() && (self.link.is_some() || self.watch_over());
         };
@@ -247,7 +247,7 @@ impl EngineLink for ApartLink {
         }
     }
 
-    fn leave(mut self: Box<Self>) -> Vec<Submission> {
+    fn leave(mut self: Box<Self>) -> Vec<EngineSubmission> {
         let mut requests = std::mem::take(&mut self.early);
         requests.extend(self.link.take().map(|link| Box::new(link).leave()).unwrap_or_default());
         requests

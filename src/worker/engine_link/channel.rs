@@ -14,10 +14,10 @@ use steadytext_engine::{Config, Engine, Event, Notifier, Reply};
 
 use super::failures::{Reported, failed, hangs};
 use super::terms::{Allowance, FAULT, capacity, fault_place};
-use super::{EngineLink, Submission};
+use super::{EngineLink, EngineSubmission};
 use crate::pg::engine_leader;
 use crate::pg::engine_page;
-use crate::pg::error::{Failure, PgError};
+use crate::pg::error::{PgError, RequestFailure};
 use crate::pg::guc::{self, EngineSettings};
 use crate::pg::interrupts::{WaitFd, with_signals_blocked};
 use crate::pg::memory::Offered;
@@ -33,7 +33,7 @@ pub(super) struct ChannelLink {
     notifier: Notifier,
     capacity: usize,
     /// Requests that were handed over when the engine had gone.
-    unassigned: Vec<Submission>,
+    unassigned: Vec<EngineSubmission>,
     reported: Reported,
     /// The engine's end was reported.
     end_reported: bool,
@@ -79,7 +79,7 @@ impl ChannelLink {
             ..Config::default()
         };
         with_signals_blocked(|| {
-            let engine = Engine::start(config).map_err(|error| Failure::from(error).error)?;
+            let engine = Engine::start(config).map_err(|error| RequestFailure::from(error).error)?;
             let engine = Arc::new(engine);
             let server =
                 Server::start(Path::new(engine_leader::SOCKET), Arc::clone(&engine)).map_err(no_socket)?;
@@ -119,11 +119,11 @@ impl ChannelLink {
 }
 
 impl EngineLink for ChannelLink {
-    fn submit(&mut self, job: Submission) {
+    fn submit(&mut self, job: EngineSubmission) {
         if self.engine.is_gone() {
             self.unassigned.push(job);
         } else {
-            let Submission { request, standing, ticket } = job;
+            let EngineSubmission { request, standing, ticket } = job;
             self.engine.submit_as(request, standing, self.reply.clone(), ticket);
         }
     }
@@ -167,7 +167,7 @@ impl EngineLink for ChannelLink {
     }
 
     /// Submissions that the engine has not begun have come back as events by then.
-    fn leave(self: Box<Self>) -> Vec<Submission> {
+    fn leave(self: Box<Self>) -> Vec<EngineSubmission> {
         engine_leader::close();
         self.unassigned
     }

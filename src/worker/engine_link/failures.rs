@@ -59,7 +59,7 @@ pub(super) fn hangs(silence: Duration) -> PgError {
 
 /// The end of a program that ran the engine.
 #[derive(Debug, Clone)]
-pub(super) enum End {
+pub(super) enum ProgramEnd {
     /// The program never took connections; this is what it has said of that.
     Refused(Option<String>),
     /// Its engine has failed whatever it did, and has said so to everybody.
@@ -78,21 +78,21 @@ pub(super) enum End {
     Hung(Duration),
 }
 
-impl End {
+impl ProgramEnd {
     /// The end of a program that had taken connections.
-    pub(super) fn of(status: ExitStatus) -> End {
+    pub(super) fn of(status: ExitStatus) -> ProgramEnd {
         match (status.signal(), status.code()) {
-            (Some(signal @ (libc::SIGTERM | libc::SIGINT)), _) => End::Told(signal),
-            (Some(signal), _) => End::Signal(signal),
-            (None, Some(FAILED_STATUS)) => End::Failed,
-            (None, Some(NO_MEMORY_STATUS)) => End::WithoutMemory,
-            (None, code) => End::Exit(code.unwrap_or(-1)),
+            (Some(signal @ (libc::SIGTERM | libc::SIGINT)), _) => ProgramEnd::Told(signal),
+            (Some(signal), _) => ProgramEnd::Signal(signal),
+            (None, Some(FAILED_STATUS)) => ProgramEnd::Failed,
+            (None, Some(NO_MEMORY_STATUS)) => ProgramEnd::WithoutMemory,
+            (None, code) => ProgramEnd::Exit(code.unwrap_or(-1)),
         }
     }
 
     /// Whether what it was doing may be the reason.
     pub(super) fn is_crash(&self) -> bool {
-        !matches!(self, End::Refused(_) | End::Failed | End::Told(_))
+        !matches!(self, ProgramEnd::Refused(_) | ProgramEnd::Failed | ProgramEnd::Told(_))
     }
 
     /// The message for the log about the end; the process had this number.
@@ -102,7 +102,7 @@ impl End {
         };
         let suspects = "Requests that it had are tried one at a time.";
         match self {
-            End::Refused(why) => PgError::new(
+            ProgramEnd::Refused(why) => PgError::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 match why {
                     Some(why) => format!("pg_steadytext's engine cannot start: {why}"),
@@ -110,23 +110,23 @@ impl End {
                 },
             )
             .hint(format!("It is the program \"{program}\", which must be installed together with the library; restart the server after that.")),
-            End::Failed => failed(),
-            End::Told(signal) => ended(format!("was told to end by {}", name(*signal))),
-            End::WithoutMemory => {
+            ProgramEnd::Failed => failed(),
+            ProgramEnd::Told(signal) => ended(format!("was told to end by {}", name(*signal))),
+            ProgramEnd::WithoutMemory => {
                 let hint = format!("Lower pg_steadytext.memory_limit_mb, so that it refuses what does not fit. {suspects}");
                 PgError { code: PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, ..ended("had no memory left".to_owned()) }.hint(hint)
             }
-            End::Signal(libc::SIGKILL) => ended("was killed by signal 9".to_owned()).hint(format!(
+            ProgramEnd::Signal(libc::SIGKILL) => ended("was killed by signal 9".to_owned()).hint(format!(
                 "If nobody has sent it, the kernel has, for want of memory: lower pg_steadytext.memory_limit_mb. {suspects}"
             )),
-            End::Signal(signal) => ended(format!("crashed by {}", name(*signal)))
+            ProgramEnd::Signal(signal) => ended(format!("crashed by {}", name(*signal)))
                 .hint(format!("{suspects} Please report the one that is to blame.")),
-            End::Exit(code) => ended(format!("ended with exit code {code}"))
+            ProgramEnd::Exit(code) => ended(format!("ended with exit code {code}"))
                 .hint(format!("{suspects} Please report the one that is to blame.")),
-            End::Hung(silence) => ended(format!("gave no sign of life for {} s, was killed", silence.as_secs())).hint(format!(
+            ProgramEnd::Hung(silence) => ended(format!("gave no sign of life for {} s, was killed", silence.as_secs())).hint(format!(
                 "Somebody may have stopped it, or it hangs, which is to be reported; pg_steadytext.engine_hang_timeout says how long it may. {suspects}"
             )),
-            End::Unknown => ended("takes no connections any more".to_owned()).hint(suspects),
+            ProgramEnd::Unknown => ended("takes no connections any more".to_owned()).hint(suspects),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use steadytext_engine::{Event, EventKind, Finish, Output, Work};
 
-use super::{EngineLink, Submission};
+use super::{EngineLink, EngineSubmission};
 use crate::pg::interrupts::WaitFd;
 
 const CAPACITY: usize = 1000;
@@ -18,7 +18,7 @@ pub(super) struct NoopLink {
 }
 
 impl EngineLink for NoopLink {
-    fn submit(&mut self, Submission { request, .. }: Submission) {
+    fn submit(&mut self, EngineSubmission { request, .. }: EngineSubmission) {
         let output = match request.work {
             Work::Generate(_) => {
                 Output::Text { text: "ok".to_owned(), generated_tokens: 1, finish: Finish::EndOfText }
@@ -55,7 +55,7 @@ impl EngineLink for NoopLink {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<Submission> {
+    fn leave(self: Box<Self>) -> Vec<EngineSubmission> {
         Vec::new()
     }
 }

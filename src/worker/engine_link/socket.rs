@@ -6,11 +6,11 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use steadytext_engine::socket::{Caller, Client, FromEngine, State};
+use steadytext_engine::socket::{Caller, Client, FromEngine, ServerState};
 use steadytext_engine::{Error, Event, EventKind};
 
 use super::terms::capacity;
-use super::{EngineLink, Submission};
+use super::{EngineLink, EngineSubmission};
 use crate::pg::engine_leader;
 use crate::pg::guc;
 use crate::pg::interrupts::WaitFd;
@@ -19,16 +19,16 @@ use crate::pg::interrupts::WaitFd;
 pub(super) struct SocketLink {
     client: Client,
     /// Unfinished requests by key: in this order they are handed to the next engine.
-    unfinished: BTreeMap<u64, Submitted>,
+    unfinished: BTreeMap<u64, SocketRequest>,
     events: VecDeque<Event>,
     models: Vec<(String, u64)>,
     /// The state that the engine has sent since it was asked for.
-    state: Option<State>,
+    state: Option<ServerState>,
     gone: bool,
 }
 
-struct Submitted {
-    job: Submission,
+struct SocketRequest {
+    job: EngineSubmission,
     /// Its cancellation was sent.
     cancelled: bool,
 }
@@ -72,7 +72,7 @@ impl SocketLink {
     }
 
     /// The state of the engine, if it has said anything new.
-    pub(super) fn take_state(&mut self) -> Option<State> {
+    pub(super) fn take_state(&mut self) -> Option<ServerState> {
         self.state.take()
     }
 
@@ -113,7 +113,7 @@ impl SocketLink {
 }
 
 impl EngineLink for SocketLink {
-    fn submit(&mut self, job: Submission) {
+    fn submit(&mut self, job: EngineSubmission) {
         let key = job.request.key;
         let sent = self.client.submit_as(&job.request, job.standing);
         match sent {
@@ -122,7 +122,7 @@ impl EngineLink for SocketLink {
                 self.events.push_back(Event { key, turns: 0, kind });
             }
             sent => {
-                self.unfinished.insert(key, Submitted { job, cancelled: false });
+                self.unfinished.insert(key, SocketRequest { job, cancelled: false });
                 self.note(sent);
             }
         }
@@ -160,7 +160,7 @@ impl EngineLink for SocketLink {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<Submission> {
+    fn leave(self: Box<Self>) -> Vec<EngineSubmission> {
         self.unfinished.into_values().map(|submitted| submitted.job).collect()
     }
 }

@@ -7,7 +7,7 @@ use super::in_queue;
 use crate::cache::NewEntry;
 use crate::pg::access_counters::Accesses;
 use crate::pg::cache_filter::Filter;
-use crate::pg::cache_table::{self, Walked};
+use crate::pg::cache_table::{self, WalkedKeys};
 use crate::pg::catalog_cache::{self, CacheTable};
 use crate::pg::error::PgError;
 use crate::pg::spi::{self, Mode};
@@ -85,7 +85,7 @@ pub(in crate::worker) fn fill_cache_filter(
     filter: Filter,
     table: CacheTable,
     after: Option<[u8; 32]>,
-) -> Result<Walked, PgError> {
+) -> Result<WalkedKeys, PgError> {
     in_queue("fill the filter of the cache", || {
         Ok(cache_table::walk_keys(table, after, FILTER_KEYS, |key| filter.add(key)))
     })

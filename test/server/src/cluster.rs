@@ -92,6 +92,13 @@ impl Options {
         self
     }
 
+    /// The settings that choose a model are `auto`, as in a server where nobody has set them.
+    pub fn automatic_models(self) -> Self {
+        self.set("pg_steadytext.generation_model", "auto")
+            .set("pg_steadytext.embedding_model", "auto")
+            .set("pg_steadytext.reranker_model", "auto")
+    }
+
     /// Makes the cluster and starts its server.
     pub fn start(self) -> Cluster {
         let mut cluster = self.create();

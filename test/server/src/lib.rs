@@ -17,6 +17,7 @@
 pub mod chaos;
 mod cluster;
 pub mod definitions;
+mod fixtures;
 mod footprint;
 mod life;
 mod migration;
@@ -33,20 +34,22 @@ mod wait;
 mod worker_elsewhere;
 
 pub use cluster::{Cluster, Options};
+pub use fixtures::{audited_with_slow_model, sleepy, with_automatic_models, with_session};
 pub use footprint::{Footprint, slope};
 pub use life::Shutdown;
 pub use migration::{
     MEMBERS, Migration, OtherVersion, default_version, install_script, opening_statement, released_versions,
 };
 pub use models::{
-    BrokenModel, broken_models, copied_model, encoders, endless_text, slow_model, write_model, write_reranker,
+    BrokenModel, broken_models, copied_model, encoders, endless_text, slow_model, write_decoder,
+    write_encoder, write_model, write_reranker,
 };
 pub use process::{Signal, children_of, is_alive, signal};
 pub use proxy::Proxy;
-pub use requests::{AUDIT, Request, audited_users, litter};
+pub use requests::{AUDIT, Request, audited_users, begins_to_wait, litter};
 pub use run_directory::run_directory;
 pub use session::{Address, Session, message_of, sqlstate_of};
-pub use wait::{PATIENCE, eventually, wait_until};
+pub use wait::{PATIENCE, eventually, promptly, wait_until};
 pub use worker_elsewhere::{WorkerElsewhere, served_elsewhere, worker_program};
 
 /// Objects by which a user who may create in a schema tries to be run with the rights of another role:

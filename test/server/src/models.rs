@@ -77,6 +77,22 @@ pub fn copied_model(cluster: &Cluster, session: &mut Session, name: &str, from: 
     register(session, name, "generate", &file);
 }
 
+/// Puts a tiny decoder whose numbers depend on the seed into the cluster's model directory.
+#[track_caller]
+pub fn write_decoder(cluster: &Cluster, file: &str, seed: u64) {
+    let path = cluster.model_directory().join(file);
+    let written = steadytext_test_models::write(&Spec { seed, ..Spec::default() }, &path);
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// Puts a tiny encoder whose numbers depend on the seed into the cluster's model directory.
+#[track_caller]
+pub fn write_encoder(cluster: &Cluster, file: &str, seed: u64) {
+    let path = cluster.model_directory().join(file);
+    let written = Bert { seed, ..Bert::default() }.write(&path);
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
 /// Puts a tiny model that ranks documents by the tokens yes and no into the cluster's model directory.
 #[track_caller]
 pub fn write_reranker(cluster: &Cluster, file: &str) {

@@ -1,13 +1,14 @@
 //! Requests in tests: enqueue, watch, wait, audit.
 
 use std::fmt::Display;
+use std::thread::{self, JoinHandle};
 
 use postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::cluster::Cluster;
 use crate::session::Session;
-use crate::wait::{PATIENCE, eventually};
+use crate::wait::{PATIENCE, eventually, wait_until};
 
 /// A trail of everything that happens to `steadytext_queue`, outside the extension, so that it outlives a
 /// DROP EXTENSION. `audit.inserted.tag` is what the inserting session had in `audit.tag`.
@@ -79,6 +80,18 @@ pub fn litter(cluster: &Cluster, session: &mut Session, dead: i64, priority: &st
     ));
     session.run("update steadytext_queue set status = 'cancelled' where status = 'pending'");
     holder
+}
+
+/// Makes a call that waits for requests in a session of its own, which has begun to wait when this returns.
+#[track_caller]
+pub fn begins_to_wait(cluster: &Cluster, session: &mut Session, call: String) -> JoinHandle<bool> {
+    let mut waiter = cluster.session("postgres");
+    let pid = waiter.backend_pid();
+    let waiting = thread::spawn(move || waiter.one::<bool>(&format!("select {call}")));
+    let is_waiting =
+        format!("select state = 'active' and wait_event is not null from pg_stat_activity where pid = {pid}");
+    wait_until("the caller waits", || session.one::<bool>(&is_waiting));
+    waiting
 }
 
 impl Session {
@@ -173,6 +186,33 @@ impl Session {
         if found.is_none() {
             panic!("request {id} never generates: {:?}; worker: {}", self.find(id), self.worker_state());
         }
+    }
+
+    /// Enqueues a request of the highest priority, and waits for its answer.
+    #[track_caller]
+    pub fn assert_served(&mut self) {
+        let id = self.generate("and it works", "max_tokens => 3, priority => 10");
+        self.answer(id);
+    }
+
+    /// The number of requests that have not ended.
+    #[track_caller]
+    pub fn unfinished(&mut self) -> i64 {
+        self.one("select count(*) from steadytext_queue where status in ('pending', 'processing')")
+    }
+
+    /// The caller's usage of a limit.
+    #[track_caller]
+    pub fn used(&mut self, limit: &str) -> i64 {
+        self.one(&format!("select used from steadytext_my_limits() where limit_name = '{limit}'"))
+    }
+
+    /// Entries of the index of claims that were read up to now.
+    #[track_caller]
+    pub fn claim_entries_read(&mut self) -> i64 {
+        self.one(
+            "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'steadytext_queue_claim_idx'",
+        )
     }
 
     /// The result of `steadytext.worker_state()`, in one line.

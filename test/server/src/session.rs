@@ -8,6 +8,8 @@ use postgres::Client;
 use postgres::error::DbError;
 use postgres::types::FromSqlOwned;
 
+use crate::wait::promptly;
+
 /// The address of a cluster.
 #[derive(Debug, Clone)]
 pub struct Address {
@@ -58,6 +60,12 @@ impl Session {
         if let Err(error) = self.client.batch_execute(sql) {
             panic!("{sql}\n{}", describe(&error));
         }
+    }
+
+    /// Runs statements that must not have to wait for the worker.
+    #[track_caller]
+    pub fn run_promptly(&mut self, sql: &str) {
+        promptly(sql, || self.run(sql));
     }
 
     /// The single value of a query.

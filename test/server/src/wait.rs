@@ -29,3 +29,13 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         panic!("waited {} s in vain for: {what}", PATIENCE.as_secs());
     }
 }
+
+/// Runs work that must not have to wait for anything that goes on, and panics naming `what` where it takes
+/// longer than [`PATIENCE`].
+#[track_caller]
+pub fn promptly<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let value = work();
+    assert!(begun.elapsed() < PATIENCE, "{what} took {:?}", begun.elapsed());
+    value
+}

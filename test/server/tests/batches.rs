@@ -1,8 +1,6 @@
 //! Batches: what one query enqueues is worked on, waited for, cancelled and limited as a whole.
 
-use std::thread::JoinHandle;
-
-use steadytext_test_server::{Cluster, Session, wait_until};
+use steadytext_test_server::{Cluster, Session, begins_to_wait, wait_until};
 use uuid::Uuid;
 
 /// A cluster with a paused worker that nothing but events will wake, and 300 notes.
@@ -15,18 +13,6 @@ fn with_notes() -> (Cluster, Session) {
          insert into note select i, 'note ' || i from generate_series(1, 300) as i",
     );
     (cluster, session)
-}
-
-/// Waits for a batch in a session of its own, which has begun to wait when this returns.
-fn begins_to_wait(cluster: &Cluster, session: &mut Session, batch: Uuid, mode: &str) -> JoinHandle<bool> {
-    let mut waiter = cluster.session("postgres");
-    let pid = waiter.backend_pid();
-    let call = format!("select steadytext_wait('{batch}'::uuid, '{mode}', 3000)");
-    let waiting = std::thread::spawn(move || waiter.one::<bool>(&call));
-    let is_waiting =
-        format!("select state = 'active' and wait_event is not null from pg_stat_activity where pid = {pid}");
-    wait_until("the caller waits", || session.one::<bool>(&is_waiting));
-    waiting
 }
 
 #[test]
@@ -63,9 +49,12 @@ fn whoever_waits_for_a_batch_is_woken_by_its_first_or_its_last() {
                    params => '{\"max_tokens\": 2, \"use_cache\": false}')";
     let batch: Uuid = session.one(enqueue);
     let other: Uuid = session.one(enqueue);
-    let any = begins_to_wait(&cluster, &mut session, batch, "any");
-    let all = begins_to_wait(&cluster, &mut session, batch, "all");
-    let of_other = begins_to_wait(&cluster, &mut session, other, "any");
+    let any =
+        begins_to_wait(&cluster, &mut session, format!("steadytext_wait('{batch}'::uuid, 'any', 3000)"));
+    let all =
+        begins_to_wait(&cluster, &mut session, format!("steadytext_wait('{batch}'::uuid, 'all', 3000)"));
+    let of_other =
+        begins_to_wait(&cluster, &mut session, format!("steadytext_wait('{other}'::uuid, 'any', 3000)"));
     let first: Uuid =
         session.one(&format!("select request_id from steadytext_batch_results('{batch}') limit 1"));
     session.cancel(first);

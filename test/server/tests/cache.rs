@@ -5,13 +5,7 @@ use std::fs;
 use std::thread::{self, JoinHandle};
 
 use steadytext_test_models::{Architecture, Spec, write};
-use steadytext_test_server::{Cluster, Options, Session, Signal, slow_model, wait_until};
-
-fn with_extension() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
-    let session = cluster.session("postgres");
-    (cluster, session)
-}
+use steadytext_test_server::{Options, Session, Signal, slow_model, wait_until, with_session};
 
 /// Waits until so many entries match.
 #[track_caller]
@@ -27,7 +21,7 @@ fn hits(session: &mut Session) -> i64 {
 
 #[test]
 fn what_was_answered_once_is_answered_at_once_while_the_worker_is_paused() {
-    let (_cluster, mut session) = with_extension();
+    let (_cluster, mut session) = with_session();
     let id = session.generate("asked twice", "");
     let answer = session.answer(id);
     let id = session.embed("asked twice", "");
@@ -55,7 +49,7 @@ fn what_was_answered_once_is_answered_at_once_while_the_worker_is_paused() {
 
 #[test]
 fn requests_that_could_differ_in_one_byte_never_share_an_answer() {
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     slow_model(&cluster, &mut session);
     let variants = [
         "max_tokens => 30, temperature => 0.9, seed => 1",
@@ -93,7 +87,7 @@ fn requests_that_could_differ_in_one_byte_never_share_an_answer() {
 fn accesses_of_sixteen_clients_to_a_hundred_keys_add_up_exactly() {
     const CLIENTS: i64 = 16;
     const ROUNDS: i64 = 3;
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     session.run("select steadytext_embed('key ' || i) from generate_series(1, 100) i");
     wait_for_entries(&mut session, 100, "prompt like 'key %'");
     session.run("select steadytext.reset_cache_counters()");
@@ -130,7 +124,7 @@ fn accesses_of_sixteen_clients_to_a_hundred_keys_add_up_exactly() {
 
 #[test]
 fn accesses_to_an_entry_that_somebody_has_locked_are_counted_later() {
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     session.run("select steadytext_embed('held'); select steadytext_embed('free')");
     wait_for_entries(&mut session, 2, "true");
     let mut other = cluster.session("postgres");
@@ -184,7 +178,7 @@ fn identical_requests_in_flight_are_computed_once_and_all_complete() {
 
 #[test]
 fn hits_work_in_read_only_transactions_old_snapshots_and_parallel_queries() {
-    let (_cluster, mut session) = with_extension();
+    let (_cluster, mut session) = with_session();
     session
         .run("create table word as select 'word ' || i as word, repeat('x', 500) as room from generate_series(1, 200) i; analyze word");
     session.run("begin isolation level repeatable read read only; select count(*) from word");
@@ -210,7 +204,7 @@ fn hits_work_in_read_only_transactions_old_snapshots_and_parallel_queries() {
 
 #[test]
 fn a_standby_answers_from_the_cache_without_an_engine() {
-    let (primary, mut session) = with_extension();
+    let (primary, mut session) = with_session();
     let answer: String = session.one("select steadytext_generate('asked on the primary')");
     wait_for_entries(&mut session, 1, "true");
     let standby = primary.standby();
@@ -268,7 +262,7 @@ fn another_model_in_the_place_of_the_old_one_is_a_miss_and_its_answer_replaces_t
 
 #[test]
 fn a_request_that_waited_is_answered_by_what_came_into_the_cache_meanwhile() {
-    let (_cluster, mut session) = with_extension();
+    let (_cluster, mut session) = with_session();
     session.pause();
     let id = session.generate("answered meanwhile", "");
     let other = session.generate("not answered", "max_tokens => 3");
@@ -288,7 +282,7 @@ fn a_request_that_waited_is_answered_by_what_came_into_the_cache_meanwhile() {
 
 #[test]
 fn rankings_and_constrained_answers_come_from_the_cache_as_they_were_computed() {
-    let (_cluster, mut session) = with_extension();
+    let (_cluster, mut session) = with_session();
     let calls = [
         "select string_agg(document || score, ',' order by n)
          from steadytext_rerank('vacuum', array['an index', 'VACUUM frees rows', 'a table']) with ordinality
@@ -320,7 +314,7 @@ fn rankings_and_constrained_answers_come_from_the_cache_as_they_were_computed() 
 
 #[test]
 fn a_lock_on_the_whole_table_or_its_index_holds_up_no_request_and_loses_no_answer() {
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     session.run("select steadytext_embed('kept')");
     wait_for_entries(&mut session, 1, "true");
     session.run("set statement_timeout = '10min'");
@@ -342,7 +336,7 @@ fn a_lock_on_the_whole_table_or_its_index_holds_up_no_request_and_loses_no_answe
 
 #[test]
 fn an_answer_too_long_for_the_settings_is_not_kept_and_one_whose_key_is_locked_holds_up_no_other() {
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     session.run("select steadytext_config_set('cache_max_entry_bytes', '1024')");
     session.run("select steadytext_embed(repeat('long ', 200)), steadytext_embed('short', true)");
     let mut other = cluster.session("postgres");
@@ -359,7 +353,7 @@ fn an_answer_too_long_for_the_settings_is_not_kept_and_one_whose_key_is_locked_h
 
 #[test]
 fn a_cache_that_cannot_be_written_costs_nobody_an_answer() {
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     session.run(
         "create function refuse() returns trigger language plpgsql as $$ begin raise 'no more'; end $$;
          create trigger refuse before insert on steadytext_cache for each row execute function refuse()",
@@ -377,7 +371,7 @@ fn a_cache_that_cannot_be_written_costs_nobody_an_answer() {
 
 #[test]
 fn after_a_crash_what_was_written_is_there_and_what_was_under_way_is_computed_anew() {
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     session.run("select steadytext_embed('text ' || i) from generate_series(1, 50) i");
     wait_for_entries(&mut session, 50, "true");
     // Counts and answers are on their way when the worker dies.
@@ -395,7 +389,7 @@ fn after_a_crash_what_was_written_is_there_and_what_was_under_way_is_computed_an
 
 #[test]
 fn another_role_is_served_and_cannot_read_prompts_and_another_database_has_its_own() {
-    let (cluster, mut session) = with_extension();
+    let (cluster, mut session) = with_session();
     session.run(
         "create role alice login in role steadytext_user; create role bob login in role steadytext_user",
     );

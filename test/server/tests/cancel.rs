@@ -1,19 +1,11 @@
 //! Cancelling: pending requests never run, running ones stop within a token.
 
-use steadytext_test_server::{Cluster, Session, endless_text, message_of, slow_model, wait_until};
+use steadytext_test_server::{audited_with_slow_model, endless_text, message_of, wait_until};
 use uuid::Uuid;
-
-fn slow() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
-    let mut session = cluster.session("postgres");
-    session.audit();
-    slow_model(&cluster, &mut session);
-    (cluster, session)
-}
 
 #[test]
 fn a_cancelled_pending_request_never_runs() {
-    let (_cluster, mut session) = slow();
+    let (_cluster, mut session) = audited_with_slow_model();
     session.pause();
     let id = session.generate("never to be run", "max_tokens => 3");
     let other = session.generate("to be run", "max_tokens => 3");
@@ -29,7 +21,7 @@ fn a_cancelled_pending_request_never_runs() {
 
 #[test]
 fn a_cancelled_running_request_stops_within_a_token() {
-    let (_cluster, mut session) = slow();
+    let (_cluster, mut session) = audited_with_slow_model();
     let id = session.generate("without end", endless_text());
     session.wait_for_tokens(id);
     assert!(session.cancel(id));
@@ -46,7 +38,7 @@ fn a_cancelled_running_request_stops_within_a_token() {
 
 #[test]
 fn a_rolled_back_cancel_cancels_nothing() {
-    let (_cluster, mut session) = slow();
+    let (_cluster, mut session) = audited_with_slow_model();
     let id = session.generate("goes on", "model => 'slow', max_tokens => 500");
     session.wait_for_tokens(id);
     session.run("begin");
@@ -58,7 +50,7 @@ fn a_rolled_back_cancel_cancels_nothing() {
 
 #[test]
 fn a_waiting_caller_learns_of_the_cancel_at_once() {
-    let (cluster, mut session) = slow();
+    let (cluster, mut session) = audited_with_slow_model();
     let id = session.generate("without end", endless_text());
     session.wait_for_tokens(id);
     let mut waiter = cluster.session("postgres");
@@ -77,7 +69,7 @@ fn a_waiting_caller_learns_of_the_cancel_at_once() {
 
 #[test]
 fn a_cancelled_wait_leaves_the_request_alone() {
-    let (cluster, mut session) = slow();
+    let (cluster, mut session) = audited_with_slow_model();
     let id = session.generate("goes on", "model => 'slow', max_tokens => 400");
     session.wait_for_tokens(id);
     let mut waiter = cluster.session("postgres");
@@ -93,7 +85,7 @@ fn a_cancelled_wait_leaves_the_request_alone() {
 
 #[test]
 fn many_cancels_in_the_middle_of_a_batch_leave_the_others_alone() {
-    let (_cluster, mut session) = slow();
+    let (_cluster, mut session) = audited_with_slow_model();
     let ids: Vec<Uuid> = (0..12)
         .map(|i| session.generate(&format!("one of many {i}"), "model => 'slow', max_tokens => 120"))
         .collect();

@@ -14,11 +14,6 @@ fn prepared() -> (Cluster, Session) {
     (cluster, session)
 }
 
-/// The caller's usage of a limit.
-fn used(session: &mut Session, limit: &str) -> i64 {
-    session.one(&format!("select used from steadytext_my_limits() where limit_name = '{limit}'"))
-}
-
 /// Requests that were counted in this database, and those of them that were cancelled.
 fn counted(session: &mut Session) -> String {
     session.one(
@@ -54,7 +49,7 @@ fn what_code_of_owners_asks_for_in_the_process_of_vectorizers_is_limited_as_ever
         session.one("select exists (select from docs where embedding is not null)")
     });
     assert_eq!(session.list::<String>("select distinct outcome from seen"), ["refused"]);
-    assert!(used(&mut alice, "requests_per_day") < 30);
+    assert!(alice.used("requests_per_day") < 30);
 }
 
 #[test]
@@ -112,17 +107,17 @@ fn retries_that_are_none_are_not_pending() {
     let said: i64 =
         alice.one("select count(*) filter (where steadytext.admit_retry()) from generate_series(1, 5)");
     assert_eq!(said, 5);
-    assert_eq!(used(&mut alice, "max_pending"), 0);
+    assert_eq!(alice.used("max_pending"), 0);
     let id = alice.generate("a request", "max_tokens => 3");
-    assert_eq!(used(&mut alice, "max_pending"), 1);
+    assert_eq!(alice.used("max_pending"), 1);
     // One that is.
     session.run("update steadytext_queue set status = 'failed'");
-    wait_until("it is not pending any more", || used(&mut alice, "max_pending") == 0);
+    wait_until("it is not pending any more", || alice.used("max_pending") == 0);
     alice.run("begin");
     alice.run("update steadytext_queue set status = 'pending', retry_count = 0");
-    assert_eq!(used(&mut alice, "max_pending"), 1);
+    assert_eq!(alice.used("max_pending"), 1);
     alice.run("commit");
-    wait_until("it is pending again", || used(&mut alice, "max_pending") == 1);
+    wait_until("it is pending again", || alice.used("max_pending") == 1);
     assert_eq!(alice.request(id).status, "pending");
 }
 

@@ -3,18 +3,9 @@
 use std::time::Instant;
 
 use steadytext_test_server::{
-    Cluster, PATIENCE, Session, Shutdown, Signal, endless_text, slow_model, wait_until,
+    PATIENCE, Session, Shutdown, Signal, audited_with_slow_model, endless_text, wait_until,
 };
 use uuid::Uuid;
-
-/// A cluster with the slow model and an audit trail.
-fn audited() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
-    let mut session = cluster.session("postgres");
-    session.audit();
-    slow_model(&cluster, &mut session);
-    (cluster, session)
-}
 
 /// Some short requests, some long ones; the first long one is generating when this returns.
 fn load(session: &mut Session) -> Vec<Uuid> {
@@ -39,7 +30,7 @@ fn all_complete_once(session: &mut Session, ids: &[Uuid]) {
 #[test]
 fn a_worker_killed_in_mid_inference_loses_nothing_and_completes_nothing_twice() {
     for how in [Signal::KILL, Signal::SEGV, Signal::ABORT] {
-        let (cluster, mut session) = audited();
+        let (cluster, mut session) = audited_with_slow_model();
         let ids = load(&mut session);
         let killed = session.worker_pid();
         cluster.crash(killed, how);
@@ -51,7 +42,7 @@ fn a_worker_killed_in_mid_inference_loses_nothing_and_completes_nothing_twice() 
 
 #[test]
 fn a_killed_postmaster_loses_nothing_and_completes_nothing_twice() {
-    let (mut cluster, mut session) = audited();
+    let (mut cluster, mut session) = audited_with_slow_model();
     let ids = load(&mut session);
     cluster.kill_postmaster();
     cluster.start();
@@ -60,7 +51,7 @@ fn a_killed_postmaster_loses_nothing_and_completes_nothing_twice() {
 
 #[test]
 fn a_killed_backend_of_somebody_loses_nothing_and_completes_nothing_twice() {
-    let (cluster, mut session) = audited();
+    let (cluster, mut session) = audited_with_slow_model();
     let ids = load(&mut session);
     cluster.crash(session.backend_pid(), Signal::KILL);
     all_complete_once(&mut cluster.session("postgres"), &ids);
@@ -68,7 +59,7 @@ fn a_killed_backend_of_somebody_loses_nothing_and_completes_nothing_twice() {
 
 #[test]
 fn a_request_that_kills_its_worker_every_time_fails_after_max_retries_and_its_neighbours_complete() {
-    let (cluster, mut session) = audited();
+    let (cluster, mut session) = audited_with_slow_model();
     let neighbours = load(&mut session);
     let poison: Uuid = session.one(
         "insert into steadytext_queue (request_type, prompt, params, max_retries)
@@ -108,7 +99,7 @@ fn a_request_that_kills_its_worker_every_time_fails_after_max_retries_and_its_ne
 
 #[test]
 fn a_terminated_worker_gives_its_rows_back_uncounted_and_the_server_stays_up() {
-    let (_cluster, mut session) = audited();
+    let (_cluster, mut session) = audited_with_slow_model();
     let ids = load(&mut session);
     let worker = session.worker_pid();
     assert!(session.one::<bool>(&format!("select pg_terminate_backend({worker}, 180000)")));
@@ -143,7 +134,7 @@ fn held_within_a_transaction(session: &mut Session, event: &str) -> (Uuid, i32) 
 #[test]
 fn a_worker_that_is_terminated_within_a_transaction_ends_at_once_and_its_requests_complete_once() {
     for event in ["processing", "completed"] {
-        let (_cluster, mut session) = audited();
+        let (_cluster, mut session) = audited_with_slow_model();
         let (mine, worker) = held_within_a_transaction(&mut session, event);
         assert!(session.one::<bool>(&format!("select pg_terminate_backend({worker}, 180000)")), "{event}");
         session.answer(mine);
@@ -155,7 +146,7 @@ fn a_worker_that_is_terminated_within_a_transaction_ends_at_once_and_its_request
 #[test]
 fn a_server_that_stops_while_its_worker_is_within_a_transaction_stops_and_loses_nothing() {
     for event in ["processing", "completed"] {
-        let (mut cluster, mut session) = audited();
+        let (mut cluster, mut session) = audited_with_slow_model();
         let (mine, _) = held_within_a_transaction(&mut session, event);
         drop(session);
         // It panics when it does not end.
@@ -169,7 +160,7 @@ fn a_server_that_stops_while_its_worker_is_within_a_transaction_stops_and_loses_
 
 #[test]
 fn a_killed_launcher_comes_back_and_so_do_the_workers() {
-    let (cluster, mut session) = audited();
+    let (cluster, mut session) = audited_with_slow_model();
     let ids = load(&mut session);
     let launcher: i32 =
         session.one("select pid from pg_stat_activity where backend_type like 'pg_steadytext%launcher%'");
@@ -179,7 +170,7 @@ fn a_killed_launcher_comes_back_and_so_do_the_workers() {
 
 #[test]
 fn a_terminated_launcher_comes_back_and_starts_workers_again() {
-    let (cluster, mut session) = audited();
+    let (cluster, mut session) = audited_with_slow_model();
     let sql = "select pid from pg_stat_activity where backend_type like 'pg_steadytext%launcher%'";
     let launcher: i32 = session.one(sql);
     session.one::<bool>(&format!("select pg_terminate_backend({launcher}, 10000)"));
@@ -193,7 +184,7 @@ fn a_terminated_launcher_comes_back_and_starts_workers_again() {
 
 #[test]
 fn a_model_cut_short_in_mid_inference_fails_its_requests_and_not_the_server() {
-    let (cluster, mut session) = audited();
+    let (cluster, mut session) = audited_with_slow_model();
     let lost = session.generate("it loses its model", endless_text());
     session.wait_for_tokens(lost);
     let (worker, backend) = (session.worker_pid(), session.backend_pid());

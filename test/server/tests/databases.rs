@@ -1,8 +1,6 @@
 //! Several databases, and statements that need a database without sessions while its worker is busy.
 
-use std::time::Instant;
-
-use steadytext_test_server::{Cluster, Options, PATIENCE, Session, endless_text, slow_model, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
 use uuid::Uuid;
 
 /// A server with a database `busy` whose worker is in the middle of a request; the session is on `postgres`.
@@ -29,19 +27,6 @@ fn busy_with(arguments: &str) -> (Cluster, Session) {
     (cluster, session)
 }
 
-/// Runs a statement that must not have to wait for the worker.
-fn promptly(session: &mut Session, sql: &str) {
-    let begun = Instant::now();
-    session.run(sql);
-    assert!(begun.elapsed() < PATIENCE, "{sql} took {:?}", begun.elapsed());
-}
-
-fn works(cluster: &Cluster, database: &str) {
-    let mut session = cluster.session(database);
-    let id = session.generate("and it works", "max_tokens => 3, priority => 10");
-    session.answer(id);
-}
-
 #[test]
 fn two_databases_are_worked_for_at_once() {
     let (cluster, mut session) = busy();
@@ -59,24 +44,24 @@ fn two_databases_are_worked_for_at_once() {
     other.cancel(id);
     there.cancel(first);
     for database in ["busy", "other"] {
-        works(&cluster, database);
+        cluster.session(database).assert_served();
     }
 }
 
 #[test]
 fn a_busy_database_can_be_dropped() {
     let (cluster, mut session) = busy();
-    promptly(&mut session, "drop database busy");
+    session.run_promptly("drop database busy");
     assert_eq!(session.worker_of("busy"), None);
     session.run("create database busy");
     cluster.session("busy").create_extension();
-    works(&cluster, "busy");
+    cluster.session("busy").assert_served();
 }
 
 #[test]
 fn a_busy_database_can_be_dropped_by_force() {
     let (_cluster, mut session) = busy();
-    promptly(&mut session, "drop database busy with (force)");
+    session.run_promptly("drop database busy with (force)");
     assert_eq!(session.worker_of("busy"), None);
 }
 
@@ -86,7 +71,7 @@ fn a_busy_database_can_be_dropped_by_an_owner_who_is_not_superuser() {
         let (cluster, mut session) = busy();
         session.run("create role carol login createdb; alter database busy owner to carol");
         let mut carol = cluster.session_as("postgres", "carol");
-        promptly(&mut carol, statement);
+        carol.run_promptly(statement);
     }
 }
 
@@ -110,8 +95,8 @@ fn somebody_without_the_right_to_drop_a_database_does_not_disturb_its_worker() {
 #[test]
 fn a_busy_database_can_be_renamed_and_its_request_is_answered_under_the_new_name() {
     let (cluster, mut session) = busy_with("model => 'slow', max_tokens => 500");
-    promptly(&mut session, "alter database busy rename to renamed");
-    works(&cluster, "renamed");
+    session.run_promptly("alter database busy rename to renamed");
+    cluster.session("renamed").assert_served();
     let mut there = cluster.session("renamed");
     let id: Uuid = there.one("select request_id from steadytext_queue order by id limit 1");
     there.answer(id);
@@ -123,16 +108,16 @@ fn a_busy_database_can_be_moved_to_another_tablespace() {
     let (cluster, mut session) = busy();
     let directory = cluster.make_directory("tablespace");
     session.run(&format!("create tablespace elsewhere location '{}'", directory.display()));
-    promptly(&mut session, "alter database busy set tablespace elsewhere");
-    works(&cluster, "busy");
+    session.run_promptly("alter database busy set tablespace elsewhere");
+    cluster.session("busy").assert_served();
 }
 
 #[test]
 fn a_busy_database_can_be_a_template_and_both_work_afterwards() {
     let (cluster, mut session) = busy_with("model => 'slow', max_tokens => 500");
-    promptly(&mut session, "create database copy template busy");
-    works(&cluster, "busy");
-    works(&cluster, "copy");
+    session.run_promptly("create database copy template busy");
+    cluster.session("busy").assert_served();
+    cluster.session("copy").assert_served();
     // The request that was running when the copy was made is answered in both.
     for database in ["busy", "copy"] {
         let mut there = cluster.session(database);
@@ -147,10 +132,10 @@ fn a_database_made_from_a_template_that_has_the_extension_gets_a_worker() {
     let mut session = cluster.session("postgres");
     cluster.session("template1").create_extension();
     wait_until("template1 is left alone", || session.worker_of("template1").is_none());
-    promptly(&mut session, "create database child");
-    works(&cluster, "child");
-    promptly(&mut session, "create database another");
-    works(&cluster, "another");
+    session.run_promptly("create database child");
+    cluster.session("child").assert_served();
+    session.run_promptly("create database another");
+    cluster.session("another").assert_served();
     assert_eq!(session.worker_of("template1"), None);
 }
 
@@ -166,12 +151,12 @@ fn after_a_statement_that_fails_the_worker_comes_back() {
         ("alter database busy set tablespace nowhere", "42704"),
     ] {
         assert_eq!(session.error(statement).code().code(), code, "{statement}");
-        works(&cluster, "busy");
+        cluster.session("busy").assert_served();
     }
     // PostgreSQL gives other sessions five seconds to leave.
     let guest = cluster.session("busy");
     assert_eq!(session.error("drop database busy").code().code(), "55006");
-    works(&cluster, "busy");
+    cluster.session("busy").assert_served();
     drop(guest);
 }
 
@@ -186,7 +171,7 @@ fn the_worker_comes_back_when_the_statement_that_sent_it_away_is_killed() {
     session.one::<bool>(&format!("select pg_terminate_backend({pid})"));
     assert!(dropping.join().expect("the thread does not panic"));
     drop(guest);
-    works(&cluster, "busy");
+    cluster.session("busy").assert_served();
 }
 
 #[test]
@@ -198,9 +183,9 @@ fn a_database_that_refuses_connections_is_left_alone_and_served_again_afterwards
     let from = cluster.log().len();
     session.run("create database other");
     cluster.session("other").create_extension();
-    works(&cluster, "other");
+    cluster.session("other").assert_served();
     assert_eq!(session.worker_of("busy"), None);
     assert!(!cluster.log()[from..].contains("FATAL"), "the log complains:\n{}", &cluster.log()[from..]);
     session.run("alter database busy with allow_connections true");
-    works(&cluster, "busy");
+    cluster.session("busy").assert_served();
 }

@@ -11,7 +11,7 @@ use steadytext_test_server::{
 };
 
 use crate::endpoints::{file, model, register, start};
-use crate::workers_elsewhere::{enqueue_all_kinds, needs, results, unfinished};
+use crate::workers_elsewhere::{enqueue_all_kinds, needs, results};
 
 /// The counters of requests, in one line for each model and type.
 fn figures(session: &mut Session) -> Vec<String> {
@@ -23,10 +23,10 @@ fn figures(session: &mut Session) -> Vec<String> {
 
 /// Waits as long as there is progress.
 fn wait_for_all(session: &mut Session) {
-    let mut left = unfinished(session);
+    let mut left = session.unfinished();
     while left > 0 {
         wait_until("another one has ended", || {
-            let now = unfinished(session);
+            let now = session.unfinished();
             let is_less = now < left;
             left = now.min(left);
             is_less

@@ -2,18 +2,12 @@
 
 use std::thread;
 
-use steadytext_test_server::{Cluster, PATIENCE, Session, broken_models, eventually, wait_until};
+use steadytext_test_server::{PATIENCE, broken_models, eventually, wait_until, with_session};
 use uuid::Uuid;
-
-fn cluster() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
-    let session = cluster.session("postgres");
-    (cluster, session)
-}
 
 #[test]
 fn a_request_that_cannot_be_meant_is_refused_when_it_is_enqueued() {
-    let (_cluster, mut session) = cluster();
+    let (_cluster, mut session) = with_session();
     for (call, code, message) in [
         ("steadytext_generate_async('')", "P0001", "Prompt cannot be empty"),
         ("steadytext_generate_async(null)", "P0001", "Prompt cannot be empty"),
@@ -69,7 +63,7 @@ fn a_request_that_cannot_be_meant_is_refused_when_it_is_enqueued() {
 
 #[test]
 fn the_queue_is_full_when_it_is_full() {
-    let (_cluster, mut session) = cluster();
+    let (_cluster, mut session) = with_session();
     session.pause();
     session.run("select steadytext_config_set('max_queue_size', '50')");
     // The count of waiting requests is an estimate that follows the truth within moments.
@@ -88,7 +82,7 @@ fn the_queue_is_full_when_it_is_full() {
 
 #[test]
 fn a_model_file_that_is_no_good_fails_its_requests_and_no_others() {
-    let (cluster, mut session) = cluster();
+    let (cluster, mut session) = with_session();
     let models = broken_models(&cluster, &mut session);
     let mut beside: Vec<Uuid> = Vec::new();
     let mut broken = Vec::new();
@@ -126,7 +120,7 @@ fn a_model_file_that_is_no_good_fails_its_requests_and_no_others() {
 
 #[test]
 fn a_prompt_longer_than_the_context_fails_with_its_length_and_the_limit() {
-    let (_cluster, mut session) = cluster();
+    let (_cluster, mut session) = with_session();
     let id = session.generate(&"many words ".repeat(40_000), "max_tokens => 4");
     let beside = session.generate("beside it", "max_tokens => 4");
     let request = session.wait_for(id, "failed");
@@ -139,7 +133,7 @@ fn a_prompt_longer_than_the_context_fails_with_its_length_and_the_limit() {
 
 #[test]
 fn a_model_that_is_not_registered_for_the_task_fails_its_requests_and_no_others() {
-    let (_cluster, mut session) = cluster();
+    let (_cluster, mut session) = with_session();
     session.run("insert into steadytext_models (name, task, file) values ('vectors', 'embed', 'v.gguf'), ('texts', 'generate', 't.gguf')");
     for call in [
         "steadytext_generate_async('x', model => 'nobody knows it')",
@@ -173,7 +167,7 @@ fn a_model_that_is_not_registered_for_the_task_fails_its_requests_and_no_others(
 
 #[test]
 fn an_unknown_request_is_said_to_be_unknown() {
-    let (_cluster, mut session) = cluster();
+    let (_cluster, mut session) = with_session();
     let id = Uuid::from_u128(0x0123_4567_89ab_7def_8123_4567_89ab_cdef);
     for call in ["steadytext_check_async", "steadytext_get_async_result", "steadytext_get_async_embedding"] {
         let error = session.error(&format!("select * from {call}('{id}')"));
@@ -186,7 +180,7 @@ fn an_unknown_request_is_said_to_be_unknown() {
 
 #[test]
 fn a_result_that_a_trigger_of_the_table_refuses_fails_alone() {
-    let (_cluster, mut session) = cluster();
+    let (_cluster, mut session) = with_session();
     session.run(
         "create function refuse() returns trigger language plpgsql as $$
          begin raise exception 'not this one' using errcode = 'check_violation'; end $$;
@@ -209,7 +203,7 @@ fn a_result_that_a_trigger_of_the_table_refuses_fails_alone() {
 /// The table's owner may store anything, and what comes from a dump is not checked again.
 #[test]
 fn a_row_whose_parameters_cannot_be_read_fails_alone() {
-    let (_cluster, mut session) = cluster();
+    let (_cluster, mut session) = with_session();
     session.pause();
     let before = session.generate("before", "max_tokens => 3");
     let nested: Uuid = session.one(
@@ -228,7 +222,7 @@ fn a_row_whose_parameters_cannot_be_read_fails_alone() {
 
 #[test]
 fn a_session_that_is_ended_inside_a_function_of_ours_ends_alone() {
-    let (cluster, mut session) = cluster();
+    let (cluster, mut session) = with_session();
     let mut locker = cluster.session("postgres");
     for other in [
         "set search_path = public",

@@ -1,8 +1,6 @@
 //! CREATE and DROP EXTENSION, in all their forms, while the worker is busy.
 
-use std::time::Instant;
-
-use steadytext_test_server::{Cluster, Options, PATIENCE, Session, endless_text, slow_model, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
 
 fn busy() -> (Cluster, Session) {
     let cluster = Cluster::with_extension();
@@ -18,30 +16,19 @@ fn keep_busy(cluster: &Cluster, session: &mut Session) {
     session.wait_for_tokens(id);
 }
 
-fn promptly(session: &mut Session, sql: &str) {
-    let begun = Instant::now();
-    session.run(sql);
-    assert!(begun.elapsed() < PATIENCE, "{sql} took {:?}", begun.elapsed());
-}
-
 fn worker_goes(session: &mut Session) {
     wait_until("the worker goes", || session.worker_of("postgres").is_none());
-}
-
-fn works(session: &mut Session) {
-    let id = session.generate("and it works", "max_tokens => 3, priority => 10");
-    session.answer(id);
 }
 
 #[test]
 fn create_extension_starts_a_worker_without_a_restart_and_drop_ends_it() {
     let (cluster, mut session) = busy();
     for _ in 0..3 {
-        promptly(&mut session, "drop extension pg_steadytext");
+        session.run_promptly("drop extension pg_steadytext");
         worker_goes(&mut session);
         assert!(!session.one::<bool>("select to_regnamespace('steadytext') is not null"));
         session.run("create extension pg_steadytext");
-        works(&mut session);
+        session.assert_served();
         keep_busy(&cluster, &mut session);
     }
     let log = cluster.log();
@@ -51,9 +38,9 @@ fn create_extension_starts_a_worker_without_a_restart_and_drop_ends_it() {
 #[test]
 fn drop_and_create_in_one_transaction_works() {
     let (_cluster, mut session) = busy();
-    promptly(&mut session, "begin; drop extension pg_steadytext; create extension pg_steadytext; commit");
+    session.run_promptly("begin; drop extension pg_steadytext; create extension pg_steadytext; commit");
     assert_eq!(session.one::<i64>("select count(*) from steadytext_queue"), 0);
-    works(&mut session);
+    session.assert_served();
 }
 
 #[test]
@@ -71,7 +58,7 @@ fn a_caller_that_waits_for_an_answer_does_not_keep_the_extension_from_being_drop
             "select state = 'active' and wait_event_type is not distinct from 'Extension' from pg_stat_activity where pid = {pid}"
         ))
     });
-    promptly(&mut session, "drop extension pg_steadytext cascade");
+    session.run_promptly("drop extension pg_steadytext cascade");
     assert!(waiting.join().expect("the waiter does not panic"), "its request is gone");
 }
 
@@ -80,20 +67,20 @@ fn drop_cascade_takes_dependent_objects_along() {
     let (_cluster, mut session) = busy();
     session.run("create view watched as select request_id from steadytext_queue");
     assert_eq!(session.error("drop extension pg_steadytext").code().code(), "2BP01");
-    works(&mut session);
-    promptly(&mut session, "drop extension pg_steadytext cascade");
+    session.assert_served();
+    session.run_promptly("drop extension pg_steadytext cascade");
     worker_goes(&mut session);
     session.create_extension();
-    works(&mut session);
+    session.assert_served();
 }
 
 #[test]
 fn dropping_the_extension_vector_with_cascade_ends_the_worker() {
     let (_cluster, mut session) = busy();
-    promptly(&mut session, "drop extension vector cascade");
+    session.run_promptly("drop extension vector cascade");
     worker_goes(&mut session);
     session.create_extension();
-    works(&mut session);
+    session.assert_served();
 }
 
 #[test]
@@ -104,10 +91,10 @@ fn drop_schema_cascade_ends_the_worker() {
                  set search_path = public, ai",
     );
     keep_busy(&cluster, &mut session);
-    promptly(&mut session, "drop schema ai cascade");
+    session.run_promptly("drop schema ai cascade");
     worker_goes(&mut session);
     session.create_extension();
-    works(&mut session);
+    session.assert_served();
 }
 
 #[test]
@@ -117,10 +104,10 @@ fn drop_owned_ends_the_worker() {
     let mut boss = cluster.session_as("postgres", "boss");
     boss.create_extension();
     keep_busy(&cluster, &mut boss);
-    promptly(&mut session, "drop owned by boss cascade");
+    session.run_promptly("drop owned by boss cascade");
     worker_goes(&mut session);
     session.create_extension();
-    works(&mut session);
+    session.assert_served();
 }
 
 #[test]
@@ -130,7 +117,7 @@ fn a_drop_that_is_rolled_back_loses_nothing() {
     let ids: Vec<_> = (0..3)
         .map(|i| session.generate(&format!("kept {i}"), "model => 'slow', max_tokens => 60, priority => 10"))
         .collect();
-    promptly(&mut session, "begin; drop extension pg_steadytext cascade; rollback");
+    session.run_promptly("begin; drop extension pg_steadytext cascade; rollback");
     let mut other = cluster.session("postgres");
     for id in ids {
         other.answer(id);
@@ -147,7 +134,7 @@ fn a_create_that_is_rolled_back_leaves_no_worker_and_the_next_one_works() {
     session.generate("never", "");
     session.run("rollback");
     session.run("create extension pg_steadytext");
-    works(&mut session);
+    session.assert_served();
 }
 
 #[test]
@@ -163,7 +150,7 @@ fn errors_of_other_statements_keep_their_words() {
     );
     let error = session.error("create extension nonexistent");
     assert!(error.detail().is_none_or(|detail| !detail.contains("pgrx")), "{error:?}");
-    works(&mut session);
+    session.assert_served();
 }
 
 #[test]
@@ -218,5 +205,5 @@ fn a_schema_of_the_protocols_name_is_refused_with_what_to_do() {
         assert!(error.hint().is_some_and(|hint| hint.contains("SCHEMA public")), "{error:?}");
     }
     session.run("drop schema steadytext; create extension pg_steadytext schema public");
-    works(&mut session);
+    session.assert_served();
 }

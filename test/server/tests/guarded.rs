@@ -8,10 +8,6 @@ use steadytext_test_server::{Options, Session, Signal, is_alive, served_elsewher
 
 use crate::endpoints::{file, model, register, row, start};
 
-fn used(session: &mut Session, limit: &str) -> i64 {
-    session.one(&format!("select used from steadytext_my_limits() where limit_name = '{limit}'"))
-}
-
 #[test]
 fn a_retry_that_is_said_a_thousand_times_beside_one_that_is_counts_once() {
     let (cluster, mut session) = prepared(Options::new());
@@ -24,7 +20,7 @@ fn a_retry_that_is_said_a_thousand_times_beside_one_that_is_counts_once() {
     alice.generate("a request", "max_tokens => 3");
     let fail = "update steadytext_queue set status = 'failed'";
     session.run(fail);
-    wait_until("it is not pending any more", || used(&mut alice, "max_pending") == 0);
+    wait_until("it is not pending any more", || alice.used("max_pending") == 0);
     // Nobody counts the rows meanwhile.
     let worker = session.worker_pid();
     assert!(signal(worker, Signal::STOP));
@@ -41,13 +37,13 @@ fn a_retry_that_is_said_a_thousand_times_beside_one_that_is_counts_once() {
             "{put_back} where (select count(*) from generate_series(1, 1000) where steadytext.admit_retry()) > 0"
         ),
     ] {
-        let before = used(&mut alice, "max_pending");
+        let before = alice.used("max_pending");
         alice.run(&act);
-        assert_eq!(used(&mut alice, "max_pending") - before, 1, "{act}");
+        assert_eq!(alice.used("max_pending") - before, 1, "{act}");
         session.run(fail);
     }
     assert!(signal(worker, Signal::CONT));
-    wait_until("the worker has counted", || used(&mut alice, "max_pending") == 0);
+    wait_until("the worker has counted", || alice.used("max_pending") == 0);
 }
 
 #[test]
@@ -207,7 +203,7 @@ fn vectorizers_ask_for_no_more_texts_than_a_limit_has_room_for() {
     wait_until("all that was allowed is there", || {
         alice.one::<i64>("select count(*) from docs_body_embedding") == 10
     });
-    assert_eq!(used(&mut alice, "requests_per_day"), 10);
+    assert_eq!(alice.used("requests_per_day"), 10);
     let waits: bool =
         alice.one("select problem like '%steadytext_rate_limits%' from steadytext_vectorizer_status");
     assert!(waits);
@@ -218,7 +214,7 @@ fn vectorizers_ask_for_no_more_texts_than_a_limit_has_room_for() {
             "select state = 'waiting_for_limit' and problem like '1 rows have more chunks %' from steadytext_vectorizer_status",
         )
     });
-    assert_eq!(used(&mut alice, "requests_per_day"), 5);
+    assert_eq!(alice.used("requests_per_day"), 5);
     let failed: Vec<String> =
         alice.list("select concat_ws('|', key, error_code) from steadytext_vectorizer_errors");
     assert_eq!(failed, ["{\"id\": 99}|53400"]);

@@ -17,13 +17,6 @@ fn littered(cluster: &Cluster, dead: i64) -> (Session, Session) {
     (session, holder)
 }
 
-/// Entries of the index of claims that were read up to now.
-fn entries_read(session: &mut Session) -> i64 {
-    session.one(
-        "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'steadytext_queue_claim_idx'",
-    )
-}
-
 #[test]
 fn entries_that_cannot_be_taken_away_are_not_walked_over_by_each_claim() {
     const REQUESTS: i64 = 60;
@@ -35,7 +28,7 @@ fn entries_that_cannot_be_taken_away_are_not_walked_over_by_each_claim() {
         let id = user.generate("at first", "max_tokens => 3, use_cache => false");
         user.answer(id);
     }
-    let before = entries_read(&mut session);
+    let before = session.claim_entries_read();
     for i in 0..REQUESTS {
         let user = &mut users[i as usize % 2];
         let priority = 1 + i % 3 * 4;
@@ -46,7 +39,7 @@ fn entries_that_cannot_be_taken_away_are_not_walked_over_by_each_claim() {
         user.answer(id);
     }
     // Statistics come with the transactions that follow.
-    let read = entries_read(&mut session) - before;
+    let read = session.claim_entries_read() - before;
     assert!(read < DEAD * REQUESTS / 3, "{REQUESTS} requests took {read} entries of the index");
     holder.run("rollback");
     assert_eq!(session.doubled(), 0);
@@ -70,7 +63,7 @@ fn claims_do_not_walk_along_the_lanes_of_a_queue_that_was_never_analyzed() {
         session.one::<i64>("select count(*) from pg_stat_user_tables where relname = 'steadytext_queue' and last_analyze is null and last_autoanalyze is null"),
         1
     );
-    assert_eq!(read, 0, "of the index of claims, {} were", entries_read(&mut session));
+    assert_eq!(read, 0, "of the index of claims, {} were", session.claim_entries_read());
     holder.run("rollback");
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use steadytext_test_server::{Options, Session, eventually, wait_until};
+use steadytext_test_server::{Options, Session, eventually, sleepy, wait_until};
 use uuid::Uuid;
 
 /// Transactions that have ended in a database, as far as the statistics know.
@@ -10,16 +10,6 @@ fn transactions(session: &mut Session, database: &str) -> i64 {
     session.one(&format!(
         "select xact_commit + xact_rollback from pg_stat_database where datname = '{database}'"
     ))
-}
-
-/// A cluster whose worker looks around once in an hour.
-fn sleepy() -> (steadytext_test_server::Cluster, Session) {
-    let cluster = steadytext_test_server::Cluster::with_extension();
-    let mut session = cluster.session("postgres");
-    session.run("select steadytext_config_set('worker_poll_interval', '3600')");
-    let id = session.generate("to begin with", "max_tokens => 3");
-    session.answer(id);
-    (cluster, session)
 }
 
 #[test]

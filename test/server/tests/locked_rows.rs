@@ -57,13 +57,6 @@ fn three_hundred_running_requests_that_one_user_has_locked_hold_up_no_other_user
     assert_eq!(session.one::<i64>("select count(*) from steadytext_queue where retry_count > 0"), 0);
 }
 
-/// Entries of the claim index that were read up to now.
-fn entries_read(session: &mut Session) -> i64 {
-    session.one(
-        "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'steadytext_queue_claim_idx'",
-    )
-}
-
 #[test]
 fn twenty_thousand_waiting_requests_that_are_locked_are_not_walked_over_by_each_claim() {
     const LOCKED: i64 = 20_000;
@@ -80,13 +73,13 @@ fn twenty_thousand_waiting_requests_that_are_locked_are_not_walked_over_by_each_
     holder.run("begin; select count(*) from (select from steadytext_queue for update) as locked");
     session.run("select steadytext_daemon_start()");
     let mut bob = cluster.session_as("postgres", "bob");
-    let before = entries_read(&mut session);
+    let before = session.claim_entries_read();
     for i in 0..REQUESTS {
         let id = bob.generate(&format!("bob {i}"), "max_tokens => 3, use_cache => false");
         bob.answer(id);
     }
     // Statistics come with the transactions that follow.
-    let read = entries_read(&mut session) - before;
+    let read = session.claim_entries_read() - before;
     assert!(read < LOCKED * REQUESTS / 3, "{REQUESTS} requests took {read} entries of the index");
     assert_eq!(
         session.one::<i64>("select count(*) from steadytext_queue where status = 'completed'"),

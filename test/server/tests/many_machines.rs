@@ -10,8 +10,6 @@ use steadytext_test_server::{
     Cluster, Proxy, Session, Shutdown, Signal, served_elsewhere, slow_model, wait_until,
 };
 
-use crate::workers_elsewhere::unfinished;
-
 /// Enqueues texts that take a while.
 fn enqueue_slow(session: &mut Session, count: usize) {
     session.run(&format!(
@@ -58,7 +56,7 @@ fn kinds_are_split_between_workers_and_each_takes_its_own() {
              ('generate_choice', 'a choice', null, '{\"choices\": [\"a\", \"b\"], \"model\": \"slow\"}')
          ) as k(request_type, prompt, prompts, params)",
     );
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     let split: Vec<String> = session.list(
         "select string_agg(distinct concat_ws(' ', request_type, params ->> 'model'), ', ' order by concat_ws(' ', request_type, params ->> 'model'))
          from steadytext_queue group by worker order by 1",
@@ -85,7 +83,7 @@ fn of_several_workers_one_that_dies_and_one_that_stands_still_are_replaced() {
     });
     of_all[0].signal(Signal::KILL);
     of_all[1].signal(Signal::STOP);
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     of_all[1].signal(Signal::CONT);
     // It learns that its requests are others' by now, and serves on.
     let id = session.generate("one more", "max_tokens => 2, use_cache => false");
@@ -109,7 +107,7 @@ fn a_network_that_stands_still_beyond_the_lease_costs_another_attempt_and_nothin
     wait_until("all are held", || held(&mut session) == 4);
     proxy.stand_still();
     let mut near = Worker::start(&cluster, &["--lease", "1"]);
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     // Its reports about requests that were its own are refused now.
     proxy.go_on();
     assert!(near.stop());
@@ -183,7 +181,7 @@ fn a_network_that_breaks_at_any_moment_loses_nothing() {
             proxy.cut();
             (sent, cuts) = (proxy.from_clients(), cuts + 1);
         }
-        unfinished(&mut session) == 0
+        session.unfinished() == 0
     });
     assert!(cuts > 0, "it was broken");
     assert_ledger(&mut session, 150);
@@ -256,7 +254,7 @@ fn clocks_that_are_wrong_by_days_change_nothing() {
     let mut late = with_clock("1000000000");
     wait_until("both are there", || workers(&mut session) == 2);
     enqueue_slow(&mut session, 24);
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     assert_ledger(&mut session, 24);
     let by: i64 = session.one("select count(distinct worker) from steadytext_queue");
     assert_eq!(by, 2);
@@ -293,7 +291,7 @@ fn a_worker_of_another_version_is_told_so_and_takes_nothing_from_the_others() {
     wait_until("some are held", || held(&mut session) > 0);
     let mut again = Worker::start_at(&proxy.url(), &cluster, &[]);
     assert!(!again.wait());
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     assert_ledger(&mut session, 12);
     assert_eq!(session.one::<i32>("select max(attempt) from steadytext_queue"), 1);
     assert!(own.stop());
@@ -328,7 +326,7 @@ fn a_failover_to_a_standby_in_the_middle_of_the_work_loses_nothing() {
     let mut session = standby.session("postgres");
     let before: i64 = session.one("select count(*) from steadytext_queue where status = 'completed'");
     assert!(before < 40, "there is work left");
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     assert_ledger(&mut session, 40);
     // Nobody else has served it, and what was in flight is all that may have been done again.
     let by: i64 = session.one("select count(distinct worker) from steadytext_queue");

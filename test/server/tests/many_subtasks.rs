@@ -2,10 +2,9 @@
 //! request, and no burden on those beside them.
 
 use std::thread;
-use std::time::Instant;
 
 use steadytext_test_server::{
-    Cluster, Options, PATIENCE, Session, Signal, endless_text, slow_model, wait_until, write_reranker,
+    Cluster, Options, Session, Signal, endless_text, promptly, slow_model, wait_until, write_reranker,
 };
 use uuid::Uuid;
 
@@ -58,13 +57,6 @@ fn is_whole(session: &mut Session, id: Uuid, documents: usize) {
         arguments(documents)
     ));
     assert!(same, "{request:?}");
-}
-
-fn promptly<T>(what: &str, work: impl FnOnce() -> T) -> T {
-    let begun = Instant::now();
-    let value = work();
-    assert!(begun.elapsed() < PATIENCE, "{what} took {:?}", begun.elapsed());
-    value
 }
 
 #[test]

@@ -5,19 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use steadytext_test_models::Bert;
-use steadytext_test_server::{Cluster, Options, Session, encoders, wait_until, write_model};
-
-/// A cluster whose settings leave all choices to the registry.
-fn automatic() -> (Cluster, Session) {
-    let cluster = Options::new()
-        .set("pg_steadytext.generation_model", "auto")
-        .set("pg_steadytext.embedding_model", "auto")
-        .set("pg_steadytext.reranker_model", "auto")
-        .start();
-    let mut session = cluster.session("postgres");
-    session.create_extension();
-    (cluster, session)
-}
+use steadytext_test_server::{
+    Cluster, Options, Session, encoders, wait_until, with_automatic_models, write_model,
+};
 
 fn count(text: &str, what: &str) -> usize {
     text.matches(what).count()
@@ -37,7 +27,7 @@ fn sha256(cluster: &Cluster, session: &mut Session, file: &str) -> String {
 #[test]
 fn a_preferred_model_that_cannot_be_loaded_is_passed_over_with_one_warning_and_shown() {
     const WARNING: &str = "model \"bad\" is passed over";
-    let (cluster, mut session) = automatic();
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let directory = cluster.model_directory();
     fs::write(directory.join("bad.gguf"), "Dear Sir or Madam, ".repeat(500)).expect("our own file");
     write_model(&cluster, "good.gguf");
@@ -92,7 +82,7 @@ fn a_preferred_model_that_cannot_be_loaded_is_passed_over_with_one_warning_and_s
 #[test]
 fn a_call_that_finds_out_goes_on_with_the_next_model() {
     const WARNING: &str = "model \"bad\" is passed over";
-    let (cluster, mut session) = automatic();
+    let (cluster, mut session) = with_automatic_models(Options::new());
     fs::write(cluster.model_directory().join("bad.gguf"), "no model").expect("our own file");
     Bert::default().write(&cluster.model_directory().join("good.gguf")).expect("our own file");
     session.run(
@@ -118,7 +108,7 @@ fn a_call_that_finds_out_goes_on_with_the_next_model() {
 
 #[test]
 fn a_file_that_is_not_the_registered_one_answers_nothing() {
-    let (cluster, mut session) = automatic();
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let directory = cluster.model_directory();
     write_model(&cluster, "model.gguf");
     let right = sha256(&cluster, &mut session, "model.gguf");
@@ -184,7 +174,7 @@ fn a_file_that_is_not_the_registered_one_answers_nothing() {
 
 #[test]
 fn without_a_reranker_documents_are_ranked_by_the_configured_embedding_model() {
-    let (cluster, mut session) = automatic();
+    let (cluster, mut session) = with_automatic_models(Options::new());
     encoders(&cluster, &mut session, &Bert::default());
     session.run("delete from steadytext_models where name = 'folder'");
     let ranked =
@@ -215,7 +205,7 @@ fn without_a_reranker_documents_are_ranked_by_the_configured_embedding_model() {
 
 #[test]
 fn auto_finds_a_registered_file_however_its_row_writes_it_and_soon_after_it_has_come() {
-    let (cluster, mut session) = automatic();
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let directory = cluster.model_directory();
     let chosen = "select name from steadytext_model_status() where is_chosen and task = 'generate'";
     session.run(

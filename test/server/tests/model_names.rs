@@ -7,30 +7,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 use std::{fs, hint, thread};
 
-use steadytext_test_models::{Bert, Spec};
-use steadytext_test_server::{Cluster, Options, Session, wait_until};
-
-/// A cluster whose settings leave all choices to the databases and the directory of the models.
-fn automatic(options: Options) -> (Cluster, Session) {
-    let cluster = options
-        .set("pg_steadytext.generation_model", "auto")
-        .set("pg_steadytext.embedding_model", "auto")
-        .set("pg_steadytext.reranker_model", "auto")
-        .start();
-    let mut session = cluster.session("postgres");
-    session.create_extension();
-    (cluster, session)
-}
-
-/// Puts an encoder of its own numbers into the directory of the models.
-fn encoder(cluster: &Cluster, file: &str, seed: u64) {
-    Bert { seed, ..Bert::default() }.write(&cluster.model_directory().join(file)).expect("our own file");
-}
-
-fn decoder(cluster: &Cluster, file: &str, seed: u64) {
-    let spec = Spec { seed, ..Spec::default() };
-    steadytext_test_models::write(&spec, &cluster.model_directory().join(file)).expect("our own file");
-}
+use steadytext_test_models::Bert;
+use steadytext_test_server::{
+    Cluster, Options, Session, wait_until, with_automatic_models, write_decoder, write_encoder,
+};
 
 fn card(cluster: &Cluster, file: &str, text: &str) {
     fs::write(cluster.model_directory().join(format!("{file}.card.json")), text).expect("our own file");
@@ -48,10 +28,10 @@ fn refused(session: &mut Session, sql: &str) -> (String, String) {
 
 #[test]
 fn a_file_is_a_model_by_its_stem_whatever_the_case_and_a_row_comes_before_it() {
-    let (cluster, mut session) = automatic(Options::new());
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let directory = cluster.model_directory();
-    encoder(&cluster, "MiniLM-Q8.gguf", 1);
-    encoder(&cluster, "other.gguf", 2);
+    write_encoder(&cluster, "MiniLM-Q8.gguf", 1);
+    write_encoder(&cluster, "other.gguf", 2);
     let mini = vector(&mut session, ", model => 'minilm-q8'");
     for name in ["MINILM-q8", "MiniLM-Q8.gguf", "minilm-q8.GGUF"] {
         assert_eq!(vector(&mut session, &format!(", model => '{name}'")), mini, "{name}");
@@ -75,7 +55,7 @@ fn a_file_is_a_model_by_its_stem_whatever_the_case_and_a_row_comes_before_it() {
 
 #[test]
 fn a_default_row_gives_way_to_a_file_of_its_name_until_its_own_file_is_there_or_somebody_changes_it() {
-    let (cluster, mut session) = automatic(Options::new());
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let (folder, own) = ("all-minilm-l6-v2", "all-MiniLM-L6-v2");
     let directory = cluster.model_directory();
     let named = format!(", model => '{folder}'");
@@ -98,10 +78,10 @@ fn a_default_row_gives_way_to_a_file_of_its_name_until_its_own_file_is_there_or_
 
 #[test]
 fn names_that_several_files_have_or_that_lead_elsewhere_are_refused() {
-    let (cluster, mut session) = automatic(Options::new());
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let directory = cluster.model_directory();
-    encoder(&cluster, "twice.gguf", 1);
-    encoder(&cluster, "TWICE.gguf", 2);
+    write_encoder(&cluster, "twice.gguf", 1);
+    write_encoder(&cluster, "TWICE.gguf", 2);
     let (state, message) = refused(&mut session, "select steadytext_embed('x', model => 'twice')");
     assert_eq!(state, "42710");
     assert!(message.contains("\"TWICE.gguf\", \"twice.gguf\""), "{message}");
@@ -115,7 +95,7 @@ fn names_that_several_files_have_or_that_lead_elsewhere_are_refused() {
     symlink(elsewhere.join("out.gguf"), directory.join("out.gguf")).expect("a link can be made");
     symlink("twice.gguf", directory.join("in.gguf")).expect("a link can be made");
     fs::create_dir(directory.join("folder")).expect("our own directory");
-    encoder(&cluster, "folder/deep.gguf", 1);
+    write_encoder(&cluster, "folder/deep.gguf", 1);
     for name in ["out", "folder", "folder/deep", "folder/deep.gguf", "..", ".", "../elsewhere/out", "nix"] {
         let (state, message) =
             refused(&mut session, &format!("select steadytext_embed('x', model => '{name}')"));
@@ -139,16 +119,16 @@ fn names_that_several_files_have_or_that_lead_elsewhere_are_refused() {
 
 #[test]
 fn auto_takes_what_a_card_prefers_or_the_only_one_and_the_builtin_one_only_where_there_is_none() {
-    let (cluster, mut session) = automatic(Options::new());
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let builtin = vector(&mut session, ", model => 'builtin'");
     assert_eq!(vector(&mut session, ""), builtin, "nothing else is here");
-    encoder(&cluster, "one.gguf", 1);
+    write_encoder(&cluster, "one.gguf", 1);
     let one = vector(&mut session, ", model => 'one'");
     assert_eq!(vector(&mut session, ", use_cache => false"), one, "the only one");
     let generated: String = session.one("select steadytext_generate('which', 4)");
     let by_builtin: String = session.one("select steadytext_generate('which', 4, model => 'builtin')");
     assert_eq!(generated, by_builtin, "which generates nothing");
-    encoder(&cluster, "two.gguf", 2);
+    write_encoder(&cluster, "two.gguf", 2);
     let (state, message) = refused(&mut session, "select steadytext_embed('x', use_cache => false)");
     assert_eq!((state.as_str(), message.contains("\"one\", \"two\"")), ("42710", true), "{message}");
     card(&cluster, "two.gguf", r#"{"preferred": ["embed"]}"#);
@@ -170,8 +150,8 @@ fn auto_takes_what_a_card_prefers_or_the_only_one_and_the_builtin_one_only_where
 
 #[test]
 fn a_card_s_checksum_is_compared_and_another_content_under_the_same_name_is_noticed() {
-    let (cluster, mut session) = automatic(Options::new());
-    encoder(&cluster, "one.gguf", 1);
+    let (cluster, mut session) = with_automatic_models(Options::new());
+    write_encoder(&cluster, "one.gguf", 1);
     card(&cluster, "one.gguf", &format!(r#"{{"sha256": "{}"}}"#, "0".repeat(64)));
     for _ in 0..2 {
         let (state, message) = refused(&mut session, "select steadytext_embed('x', model => 'one')");
@@ -187,7 +167,7 @@ fn a_card_s_checksum_is_compared_and_another_content_under_the_same_name_is_noti
     card(&cluster, "one.gguf", &format!(r#"{{"sha256": "{right}"}}"#));
     vector(&mut session, ", model => 'one'");
     fs::remove_file(cluster.model_directory().join("one.gguf.card.json")).expect("our own file");
-    encoder(&cluster, "new.gguf", 2);
+    write_encoder(&cluster, "new.gguf", 2);
     fs::rename(cluster.model_directory().join("new.gguf"), &path).expect("our own files");
     assert!(!cluster.log().contains("has another content than before"));
     vector(&mut session, ", model => 'one', use_cache => false");
@@ -196,9 +176,9 @@ fn a_card_s_checksum_is_compared_and_another_content_under_the_same_name_is_noti
 
 #[test]
 fn the_default_is_set_on_every_level_and_a_queued_request_keeps_that_of_its_session() {
-    let (cluster, mut session) = automatic(Options::new());
+    let (cluster, mut session) = with_automatic_models(Options::new());
     for (seed, name) in ["server", "config", "database", "role", "session"].into_iter().enumerate() {
-        encoder(&cluster, &format!("{name}.gguf"), seed as u64 + 1);
+        write_encoder(&cluster, &format!("{name}.gguf"), seed as u64 + 1);
     }
     session.run("create role alice login in role steadytext_user");
     let of = |session: &mut Session, name: &str| vector(session, &format!(", model => '{name}'"));
@@ -256,8 +236,8 @@ fn the_default_is_set_on_every_level_and_a_queued_request_keeps_that_of_its_sess
 
 #[test]
 fn paths_are_for_superusers_to_set() {
-    let (cluster, mut session) = automatic(Options::new());
-    encoder(&cluster, "one.gguf", 1);
+    let (cluster, mut session) = with_automatic_models(Options::new());
+    write_encoder(&cluster, "one.gguf", 1);
     let path = cluster.model_directory().join("one.gguf").display().to_string();
     let one = vector(&mut session, ", model => 'one'");
     session.run("create role alice login in role steadytext_admin; create role owner login");
@@ -307,12 +287,12 @@ fn the_predecessor_s_environment_is_obeyed_and_listed() {
         .environment("STEADYTEXT_RERANKING_MODEL_FILENAME", "nowhere.gguf")
         .environment("STEADYTEXT_DEFAULT_SEED", "7")
         .environment("STEADYTEXT_GENERATION_CACHE_CAPACITY", "5");
-    let (cluster, mut session) = automatic(options);
-    encoder(&cluster, "one.gguf", 1);
-    encoder(&cluster, "two.gguf", 2);
+    let (cluster, mut session) = with_automatic_models(options);
+    write_encoder(&cluster, "one.gguf", 1);
+    write_encoder(&cluster, "two.gguf", 2);
     card(&cluster, "two.gguf", r#"{"repository": "somebody/two-GGUF"}"#);
-    decoder(&cluster, "talks.gguf", 1);
-    decoder(&cluster, "silent.gguf", 2);
+    write_decoder(&cluster, "talks.gguf", 1);
+    write_decoder(&cluster, "silent.gguf", 2);
     let two = vector(&mut session, ", model => 'two'");
     assert_eq!(vector(&mut session, ", use_cache => false"), two);
     let text = "select steadytext_generate('which', 4, use_cache => false";
@@ -355,9 +335,9 @@ fn the_predecessor_s_environment_is_obeyed_and_listed() {
 #[test]
 fn the_environment_can_prefer_models_that_are_registered_as_fallbacks() {
     let (cluster, mut session) =
-        automatic(Options::new().environment("STEADYTEXT_USE_FALLBACK_MODEL", "true"));
-    decoder(&cluster, "usual.gguf", 1);
-    decoder(&cluster, "spare.gguf", 2);
+        with_automatic_models(Options::new().environment("STEADYTEXT_USE_FALLBACK_MODEL", "true"));
+    write_decoder(&cluster, "usual.gguf", 1);
+    write_decoder(&cluster, "spare.gguf", 2);
     session.run(
         "insert into steadytext_models (name, task, file, is_preferred, is_fallback)
          values ('a', 'generate', 'usual.gguf', true, false), ('b', 'generate', 'spare.gguf', false, true)",
@@ -370,10 +350,10 @@ fn the_environment_can_prefer_models_that_are_registered_as_fallbacks() {
 
 #[test]
 fn what_is_enqueued_is_answered_by_the_default_of_its_session_as_calls_are() {
-    let (cluster, mut session) = automatic(Options::new());
+    let (cluster, mut session) = with_automatic_models(Options::new());
     for (seed, name) in [(1, "first"), (2, "second")] {
-        decoder(&cluster, &format!("{name}.gguf"), seed);
-        encoder(&cluster, &format!("{name}-encoder.gguf"), seed);
+        write_decoder(&cluster, &format!("{name}.gguf"), seed);
+        write_encoder(&cluster, &format!("{name}-encoder.gguf"), seed);
     }
     session.run(
         "select steadytext_config_set('generation_model', 'first');
@@ -406,7 +386,7 @@ fn what_is_enqueued_is_answered_by_the_default_of_its_session_as_calls_are() {
 
 #[test]
 fn a_row_that_comes_while_the_registry_is_read_is_known_afterwards() {
-    let (cluster, mut session) = automatic(Options::new());
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let mut other = cluster.session("postgres");
     let known = AtomicUsize::new(0);
     let looks = AtomicUsize::new(0);

@@ -4,25 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use steadytext_test_models::Bert;
-use steadytext_test_server::{Cluster, Options, Session};
+use steadytext_test_server::{Cluster, Options, Session, write_encoder};
 
 const VECTORS: &str =
     "select string_agg(format('%s %s', body, embedding::text), E'\\n' order by body) from article";
 
 fn automatic(directory: Option<&Path>) -> Cluster {
-    let options = Options::new()
-        .set("pg_steadytext.generation_model", "auto")
-        .set("pg_steadytext.embedding_model", "auto")
-        .set("pg_steadytext.reranker_model", "auto");
+    let options = Options::new().automatic_models();
     match directory {
         Some(directory) => options.set("pg_steadytext.model_dir", directory.display()).start(),
         None => options.start(),
     }
-}
-
-fn encoder(cluster: &Cluster, file: &str, seed: u64) {
-    Bert { seed, ..Bert::default() }.write(&cluster.model_directory().join(file)).expect("our own file");
 }
 
 /// A table whose vectors its definition computes.
@@ -64,8 +56,8 @@ fn a_column_that_names_its_model_has_the_same_vectors_in_a_new_cluster_and_none_
     let old = automatic(None);
     let mut session = old.session("postgres");
     session.create_extension();
-    encoder(&old, "MiniLM.gguf", 5);
-    encoder(&old, "other.gguf", 6);
+    write_encoder(&old, "MiniLM.gguf", 5);
+    write_encoder(&old, "other.gguf", 6);
     let vectors = fill(&mut session, "steadytext_embed(body, model => 'minilm')");
     let file = dump(&old, &[]);
 
@@ -86,8 +78,8 @@ fn a_column_that_names_its_model_has_the_same_vectors_in_a_new_cluster_and_none_
 fn a_database_with_a_default_model_has_the_same_vectors_in_a_new_cluster_and_none_without_the_model() {
     let old = automatic(None);
     let mut session = old.session("postgres");
-    encoder(&old, "mine.gguf", 5);
-    encoder(&old, "other.gguf", 6);
+    write_encoder(&old, "mine.gguf", 5);
+    write_encoder(&old, "other.gguf", 6);
     session.run("create database shop");
     session.run("alter database shop set pg_steadytext.embedding_model = 'mine'");
     let mut shop = old.session("shop");
@@ -124,8 +116,8 @@ fn what_a_card_prefers_and_the_builtin_model_where_there_is_no_other_compute_the
     assert_eq!(restore(&new, "postgres", &file), Ok(()));
     assert_eq!(new.session("postgres").one::<String>(VECTORS), vectors);
 
-    encoder(&old, "one.gguf", 1);
-    encoder(&old, "two.gguf", 2);
+    write_encoder(&old, "one.gguf", 1);
+    write_encoder(&old, "two.gguf", 2);
     fs::write(old.model_directory().join("two.gguf.card.json"), r#"{"preferred": ["embed"]}"#)
         .expect("our own file");
     session.run("drop table article");
@@ -143,7 +135,7 @@ fn a_restore_fails_where_settings_that_come_later_would_have_chosen_another_mode
     let old = automatic(None);
     let mut session = old.session("postgres");
     session.create_extension();
-    encoder(&old, "mine.gguf", 5);
+    write_encoder(&old, "mine.gguf", 5);
     session.run("select steadytext_config_set('embedding_model', 'mine')");
     let vectors = fill(&mut session, "steadytext_embed(body)");
     let file = dump(&old, &[]);
@@ -152,7 +144,7 @@ fn a_restore_fails_where_settings_that_come_later_would_have_chosen_another_mode
     assert_eq!(restore(&new, "postgres", &file), Ok(()));
     assert_eq!(new.session("postgres").one::<String>(VECTORS), vectors);
     // Another one is preferred there.
-    encoder(&old, "other.gguf", 6);
+    write_encoder(&old, "other.gguf", 6);
     fs::write(old.model_directory().join("other.gguf.card.json"), r#"{"preferred": ["embed"]}"#)
         .expect("our own file");
     new.session("postgres").run("create database again");

@@ -4,29 +4,7 @@
 use std::fs;
 
 use postgres::error::DbError;
-use steadytext_test_models::{Bert, Spec};
-use steadytext_test_server::{Cluster, Options, Session};
-
-/// A cluster whose settings leave all choices to the databases and the directory of the models.
-fn automatic() -> (Cluster, Session) {
-    let cluster = Options::new()
-        .set("pg_steadytext.generation_model", "auto")
-        .set("pg_steadytext.embedding_model", "auto")
-        .set("pg_steadytext.reranker_model", "auto")
-        .start();
-    let mut session = cluster.session("postgres");
-    session.create_extension();
-    (cluster, session)
-}
-
-fn encoder(cluster: &Cluster, file: &str) {
-    Bert::default().write(&cluster.model_directory().join(file)).expect("our own file");
-}
-
-fn decoder(cluster: &Cluster, file: &str) {
-    steadytext_test_models::write(&Spec::default(), &cluster.model_directory().join(file))
-        .expect("our own file");
-}
+use steadytext_test_server::{Options, Session, with_automatic_models, write_decoder, write_encoder};
 
 /// The warnings that a statement has brought.
 fn warned(session: &mut Session, sql: &str) -> Vec<DbError> {
@@ -37,9 +15,9 @@ fn warned(session: &mut Session, sql: &str) -> Vec<DbError> {
 
 #[test]
 fn who_sets_a_model_that_cannot_answer_is_warned_and_it_is_taken_all_the_same() {
-    let (cluster, mut session) = automatic();
-    encoder(&cluster, "vectors.gguf");
-    decoder(&cluster, "writer.gguf");
+    let (cluster, mut session) = with_automatic_models(Options::new());
+    write_encoder(&cluster, "vectors.gguf", 1);
+    write_decoder(&cluster, "writer.gguf", 1);
     session.run(
         "create role alice login in role steadytext_user;
          insert into steadytext_models (name, task, file, placement) values ('far', 'generate', 'far.gguf', 'elsewhere')",
@@ -164,10 +142,10 @@ fn who_sets_a_model_that_cannot_answer_is_warned_and_it_is_taken_all_the_same() 
 
 #[test]
 fn an_error_about_a_model_names_the_setting_that_chose_it() {
-    let (cluster, mut session) = automatic();
+    let (cluster, mut session) = with_automatic_models(Options::new());
     let bad = cluster.model_directory().join("bad.gguf");
     fs::write(&bad, "Dear Sir or Madam, ".repeat(500)).expect("our own file");
-    decoder(&cluster, "writer.gguf");
+    write_decoder(&cluster, "writer.gguf", 1);
     let setting = "pg_steadytext.generation_model names this model";
     // Where it is not there, and where it cannot be loaded.
     for (name, state) in [("nothing", "42704"), ("small", "58030"), ("bad", "XX001")] {
@@ -199,9 +177,9 @@ fn an_error_about_a_model_names_the_setting_that_chose_it() {
 
 #[test]
 fn auto_is_the_default_wherever_a_model_may_be_named() {
-    let (cluster, mut session) = automatic();
-    encoder(&cluster, "vectors.gguf");
-    decoder(&cluster, "writer.gguf");
+    let (cluster, mut session) = with_automatic_models(Options::new());
+    write_encoder(&cluster, "vectors.gguf", 1);
+    write_decoder(&cluster, "writer.gguf", 1);
     session.run("select steadytext_config_set('cache_enabled', 'false')");
     for (call, more) in [
         ("steadytext_generate('which one', 4, {})", ""),

@@ -26,11 +26,6 @@ fn people() -> (Cluster, Session) {
     (cluster, session)
 }
 
-/// The caller's usage of a limit.
-fn used(session: &mut Session, limit: &str) -> i64 {
-    session.one(&format!("select used from steadytext_my_limits() where limit_name = '{limit}'"))
-}
-
 #[test]
 fn no_stretch_of_a_period_has_more_than_its_window_says() {
     for period in PERIODS {
@@ -123,7 +118,7 @@ fn sessions_side_by_side_get_exactly_what_is_allowed() {
     });
     let mut alice = cluster.session_as("postgres", "alice");
     assert_eq!(alice.one::<i64>("select count(*) from steadytext_queue"), 200);
-    assert_eq!(used(&mut alice, "requests_per_hour"), 200);
+    assert_eq!(alice.used("requests_per_hour"), 200);
     assert_eq!(alice.error(ENQUEUE).code().code(), "53400");
 }
 
@@ -219,7 +214,7 @@ fn savepoints_copies_and_prepared_transactions_get_exactly_what_is_allowed_at_th
             ALLOWED,
             "round {round}: {rows} rows, and {kept} that were prepared and taken back"
         );
-        assert_eq!(used(&mut alice, "requests_per_day"), ALLOWED);
+        assert_eq!(alice.used("requests_per_day"), ALLOWED);
     }
 }
 
@@ -229,11 +224,11 @@ fn what_is_rolled_back_in_whatever_way_is_given_back() {
     session.run("select steadytext_set_limit('alice', requests_per_day => 10)");
     let mut alice = cluster.session_as("postgres", "alice");
     alice.run(&format!("begin; {ENQUEUE}; savepoint a; {ENQUEUE}; savepoint b; {ENQUEUE}; release b; rollback to a; {ENQUEUE}; commit"));
-    assert_eq!(used(&mut alice, "requests_per_day"), 2);
+    assert_eq!(alice.used("requests_per_day"), 2);
     for _ in 0..30 {
         alice.run(&format!("begin; {ENQUEUE}; {ENQUEUE}; savepoint a; {ENQUEUE}; rollback"));
     }
-    assert_eq!(used(&mut alice, "requests_per_day"), 2);
+    assert_eq!(alice.used("requests_per_day"), 2);
     // A block with a handler, in which every second one fails.
     alice.run(
         "do $$ begin
@@ -246,7 +241,7 @@ fn what_is_rolled_back_in_whatever_way_is_given_back() {
              end loop;
          end $$",
     );
-    assert_eq!(used(&mut alice, "requests_per_day"), 2);
+    assert_eq!(alice.used("requests_per_day"), 2);
     // COPY, whose ninth row is too much, and whose eighth is not; of a superuser, whom a limit of the own
     // binds.
     session.run("select steadytext_set_limit(current_user, requests_per_day => 8)");
@@ -266,15 +261,15 @@ fn what_is_rolled_back_in_whatever_way_is_given_back() {
     assert!(error.where_().is_none_or(|context| !context.contains("copied")), "{error:?}");
     session.run(&copy(8));
     assert_eq!(session.error(ENQUEUE).code().code(), "53400");
-    assert_eq!(used(&mut alice, "requests_per_day"), 2);
+    assert_eq!(alice.used("requests_per_day"), 2);
     // A session that ends in the middle.
     session.run("select steadytext_reset_usage('alice')");
     let mut other = cluster.session_as("postgres", "alice");
     other.run(&format!("begin; {ENQUEUE}; {ENQUEUE}"));
-    assert_eq!(used(&mut alice, "requests_per_day"), 2);
+    assert_eq!(alice.used("requests_per_day"), 2);
     let pid = other.backend_pid();
     session.run(&format!("select pg_terminate_backend({pid})"));
-    wait_until("what it had asked for is given back", || used(&mut alice, "requests_per_day") == 0);
+    wait_until("what it had asked for is given back", || alice.used("requests_per_day") == 0);
 }
 
 #[test]
@@ -293,14 +288,14 @@ fn tokens_count_as_the_rows_say_and_whoever_ends_early_pays_for_what_was_made() 
     let sum: i64 =
         alice.one("select sum(prompt_tokens + coalesce(generated_tokens, 0)) from steadytext_queue");
     assert!(sum > 0);
-    wait_until("all of them count", || used(&mut alice, "tokens_per_day") == sum);
+    wait_until("all of them count", || alice.used("tokens_per_day") == sum);
     // A call says itself what it took.
     let call: i64 = alice.one(
         "select (prompt_tokens + generated_tokens)::bigint from steadytext_generate_details('a call', 7, false)",
     );
-    assert_eq!(used(&mut alice, "tokens_per_day"), sum + call);
+    assert_eq!(alice.used("tokens_per_day"), sum + call);
     alice.run("begin; declare pieces cursor for select steadytext_generate_stream('a call', 60); fetch 1 from pieces; rollback");
-    wait_until("what was begun counts", || used(&mut alice, "tokens_per_day") > sum + call);
+    wait_until("what was begun counts", || alice.used("tokens_per_day") > sum + call);
     // The next one is refused once they are used up.
     session.run("select steadytext_set_limit('alice', tokens_per_day => 1)");
     assert_eq!(alice.error(ENQUEUE).code().code(), "53400");
@@ -320,7 +315,7 @@ fn what_was_used_outlives_the_worker_and_the_server() {
             .first()
             .is_some_and(|pid| *pid != worker)
     });
-    assert_eq!(used(&mut alice, "requests_per_day"), 3);
+    assert_eq!(alice.used("requests_per_day"), 3);
     wait_until("it is written down", || {
         session.one::<i64>("select coalesce(sum(current_day_count), 0)::bigint from steadytext_rate_limits")
             == 3
@@ -332,7 +327,7 @@ fn what_was_used_outlives_the_worker_and_the_server() {
         cluster.start();
         session = cluster.session("postgres");
         alice = cluster.session_as("postgres", "alice");
-        wait_until("it is known again", || used(&mut alice, "requests_per_day") == 3);
+        wait_until("it is known again", || alice.used("requests_per_day") == 3);
     }
     alice.run(&format!("{ENQUEUE}; {ENQUEUE}"));
     assert_eq!(alice.error(ENQUEUE).code().code(), "53400");
@@ -389,7 +384,7 @@ fn a_vectorizer_waits_for_its_owner_and_goes_on() {
     let embedded = |session: &mut Session| -> i64 { session.one("select count(*) from docs_body_embedding") };
     // One was asked for when the vectorizer was made, and each text is one.
     wait_until("the first request of the vectorizer", || embedded(&mut session) == 9);
-    assert_eq!(used(&mut alice, "requests_per_day"), 10);
+    assert_eq!(alice.used("requests_per_day"), 10);
     wait_until("it says what it waits for", || {
         session.one::<bool>("select exists (select from steadytext_vectorizer_state where problem like '%steadytext_rate_limits%')")
     });

@@ -1,11 +1,10 @@
 //! Synchronous functions: in whatever a transaction can hold them, ended by whatever ends a statement.
 
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 use postgres::error::DbError;
 use steadytext_test_server::{
-    Cluster, Options, PATIENCE, Session, Signal, slow_model, wait_until, write_model,
+    Cluster, Options, Session, Signal, promptly, slow_model, wait_until, write_model,
 };
 
 /// A cluster with the slow model.
@@ -33,13 +32,6 @@ fn wait_for_tokens_of(session: &mut Session, pid: i32) {
                             where worker_pid = {pid} and generated_tokens > 0 and partial_text <> '')"
         ))
     });
-}
-
-fn promptly<T>(what: &str, work: impl FnOnce() -> T) -> T {
-    let begun = Instant::now();
-    let value = work();
-    assert!(begun.elapsed() < PATIENCE, "{what} took {:?}", begun.elapsed());
-    value
 }
 
 #[test]

@@ -1,23 +1,13 @@
 //! The wake: worker and waiting callers sleep until something happens, and then act at once. The fallback
 //! poll is an hour away in these tests, so that nothing here is its work.
 
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use postgres::fallible_iterator::FallibleIterator;
-use steadytext_test_server::{Cluster, PATIENCE, Session, eventually, message_of, wait_until};
+use steadytext_test_server::{
+    Cluster, PATIENCE, Session, begins_to_wait, eventually, message_of, sleepy, wait_until,
+};
 use uuid::Uuid;
-
-/// A cluster whose worker has nothing to do for the next hour.
-fn sleepy() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
-    let mut session = cluster.session("postgres");
-    session.run("select steadytext_config_set('worker_poll_interval', '3600')");
-    // The first request also sees to it that the model is loaded.
-    let id = session.generate("to begin with", "max_tokens => 3");
-    session.answer(id);
-    (cluster, session)
-}
 
 #[test]
 fn an_api_call_wakes_the_worker() {
@@ -166,17 +156,6 @@ fn many_waiting_callers_all_get_their_own_answer() {
     for (id, waiter) in ids.iter().zip(waiting) {
         assert_eq!(Some(waiter.join().expect("the waiter gets an answer")), session.request(*id).answer);
     }
-}
-
-/// Waits for some requests in a session of its own, which has begun to wait when this returns.
-fn begins_to_wait(cluster: &Cluster, session: &mut Session, call: String) -> JoinHandle<bool> {
-    let mut waiter = cluster.session("postgres");
-    let pid = waiter.backend_pid();
-    let waiting = std::thread::spawn(move || waiter.one::<bool>(&format!("select {call}")));
-    let is_waiting =
-        format!("select state = 'active' and wait_event is not null from pg_stat_activity where pid = {pid}");
-    wait_until("the caller waits", || session.one::<bool>(&is_waiting));
-    waiting
 }
 
 #[test]

@@ -10,10 +10,6 @@ use steadytext_engine::{Chunk, Error, Finish, Output};
 use steadytext_test_server::WorkerElsewhere as Worker;
 use steadytext_test_server::{Session, Signal, served_elsewhere, slow_model, wait_until};
 
-fn unfinished(session: &mut Session) -> i64 {
-    session.one("select count(*) from steadytext_queue where status in ('pending', 'processing')")
-}
-
 /// The ends of the requests, in their order.
 fn endings(session: &mut Session) -> Vec<String> {
     session.list(
@@ -64,7 +60,7 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
     // Requests that name a model that nobody has are left to the server's own worker, which ends them with an
     // error.
     session.run("select steadytext_daemon_start()");
-    wait_until("the rest has ended", || unfinished(&mut session) == 0);
+    wait_until("the rest has ended", || session.unfinished() == 0);
     let by_own: Vec<String> = session.list(
         "select params ->> 'model' from steadytext_queue where starts_with(worker, 'local:') order by id",
     );
@@ -72,7 +68,7 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
     let elsewhere = endings(&mut session);
     session.run("truncate steadytext_queue");
     session.run(store);
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     let here = endings(&mut session);
     assert_eq!(elsewhere.len(), 23);
     let different: Vec<_> =
@@ -277,7 +273,7 @@ fn a_worker_that_stands_still_beyond_its_lease_stores_nothing_afterwards() {
     });
     first.signal(Signal::STOP);
     let mut second = Worker::start(&cluster, &["--lease", "1"]);
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     first.signal(Signal::CONT);
     let id = session.generate("one more", "max_tokens => 2, use_cache => false");
     session.answer(id);
@@ -300,7 +296,7 @@ fn two_workers_share_a_queue_and_do_nothing_twice() {
         "insert into steadytext_queue (request_type, prompt, params)
          select 'generate', 'question ' || n, '{\"max_tokens\": 8, \"use_cache\": false}' from generate_series(1, 400) as n",
     );
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     let by: Vec<i64> =
         session.list("select count(*) from steadytext_queue where status = 'completed' group by worker");
     assert_eq!((by.len(), by.iter().sum::<i64>()), (2, 400), "{by:?}");
@@ -323,7 +319,7 @@ fn connections_that_break_at_any_moment_lose_nothing() {
         broken += session.one::<i64>(
             "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'remote' and random() < 0.1",
         );
-        unfinished(&mut session) == 0
+        session.unfinished() == 0
     });
     assert!(broken > 0, "some were broken");
     assert_eq!(session.one::<i64>("select count(*) from steadytext_queue where status = 'completed'"), 200);

@@ -79,10 +79,6 @@ pub(crate) fn results(session: &mut Session, tag: &str) -> Vec<String> {
     ))
 }
 
-pub(crate) fn unfinished(session: &mut Session) -> i64 {
-    session.one("select count(*) from steadytext_queue where status in ('pending', 'processing')")
-}
-
 #[test]
 fn a_worker_elsewhere_gives_the_same_bytes() {
     let (cluster, mut session) = paused();
@@ -104,7 +100,7 @@ fn a_worker_elsewhere_gives_the_same_bytes() {
     assert_eq!(by, [false]);
     enqueue_all_kinds(&mut session, "here", 2);
     session.run("select steadytext_daemon_start()");
-    wait_until("the server's own worker has done all", || unfinished(&mut session) == 0);
+    wait_until("the server's own worker has done all", || session.unfinished() == 0);
     let here = results(&mut session, "here");
     assert_eq!(elsewhere.len(), count);
     let different: Vec<_> =
@@ -175,7 +171,7 @@ fn what_a_killed_worker_held_runs_again_and_ends_once() {
     first.signal(Signal::KILL);
     assert!(!first.wait());
     let _second = Worker::start(&cluster, &["--lease", "2"]);
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     assert_eq!(session.one::<i64>("select count(*) from steadytext_queue where status = 'completed'"), 6);
     assert_eq!(session.doubled(), 0);
     assert_eq!(session.one::<i32>("select max(attempt) from steadytext_queue"), 2);
@@ -199,7 +195,7 @@ fn what_is_held_is_kept_over_a_restart_of_the_server() {
     drop(session);
     cluster.restart();
     let mut session = cluster.session("postgres");
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     let attempts: Vec<i32> = session.list("select attempt from steadytext_queue where status = 'completed'");
     assert_eq!(attempts, [1; 5], "nothing was done twice");
     // Its listening connection is made again as well: what is enqueued now is served.
@@ -225,7 +221,7 @@ fn answers_that_are_ready_while_the_server_is_away_are_stored_when_it_is_back() 
     worker.rest();
     cluster.start();
     let mut session = cluster.session("postgres");
-    wait_until("all have ended", || unfinished(&mut session) == 0);
+    wait_until("all have ended", || session.unfinished() == 0);
     let attempts: Vec<i32> = session.list("select attempt from steadytext_queue where status = 'completed'");
     assert_eq!(attempts, [1; 4], "nothing was done twice");
     assert!(worker.stop());

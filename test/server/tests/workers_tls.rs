@@ -118,7 +118,7 @@ impl Server {
     }
 
     /// A worker serves a request, and both of its connections are encrypted, or none is.
-    fn is_served(&mut self, host: &str, how: &str, is_encrypted: bool) {
+    fn assert_served(&mut self, host: &str, how: &str, is_encrypted: bool) {
         let mut worker = self.worker(host, how);
         let id = self.session.generate("x", "max_tokens => 2, use_cache => false");
         self.session.answer(id);
@@ -150,10 +150,10 @@ fn a_server_is_verified_as_far_as_sslmode_says() {
         "sslmode=verify-ca&sslrootcert=@own.crt",
         "sslmode=verify-full&sslrootcert=@own.crt",
     ] {
-        server.is_served("localhost", how, true);
+        server.assert_served("localhost", how, true);
     }
     // Another host's name is no matter until it is.
-    server.is_served("elsewhere.test", "sslmode=verify-ca&sslrootcert=@own.crt", true);
+    server.assert_served("elsewhere.test", "sslmode=verify-ca&sslrootcert=@own.crt", true);
     server.is_refused("elsewhere.test", "sslmode=verify-full&sslrootcert=@own.crt", "certificate");
     // Another authority, also where TLS was only required: who names one means it.
     for mode in ["require", "verify-ca", "verify-full"] {
@@ -166,8 +166,8 @@ fn a_server_is_verified_as_far_as_sslmode_says() {
 #[test]
 fn a_certificate_of_an_authority_is_verified_by_it() {
     let mut server = Server::start(Some("signed"));
-    server.is_served("localhost", "sslmode=verify-full&sslrootcert=@ca.crt", true);
-    server.is_served("elsewhere.test", "sslmode=verify-ca&sslrootcert=@ca.crt", true);
+    server.assert_served("localhost", "sslmode=verify-full&sslrootcert=@ca.crt", true);
+    server.assert_served("elsewhere.test", "sslmode=verify-ca&sslrootcert=@ca.crt", true);
     server.is_refused("elsewhere.test", "sslmode=verify-full&sslrootcert=@ca.crt", "certificate");
     server.is_refused("localhost", "sslmode=verify-full&sslrootcert=@own.crt", "certificate");
 }
@@ -175,8 +175,8 @@ fn a_certificate_of_an_authority_is_verified_by_it() {
 #[test]
 fn a_server_without_tls_is_refused_where_tls_is_demanded() {
     let mut server = Server::start(None);
-    server.is_served("localhost", "sslmode=prefer", false);
-    server.is_served("localhost", "sslmode=disable", false);
+    server.assert_served("localhost", "sslmode=prefer", false);
+    server.assert_served("localhost", "sslmode=disable", false);
     for how in [
         "sslmode=require",
         "sslmode=verify-ca&sslrootcert=@own.crt",

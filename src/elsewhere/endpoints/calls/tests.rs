@@ -13,7 +13,7 @@ fn endpoint() -> Endpoint {
     Endpoint {
         types: Vec::new(),
         settings,
-        state: Mutex::new(State { next_rest: RESTS.0, ..State::default() }),
+        state: Mutex::new(EndpointState { next_rest: RESTS.0, ..EndpointState::default() }),
         changed: Condvar::new(),
         calls: AtomicU64::new(0),
         failures: AtomicU64::new(0),

@@ -6,39 +6,39 @@
 use candle_core::{D, Tensor};
 
 use super::Pass;
-use super::layers::{Dense, Norm, Source};
+use super::layers::{CandleDense, CandleNorm, WeightSource};
 use super::state::CandleState;
 use crate::Error;
 use crate::kernels::rope::{Pairs, Rope};
 use crate::model::spec::{AttentionSpec, QueryKeyNorm};
 
 /// The weights of attention.
-pub(super) struct Attention {
+pub(super) struct CandleAttention {
     spec: AttentionSpec,
     /// The projection of queries, with the gate behind each head where there are gates.
-    queries: Dense,
+    queries: CandleDense,
     /// The keys of a block that has its own.
-    keys: Option<Dense>,
-    values: Option<Dense>,
+    keys: Option<CandleDense>,
+    values: Option<CandleDense>,
     /// Norms of queries and keys, of each head or of all heads of a row.
-    norms: Option<(Norm, Option<Norm>)>,
-    value_norm: Option<Norm>,
+    norms: Option<(CandleNorm, Option<CandleNorm>)>,
+    value_norm: Option<CandleNorm>,
     /// `[key-value heads, query heads of each, 1]`.
     sinks: Option<Tensor>,
-    output: Dense,
+    output: CandleDense,
 }
 
-impl Attention {
+impl CandleAttention {
     /// The attention of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// As [`Dense::load`] and [`Norm::load`].
+    /// As [`CandleDense::load`] and [`CandleNorm::load`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         spec: AttentionSpec,
         width: usize,
-    ) -> Result<Attention, Error> {
+    ) -> Result<CandleAttention, Error> {
         let heads = spec.heads;
         if spec.alibi.is_some() {
             return Err(source
@@ -46,7 +46,7 @@ impl Attention {
                 .unsupported("its scores fall with the distance, which candle's backend has no form for"));
         }
         let (query_width, kv_width) = (heads.query * heads.dim, heads.kv * heads.dim);
-        let dense = |part: &str, outputs: usize| Dense::load(source, &name(part), width, outputs);
+        let dense = |part: &str, outputs: usize| CandleDense::load(source, &name(part), width, outputs);
         let has_own = spec.shares.is_none();
         let has_all = source.gguf.opt_tensor(&name("attn_qkv.weight"))?.is_some() && !spec.gated;
         let (queries, keys, values) = if has_all {
@@ -64,7 +64,7 @@ impl Attention {
             let keys = own("attn_k", has_own)?;
             (dense("attn_q", query_width + gates)?, keys, own("attn_v", has_own && !spec.keys_are_values)?)
         };
-        let norm = |part: &str, kind, length| Norm::load(source, &name(part), kind, length);
+        let norm = |part: &str, kind, length| CandleNorm::load(source, &name(part), kind, length);
         let norms = match spec.query_key_norm {
             None => None,
             Some(QueryKeyNorm::Head(kind)) => {
@@ -75,15 +75,16 @@ impl Attention {
                 Some((norm("attn_q_norm", kind, query_width)?, Some(norm("attn_k_norm", kind, kv_width)?)))
             }
         };
-        let value_norm = spec.value_norm.map(|kind| Norm::unweighted(source, kind, heads.dim)).transpose()?;
+        let value_norm =
+            spec.value_norm.map(|kind| CandleNorm::unweighted(source, kind, heads.dim)).transpose()?;
         let sinks = match spec.sinks {
             true => Some(source.floats(&name("attn_sinks.weight"), &[heads.query])?),
             false => None,
         };
         let sinks = sinks.map(|sinks| sinks.reshape((heads.kv, heads.query / heads.kv, 1)));
         let sinks = sinks.transpose().map_err(super::raised)?;
-        let output = Dense::load(source, &name("attn_output"), query_width, width)?;
-        Ok(Attention { spec, queries, keys, values, norms, value_norm, sinks, output })
+        let output = CandleDense::load(source, &name("attn_output"), query_width, width)?;
+        Ok(CandleAttention { spec, queries, keys, values, norms, value_norm, sinks, output })
     }
 
     /// Attention for the rows `[rows, width]` of one sequence, `[rows, width]`. Keys and values go to layer
@@ -139,7 +140,7 @@ impl Attention {
     fn prepare(
         &self,
         x: &Tensor,
-        norm: Option<&Norm>,
+        norm: Option<&CandleNorm>,
         heads: usize,
         pass: &Pass<'_>,
     ) -> candle_core::Result<Tensor> {

@@ -4,51 +4,55 @@
 use candle_core::Tensor;
 
 use super::Pass;
-use super::attention::Attention;
-use super::feed_forward::{FeedForward, activate};
-use super::layers::{Matrix, Norm, Source};
-use super::recurrent::{DeltaNet, ShortConv};
+use super::attention::CandleAttention;
+use super::feed_forward::{CandleFeedForward, activate};
+use super::layers::{CandleMatrix, CandleNorm, WeightSource};
+use super::recurrent::{CandleDeltaNet, CandleShortConv};
 use super::state::CandleState;
-use super::state_space::StateSpace;
+use super::state_space::CandleStateSpace;
 use crate::Error;
 use crate::model::spec::{self, BlockSpec, FeedForwardKind, ModelSpec, NormSpec, Residual};
 
 /// The weights of one block.
-pub(super) struct Block {
+pub(super) struct CandleBlock {
     index: usize,
     residual_scale: f32,
-    mixer: Mixer,
-    mixer_norms: Norms,
-    feed_forward: FeedForward,
-    feed_forward_norms: Norms,
-    per_layer: Option<PerLayerInput>,
+    mixer: CandleMixer,
+    mixer_norms: CandleNorms,
+    feed_forward: CandleFeedForward,
+    feed_forward_norms: CandleNorms,
+    per_layer: Option<CandlePerLayerInput>,
     /// The factor of the result, `[1]`.
     output_scale: Option<Tensor>,
 }
 
 /// The first half of a block, which combines positions.
-enum Mixer {
-    Attention(Box<Attention>),
-    ShortConv(Box<ShortConv>),
-    DeltaNet(Box<DeltaNet>),
-    StateSpace(Box<StateSpace>),
+enum CandleMixer {
+    Attention(Box<CandleAttention>),
+    ShortConv(Box<CandleShortConv>),
+    DeltaNet(Box<CandleDeltaNet>),
+    StateSpace(Box<CandleStateSpace>),
 }
 
 /// The norms around a half of a block.
-struct Norms {
-    before: Option<Norm>,
-    behind: Option<Norm>,
+struct CandleNorms {
+    before: Option<CandleNorm>,
+    behind: Option<CandleNorm>,
 }
 
-impl Block {
+impl CandleBlock {
     /// Block `index` of the file.
     ///
     /// # Errors
     /// Errors of loading tensors.
-    pub(super) fn load(source: Source<'_>, spec: &ModelSpec, index: usize) -> Result<Block, Error> {
+    pub(super) fn load(
+        source: WeightSource<'_>,
+        spec: &ModelSpec,
+        index: usize,
+    ) -> Result<CandleBlock, Error> {
         let (block, width) = (&spec.blocks[index], spec.width);
         let name = |part: &str| format!("blk.{index}.{part}");
-        let norm = |part: &str| Norm::load(source, &name(part), block.norm, width);
+        let norm = |part: &str| CandleNorm::load(source, &name(part), block.norm, width);
         let norms = |before: &str, behind: &str| {
             let [has_before, has_behind] = match block.residual {
                 Residual::PreNorm => [true, false],
@@ -56,24 +60,24 @@ impl Block {
                 Residual::NormedResult => [false, true],
                 Residual::PostNorm => return Err(source.gguf.unsupported("its sums are normalised")),
             };
-            Ok(Norms {
+            Ok(CandleNorms {
                 before: has_before.then(|| norm(before)).transpose()?,
                 behind: has_behind.then(|| norm(behind)).transpose()?,
             })
         };
         let per_layer = spec.per_layer;
-        Ok(Block {
+        Ok(CandleBlock {
             index,
             residual_scale: block.residual_scale,
-            mixer: Mixer::load(source, &name, block, width)?,
+            mixer: CandleMixer::load(source, &name, block, width)?,
             mixer_norms: match block.bare_mixer {
-                true => Norms { before: None, behind: None },
+                true => CandleNorms { before: None, behind: None },
                 false => norms("attn_norm", "post_attention_norm")?,
             },
-            feed_forward: FeedForward::load(source, &name, block.feed_forward, width)?,
+            feed_forward: CandleFeedForward::load(source, &name, block.feed_forward, width)?,
             feed_forward_norms: norms(block.feed_forward_norm, "post_ffw_norm")?,
             per_layer: per_layer
-                .map(|length| PerLayerInput::load(source, &name, index, block.norm, [width, length]))
+                .map(|length| CandlePerLayerInput::load(source, &name, index, block.norm, [width, length]))
                 .transpose()?,
             output_scale: match block.output_scale {
                 true => Some(source.vector(&name("layer_output_scale.weight"), 1)?),
@@ -90,10 +94,10 @@ impl Block {
         state: &mut CandleState,
     ) -> candle_core::Result<Tensor> {
         let x = self.half(x, &self.mixer_norms, |x| match &self.mixer {
-            Mixer::Attention(attention) => attention.forward(x, self.index, pass, state),
-            Mixer::ShortConv(conv) => conv.forward(x, self.index, pass, state),
-            Mixer::DeltaNet(net) => net.forward(x, self.index, pass, state),
-            Mixer::StateSpace(space) => space.forward(x, self.index, pass, state),
+            CandleMixer::Attention(attention) => attention.forward(x, self.index, pass, state),
+            CandleMixer::ShortConv(conv) => conv.forward(x, self.index, pass, state),
+            CandleMixer::DeltaNet(net) => net.forward(x, self.index, pass, state),
+            CandleMixer::StateSpace(space) => space.forward(x, self.index, pass, state),
         })?;
         let x = self.half(&x, &self.feed_forward_norms, |x| self.feed_forward.forward(x, pass.pool))?;
         let x = match &self.per_layer {
@@ -110,7 +114,7 @@ impl Block {
     fn half(
         &self,
         x: &Tensor,
-        norms: &Norms,
+        norms: &CandleNorms,
         f: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
     ) -> candle_core::Result<Tensor> {
         let y = match &norms.before {
@@ -125,58 +129,60 @@ impl Block {
     }
 }
 
-impl Mixer {
+impl CandleMixer {
     fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         block: &BlockSpec,
         width: usize,
-    ) -> Result<Mixer, Error> {
+    ) -> Result<CandleMixer, Error> {
         Ok(match block.mixer {
             spec::Mixer::Attention => {
-                Mixer::Attention(Box::new(Attention::load(source, name, block.attention, width)?))
+                CandleMixer::Attention(Box::new(CandleAttention::load(source, name, block.attention, width)?))
             }
-            spec::Mixer::ShortConv(conv) => Mixer::ShortConv(Box::new(ShortConv::load(source, name, conv)?)),
+            spec::Mixer::ShortConv(conv) => {
+                CandleMixer::ShortConv(Box::new(CandleShortConv::load(source, name, conv)?))
+            }
             spec::Mixer::DeltaNet(net) => {
-                Mixer::DeltaNet(Box::new(DeltaNet::load(source, name, net, block.norm, width)?))
+                CandleMixer::DeltaNet(Box::new(CandleDeltaNet::load(source, name, net, block.norm, width)?))
             }
-            spec::Mixer::StateSpace(space) => {
-                Mixer::StateSpace(Box::new(StateSpace::load(source, name, space, block.norm, width)?))
-            }
+            spec::Mixer::StateSpace(space) => CandleMixer::StateSpace(Box::new(CandleStateSpace::load(
+                source, name, space, block.norm, width,
+            )?)),
         })
     }
 }
 
 /// The weights that make the embeddings of tokens which each block gets for itself.
-pub(super) struct PerLayerEmbedding {
+pub(super) struct CandlePerLayerEmbedding {
     /// The embeddings of a token for all blocks: `[vocabulary, blocks · length]`.
-    tokens: Matrix,
+    tokens: CandleMatrix,
     /// The projection of the embedding of the model: `[blocks · length, width]`.
-    projection: Matrix,
-    norm: Norm,
+    projection: CandleMatrix,
+    norm: CandleNorm,
     blocks: usize,
     length: usize,
     width: usize,
 }
 
-impl PerLayerEmbedding {
+impl CandlePerLayerEmbedding {
     /// The embeddings of each layer that the file has, if its family has any.
     ///
     /// # Errors
-    /// As [`Matrix::load`].
+    /// As [`CandleMatrix::load`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         spec: &ModelSpec,
         norm: NormSpec,
         vocabulary: usize,
-    ) -> Result<Option<PerLayerEmbedding>, Error> {
+    ) -> Result<Option<CandlePerLayerEmbedding>, Error> {
         let Some(length) = spec.per_layer else { return Ok(None) };
         let (blocks, width) = (spec.blocks.len(), spec.width);
         let all = blocks * length;
-        Ok(Some(PerLayerEmbedding {
-            tokens: Matrix::load(source, "per_layer_token_embd.weight", all, vocabulary)?,
-            projection: Matrix::load(source, "per_layer_model_proj.weight", width, all)?,
-            norm: Norm::load(source, "per_layer_proj_norm", norm, length)?,
+        Ok(Some(CandlePerLayerEmbedding {
+            tokens: CandleMatrix::load(source, "per_layer_token_embd.weight", all, vocabulary)?,
+            projection: CandleMatrix::load(source, "per_layer_model_proj.weight", width, all)?,
+            norm: CandleNorm::load(source, "per_layer_proj_norm", norm, length)?,
             blocks,
             length,
             width,
@@ -200,26 +206,26 @@ impl PerLayerEmbedding {
 }
 
 /// The weights with which a block mixes in its embedding of each token.
-struct PerLayerInput {
+struct CandlePerLayerInput {
     index: usize,
-    gate: Matrix,
-    projection: Matrix,
-    norm: Norm,
+    gate: CandleMatrix,
+    projection: CandleMatrix,
+    norm: CandleNorm,
 }
 
-impl PerLayerInput {
+impl CandlePerLayerInput {
     fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         index: usize,
         norm: NormSpec,
         [width, length]: [usize; 2],
-    ) -> Result<PerLayerInput, Error> {
-        Ok(PerLayerInput {
+    ) -> Result<CandlePerLayerInput, Error> {
+        Ok(CandlePerLayerInput {
             index,
-            gate: Matrix::load(source, &name("inp_gate.weight"), width, length)?,
-            projection: Matrix::load(source, &name("proj.weight"), length, width)?,
-            norm: Norm::load(source, &name("post_norm"), norm, width)?,
+            gate: CandleMatrix::load(source, &name("inp_gate.weight"), width, length)?,
+            projection: CandleMatrix::load(source, &name("proj.weight"), length, width)?,
+            norm: CandleNorm::load(source, &name("post_norm"), norm, width)?,
         })
     }
 

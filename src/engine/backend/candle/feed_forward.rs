@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::layers::{Dense, Matrix, Source};
+use super::layers::{CandleDense, CandleMatrix, WeightSource};
 use crate::Error;
 use crate::kernels::Pool;
 use crate::kernels::routing::Weighting;
@@ -13,64 +13,64 @@ const LIMIT: f64 = 7.0;
 const SLOPE: f64 = 1.702;
 
 /// The weights of feed-forward.
-pub(super) enum FeedForward {
-    Gated { kind: FeedForwardKind, gate: Matrix, up: Matrix, down: Dense },
-    Plain { kind: FeedForwardKind, up: Dense, down: Dense },
-    Experts(Box<Experts>),
+pub(super) enum CandleFeedForward {
+    Gated { kind: FeedForwardKind, gate: CandleMatrix, up: CandleMatrix, down: CandleDense },
+    Plain { kind: FeedForwardKind, up: CandleDense, down: CandleDense },
+    Experts(Box<CandleExperts>),
 }
 
 /// The weights of experts, one after the other in each matrix.
-pub(super) struct Experts {
+pub(super) struct CandleExperts {
     spec: ExpertsSpec,
     kind: FeedForwardKind,
     inner: usize,
     width: usize,
     /// `[experts, width]`.
-    router: Dense,
+    router: CandleDense,
     /// Gate and up, or the rows of both for each expert, those of the gate first.
     inputs: Inputs,
-    down: Matrix,
+    down: CandleMatrix,
     /// The biases of gate, up and down: `[experts, outputs]`.
     biases: Option<[Tensor; 3]>,
     /// The expert that all rows use.
-    shared: Option<Shared>,
+    shared: Option<CandleSharedExpert>,
 }
 
 /// The matrices that make the inner rows of experts.
 enum Inputs {
-    Apart([Matrix; 2]),
-    Fused(Matrix),
+    Apart([CandleMatrix; 2]),
+    Fused(CandleMatrix),
 }
 
 /// The expert that all rows use.
-struct Shared {
-    expert: FeedForward,
+struct CandleSharedExpert {
+    expert: CandleFeedForward,
     /// `[width, 1]`: the result is multiplied with the logistic function of the product of this gate and the
     /// input.
     gate: Option<Tensor>,
 }
 
-impl FeedForward {
+impl CandleFeedForward {
     /// The feed-forward of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// As [`Dense::load`].
+    /// As [`CandleDense::load`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         spec: FeedForwardSpec,
         width: usize,
-    ) -> Result<FeedForward, Error> {
+    ) -> Result<CandleFeedForward, Error> {
         if let Some(experts) = spec.experts {
-            let experts = Experts::load(source, name, spec, experts, width)?;
-            return Ok(FeedForward::Experts(Box::new(experts)));
+            let experts = CandleExperts::load(source, name, spec, experts, width)?;
+            return Ok(CandleFeedForward::Experts(Box::new(experts)));
         }
         let (gguf, inner) = (source.gguf, spec.width);
-        let down = Dense::load(source, &name("ffn_down"), inner, width)?;
+        let down = CandleDense::load(source, &name("ffn_down"), inner, width)?;
         match spec.kind {
             FeedForwardKind::SwiGlu | FeedForwardKind::TanhGeGlu | FeedForwardKind::GeGlu => {
                 let has_gate = gguf.opt_tensor(&name("ffn_gate.weight"))?.is_some();
-                let load = |part: &str, outputs| Matrix::load(source, &name(part), width, outputs);
+                let load = |part: &str, outputs| CandleMatrix::load(source, &name(part), width, outputs);
                 let (gate, up) = if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner] {
                     (load("ffn_gate.weight", inner)?, load("ffn_up.weight", inner)?)
                 } else {
@@ -78,14 +78,14 @@ impl FeedForward {
                     let both = load("ffn_up.weight", 2 * inner)?;
                     (both.part(0..inner), both.part(inner..2 * inner))
                 };
-                Ok(FeedForward::Gated { kind: spec.kind, gate, up, down })
+                Ok(CandleFeedForward::Gated { kind: spec.kind, gate, up, down })
             }
             FeedForwardKind::ClampedSwiGlu => {
                 Err(gguf.unsupported("its gates are clamped, and it has no experts"))
             }
             FeedForwardKind::Gelu | FeedForwardKind::TanhGelu => {
-                let up = Dense::load(source, &name("ffn_up"), width, inner)?;
-                Ok(FeedForward::Plain { kind: spec.kind, up, down })
+                let up = CandleDense::load(source, &name("ffn_up"), width, inner)?;
+                Ok(CandleFeedForward::Plain { kind: spec.kind, up, down })
             }
         }
     }
@@ -93,11 +93,11 @@ impl FeedForward {
     /// The result for the rows `[rows, width]`, of the same shape.
     pub(super) fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         match self {
-            FeedForward::Gated { kind, gate, up, down } => {
+            CandleFeedForward::Gated { kind, gate, up, down } => {
                 let inner = activate(*kind, &gate.forward(x, pool)?, &up.forward(x, pool)?)?;
                 down.forward(&inner, pool)
             }
-            FeedForward::Plain { kind, up, down } => {
+            CandleFeedForward::Plain { kind, up, down } => {
                 let inner = up.forward(x, pool)?;
                 let inner = match kind {
                     FeedForwardKind::TanhGelu => inner.gelu()?,
@@ -105,7 +105,7 @@ impl FeedForward {
                 };
                 down.forward(&inner, pool)
             }
-            FeedForward::Experts(experts) => experts.forward(x, pool),
+            CandleFeedForward::Experts(experts) => experts.forward(x, pool),
         }
     }
 }
@@ -127,17 +127,18 @@ pub(super) fn activate(kind: FeedForwardKind, gate: &Tensor, up: &Tensor) -> can
     }
 }
 
-impl Experts {
+impl CandleExperts {
     fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         spec: FeedForwardSpec,
         experts: ExpertsSpec,
         width: usize,
-    ) -> Result<Experts, Error> {
+    ) -> Result<CandleExperts, Error> {
         let (inner, count) = (spec.width, experts.count);
-        let matrices =
-            |part: &str, inputs, outputs| Matrix::of_shape(source, &name(part), &[inputs, outputs, count]);
+        let matrices = |part: &str, inputs, outputs| {
+            CandleMatrix::of_shape(source, &name(part), &[inputs, outputs, count])
+        };
         let bias = |part: &str, outputs| source.floats(&name(part), &[outputs, count]);
         let biases = match spec.kind {
             FeedForwardKind::SwiGlu | FeedForwardKind::TanhGeGlu | FeedForwardKind::GeGlu => None,
@@ -166,7 +167,7 @@ impl Experts {
                     return Err(source.gguf.unsupported("its experts have norms of their own"));
                 }
             };
-            Ok(Shared { expert: FeedForward::load(source, &of_shared, spec, width)?, gate })
+            Ok(CandleSharedExpert { expert: CandleFeedForward::load(source, &of_shared, spec, width)?, gate })
         });
         let fused = name("ffn_gate_up_exps.weight");
         let has_parts = source.gguf.opt_tensor(&name("ffn_gate_exps.weight"))?.is_some();
@@ -180,12 +181,12 @@ impl Experts {
                 matrices("ffn_up_exps.weight", width, inner)?,
             ]),
         };
-        Ok(Experts {
+        Ok(CandleExperts {
             spec: experts,
             kind: spec.kind,
             inner,
             width,
-            router: Dense::load(source, &name("ffn_gate_inp"), width, count)?,
+            router: CandleDense::load(source, &name("ffn_gate_inp"), width, count)?,
             inputs,
             down: matrices("ffn_down_exps.weight", inner, width)?,
             biases,
@@ -217,7 +218,7 @@ impl Experts {
     /// The result of one expert for some rows.
     fn expert(&self, expert: usize, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         // The rows of part `index` of `matrix`, whose parts have so many outputs.
-        let part = |matrix: &Matrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {
+        let part = |matrix: &CandleMatrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {
             let y = matrix.part(index * outputs..(index + 1) * outputs).forward(x, pool)?;
             match &self.biases {
                 Some(biases) => y.broadcast_add(&biases[bias].get(expert)?),
@@ -262,7 +263,7 @@ impl Experts {
     }
 }
 
-impl Shared {
+impl CandleSharedExpert {
     /// The result for the rows `[rows, width]`, of the same shape.
     fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
         let y = self.expert.forward(x, pool)?;

@@ -7,7 +7,7 @@ use crate::model::spec::Mixer;
 /// The state of a layer behind some position. Clones are cheap, and no position changes that of another one,
 /// as tensors are never written.
 #[derive(Debug, Clone)]
-pub(super) struct Memory {
+pub(super) struct LayerMemory {
     /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
     pub(super) window: Tensor,
     /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`; those of a state space:
@@ -15,7 +15,7 @@ pub(super) struct Memory {
     pub(super) matrices: Option<Tensor>,
 }
 
-impl Memory {
+impl LayerMemory {
     /// Number of values that a mixer keeps; 0 for attention.
     pub(super) fn values(mixer: &Mixer) -> usize {
         match mixer {
@@ -29,18 +29,21 @@ impl Memory {
     }
 
     /// The state of a mixer before a text; `None` for attention.
-    pub(super) fn empty(mixer: &Mixer, device: &candle_core::Device) -> candle_core::Result<Option<Memory>> {
+    pub(super) fn empty(
+        mixer: &Mixer,
+        device: &candle_core::Device,
+    ) -> candle_core::Result<Option<LayerMemory>> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device);
         Ok(match mixer {
             Mixer::Attention => None,
             Mixer::ShortConv(spec) => {
-                Some(Memory { window: zeros(&[spec.taps - 1, spec.channels])?, matrices: None })
+                Some(LayerMemory { window: zeros(&[spec.taps - 1, spec.channels])?, matrices: None })
             }
-            Mixer::DeltaNet(spec) => Some(Memory {
+            Mixer::DeltaNet(spec) => Some(LayerMemory {
                 window: zeros(&[spec.taps - 1, spec.channels()])?,
                 matrices: Some(zeros(&[spec.value_heads, spec.dim, spec.dim])?),
             }),
-            Mixer::StateSpace(spec) => Some(Memory {
+            Mixer::StateSpace(spec) => Some(LayerMemory {
                 window: zeros(&[spec.taps - 1, spec.channels()])?,
                 matrices: Some(zeros(&[spec.heads, spec.state, spec.dim])?),
             }),

@@ -18,12 +18,12 @@ pub(super) const WEIGHTS: &str = "the weights of a model";
 
 /// The file that weights come from, and the device that they go to.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct WeightSource<'a> {
     pub(super) gguf: &'a Gguf,
     pub(super) device: &'a Device,
 }
 
-impl Source<'_> {
+impl WeightSource<'_> {
     /// A floating-point tensor of the file, whose dimensions are `shape` from the fastest one.
     ///
     /// # Errors
@@ -59,44 +59,48 @@ impl Source<'_> {
 
 /// Rows of a matrix, `[outputs, inputs]`, which may be part of a larger one.
 #[derive(Clone)]
-pub(super) struct Matrix {
+pub(super) struct CandleMatrix {
     weights: Arc<dyn Weights>,
     inputs: usize,
     outputs: Range<usize>,
 }
 
-impl Matrix {
+impl CandleMatrix {
     /// The tensor `name`, which must have `outputs` rows of `inputs` values.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where it is missing or has another shape, [`Error::UnsupportedModel`] where
     /// its type cannot be multiplied, [`Error::OutOfMemory`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &str,
         inputs: usize,
         outputs: usize,
-    ) -> Result<Matrix, Error> {
-        Matrix::of_shape(source, name, &[inputs, outputs])
+    ) -> Result<CandleMatrix, Error> {
+        CandleMatrix::of_shape(source, name, &[inputs, outputs])
     }
 
     /// The tensor `name` of this shape; with three dimensions it is several matrices one after the other.
     ///
     /// # Errors
-    /// As [`Matrix::load`].
-    pub(super) fn of_shape(source: Source<'_>, name: &str, shape: &[usize]) -> Result<Matrix, Error> {
+    /// As [`CandleMatrix::load`].
+    pub(super) fn of_shape(
+        source: WeightSource<'_>,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<CandleMatrix, Error> {
         let tensor = source.gguf.tensor(name)?;
         expect_shape(source.gguf, &tensor, shape)?;
         let (inputs, outputs) = (shape[0], shape[1..].iter().product());
         let format = format_of(source.gguf, &tensor, inputs, outputs)?;
         let weights = ggml::load(format, tensor.data, inputs, WEIGHTS)?;
-        Ok(Matrix { weights, inputs, outputs: 0..outputs })
+        Ok(CandleMatrix { weights, inputs, outputs: 0..outputs })
     }
 
     /// Some of its rows.
-    pub(super) fn part(&self, outputs: Range<usize>) -> Matrix {
+    pub(super) fn part(&self, outputs: Range<usize>) -> CandleMatrix {
         let start = self.outputs.start;
-        Matrix { outputs: start + outputs.start..start + outputs.end, ..self.clone() }
+        CandleMatrix { outputs: start + outputs.start..start + outputs.end, ..self.clone() }
     }
 
     /// `x · Wᵀ` of rows `[rows, inputs]`: `[rows, outputs]`.
@@ -110,9 +114,9 @@ impl Matrix {
     }
 }
 
-/// [`Matrix::forward`] as candle calls it.
+/// [`CandleMatrix::forward`] as candle calls it.
 struct Product<'a> {
-    matrix: &'a Matrix,
+    matrix: &'a CandleMatrix,
     pool: &'a Pool,
 }
 
@@ -122,7 +126,7 @@ impl CustomOp1 for Product<'_> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Matrix { weights, inputs, outputs } = self.matrix;
+        let CandleMatrix { weights, inputs, outputs } = self.matrix;
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows of a product are strided") };
         let (rows, width) = layout.shape().dims2()?;
         if width != *inputs {
@@ -136,24 +140,24 @@ impl CustomOp1 for Product<'_> {
 }
 
 /// A matrix with or without bias `[outputs]`.
-pub(super) struct Dense {
-    matrix: Matrix,
+pub(super) struct CandleDense {
+    matrix: CandleMatrix,
     bias: Option<Tensor>,
 }
 
-impl Dense {
+impl CandleDense {
     /// `{name}.weight`, and `{name}.bias` if the file has it.
     ///
     /// # Errors
-    /// As [`Matrix::load`].
+    /// As [`CandleMatrix::load`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &str,
         inputs: usize,
         outputs: usize,
-    ) -> Result<Dense, Error> {
-        Ok(Dense {
-            matrix: Matrix::load(source, &format!("{name}.weight"), inputs, outputs)?,
+    ) -> Result<CandleDense, Error> {
+        Ok(CandleDense {
+            matrix: CandleMatrix::load(source, &format!("{name}.weight"), inputs, outputs)?,
             bias: source.opt_vector(&format!("{name}.bias"), outputs)?,
         })
     }
@@ -162,9 +166,9 @@ impl Dense {
     ///
     /// # Errors
     /// [`Error::Panicked`] where they are not there.
-    pub(super) fn part(&self, outputs: Range<usize>) -> Result<Dense, Error> {
+    pub(super) fn part(&self, outputs: Range<usize>) -> Result<CandleDense, Error> {
         let bias = self.bias.as_ref().map(|bias| bias.narrow(0, outputs.start, outputs.len()));
-        Ok(Dense { matrix: self.matrix.part(outputs), bias: bias.transpose().map_err(raised)? })
+        Ok(CandleDense { matrix: self.matrix.part(outputs), bias: bias.transpose().map_err(raised)? })
     }
 
     /// The products with the rows `[rows, inputs]`: `[rows, outputs]`.
@@ -178,38 +182,47 @@ impl Dense {
 }
 
 /// A norm of rows as long as its weight.
-pub(super) struct Norm {
+pub(super) struct CandleNorm {
     weight: Tensor,
     /// The bias of a norm that subtracts the mean.
     bias: Option<Tensor>,
     epsilon: f32,
 }
 
-impl Norm {
+impl CandleNorm {
     /// `{name}.weight` `[width]`, and `{name}.bias` `[width]` where the kind of norm has one.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where one is missing or has another length.
-    pub(super) fn load(source: Source<'_>, name: &str, spec: NormSpec, width: usize) -> Result<Norm, Error> {
+    pub(super) fn load(
+        source: WeightSource<'_>,
+        name: &str,
+        spec: NormSpec,
+        width: usize,
+    ) -> Result<CandleNorm, Error> {
         let bias = match spec.kind {
             NormKind::Rms => None,
             NormKind::Layer => Some(source.vector(&format!("{name}.bias"), width)?),
             NormKind::LayerWithoutBias => Some(source.filled(0.0, width)?),
         };
         let weight = source.vector(&format!("{name}.weight"), width)?;
-        Ok(Norm { weight, bias, epsilon: spec.epsilon })
+        Ok(CandleNorm { weight, bias, epsilon: spec.epsilon })
     }
 
     /// A norm whose weights are 1.
     ///
     /// # Errors
     /// [`Error::Panicked`] for a bug.
-    pub(super) fn unweighted(source: Source<'_>, spec: NormSpec, width: usize) -> Result<Norm, Error> {
+    pub(super) fn unweighted(
+        source: WeightSource<'_>,
+        spec: NormSpec,
+        width: usize,
+    ) -> Result<CandleNorm, Error> {
         let bias = match spec.kind {
             NormKind::Rms => None,
             NormKind::Layer | NormKind::LayerWithoutBias => Some(source.filled(0.0, width)?),
         };
-        Ok(Norm { weight: source.filled(1.0, width)?, bias, epsilon: spec.epsilon })
+        Ok(CandleNorm { weight: source.filled(1.0, width)?, bias, epsilon: spec.epsilon })
     }
 
     /// The norm of each row along the last dimension.

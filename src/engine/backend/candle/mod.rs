@@ -28,8 +28,8 @@ use crate::kernels::{Pool, ggml};
 use crate::memory::watched;
 use crate::model::spec::{BlockSpec, Kind, LogitsSpec, Mixer, ModelSpec, SharedWeighting};
 use crate::model::{self, RankHead, is_encoder};
-use block::{Block, PerLayerEmbedding};
-use layers::{Matrix, Norm, Source};
+use block::{CandleBlock, CandlePerLayerEmbedding};
+use layers::{CandleMatrix, CandleNorm, WeightSource};
 use state::{CandleState, Layers};
 
 /// The backend that computes with candle's tensors.
@@ -161,12 +161,12 @@ struct CandleDecoder {
     spec: ModelSpec,
     layers: Layers,
     vocabulary: usize,
-    embedding: Matrix,
+    embedding: CandleMatrix,
     embedding_scale: f32,
-    per_layer: Option<PerLayerEmbedding>,
-    blocks: Vec<Block>,
-    norm: Norm,
-    head: Matrix,
+    per_layer: Option<CandlePerLayerEmbedding>,
+    blocks: Vec<CandleBlock>,
+    norm: CandleNorm,
+    head: CandleMatrix,
     logits_spec: LogitsSpec,
     rank_head: Option<RankHead>,
     /// [`workspace_bytes`].
@@ -201,14 +201,14 @@ impl CandleDecoder {
         let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {
             return Err(refused_encoder(gguf));
         };
-        let source = Source { gguf, device: &candle.device };
+        let source = WeightSource { gguf, device: &candle.device };
         let vocabulary = match gguf.tensor("token_embd.weight")?.shape {
             [_, rows] => *rows,
             other => return Err(gguf.corrupt(format!("tensor \"token_embd.weight\" has shape {other:?}"))),
         };
-        let embedding = Matrix::load(source, "token_embd.weight", spec.width, vocabulary)?;
+        let embedding = CandleMatrix::load(source, "token_embd.weight", spec.width, vocabulary)?;
         let head = match gguf.opt_tensor("output.weight")? {
-            Some(_) => Matrix::load(source, "output.weight", spec.width, vocabulary)?,
+            Some(_) => CandleMatrix::load(source, "output.weight", spec.width, vocabulary)?,
             None => embedding.clone(),
         };
         let usual = spec.tensors.include("output_norm.weight");
@@ -218,7 +218,7 @@ impl CandleDecoder {
             if (loading.stop)() {
                 return Err(Error::Stopped);
             }
-            blocks.push(Block::load(source, &spec, index)?);
+            blocks.push(CandleBlock::load(source, &spec, index)?);
         }
         Ok(CandleDecoder {
             device: candle.device.clone(),
@@ -226,9 +226,9 @@ impl CandleDecoder {
             vocabulary,
             embedding,
             embedding_scale,
-            per_layer: PerLayerEmbedding::load(source, &spec, output_norm, vocabulary)?,
+            per_layer: CandlePerLayerEmbedding::load(source, &spec, output_norm, vocabulary)?,
             blocks,
-            norm: Norm::load(source, norm_name, output_norm, spec.width)?,
+            norm: CandleNorm::load(source, norm_name, output_norm, spec.width)?,
             head,
             logits_spec: logits,
             rank_head: RankHead::load(gguf, spec.width)?,
@@ -305,7 +305,7 @@ impl CandleDecoder {
     }
 
     /// Outputs of the head for some of the hidden states, of the tokens of a range: `[rows, tokens]`.
-    fn head(&self, head: &Matrix, rows: &[usize], pool: &Pool) -> Result<Vec<f32>, Error> {
+    fn head(&self, head: &CandleMatrix, rows: &[usize], pool: &Pool) -> Result<Vec<f32>, Error> {
         let width = self.spec.width;
         let mut input = Vec::with_capacity(rows.len() * width);
         for row in rows {

@@ -1,11 +1,11 @@
 //! Layers other than attention, as tensors: short convolutions and delta nets. Their state has the same size
-//! behind every position of a text ([`Memory`]).
+//! behind every position of a text ([`LayerMemory`]).
 
 use candle_core::Tensor;
 
 use super::Pass;
-use super::layer_memory::Memory;
-use super::layers::{Dense, Matrix, Norm, Source};
+use super::layer_memory::LayerMemory;
+use super::layers::{CandleDense, CandleMatrix, CandleNorm, WeightSource};
 use super::raised;
 use super::state::CandleState;
 use crate::Error;
@@ -19,7 +19,7 @@ pub(super) struct Convolution {
 
 impl Convolution {
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &str,
         taps: usize,
         channels: usize,
@@ -49,36 +49,36 @@ impl Convolution {
 }
 
 /// A short convolution between two gates.
-pub(super) struct ShortConv {
+pub(super) struct CandleShortConv {
     channels: usize,
     /// The projection to both gates and the input.
-    input: Dense,
+    input: CandleDense,
     convolution: Convolution,
-    output: Dense,
+    output: CandleDense,
 }
 
-impl ShortConv {
+impl CandleShortConv {
     /// Loads the short convolution of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// As [`Dense::load`].
+    /// As [`CandleDense::load`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         spec: ShortConvSpec,
-    ) -> Result<ShortConv, Error> {
+    ) -> Result<CandleShortConv, Error> {
         let ShortConvSpec { channels, taps } = spec;
         let weights = name("shortconv.conv.weight");
-        Ok(ShortConv {
+        Ok(CandleShortConv {
             channels,
-            input: Dense::load(source, &name("shortconv.in_proj"), channels, 3 * channels)?,
+            input: CandleDense::load(source, &name("shortconv.in_proj"), channels, 3 * channels)?,
             convolution: Convolution::load(source, &weights, taps, channels)?,
-            output: Dense::load(source, &name("shortconv.out_proj"), channels, channels)?,
+            output: CandleDense::load(source, &name("shortconv.out_proj"), channels, channels)?,
         })
     }
 
     /// The result for the rows `[rows, channels]` of one sequence, as
-    /// [`super::attention::Attention::forward`].
+    /// [`super::attention::CandleAttention::forward`].
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -92,44 +92,44 @@ impl ShortConv {
         let (sum, inputs) = self.convolution.forward(&memory.window, &(part(0)? * part(2)?)?)?;
         for rows in state.marks() {
             let window = self.convolution.window(&inputs, rows)?;
-            state.remember(index, rows, Memory { window, matrices: None });
+            state.remember(index, rows, LayerMemory { window, matrices: None });
         }
         self.output.forward(&(part(1)? * sum)?.contiguous()?, pass.pool)
     }
 }
 
 /// A gated delta net.
-pub(super) struct DeltaNet {
+pub(super) struct CandleDeltaNet {
     spec: DeltaNetSpec,
     /// The projections to queries, keys and values, to the result's gate, to decays and to shares.
-    projections: [Matrix; 4],
+    projections: [CandleMatrix; 4],
     convolution: Convolution,
     decay_bias: Vec<f32>,
     /// `[value heads]`, below 0.
     rates: Vec<f32>,
-    norm: Norm,
+    norm: CandleNorm,
     epsilon: f32,
     /// The key head of each value head.
     key_heads: Tensor,
-    output: Dense,
+    output: CandleDense,
 }
 
-impl DeltaNet {
+impl CandleDeltaNet {
     /// Loads the delta net of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// As [`Dense::load`] and [`Norm::load`].
+    /// As [`CandleDense::load`] and [`CandleNorm::load`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         spec: DeltaNetSpec,
         norm: NormSpec,
         width: usize,
-    ) -> Result<DeltaNet, Error> {
-        let matrix = |part: &str, outputs| Matrix::load(source, &name(part), width, outputs);
+    ) -> Result<CandleDeltaNet, Error> {
+        let matrix = |part: &str, outputs| CandleMatrix::load(source, &name(part), width, outputs);
         let numbers = |part: &str| crate::model::vector(source.gguf, &name(part), spec.value_heads);
         let heads: Vec<u32> = (0..spec.value_heads).map(|head| (head % spec.key_heads) as u32).collect();
-        Ok(DeltaNet {
+        Ok(CandleDeltaNet {
             spec,
             projections: [
                 matrix("attn_qkv.weight", spec.channels())?,
@@ -140,14 +140,15 @@ impl DeltaNet {
             convolution: Convolution::load(source, &name("ssm_conv1d.weight"), spec.taps, spec.channels())?,
             decay_bias: numbers("ssm_dt.bias")?,
             rates: numbers("ssm_a")?,
-            norm: Norm::load(source, &name("ssm_norm"), norm, spec.dim)?,
+            norm: CandleNorm::load(source, &name("ssm_norm"), norm, spec.dim)?,
             epsilon: norm.epsilon,
             key_heads: Tensor::new(heads, source.device).map_err(raised)?,
-            output: Dense::load(source, &name("ssm_out"), spec.value_width(), width)?,
+            output: CandleDense::load(source, &name("ssm_out"), spec.value_width(), width)?,
         })
     }
 
-    /// The result for the rows `[rows, width]` of one sequence, as [`super::attention::Attention::forward`].
+    /// The result for the rows `[rows, width]` of one sequence, as
+    /// [`super::attention::CandleAttention::forward`].
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -188,7 +189,7 @@ impl DeltaNet {
             outs.push(of_row(&queries)?.matmul(&matrices)?.reshape((1, value_heads, dim))?);
             if marks.contains(&(row + 1)) {
                 let window = self.convolution.window(&inputs, row + 1)?;
-                state.remember(index, row + 1, Memory { window, matrices: Some(matrices.clone()) });
+                state.remember(index, row + 1, LayerMemory { window, matrices: Some(matrices.clone()) });
             }
         }
         let out = self.norm.forward(&Tensor::cat(&outs, 0)?)?.reshape((rows, value_heads * dim))?;

@@ -1,10 +1,10 @@
 //! The state of a sequence, as tensors: keys and values of each layer, in blocks of [`BLOCK`] positions that
 //! sequences share.
 //!
-//! Layers other than attention keep a [`Memory`] that each position overwrites. A state has these memories as
-//! they are behind its last position, and as they were behind the last position that was no guess; one block
-//! in every few has them as they were behind the block's last position. A sequence that has to go back goes
-//! to the last of these places, and computes from there again.
+//! Layers other than attention keep a [`LayerMemory`] that each position overwrites. A state has these
+//! memories as they are behind its last position, and as they were behind the last position that was no
+//! guess; one block in every few has them as they were behind the block's last position. A sequence that has
+//! to go back goes to the last of these places, and computes from there again.
 //!
 //! Invariant: a shared block is never written; a sequence that has to write one copies it first.
 
@@ -13,23 +13,23 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::layer_memory::Memory;
+use super::layer_memory::LayerMemory;
 use super::raised;
 use crate::Error;
-use crate::computing::{BLOCK, Block, State};
+use crate::computing::{BLOCK, State, StateBlock};
 use crate::memory::watched;
 use crate::model::spec::{Mixer, ModelSpec};
 
 /// The kinds of state that the layers of a model have. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Layers(Arc<Inner>);
+pub(super) struct Layers(Arc<CandleStateInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct CandleStateInner {
     /// Key-value heads and their length, of the layers that keep any.
     layers: Vec<Option<[usize; 2]>>,
     /// The states, before a text, of layers other than attention.
-    empty: Vec<Option<Memory>>,
+    empty: Vec<Option<LayerMemory>>,
     /// Number of values of these states.
     memory_values: u64,
     /// One block in so many has a copy of these states.
@@ -55,11 +55,12 @@ impl Layers {
             keeps.then_some([heads.kv, heads.dim])
         });
         let layers: Vec<Option<[usize; 2]>> = layers.collect();
-        let empty = spec.blocks.iter().map(|block| Memory::empty(&block.mixer, device));
+        let empty = spec.blocks.iter().map(|block| LayerMemory::empty(&block.mixer, device));
         let empty = empty.collect::<candle_core::Result<_>>().map_err(raised)?;
-        let memory = spec.blocks.iter().map(|block| Memory::values(&block.mixer) as u64);
+        let memory = spec.blocks.iter().map(|block| LayerMemory::values(&block.mixer) as u64);
         let memory_values = memory.fold(0, u64::saturating_add);
-        let mut inner = Inner { layers, empty, memory_values, interval: 1, device: device.clone() };
+        let mut inner =
+            CandleStateInner { layers, empty, memory_values, interval: 1, device: device.clone() };
         let rows = inner.row_values();
         let enough = |interval: &usize| memory_values <= rows.saturating_mul(MOST_COPIES * *interval as u64);
         inner.interval = [1, 2, 4].into_iter().find(enough).unwrap_or(LONGEST_INTERVAL);
@@ -83,18 +84,18 @@ impl Layers {
         layers.map(|[heads, dim]| (2 * heads * dim) as u64).max().unwrap_or(0)
     }
 
-    fn new_block(&self) -> candle_core::Result<Content> {
+    fn new_block(&self) -> candle_core::Result<BlockContent> {
         let zeros = |[heads, dim]: [usize; 2]| Tensor::zeros((heads, BLOCK, dim), DType::F32, &self.0.device);
         let layer = |layer: &Option<[usize; 2]>| {
             let Some(shape) = *layer else { return Ok(None) };
             Ok(Some([zeros(shape)?, zeros(shape)?]))
         };
         let layers = self.0.layers.iter().map(layer).collect::<candle_core::Result<_>>()?;
-        Ok(Content { layers, behind: None })
+        Ok(BlockContent { layers, behind: None })
     }
 }
 
-impl Inner {
+impl CandleStateInner {
     /// Values of keys and values of a block.
     fn row_values(&self) -> u64 {
         let layers = self.layers.iter().flatten();
@@ -104,7 +105,7 @@ impl Inner {
 
 /// The content of a block.
 #[derive(Debug)]
-struct Content {
+struct BlockContent {
     /// Keys and values `[heads, BLOCK, dim]` of each layer that keeps any.
     layers: Vec<Option<[Tensor; 2]>>,
     /// The states of the other layers behind its last position, in some blocks.
@@ -112,16 +113,16 @@ struct Content {
 }
 
 /// The state of each layer other than attention.
-type Memories = Vec<Option<Memory>>;
+type Memories = Vec<Option<LayerMemory>>;
 
-impl Content {
-    fn copied(&self) -> candle_core::Result<Content> {
+impl BlockContent {
+    fn copied(&self) -> candle_core::Result<BlockContent> {
         let layer = |layer: &Option<[Tensor; 2]>| {
             let Some([keys, values]) = layer else { return Ok(None) };
             Ok(Some([keys.copy()?, values.copy()?]))
         };
         let layers = self.layers.iter().map(layer).collect::<candle_core::Result<_>>()?;
-        Ok(Content { layers, behind: None })
+        Ok(BlockContent { layers, behind: None })
     }
 }
 
@@ -129,7 +130,7 @@ impl Content {
 #[derive(Debug)]
 pub(super) struct CandleState {
     layers: Layers,
-    blocks: Vec<Arc<Content>>,
+    blocks: Vec<Arc<BlockContent>>,
     len: usize,
     /// The states of layers other than attention, behind some positions in ascending order; behind the last
     /// one unless a block has that.
@@ -185,7 +186,7 @@ impl CandleState {
     }
 
     /// The state of a layer before the pass.
-    pub(super) fn memory(&self, layer: usize) -> candle_core::Result<Memory> {
+    pub(super) fn memory(&self, layer: usize) -> candle_core::Result<LayerMemory> {
         let memory = self.before.get(layer).cloned().flatten();
         memory.ok_or_else(|| candle_core::Error::Msg("a layer that keeps nothing is asked for it".to_owned()))
     }
@@ -197,7 +198,7 @@ impl CandleState {
 
     /// Keeps the state of a layer behind so many rows of the pass, which is one of the
     /// [marks](CandleState::marks).
-    pub(super) fn remember(&mut self, layer: usize, rows: usize, memory: Memory) {
+    pub(super) fn remember(&mut self, layer: usize, rows: usize, memory: LayerMemory) {
         if let Some((_, made)) = self.made.iter_mut().find(|(mark, _)| *mark == rows) {
             made[layer] = Some(memory);
         }
@@ -263,7 +264,7 @@ impl CandleState {
 }
 
 /// The block of another sequence of the same model.
-fn content(block: Block) -> Arc<Content> {
+fn content(block: StateBlock) -> Arc<BlockContent> {
     let Some(content) = block.into_content() else { unreachable!("the blocks of one model are of one kind") };
     content
 }
@@ -278,7 +279,7 @@ impl State for CandleState {
     }
 
     fn block_bytes(&self, blocks: usize) -> u64 {
-        let Inner { memory_values, interval, .. } = &*self.layers.0;
+        let CandleStateInner { memory_values, interval, .. } = &*self.layers.0;
         let copies = ((blocks / interval) as u64).saturating_mul(*memory_values);
         let values = (blocks as u64).saturating_mul(self.layers.0.row_values()).saturating_add(copies);
         values.saturating_mul(size_of::<f32>() as u64)
@@ -338,7 +339,7 @@ impl State for CandleState {
         (self.made, self.before) = (Vec::new(), Vec::new());
     }
 
-    fn attach(&mut self, block: Block) {
+    fn attach(&mut self, block: StateBlock) {
         assert!(self.len.is_multiple_of(BLOCK), "a block is attached behind {} positions", self.len);
         self.blocks.truncate(self.len / BLOCK);
         self.kept.clear();
@@ -346,11 +347,11 @@ impl State for CandleState {
         self.len += BLOCK;
     }
 
-    fn block(&self, index: usize) -> Block {
-        Block::new(Arc::clone(&self.blocks[index]))
+    fn block(&self, index: usize) -> StateBlock {
+        StateBlock::new(Arc::clone(&self.blocks[index]))
     }
 
-    fn replace(&mut self, index: usize, block: Block) {
+    fn replace(&mut self, index: usize, block: StateBlock) {
         self.blocks[index] = content(block);
     }
 

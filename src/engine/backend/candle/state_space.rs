@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 
 use super::Pass;
-use super::layer_memory::Memory;
-use super::layers::{Dense, Matrix, Source};
+use super::layer_memory::LayerMemory;
+use super::layers::{CandleDense, CandleMatrix, WeightSource};
 use super::raised;
 use super::recurrent::{Convolution, softplus};
 use super::state::CandleState;
@@ -13,10 +13,10 @@ use crate::model::floats;
 use crate::model::spec::{NormSpec, StateSpaceSpec};
 
 /// The weights of a state space.
-pub(super) struct StateSpace {
+pub(super) struct CandleStateSpace {
     spec: StateSpaceSpec,
     /// The joint projection to gates, to the convolution's input, and to steps.
-    input: Matrix,
+    input: CandleMatrix,
     convolution: Convolution,
     convolution_bias: Option<Tensor>,
     /// `[heads]`.
@@ -30,21 +30,21 @@ pub(super) struct StateSpace {
     epsilon: f64,
     /// The group of each head.
     groups: Tensor,
-    output: Dense,
+    output: CandleDense,
 }
 
-impl StateSpace {
+impl CandleStateSpace {
     /// Loads the state space of a block, whose tensors `name` names.
     ///
     /// # Errors
-    /// As [`Dense::load`].
+    /// As [`CandleDense::load`].
     pub(super) fn load(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         name: &dyn Fn(&str) -> String,
         spec: StateSpaceSpec,
         norm: NormSpec,
         width: usize,
-    ) -> Result<StateSpace, Error> {
+    ) -> Result<CandleStateSpace, Error> {
         let (channels, values, heads) = (spec.channels(), spec.width(), spec.heads);
         let of_a_group = values / spec.groups;
         let shape = [of_a_group, spec.groups];
@@ -57,9 +57,9 @@ impl StateSpace {
         };
         let groups: Vec<u32> = (0..heads).map(group).collect();
         let norms = source.floats(&name("ssm_norm.weight"), shape)?;
-        Ok(StateSpace {
+        Ok(CandleStateSpace {
             spec,
-            input: Matrix::load(source, &name("ssm_in.weight"), width, values + channels + heads)?,
+            input: CandleMatrix::load(source, &name("ssm_in.weight"), width, values + channels + heads)?,
             convolution: Convolution::load(source, &name("ssm_conv1d.weight"), spec.taps, channels)?,
             convolution_bias,
             step_bias: crate::model::vector(source.gguf, &name("ssm_dt.bias"), heads)?,
@@ -68,11 +68,12 @@ impl StateSpace {
             norm_weights: norms.reshape((spec.groups, of_a_group)).map_err(raised)?,
             epsilon: f64::from(norm.epsilon),
             groups: Tensor::new(groups, source.device).map_err(raised)?,
-            output: Dense::load(source, &name("ssm_out"), values, width)?,
+            output: CandleDense::load(source, &name("ssm_out"), values, width)?,
         })
     }
 
-    /// The result for the rows `[rows, width]` of one sequence, as [`super::attention::Attention::forward`].
+    /// The result for the rows `[rows, width]` of one sequence, as
+    /// [`super::attention::CandleAttention::forward`].
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -115,7 +116,7 @@ impl StateSpace {
             outs.push(out.reshape((1, values))?);
             if marks.contains(&(row + 1)) {
                 let window = self.convolution.window(&inputs, row + 1)?;
-                state.remember(index, row + 1, Memory { window, matrices: Some(matrices.clone()) });
+                state.remember(index, row + 1, LayerMemory { window, matrices: Some(matrices.clone()) });
             }
         }
         let out = (Tensor::cat(&outs, 0)? * gates.silu()?)?.reshape((rows, groups, values / groups))?;

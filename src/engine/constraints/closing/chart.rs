@@ -11,7 +11,7 @@ use llguidance::earley::regexvec::{LexemeSet, RegexVec, StateID};
 use toktrie::TokEnv;
 
 use super::ends::Ends;
-use super::shape::{START, Shape};
+use super::shape::{GrammarShape, START};
 use super::words::{Cost, NEVER, cost};
 
 /// Most items of all rows.
@@ -22,27 +22,27 @@ const MAX_TEXT: usize = 16 << 10;
 /// The parse of a text so far.
 #[derive(Clone)]
 pub(in crate::constraints) struct Chart {
-    shape: Arc<Shape>,
+    shape: Arc<GrammarShape>,
     ends: Ends,
     words: TokEnv,
     lexer: RegexVec,
     lexemes: usize,
-    rows: Vec<Row>,
+    rows: Vec<ChartRow>,
     /// The state of the lexer.
     state: StateID,
     /// Whether a lexeme has begun.
     begun: bool,
     items: usize,
     /// The last end that was searched for: its row, its state, and the result.
-    last: Option<(usize, StateID, bool, Option<End>)>,
+    last: Option<(usize, StateID, bool, Option<LexemeEnd>)>,
 }
 
 /// The next lexeme's end: its rest, and the item that waits for it.
-type End = (Box<[u8]>, u32);
+type LexemeEnd = (Box<[u8]>, u32);
 
 /// Productions that may be in progress behind a lexeme, each with its place and the row of its beginning.
 #[derive(Clone)]
-struct Row {
+struct ChartRow {
     items: Vec<(u32, u32)>,
     /// Items by the symbol that comes next.
     waiting: HashMap<u32, Vec<u32>>,
@@ -55,7 +55,7 @@ struct Row {
 
 /// A place to go back to.
 #[derive(Clone, Copy)]
-pub(in crate::constraints) struct Mark {
+pub(in crate::constraints) struct ChartMark {
     rows: usize,
     state: StateID,
     begun: bool,
@@ -64,7 +64,7 @@ pub(in crate::constraints) struct Mark {
 impl Chart {
     /// The beginning of a grammar.
     pub(super) fn new(
-        shape: Arc<Shape>,
+        shape: Arc<GrammarShape>,
         ends: Ends,
         words: TokEnv,
         lexer: RegexVec,
@@ -96,12 +96,12 @@ impl Chart {
     }
 
     /// The current place.
-    pub(in crate::constraints) fn mark(&self) -> Mark {
-        Mark { rows: self.rows.len(), state: self.state, begun: self.begun }
+    pub(in crate::constraints) fn mark(&self) -> ChartMark {
+        ChartMark { rows: self.rows.len(), state: self.state, begun: self.begun }
     }
 
     /// Goes back to an earlier place.
-    pub(in crate::constraints) fn go_back(&mut self, mark: Mark) {
+    pub(in crate::constraints) fn go_back(&mut self, mark: ChartMark) {
         if self.rows.len() != mark.rows {
             self.items -= self.rows[mark.rows..].iter().map(|row| row.items.len()).sum::<usize>();
             self.rows.truncate(mark.rows);
@@ -208,7 +208,7 @@ impl Chart {
         let start = self.lexer.initial_state(&lexemes);
         self.items += items.len();
         let behind = self.least_behind(&items);
-        self.rows.push(Row { items, waiting, behind, complete });
+        self.rows.push(ChartRow { items, waiting, behind, complete });
         (self.state, self.begun, self.last) = (start, false, None);
         true
     }
@@ -284,7 +284,7 @@ impl Chart {
     }
 
     /// The end of the next lexeme that makes the whole text shortest.
-    fn next_end(&mut self) -> Option<End> {
+    fn next_end(&mut self) -> Option<LexemeEnd> {
         let row = &self.rows[self.rows.len() - 1];
         // For each lexeme, the cheapest of the symbols that it stands for.
         let mut behind: HashMap<LexemeIdx, (Cost, u32)> = HashMap::new();

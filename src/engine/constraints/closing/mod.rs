@@ -20,9 +20,9 @@ use llguidance::TokenParser;
 use llguidance::api::ParserLimits;
 use toktrie::TokEnv;
 
-pub(super) use chart::{Chart, Mark};
+pub(super) use chart::{Chart, ChartMark};
 use ends::Ends;
-use shape::Shape;
+use shape::GrammarShape;
 pub(super) use words::fewest;
 
 /// Steps of a lexer over a whole answer, as llguidance counts them.
@@ -47,7 +47,7 @@ pub(super) fn chart(parser: &TokenParser, words: &TokEnv, limits: &ParserLimits)
     lexer.set_max_states(MAX_STATES);
     [false, true].into_iter().find_map(|narrow| {
         let ends = Ends::new(&lexer, narrow);
-        let shape = Shape::new(grammar, &lexer, &ends, words.tok_trie())?;
+        let shape = GrammarShape::new(grammar, &lexer, &ends, words.tok_trie())?;
         Chart::new(Arc::new(shape), ends, Arc::clone(words), lexer.clone(), spec.lexemes.len())
     })
 }

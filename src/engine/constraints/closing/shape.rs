@@ -19,8 +19,8 @@ const MAX_STATES: usize = 4_000;
 const MAX_TEXT: usize = 16 << 10;
 
 /// A grammar.
-pub(super) struct Shape {
-    pub(super) symbols: Vec<Symbol>,
+pub(super) struct GrammarShape {
+    pub(super) symbols: Vec<GrammarSymbol>,
     /// The right sides of all productions, each with a place at its end.
     pub(super) places: Vec<ShapePlace>,
     /// Shortest texts by lexeme.
@@ -31,7 +31,7 @@ pub(super) struct Shape {
 pub(super) const START: u32 = 0;
 
 /// A symbol of a grammar.
-pub(super) struct Symbol {
+pub(super) struct GrammarSymbol {
     /// The places at which its productions begin, except for the empty one.
     pub(super) rules: Vec<u32>,
     pub(super) nullable: bool,
@@ -53,14 +53,19 @@ pub(super) struct ShapePlace {
     pub(super) rest: Cost,
 }
 
-impl Shape {
+impl GrammarShape {
     /// The shape of a grammar; None where it has too many places, or its lexemes take too many steps.
-    pub(super) fn new(grammar: &CGrammar, lexer: &RegexVec, ends: &Ends, trie: &TokTrie) -> Option<Shape> {
+    pub(super) fn new(
+        grammar: &CGrammar,
+        lexer: &RegexVec,
+        ends: &Ends,
+        trie: &TokTrie,
+    ) -> Option<GrammarShape> {
         let spec = grammar.lexer_spec();
         if grammar.parametric() || spec.has_stop || spec.has_max_tokens {
             return None;
         }
-        let mut shape = Shape { symbols: Vec::new(), places: Vec::new(), texts: HashMap::new() };
+        let mut shape = GrammarShape { symbols: Vec::new(), places: Vec::new(), texts: HashMap::new() };
         let mut found = FoundSymbols { numbers: HashMap::new(), symbols: Vec::new() };
         found.number(grammar.start());
         while let Some(index) = found.symbols.get(shape.symbols.len()).copied() {
@@ -73,7 +78,7 @@ impl Shape {
                 let nexts = right.iter().map(|symbol| Some(found.number(*symbol))).chain([None]);
                 shape.places.extend(nexts.map(|next| ShapePlace { next, left, rest: 0 }));
             }
-            shape.symbols.push(Symbol {
+            shape.symbols.push(GrammarSymbol {
                 rules,
                 nullable: data.is_nullable,
                 lexeme: data.lexeme,
@@ -116,7 +121,7 @@ impl Shape {
 
     /// The costs of symbols, the lowest first: the parts of a symbol cost less than the symbol itself.
     fn find_costs(&mut self, trie: &TokTrie) {
-        struct Rule {
+        struct GrammarRule {
             left: u32,
             first: u32,
             missing: usize,
@@ -138,7 +143,7 @@ impl Shape {
                     users[next as usize].push(rules.len() as u32);
                     missing += 1;
                 }
-                rules.push(Rule { left: index, first: *first, missing, sum: 0 });
+                rules.push(GrammarRule { left: index, first: *first, missing, sum: 0 });
             }
         }
         while let Some(Reverse((cost, index, best))) = open.pop() {

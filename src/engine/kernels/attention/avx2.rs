@@ -8,15 +8,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{Scoring, Seen, weigh};
+use super::{Scoring, VisiblePart, weigh};
 use crate::kernels::half::widen_one;
 use crate::kernels::tile::{BLOCK, Quantized, TILE};
 
 /// A query head of one row.
-pub(super) struct Head<'a> {
+pub(super) struct QueryHead<'a> {
     pub(super) query: &'a [f32],
     /// The positions of the tile that it sees.
-    pub(super) seen: Seen,
+    pub(super) seen: VisiblePart,
     /// The weighted sum of values so far.
     pub(super) out: &'a mut [f32],
 }
@@ -109,19 +109,19 @@ impl StoredTile for Halves<'_> {
 
 /// A tile of bytes with scales.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<'a> {
+pub(super) struct ByteTile<'a> {
     dim: usize,
     tile: Quantized<'a>,
 }
 
-impl<'a> Bytes<'a> {
-    pub(super) fn of(tile: &'a [u16], dim: usize) -> Bytes<'a> {
+impl<'a> ByteTile<'a> {
+    pub(super) fn of(tile: &'a [u16], dim: usize) -> ByteTile<'a> {
         assert!(tile.len() == TILE * dim + 2 * TILE * dim.div_ceil(BLOCK));
-        Bytes { dim, tile: Quantized::of(tile, dim) }
+        ByteTile { dim, tile: Quantized::of(tile, dim) }
     }
 }
 
-impl StoredTile for Bytes<'_> {
+impl StoredTile for ByteTile<'_> {
     type KeyScales = [__m256; 2];
     type ValueScales = [f32; TILE];
 
@@ -190,7 +190,7 @@ pub(super) unsafe fn attend<const N: usize, S: StoredTile>(
     tile: S,
     scoring: Scoring<'_>,
     running: &mut [[f32; 2]],
-    heads: &mut [Head<'_>; N],
+    heads: &mut [QueryHead<'_>; N],
 ) {
     let dim = tile.dim();
     assert!(running.len() == N);
@@ -241,7 +241,7 @@ unsafe fn bytes(at: *const i8) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn score<const N: usize, S: StoredTile>(
     tile: S,
-    heads: &[Head<'_>; N],
+    heads: &[QueryHead<'_>; N],
     scores: &mut [[f32; TILE]; N],
 ) {
     let dim = tile.dim();
@@ -282,7 +282,7 @@ unsafe fn score<const N: usize, S: StoredTile>(
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn add_values<const N: usize, S: StoredTile>(
     tile: S,
-    heads: &mut [Head<'_>; N],
+    heads: &mut [QueryHead<'_>; N],
     weights: &[[f32; TILE]; N],
     corrections: &[f32; N],
 ) {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Distance, Heads, Projections, Rows, Scoring, Seen, TILE, attend, attend_tile, attend_tile_body};
+use super::{
+    AttentionSizes, Distance, Projections, Rows, Scoring, TILE, VisiblePart, attend, attend_tile,
+    attend_tile_body,
+};
 use crate::kernels::Pool;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::instructions::Instructions;
@@ -11,7 +14,7 @@ use crate::kernels::tile::KvCacheType;
 /// Fills tiles for `positions` positions from f(kind, head, position, element).
 fn tiles(
     kind: KvCacheType,
-    heads: Heads,
+    heads: AttentionSizes,
     positions: usize,
     f: impl Fn(usize, usize, usize, usize) -> f32,
 ) -> Vec<Box<[u16]>> {
@@ -68,7 +71,7 @@ fn agrees_with_plain_softmax_in_f64() {
 }
 
 fn agrees_with_plain_softmax(kind: KvCacheType, dim: usize, both_ways: bool, scoring: Scoring<'_>) {
-    let heads = Heads { query: 4, kv: 2, dim };
+    let heads = AttentionSizes { query: 4, kv: 2, dim };
     let noise = |kind: usize, head: usize, position: usize, d: usize| {
         let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
         x as f32 / 500.0 - 1.0
@@ -145,7 +148,7 @@ fn heads_together_get_the_bytes_of_each_alone() {
     for (((query, kv, dim), window), kind) in all.flat_map(|s| KvCacheType::ALL.map(|kind| (s, kind))) {
         let sinks = window.map(|_| &sinks[..query]);
         let scoring = Scoring { scale: 0.2, cap: window.map(|w| w as f32), window, sinks, slopes: None };
-        let heads = Heads { query, kv, dim };
+        let heads = AttentionSizes { query, kv, dim };
         let noise = |kind: usize, head: usize, position: usize, d: usize| {
             let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
             x as f32 / 500.0 - 1.0
@@ -194,7 +197,7 @@ fn the_wide_version_gives_the_bytes_of_the_portable_one() {
             (20..40, Some(2.0), None),
             (63..64, None, None),
         ] {
-            let seen = Seen { visible, distance: row.map(|row| Distance { slope: 0.37, row }) };
+            let seen = VisiblePart { visible, distance: row.map(|row| Distance { slope: 0.37, row }) };
             let scoring = Scoring { cap, ..Scoring::plain(0.3) };
             let (mut wide, mut portable) = (vec![0.25; dim], vec![0.25; dim]);
             let (mut wide_running, mut running) = ([0.5, 2.0], [0.5, 2.0]);

@@ -36,7 +36,7 @@ pub(crate) struct Activations {
     /// Sums that correct for weights stored with an offset, and for minima.
     pub(super) sums: Vec<i32>,
     /// Working memory of the threads.
-    pub(super) work: Vec<super::Line>,
+    pub(super) work: Vec<super::CacheLine>,
 }
 
 impl Activations {

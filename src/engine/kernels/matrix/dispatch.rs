@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "calling code compiled for detected features")]
 
 use super::layout::Format;
-use super::{Tile, portable};
+use super::{BlockTile, portable};
 use crate::kernels::instructions::Instructions;
 
 /// Formats of weights of [`super::avx2`] and [`super::avx512`].
@@ -23,7 +23,7 @@ macro_rules! small {
 
 impl Instructions {
     /// Adds the blocks of a tile to its sums. Instructions that the processor does not have are replaced.
-    pub(super) fn multiply(self, format: Format, tile: &mut Tile<'_>) {
+    pub(super) fn multiply(self, format: Format, tile: &mut BlockTile<'_>) {
         #[cfg(target_arch = "x86_64")]
         if self.present() {
             use super::{avx2, avx512};

@@ -14,7 +14,7 @@ use crate::kernels::instructions::Instructions;
 const STRETCH: usize = 256;
 
 /// A panel, some rows of activations and their sums.
-pub(super) struct Tile<'a> {
+pub(super) struct FloatTile<'a> {
     pub(super) panel: &'a [u8],
     pub(super) inputs: usize,
     /// As many rows of `inputs` values as there are sums.
@@ -23,7 +23,7 @@ pub(super) struct Tile<'a> {
 }
 
 /// Adds the products of all inputs to the sums.
-pub(super) fn multiply(format: Format, tile: &mut Tile<'_>, instructions: Instructions) {
+pub(super) fn multiply(format: Format, tile: &mut FloatTile<'_>, instructions: Instructions) {
     assert!(tile.panel.len() >= tile.inputs * format.quant_bytes());
     assert!(tile.x.len() == tile.inputs * tile.sums.len());
     for start in (0..tile.inputs).step_by(STRETCH) {
@@ -49,7 +49,7 @@ pub(super) fn multiply(format: Format, tile: &mut Tile<'_>, instructions: Instru
 }
 
 /// The portable version, which defines the results.
-fn portable(format: Format, tile: &mut Tile<'_>, start: usize, count: usize) {
+fn portable(format: Format, tile: &mut FloatTile<'_>, start: usize, count: usize) {
     let mut weights = [[0.0; PANEL]; STRETCH];
     let size = format.quant_bytes();
     let panel = tile.panel[start * size..(start + count) * size].chunks_exact(size);
@@ -88,12 +88,12 @@ fn portable(format: Format, tile: &mut Tile<'_>, start: usize, count: usize) {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::Tile;
+    use super::FloatTile;
 
     /// `SIZE` bytes a value, `BRAIN` for BF16.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn multiply<const SIZE: usize, const BRAIN: bool>(
-        tile: &mut Tile<'_>,
+        tile: &mut FloatTile<'_>,
         start: usize,
         count: usize,
     ) {
@@ -133,7 +133,7 @@ mod avx2 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn multiply_rows<const SIZE: usize, const BRAIN: bool, const R: usize>(
-        tile: &mut Tile<'_>,
+        tile: &mut FloatTile<'_>,
         first: usize,
         start: usize,
         count: usize,
@@ -167,12 +167,12 @@ mod avx2 {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::Tile;
+    use super::FloatTile;
 
     /// `SIZE` bytes a value, `BRAIN` for BF16.
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) unsafe fn multiply<const SIZE: usize, const BRAIN: bool>(
-        tile: &mut Tile<'_>,
+        tile: &mut FloatTile<'_>,
         start: usize,
         count: usize,
     ) {
@@ -213,7 +213,7 @@ mod avx512 {
     /// Returns the number of rows.
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn multiply_rows<const SIZE: usize, const BRAIN: bool, const R: usize>(
-        tile: &mut Tile<'_>,
+        tile: &mut FloatTile<'_>,
         first: usize,
         start: usize,
         count: usize,

@@ -6,12 +6,12 @@
 use std::ops::Range;
 
 use super::{
-    Activations, Disjoint, FETCH_WORTH, Input, Instructions, Line, Make, PRODUCTS_WORTH, Packed, Pool,
+    Activations, CacheLine, Disjoint, FETCH_WORTH, Input, Instructions, Make, PRODUCTS_WORTH, Packed, Pool,
     ROW_BLOCK, UNPACK_ROWS, WORK, each_row, quantize,
 };
 
 /// A matrix and the rows that are multiplied with it.
-struct Share<'a> {
+struct GroupedProduct<'a> {
     matrix: &'a Packed,
     rows: Range<usize>,
     y: &'a Disjoint<'a, f32>,
@@ -34,7 +34,7 @@ pub(crate) fn grouped_products(
     assert_eq!(matrices.len(), ys.len());
     assert!(groups.windows(2).all(|pair| pair[0].end <= pair[1].start), "groups that overlap");
     let instructions = pool.instructions();
-    scratch.work.resize(pool.threads() * WORK, Line([0; 64]));
+    scratch.work.resize(pool.threads() * WORK, CacheLine([0; 64]));
     for block in [32, 256, 1] {
         let mut members: Vec<(&[Packed], Disjoint<'_, f32>)> = Vec::new();
         for (parts, y) in matrices.iter().zip(&mut *ys) {
@@ -69,7 +69,7 @@ pub(crate) fn grouped_products(
             for (parts, y) in &members {
                 let matrix = &parts[group];
                 end += rows.len().div_ceil(ROW_BLOCK) * matrix.panels();
-                shares.push(Share { matrix, rows: rows.clone(), y, end });
+                shares.push(GroupedProduct { matrix, rows: rows.clone(), y, end });
             }
         }
         run(&shares, end, input, instructions, &mut work, pool);
@@ -79,16 +79,17 @@ pub(crate) fn grouped_products(
 
 /// Multiplies all shares: each item is a panel with some of the rows.
 fn run(
-    shares: &[Share<'_>],
+    shares: &[GroupedProduct<'_>],
     items: usize,
     x: Input<'_>,
     instructions: Instructions,
-    work: &mut [Line],
+    work: &mut [CacheLine],
     pool: &Pool,
 ) {
     let work = Disjoint::new(work);
-    let products =
-        |share: &Share<'_>| share.matrix.inputs * share.matrix.outputs * share.rows.len().max(FETCH_WORTH);
+    let products = |share: &GroupedProduct<'_>| {
+        share.matrix.inputs * share.matrix.outputs * share.rows.len().max(FETCH_WORTH)
+    };
     let worth = shares.iter().map(products).sum::<usize>().div_ceil(PRODUCTS_WORTH);
     // As many claims of shares as for products of dense matrices.
     let grain = (items / (worth.min(pool.threads()).max(1) * 8)).clamp(1, 8);
@@ -98,7 +99,7 @@ fn run(
         let mut index = shares.partition_point(|share| share.end <= range.start);
         for item in range {
             index += usize::from(shares[index].end <= item);
-            let Share { matrix, rows, y, end } = &shares[index];
+            let GroupedProduct { matrix, rows, y, end } = &shares[index];
             let (panels, left) = (matrix.panels(), end - item);
             // The last items are the last block of rows.
             let (row_block, panel) = ((left - 1) / panels, panels - 1 - (left - 1) % panels);

@@ -36,7 +36,7 @@ pub(crate) use storage::{fingerprint, pack, panel_size};
 use super::disjoint::Disjoint;
 use super::instructions::Instructions;
 use super::pool::Pool;
-use storage::{Line, Lines};
+use storage::{CacheLine, CacheLines};
 
 /// Rows whose activations stay in the cache while panels pass by.
 const ROW_BLOCK: usize = 128;
@@ -58,17 +58,17 @@ const FETCH_WORTH: usize = 4;
 /// Values of rows in a share of work that makes and quantizes them.
 const VALUES_WORTH: usize = 4096;
 
-fn bytes(lines: &[Line]) -> &[u8] {
+fn bytes(lines: &[CacheLine]) -> &[u8] {
     // SAFETY: a line is 64 bytes without padding.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) }
 }
 
-fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+fn bytes_mut(lines: &mut [CacheLine]) -> &mut [u8] {
     // SAFETY: a line is 64 bytes without padding, and any bytes make one.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
 }
 
-fn sums_mut(lines: &mut [Line]) -> &mut [[f32; PANEL]] {
+fn sums_mut(lines: &mut [CacheLine]) -> &mut [[f32; PANEL]] {
     // SAFETY: a line is as large as 16 f32 and aligned for them, and any bytes make one.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len()) }
 }
@@ -80,7 +80,7 @@ pub(crate) struct Packed {
     format: Format,
     inputs: usize,
     outputs: usize,
-    lines: Lines,
+    lines: CacheLines,
 }
 
 /// The activations that weights are multiplied with.
@@ -94,7 +94,7 @@ enum Input<'a> {
 
 /// Some blocks of a panel, some rows of activations and their sums.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some of it serves the x86 kernels only"))]
-struct Tile<'a> {
+struct BlockTile<'a> {
     /// In the panel's form, or unpacked.
     quants: &'a [u8],
     /// Bytes from a block's quants to the next.
@@ -115,11 +115,11 @@ struct Tile<'a> {
     x_sum_stride: usize,
     /// Whether the weights were not used just before, so that they may have to come from memory.
     fresh: bool,
-    /// One for each row, in a [`Line`] of its own.
+    /// One for each row, in a [`CacheLine`] of its own.
     sums: &'a mut [[f32; PANEL]],
 }
 
-impl Tile<'_> {
+impl BlockTile<'_> {
     /// Panics if a slice is too short for the rows and blocks, or sums are not aligned.
     #[cfg(target_arch = "x86_64")]
     fn check(&self, format: Format) {
@@ -129,7 +129,7 @@ impl Tile<'_> {
         }
         let quants = if self.unpacked { self.quant_stride } else { format.quant_bytes() };
         let x_sums = if format.block() == 32 { activations::SUMS_32 } else { activations::SUMS_256 };
-        assert!(self.sums.as_ptr().cast::<Line>().is_aligned());
+        assert!(self.sums.as_ptr().cast::<CacheLine>().is_aligned());
         assert!(self.quants.len() >= (self.blocks - 1) * self.quant_stride + quants);
         assert!(self.meta.len() >= (self.blocks - 1) * self.meta_stride + format.meta_bytes());
         assert!(self.x.len() >= (rows - 1) * self.x_stride + self.blocks * format.block());
@@ -154,7 +154,7 @@ impl Packed {
         x: Input<'_>,
         rows: Range<usize>,
         instructions: Instructions,
-        work: &mut [Line],
+        work: &mut [CacheLine],
         y: &Disjoint<'_, f32>,
     ) {
         let panel_lines = self.format.panel_bytes(self.inputs / self.format.block()) / 64;
@@ -165,7 +165,7 @@ impl Packed {
         match x {
             Input::Floats(x) => {
                 let x = &x[rows.start * self.inputs..rows.end * self.inputs];
-                let mut tile = float::Tile { panel: bytes, inputs: self.inputs, x, sums };
+                let mut tile = float::FloatTile { panel: bytes, inputs: self.inputs, x, sums };
                 float::multiply(self.format, &mut tile, instructions);
             }
             Input::Quantized(x) => {
@@ -194,7 +194,7 @@ impl Packed {
         x: &Activations,
         rows: Range<usize>,
         instructions: Instructions,
-        unpacked: &mut [Line],
+        unpacked: &mut [CacheLine],
         sums: &mut [[f32; PANEL]],
         output: &dyn Fn(usize) -> *const u8,
     ) {
@@ -228,7 +228,7 @@ impl Packed {
                 if start + count == blocks {
                     (row..row + sums.len()).for_each(|row| fetch(output(row), 1));
                 }
-                let mut tile = Tile {
+                let mut tile = BlockTile {
                     quants,
                     quant_stride,
                     unpacked: unpack,
@@ -292,7 +292,7 @@ fn products_with(
     pool: &Pool,
 ) {
     assert_eq!(matrices.len(), ys.len());
-    scratch.work.resize(pool.threads() * WORK, Line([0; 64]));
+    scratch.work.resize(pool.threads() * WORK, CacheLine([0; 64]));
     for block in [32, 256, 1] {
         let mut group = Vec::new();
         for (matrix, y) in matrices.iter().zip(&mut *ys) {
@@ -384,7 +384,7 @@ fn run(
     x: Input<'_>,
     x_rows: usize,
     instructions: Instructions,
-    work: &mut [Line],
+    work: &mut [CacheLine],
     pool: &Pool,
 ) {
     let work = Disjoint::new(work);

@@ -8,7 +8,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Tile;
+use super::BlockTile;
 use super::layout::{Format, IQ4, PANEL};
 use super::portable::{Dot, multiply_with};
 
@@ -20,7 +20,7 @@ struct Neon(());
 /// # Safety
 /// The processor has NEON with the dot product.
 #[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(super) unsafe fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     multiply_with(format, tile, &Neon(()));
 }
 

@@ -3,7 +3,7 @@
 //! Within a block all products are summed exactly in integers and converted once; blocks follow each other in
 //! ascending order, each with one fused multiply-add (formats with minima: two).
 
-use super::Tile;
+use super::BlockTile;
 use super::layout::{Format, PANEL, half_of_power};
 
 /// The dot product of the inner loop.
@@ -38,13 +38,13 @@ impl Dot for Portable {
 }
 
 /// Adds the blocks of a tile to its sums.
-pub(super) fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(super) fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     multiply_with(format, tile, &Portable);
 }
 
 /// [`multiply`] with a dot product.
 #[inline(always)]
-pub(super) fn multiply_with(format: Format, tile: &mut Tile<'_>, dot: &impl Dot) {
+pub(super) fn multiply_with(format: Format, tile: &mut BlockTile<'_>, dot: &impl Dot) {
     let size = format.block();
     let mut unpacked = [[0; 64]; 64];
     let weights = &mut unpacked[..size / 4];

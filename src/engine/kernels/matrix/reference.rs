@@ -5,7 +5,7 @@ use super::Format;
 use super::layout::{E2M1, IQ4};
 
 /// One block, with the offsets of its weights subtracted.
-pub(super) struct Block {
+pub(super) struct DecodedBlock {
     pub(super) weights: Vec<i32>,
     /// Sub-scales and minima of equally long parts.
     pub(super) scales: Vec<i32>,
@@ -53,7 +53,7 @@ fn six_bits(bytes: &[u8], i: usize) -> (i32, i32) {
     }
 }
 
-pub(super) fn read(format: Format, b: &[u8]) -> Block {
+pub(super) fn read(format: Format, b: &[u8]) -> DecodedBlock {
     let bit = |at: usize, bit: usize| i32::from(b[at + bit / 8] >> (bit % 8) & 1);
     let nibble = |at: usize, high: bool| i32::from(if high { b[at] >> 4 } else { b[at] & 15 });
     let size = format.block();
@@ -126,7 +126,7 @@ pub(super) fn read(format: Format, b: &[u8]) -> Block {
         }
         _ => (vec![1], vec![]),
     };
-    Block { weights: (0..size).map(weight).collect(), scales, minima, d, m }
+    DecodedBlock { weights: (0..size).map(weight).collect(), scales, minima, d, m }
 }
 
 /// A row of weights with a row of activations, which are quantized as in the engine.

@@ -10,36 +10,40 @@ use crate::mapping::Mapping;
 /// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u8; 64]);
+pub(super) struct CacheLine(pub(super) [u8; 64]);
 
 /// Whole cache lines of a mapping.
 #[derive(Clone)]
-pub(super) struct Lines {
+pub(super) struct CacheLines {
     mapping: Arc<Mapping>,
     /// Their offset in the mapping.
     start: usize,
     count: usize,
 }
 
-impl Lines {
+impl CacheLines {
     /// `bytes` of the mapping; None where they are not whole lines, or beyond its end.
-    fn new(mapping: Arc<Mapping>, bytes: Range<usize>) -> Option<Lines> {
+    fn new(mapping: Arc<Mapping>, bytes: Range<usize>) -> Option<CacheLines> {
         let part = mapping.get(bytes.clone())?;
-        let whole = part.as_ptr().cast::<Line>().is_aligned() && part.len().is_multiple_of(64);
-        whole.then(|| Lines { mapping, start: bytes.start, count: bytes.len() / 64 })
+        let whole = part.as_ptr().cast::<CacheLine>().is_aligned() && part.len().is_multiple_of(64);
+        whole.then(|| CacheLines { mapping, start: bytes.start, count: bytes.len() / 64 })
     }
 
     /// Some of these lines.
-    fn part(&self, lines: Range<usize>) -> Lines {
+    fn part(&self, lines: Range<usize>) -> CacheLines {
         assert!(lines.start <= lines.end && lines.end <= self.count);
-        Lines { mapping: Arc::clone(&self.mapping), start: self.start + lines.start * 64, count: lines.len() }
+        CacheLines {
+            mapping: Arc::clone(&self.mapping),
+            start: self.start + lines.start * 64,
+            count: lines.len(),
+        }
     }
 }
 
-impl Deref for Lines {
-    type Target = [Line];
+impl Deref for CacheLines {
+    type Target = [CacheLine];
 
-    fn deref(&self) -> &[Line] {
+    fn deref(&self) -> &[CacheLine] {
         // SAFETY: `new` has checked bounds and alignment; a mapping stays where it is, is read-only, and any
         // bytes make a line.
         unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().add(self.start).cast(), self.count) }
@@ -58,7 +62,7 @@ impl Packed {
     ) -> Option<Packed> {
         let end = start.checked_add(Packed::size(format, inputs, outputs))?;
         let format = format.of_panels();
-        Some(Packed { format, inputs, outputs, lines: Lines::new(mapping, start..end)? })
+        Some(Packed { format, inputs, outputs, lines: CacheLines::new(mapping, start..end)? })
     }
 
     /// Repacks `outputs` rows of `inputs` values, which `source` must hold exactly, into memory of their own.
@@ -140,7 +144,7 @@ pub(crate) fn fingerprint(format: Format) -> u32 {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         *byte = (state >> 24) as u8;
     }
-    let mut lines = vec![Line([0; 64]); Packed::size(format, inputs, outputs) / 64];
+    let mut lines = vec![CacheLine([0; 64]); Packed::size(format, inputs, outputs) / 64];
     let panels = bytes_mut(&mut lines);
     pack(format, &source, inputs, panels);
     crc32fast::hash(panels)

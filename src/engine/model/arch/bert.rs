@@ -6,7 +6,7 @@
 
 use super::Family;
 use crate::Error;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSizes;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
     AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, HeadActivation, HeadSpec, Kind, Mixer,
@@ -69,7 +69,7 @@ pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     if !width.is_multiple_of(count) || width / count > 1024 {
         return Err(gguf.corrupt(format!("a width of {width} cannot be split into {count} heads")));
     }
-    let heads = Heads { query: count, kv: count, dim: width / count };
+    let heads = AttentionSizes { query: count, kv: count, dim: width / count };
     let norm = NormSpec { kind: NormKind::Layer, epsilon: metadata.epsilon("attention.layer_norm_epsilon")? };
     if gguf.opt_bool(&metadata.key("attention.causal"))? == Some(true) {
         return Err(gguf.unsupported("its attention is causal"));

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::Error;
 use crate::gguf::Gguf;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSizes;
 use crate::kernels::rope::{Pairs, Rope};
 use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
@@ -58,7 +58,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<ModelSpec, Error> {
     let mut blocks = Vec::with_capacity(count);
     for index in 0..count {
         let dim = if windowed[index] { window_dim } else { dim };
-        let heads = metadata.checked_heads(Heads { query: query[index], kv: kv[index], dim })?;
+        let heads = metadata.checked_heads(AttentionSizes { query: query[index], kv: kv[index], dim })?;
         let has = |part: &str| gguf.opt_tensor(&format!("blk.{index}.{part}")).map(|tensor| tensor.is_some());
         // In blocks with experts, the feed-forward of other blocks is the expert that all rows use.
         let feed_forward = match experts {

@@ -46,7 +46,7 @@ use super::spec::{
     Pooling, Residual, TensorNames,
 };
 use crate::gguf::Gguf;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSizes;
 use crate::kernels::rope::{Pairs, Rope};
 use crate::kernels::routing::Weighting;
 use crate::{Error, adapters, nearest};
@@ -221,10 +221,10 @@ fn decoder_of(
     metadata: &Metadata<'_>,
     rope: Rope,
     norm: NormSpec,
-    blocks: &[(Heads, FeedForwardSpec)],
+    blocks: &[(AttentionSizes, FeedForwardSpec)],
 ) -> Result<ModelSpec, Error> {
     let width = metadata.size("embedding_length")?;
-    let block = |&(heads, feed_forward): &(Heads, FeedForwardSpec)| BlockSpec {
+    let block = |&(heads, feed_forward): &(AttentionSizes, FeedForwardSpec)| BlockSpec {
         residual: Residual::PreNorm,
         residual_scale: 1.0,
         norm,

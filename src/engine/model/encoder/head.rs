@@ -16,7 +16,7 @@ use crate::kernels::matrix::Activations;
 const MAX_OUTPUTS: usize = 1024;
 
 /// Pooler and classifier.
-pub(super) struct Head {
+pub(super) struct EncoderHead {
     /// `[width, width]`; `[outputs, width]` where there is no classifier behind it.
     pooler: Option<Dense>,
     /// The norm behind the pooler where its activation is GELU; otherwise the activation is the hyperbolic
@@ -26,7 +26,7 @@ pub(super) struct Head {
     classifier: Option<Dense>,
 }
 
-impl Head {
+impl EncoderHead {
     /// The head of the file, if it has one.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Head {
         packed: Option<&PackedWeights>,
         spec: HeadSpec,
         width: usize,
-    ) -> Result<Option<Head>, Error> {
+    ) -> Result<Option<EncoderHead>, Error> {
         let classified = gguf.opt_tensor("cls.output.weight")?.is_some();
         let dense = |name: &str, wanted: Option<usize>| -> Result<Option<Dense>, Error> {
             let Some(tensor) = gguf.opt_tensor(&format!("{name}.weight"))? else { return Ok(None) };
@@ -54,7 +54,7 @@ impl Head {
             }
             _ => None,
         };
-        Ok((pooler.is_some() || classifier.is_some()).then_some(Head { pooler, norm, classifier }))
+        Ok((pooler.is_some() || classifier.is_some()).then_some(EncoderHead { pooler, norm, classifier }))
     }
 
     /// Number of scores of each text.

@@ -1,8 +1,8 @@
 //! Encoders: every token of a text sees all others. The result is a vector, pooled from the hidden states as
 //! in Sentence-BERT ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)), or the scores of a head.
 //!
-//! A pass takes several texts at once ([`Encoder::begin`]) and is computed block by block
-//! ([`Encoder::advance`]), so that the caller can do something else in between.
+//! A pass takes several texts at once ([`EncoderNetwork::begin`]) and is computed block by block
+//! ([`EncoderNetwork::advance`]), so that the caller can do something else in between.
 //!
 //! Invariant: the result of a text depends on its own tokens and nothing else: not on the texts beside it,
 //! nor on threads.
@@ -24,7 +24,7 @@ use super::spec::{HeadSpec, Kind, ModelSpec};
 use super::state::SequenceState;
 use super::weights::Matrix;
 use crate::Error;
-use crate::computing::{Loading, MAX_TEXTS, Pooling, State, Text};
+use crate::computing::{EncoderText, Loading, MAX_TEXTS, Pooling, State};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::instructions::Instructions;
@@ -33,11 +33,11 @@ use crate::kernels::recurrence::StatePlace;
 use crate::kernels::rows::Rows;
 use crate::kernels::swiglu::{add, scale};
 use crate::mapping::Mapping;
-use head::Head;
+use head::EncoderHead;
 pub(crate) use pass::EncoderWorkspace;
 
 /// A loaded encoder.
-pub(crate) struct Encoder {
+pub(crate) struct EncoderNetwork {
     gguf: Gguf,
     /// The mapping that holds the packed weights, once they are made.
     packed: Option<Arc<Mapping>>,
@@ -58,22 +58,22 @@ pub(crate) struct Encoder {
     blocks: Vec<Block>,
     /// Matrices that are applied to a pooled vector, one after the other.
     projections: Vec<Dense>,
-    head: Option<Head>,
+    head: Option<EncoderHead>,
 }
 
-impl Encoder {
+impl EncoderNetwork {
     /// Checks every tensor of the file, then maps or makes the packed weights.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
-    pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Encoder, Error> {
+    pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<EncoderNetwork, Error> {
         // The model is put together without packed weights first, so that nothing is made or stored for a
         // file that is refused.
-        Encoder::assemble(gguf, None)?;
+        EncoderNetwork::assemble(gguf, None)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;
-        let mut encoder = Encoder::assemble(gguf, Some(&packed))?;
+        let mut encoder = EncoderNetwork::assemble(gguf, Some(&packed))?;
         encoder.packed = Some(packed.mapping());
         gguf.release_all();
         encoder.check_lost()?;
@@ -85,10 +85,10 @@ impl Encoder {
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
     pub(super) fn check(gguf: &Gguf) -> Result<(), Error> {
-        Encoder::assemble(gguf, None).map(|_| ())
+        EncoderNetwork::assemble(gguf, None).map(|_| ())
     }
 
-    fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Encoder, Error> {
+    fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<EncoderNetwork, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Encoder { embedding_scale, embedding_norm, positions, output_norm, projections, head } =
             spec.kind
@@ -127,7 +127,7 @@ impl Encoder {
             }
         }
         let blocks = 0..spec.blocks.len();
-        Ok(Encoder {
+        Ok(EncoderNetwork {
             gguf: gguf.clone(),
             packed: None,
             vocabulary,
@@ -148,7 +148,7 @@ impl Encoder {
                 ],
                 None => Vec::new(),
             },
-            head: Head::load(gguf, packed, head, width)?,
+            head: EncoderHead::load(gguf, packed, head, width)?,
             spec,
         })
     }
@@ -173,7 +173,7 @@ impl Encoder {
 
     /// Number of scores that its head gives a text; 0 where it has none.
     pub(crate) fn scores_per_text(&self) -> usize {
-        self.head.as_ref().map_or(0, Head::outputs)
+        self.head.as_ref().map_or(0, EncoderHead::outputs)
     }
 
     /// Most rows of a pass, unless it is of one text, or of two that are compared.
@@ -189,7 +189,7 @@ impl Encoder {
         EncoderWorkspace::new(&self.spec, threads)
     }
 
-    /// Bytes of [`Encoder::workspace`] of a model.
+    /// Bytes of [`EncoderNetwork::workspace`] of a model.
     pub(crate) fn workspace_bytes(spec: &ModelSpec, threads: usize) -> u64 {
         EncoderWorkspace::bytes(spec, threads)
     }
@@ -212,7 +212,7 @@ impl Encoder {
     /// [`Error::OutOfMemory`].
     pub(crate) fn begin(
         &self,
-        texts: &[Text<'_>],
+        texts: &[EncoderText<'_>],
         workspace: &mut EncoderWorkspace,
         pool: &Pool,
     ) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use candle_transformers::models::bert::{BertModel, Config};
 use steadytext_test_models::{Bert, Kind, Pooling};
 use tempfile::TempDir;
 
-use super::{Encoder, EncoderWorkspace, Text};
+use super::{EncoderNetwork, EncoderText, EncoderWorkspace};
 use crate::ModelSource;
 use crate::computing::Loading;
 use crate::gguf::Gguf;
@@ -24,13 +24,13 @@ fn pool(threads: usize) -> Pool {
     Pool::new(threads, Instructions::best(), &start).unwrap()
 }
 
-fn load(path: &Path) -> Encoder {
+fn load(path: &Path) -> EncoderNetwork {
     let gguf = ModelSource::File(path.to_owned()).open().unwrap();
-    Encoder::load(&gguf, &Loading { pool: &pool(2), stop: &|| false }).unwrap()
+    EncoderNetwork::load(&gguf, &Loading { pool: &pool(2), stop: &|| false }).unwrap()
 }
 
 /// Both forms of a model in a directory.
-fn written(spec: &Bert) -> (TempDir, Encoder, Encoder) {
+fn written(spec: &Bert) -> (TempDir, EncoderNetwork, EncoderNetwork) {
     let directory = TempDir::new().unwrap();
     let (file, folder) = (directory.path().join("model.gguf"), directory.path().join("folder"));
     spec.write(&file).unwrap();
@@ -44,11 +44,11 @@ fn tokens(count: usize, seed: u32) -> Vec<u32> {
 }
 
 /// Vectors of texts that are computed together.
-fn vectors(encoder: &Encoder, texts: &[Text<'_>], threads: usize) -> Vec<Vec<f32>> {
+fn vectors(encoder: &EncoderNetwork, texts: &[EncoderText<'_>], threads: usize) -> Vec<Vec<f32>> {
     vectors_on(encoder, texts, &pool(threads))
 }
 
-fn vectors_on(encoder: &Encoder, texts: &[Text<'_>], pool: &Pool) -> Vec<Vec<f32>> {
+fn vectors_on(encoder: &EncoderNetwork, texts: &[EncoderText<'_>], pool: &Pool) -> Vec<Vec<f32>> {
     let mut workspace = encoder.workspace(pool.threads()).unwrap();
     encoder.begin(texts, &mut workspace, pool).unwrap();
     while !encoder.advance(&mut workspace, pool) {}
@@ -60,7 +60,7 @@ fn vectors_on(encoder: &Encoder, texts: &[Text<'_>], pool: &Pool) -> Vec<Vec<f32
         .collect()
 }
 
-fn scores(encoder: &Encoder, texts: &[Text<'_>]) -> Vec<f32> {
+fn scores(encoder: &EncoderNetwork, texts: &[EncoderText<'_>]) -> Vec<f32> {
     let (pool, mut workspace) = (pool(2), encoder.workspace(2).unwrap());
     encoder.begin(texts, &mut workspace, &pool).unwrap();
     while !encoder.advance(&mut workspace, &pool) {}
@@ -68,8 +68,8 @@ fn scores(encoder: &Encoder, texts: &[Text<'_>]) -> Vec<f32> {
 }
 
 /// A single text.
-fn one(tokens: &[u32]) -> Text<'_> {
-    Text { tokens, second: tokens.len(), adapter: None }
+fn one(tokens: &[u32]) -> EncoderText<'_> {
+    EncoderText { tokens, second: tokens.len(), adapter: None }
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -101,14 +101,14 @@ impl Oracle {
         Oracle { model: BertModel::load(inside, &config).unwrap(), weights }
     }
 
-    fn hidden(&self, text: Text<'_>) -> Tensor {
+    fn hidden(&self, text: EncoderText<'_>) -> Tensor {
         let ids = Tensor::new(text.tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
         let types: Vec<u32> = (0..text.tokens.len()).map(|at| u32::from(at >= text.second)).collect();
         let types = Tensor::new(types, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
         self.model.forward(&ids, &types, None).unwrap().squeeze(0).unwrap()
     }
 
-    fn vector(&self, text: Text<'_>, pooling: Pooling) -> Vec<f32> {
+    fn vector(&self, text: EncoderText<'_>, pooling: Pooling) -> Vec<f32> {
         let hidden = self.hidden(text);
         match pooling {
             Pooling::Cls => hidden.get(0).unwrap(),
@@ -120,7 +120,7 @@ impl Oracle {
     }
 
     /// Pooler and classifier, by hand.
-    fn scores(&self, text: Text<'_>, spec: &Bert) -> Vec<f32> {
+    fn scores(&self, text: EncoderText<'_>, spec: &Bert) -> Vec<f32> {
         let linear = |name: &str, outputs: usize, x: &Tensor| {
             let weights = self.weights.pp(name);
             let weight = weights.get((outputs, spec.width), "weight").unwrap();
@@ -158,7 +158,7 @@ fn a_pair_of_texts_gets_the_scores_that_candle_gives_it() {
     let (_directory, of_file, of_folder) = written(&spec);
     let oracle = Oracle::new(&spec);
     let (a, b) = (tokens(40, 1), tokens(70, 2));
-    let pair = |tokens, second| Text { tokens, second, adapter: None };
+    let pair = |tokens, second| EncoderText { tokens, second, adapter: None };
     let pairs = [pair(&a[..], 9), pair(&b[..], 50), pair(&a[..], 10)];
     let expected: Vec<f32> = pairs.iter().flat_map(|pair| oracle.scores(*pair, &spec)).collect();
     for encoder in [&of_file, &of_folder] {
@@ -221,13 +221,13 @@ fn company_threads_and_instructions_change_no_byte() {
         Bert { kind, width: 256, feed_forward: 512, heads: 8, ..Bert::default() }.write(&path).unwrap();
         let encoder = load(&path);
         let mixed = mixed();
-        let texts: Vec<Text<'_>> = mixed.iter().map(|tokens| one(tokens)).collect();
+        let texts: Vec<EncoderText<'_>> = mixed.iter().map(|tokens| one(tokens)).collect();
         let alone: Vec<Vec<f32>> =
             texts.iter().map(|text| vectors(&encoder, &[*text], 1).remove(0)).collect();
         for threads in [1, 2, 3] {
             assert!(vectors(&encoder, &texts, threads) == alone, "{kind:?} on {threads} threads");
         }
-        let backwards: Vec<Text<'_>> = texts.iter().rev().copied().collect();
+        let backwards: Vec<EncoderText<'_>> = texts.iter().rev().copied().collect();
         let mut got = vectors(&encoder, &backwards, 2);
         got.reverse();
         assert!(got == alone, "{kind:?} backwards");
@@ -270,7 +270,7 @@ fn a_long_text_gets_the_memory_that_it_needs_and_gives_it_back() {
     assert_eq!((usual, encoder.more_bytes(usual, 2)), (1024, 0));
     let mut workspace = encoder.workspace(2).unwrap();
     let (short, long) = (tokens(20, 1), tokens(4096, 2));
-    let vector = |texts: &[Text<'_>], workspace: &mut EncoderWorkspace| {
+    let vector = |texts: &[EncoderText<'_>], workspace: &mut EncoderWorkspace| {
         encoder.begin(texts, workspace, &pool).unwrap();
         while !encoder.advance(workspace, &pool) {}
         encoder.vector(workspace, 0, &pool)
@@ -280,7 +280,7 @@ fn a_long_text_gets_the_memory_that_it_needs_and_gives_it_back() {
     // Two texts that fill the context, to be compared.
     let both = vector(&[one(&long), one(&long)], &mut workspace);
     assert_eq!(workspace.rows(), 8192);
-    assert!(encoder.more_bytes(8192, 2) > 4 * Encoder::workspace_bytes(encoder.spec(), 2));
+    assert!(encoder.more_bytes(8192, 2) > 4 * EncoderNetwork::workspace_bytes(encoder.spec(), 2));
     assert!(vector(&[one(&long)], &mut workspace) == both);
     assert_eq!(workspace.rows(), 4096);
     encoder.rest(&mut workspace, 2);
@@ -297,7 +297,7 @@ fn tensors_without_a_place_and_shapes_that_do_not_fit_are_refused() {
         spoil(&mut file);
         file.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
         let gguf = Gguf::open(&path).unwrap();
-        let error = Encoder::load(&gguf, &Loading { pool: &pool(1), stop: &|| false }).err().unwrap();
+        let error = EncoderNetwork::load(&gguf, &Loading { pool: &pool(1), stop: &|| false }).err().unwrap();
         assert!(
             !path.with_file_name("model.gguf.panels").exists(),
             "nothing is stored for a file that is refused"

@@ -17,7 +17,7 @@ use crate::kernels::matrix::{PANEL, pack, panel_size};
 const PIECE_BYTES: usize = 1 << 20;
 
 /// The destination of panels.
-pub(super) enum Target<'a> {
+pub(super) enum PanelsTarget<'a> {
     /// A file, from byte `start` on.
     File { file: &'a File, start: u64 },
     /// Memory for all of them, zeroed.
@@ -28,20 +28,20 @@ pub(super) enum Target<'a> {
 
 /// The reason why there are no panels.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum PanelsFailure {
     /// The file could not be written.
     Write,
     Stopped,
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for PanelsFailure {
     fn from(_: io::Error) -> Self {
-        Failure::Write
+        PanelsFailure::Write
     }
 }
 
 /// Some panels of a tensor.
-struct Piece {
+struct PanelsPiece {
     entry: usize,
     panels: Range<usize>,
     /// Their place among all panels, and their bytes.
@@ -52,18 +52,18 @@ struct Piece {
 /// Makes all panels; returns a checksum for each entry (none for memory).
 ///
 /// # Errors
-/// [`Failure`].
+/// [`PanelsFailure`].
 pub(super) fn build(
     gguf: &Gguf,
     manifest: &Manifest,
     loading: &Loading<'_>,
-    target: Target<'_>,
-) -> Result<Vec<u32>, Failure> {
+    target: PanelsTarget<'_>,
+) -> Result<Vec<u32>, PanelsFailure> {
     let pieces = pieces(manifest);
     let mut parts = Vec::new();
     let file = match target {
-        Target::File { file, start } => Some((file, start)),
-        Target::Memory(mut rest) => {
+        PanelsTarget::File { file, start } => Some((file, start)),
+        PanelsTarget::Memory(mut rest) => {
             for piece in &pieces {
                 let (part, after) = std::mem::take(&mut rest).split_at_mut(piece.bytes);
                 parts.push(Mutex::new(part));
@@ -71,14 +71,14 @@ pub(super) fn build(
             }
             None
         }
-        Target::Nothing => None,
+        PanelsTarget::Nothing => None,
     };
     let sums: Vec<Mutex<crc32fast::Hasher>> = pieces.iter().map(|_| Mutex::default()).collect();
     let scratch: Vec<Mutex<Vec<u8>>> = (0..loading.pool.threads()).map(|_| Mutex::default()).collect();
     let failure = Mutex::new(None);
     loading.pool.run(pieces.len(), usize::MAX, &|worker, index| {
         if (loading.stop)() {
-            lock(&failure).get_or_insert(Failure::Stopped);
+            lock(&failure).get_or_insert(PanelsFailure::Stopped);
         }
         if lock(&failure).is_some() {
             return;
@@ -96,7 +96,7 @@ pub(super) fn build(
         if let Some((file, start)) = file
             && file.write_all_at(&panels, start + piece.offset as u64).is_err()
         {
-            lock(&failure).get_or_insert(Failure::Write);
+            lock(&failure).get_or_insert(PanelsFailure::Write);
         }
     });
     if let Some(failure) = lock(&failure).take() {
@@ -110,7 +110,7 @@ pub(super) fn build(
 }
 
 /// All panels in pieces, in the order of their offsets and without gaps.
-fn pieces(manifest: &Manifest) -> Vec<Piece> {
+fn pieces(manifest: &Manifest) -> Vec<PanelsPiece> {
     let mut pieces = Vec::new();
     for (index, entry) in manifest.entries.iter().enumerate() {
         let size = panel_size(entry.format, entry.inputs);
@@ -118,13 +118,13 @@ fn pieces(manifest: &Manifest) -> Vec<Piece> {
         for first in (0..count).step_by(step) {
             let panels = first..count.min(first + step);
             let (offset, bytes) = (entry.offset + first * size, panels.len() * size);
-            pieces.push(Piece { entry: index, panels, offset, bytes });
+            pieces.push(PanelsPiece { entry: index, panels, offset, bytes });
         }
     }
     pieces
 }
 
-fn repack(gguf: &Gguf, manifest: &Manifest, piece: &Piece, target: &mut [u8]) {
+fn repack(gguf: &Gguf, manifest: &Manifest, piece: &PanelsPiece, target: &mut [u8]) {
     let entry = &manifest.entries[piece.entry];
     // The manifest was made of tensors of this file.
     let Some(tensor) = gguf.opt_tensor(&entry.name).ok().flatten() else { return };

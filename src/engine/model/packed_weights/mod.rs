@@ -20,9 +20,9 @@ use crate::kernels::Pool;
 use crate::kernels::instructions::Instructions;
 use crate::kernels::matrix::Packed;
 use crate::mapping::Mapping;
-use build::{Failure, Target, build};
+use build::{PanelsFailure, PanelsTarget, build};
 use manifest::Manifest;
-use stored::Claim;
+use stored::PanelsClaim;
 
 pub(crate) use super::tensors::panel_format;
 
@@ -51,21 +51,21 @@ impl PackedWeights {
         let (key, entries) = (manifest.key(&id), manifest.entries.len());
         let size = manifest.size(&key);
         let claim = match stored::claim(&path, &key, entries, size, loading.stop) {
-            Claim::Stored(mapping) => return Ok(PackedWeights::of_file(manifest, &key, mapping)),
-            Claim::Build(claim) => claim,
-            Claim::Elsewhere => return PackedWeights::anonymous(gguf, manifest, loading),
-            Claim::Stopped => return Err(Error::Stopped),
+            PanelsClaim::Stored(mapping) => return Ok(PackedWeights::of_file(manifest, &key, mapping)),
+            PanelsClaim::Build(claim) => claim,
+            PanelsClaim::Elsewhere => return PackedWeights::anonymous(gguf, manifest, loading),
+            PanelsClaim::Stopped => return Err(Error::Stopped),
         };
         let start = manifest::head_len(&key, entries) as u64;
-        let built = build(gguf, &manifest, loading, Target::File { file: claim.file(), start })
+        let built = build(gguf, &manifest, loading, PanelsTarget::File { file: claim.file(), start })
             .and_then(|sums| Ok(claim.publish(&key, &sums, || gguf.is_unchanged())?));
         match built.map(|()| stored::open(&path, &key, entries, size)) {
             Ok(Some(mapping)) if manifest.verify(&key, &mapping, loading) => {
                 Ok(PackedWeights::of_file(manifest, &key, mapping))
             }
-            Err(Failure::Stopped) => Err(Error::Stopped),
+            Err(PanelsFailure::Stopped) => Err(Error::Stopped),
             // A disk that is full, or does not read back the bytes written to it.
-            Ok(_) | Err(Failure::Write) => PackedWeights::anonymous(gguf, manifest, loading),
+            Ok(_) | Err(PanelsFailure::Write) => PackedWeights::anonymous(gguf, manifest, loading),
         }
     }
 
@@ -80,11 +80,11 @@ impl PackedWeights {
             gguf,
             &manifest,
             loading,
-            Target::Memory(&mut memory.bytes_mut()[..manifest.panel_bytes()]),
+            PanelsTarget::Memory(&mut memory.bytes_mut()[..manifest.panel_bytes()]),
         ) {
             Ok(_) => {}
-            Err(Failure::Stopped) => return Err(Error::Stopped),
-            Err(Failure::Write) => return Err(no_memory()),
+            Err(PanelsFailure::Stopped) => return Err(Error::Stopped),
+            Err(PanelsFailure::Write) => return Err(no_memory()),
         }
         let mapping = Arc::new(memory.finish().map_err(|_| no_memory())?);
         Ok(PackedWeights { manifest, mapping, start: 0 })
@@ -181,7 +181,7 @@ pub fn verify_packed_weights(gguf: &Gguf, threads: usize) -> Result<(Option<Path
         None if std::fs::symlink_metadata(&path).is_ok() => PackedState::Stale,
         None => PackedState::Absent,
         Some(mapping) => {
-            let sums = build(gguf, &manifest, &loading, Target::Nothing).unwrap_or_default();
+            let sums = build(gguf, &manifest, &loading, PanelsTarget::Nothing).unwrap_or_default();
             let sound = manifest.sums(&key, &mapping).eq(sums) && manifest.verify(&key, &mapping, &loading);
             if sound { PackedState::Sound } else { PackedState::Corrupt }
         }

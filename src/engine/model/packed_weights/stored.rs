@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The outcome of looking for a model's panels.
-pub(super) enum Claim {
+pub(super) enum PanelsClaim {
     /// The file is there.
     Stored(Mapping),
     /// The file is to be made and published.
@@ -60,44 +60,44 @@ pub(super) fn claim(
     entries: usize,
     size: usize,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Claim {
+) -> PanelsClaim {
     let temporary = with_suffix(path, ".new");
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         if stop() {
-            return Claim::Stopped;
+            return PanelsClaim::Stopped;
         }
         if let Some(mapping) = open(path, key, entries, size) {
             clean(&temporary);
-            return Claim::Stored(mapping);
+            return PanelsClaim::Stored(mapping);
         }
         match lock(&temporary) {
             // The last process that held the lock may have published the file in the meantime.
             Ok(Some(file)) => match open(path, key, entries, size) {
                 Some(mapping) => {
                     let _ = std::fs::remove_file(&temporary);
-                    return Claim::Stored(mapping);
+                    return PanelsClaim::Stored(mapping);
                 }
                 None => return prepare(Building { file, temporary, path: path.into() }, path, size),
             },
             Ok(None) => std::thread::sleep(LOOK_AGAIN),
-            Err(_) => return Claim::Elsewhere,
+            Err(_) => return PanelsClaim::Elsewhere,
         }
     }
-    Claim::Elsewhere
+    PanelsClaim::Elsewhere
 }
 
 /// Makes room on the disk, unless another user's file is in its place in a directory that isn't ours either:
 /// that user may need it.
-fn prepare(building: Building, path: &Path, size: usize) -> Claim {
+fn prepare(building: Building, path: &Path, size: usize) -> PanelsClaim {
     let user = rustix::process::geteuid().as_raw();
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let others = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() != user);
     let ours = std::fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == user);
     if (others && !ours) || reserve(&building.file, size).is_err() {
-        return Claim::Elsewhere;
+        return PanelsClaim::Elsewhere;
     }
-    Claim::Build(building)
+    PanelsClaim::Build(building)
 }
 
 fn reserve(file: &File, size: usize) -> io::Result<()> {

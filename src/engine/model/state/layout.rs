@@ -23,7 +23,7 @@ use super::super::delta_net::matrices;
 use super::super::spec::{BlockSpec, Mixer, ModelSpec};
 use super::super::state_space::heads_of;
 use super::SharedBlock;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSizes;
 use crate::kernels::convolution::Taps;
 use crate::kernels::recurrence::StatePlace;
 use crate::kernels::tile::{KvCacheType, TILE};
@@ -52,7 +52,7 @@ pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
 /// positions do not depend on those behind them, so any number of them can be taken away.
 #[derive(Debug)]
 pub(in crate::model) struct KeysAndValues {
-    pub(in crate::model) heads: Heads,
+    pub(in crate::model) heads: AttentionSizes,
     pub(in crate::model) kind: KvCacheType,
     pub(in crate::model) window: Option<usize>,
 }
@@ -227,7 +227,7 @@ impl StateLayout {
     /// The layout of a small layer.
     #[cfg(test)]
     pub(crate) fn of_one_layer() -> StateLayout {
-        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let (heads, kind) = (AttentionSizes { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
         let layer: Box<dyn LayerState> = Box::new(KeysAndValues { heads, kind, window: None });
         StateLayout::new(std::iter::once(layer), kind)
     }
@@ -235,7 +235,7 @@ impl StateLayout {
     /// The layout of a small layer and one whose copies are large.
     #[cfg(test)]
     pub(crate) fn with_copies_in_every_fourth_block() -> StateLayout {
-        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let (heads, kind) = (AttentionSizes { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
         let attention = KeysAndValues { heads, kind, window: None };
         let values = 2 * MOST_COPIES * attention.len();
         let layers: [Box<dyn LayerState>; 2] = [Box::new(Recurrent { values }), Box::new(attention)];
@@ -250,7 +250,7 @@ impl StateLayout {
     /// The layout of a layer with a window and one without.
     #[cfg(test)]
     pub(crate) fn with_a_window(window: usize) -> StateLayout {
-        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let (heads, kind) = (AttentionSizes { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
         let layers = [None, Some(window)]
             .map(|window| -> Box<dyn LayerState> { Box::new(KeysAndValues { heads, kind, window }) });
         StateLayout::new(layers.into_iter(), kind)

@@ -23,7 +23,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::Error;
-use crate::computing::{Block, State};
+use crate::computing::{State, StateBlock};
 use crate::kernels::Floats;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::recurrence::load;
@@ -204,7 +204,7 @@ impl SequenceState {
 type SharedBlock = Arc<Box<[u16]>>;
 
 /// The block of another sequence of the same model.
-fn content(block: Block) -> SharedBlock {
+fn content(block: StateBlock) -> SharedBlock {
     let Some(content) = block.into_content() else { unreachable!("the blocks of one model are of one kind") };
     content
 }
@@ -328,7 +328,7 @@ impl State for SequenceState {
         (self.now, self.ahead) = (RecurrentSnapshot::default(), RecurrentSnapshot::default());
     }
 
-    fn attach(&mut self, block: Block) {
+    fn attach(&mut self, block: StateBlock) {
         assert!(self.len.is_multiple_of(TILE), "a block is attached behind {} positions", self.len);
         self.cut(self.len / TILE);
         if self.layout.0.window_len > 0 {
@@ -338,12 +338,12 @@ impl State for SequenceState {
         self.len += TILE;
     }
 
-    fn block(&self, index: usize) -> Block {
+    fn block(&self, index: usize) -> StateBlock {
         let window = self.windows.get(index).filter(|window| !window.is_empty());
-        Block::new(Arc::clone(&self.blocks[index])).with_window(window.cloned())
+        StateBlock::new(Arc::clone(&self.blocks[index])).with_window(window.cloned())
     }
 
-    fn replace(&mut self, index: usize, block: Block) {
+    fn replace(&mut self, index: usize, block: StateBlock) {
         if let Some(window) = self.windows.get_mut(index)
             && let Some(other) = block.window()
             && !window.is_empty()

@@ -1,6 +1,6 @@
 use super::layout::Recurrent;
 use super::*;
-use crate::kernels::attention::Heads;
+use crate::kernels::attention::AttentionSizes;
 
 fn state(layers: Vec<Box<dyn LayerState>>) -> SequenceState {
     let mut state = SequenceState::new(StateLayout::new(layers.into_iter(), KvCacheType::F16), 64);
@@ -10,7 +10,7 @@ fn state(layers: Vec<Box<dyn LayerState>>) -> SequenceState {
 }
 
 fn windowed(window: Option<usize>) -> Box<dyn LayerState> {
-    let (heads, kind) = (Heads { query: 2, kv: 1, dim: 4 }, KvCacheType::F16);
+    let (heads, kind) = (AttentionSizes { query: 2, kv: 1, dim: 4 }, KvCacheType::F16);
     Box::new(KeysAndValues { heads, kind, window })
 }
 

@@ -10,20 +10,20 @@ use std::collections::HashMap;
 
 use super::{EngineThread, in_use, takes_long};
 use crate::panic::catch;
-use crate::scheduler::beginning::Beginning;
+use crate::scheduler::beginning::RequestBeginning;
 use crate::scheduler::likelihood_memo::key_of;
 use crate::scheduler::models::Missing;
 use crate::scheduler::plan::Plan;
 use crate::scheduler::sequence::{Sequence, Suspended};
 use crate::scheduler::submission::HIGHEST;
-use crate::scheduler::turns::{AGEING, Age, Lane, QUANTUM, Rank, Turn, Waiting};
+use crate::scheduler::turns::{AGEING, Age, QUANTUM, Rank, Turn, TurnLane, WaitingRequest};
 use crate::{Error, EventKind, ModelSource, Output};
 
 /// A request that may get a place next.
 #[derive(Debug, Clone, Copy)]
-enum Candidate {
+enum AdmissionCandidate {
     /// The request at this place of a lane.
-    Waiting(Lane, usize),
+    Waiting(TurnLane, usize),
     /// A suspended one.
     Suspended(usize),
 }
@@ -32,7 +32,7 @@ enum Candidate {
 #[derive(Default)]
 struct Round {
     /// The index of the next request to consider in each lane; those before it have to wait.
-    passed: HashMap<Lane, usize>,
+    passed: HashMap<TurnLane, usize>,
     /// Suspended requests that have to wait, by the numbers of their arrival.
     passed_suspended: Vec<u64>,
     /// Models whose requests have to wait; those of the others go on.
@@ -41,7 +41,7 @@ struct Round {
     /// any.
     blocked: Option<u8>,
     /// Lanes for which no running request gives way.
-    closed: Vec<Lane>,
+    closed: Vec<TurnLane>,
     /// Requests of this round that are tokenized or compiled on other threads. Later ones of their model may
     /// overtake them, unless there are more of them than may run.
     planning: usize,
@@ -49,7 +49,7 @@ struct Round {
 
 /// The rank of a request that asks for a place.
 #[derive(Clone, Copy)]
-struct Claim {
+struct AdmissionRank {
     priority: u8,
     owner: u32,
     waited: u64,
@@ -64,8 +64,8 @@ impl EngineThread {
         while !self.stopping() {
             let Some(candidate) = self.next_candidate(&round) else { break };
             match candidate {
-                Candidate::Waiting(lane, index) => self.consider(lane, index, &mut round),
-                Candidate::Suspended(index) => self.consider_suspended(index, &mut round),
+                AdmissionCandidate::Waiting(lane, index) => self.consider(lane, index, &mut round),
+                AdmissionCandidate::Suspended(index) => self.consider_suspended(index, &mut round),
             }
         }
     }
@@ -87,7 +87,7 @@ impl EngineThread {
     }
 
     /// The best candidate of those that were not passed over.
-    fn next_candidate(&self, round: &Round) -> Option<Candidate> {
+    fn next_candidate(&self, round: &Round) -> Option<AdmissionCandidate> {
         let rank = |priority: u8, owner: u32, age: &Age| {
             self.users.rank(priority, age, owner, self.places(owner), self.now)
         };
@@ -95,7 +95,7 @@ impl EngineThread {
             let index = round.passed.get(&lane).copied().unwrap_or(0);
             let waiting = self.waiting.get(lane, index)?;
             let (Reverse(priority), owner) = lane;
-            Some((rank(priority, owner, &waiting.age), Candidate::Waiting(lane, index)))
+            Some((rank(priority, owner, &waiting.age), AdmissionCandidate::Waiting(lane, index)))
         });
         let suspended = self.suspended.iter().enumerate().filter_map(|(index, suspended)| {
             let submission = &suspended.sequence.submission;
@@ -104,16 +104,19 @@ impl EngineThread {
                 return None;
             }
             let rank = rank(submission.priority(), submission.owner(), &age);
-            Some((rank, Candidate::Suspended(index)))
+            Some((rank, AdmissionCandidate::Suspended(index)))
         });
-        waiting.chain(suspended).min_by_key(|(rank, _): &(Rank, Candidate)| *rank).map(|(_, next)| next)
+        waiting
+            .chain(suspended)
+            .min_by_key(|(rank, _): &(Rank, AdmissionCandidate)| *rank)
+            .map(|(_, next)| next)
     }
 
-    fn consider(&mut self, lane: Lane, index: usize, round: &mut Round) {
+    fn consider(&mut self, lane: TurnLane, index: usize, round: &mut Round) {
         let (Reverse(priority), owner) = lane;
         let Some(waiting) = self.waiting.get(lane, index) else { return };
         let source = waiting.submission.request.model.clone();
-        let claim = Claim { priority, owner, waited: waiting.age.waited(self.now) };
+        let claim = AdmissionRank { priority, owner, waited: waiting.age.waited(self.now) };
         let is_ready = waiting.planning.is_none()
             && (waiting.plan.is_some() || !takes_long(&waiting.submission.request.work));
         let mut pass = round.coming.contains(&source);
@@ -163,7 +166,7 @@ impl EngineThread {
         let running = &self.suspended[index].sequence;
         let (arrival, source) = (running.turn.age.arrival, running.source().clone());
         let (priority, owner) = (running.submission.priority(), running.submission.owner());
-        let claim = Claim { priority, owner, waited: running.turn.age.waited(self.now) };
+        let claim = AdmissionRank { priority, owner, waited: running.turn.age.waited(self.now) };
         round.passed_suspended.push(arrival);
         let lane = (Reverse(priority), owner);
         if round.coming.contains(&source)
@@ -196,14 +199,14 @@ impl EngineThread {
     }
 
     /// Suspends the running request that must give way to such a claim, if there is one.
-    fn make_way(&mut self, claim: Claim) -> bool {
+    fn make_way(&mut self, claim: AdmissionRank) -> bool {
         let Some(index) = self.victim(claim) else { return false };
         self.suspend(index);
         true
     }
 
     /// The running request that has to give way first.
-    fn victim(&self, claim: Claim) -> Option<usize> {
+    fn victim(&self, claim: AdmissionRank) -> Option<usize> {
         let order = |running: &Sequence| {
             let theirs = self.places(running.submission.owner());
             let latest = (Reverse(running.turn.begun), Reverse(running.turn.age.arrival));
@@ -214,7 +217,7 @@ impl EngineThread {
     }
 
     /// Whether a running request has to give its place to such a claim.
-    fn gives_way(&self, running: &Sequence, claim: Claim) -> bool {
+    fn gives_way(&self, running: &Sequence, claim: AdmissionRank) -> bool {
         let (priority, owner) = (running.submission.priority(), running.submission.owner());
         if self.now < running.turn.kept_until {
             return false;
@@ -252,7 +255,7 @@ impl EngineThread {
     /// Whether so many bytes of keys and values fit, after suspended requests have given up their state and
     /// running ones their places as far as needed. False also where they do not fit beside the requests that
     /// stay.
-    fn make_room(&mut self, new: u64, most: u64, claim: Claim) -> bool {
+    fn make_room(&mut self, new: u64, most: u64, claim: AdmissionRank) -> bool {
         let staying = self.running.iter().filter(|running| !self.gives_way(running, claim));
         let staying: u64 = staying.map(Sequence::own_bytes).sum();
         if staying.saturating_add(new) > most {
@@ -283,14 +286,14 @@ impl EngineThread {
 
     /// The turn until which a place is not taken away again. Of the requests that have become urgent by
     /// waiting, one at a time is protected.
-    fn kept_until(&self, claim: Claim) -> u64 {
+    fn kept_until(&self, claim: AdmissionRank) -> u64 {
         let aged = claim.waited >= u64::from(HIGHEST - claim.priority.min(HIGHEST)) * AGEING;
         let is_first = self.running.iter().all(|running| running.turn.kept_until <= self.now);
         if claim.waited >= AGEING && aged && is_first { self.now + QUANTUM } else { self.now }
     }
 
     /// Begins a request or fails it; returns it where it has to wait. A panic is that request's.
-    fn try_admit(&mut self, waiting: Waiting, claim: Claim) -> Option<Waiting> {
+    fn try_admit(&mut self, waiting: WaitingRequest, claim: AdmissionRank) -> Option<WaitingRequest> {
         match catch(|| self.admit(waiting, claim)) {
             Ok(later) => later,
             Err(_) => {
@@ -323,7 +326,7 @@ impl EngineThread {
     }
 
     /// Begins a request or fails it; returns it where it has to wait.
-    fn admit(&mut self, mut waiting: Waiting, claim: Claim) -> Option<Waiting> {
+    fn admit(&mut self, mut waiting: WaitingRequest, claim: AdmissionRank) -> Option<WaitingRequest> {
         self.fault("admit");
         let reserved = self.own_bytes() + self.models.held_bytes();
         let source = waiting.submission.request.model.clone();
@@ -372,7 +375,7 @@ impl EngineThread {
             return None;
         }
         let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
-        let beginning = Beginning::of(&plan, &waiting.submission.request, loaded, self.prefix_reuse);
+        let beginning = RequestBeginning::of(&plan, &waiting.submission.request, loaded, self.prefix_reuse);
         let (new, whole) = (beginning.own_bytes(), beginning.whole_bytes());
         // Kept blocks that no request holds make room; those that this request has found are held by now.
         let most = self.kv_budget.min(self.models.room(0));
@@ -409,7 +412,7 @@ impl EngineThread {
     }
 
     /// The result of an earlier request that asked the model for the same.
-    fn known_output(&mut self, waiting: &Waiting) -> Option<Output> {
+    fn known_output(&mut self, waiting: &WaitingRequest) -> Option<Output> {
         let request = &waiting.submission.request;
         let key = key_of(request).filter(|_| self.prefix_reuse)?;
         let loaded = self.models.get(&request.model)?;
@@ -417,7 +420,7 @@ impl EngineThread {
     }
 
     /// Lets a suspended request go on, or fails it; returns it where it has to wait.
-    fn resume(&mut self, mut suspended: Suspended, claim: Claim) -> Option<Box<Suspended>> {
+    fn resume(&mut self, mut suspended: Suspended, claim: AdmissionRank) -> Option<Box<Suspended>> {
         let source = suspended.sequence.source().clone();
         if !self.models.has(&source) {
             let reserved = self.own_bytes() + self.models.held_bytes();
@@ -467,12 +470,17 @@ impl EngineThread {
     }
 
     /// The turn in which a place is given now.
-    fn turn_of(&self, age: Age, claim: Claim) -> Turn {
+    fn turn_of(&self, age: Age, claim: AdmissionRank) -> Turn {
         Turn { age, begun: self.now, kept_until: self.kept_until(claim) }
     }
 
     /// Loads the model and tokenizes the request, unless that is done already.
-    fn plan(&mut self, waiting: &mut Waiting, source: &ModelSource, reserved: u64) -> Result<Plan, Missing> {
+    fn plan(
+        &mut self,
+        waiting: &mut WaitingRequest,
+        source: &ModelSource,
+        reserved: u64,
+    ) -> Result<Plan, Missing> {
         let (running, suspended, encode_batches) = (&self.running, &self.suspended, &self.encode_batches);
         let (models, helpers) = (&mut self.models, &self.helpers);
         let number = self.planned + 1;

@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::HashSet;
 
-use super::pieces::Pieces;
+use super::pieces::PieceIds;
 use super::vocabulary::{self, Ids, SPACE, Spelling, Vocabulary};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -25,8 +25,8 @@ const MAX_WORD_CHARS: usize = 100;
 #[derive(Debug)]
 pub(super) struct WordPiece {
     /// Pieces that begin a word, without the `▁` by which they are known.
-    beginnings: Pieces,
-    continuations: Pieces,
+    beginnings: PieceIds,
+    continuations: PieceIds,
     first: u32,
     separator: u32,
     unknown: u32,
@@ -44,8 +44,8 @@ impl WordPiece {
         let text = || ids.iter().filter(|(_, id)| vocabulary.is_text(**id)).map(|(text, id)| (*text, *id));
         let beginnings = text().filter_map(|(text, id)| Some((text.strip_prefix(SPACE)?, id)));
         let wordpiece = WordPiece {
-            beginnings: Pieces::new(beginnings),
-            continuations: Pieces::new(text().filter(|(text, _)| !text.starts_with(SPACE))),
+            beginnings: PieceIds::new(beginnings),
+            continuations: PieceIds::new(text().filter(|(text, _)| !text.starts_with(SPACE))),
             first: special(gguf, &ids, &["cls", "bos"], "[CLS]")?,
             // The key is misspelt in the format.
             separator: special(gguf, &ids, &["seperator", "separator", "eos"], "[SEP]")?,

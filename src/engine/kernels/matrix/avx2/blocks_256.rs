@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Tile;
+use super::super::BlockTile;
 use super::super::layout::Format;
 use super::blocks_32::iq4_table;
 use super::{broadcast, halves};
@@ -39,14 +39,14 @@ macro_rules! by_format {
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe { by_format!(by_rows, format, (tile)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn by_rows<const F: u8>(tile: &mut Tile<'_>) {
+unsafe fn by_rows<const F: u8>(tile: &mut BlockTile<'_>) {
     let rows = tile.sums.len();
     for first in (0..rows).step_by(ROWS) {
         // SAFETY: the caller's promise.
@@ -144,7 +144,7 @@ fn pairs(a: __m256i, b: __m256i) -> __m256i {
 /// With `UNPACKED` the quants are bytes.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
-    tile: &mut Tile<'_>,
+    tile: &mut BlockTile<'_>,
     first: usize,
 ) {
     let minima = F == Q2_K || F == Q5_K;

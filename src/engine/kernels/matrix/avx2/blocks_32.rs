@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Tile;
+use super::super::BlockTile;
 use super::super::layout::{E2M1, Format, IQ4};
 use super::{broadcast, halves};
 
@@ -26,7 +26,7 @@ const MXFP4: u8 = Format::MXFP4 as u8;
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe {
@@ -42,7 +42,7 @@ pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn by_rows<const F: u8>(tile: &mut Tile<'_>) {
+unsafe fn by_rows<const F: u8>(tile: &mut BlockTile<'_>) {
     let rows = tile.sums.len();
     for first in (0..rows).step_by(ROWS) {
         // SAFETY: the caller's promise.
@@ -107,7 +107,7 @@ fn fifth<const BIT: usize>(bits: __m256i) -> __m256i {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut BlockTile<'_>, first: usize) {
     let (five, minima) = (F == Q5_0 || F == Q5_1, F == Q4_1 || F == Q5_1);
     let (low, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
     let table = if F == MXFP4 { e2m1_table() } else { iq4_table() };

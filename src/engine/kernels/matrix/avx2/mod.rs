@@ -13,7 +13,7 @@ pub(super) mod wide;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Tile;
+use super::BlockTile;
 use super::layout::Format;
 
 /// Rows that are computed together.
@@ -37,7 +37,7 @@ pub(super) use by_rows;
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(super) unsafe fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     tile.check(format);
     let rows = tile.sums.len();
     for first in (0..rows).step_by(ROWS) {
@@ -150,7 +150,7 @@ pub(super) unsafe fn accumulate(at: *mut f32, sum: __m256i, d: __m256, scale: f3
 
 /// Q8_0. Both halves of the outputs together share the loads of activations.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_q8_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_q8_0<const R: usize>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let (flip, ones) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
@@ -189,7 +189,7 @@ unsafe fn multiply_q8_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_q4_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_q4_0<const R: usize>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let (low, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
@@ -284,7 +284,7 @@ fn prefetch(at: *const u8) {
 /// Q4_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of
 /// activations.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();
@@ -369,7 +369,7 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
 /// Q6_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of
 /// activations.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();

@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::super::layout::Format;
-use super::super::{PANEL, Tile};
+use super::super::{BlockTile, PANEL};
 use super::{accumulate, by_rows, halves, in_register};
 
 /// Rows that are computed together.
@@ -48,7 +48,7 @@ pub(in super::super) unsafe fn unpack(quants: &[u8], blocks: usize, out: &mut [u
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in super::super) unsafe fn multiply(tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(tile: &mut BlockTile<'_>) {
     tile.check(Format::Q8_0);
     let rows = tile.sums.len();
     assert!(tile.quant_stride == BLOCK);
@@ -72,7 +72,7 @@ unsafe fn broadcast(at: *const i16) -> __m256i {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_rows<const R: usize>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_rows<const R: usize>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();

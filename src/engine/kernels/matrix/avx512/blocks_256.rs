@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Tile;
+use super::super::BlockTile;
 use super::super::layout::Format;
 use super::blocks_32::iq4_table;
 use super::{broadcast, halves, prefetch};
@@ -38,7 +38,7 @@ macro_rules! by_format {
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe {
@@ -53,7 +53,7 @@ pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
 macro_rules! by_rows {
     ($name:ident, $unpacked:literal) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        unsafe fn $name<const F: u8>(tile: &mut Tile<'_>) {
+        unsafe fn $name<const F: u8>(tile: &mut BlockTile<'_>) {
             let rows = tile.sums.len();
             for first in (0..rows).step_by(ROWS) {
                 // SAFETY: the caller's promise.
@@ -153,7 +153,7 @@ fn pairs(a: __m512i, b: __m512i) -> __m512i {
 /// With `UNPACKED` the quants are bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
-    tile: &mut Tile<'_>,
+    tile: &mut BlockTile<'_>,
     first: usize,
 ) {
     let minima = F == Q2_K || F == Q5_K;

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Tile;
+use super::super::BlockTile;
 use super::super::layout::{E2M1, Format, IQ4};
 use super::{broadcast, halves, prefetch};
 
@@ -25,7 +25,7 @@ const MXFP4: u8 = Format::MXFP4 as u8;
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe {
@@ -41,7 +41,7 @@ pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn by_rows<const F: u8>(tile: &mut Tile<'_>) {
+unsafe fn by_rows<const F: u8>(tile: &mut BlockTile<'_>) {
     let rows = tile.sums.len();
     for first in (0..rows).step_by(ROWS) {
         // SAFETY: the caller's promise.
@@ -114,7 +114,7 @@ fn fifth<const BIT: usize>(bits: __m512i, quants: __m512i) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut BlockTile<'_>, first: usize) {
     let (five, minima) = (F == Q5_0 || F == Q5_1, F == Q4_1 || F == Q5_1);
     let (low, looked_up) = (_mm512_set1_epi8(15), F == IQ4_NL || F == MXFP4);
     let table = above(if F == MXFP4 { &E2M1 } else { &IQ4 });

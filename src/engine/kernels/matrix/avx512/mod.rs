@@ -11,7 +11,7 @@ pub(super) mod blocks_32;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Tile;
+use super::BlockTile;
 use super::layout::Format;
 
 /// Rows that are computed together.
@@ -40,7 +40,7 @@ macro_rules! by_rows {
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(super) unsafe fn multiply(format: Format, tile: &mut BlockTile<'_>) {
     tile.check(format);
     let rows = tile.sums.len();
     let mut first = 0;
@@ -157,7 +157,7 @@ pub(super) fn in_register(mut sum: __m512i) -> __m512i {
 
 /// Q8_0 (`EIGHT`) and Q4_0.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let low = _mm512_set1_epi8(15);
@@ -264,7 +264,7 @@ unsafe fn q6_k_word<const QUARTER: usize>(quants: *const u8, word: usize) -> __m
 
 /// Q4_K; with `UNPACKED` the quants are bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let sums = tile.sums.as_mut_ptr().add(first).cast::<__m512>();
@@ -338,7 +338,7 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
 
 /// Q6_K; with `UNPACKED` the quants are bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
+unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut BlockTile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let mut acc = [_mm512_setzero_ps(); R];

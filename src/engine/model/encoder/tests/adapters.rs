@@ -12,7 +12,7 @@ use steadytext_test_models::{Architecture, Bert, EncoderFamily, Kind, Spec};
 use tempfile::TempDir;
 
 use super::families::by_hand;
-use super::{Encoder, Text, cosine, load, mixed, one, tokens, vectors, vectors_on};
+use super::{EncoderNetwork, EncoderText, cosine, load, mixed, one, tokens, vectors, vectors_on};
 use crate::kernels::Pool;
 use crate::kernels::instructions::Instructions;
 use crate::{ModelIdentity, ModelSource};
@@ -22,8 +22,8 @@ fn spec() -> Bert {
 }
 
 /// A text that is computed for a task.
-fn of_task(tokens: &[u32], task: Option<usize>) -> Text<'_> {
-    Text { adapter: task.map(|task| task as u16), ..one(tokens) }
+fn of_task(tokens: &[u32], task: Option<usize>) -> EncoderText<'_> {
+    EncoderText { adapter: task.map(|task| task as u16), ..one(tokens) }
 }
 
 /// Tasks in the order of the adapters of a model: that of a folder, and that of the names of files.
@@ -75,14 +75,14 @@ fn tasks_beside_each_other_change_no_byte_and_a_text_without_one_is_as_without_a
         let (encoder, plain) = (load(&path), load(&plain));
         let mixed = mixed();
         let tasks = [None, Some(0), Some(1), Some(2), Some(1)];
-        let texts: Vec<Text<'_>> =
+        let texts: Vec<EncoderText<'_>> =
             mixed.iter().zip(tasks.iter().cycle()).map(|(tokens, task)| of_task(tokens, *task)).collect();
         let alone: Vec<Vec<f32>> =
             texts.iter().map(|text| vectors(&encoder, &[*text], 1).remove(0)).collect();
         for threads in [1, 2, 3] {
             assert!(vectors(&encoder, &texts, threads) == alone, "{kind:?} on {threads} threads");
         }
-        let backwards: Vec<Text<'_>> = texts.iter().rev().copied().collect();
+        let backwards: Vec<EncoderText<'_>> = texts.iter().rev().copied().collect();
         let mut got = vectors(&encoder, &backwards, 2);
         got.reverse();
         assert!(got == alone, "{kind:?} backwards");
@@ -139,7 +139,7 @@ fn write(model: &Path, task: &str, file: &File) {
 
 /// The reason why a model is refused.
 fn refused(path: &Path) -> String {
-    let checked = ModelSource::File(path.to_owned()).open().and_then(|gguf| Encoder::check(&gguf));
+    let checked = ModelSource::File(path.to_owned()).open().and_then(|gguf| EncoderNetwork::check(&gguf));
     let error = checked.unwrap_err();
     let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
     format!("{error}{}", source.unwrap_or_default())

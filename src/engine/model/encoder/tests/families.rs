@@ -10,7 +10,7 @@ use steadytext_test_models::{
 };
 use tempfile::TempDir;
 
-use super::{Encoder, Text};
+use super::{EncoderNetwork, EncoderText};
 use super::{cosine, load, mixed, one, pool, scores, tokens, vectors, vectors_on};
 use crate::kernels::Pool;
 use crate::kernels::instructions::Instructions;
@@ -20,7 +20,7 @@ fn spec(family: EncoderFamily) -> Bert {
     Bert { family, layers: 5, ..Bert::default() }
 }
 
-fn of(spec: &Bert) -> (TempDir, Encoder) {
+fn of(spec: &Bert) -> (TempDir, EncoderNetwork) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("model.gguf");
     spec.write(&path).unwrap();
@@ -297,7 +297,7 @@ fn the_head_of_modern_bert_gives_the_scores_of_candle() {
         let state = norm.forward(&dense.forward(&state).unwrap().gelu_erf().unwrap()).unwrap();
         let expected: Vec<f32> =
             classifier.forward(&state).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        let got = scores(&encoder, &[Text { tokens: &tokens, second: 1, adapter: None }]);
+        let got = scores(&encoder, &[EncoderText { tokens: &tokens, second: 1, adapter: None }]);
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(&expected) {
             assert!((got - expected).abs() < 2e-3, "{got} for {expected}, {length} tokens");
@@ -310,7 +310,7 @@ fn company_threads_and_instructions_change_no_byte_of_any_family() {
     for family in EncoderFamily::OTHERS {
         let (_directory, encoder) = of(&spec(family));
         let mixed = mixed();
-        let texts: Vec<Text<'_>> = mixed.iter().map(|tokens| one(tokens)).collect();
+        let texts: Vec<EncoderText<'_>> = mixed.iter().map(|tokens| one(tokens)).collect();
         let alone: Vec<Vec<f32>> =
             texts.iter().map(|text| vectors(&encoder, &[*text], 1).remove(0)).collect();
         assert!(vectors(&encoder, &texts, 3) == alone, "{family:?} beside others");
@@ -335,7 +335,7 @@ fn a_file_that_contradicts_itself_is_refused() {
         spoil(&mut file);
         file.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
         let gguf = crate::gguf::Gguf::open(&path).unwrap();
-        Encoder::check(&gguf).unwrap_err().to_string()
+        EncoderNetwork::check(&gguf).unwrap_err().to_string()
     };
     use steadytext_test_models::gguf::Value;
     let set = |family: EncoderFamily, key: &'static str, value: Value| {
