@@ -73,7 +73,7 @@ impl BackendChoice {
             return Ok(expected);
         }
         // A model that neither backend computes is refused with the native backend's error.
-        let checked = model::check(gguf, kv_cache_type, limits.rows);
+        let checked = model::check(gguf, kv_cache_type, limits.rows, false);
         let refused = matches!(checked, Err(Error::UnsupportedModel { .. }));
         Ok(if refused && Candle::computes(gguf) { BackendKind::Candle } else { expected })
     }

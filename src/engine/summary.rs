@@ -10,10 +10,9 @@ use serde::Serialize;
 
 use crate::backend::{BackendKind, Candle};
 use crate::card::{Card, Task};
-use crate::computing::{ModelLimits, State as _};
+use crate::computing::ModelLimits;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::instructions::Instructions;
-use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::{Embed, Error, KvCacheType, ModelSource, adapters, model, model_files, safetensors};
@@ -269,14 +268,13 @@ impl ModelSummary {
                     Some(if model::is_encoder(gguf).unwrap_or(false) { "encoder" } else { "decoder" });
                 self.context_length = Some(spec.context_length);
                 if missing.is_empty() && !refused {
-                    match model::check(gguf, load.kv_cache_type, limits(load).rows) {
-                        Ok(state) => {
-                            self.add_memory(gguf, BackendKind::default(), state.as_ref(), load);
-                            self.also_computed_by = Candle::computes(gguf).then_some(CANDLE);
-                        }
+                    match self.add_memory(gguf, BackendKind::Native(load.kv_cache_type), load) {
+                        Ok(()) => self.also_computed_by = Candle::computes(gguf).then_some(CANDLE),
                         Err(Error::UnsupportedModel { .. }) if Candle::computes(gguf) => {
                             CANDLE.clone_into(&mut self.computed_by);
-                            self.add_memory(gguf, BackendKind::Candle, None, load);
+                            if let Err(error) = self.add_memory(gguf, BackendKind::Candle, load) {
+                                note(&error);
+                            }
                         }
                         Err(error) => note(&error),
                     }
@@ -305,21 +303,27 @@ impl ModelSummary {
         self.refusals.append(&mut refusals);
     }
 
-    fn add_memory(&mut self, gguf: &Gguf, backend: BackendKind, state: Option<&SequenceState>, load: Load) {
-        let Ok(bytes) = backend.open(false).bytes(gguf, limits(load)) else { return };
+    /// Adds the memory that the model and its sequences take on a backend.
+    ///
+    /// # Errors
+    /// The reason why the backend does not compute it.
+    fn add_memory(&mut self, gguf: &Gguf, backend: BackendKind, load: Load) -> Result<(), Error> {
+        let (backend, limits) = (backend.open(false), limits(load));
         let context = self.context_length.unwrap_or(0);
         let tokens = if load.tokens == 0 { context.min(4096) } else { load.tokens.min(context) };
-        let state_bytes = state.map_or(0, |state| state.bytes(tokens));
-        self.state_bytes_per_token = state.map(SequenceState::bytes_per_position);
+        let state = backend.state(gguf, limits, tokens)?;
+        let Ok(bytes) = backend.bytes(gguf, limits) else { return Ok(()) };
+        self.state_bytes_per_token = state.map(|state| state.per_position);
         self.window = state
-            .and_then(SequenceState::window)
+            .and_then(|state| state.window)
             .map(|(tokens, bytes_per_token)| WindowMemory { tokens, bytes_per_token });
         self.memory = Some(MemoryEstimate {
             model: bytes.saturating_add(gguf.metadata_bytes().saturating_mul(4)),
             requests: load.requests,
             tokens,
-            state: state_bytes.saturating_mul(load.requests as u64),
+            state: state.map_or(0, |state| state.in_all.saturating_mul(load.requests as u64)),
         });
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::computing::{
     Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, EncoderText, Loading, ModelLimits, Segment, State,
+    StateBytes,
 };
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -42,6 +43,15 @@ impl Backend for Native {
             model::DecoderNetwork::workspace_bytes(gguf, &spec, limits)
         };
         Ok(model::weight_bytes(gguf).saturating_add(workspace))
+    }
+
+    fn state(&self, gguf: &Gguf, limits: ModelLimits, positions: usize) -> Result<Option<StateBytes>, Error> {
+        let state = model::check(gguf, self.kv_cache_type, limits.rows, self.whole)?;
+        Ok(state.map(|state| StateBytes {
+            per_position: state.bytes_per_position(),
+            window: state.window(),
+            in_all: state.bytes(positions),
+        }))
     }
 
     fn is_encoder(&self, gguf: &Gguf) -> Result<bool, Error> {

@@ -22,7 +22,7 @@ use crate::kernels::Pool;
 
 pub(crate) use decoder::{Decoder, DecoderFacts, Segment, WantedRows};
 pub(crate) use encoder::{Encoder, EncoderFacts, EncoderText, MAX_TEXTS};
-pub(crate) use state::{BLOCK, State, StateBlock};
+pub(crate) use state::{BLOCK, State, StateBlock, StateBytes};
 
 /// A backend, which computes models.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
@@ -31,6 +31,14 @@ pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
     fn bytes(&self, gguf: &Gguf, limits: ModelLimits) -> Result<u64, Error>;
+
+    /// The memory that a sequence of `positions` positions would take, with the decoder of a file that is not
+    /// loaded; None for an encoder, which keeps no sequences.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor: the errors that
+    /// loading would give before it makes anything.
+    fn state(&self, gguf: &Gguf, limits: ModelLimits, positions: usize) -> Result<Option<StateBytes>, Error>;
 
     /// Whether the model of a file is an encoder: [`Backend::encoder`] loads it, and otherwise
     /// [`Backend::decoder`].

@@ -9,6 +9,18 @@ use crate::kernels::tile::TILE;
 /// Positions of a block of state.
 pub(crate) const BLOCK: usize = TILE;
 
+/// The memory that the state of a sequence takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StateBytes {
+    /// Bytes of a position in the long run, however many follow it.
+    pub(crate) per_position: u64,
+    /// The longest window, and the bytes that each position in it takes beside that; None where no layer has
+    /// a window of its own.
+    pub(crate) window: Option<(usize, u64)>,
+    /// Most bytes of a state of the positions that were asked about: [`State::bytes`].
+    pub(crate) in_all: u64,
+}
+
 /// The state of one sequence: the memory that a decoder keeps of its tokens, in blocks of [`BLOCK`]
 /// positions.
 pub(crate) trait State: Send {

@@ -105,12 +105,17 @@ impl DecoderNetwork {
     }
 
     /// Checks every tensor of the file, and returns the state of a sequence without tokens, for passes of so
-    /// many rows.
+    /// many rows. `kind` and `whole` are as in [`DecoderNetwork::load`].
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
-    pub(super) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<SequenceState, Error> {
-        DecoderNetwork::assemble(gguf, None, kind, false)
+    pub(super) fn check(
+        gguf: &Gguf,
+        kind: KvCacheType,
+        rows: usize,
+        whole: bool,
+    ) -> Result<SequenceState, Error> {
+        DecoderNetwork::assemble(gguf, None, kind, whole)
             .map(|decoder| SequenceState::new(decoder.layout, rows))
     }
 

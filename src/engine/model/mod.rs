@@ -61,13 +61,18 @@ pub(crate) fn other_quantizations() -> String {
 
 /// Checks all that loading checks before it makes anything: keys, and names, shapes and types of tensors.
 /// Returns the state of a sequence without tokens, with keys and values of this kind and for passes of so
-/// many rows; None for encoders, which have none.
+/// many rows, with `whole` also with those that no window sees any more; None for encoders, which have none.
 ///
 /// # Errors
 /// As those of loading.
-pub(crate) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<Option<SequenceState>, Error> {
+pub(crate) fn check(
+    gguf: &Gguf,
+    kind: KvCacheType,
+    rows: usize,
+    whole: bool,
+) -> Result<Option<SequenceState>, Error> {
     match spec(gguf)?.kind {
-        spec::Kind::Decoder { .. } => DecoderNetwork::check(gguf, kind, rows).map(Some),
+        spec::Kind::Decoder { .. } => DecoderNetwork::check(gguf, kind, rows, whole).map(Some),
         spec::Kind::Encoder { .. } => encoder::EncoderNetwork::check(gguf).map(|()| None),
     }
 }

@@ -104,7 +104,7 @@ fn folders_of_other_families_tell_what_their_gguf_files_tell() {
             assert_eq!((tensor.shape, tensor.kind), (other.shape, other.kind), "{family:?}: {}", tensor.name);
             assert!(tensor.data == other.data, "{family:?}: {}", tensor.name);
         }
-        model::check(&folder, crate::KvCacheType::default(), 1).unwrap();
+        model::check(&folder, crate::KvCacheType::default(), 1, false).unwrap();
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, unbounded};
+use steadytext_engine::summary::{Load, ModelSummary};
 use steadytext_engine::{
     BackendChoice, BackendKind, Config, Embed, Engine, Error, Event, EventKind, Finish, Generate,
     Instructions, KvCacheType, Likelihoods, MAX_POSITIONS, ModelIdentity, ModelSource, Output, Probe,
@@ -302,6 +303,40 @@ fn auto_takes_candle_for_what_native_kernels_do_not_compute() {
     let engine = Engine::start(config(BackendChoice::Auto)).unwrap();
     let (identity, _) = end(&submit(&engine, &usual, 1, generate("Hi", 5)));
     assert_eq!(identity.unwrap().backend, BackendKind::default());
+}
+
+#[test]
+fn the_summary_of_what_only_candle_computes_has_the_memory_that_its_decoder_takes_for_sequences() {
+    const REQUESTS: usize = 3;
+    let directory = TempDir::new().unwrap();
+    for architecture in [Architecture::Qwen3Moe, Architecture::GraniteHybridMoe] {
+        // The kernels want the rows of each expert in whole panels.
+        let spec = Spec { feed_forward: 100, vocab: 600, context: 2048, ..Spec::tiny(architecture) };
+        let spec = Spec { quantization: Quantization::uniform(Kind::F32), ..spec };
+        let path = model(&directory, &spec);
+        let summary = |tokens: usize| {
+            let load = Load { requests: REQUESTS, tokens, threads: 1, kv_cache_type: KvCacheType::F16 };
+            ModelSummary::of(&ModelSource::File(path.clone()), load).unwrap().0
+        };
+        let (mut probe, mut kept) = (probe(&path, 1).unwrap(), Vec::new());
+        for pass in tokens(1024).chunks(512) {
+            probe.extend(pass).unwrap();
+            let (now, most) = probe.state_bytes();
+            let summary = summary(probe.len());
+            assert!(summary.computed_by.starts_with("candle"), "{architecture:?}: {}", summary.computed_by);
+            let memory = summary.memory.unwrap();
+            assert!(most > 0, "{architecture:?}");
+            assert_eq!(
+                (memory.tokens, memory.state),
+                (probe.len(), REQUESTS as u64 * most),
+                "{architecture:?}"
+            );
+            kept.push(now);
+        }
+        // Eight blocks have as many copies of the state of other layers as any other eight.
+        let of_each = (kept[1] - kept[0]).div_ceil(512);
+        assert_eq!(summary(64).state_bytes_per_token, Some(of_each), "{architecture:?}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -14,13 +14,16 @@ mod layer_memory;
 mod layers;
 mod recurrent;
 mod state;
+mod state_sizes;
 mod state_space;
 mod threads;
 
 use candle_core::{Device, Tensor};
 
 use crate::Error;
-use crate::computing::{Backend, Decoder, DecoderFacts, Encoder, Loading, ModelLimits, Segment, State};
+use crate::computing::{
+    Backend, Decoder, DecoderFacts, Encoder, Loading, ModelLimits, Segment, State, StateBytes,
+};
 use crate::gguf::Gguf;
 use crate::kernels::float_environment::Standard;
 use crate::kernels::rope::Rope;
@@ -31,6 +34,7 @@ use crate::model::{self, RankHead, is_encoder};
 use block::{CandleBlock, CandlePerLayerEmbedding};
 use layers::{CandleMatrix, CandleNorm, WeightSource};
 use state::{CandleState, Layers};
+use state_sizes::StateSizes;
 
 /// The backend that computes with candle's tensors.
 #[derive(Debug, Clone)]
@@ -67,6 +71,12 @@ impl Backend for Candle {
             model::format(tensor.kind).map_or(bytes, |format| ggml::bytes(format, bytes))
         });
         Ok(weights.fold(0, u64::saturating_add).saturating_add(workspace_bytes(gguf, &spec, limits)))
+    }
+
+    fn state(&self, gguf: &Gguf, _: ModelLimits, positions: usize) -> Result<Option<StateBytes>, Error> {
+        let spec = spec(gguf)?;
+        model::refuse_unknown_tensors(gguf, &spec)?;
+        Ok(Some(StateSizes::of(&spec).state_bytes(positions)))
     }
 
     fn is_encoder(&self, gguf: &Gguf) -> Result<bool, Error> {

@@ -15,10 +15,11 @@ use candle_core::{DType, Device, Tensor};
 
 use super::layer_memory::LayerMemory;
 use super::raised;
+use super::state_sizes::StateSizes;
 use crate::Error;
 use crate::computing::{BLOCK, State, StateBlock};
 use crate::memory::watched;
-use crate::model::spec::{Mixer, ModelSpec};
+use crate::model::spec::ModelSpec;
 
 /// The kinds of state that the layers of a model have. Clones share it.
 #[derive(Debug, Clone)]
@@ -26,22 +27,11 @@ pub(super) struct Layers(Arc<CandleStateInner>);
 
 #[derive(Debug)]
 struct CandleStateInner {
-    /// Key-value heads and their length, of the layers that keep any.
-    layers: Vec<Option<[usize; 2]>>,
+    sizes: StateSizes,
     /// The states, before a text, of layers other than attention.
     empty: Vec<Option<LayerMemory>>,
-    /// Number of values of these states.
-    memory_values: u64,
-    /// One block in so many has a copy of these states.
-    interval: usize,
     device: Device,
 }
-
-/// Most memory of these copies, as a multiple of that of keys and values, unless even [`LONGEST_INTERVAL`]
-/// leaves more.
-const MOST_COPIES: u64 = 8;
-/// At least one block in so many has a copy.
-const LONGEST_INTERVAL: usize = 8;
 
 impl Layers {
     /// The kinds of state that the layers of this model have.
@@ -49,39 +39,13 @@ impl Layers {
     /// # Errors
     /// [`Error::Panicked`] for a bug.
     pub(super) fn of(spec: &ModelSpec, device: &Device) -> Result<Layers, Error> {
-        let layers = spec.blocks.iter().map(|block| {
-            let heads = block.attention.heads;
-            let keeps = block.mixer == Mixer::Attention && block.attention.shares.is_none();
-            keeps.then_some([heads.kv, heads.dim])
-        });
-        let layers: Vec<Option<[usize; 2]>> = layers.collect();
         let empty = spec.blocks.iter().map(|block| LayerMemory::empty(&block.mixer, device));
         let empty = empty.collect::<candle_core::Result<_>>().map_err(raised)?;
-        let memory = spec.blocks.iter().map(|block| LayerMemory::values(&block.mixer) as u64);
-        let memory_values = memory.fold(0, u64::saturating_add);
-        let mut inner =
-            CandleStateInner { layers, empty, memory_values, interval: 1, device: device.clone() };
-        let rows = inner.row_values();
-        let enough = |interval: &usize| memory_values <= rows.saturating_mul(MOST_COPIES * *interval as u64);
-        inner.interval = [1, 2, 4].into_iter().find(enough).unwrap_or(LONGEST_INTERVAL);
-        Ok(Layers(Arc::new(inner)))
+        Ok(Layers(Arc::new(CandleStateInner { sizes: StateSizes::of(spec), empty, device: device.clone() })))
     }
 
-    /// Whether there are layers other than attention.
-    fn has_memory(&self) -> bool {
-        self.0.memory_values > 0
-    }
-
-    /// The last place, at most `positions`, behind which a sequence that has only blocks can resume.
-    fn resumable(&self, positions: usize) -> usize {
-        let each = if self.has_memory() { BLOCK * self.0.interval } else { 1 };
-        positions / each * each
-    }
-
-    /// Values that one position has in the layer with most of them.
-    fn widest(&self) -> u64 {
-        let layers = self.0.layers.iter().flatten();
-        layers.map(|[heads, dim]| (2 * heads * dim) as u64).max().unwrap_or(0)
+    fn sizes(&self) -> &StateSizes {
+        &self.0.sizes
     }
 
     fn new_block(&self) -> candle_core::Result<BlockContent> {
@@ -90,16 +54,8 @@ impl Layers {
             let Some(shape) = *layer else { return Ok(None) };
             Ok(Some([zeros(shape)?, zeros(shape)?]))
         };
-        let layers = self.0.layers.iter().map(layer).collect::<candle_core::Result<_>>()?;
+        let layers = self.sizes().layers.iter().map(layer).collect::<candle_core::Result<_>>()?;
         Ok(BlockContent { layers, behind: None })
-    }
-}
-
-impl CandleStateInner {
-    /// Values of keys and values of a block.
-    fn row_values(&self) -> u64 {
-        let layers = self.layers.iter().flatten();
-        layers.map(|[heads, dim]| (2 * heads * dim * BLOCK) as u64).fold(0, u64::saturating_add)
     }
 }
 
@@ -157,9 +113,9 @@ impl CandleState {
                 *block = Arc::new(block.copied()?);
             }
         }
-        if self.layers.has_memory() {
+        if self.layers.sizes().has_memory() {
             self.before = self.behind_last()?;
-            let each = BLOCK * self.layers.0.interval;
+            let each = BLOCK * self.layers.sizes().interval;
             let borders = (1..=count).filter(|rows| (self.len + rows).is_multiple_of(each));
             let mut marks: Vec<usize> =
                 borders.chain([count - guesses, count]).filter(|rows| *rows > 0).collect();
@@ -243,7 +199,7 @@ impl CandleState {
 
     /// Adds `count` positions that were stored in all layers.
     pub(super) fn advance(&mut self, count: usize, guesses: usize) {
-        let each = BLOCK * self.layers.0.interval;
+        let each = BLOCK * self.layers.sizes().interval;
         let certain = self.len + count - guesses;
         let kept = std::mem::take(&mut self.made);
         self.kept.clear();
@@ -279,27 +235,19 @@ impl State for CandleState {
     }
 
     fn block_bytes(&self, blocks: usize) -> u64 {
-        let CandleStateInner { memory_values, interval, .. } = &*self.layers.0;
-        let copies = ((blocks / interval) as u64).saturating_mul(*memory_values);
-        let values = (blocks as u64).saturating_mul(self.layers.0.row_values()).saturating_add(copies);
-        values.saturating_mul(size_of::<f32>() as u64)
+        self.layers.sizes().block_bytes(blocks)
     }
 
     fn fixed_bytes(&self) -> u64 {
-        // Before a pass, behind it, and before its guesses.
-        self.layers.0.memory_values.saturating_mul(3 * size_of::<f32>() as u64)
+        self.layers.sizes().fixed_bytes()
     }
 
     fn bytes(&self, positions: usize) -> u64 {
-        // While a layer is computed, there is another copy of its keys and values, in one piece.
-        let blocks = positions.div_ceil(BLOCK);
-        let together = ((blocks * BLOCK) as u64).saturating_mul(self.layers.widest());
-        let together = together.saturating_mul(size_of::<f32>() as u64);
-        self.block_bytes(blocks).saturating_add(together).saturating_add(self.fixed_bytes())
+        self.layers.sizes().bytes(positions)
     }
 
     fn resumes_behind(&self, blocks: usize) -> bool {
-        self.layers.resumable(blocks * BLOCK) == blocks * BLOCK
+        self.layers.sizes().resumable(blocks * BLOCK) == blocks * BLOCK
     }
 
     fn reserve(&mut self, positions: usize) -> Result<(), Error> {
@@ -319,10 +267,10 @@ impl State for CandleState {
 
     fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        if self.layers.has_memory() {
+        if self.layers.sizes().has_memory() {
             self.kept.retain(|(positions, _)| *positions <= self.len);
             let kept = self.kept.last().map_or(0, |(positions, _)| *positions);
-            self.len = self.layers.resumable(self.len).max(kept);
+            self.len = self.layers.sizes().resumable(self.len).max(kept);
         }
         self.blocks.truncate(self.len.div_ceil(BLOCK));
     }
@@ -357,5 +305,41 @@ impl State for CandleState {
 
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use steadytext_test_models::{Architecture, Spec, write};
+    use tempfile::TempDir;
+
+    use super::{CandleState, Layers};
+    use crate::ModelSource;
+    use crate::computing::{BLOCK, State};
+
+    fn bytes<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
+        tensors.map(|tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64).sum()
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_tensors_that_a_state_is_made_of() {
+        let directory = TempDir::new().unwrap();
+        for architecture in [Architecture::Qwen3, Architecture::Lfm2, Architecture::Qwen35] {
+            let path = directory.path().join("model.gguf");
+            write(&Spec::tiny(architecture), &path).unwrap();
+            let spec = super::super::spec(&ModelSource::File(path).open().unwrap()).unwrap();
+            let layers = Layers::of(&spec, &Device::Cpu).unwrap();
+            let mut state = CandleState::new(layers.clone());
+            state.reserve(8 * BLOCK).unwrap();
+            let kept = bytes(state.blocks.iter().flat_map(|block| block.layers.iter().flatten().flatten()));
+            let memories = layers.0.empty.iter().flatten();
+            let copy =
+                bytes(memories.flat_map(|memory| [&memory.window].into_iter().chain(&memory.matrices)));
+            let copies = 8 / layers.sizes().interval as u64;
+            assert_eq!(state.block_bytes(8), kept + copies * copy, "{architecture:?}");
+            assert_eq!(state.fixed_bytes(), 3 * copy, "{architecture:?}");
+            assert_eq!(copy > 0, architecture != Architecture::Qwen3, "{architecture:?}");
+        }
     }
 }

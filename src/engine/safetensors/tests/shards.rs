@@ -43,7 +43,7 @@ fn a_folder_in_shards_tells_what_it_tells_in_one_file() {
                 assert_eq!((tensor.shape, tensor.kind), (other.shape, other.kind), "{}", tensor.name);
                 assert!(tensor.data == other.data, "{family:?}: {}", tensor.name);
             }
-            model::check(&shards, crate::KvCacheType::default(), 1).unwrap();
+            model::check(&shards, crate::KvCacheType::default(), 1, false).unwrap();
         }
     }
 }

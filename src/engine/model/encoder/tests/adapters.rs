@@ -230,7 +230,7 @@ fn models_of_other_families_take_no_adapters() {
         file.set("general.architecture", Value::String(family.to_owned()));
         write(&path, TASKS[0].0, &file);
         let gguf = ModelSource::File(path).open().unwrap();
-        let error = crate::model::check(&gguf, crate::KvCacheType::default(), 1).unwrap_err();
+        let error = crate::model::check(&gguf, crate::KvCacheType::default(), 1, false).unwrap_err();
         assert!(error.to_string().contains("take none"), "{family}: {error}");
     }
 }
