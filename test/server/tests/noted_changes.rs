@@ -49,10 +49,9 @@ fn partitions_note_changes_for_the_vectorizer_of_a_table_between() {
     rest(&mut session);
     session.run("insert into part values (2, 'a', 'two'); update part set body = 'changed' where id = 1");
     rest(&mut session);
-    let mut chunks =
-        "select string_agg(chunk, ' ' order by chunk) from steadytext_search('part_a_body', 'x', 10)"
-            .to_owned();
-    assert_eq!(owner.one::<String>(&chunks), "changed two");
+    let chunks =
+        "select string_agg(chunk, ' ' order by chunk) from steadytext_search('part_a_body', 'x', 10)";
+    assert_eq!(owner.one::<String>(chunks), "changed two");
 }
 
 #[test]
