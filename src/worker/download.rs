@@ -88,7 +88,8 @@ mod fetch {
     fn done(pulled: Pulled) -> Done {
         let choice = pulled.said.unwrap_or_default();
         let adapters = pulled.adapters.join(", ");
-        Done { name: pulled.name, size: pulled.size, was_there: pulled.was_there, choice, adapters }
+        let Pulled { name, size, was_there, replaced, .. } = pulled;
+        Done { name, size, was_there, replaced, choice, adapters }
     }
 
     fn order(request: &DownloadRequest) -> Result<Order, HubError> {
