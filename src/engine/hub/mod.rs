@@ -147,7 +147,7 @@ impl Download<'_> {
         let paths = |file: &Remote| Paths::new(&self.staging.path, file, &self.listing.commit);
         let adapters = beside.iter().map(|adapter| &adapter.remote);
         self.staging.keep_only(&choice.files.iter().chain(adapters).map(paths).collect::<Vec<_>>());
-        let kept = self.kept(&paths)?;
+        let kept = self.kept(paths)?;
         let missing = |file: &Remote| file.size.unwrap_or(0).saturating_sub(paths(file).length());
         let own_files = choice.files.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
         // Whoever has no room for the adapters need not fetch the model.

@@ -521,7 +521,7 @@ fn requests_of_a_role_begin_two_downloads_at_a_time_and_leave_the_rest_to_others
     };
     let mut many = as_role(&world.cluster, "st_many");
     let ids =
-        [1, 2, 3].map(|number| many.generate("x", &format!("model => 'many-{number}', max_tokens => 4")));
+        [1, 2, 3].map(|number| many.generate("x", format!("model => 'many-{number}', max_tokens => 4")));
     assert!(world.hub.wait_until_held(2));
     wait_until("all of them to wait", || {
         world.session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'") == 3
