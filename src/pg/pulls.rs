@@ -20,8 +20,8 @@ use super::shmem::{self, Content, SharedPart};
 
 /// Downloads at the same time, or lately ended.
 const ENTRIES: usize = 16;
-/// Downloads at the same time that requests of a role may have begun. Each takes a place for a process from the
-/// workers of all databases.
+/// Downloads at the same time that requests of a role may have begun. Each takes a place for a process from
+/// the workers of all databases.
 const ENTRIES_OF_ROLE: usize = 2;
 /// Processes that are known to wait for a download; more of them make it go on for good.
 const WAITERS: usize = 32;

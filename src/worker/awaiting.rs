@@ -64,8 +64,8 @@ pub(super) struct EndedDownload {
 }
 
 impl Awaiting {
-    /// The download of a model, which begins if it has not yet, as one that this role wants. Where there is no
-    /// room for it, a download that must end before.
+    /// The download of a model, which begins if it has not yet, as one that this role wants. Where there is
+    /// no room for it, a download that must end before.
     ///
     /// # Errors
     ///

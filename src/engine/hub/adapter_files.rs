@@ -109,8 +109,8 @@ fn some_of(names: &[&str]) -> String {
     if names.len() > MAX_LISTED { format!("{listed} …") } else { listed }
 }
 
-/// The adapters on the card of an older version that the new one does not have, where they lie beside the model
-/// as they were fetched: whoever reads the model would read them, too.
+/// The adapters on the card of an older version that the new one does not have, where they lie beside the
+/// model as they were fetched: whoever reads the model would read them, too.
 ///
 /// # Errors
 /// [`HubError::File`] and [`HubError::Cancelled`].

@@ -319,8 +319,8 @@ impl Download<'_> {
         let is_written = known.as_ref() == Some(&card) && adapters.is_empty() && own.arrived.is_empty();
         let are_many = choice.files.len() > 1 || !adapters.is_empty() || !left.is_empty();
         if are_many && !own.arrived.is_empty() {
-            // The old one, or its first part, would make a model together with those files of the new one that
-            // have their places when this ends too early.
+            // The old one, or its first part, would make a model together with those files of the new one
+            // that have their places when this ends too early.
             place::remove(target)?;
         }
         // A model without its adapters would be another one.

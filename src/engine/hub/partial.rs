@@ -37,7 +37,8 @@ const MAX_ETAG: u64 = 256;
 /// Number of times a damaged file is fetched again from its beginning before the download fails.
 const MAX_DAMAGED: u32 = 1;
 
-/// Bytes that must arrive for the attempts to be counted anew: a part of the file, and of a large one so many.
+/// Bytes that must arrive for the attempts to be counted anew: a part of the file, and of a large one so
+/// many.
 const GAIN: u64 = 1 << 20;
 const GAIN_PART: u64 = 16;
 
