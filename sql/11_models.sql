@@ -274,6 +274,12 @@ begin
         raise exception 'the prompts of model "%" have more than 4096 characters', new.name
             using errcode = 'invalid_parameter_value', hint = 'They stand before every text.';
     end if;
+    -- A download writes it onto the model's card, which takes no others.
+    if length(new.licence) > 512 or new.licence ~ '[[:cntrl:]]' then
+        raise exception 'invalid licence of model "%"', new.name
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Give its short name, such as apache-2.0: up to 512 characters, without control characters; or NULL.';
+    end if;
     if cardinality(new.dimensions) > 64 or array_ndims(new.dimensions) > 1 or array_position(new.dimensions, null) is not null
         or 1 > any (new.dimensions) or 16000 < any (new.dimensions) then
         raise exception 'invalid dimensions of model "%"', new.name

@@ -62,18 +62,18 @@ fn pull(name: &str, wait: bool) -> Result<String, PgError> {
     }
     let request = DownloadRequest::of(name, &models)?;
     if !wait {
-        begin(&request, false)?;
+        begin(&request, false, false)?;
         return Ok(name.to_owned());
     }
     finish(&request, true)
 }
 
-fn begin(request: &DownloadRequest, wait: bool) -> Result<DownloadTicket, PgError> {
+fn begin(request: &DownloadRequest, wait: bool, for_request: bool) -> Result<DownloadTicket, PgError> {
     let text = serde_json::to_string(request)
         .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
     let key = request.key();
-    let wanted =
-        WantedDownload { key: &key, label: &request.label, request: &text, owner: current_user(), wait };
+    let (label, owner) = (&*request.label, current_user());
+    let wanted = WantedDownload { key: &key, label, request: &text, owner, wait, for_request };
     pulls::begin(&wanted).map(|(ticket, _)| ticket)
 }
 
@@ -86,9 +86,10 @@ impl Drop for WaitingForDownload {
     }
 }
 
-/// Waits for the download of a model; `tells`: and tells the client how far it is.
+/// Waits for the download of a model; `tells`: and tells the client, who has called for it, how far it is. A
+/// request is told nothing.
 fn finish(request: &DownloadRequest, tells: bool) -> Result<String, PgError> {
-    let waiting = WaitingForDownload(begin(request, true)?);
+    let waiting = WaitingForDownload(begin(request, true, !tells)?);
     let mut told = None::<Instant>;
     loop {
         // Whatever ends this statement drops `waiting`.
@@ -127,7 +128,15 @@ fn arrived(label: &str, done: &CompletedDownload) -> String {
         return format!("{label}: \"{name}\" is in place already{adapters}");
     }
     let chosen = if done.choice.is_empty() { String::new() } else { format!("; chosen: {}", done.choice) };
-    format!("{label}: \"{name}\" has arrived{adapters}, {} MB{chosen}", done.size.div_ceil(1_000_000))
+    let replaced = if done.replaced {
+        "; it takes the place of another version: vectors that the other one has made cannot be compared with new ones, and are to be made anew"
+    } else {
+        ""
+    };
+    format!(
+        "{label}: \"{name}\" has arrived{adapters}, {} MB{chosen}{replaced}",
+        done.size.div_ceil(1_000_000)
+    )
 }
 
 /// The progress of a download, in words.

@@ -9,7 +9,7 @@ use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::shmem::{DatabaseProcess, Slot, VectorizerPace};
 use crate::pg::slots::WorkerState;
 use crate::pg::{activity, catalog, catalog_cache, engine_leader, shmem, slots};
-use crate::registry::status;
+use crate::registry::{DownloadRequest, status};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The version of the library.
@@ -87,7 +87,12 @@ fn model_status() -> TableIterator<
         .map(|(model, status)| {
             let (name, task, file) = (model.name.clone(), model.task.clone(), model.file.clone());
             let failed = || {
-                let failure = failures.iter().find(|failure| failure.label == model.name)?;
+                if failures.is_empty() {
+                    return None;
+                }
+                // Another database may have another model of that name.
+                let key = DownloadRequest::of(&model.name, &models).ok()?.key();
+                let failure = failures.iter().find(|failure| failure.key == key)?;
                 Some(format!("its download failed: {}", failure.error.message))
             };
             let reason = if status.state == "missing" { failed() } else { status.reason };

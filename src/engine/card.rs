@@ -182,13 +182,21 @@ impl Card {
     /// [`CardError`]; `WouldBlock` where another process writes the same card.
     pub fn write(&self, model: &Path) -> Result<(), CardError> {
         let path = Card::path(model);
-        let invalid = |reason: String| CardError::Invalid { path: path.clone(), reason };
+        let bytes = self.to_bytes().map_err(|reason| CardError::Invalid { path: path.clone(), reason })?;
+        write_whole(&path, &bytes).map_err(|source| CardError::File { path, source: Arc::new(source) })
+    }
+
+    /// The content of the card's file.
+    ///
+    /// # Errors
+    /// The reason why it could not be read back, naming the field.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let mut card = self.clone();
         card.format = Some(FORMAT);
-        let mut bytes = serde_json::to_vec_pretty(&card).map_err(|error| invalid(error.to_string()))?;
+        let mut bytes = serde_json::to_vec_pretty(&card).map_err(|error| error.to_string())?;
         bytes.push(b'\n');
-        Card::parse(&bytes).map_err(invalid)?;
-        write_whole(&path, &bytes).map_err(|source| CardError::File { path, source: Arc::new(source) })
+        Card::parse(&bytes)?;
+        Ok(bytes)
     }
 
     /// Parses a card.
@@ -307,7 +315,7 @@ fn check_sha256(field: &str, digits: Option<&str>) -> Result<(), String> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = sidecar::with_suffix(path, ".new");
+    let temporary = sidecar::with_suffix(path, sidecar::NEW_SUFFIX);
     let Some(mut file) = sidecar::lock(&temporary)? else { return Err(io::ErrorKind::WouldBlock.into()) };
     let written = file
         .set_len(0)

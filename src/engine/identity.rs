@@ -99,7 +99,7 @@ impl ModelIdentity {
     /// native one. Costs the opening of a small file.
     pub fn recorded(path: &Path) -> Option<ModelIdentity> {
         let file = ModelIdentity::file_of(path).ok()?;
-        let record = sidecar::open_finished(&sidecar::with_suffix(path, ".checksum")).ok()?;
+        let record = sidecar::open_finished(&sidecar::with_suffix(path, sidecar::CHECKSUM_SUFFIX)).ok()?;
         let mut bytes = Vec::with_capacity(RECORD_BYTES_OF_ADAPTED);
         record.take(RECORD_BYTES_OF_ADAPTED as u64).read_to_end(&mut bytes).ok()?;
         let (hash, own_hash) = match bytes.len() {
@@ -194,8 +194,8 @@ fn make_record(file: &FileId, identity: &ModelIdentity) -> Vec<u8> {
 }
 
 fn write_record(model: &Path, record: &[u8]) -> io::Result<()> {
-    let path = sidecar::with_suffix(model, ".checksum");
-    let temporary = sidecar::with_suffix(&path, ".new");
+    let path = sidecar::with_suffix(model, sidecar::CHECKSUM_SUFFIX);
+    let temporary = sidecar::with_suffix(&path, sidecar::NEW_SUFFIX);
     let Some(mut file) = sidecar::lock(&temporary)? else { return Ok(()) };
     let written = file
         .set_len(0)

@@ -11,6 +11,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags};
 
+/// Suffix of the file with the checksum of a model's file.
+pub(crate) const CHECKSUM_SUFFIX: &str = ".checksum";
+/// Suffix of the file with the packed weights of a model's file.
+pub(crate) const PANELS_SUFFIX: &str = ".panels";
+/// Suffix of a file that is being written.
+pub(crate) const NEW_SUFFIX: &str = ".new";
+
 /// A path with something behind its name.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);

@@ -233,8 +233,15 @@ pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
         HubError::Cancelled => (Code::ERRCODE_QUERY_CANCELED, None),
     };
     let hint: Vec<String> = error.hint().into_iter().chain(setting.map(str::to_owned)).collect();
-    let said = PgError::new(code, error.to_string());
-    if hint.is_empty() { said } else { said.hint(hint.join(" ")) }
+    let said = PgError::new(code, beginning(&error.to_string()));
+    if hint.is_empty() { said } else { said.hint(beginning(&hint.join(" "))) }
+}
+
+/// As much of a text as a message may have: parts of it come from elsewhere.
+#[cfg(feature = "hub")]
+fn beginning(text: &str) -> String {
+    const MOST: usize = 1000;
+    text.chars().take(MOST).collect()
 }
 
 /// The failure of a request that met an engine error.

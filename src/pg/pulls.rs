@@ -20,6 +20,9 @@ use super::shmem::{self, SharedContent, SharedPart};
 
 /// Downloads at the same time, or lately ended.
 const ENTRIES: usize = 16;
+/// Downloads at the same time that requests of a role may have begun. Each takes a place for a process from
+/// the workers of all databases.
+const ENTRIES_OF_ROLE: usize = 2;
 /// Processes that are known to wait for a download; more of them make it go on for good.
 const WAITERS: usize = 32;
 /// Bytes of what a process must know to begin.
@@ -67,6 +70,10 @@ struct PullEntry {
     stopped: bool,
     /// Whether the model was there, so that nothing had to be fetched.
     was_there: bool,
+    /// Whether another version of it was there.
+    replaced: bool,
+    /// Whether a request has begun it, and nobody who may download what he likes.
+    for_request: bool,
     number: u64,
     pid: i32,
     owner: pg_sys::Oid,
@@ -119,6 +126,8 @@ pub(crate) struct WantedDownload<'a> {
     pub(crate) owner: pg_sys::Oid,
     /// Whether this process waits for it; otherwise it goes on for good.
     pub(crate) wait: bool,
+    /// Whether a request wants it, of whichever user; otherwise somebody who may download what he likes.
+    pub(crate) for_request: bool,
 }
 
 /// A download, for those who wait for it.
@@ -166,6 +175,8 @@ pub(crate) struct CompletedDownload {
     pub(crate) size: u64,
     /// Whether the model was there before.
     pub(crate) was_there: bool,
+    /// Whether another version of it was there before.
+    pub(crate) replaced: bool,
     /// The file that was chosen, and the reason; empty where there was no choice.
     pub(crate) choice: String,
     /// The tasks of its adapters, as a text; empty where it has none.
@@ -175,7 +186,9 @@ pub(crate) struct CompletedDownload {
 /// A download that has failed, and that nobody has asked for again.
 #[derive(Debug, Clone)]
 pub(crate) struct FailedDownload {
-    /// The name by which people know it.
+    /// The text that tells whether two downloads are the same one.
+    pub(crate) key: String,
+    /// The name by which people know it, in the database from which it was asked for.
     pub(crate) label: String,
     /// The role that asked first.
     pub(crate) owner: pg_sys::Oid,
@@ -276,11 +289,18 @@ fn stopped() -> PgError {
         .hint("What has arrived is kept: the next download goes on from there.")
 }
 
+/// The room that another download lacks.
+enum NoRoom {
+    OfServer,
+    OfRole,
+}
+
 /// Joins a download, or starts it. The second value says whether it was started.
 ///
 /// # Errors
 ///
-/// 55000 where the library is not preloaded, 53400 where there is no room for another download or process.
+/// 55000 where the library is not preloaded, 53400 where there is no room for another download or process, or
+/// for another one of this role's requests.
 pub(crate) fn begin(wanted: &WantedDownload<'_>) -> Result<(DownloadTicket, bool), PgError> {
     if wanted.request.len() > DOWNLOAD_REQUEST_BYTES {
         return Err(PgError::new(
@@ -293,7 +313,11 @@ pub(crate) fn begin(wanted: &WantedDownload<'_>) -> Result<(DownloadTicket, bool
         let same = |entry: &PullEntry| entry.is_on() && !entry.stopped && entry.key.get() == wanted.key;
         if let Some(index) = entries.iter().position(same) {
             entries[index].wait(wanted.wait);
-            return Some((DownloadTicket { index, number: entries[index].number }, false));
+            return Ok((DownloadTicket { index, number: entries[index].number }, false));
+        }
+        let of_role = |entry: &&PullEntry| entry.is_on() && entry.for_request && entry.owner == wanted.owner;
+        if wanted.for_request && entries.iter().filter(of_role).count() >= ENTRIES_OF_ROLE {
+            return Err(NoRoom::OfRole);
         }
         // A new download replaces the failed one of its key. Waiters that are slow still find the error.
         let is_before =
@@ -302,11 +326,13 @@ pub(crate) fn begin(wanted: &WantedDownload<'_>) -> Result<(DownloadTicket, bool
         // Errors are kept as long as there is other room.
         let index = (0..ENTRIES)
             .filter(|index| !entries[*index].is_on())
-            .min_by_key(|index| (entries[*index].state == EntryState::Failed, entries[*index].ended_at))?;
+            .min_by_key(|index| (entries[*index].state == EntryState::Failed, entries[*index].ended_at))
+            .ok_or(NoRoom::OfServer)?;
         *last += 1;
         let entry = &mut entries[index];
         (entry.state, entry.number, entry.pid) = (EntryState::Starting, *last, 0);
         (entry.for_good, entry.stopped, entry.waiters) = (false, false, [0; WAITERS]);
+        (entry.replaced, entry.for_request) = (false, wanted.for_request);
         (entry.owner, entry.started_at, entry.ended_at) = (wanted.owner, now(), 0);
         (entry.done, entry.total, entry.rate) = (0, 0, -1.0);
         entry.key.set(wanted.key);
@@ -316,7 +342,7 @@ pub(crate) fn begin(wanted: &WantedDownload<'_>) -> Result<(DownloadTicket, bool
             text.set("");
         }
         entry.wait(wanted.wait);
-        Some((DownloadTicket { index, number: *last }, true))
+        Ok((DownloadTicket { index, number: *last }, true))
     });
     let full = |what: &str, hint: &str| {
         let message = format!("pg_steadytext could not start the download: {what}");
@@ -325,9 +351,13 @@ pub(crate) fn begin(wanted: &WantedDownload<'_>) -> Result<(DownloadTicket, bool
     let Some(begun) = begun else {
         return Err(shmem::not_preloaded("models cannot be downloaded: pg_steadytext is not preloaded"));
     };
-    let Some((ticket, is_new)) = begun else {
-        return Err(full(&format!("{ENTRIES} are going on already"), "Wait for one of them."));
-    };
+    let (ticket, is_new) = begun.map_err(|room| match room {
+        NoRoom::OfServer => full(&format!("{ENTRIES} are going on already"), "Wait for one of them."),
+        NoRoom::OfRole => full(
+            &format!("requests of this role have begun {ENTRIES_OF_ROLE} that are going on"),
+            "Wait for one of them, or have a member of steadytext_admin call steadytext_model_pull().",
+        ),
+    })?;
     if is_new && !bgworker::start_download(ticket.index) {
         let error = full(
             "all background worker slots are in use",
@@ -353,6 +383,7 @@ pub(crate) fn look(ticket: DownloadTicket) -> DownloadState {
                 name: entry.message.get(),
                 size: entry.total,
                 was_there: entry.was_there,
+                replaced: entry.replaced,
                 choice: entry.choice.get(),
                 adapters: entry.adapters.get(),
             }),
@@ -399,6 +430,7 @@ pub(crate) fn list() -> Vec<RunningDownload> {
 /// as long as the server runs.
 pub(crate) fn failures() -> Vec<FailedDownload> {
     let failure = |entry: &PullEntry| FailedDownload {
+        key: entry.key.get(),
         label: entry.label.get(),
         owner: entry.owner,
         age_us: now().saturating_sub(entry.ended_at),
@@ -451,7 +483,8 @@ pub(crate) fn finish(index: usize, outcome: Result<&CompletedDownload, &PgError>
             Err(error) => entry.fail(error),
             Ok(done) => {
                 (entry.state, entry.ended_at) = (EntryState::Done, now());
-                (entry.total, entry.done, entry.was_there) = (done.size, done.size, done.was_there);
+                (entry.total, entry.done) = (done.size, done.size);
+                (entry.was_there, entry.replaced) = (done.was_there, done.replaced);
                 entry.message.set(&done.name);
                 entry.choice.set(&done.choice);
                 entry.adapters.set(&done.adapters);

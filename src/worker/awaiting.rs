@@ -30,8 +30,25 @@ pub(super) struct Awaiting {
 struct AwaitingRequest {
     held: HeldRequest,
     owner: pg_sys::Oid,
-    ticket: DownloadTicket,
+    turn: Turn,
     metrics: RequestMetrics,
+}
+
+/// The download that a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Its model's.
+    Own(DownloadTicket),
+    /// Another model's: when that has ended, there is room for its own.
+    Next(DownloadTicket),
+}
+
+impl Turn {
+    fn ticket(self) -> DownloadTicket {
+        match self {
+            Turn::Own(ticket) | Turn::Next(ticket) => ticket,
+        }
+    }
 }
 
 /// A download that has ended.
@@ -40,17 +57,20 @@ pub(super) struct EndedDownload {
     pub(super) model: String,
     /// The rows that waited for it, whose they are, and what is counted of them.
     pub(super) rows: Vec<(HeldRequest, pg_sys::Oid, RequestMetrics)>,
+    /// The rows that waited for the end of it, whatever became of it, and whose they are.
+    pub(super) next: Vec<(HeldRequest, pg_sys::Oid)>,
     /// Whether the model is there now.
     pub(super) outcome: Result<(), PgError>,
 }
 
 impl Awaiting {
-    /// The download of a model, which begins if it has not yet, as one that this role wants.
+    /// The download of a model, which begins if it has not yet, as one that this role wants. Where there is
+    /// no room for it, a download that must end before.
     ///
     /// # Errors
     ///
     /// The reason why no request can wait for it.
-    pub(super) fn download(&mut self, owner: pg_sys::Oid, model: &str) -> Result<DownloadTicket, PgError> {
+    pub(super) fn download(&mut self, owner: pg_sys::Oid, model: &str) -> Result<Turn, PgError> {
         if self.waiting.len() >= MOST {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
@@ -58,22 +78,21 @@ impl Awaiting {
             ));
         }
         if let Some(ticket) = self.tickets.get(model) {
-            return Ok(*ticket);
+            return Ok(Turn::Own(*ticket));
         }
-        let ticket = begin(owner, model)?;
+        let ticket = match begin(owner, model) {
+            Err(error) if error.code == PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED => {
+                return self.tickets.values().next().map(|ticket| Turn::Next(*ticket)).ok_or(error);
+            }
+            begun => begun?,
+        };
         self.tickets.insert(model.to_owned(), ticket);
-        Ok(ticket)
+        Ok(Turn::Own(ticket))
     }
 
     /// Keeps a request until a download has ended.
-    pub(super) fn add(
-        &mut self,
-        held: HeldRequest,
-        owner: pg_sys::Oid,
-        ticket: DownloadTicket,
-        metrics: RequestMetrics,
-    ) {
-        self.waiting.push(AwaitingRequest { held, owner, ticket, metrics });
+    pub(super) fn add(&mut self, held: HeldRequest, owner: pg_sys::Oid, turn: Turn, metrics: RequestMetrics) {
+        self.waiting.push(AwaitingRequest { held, owner, turn, metrics });
     }
 
     /// The downloads that need not be waited for any more.
@@ -88,9 +107,14 @@ impl Awaiting {
                 DownloadState::Failed(error) => Err(error),
             };
             self.tickets.remove(&name);
-            let rows = self.waiting.extract_if(.., |waiting| waiting.ticket == ticket);
-            let rows = rows.map(|waiting| (waiting.held, waiting.owner, waiting.metrics)).collect();
-            ended.push(EndedDownload { model: name, rows, outcome });
+            let (mut rows, mut next) = (Vec::new(), Vec::new());
+            for waiting in self.waiting.extract_if(.., |waiting| waiting.turn.ticket() == ticket) {
+                match waiting.turn {
+                    Turn::Own(_) => rows.push((waiting.held, waiting.owner, waiting.metrics)),
+                    Turn::Next(_) => next.push((waiting.held, waiting.owner)),
+                }
+            }
+            ended.push(EndedDownload { model: name, rows, next, outcome });
         }
         ended
     }
@@ -126,7 +150,9 @@ fn begin(owner: pg_sys::Oid, model: &str) -> Result<DownloadTicket, PgError> {
         let text = serde_json::to_string(&request)
             .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
         let key = request.key();
-        let wanted = WantedDownload { key: &key, label: &request.label, request: &text, owner, wait: false };
+        let label = &*request.label;
+        let wanted =
+            WantedDownload { key: &key, label, request: &text, owner, wait: false, for_request: true };
         pulls::begin(&wanted).map(|(ticket, _)| ticket)
     })
 }

@@ -88,13 +88,8 @@ mod fetch {
     fn done(pulled: Pulled) -> CompletedDownload {
         let choice = pulled.said.unwrap_or_default();
         let adapters = pulled.adapters.join(", ");
-        CompletedDownload {
-            name: pulled.name,
-            size: pulled.size,
-            was_there: pulled.was_there,
-            choice,
-            adapters,
-        }
+        let Pulled { name, size, was_there, replaced, .. } = pulled;
+        CompletedDownload { name, size, was_there, replaced, choice, adapters }
     }
 
     fn order(request: &DownloadRequest) -> Result<Order, HubError> {

@@ -1,6 +1,6 @@
 -- The registry of models, and what is said of workers.
 \ir setup.psql
-select plan(50);
+select plan(53);
 
 select set_eq(
     $$ select name, task, is_preferred from steadytext_models where is_default and (is_preferred or is_fallback or repo is null) $$,
@@ -39,6 +39,9 @@ select throws_ok($$ insert into steadytext_models (name, task, file) values ('x'
 select throws_ok($$ insert into steadytext_models (name, task, file, sha256) values ('x', 'embed', 'x', 'ABC') $$, '22023', null, 'no sha256');
 select throws_ok($$ insert into steadytext_models (name, task, file, size) values ('x', 'embed', 'x', -1) $$, '22023', null, 'no size');
 select throws_ok($$ insert into steadytext_models (name, task, file, query_prompt) values ('x', 'embed', 'x', repeat('q', 5000)) $$, '22023', null, 'a prompt without end');
+select throws_ok($$ insert into steadytext_models (name, task, file, licence) values ('x', 'embed', 'x', repeat('m', 513)) $$, '22023', 'invalid licence of model "x"', 'a licence without end');
+select throws_ok($$ insert into steadytext_models (name, task, file, licence) values ('x', 'embed', 'x', E'mit\n') $$, '22023', 'invalid licence of model "x"', 'a licence of several lines');
+select throws_ok($$ update steadytext_models set licence = E'\x07' where name = 'mine' $$, '22023', 'invalid licence of model "mine"', 'also of a model that is there');
 select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', '{0}') $$, '22023', null, 'a vector of nothing');
 select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', '{16001}') $$, '22023', null, 'a vector that is too long');
 select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', '{8,null}') $$, '22023', null, 'no length');

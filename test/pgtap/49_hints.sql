@@ -252,6 +252,7 @@ insert into statements (statement, role) values
     ($$ insert into steadytext_models (name, task, file) values ('x', 'generate', '/x') $$, 'st_root'),
     ($$ insert into steadytext_models (name, task, file) values ('x', 'generate', '../x') $$, 'st_root'),
     ($$ insert into steadytext_models (name, task, file, placement) values ('x', 'generate', 'x', 'moon') $$, 'st_root'),
+    ($$ insert into steadytext_models (name, task, file, licence) values ('x', 'generate', 'x', E'a\nb') $$, 'st_root'),
     ($$ select steadytext_model_inspect('no-such-model') $$, 'st_root'),
     ($$ select steadytext_model_pull('no-such-model') $$, 'st_root'),
     ($$ select steadytext_set_limit('no-such-role', 1) $$, 'st_root'),

@@ -71,6 +71,7 @@ fn report(pulled: &Pulled) -> Result<(), Error> {
         "path": pulled.path.to_string_lossy(),
         "size": pulled.size,
         "was_there": pulled.was_there,
+        "replaced": pulled.replaced,
         "adapters": pulled.adapters,
     });
     let mut out = std::io::stdout().lock();

@@ -90,7 +90,7 @@ pub(super) fn choose(listing: &RepositoryListing, choice: &FileChoice) -> Result
                 reason: format!(
                     "has several adapters for the task \"{task}\" beside \"{}\": {}",
                     choice.name,
-                    names.join(", ")
+                    some_of(&names)
                 ),
                 hint: "Nothing says which one is the model's: name a file of another quantization, or fetch the files by hand."
                     .to_owned(),
@@ -100,6 +100,59 @@ pub(super) fn choose(listing: &RepositoryListing, choice: &FileChoice) -> Result
     }
     chosen.sort_by(|one, other| one.task.cmp(&other.task));
     Ok(chosen)
+}
+
+/// The first of some names, for a message.
+fn some_of(names: &[&str]) -> String {
+    const MAX_LISTED: usize = 8;
+    let listed = names[..names.len().min(MAX_LISTED)].join(", ");
+    if names.len() > MAX_LISTED { format!("{listed} …") } else { listed }
+}
+
+/// The adapters on the card of an older version that the new one does not have, where they lie beside the
+/// model as they were fetched: whoever reads the model would read them, too.
+///
+/// # Errors
+/// [`HubError::File`] and [`HubError::Cancelled`].
+pub(super) fn left_over(
+    known: Option<&Card>,
+    card: &Card,
+    target: &Path,
+    progress: &Progress,
+) -> Result<Vec<CardFile>, HubError> {
+    let list = |card: Option<&Card>| card.and_then(|card| card.adapters.clone()).unwrap_or_default();
+    let (known, now) = (list(known), list(Some(card)));
+    let folder = adapters::described_in(target);
+    let mut left = Vec::new();
+    for file in known {
+        if now.iter().any(|listed| listed.name == file.name) {
+            continue;
+        }
+        let path = folder.join(&file.name);
+        let is_alike = path
+            .symlink_metadata()
+            .is_ok_and(|there| there.is_file() && file.size.is_none_or(|size| size == there.len()));
+        let Some(sha256) = file.sha256.as_ref().filter(|_| is_alike) else { continue };
+        // One that somebody else has put there is nobody's to remove.
+        if sha256_of(&path, progress)? == *sha256 {
+            left.push(file);
+        }
+    }
+    Ok(left)
+}
+
+/// Removes adapters from beside a model, and their folder where there are no others.
+///
+/// # Errors
+/// [`HubError::File`].
+pub(super) fn remove(left: &[CardFile], target: &Path) -> Result<(), HubError> {
+    let folder = adapters::described_in(target);
+    left.iter().try_for_each(|file| place::remove(&folder.join(&file.name)))?;
+    if !left.is_empty() {
+        // It fails where there are others.
+        let _ = std::fs::remove_dir(&folder);
+    }
+    Ok(())
 }
 
 /// The context for fetching adapters.
@@ -242,6 +295,11 @@ mod tests {
         let ambiguous = ["lora-separation-one.gguf", "lora-separation-two.gguf"];
         let error = chosen("jina-Q8_0.gguf", &ambiguous).unwrap_err();
         assert!(error.contains("several adapters for the task \"separation\""), "{error}");
+        assert!(error.contains("lora-separation-two.gguf") && !error.contains('…'), "{error}");
+        let many: Vec<String> = (0..10_000).map(|number| format!("lora-separation-{number}.gguf")).collect();
+        let error =
+            chosen("jina-Q8_0.gguf", &many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
+        assert!(error.contains('…') && error.len() < 500, "{} bytes", error.len());
         assert!(chosen("jina-Q8_0.gguf", &[]).unwrap().is_empty());
     }
 }

@@ -28,12 +28,14 @@ use super::error::HubError;
 use super::progress::Progress;
 use super::reference::{Reference, encoded};
 use super::settings::{Hub, Token};
+use super::steady::Steady;
 
 /// Bytes of a list of files.
 const MAX_LISTING: u64 = 32 << 20;
 const MAX_REDIRECTS: usize = 8;
 /// The longest that is waited because a hub asks for it.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const NO_ADDRESS: &str = "an address that is none";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to a hub.
@@ -119,7 +121,7 @@ impl<'a> HubClient<'a> {
         self.trying(|| {
             let (response, from, _) = self.follow(&address, &what, None)?;
             let mut bytes = Vec::new();
-            let body = response.into_body().into_reader();
+            let body = Steady::new(response.into_body().into_reader(), self.hub.silence);
             body.take(MAX_LISTING + 1).read_to_end(&mut bytes).map_err(|error| self.cut(&from, &error))?;
             if bytes.len() as u64 > MAX_LISTING {
                 let reason = "its list of files is too long".to_owned();
@@ -171,7 +173,7 @@ impl<'a> HubClient<'a> {
             size,
             sha256,
             etag,
-            body: Box::new(response.into_body().into_reader()),
+            body: Box::new(Steady::new(response.into_body().into_reader(), self.hub.silence)),
             from,
         }))
     }
@@ -224,7 +226,7 @@ impl<'a> HubClient<'a> {
         what: &str,
         range: Option<(u64, Option<&str>)>,
     ) -> Result<(Response<Body>, Uri, Linked), AttemptFailure> {
-        let mut uri: Uri = address.parse().map_err(|_| self.protocol("an address that is none"))?;
+        let mut uri: Uri = address.parse().map_err(|_| self.protocol(NO_ADDRESS))?;
         let mut linked = Linked::default();
         for _ in 0..=MAX_REDIRECTS {
             self.progress.check()?;
@@ -278,8 +280,12 @@ impl<'a> HubClient<'a> {
         }
         request.call().map_err(|error| match error {
             // The rest is what networks do.
-            ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+            ureq::Error::Http(error) => {
                 HubError::Protocol { host: host_of(uri), reason: error.to_string() }.into()
+            }
+            // It quotes the address, which the hub may have signed.
+            ureq::Error::BadUri(_) => {
+                HubError::Protocol { host: host_of(uri), reason: NO_ADDRESS.to_owned() }.into()
             }
             error => AttemptFailure::ThisTime(unreachable(uri, error.to_string()), None),
         })

@@ -3,7 +3,9 @@
 //! A card says what was fetched, and a row of a registry what is wanted. Where both agree with the files that
 //! are there, nothing a hub could say would change them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use super::adapter_files::takes_adapters;
 use super::error::HubError;
@@ -11,7 +13,7 @@ use super::order::{Order, Pulled};
 use super::place::write_card;
 use super::progress::Progress;
 use super::reference::{MAIN, is_safe_path};
-use super::staged_file::sha256_of;
+use super::staged_file::{add_to, sha256_of};
 use crate::adapters;
 use crate::cache_key::hex;
 use crate::card::{Card, CardFile};
@@ -71,7 +73,7 @@ pub(super) fn in_place(
         progress.expect(size);
         progress.set_done(size);
         let adapters = adapters::tasks_beside(&path).unwrap_or_default();
-        Pulled { path, name, size, was_there: true, said: None, adapters }
+        Pulled { path, name, size, was_there: true, replaced: false, said: None, adapters }
     }))
 }
 
@@ -144,14 +146,32 @@ fn recorded_size(card: &Card, path: &Path) -> Option<u64> {
     Some(own.saturating_add(beside))
 }
 
-/// The model where it has a name and is there, whichever version of it.
-pub(super) fn there_already(order: &Order, directory: &Path) -> Option<Pulled> {
-    let name = order.name.clone()?;
+/// The model where it has a name and is there: whichever version of it, unless a checksum says which one it
+/// must be.
+///
+/// # Errors
+/// [`HubError::File`] and [`HubError::Cancelled`].
+pub(super) fn there_already(
+    order: &Order,
+    directory: &Path,
+    progress: &Progress,
+) -> Result<Option<Pulled>, HubError> {
+    let Some(name) = order.name.clone() else { return Ok(None) };
     let path = directory.join(&name);
-    let folder = path.join("config.json");
-    let files = if path.is_dir() { vec![folder] } else { parts(&path) };
-    let sizes: Option<Vec<u64>> =
-        files.iter().map(|file| Some(std::fs::metadata(file).ok()?.len())).collect();
-    let adapters = Vec::new();
-    Some(Pulled { path, name, size: sizes?.iter().sum(), was_there: true, said: None, adapters })
+    let is_folder = path.is_dir();
+    let files = if is_folder { vec![path.join("config.json")] } else { parts(&path) };
+    let length = |file: &PathBuf| Some(std::fs::metadata(file).ok()?.len());
+    let Some(sizes) = files.iter().map(length).collect::<Option<Vec<u64>>>() else { return Ok(None) };
+    // A folder has no checksum.
+    if let Some(wanted) = order.sha256.filter(|_| !is_folder) {
+        progress.note("looking at the files that are there");
+        let mut hash = Sha256::new();
+        files.iter().try_for_each(|file| add_to(&mut hash, file, progress))?;
+        progress.note("");
+        if hex(&hash.finalize()) != hex(&wanted) {
+            return Ok(None);
+        }
+    }
+    let (size, adapters) = (sizes.iter().sum(), Vec::new());
+    Ok(Some(Pulled { path, name, size, was_there: true, replaced: false, said: None, adapters }))
 }

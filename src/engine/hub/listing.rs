@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::client::is_sha256;
 use super::error::HubError;
-use super::reference::{Reference, is_safe_path};
+use super::reference::{Reference, is_safe_path, shown};
 use crate::card::Task;
 
 /// A repository at a commit.
@@ -85,8 +85,10 @@ impl RepositoryListing {
         bytes: &[u8],
     ) -> Result<RepositoryListing, HubError> {
         let wrong = |reason: String| HubError::Protocol { host: host.to_owned(), reason };
-        let info: RepoInfo = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        let details: Details = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+        // It may quote what the hub has sent, however long that is.
+        let unread = |error: serde_json::Error| wrong(shown(&error.to_string()));
+        let info: RepoInfo = serde_json::from_slice(bytes).map_err(unread)?;
+        let details: Details = serde_json::from_slice(bytes).map_err(unread)?;
         if info.sha.is_empty()
             || !info.sha.bytes().all(|byte| byte.is_ascii_alphanumeric())
             || info.sha.len() > 64
@@ -205,5 +207,8 @@ mod tests {
         ] {
             assert!(parse(text).unwrap_err().contains("hub gave an unexpected answer"), "{text:.60}");
         }
+        let long = format!(r#"{{"sha": "1", "siblings": "{}\n"}}"#, "x".repeat(1_000_000));
+        let error = parse(&long).unwrap_err();
+        assert!(error.contains("invalid type: string") && error.len() < 1000, "{} bytes", error.len());
     }
 }

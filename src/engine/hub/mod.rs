@@ -14,15 +14,18 @@ mod choice;
 mod client;
 mod error;
 mod in_place;
+mod kept;
 mod listing;
 mod order;
 mod pace;
 mod partial;
 mod place;
 mod progress;
+mod prompts;
 mod reference;
 mod settings;
 mod staged_file;
+mod steady;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -39,13 +42,18 @@ pub use self::order::{Order, Pulled};
 use self::partial::Partial;
 use self::place::{Staging, write_card};
 pub use self::progress::{Moment, Progress};
+use self::prompts::{MAX_PROMPT, PROMPTS, Prompts};
 use self::reference::is_safe_path;
 pub use self::reference::{MAX_REFERENCE, Reference};
 pub use self::settings::{DEFAULT_ENDPOINT, Hub, Token};
-use self::staged_file::{Arrived, Paths, check_head, sha256_of};
+use self::staged_file::{Arrived, Paths, add_to, check_head, sha256_of};
 use crate::cache_key::hex;
-use crate::card::{Card, CardFile};
+use crate::card::{self, Card, CardFile};
 use crate::gguf::parts;
+use crate::{adapters, sidecar};
+
+/// Bytes of the name of a file in a folder.
+const MAX_FILE_NAME: usize = 255;
 
 /// Downloads a model into a directory, which is made where there is none.
 ///
@@ -53,11 +61,12 @@ use crate::gguf::parts;
 /// [`HubError`]; what has arrived is kept, and the next call goes on from there.
 pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> Result<Pulled, HubError> {
     let wanted = ModelForm::new(order)?;
+    progress.set_gives_way(hub.gives_way);
     if let Some(there) = in_place(order, directory, progress)? {
         return Ok(there);
     }
     if hub.offline {
-        return there_already(order, directory)
+        return there_already(order, directory, progress)?
             .ok_or_else(|| HubError::Offline { what: order.reference.to_string() });
     }
     let client = HubClient::new(hub, progress)?;
@@ -134,22 +143,82 @@ impl Download<'_> {
         }
         own.was_there = false;
         self.places.refuse_others(self.order, directory, target)?;
+        self.check_card()?;
         let beside = adapter_files::candidates(self.listing, choice);
         let paths = |file: &Remote| Paths::new(&self.staging.path, file, &self.listing.commit);
         let adapters = beside.iter().map(|adapter| &adapter.remote);
         self.staging.keep_only(&choice.files.iter().chain(adapters).map(paths).collect::<Vec<_>>());
+        let kept = self.kept(paths)?;
         let missing = |file: &Remote| file.size.unwrap_or(0).saturating_sub(paths(file).length());
-        let needed = choice.files.iter().map(missing).fold(0, u64::saturating_add);
-        place::check_room(directory, self.name, needed)?;
+        let own_files = choice.files.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
+        // Whoever has no room for the adapters need not fetch the model.
+        let chosen = adapter_files::choose(self.listing, choice).unwrap_or_default();
+        let needed = own_files.map(|(file, _)| file).chain(chosen.iter().map(|adapter| &adapter.remote));
+        place::check_room(directory, self.name, needed.map(missing).fold(0, u64::saturating_add))?;
         progress.set_done(0);
-        for file in &choice.files {
-            let partial = Partial::open(file, paths(file), own.whole.as_ref(), progress, directory)?;
-            let (arrived, hash) = partial.complete(self.client, self.hub, self.reference)?;
-            own.whole = Some(hash).filter(|_| !choice.is_folder);
+        for (file, kept) in choice.files.iter().zip(kept) {
+            let arrived = if let Some(kept) = kept {
+                if !choice.is_folder {
+                    add_to(own.whole.get_or_insert_default(), &kept.path, progress)?;
+                }
+                progress.set_done(progress.done().saturating_add(kept.size));
+                kept
+            } else {
+                let partial = Partial::open(file, paths(file), own.whole.as_ref(), progress, directory)?;
+                let (arrived, hash) = partial.complete(self.client, self.hub, self.reference)?;
+                own.whole = Some(hash).filter(|_| !choice.is_folder);
+                arrived
+            };
             own.size += arrived.size;
             own.arrived.push(arrived);
         }
         Ok(own)
+    }
+
+    /// For each file of a model that has several: the one in place, where it is the same.
+    fn kept(&self, paths: impl Fn(&Remote) -> Paths) -> Result<Vec<Option<Arrived>>, HubError> {
+        let Download { directory, target, progress, choice, .. } = *self;
+        if choice.files.len() == 1 {
+            return Ok(vec![None]);
+        }
+        let card = Card::read(target).ok().flatten().unwrap_or_default();
+        progress.note("looking at the files that are there");
+        let files = choice.files.iter().zip(&self.places.names).map(|(file, name)| {
+            kept::keep(file, &directory.join(name), listed(&card, file), &paths(file), progress)
+        });
+        let kept = files.collect();
+        progress.note("");
+        kept
+    }
+
+    /// Refuses a model whose card could not be written once all of it has come, with all that it may hold by
+    /// then.
+    fn check_card(&self) -> Result<(), HubError> {
+        let Download { order, listing, choice, target, .. } = *self;
+        let mut card = card(order, listing, choice, &[], target);
+        let with_checksum =
+            |name: String| CardFile { name, size: Some(u64::MAX), sha256: Some("0".repeat(64)) };
+        card.files = card.files.into_iter().map(|file| with_checksum(file.name)).collect();
+        (card.size, card.sha256) = (Some(u64::MAX), Some("0".repeat(64)));
+        let beside = adapter_files::candidates(listing, choice);
+        card.adapters = Some(
+            beside
+                .into_iter()
+                .take(adapters::PUBLISHED.len())
+                .map(|_| with_checksum("x".repeat(MAX_FILE_NAME)))
+                .collect(),
+        );
+        if choice.is_folder && listing.file(PROMPTS).is_some() {
+            let longest = || "\n".repeat(MAX_PROMPT);
+            card.query_prompt.get_or_insert_with(longest);
+            card.passage_prompt.get_or_insert_with(longest);
+        }
+        let Err(reason) = card.to_bytes() else { return Ok(()) };
+        Err(HubError::NoModel {
+            repository: listing.repository.clone(),
+            reason: format!("has \"{}\", whose card could not be written: {reason}", choice.name),
+            hint: "Correct the licence and the other values of the model's row. What the repository itself says may be too much: fetch its files by hand then.".to_owned(),
+        })
     }
 
     fn pulled(&self, own: &Own) -> Pulled {
@@ -158,6 +227,7 @@ impl Download<'_> {
             name: self.name.to_owned(),
             size: own.size,
             was_there: own.was_there,
+            replaced: false,
             said: self.choice.said.clone(),
             adapters: Vec::new(),
         }
@@ -165,18 +235,28 @@ impl Download<'_> {
 
     /// Puts a folder into its place, and its card beside it.
     fn place_folder(&self, own: Own) -> Result<Pulled, HubError> {
-        let pulled = self.pulled(&own);
+        let mut pulled = self.pulled(&own);
+        let known = Card::read(self.target).ok().flatten();
         let mut card = card(self.order, self.listing, self.choice, &own.arrived, self.target);
         if !own.was_there {
             card.size = Some(own.size);
             let paths = self.choice.files.iter().map(|file| file.path.clone());
             let files: Vec<_> = own.arrived.into_iter().zip(paths).collect();
-            prompts_of(&files, &mut card);
+            if let Some((config, _)) = files.iter().find(|(_, path)| path == PROMPTS) {
+                Prompts::read(&config.path).onto(&mut card);
+            }
+            let is_same = known.as_ref().is_some_and(|known| known.files == card.files);
+            pulled.replaced = self.target.symlink_metadata().is_ok() && !is_same;
             write_card(&unverified(&card), self.target)?;
             self.staging.place_folder(&files, self.target)?;
             write_card(&card, self.target)?;
-        } else if !Card::read(self.target).ok().flatten().is_some_and(|known| describes(&known, self.choice))
-        {
+        } else if !known.as_ref().is_some_and(|known| describes(known, self.choice)) {
+            Prompts::read(&self.target.join(PROMPTS)).onto(&mut card);
+            // The hub announces no checksum of small files.
+            for file in card.files.iter_mut().filter(|file| file.sha256.is_none()) {
+                let known = known.iter().flat_map(|known| &known.files).find(|known| known.name == file.name);
+                file.sha256 = known.and_then(|known| known.sha256.clone());
+            }
             write_card(&card, self.target)?;
         }
         Ok(pulled)
@@ -220,14 +300,33 @@ impl Download<'_> {
                 adapters.push((file, place::target(directory, &name)?));
             }
         }
+        let left = adapter_files::left_over(known.as_ref(), &card, target, self.progress)?;
+        pulled.was_there &= left.is_empty();
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let is_same = known.as_ref().is_some_and(|known| known.sha256 == card.sha256);
+        pulled.replaced = (!own.was_there && !is_same && (known.is_some() || is_there(target)))
+            || !left.is_empty()
+            || adapters.iter().any(|(_, place)| is_there(place));
         if !adapters.is_empty() || !own.arrived.is_empty() {
             // No model is without its prompts meanwhile, and after a crash no file is taken for what it
             // should have become.
-            write_card(&unverified(&card), target)?;
+            let mut card = unverified(&card);
+            // What is to go is as it was, and is found again by its checksum.
+            if !left.is_empty() {
+                card.adapters.get_or_insert_default().extend(left.iter().cloned());
+            }
+            write_card(&card, target)?;
         }
         let is_written = known.as_ref() == Some(&card) && adapters.is_empty() && own.arrived.is_empty();
+        let are_many = choice.files.len() > 1 || !adapters.is_empty() || !left.is_empty();
+        if are_many && !own.arrived.is_empty() {
+            // The old one, or its first part, would make a model together with those files of the new one
+            // that have their places when this ends too early.
+            place::remove(target)?;
+        }
         // A model without its adapters would be another one.
         self.staging.place_files(&adapters)?;
+        adapter_files::remove(&left, target)?;
         let targets = self.places.names.iter().map(|name| directory.join(name));
         self.staging.place_files(&own.arrived.into_iter().zip(targets).collect::<Vec<_>>())?;
         if !is_written {
@@ -259,14 +358,20 @@ fn describes(card: &Card, choice: &FileChoice) -> bool {
     match &choice.files[..] {
         [file] if !choice.is_folder => card.size.is_some() && is_same(card.sha256.as_ref(), file),
         files => files.iter().all(|file| {
-            let of_file = |known: &&CardFile| known.name == file.path || known.name == file.name();
-            let known = card.files.iter().find(of_file);
-            // Small files of a folder have a checksum only where they were fetched.
-            known.is_some_and(|known| {
-                known.size.is_some() && (choice.is_folder || is_same(known.sha256.as_ref(), file))
-            })
+            listed(card, file)
+                .is_some_and(|known| known.size.is_some() && is_same(known.sha256.as_ref(), file))
         }),
     }
+}
+
+/// What a card says of one of the files of a model.
+fn listed<'a>(card: &'a Card, file: &Remote) -> Option<&'a CardFile> {
+    card.files.iter().find(|known| known.name == file.path || known.name == file.name())
+}
+
+/// Whether a card is none of another repository's model.
+fn is_of_repository(card: &Card, repository: &str) -> bool {
+    card.repository.as_ref().is_none_or(|known| known.eq_ignore_ascii_case(repository))
 }
 
 /// The form of a model, as far as it is known before the hub is asked.
@@ -288,6 +393,7 @@ impl ModelForm {
 /// The places of a model's files below the directory.
 struct HubFiles<'a> {
     choice: &'a FileChoice,
+    listing: &'a RepositoryListing,
     /// The registered SHA-256 of a model in one file, for use where the hub does not state one.
     registered: Option<String>,
     /// One for each file.
@@ -299,7 +405,7 @@ impl HubFiles<'_> {
         order: &Order,
         choice: &'a FileChoice,
         name: &str,
-        listing: &RepositoryListing,
+        listing: &'a RepositoryListing,
     ) -> Result<HubFiles<'a>, HubError> {
         let names: Vec<String> = if choice.is_folder {
             choice.files.iter().map(|file| format!("{name}/{}", file.path)).collect()
@@ -315,7 +421,7 @@ impl HubFiles<'_> {
         }
         let is_one = names.len() == 1 && !choice.is_folder;
         let registered = order.sha256.filter(|_| is_one).map(|sha256| hex(&sha256));
-        Ok(HubFiles { choice, registered, names })
+        Ok(HubFiles { choice, listing, registered, names })
     }
 
     /// Refuses to replace a model that came from elsewhere, unless somebody has registered the file as this
@@ -326,16 +432,30 @@ impl HubFiles<'_> {
         if order.name.is_some() || !is_there {
             return Ok(());
         }
-        let repository = Card::read(target).ok().flatten().and_then(|card| card.repository);
-        if repository.as_ref().is_some_and(|known| known.eq_ignore_ascii_case(&order.reference.repository)) {
-            return Ok(());
-        }
-        let file = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let from = match repository {
+        let card = Card::read(target).ok().flatten().unwrap_or_default();
+        let is_of = is_of_repository(&card, &order.reference.repository);
+        let first = self.choice.files.first().filter(|_| !self.choice.is_folder);
+        // Another one of its folders has a file of the same name.
+        let is_other = first.zip(card.file.as_ref()).is_some_and(|(first, known)| first.path != *known);
+        let from = match card.repository {
+            Some(_) if is_of && !is_other => return Ok(()),
+            Some(_) if is_of => {
+                format!("it is \"{}\" of that repository", card.file.unwrap_or_default())
+            }
             Some(repository) => format!("it came from repository \"{repository}\""),
             None => "nothing says that it came from there".to_owned(),
         };
+        let file = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Err(HubError::Taken { file, from })
+    }
+
+    /// Whether a card was written of these files at this commit.
+    fn is_described_by(&self, card: &Card) -> bool {
+        let first = self.choice.files.first().map(|file| &file.path);
+        card.repository.is_some()
+            && is_of_repository(card, &self.listing.repository)
+            && card.revision.as_ref() == Some(&self.listing.commit)
+            && (self.choice.is_folder || card.file.as_ref() == first)
     }
 
     /// The size of the model, if its files are there already and are those of the hub.
@@ -357,12 +477,18 @@ impl HubFiles<'_> {
         let card = Card::read(target).ok().flatten().unwrap_or_default();
         progress.note("looking at the files that are there");
         for (file, name) in self.choice.files.iter().zip(&self.names) {
-            let Some(expected) = file.sha256.as_deref().or(self.registered.as_deref()) else { continue };
             let path = directory.join(name);
-            let listed = card.files.iter().find(|known| known.name == file.path || known.name == file.name());
             let of_card = match &self.choice.files[..] {
                 [_] if !self.choice.is_folder => card.sha256.as_deref(),
-                _ => listed.and_then(|known| known.sha256.as_deref()),
+                _ => listed(&card, file).and_then(|known| known.sha256.as_deref()),
+            };
+            // The hub announces no checksum of small files, and some mirrors none at all: a file of the same
+            // name and length is no proof.
+            let of_commit = of_card.filter(|_| self.is_described_by(&card));
+            let announced = file.sha256.as_deref().or(self.registered.as_deref());
+            let Some(expected) = announced.or(of_commit) else {
+                progress.note("");
+                return Ok(None);
             };
             let is_known = of_card == Some(expected)
                 && (self.choice.is_folder || self.names.len() > 1 || is_believed(&path, expected));
@@ -387,8 +513,14 @@ fn check_registered(order: &Order, choice: &FileChoice) -> Result<(), HubError> 
 
 /// Refuses names by which nobody would find the model, because they mean another one or none.
 fn refuse_reserved(order: &Order, name: &str) -> Result<(), HubError> {
-    let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
-    if !["builtin", "auto"].contains(&stem.as_str()) {
+    let lower = name.to_ascii_lowercase();
+    let stem = lower.split('.').next().unwrap_or(&lower);
+    // The name of a file that is being written beside a model.
+    let complete = lower.strip_suffix(sidecar::NEW_SUFFIX).unwrap_or(&lower);
+    let is_beside = [card::SUFFIX, adapters::SUFFIX, sidecar::CHECKSUM_SUFFIX, sidecar::PANELS_SUFFIX]
+        .iter()
+        .any(|suffix| complete.ends_with(suffix));
+    if !["builtin", "auto"].contains(&stem) && !is_beside {
         return Ok(());
     }
     Err(HubError::NoModel {
@@ -417,7 +549,12 @@ fn card(
     target: &Path,
 ) -> Card {
     let known = order.card.clone();
-    let old = Card::read(target).ok().flatten().unwrap_or_default();
+    let old = Card::read(target).ok().flatten();
+    let mut old = old.filter(|old| is_of_repository(old, &listing.repository)).unwrap_or_default();
+    if choice.is_folder {
+        // Those that came with the folder go with it.
+        Prompts::read(&target.join(PROMPTS)).off(&mut old);
+    }
     let list = |known: Vec<_>, old: Vec<_>| if known.is_empty() { old } else { known };
     let mut card = Card {
         tasks: list(known.tasks, old.tasks),
@@ -451,23 +588,6 @@ fn card(
     card.size = Some(choice.size()).filter(|size| *size > 0);
     card.downloaded_at = Some(rfc3339(SystemTime::now()));
     card
-}
-
-/// Prompts that a folder made for sentence-transformers brings along.
-fn prompts_of(files: &[(Arrived, String)], card: &mut Card) {
-    const MAX_BYTES: u64 = 64 << 10;
-    let config = files
-        .iter()
-        .find(|(file, path)| path == "config_sentence_transformers.json" && file.size <= MAX_BYTES);
-    let Some(bytes) = config.and_then(|(file, _)| std::fs::read(&file.path).ok()) else { return };
-    let Ok(config) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return };
-    let prompt = |names: &[&str]| {
-        let found = names.iter().find_map(|name| config["prompts"][name].as_str())?;
-        let fits = !found.is_empty() && found.len() <= 4096 && !found.contains('\0');
-        fits.then(|| found.to_owned())
-    };
-    card.query_prompt = card.query_prompt.take().or_else(|| prompt(&["query", "s2p_query"]));
-    card.passage_prompt = card.passage_prompt.take().or_else(|| prompt(&["passage", "document"]));
 }
 
 /// A time as date and time of day in UTC. The days are counted in years that begin in March, so that the leap

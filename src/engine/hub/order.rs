@@ -30,6 +30,9 @@ pub struct Pulled {
     pub size: u64,
     /// Whether the model was there before, so that nothing was fetched.
     pub was_there: bool,
+    /// Whether another version of it was there before, or of its adapters, so that vectors of both cannot be
+    /// compared.
+    pub replaced: bool,
     /// The choice and the reason for it, in words, if there was a choice.
     pub said: Option<String>,
     /// The tasks of its adapters, where there are files of them beside it.

@@ -36,12 +36,10 @@ struct ThreadTimes {
 }
 
 impl DownloadPace {
-    /// The pace of a download that gives way to others, or of one that does not.
-    pub(super) fn new(gives_way: bool) -> DownloadPace {
-        DownloadPace {
-            looked: Instant::now(),
-            before: if gives_way { ThreadTimes::of_this_thread() } else { None },
-        }
+    /// The pace of a download, which gives way to others or does not.
+    pub(super) fn new(progress: &Progress) -> DownloadPace {
+        let before = if progress.gives_way() { ThreadTimes::of_this_thread() } else { None };
+        DownloadPace { looked: Instant::now(), before }
     }
 
     /// Pauses where the thread has run too long on a busy machine. Call it after each piece of work.
@@ -49,6 +47,10 @@ impl DownloadPace {
     /// # Errors
     /// [`HubError::Cancelled`].
     pub(super) fn keep(&mut self, progress: &Progress) -> Result<(), HubError> {
+        #[cfg(test)]
+        if self.before.is_some() {
+            progress.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
         let Some(before) = self.before.filter(|_| self.looked.elapsed() >= INTERVAL) else { return Ok(()) };
         let Some(now) = ThreadTimes::of_this_thread() else { return Ok(()) };
         progress.rest(pause(before, now))?;
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_download_that_does_not_give_way_measures_nothing() {
-        let mut pace = DownloadPace::new(false);
+        let mut pace = DownloadPace::new(&Progress::default());
         assert!(pace.before.is_none());
         pace.keep(&Progress::default()).unwrap();
     }

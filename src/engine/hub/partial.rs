@@ -22,7 +22,7 @@ use super::listing::Remote;
 use super::pace::DownloadPace;
 use super::progress::Progress;
 use super::reference::Reference;
-use super::staged_file::{Arrived, Paths};
+use super::staged_file::{Arrived, Paths, read_through};
 use super::{Hub, place};
 use crate::cache_key::hex;
 use crate::sidecar;
@@ -36,6 +36,11 @@ const MEASURED_BYTES: u64 = 8 << 20;
 const MAX_ETAG: u64 = 256;
 /// Number of times a damaged file is fetched again from its beginning before the download fails.
 const MAX_DAMAGED: u32 = 1;
+
+/// Bytes that must arrive for the attempts to be counted anew: a part of the file, and of a large one so
+/// many.
+const GAIN: u64 = 1 << 20;
+const GAIN_PART: u64 = 16;
 
 /// A file while it is fetched.
 pub(super) struct Partial<'a> {
@@ -56,6 +61,11 @@ pub(super) struct Partial<'a> {
     directory: &'a Path,
 }
 
+/// Bytes that are progress, for a file of that size.
+fn gain(size: Option<u64>) -> u64 {
+    size.map_or(GAIN, |size| (size / GAIN_PART).clamp(1, GAIN))
+}
+
 impl<'a> Partial<'a> {
     /// Opens what there is of a file. `whole` is the hash of the files before it, `None` where there are none
     /// or nobody asks for it.
@@ -69,6 +79,7 @@ impl<'a> Partial<'a> {
         progress: &'a Progress,
         directory: &'a Path,
     ) -> Result<Partial<'a>, HubError> {
+        paths.unshare()?;
         // One that was complete is read again like all others.
         match std::fs::rename(&paths.done, &paths.part) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -103,17 +114,17 @@ impl<'a> Partial<'a> {
         if !known || self.remote.size.is_some_and(|size| length > size) {
             return self.restart();
         }
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            self.progress.check()?;
-            match self.file.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(read) => self.count(&buffer[..read]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failed(error)),
-            }
-            self.progress.set_done(self.before + self.length);
-        }
+        let mut file = self.file.try_clone().map_err(|error| self.failed(error))?;
+        let (progress, path, before) = (self.progress, self.paths.part.clone(), self.before);
+        read_through(
+            &mut file,
+            progress,
+            |error| HubError::file(&path, error),
+            |bytes| {
+                self.count(bytes);
+                progress.set_done(before + self.length);
+            },
+        )
     }
 
     fn count(&mut self, bytes: &[u8]) {
@@ -147,18 +158,20 @@ impl<'a> Partial<'a> {
         reference: &Reference,
     ) -> Result<(Arrived, Sha256), HubError> {
         let mut retry = Retry::new(hub);
-        let mut pace = DownloadPace::new(hub.gives_way);
+        let mut pace = DownloadPace::new(self.progress);
         let mut damaged = 0;
+        let mut furthest = self.length;
         let mut expected = self.remote.sha256.clone();
         let mut size = self.remote.size;
         loop {
             if size != Some(self.length) {
-                let before = self.length;
                 match self.fetch(client, reference, &mut size, &mut expected, &mut pace) {
                     Ok(()) => {}
                     Err(failed) => {
-                        // Bytes may have been thrown away as well.
-                        if self.length > before {
+                        // Bytes that come once more after they were thrown away are no progress, and a few
+                        // are not enough of it for a download to go on with them for ever.
+                        if self.length >= furthest.saturating_add(gain(size)) {
+                            furthest = self.length;
                             retry.reset();
                         }
                         client.wait(&mut retry, failed)?;

@@ -22,8 +22,10 @@ use crate::sidecar;
 
 /// The folder of downloads in the directory of the models.
 pub(super) const STAGING: &str = ".pull";
-/// Room that must be left.
-const RESERVE: u64 = 64 << 20;
+/// Room that must be left: the directory is often the server's own, which needs room for its write-ahead log.
+/// It is a twentieth of the file system within these limits, and never more than a quarter.
+const LEAST_RESERVE: u64 = 1 << 30;
+const MOST_RESERVE: u64 = 10 << 30;
 /// Interval at which a waiting process checks whether another one has released the lock.
 const LOCK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -153,6 +155,19 @@ pub(super) fn make_folder(path: &Path) -> Result<(), HubError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| HubError::file(path, error))
 }
 
+/// Removes a file from its place, if there is one.
+///
+/// # Errors
+/// [`HubError::File`].
+pub(super) fn remove(place: &Path) -> Result<(), HubError> {
+    match std::fs::remove_file(place) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(HubError::file(place, error)),
+        // It is gone before anything else comes, also where the machine stops.
+        Ok(()) => place.parent().map_or(Ok(()), sync_folder),
+    }
+}
+
 fn sync_folder(path: &Path) -> Result<(), HubError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| HubError::file(path, error))
 }
@@ -178,10 +193,16 @@ pub(super) fn check_room(directory: &Path, name: &str, needed: u64) -> Result<()
     let statistics =
         rustix::fs::statvfs(directory).map_err(|error| HubError::file(directory, error.into()))?;
     let available = statistics.f_bavail.saturating_mul(statistics.f_frsize);
-    if needed > 0 && needed.saturating_add(RESERVE) > available {
+    let reserve = reserve(statistics.f_blocks.saturating_mul(statistics.f_frsize));
+    if needed > 0 && needed.saturating_add(reserve) > available {
         return Err(disk_full(name, directory, needed));
     }
     Ok(())
+}
+
+/// Room that must be left in a file system of that size.
+fn reserve(size: u64) -> u64 {
+    (size / 20).clamp(LEAST_RESERVE, MOST_RESERVE).min(size / 4)
 }
 
 /// The error of a full disk.
@@ -193,7 +214,7 @@ pub(super) fn disk_full(file: &str, directory: &Path, needed: u64) -> HubError {
 
 #[cfg(test)]
 mod tests {
-    use super::{check_room, target};
+    use super::{check_room, reserve, target};
     use crate::hub::HubError;
 
     #[test]
@@ -202,6 +223,14 @@ mod tests {
         check_room(directory.path(), "m", 1).unwrap();
         let error = check_room(directory.path(), "m", u64::MAX / 2).unwrap_err();
         assert!(matches!(error, HubError::DiskFull { needed_mb, .. } if needed_mb > 1 << 40), "{error}");
+    }
+
+    #[test]
+    fn what_is_left_free_follows_the_size_of_the_disk() {
+        const GB: u64 = 1 << 30;
+        assert_eq!(reserve(GB / 2), GB / 8, "a small one could not be used otherwise");
+        assert_eq!((reserve(10 * GB), reserve(20 * GB)), (GB, GB));
+        assert_eq!((reserve(100 * GB), reserve(10_000 * GB)), (5 * GB, 10 * GB));
     }
 
     #[test]

@@ -19,7 +19,11 @@ pub struct Progress {
     total: AtomicU64,
     done: AtomicU64,
     stopped: AtomicBool,
+    gives_way: AtomicBool,
     inner: Mutex<ProgressInner>,
+    /// The number of times that the download has looked whether it should pause.
+    #[cfg(test)]
+    pub(super) looks: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,7 @@ impl Default for Progress {
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            gives_way: AtomicBool::new(false),
             inner: Mutex::new(ProgressInner {
                 note: String::new(),
                 choice: None,
@@ -74,6 +79,8 @@ impl Default for Progress {
                 arrived: 0,
                 rate: None,
             }),
+            #[cfg(test)]
+            looks: AtomicU64::new(0),
         }
     }
 }
@@ -107,6 +114,15 @@ impl Progress {
     /// [`HubError::Cancelled`] after [`Progress::stop`].
     pub(super) fn check(&self) -> Result<(), HubError> {
         if self.stopped.load(Relaxed) { Err(HubError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Says whether the download slows down while others want all processors.
+    pub(super) fn set_gives_way(&self, gives_way: bool) {
+        self.gives_way.store(gives_way, Relaxed);
+    }
+
+    pub(super) fn gives_way(&self) -> bool {
+        self.gives_way.load(Relaxed)
     }
 
     /// Waits, and says why.

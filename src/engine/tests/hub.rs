@@ -581,17 +581,22 @@ fn a_mirror_without_sizes_and_checksums_serves_as_well() {
     assert_eq!(world.ranges(), [None, Some("bytes=300000-".to_owned())]);
 }
 
-/// A file system of half a megabyte; None where this process may not make one.
-struct SmallDisk(TempDir);
+/// A small file system of its own.
+pub(super) struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    fn new() -> Option<SmallDisk> {
+    /// One of this size, as mount has it; None where this process may not make one.
+    pub(super) fn new(size: &str) -> Option<SmallDisk> {
         let directory = TempDir::new().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=512k", "none"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
             .arg(directory.path())
             .output();
         mounted.is_ok_and(|output| output.status.success()).then_some(SmallDisk(directory))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 
@@ -604,7 +609,7 @@ impl Drop for SmallDisk {
 #[test]
 #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn a_full_disk_is_an_error_that_says_how_much_is_missing() {
-    let Some(disk) = SmallDisk::new() else {
+    let Some(disk) = SmallDisk::new("512k") else {
         eprintln!("skipped: this user may not mount a small file system");
         return;
     };

@@ -11,20 +11,20 @@ use tempfile::TempDir;
 
 use crate::hub::{FILE, REPOSITORY, World, bytes, order, world};
 
-const JINA: &str = "acme/jina-GGUF";
-const JINA_FILE: &str = "jina-Q8_0.gguf";
+pub(super) const JINA: &str = "acme/jina-GGUF";
+pub(super) const JINA_FILE: &str = "jina-Q8_0.gguf";
 
 /// The name of an adapter's file, as llama.cpp's converter makes it.
-fn lora(task: &str) -> String {
+pub(super) fn lora(task: &str) -> String {
     format!("lora-{task}-{JINA_FILE}")
 }
 
-fn spec() -> Bert {
+pub(super) fn spec() -> Bert {
     Bert { family: EncoderFamily::JinaBertV3, ..Bert::default() }
 }
 
 /// Puts the model and its adapters into the repository; the bytes of the adapters.
-fn add_jina(world: &World) -> Vec<Vec<u8>> {
+pub(super) fn add_jina(world: &World) -> Vec<Vec<u8>> {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("model.gguf");
     spec().write(&path).unwrap();
@@ -39,7 +39,7 @@ fn add_jina(world: &World) -> Vec<Vec<u8>> {
 }
 
 /// The files in the folder of the adapters.
-fn adapter_names(world: &World) -> Vec<String> {
+pub(super) fn adapter_names(world: &World) -> Vec<String> {
     let folder = world.path().join(format!("{JINA_FILE}.adapters"));
     let mut names: Vec<String> = folder
         .read_dir()

@@ -32,6 +32,10 @@ mod golden;
 mod hub;
 #[cfg(feature = "hub")]
 mod hub_in_place;
+#[cfg(feature = "hub")]
+mod hub_refusals;
+#[cfg(feature = "hub")]
+mod hub_versions;
 mod kv_cache;
 mod likelihoods;
 mod load;

@@ -73,12 +73,13 @@ impl Worker {
         let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {
-                Ok(ticket) => {
+                Ok(turn) => {
                     let metrics = claimed.metrics(Some(&model));
-                    return self.awaiting.add(claimed.held, claimed.owner, ticket, metrics);
+                    return self.awaiting.add(claimed.held, claimed.owner, turn, metrics);
                 }
                 Err(error) => {
-                    let retry = error.is_transient();
+                    let is_full = error.code == PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+                    let retry = is_full || error.is_transient();
                     (error, retry)
                 }
             },
@@ -95,7 +96,8 @@ impl Worker {
             return;
         }
         let registry = Rc::clone(&self.in_flight.registry);
-        for EndedDownload { model, rows, outcome } in ended {
+        for EndedDownload { model, rows, next, outcome } in ended {
+            next.into_iter().for_each(|(held, owner)| self.outcomes.give_back(held, owner));
             // A model that has arrived and cannot be found is not downloaded again and again.
             let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
             for (held, owner, metrics) in rows {

@@ -18,6 +18,8 @@ use sha2::{Digest, Sha256};
 
 /// Bytes that are sent at once.
 const CHUNK: usize = 64 << 10;
+/// The pause after a single byte.
+const DRIP: Duration = Duration::from_millis(2);
 
 /// A fault of the hub, which happens once, when the file is asked for.
 #[derive(Debug, Clone)]
@@ -90,6 +92,8 @@ struct State {
     version: u32,
     /// The sizes and checksums of large files are kept from those who ask.
     is_silent: bool,
+    /// Files are sent from their beginning, whatever was asked for.
+    ignores_ranges: bool,
     held: usize,
     releases: usize,
     asked: Vec<Asked>,
@@ -182,6 +186,13 @@ impl LocalHub {
         Ok(())
     }
 
+    /// Takes a file away.
+    pub fn remove(&self, repository: &str, path: &str) {
+        if let Some(files) = self.state().repositories.get_mut(repository) {
+            files.remove(path);
+        }
+    }
+
     /// The SHA-256 of a file, in hexadecimal digits.
     pub fn sha256(&self, repository: &str, path: &str) -> String {
         self.state().repositories[repository][path].sha256.clone()
@@ -211,6 +222,11 @@ impl LocalHub {
     /// Sizes and checksums are no longer listed.
     pub fn be_silent(&self) {
         self.state().is_silent = true;
+    }
+
+    /// Files are sent from their beginning from now on, whatever is asked for.
+    pub fn ignore_ranges(&self) {
+        self.state().ignores_ranges = true;
     }
 
     /// Bytes in a second, over all connections.
@@ -326,6 +342,17 @@ impl Shared {
                 match (fault, list) {
                     (Some(Fault::Status(status, header)), _) => say(status, header_line(header), b""),
                     (Some(Fault::Spoil), _) => say(200, String::new(), b"<html>busy</html>"),
+                    (Some(Fault::Drip(drips)), Some(list)) => {
+                        let body = list.to_string().into_bytes();
+                        self.state().asked.push(Asked { status: 200, ..asked.clone() });
+                        let head = format!("HTTP/1.1 200 Status\r\nContent-Length: {}\r\n\r\n", body.len());
+                        { stream }.write_all(head.as_bytes())?;
+                        for byte in body.chunks(1).take(drips) {
+                            std::thread::sleep(DRIP);
+                            { stream }.write_all(byte)?;
+                        }
+                        { stream }.write_all(body.get(drips..).unwrap_or_default()).map(|()| true)
+                    }
                     (_, Some(list)) => say(200, String::new(), list.to_string().as_bytes()),
                     (_, None) => say(404, "X-Error-Code: RepoNotFound\r\n".to_owned(), b"{}"),
                 }
@@ -367,10 +394,10 @@ impl Shared {
     }
 
     fn send(&self, asked: Asked, path: &str, stored: &Stored, stream: &TcpStream) -> std::io::Result<bool> {
-        let (fault, etag) = {
+        let (fault, etag, ignores_ranges) = {
             let mut state = self.state();
             let fault = state.faults.get_mut(path).and_then(VecDeque::pop_front);
-            (fault, format!("\"{}-{}\"", &stored.sha256[..16], state.version))
+            (fault, format!("\"{}-{}\"", &stored.sha256[..16], state.version), state.ignores_ranges)
         };
         let size = stored.content.size();
         let head = |status: u16, length: u64, headers: String| {
@@ -396,7 +423,8 @@ impl Shared {
             .as_deref()
             .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
         let same = asked.if_range.as_ref().is_none_or(|known| *known == etag);
-        let begin: u64 = range.filter(|_| same && !matches!(fault, Some(Fault::IgnoreRange))).unwrap_or(0);
+        let ignores_ranges = ignores_ranges || matches!(fault, Some(Fault::IgnoreRange));
+        let begin: u64 = range.filter(|_| same && !ignores_ranges).unwrap_or(0);
         if begin >= size && begin > 0 {
             head(416, 0, format!("Content-Range: bytes */{size}\r\n"))?;
             return Ok(true);
@@ -441,7 +469,7 @@ impl Shared {
                 Some(Fault::Drip(bytes)) if drips < *bytes => {
                     drips += 1;
                     length = 1;
-                    std::thread::sleep(Duration::from_millis(2));
+                    std::thread::sleep(DRIP);
                 }
                 _ => {}
             }

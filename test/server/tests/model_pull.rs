@@ -330,6 +330,14 @@ fn what_a_hub_refuses_is_said_with_its_sqlstate_and_without_the_token() {
     world.hub.fault(FILE, [Fault::Spoil, Fault::Spoil]);
     assert_eq!(code(&mut world.session, REFERENCE), "XX001");
 
+    // Whatever a hub sends, no message is without end.
+    world.hub.describe(REPOSITORY, serde_json::json!({ "siblings": "x".repeat(2_000_000) }));
+    let error = world.session.error(&pull(REPOSITORY));
+    assert_eq!((error.code().code(), error.message().len() < 1100), ("08P01", true));
+    let longest = world.cluster.log().lines().map(str::len).max();
+    assert!(longest < Some(4000), "{longest:?}");
+    world.hub.describe(REPOSITORY, serde_json::json!({}));
+
     world.hub.require_token("hf_secret");
     let error = world.session.error(&pull(REFERENCE));
     assert_eq!(error.code().code(), "42501");
@@ -448,4 +456,97 @@ fn the_last_error_of_a_download_is_shown_until_it_is_asked_for_again() {
     world.wait_until_idle();
     assert_eq!(diagnosed(&mut world.session), Vec::<String>::new());
     world.hub.release();
+}
+
+#[test]
+fn the_failure_of_another_databases_model_of_the_same_name_is_not_shown() {
+    let mut world = world(|options| options);
+    world.session.run("create database other");
+    let mut other = world.cluster.session("other");
+    other.create_extension();
+    let register = |repository: &str| {
+        format!(
+            "insert into steadytext_models (name, task, file, repo) values ('namesake', 'generate', 'namesake.gguf', '{repository}')"
+        )
+    };
+    world.session.run(&register("acme/mine"));
+    other.run(&register("acme/nothing"));
+    let reason = |session: &mut Session| {
+        session.one::<Option<String>>("select reason from steadytext_model_status() where name = 'namesake'")
+    };
+    let error = other.error("select steadytext_model_pull('namesake')");
+    assert_eq!(error.code().code(), "42704");
+    assert!(reason(&mut other).is_some_and(|reason| reason.contains("no repository \"acme/nothing\"")));
+    assert_eq!(reason(&mut world.session), None);
+}
+
+#[test]
+fn a_pull_that_replaces_another_version_says_what_becomes_of_its_vectors() {
+    let mut world = world(|options| options);
+    let mut pull = |hub: &LocalHub, bytes: Vec<u8>| {
+        hub.add(REPOSITORY, FILE, bytes);
+        world.session.notices();
+        world.session.one::<String>(&format!("select steadytext_model_pull('{REPOSITORY}')"));
+        let said: Vec<String> =
+            world.session.notices().iter().map(|notice| notice.message().to_owned()).collect();
+        said.into_iter().find(|said| said.contains("has arrived")).unwrap_or_default()
+    };
+    let hub = world.hub.clone();
+    let said = pull(&hub, tiny());
+    assert!(!said.is_empty() && !said.contains("another version"), "{said}");
+    let mut other = tiny();
+    *other.last_mut().unwrap() ^= 1;
+    let said = pull(&hub, other);
+    assert!(said.contains("takes the place of another version") && said.contains("made anew"), "{said}");
+}
+
+#[test]
+fn requests_of_a_role_begin_two_downloads_at_a_time_and_leave_the_rest_to_others() {
+    let mut world = world(|options| options.set("pg_steadytext.auto_pull", "on"));
+    for number in 1..=4 {
+        let file = format!("many-{number}.gguf");
+        world.hub.add("acme/many-GGUF", &file, tiny());
+        world.hub.fault(&file, [Fault::Hold(3000)]);
+        world.session.run(&format!(
+            "insert into steadytext_models (name, task, file, repo) values ('many-{number}', 'generate', '{file}', 'acme/many-GGUF')"
+        ));
+    }
+    for role in ["st_many", "st_few"] {
+        world.session.run(&format!("create role {role} login in role steadytext_user"));
+    }
+    let as_role = |cluster: &Cluster, role: &str| {
+        let mut session = cluster.session("postgres");
+        session.run(&format!("set role {role}"));
+        session
+    };
+    let mut many = as_role(&world.cluster, "st_many");
+    let ids =
+        [1, 2, 3].map(|number| many.generate("x", format!("model => 'many-{number}', max_tokens => 4")));
+    assert!(world.hub.wait_until_held(2));
+    wait_until("all of them to wait", || {
+        world.session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'") == 3
+    });
+    let error = many.error("select steadytext_generate('x', model => 'many-4', max_tokens => 4)");
+    assert_eq!(error.code().code(), "53400");
+    assert!(error.message().contains("requests of this role have begun 2"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("steadytext_admin")), "{error:?}");
+    // Others begin theirs, and so do administrators whatever requests of theirs have begun.
+    let mut few = as_role(&world.cluster, "st_few");
+    let id = few.generate("x", "model => 'many-4', max_tokens => 4");
+    assert!(world.hub.wait_until_held(3));
+    assert_eq!(
+        world
+            .session
+            .one::<i64>("select count(*) from steadytext_activity where request_type = 'model_pull'"),
+        3
+    );
+    world.hub.release();
+    for id in [ids[0], ids[1], id] {
+        world.session.answer(id);
+    }
+    // The third one begins when one of the others has ended.
+    assert!(world.hub.wait_until_held(1));
+    world.hub.release();
+    world.session.answer(ids[2]);
+    assert!((1..=4).all(|number| world.hub.times(&format!("many-{number}.gguf")) == 1));
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::manifest;
 use crate::mapping::Mapping;
-use crate::sidecar::{lock, open_finished, same_file, with_suffix};
+use crate::sidecar::{NEW_SUFFIX, PANELS_SUFFIX, lock, open_finished, same_file, with_suffix};
 
 /// Time to wait for another process that writes the file.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ pub(super) struct Building {
 /// The file for the panels of a model's file.
 pub(super) fn path_of(model: &Path) -> Option<PathBuf> {
     model.file_name()?;
-    Some(with_suffix(model, ".panels"))
+    Some(with_suffix(model, PANELS_SUFFIX))
 }
 
 /// Maps the file if it can be trusted, and is `size` bytes with the head of `entries` tensors and this key.
@@ -61,7 +61,7 @@ pub(super) fn claim(
     size: usize,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> PanelsClaim {
-    let temporary = with_suffix(path, ".new");
+    let temporary = with_suffix(path, NEW_SUFFIX);
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         if stop() {
