@@ -51,10 +51,8 @@ fn here(tasks: &[Task], rows: &[&Model], models: &Models) -> Vec<String> {
     let files = directory::entries();
     let files = files.iter().take(MAX_SHOWN).filter(|entry| {
         path_of(entry).is_some_and(|path| {
-            let has = || directory::tasks(&path);
-            is_there(&path)
-                && (tasks.len() == Task::ALL.len()
-                    || tasks.iter().any(|task| has().contains(&task.of_card())))
+            let has = |task: &Task| directory::tasks(&path).is_ok_and(|of| of.contains(&task.of_card()));
+            is_there(&path) && (tasks.len() == Task::ALL.len() || tasks.iter().any(has))
         })
     });
     for entry in files {
