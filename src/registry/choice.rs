@@ -26,6 +26,8 @@ use crate::pg::{activity, bgworker, environment, model_checksums};
 /// Time for which a file that could not be read is passed over before it is tried again: its permissions may
 /// have changed, which leave no trace in what tells one content from another.
 const UNREADABLE: Duration = Duration::from_secs(60);
+/// Times that a request begins anew because the file of its model was replaced while it was computed.
+pub(crate) const MOST_REPLACED: u32 = 8;
 /// Warnings that a session remembers.
 const MAX_WARNINGS: usize = 64;
 
@@ -192,6 +194,21 @@ impl Resolved {
             .report(PgLogLevel::LOG);
         }
         self.check(&model.own_hash).map_err(|error| self.with_setting(error))
+    }
+
+    /// The error of a request during which its file was replaced again and again: an answer comes from one
+    /// content.
+    pub(crate) fn replaced_too_often(&self) -> PgError {
+        self.with_setting(
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_IO_ERROR,
+                format!(
+                    "the file of model \"{}\" was replaced again and again during the request",
+                    self.name
+                ),
+            )
+            .hint("Ask again when the file stays as it is."),
+        )
     }
 
     fn check(&self, hash: &[u8; 32]) -> Result<(), PgError> {

@@ -27,7 +27,7 @@ mod taken;
 mod task;
 
 pub(crate) use self::adapter_folders::stray_adapters;
-pub(crate) use self::choice::Resolved;
+pub(crate) use self::choice::{MOST_REPLACED, Resolved};
 pub(crate) use self::defaults::is_obeyed;
 pub(crate) use self::download_request::DownloadRequest;
 pub(crate) use self::elsewhere::{default_embedding_name, default_names, resolve_elsewhere};

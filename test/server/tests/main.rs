@@ -53,6 +53,7 @@ mod model_defaults;
 mod model_files;
 mod model_names;
 mod model_pull;
+mod model_replaced;
 mod model_restore;
 mod model_settings;
 mod model_unreadable;
