@@ -78,13 +78,11 @@ comment on trigger check_vectorizer on @extschema@.steadytext_vectorizers is 'Ch
 alter table @extschema@.steadytext_vectorizers enable always trigger check_vectorizer;
 
 -- Vectors of two models cannot be compared: what embeds by default may change, and a vectorizer stays with the model that it began with.
+-- A file that a superuser has named by its path has no other name: its setting is asked each time.
 create function steadytext.default_embedding_model()
 returns text
-language sql volatile
-set search_path = pg_catalog, pg_temp
-return (
-    -- A file that a superuser has named by its path has no other name: its setting is asked each time.
-    select d.name from (select (steadytext.default_models())[2] as name) as d where position('/' in d.name) = 0);
+language c volatile
+as 'MODULE_PATHNAME', 'default_embedding_model_wrapper';
 comment on function steadytext.default_embedding_model() is
     'Returns the name of the model that embeds by default in this session; called where vectorizers are made and altered';
 

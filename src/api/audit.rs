@@ -4,11 +4,14 @@ use pgrx::prelude::*;
 use serde_json::Value;
 
 use crate::pg::catalog;
-use crate::pg::catalog_cache::Installation;
+use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
-use crate::pg::privilege::outer_user;
+use crate::pg::privilege::{as_owner, current_user, outer_user};
 use crate::pg::refusals::{self, OwnedObject};
 use crate::pg::spi::{self, Mode};
+
+/// Characters of a model's name that are noted.
+const MAX_NAME: usize = 200;
 
 /// The role that the session has taken on, whatever function with rights of its own is running.
 #[pg_extern(stable, parallel_restricted)]
@@ -54,4 +57,23 @@ pub(super) fn note_in_audit_log(
         failure.map(str::to_owned).into(),
     ];
     spi::query(&sql, args, Mode::ReadWrite, |_| ()).map(|_| ())
+}
+
+/// Notes what an administrator does to the files of a model, in the audit log and in the server's: no
+/// rollback undoes the act, while it undoes the entry in the table.
+///
+/// # Errors
+///
+/// As [`spi::query`].
+pub(super) fn note_act_of_files(action: &str, name: &str) -> Result<(), PgError> {
+    let name: String = name.chars().take(MAX_NAME).collect();
+    let caller = current_user();
+    let message = format!("{action} of \"{name}\" by role \"{}\"", catalog::role_name(caller));
+    PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).report(PgLogLevel::LOG);
+    let Ok(installation) = catalog_cache::installation() else { return Ok(()) };
+    if catalog::in_recovery() {
+        return Ok(());
+    }
+    let details = serde_json::json!({ "model": name });
+    as_owner(installation.owner, || note_in_audit_log(&installation, caller, action, details, None))
 }

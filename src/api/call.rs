@@ -30,7 +30,7 @@ use crate::pg::error::{PgError, RequestFailure};
 use crate::pg::interrupts::{self, WaitFd};
 use crate::pg::rate_limits::{self, RequestChannel};
 use crate::pg::{cache_queue, guc, privilege, rate_counters};
-use crate::registry::{self, Resolved};
+use crate::registry::{self, MOST_REPLACED, Resolved};
 use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Subtasks, Usage};
 
 /// Most times that a request that has not begun is handed to an engine.
@@ -76,6 +76,8 @@ pub(super) struct Call {
     /// The questions to the cache; of the elements of an array, one for each.
     pub(super) questions: Vec<Option<CacheQuestion>>,
     author: Author,
+    /// Number of times that it has begun anew because the file of its model was replaced.
+    replaced: u32,
     /// Whether an element of an array that cannot be answered leaves the others as they are.
     pub(super) tolerant: bool,
 }
@@ -152,6 +154,7 @@ impl Call {
             since: Instant::now(),
             questions: vec![question],
             author: Author::default(),
+            replaced: 0,
             tolerant: false,
         })
     }
@@ -255,6 +258,14 @@ impl Call {
                 // The work ends with the connection.
                 self.client = None;
                 return Err(error);
+            }
+            if self.author.is_two() {
+                if self.replaced >= MOST_REPLACED {
+                    self.client = None;
+                    return Err(self.model.replaced_too_often());
+                }
+                self.replaced += 1;
+                return self.restart(self.model.clone());
             }
         }
         match &kind {

@@ -216,7 +216,7 @@ fn unusable(models: &ModelRegistry) -> Vec<Check> {
     }
     // A file whose header names what it is for is read in full when it is used, and its errors are reported
     // then.
-    doubtful.retain(|(_, path)| directory::tasks(path).is_empty());
+    doubtful.retain(|(_, path)| directory::tasks(path).unwrap_or_default().is_empty());
     for (name, path) in doubtful.into_iter().take(MAX_LOOKED_AT) {
         let (detail, hint) = match ModelSummary::of(&ModelSource::File(path), of_settings()) {
             Ok((summary, _)) => match summary.refusals.into_iter().next() {

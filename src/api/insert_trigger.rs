@@ -25,7 +25,7 @@ use crate::pg::{
     activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, refusals, shmem,
     slots, transaction,
 };
-use crate::registry::RequestedModel;
+use crate::registry::{self, RequestedModel};
 use crate::request::batch_checks;
 use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
 use crate::request::params::{self, Unused};
@@ -150,8 +150,13 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<QueueTuple<'a>
     if !transaction::applies_changes()
         && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
     {
-        let given = check_row(row, &columns, &config).or_raise();
-        if let Some(cached) = from_cache(row, &columns, &given, &config) {
+        let (given, cached) = registry::looking_once(|| {
+            let given = check_row(row, &columns, &config)?;
+            let cached = from_cache(row, &columns, &given, &config);
+            Ok::<_, PgError>((given, cached))
+        })
+        .or_raise();
+        if let Some(cached) = cached {
             let row = complete(trigger, row, &columns, &given, &cached);
             count_found(given.request_type, cached.model.as_deref());
             show_copied_row(hidden);

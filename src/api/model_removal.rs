@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use pgrx::prelude::*;
 use steadytext_engine::{adapters, card, gguf};
 
+use super::audit::note_act_of_files;
 use super::models::require_administrator;
 use super::refuse::require_name;
 use crate::pg::catalog_cache::{self, RegisteredModel};
@@ -123,6 +124,8 @@ fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
     }
     let mut any = row.is_some();
     if let Some(path) = path.filter(|_| delete_file) {
+        // The trigger of the registry notes rows, and these files may have none.
+        note_act_of_files("model_remove", name)?;
         any |= delete(&path).map_err(|error| {
             PgError::new(
                 PgSqlErrorCode::ERRCODE_IO_ERROR,

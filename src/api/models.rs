@@ -87,7 +87,7 @@ fn model_list() -> TableIterator<
             continue;
         }
         let preferred = Card::read(&path).ok().flatten().map(|card| words(&card.preferred));
-        let tasks = words(&directory::tasks(&path));
+        let tasks = words(&directory::tasks(&path).unwrap_or_default());
         push(
             &entry.name,
             "directory",
@@ -182,7 +182,9 @@ fn model_inspect(
     let tasks = match (path, found.task) {
         (_, Some(task)) => vec![task.name().to_owned()],
         (None, None) => ModelTask::ALL.map(|task| task.name().to_owned()).to_vec(),
-        (Some(path), None) => directory::tasks(path).iter().map(|task| task.name().to_owned()).collect(),
+        (Some(path), None) => {
+            directory::tasks(path).unwrap_or_default().iter().map(|task| task.name().to_owned()).collect()
+        }
     };
     let for_prompt = match tasks.first().map(String::as_str) {
         Some("embed") => card::Task::Embed,

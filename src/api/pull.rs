@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::audit::note_in_audit_log;
+use super::audit::note_act_of_files;
 use super::refuse::require_name;
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::privilege::{as_owner, current_user, is_administrator, is_monitor, may_manage};
+use crate::pg::privilege::{current_user, is_administrator, is_monitor, may_manage};
 use crate::pg::pulls::{
     self, CompletedDownload, DownloadState, DownloadTicket, FailedDownload, RunningDownload, WantedDownload,
 };
@@ -24,29 +24,15 @@ const NOTICE: Duration = Duration::from_secs(5);
 #[pg_extern(volatile, parallel_unsafe)]
 fn model_pull(name: Option<&str>, wait: Option<bool>) -> Option<String> {
     let name = require_name(name).or_raise();
-    note_act("model_pull", name);
+    note_act_of_files("model_pull", name).or_raise();
     Some(pull(name, wait.unwrap_or(true)).or_raise())
-}
-
-/// Notes in the audit log what an administrator does about a download. Where that fails, so does the entry.
-fn note_act(action: &str, name: &str) {
-    let Ok(installation) = catalog_cache::installation() else { return };
-    if catalog::in_recovery() {
-        return;
-    }
-    let name: String = name.chars().take(200).collect();
-    let caller = current_user();
-    as_owner(installation.owner, || {
-        note_in_audit_log(&installation, caller, action, serde_json::json!({ "model": name }), None)
-    })
-    .or_raise();
 }
 
 /// Stops the download of a model, whoever waits for it. Whether there was one.
 #[pg_extern(volatile, parallel_unsafe)]
 fn model_pull_cancel(name: Option<&str>) -> Option<bool> {
     let name = require_name(name).or_raise();
-    note_act("model_pull_cancel", name);
+    note_act_of_files("model_pull_cancel", name).or_raise();
     Some(pulls::stop(name))
 }
 

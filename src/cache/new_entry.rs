@@ -19,6 +19,8 @@ pub(crate) struct Author {
     model: Option<ModelIdentity>,
     /// Subtasks of it were computed by another one, whose file was replaced.
     mixed: bool,
+    /// The other one has other numbers.
+    differs: bool,
 }
 
 impl Author {
@@ -26,8 +28,17 @@ impl Author {
     pub(crate) fn note(&mut self, model: &ModelIdentity) {
         if self.model.as_ref() != Some(model) {
             model_checksums::learn(model);
-            self.mixed = self.model.replace(*model).is_some();
+            let before = self.model.replace(*model);
+            self.mixed = before.is_some();
+            self.differs |=
+                before.is_some_and(|before| (before.hash, before.backend) != (model.hash, model.backend));
         }
+    }
+
+    /// Whether one model has computed a subtask and another one computes the next: together they are nobody's
+    /// answer, and their vectors cannot be compared.
+    pub(crate) fn is_two(&self) -> bool {
+        self.differs
     }
 
     /// The one that has computed all of it.

@@ -14,7 +14,7 @@ use std::cell::Cell;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release, SeqCst};
 use uuid::Uuid;
 
 use super::claim_floors;
@@ -40,6 +40,9 @@ struct Armed {
     /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should
     /// look around.
     review: bool,
+    /// What all sessions of a database begin with has changed: the workers of all databases should look
+    /// around.
+    review_all: bool,
     /// The launcher should look at this database.
     call: bool,
     /// Requests of these buckets ended.
@@ -78,6 +81,11 @@ pub(crate) fn arm_change() {
 /// configuration as it was.
 pub(crate) fn arm_review() {
     arm(|armed| armed.review = true);
+}
+
+/// After commit, the processes of all databases look whether sessions would begin with other settings.
+pub(super) fn arm_review_of_all() {
+    arm(|armed| armed.review_all = true);
 }
 
 /// After commit, the launcher looks at this database.
@@ -201,6 +209,13 @@ fn fire(armed: Armed) {
             wanted |= !slot.note_for_vectorizers();
         }
         if wanted {
+            slot.wake();
+        }
+    }
+    if armed.review_all {
+        for slot in shared.slots.iter().filter(|slot| slot.database.load(Acquire) != 0) {
+            slot.reviews.fetch_add(1, Release);
+            slot.note_for_vectorizers();
             slot.wake();
         }
     }

@@ -2,6 +2,7 @@
 //! database without sessions, lock tables of the extension, rename its schema or restore it; and the log, for
 //! refusals.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -96,6 +97,7 @@ unsafe extern "C-unwind" fn process_utility(
         keep_tables_open((*statement).utilityStmt);
         make_room_for((*statement).utilityStmt);
         wake_for((*statement).utilityStmt);
+        note_other_database((*statement).utilityStmt);
         let afterwards = restore::before((*statement).utilityStmt);
         let mut watch = denied::ErrorWatch::new();
         watch.begin();
@@ -230,7 +232,8 @@ unsafe extern "C-unwind" fn make_room_for(statement: *mut pg_sys::Node) {
 }
 
 /// Wakes the worker after COMMIT PREPARED and ROLLBACK PREPARED: the requests that the transaction has
-/// enqueued, or held locked, are the worker's then.
+/// enqueued, or held locked, are the worker's then. Wakes all processes after ALTER DATABASE and ALTER ROLE
+/// ALL have set or reset something of the extension's.
 #[pg_guard]
 unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
@@ -245,6 +248,60 @@ unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
     if ends_prepared {
         after_commit::arm_change();
     }
+    // SAFETY: the node's tag says what it is.
+    if unsafe { sets_for_all(statement) } {
+        after_commit::arm_review_of_all();
+    }
+}
+
+/// Whether a statement may change the extension's settings for all roles of a database: long-lived processes
+/// have those of their beginning.
+unsafe fn sets_for_all(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the node's tag says what it is; names are the parser's C strings, or null.
+    unsafe {
+        let set = match (*node).type_ {
+            pg_sys::NodeTag::T_AlterDatabaseSetStmt => (*node.cast::<pg_sys::AlterDatabaseSetStmt>()).setstmt,
+            pg_sys::NodeTag::T_AlterRoleSetStmt => {
+                let statement: *mut pg_sys::AlterRoleSetStmt = node.cast();
+                if !(*statement).role.is_null() {
+                    return false;
+                }
+                (*statement).setstmt
+            }
+            _ => return false,
+        };
+        let Some(set) = set.as_ref() else { return false };
+        set.kind == pg_sys::VariableSetKind::VAR_RESET_ALL
+            || (!set.name.is_null()
+                && CStr::from_ptr(set.name).to_bytes().to_ascii_lowercase().starts_with(b"pg_steadytext."))
+    }
+}
+
+thread_local! {
+    /// The start of the command whose last utility statement sets something for another database.
+    static SETS_ELSEWHERE: Cell<Option<i64>> = const { Cell::new(None) };
+}
+
+/// Whether the statement that runs sets something for another database, whose models are not this one's.
+pub(crate) fn sets_for_another_database() -> bool {
+    // SAFETY: a plain getter.
+    SETS_ELSEWHERE.get() == Some(unsafe { pg_sys::GetCurrentStatementStartTimestamp() })
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn note_other_database(node: *mut pg_sys::Node) {
+    // SAFETY: the node's tag says what it is; names are the parser's C strings, or null. A plain getter.
+    let sets_elsewhere = unsafe {
+        let name = match (*node).type_ {
+            pg_sys::NodeTag::T_AlterDatabaseSetStmt => (*node.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname,
+            pg_sys::NodeTag::T_AlterRoleSetStmt => (*node.cast::<pg_sys::AlterRoleSetStmt>()).database,
+            _ => std::ptr::null_mut(),
+        };
+        let is_other =
+            !name.is_null() && catalog::database_oid(CStr::from_ptr(name)) != Some(pg_sys::MyDatabaseId);
+        is_other.then(|| pg_sys::GetCurrentStatementStartTimestamp())
+    };
+    SETS_ELSEWHERE.set(sets_elsewhere);
 }
 
 /// The database that must have no sessions for this statement to work, if the caller has the right to run it:

@@ -18,6 +18,7 @@ pub(crate) mod changed_row;
 pub(crate) mod claim_floors;
 mod column_types;
 pub(crate) mod cursor;
+pub(crate) mod database_settings;
 mod denied;
 pub(crate) mod ended_counts;
 pub(crate) mod engine_leader;

@@ -10,21 +10,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgrx::prelude::*;
+use steadytext_engine::card::Card;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
 use super::defaults;
 use super::directory;
 use super::embedding::Embedding;
-use super::model_files::{is_there, registered_path};
+use super::model_files::{registered_path, see_whether_there};
 use super::names::{path_of, seeded};
 use super::task::{BUILTIN, ModelTask};
 use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
 use crate::pg::error::{PgError, RequestFailure};
-use crate::pg::{activity, model_checksums, predecessor_variables};
+use crate::pg::{activity, bgworker, model_checksums, predecessor_variables};
 
 /// Time for which a file that could not be read is passed over before it is tried again: its permissions may
 /// have changed, which leave no trace in what tells one content from another.
 const UNREADABLE: Duration = Duration::from_secs(60);
+/// Times that a request begins anew because the file of its model was replaced while it was computed.
+pub(crate) const MOST_REPLACED: u32 = 8;
 /// Warnings that a session remembers.
 const MAX_WARNINGS: usize = 64;
 
@@ -193,6 +196,21 @@ impl Resolved {
         self.check(&model.own_hash).map_err(|error| self.with_setting(error))
     }
 
+    /// The error of a request during which its file was replaced again and again: an answer comes from one
+    /// content.
+    pub(crate) fn replaced_too_often(&self) -> PgError {
+        self.with_setting(
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_IO_ERROR,
+                format!(
+                    "the file of model \"{}\" was replaced again and again during the request",
+                    self.name
+                ),
+            )
+            .hint("Ask again when the file stays as it is."),
+        )
+    }
+
     fn check(&self, hash: &[u8; 32]) -> Result<(), PgError> {
         if self.sha256.is_none_or(|sha256| sha256 == *hash) {
             return Ok(());
@@ -251,6 +269,27 @@ pub(super) struct Search {
 }
 
 impl Search {
+    /// Passes over a model of which it cannot be seen whether it is meant for the task.
+    fn pass_over(&mut self, name: &str, reason: &str) {
+        self.is_claimed = true;
+        self.passed_over.push(warning(name, reason));
+    }
+
+    /// Passes over a registered model whose file is not there. What others compute in its place is not what
+    /// it computes, so that somebody must hear of it where it is the preferred one. Of those that came with
+    /// the extension most are never there.
+    fn miss(&mut self, model: &RegisteredModel) {
+        if !model.is_preferred || model.is_default {
+            return;
+        }
+        let warning = warning(&model.name, "its file is not there");
+        // Nobody else tells the server's log.
+        if bgworker::is_worker() && remember(&warning.message) {
+            warning.clone().report(PgLogLevel::WARNING);
+        }
+        self.passed_over.push(warning);
+    }
+
     /// Looks at the file of a model. Whether it is the one.
     fn consider(
         &mut self,
@@ -264,7 +303,7 @@ impl Search {
         let mut found = match Resolved::file(path, name, sha256, row) {
             Ok(found) => found,
             Err(error) => {
-                self.passed_over.push(warning(name, &error.message));
+                self.pass_over(name, &error.message);
                 return false;
             }
         };
@@ -303,36 +342,69 @@ pub(super) fn search(purpose: ModelTask, models: &ModelRegistry, task: ModelTask
         // Rows that came with the extension say nothing of what is wanted here, and those of models elsewhere
         // only where they are preferred: nobody gets them without naming them.
         search.is_claimed |= !model.is_default && (!model.is_elsewhere() || model.is_preferred);
-        if model.is_elsewhere() || !listing.may_have(&model.file) {
+        if model.is_elsewhere() {
             continue;
         }
-        let there = registered_path(&model.file).ok().filter(|path| is_there(path));
-        if let Some(path) = there
-            && search.consider(purpose, &path, &model.name, model.sha256, Some(model))
-        {
-            return Ok(search);
+        let may_be_there = listing.may_have(&model.file);
+        let Some(path) = may_be_there.then(|| registered_path(&model.file).ok()).flatten() else {
+            search.miss(model);
+            continue;
+        };
+        match see_whether_there(&path) {
+            Ok(true) => {
+                if search.consider(purpose, &path, &model.name, model.sha256, Some(model)) {
+                    return Ok(search);
+                }
+            }
+            Ok(false) => search.miss(model),
+            Err(error) => search.pass_over(&model.name, &directory::unseen(&path, &error).message),
         }
     }
-    search.is_claimed |= listing.misses(task.of_card());
+    if let Some(error) = listing.unreadable() {
+        search.is_claimed = true;
+        let warning = PgError { code: PgSqlErrorCode::ERRCODE_WARNING, ..error.clone() };
+        search.passed_over.insert(0, warning);
+    }
+    for (file, card) in listing.stray_cards() {
+        match card {
+            Ok(card) => search.is_claimed |= prefers(card.as_deref(), task),
+            Err(error) => search.pass_over(file, &error.message),
+        }
+    }
     let mut others = Vec::new();
     for entry in listing.entries() {
         let Some(path) = path_of(entry) else { continue };
-        let prefers = match directory::card(&path) {
-            Ok(card) => card.is_some_and(|card| card.preferred.contains(&task.of_card())),
-            Err(_) => false,
-        };
-        if prefers && is_there(&path) {
-            let row = seeded(&entry.file, models);
-            if search.consider(purpose, &path, &entry.name, None, row) {
-                return Ok(search);
+        // A card that cannot be read may prefer the model for any task, and say what its texts begin with.
+        let card = match directory::card(&path) {
+            Ok(card) => card,
+            Err(error) => {
+                search.pass_over(&entry.file, &error.message);
+                continue;
             }
-        } else if prefers {
-            search.is_claimed = true;
-        } else if !models.iter().any(|model| model.file == entry.file) {
-            others.push((entry.clone(), path));
+        };
+        let prefers = prefers(card.as_deref(), task);
+        if !prefers && models.iter().any(|model| model.file == entry.file) {
+            continue;
+        }
+        match see_whether_there(&path) {
+            Ok(true) if prefers => {
+                let row = seeded(&entry.file, models);
+                if search.consider(purpose, &path, &entry.name, None, row) {
+                    return Ok(search);
+                }
+            }
+            Ok(true) => others.push((entry, path)),
+            Ok(false) => search.is_claimed |= prefers,
+            Err(error) => search.pass_over(&entry.name, &directory::unseen(&path, &error).message),
         }
     }
-    others.retain(|(_, path)| is_there(path) && directory::tasks(path).contains(&task.of_card()));
+    others.retain(|(entry, path)| match directory::tasks(path) {
+        Ok(tasks) => tasks.contains(&task.of_card()),
+        Err(error) => {
+            search.pass_over(&entry.name, &directory::unseen(path, &error).message);
+            false
+        }
+    });
     if let [_, _, ..] = others.as_slice() {
         let names: Vec<String> =
             others.iter().take(8).map(|(entry, _)| format!("\"{}\"", entry.name)).collect();
@@ -346,6 +418,10 @@ pub(super) fn search(purpose: ModelTask, models: &ModelRegistry, task: ModelTask
         search.consider(purpose, &path, &entry.name, None, None);
     }
     Ok(search)
+}
+
+fn prefers(card: Option<&Card>, task: ModelTask) -> bool {
+    card.is_some_and(|card| card.preferred.contains(&task.of_card()))
 }
 
 /// The error where there are models for a task, and none that can be used.

@@ -102,6 +102,13 @@ pub(super) fn of_session(task: ModelTask) -> Option<DefaultModel> {
         .then(|| DefaultModel { name: value, setting: setting.name().to_string_lossy().into_owned() })
 }
 
+/// Whether this session, or its role, leaves the choice to the next level, and hides from itself alone what
+/// is set for the database or in the server's files.
+pub(super) fn hides_others(task: ModelTask) -> bool {
+    let setting = task.setting();
+    setting.level() > SettingLevel::Database && !says_something(&setting.value())
+}
+
 /// Whether a value names a model, and does not leave the choice to the next level.
 pub(super) fn says_something(value: &str) -> bool {
     !value.is_empty() && value != AUTO

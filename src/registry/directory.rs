@@ -5,12 +5,13 @@
 //! The names are read anew only when the directory has changed.
 //!
 //! Invariant: names are compared with those that the directory has, and never made into paths, so that no
-//! name leads anywhere else.
+//! name leads anywhere else. What cannot be read is not remembered: its permissions may change, or an error
+//! pass, without a trace in what tells one state of a file from another.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -18,9 +19,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pgrx::prelude::*;
-use steadytext_engine::card::{self, Card};
+use steadytext_engine::card::{self, Card, CardError};
 use steadytext_engine::task_guess::{self, Vectors};
-use steadytext_engine::{FileId, ModelSource, adapter_tasks, adapters, summary};
+use steadytext_engine::{Error, FileId, ModelSource, adapter_tasks, adapters, summary};
 
 use super::task::{AUTO, BUILTIN};
 use crate::pg::error::PgError;
@@ -55,6 +56,8 @@ pub(super) struct DirectoryListing {
     missing: Vec<String>,
     /// Every name in it, in lower case; `None` where they could not be read, or not all of them.
     names: Option<HashSet<String>>,
+    /// The reason why it could not be read: any model may be in it.
+    unreadable: Option<PgError>,
 }
 
 /// The tasks that a model has adapters for.
@@ -85,7 +88,7 @@ struct CachedListing {
 struct DirectoryState([i64; 6]);
 
 /// Values that were read from models, each with the state of the file it was read from.
-type ReadFromFiles<T> = HashMap<PathBuf, (Option<FileId>, T)>;
+type ReadFromFiles<T> = HashMap<PathBuf, (FileId, T)>;
 
 thread_local! {
     static LISTING: RefCell<Option<CachedListing>> = const { RefCell::new(None) };
@@ -107,14 +110,15 @@ impl DirectoryListing {
         &self.entries
     }
 
-    /// Whether there is a card that prefers the task, of a model that is not there any more.
-    pub(super) fn misses(&self, task: card::Task) -> bool {
+    /// The cards of models that are not there any more, by the names of their models' files.
+    pub(super) fn stray_cards(&self) -> impl Iterator<Item = (&str, Result<Option<Rc<Card>>, PgError>)> {
         let directory = PathBuf::from(guc::model_dir());
-        let prefers = |file: &String| {
-            let card = card(&directory.join(file)).ok().flatten();
-            card.is_some_and(|card| card.preferred.contains(&task))
-        };
-        self.missing.iter().any(prefers)
+        self.missing.iter().map(move |file| (file.as_str(), card(&directory.join(file))))
+    }
+
+    /// The error with which the directory could not be read.
+    pub(super) fn unreadable(&self) -> Option<&PgError> {
+        self.unreadable.as_ref()
     }
 
     /// False where the file of a row is certainly not there, which costs no look at the file system: rows
@@ -134,12 +138,18 @@ impl DirectoryListing {
 /// The present content of the directory.
 pub(super) fn listing() -> Rc<DirectoryListing> {
     let directory = PathBuf::from(guc::model_dir());
+    let failed = |error: io::Error| {
+        Rc::new(DirectoryListing {
+            unreadable: Some(unseen(&directory, &error)),
+            ..DirectoryListing::default()
+        })
+    };
     let metadata = match directory.metadata() {
         Ok(metadata) => metadata,
-        Err(error) => {
-            let names = (error.kind() == ErrorKind::NotFound).then(HashSet::new);
-            return Rc::new(DirectoryListing { names, ..DirectoryListing::default() });
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Rc::new(DirectoryListing { names: Some(HashSet::new()), ..DirectoryListing::default() });
         }
+        Err(error) => return failed(error),
     };
     let state = DirectoryState([
         metadata.dev() as i64,
@@ -155,17 +165,32 @@ pub(super) fn listing() -> Rc<DirectoryListing> {
         {
             return Rc::clone(&known.listing);
         }
-        let listing = Rc::new(read(&directory));
+        let listing = match read(&directory) {
+            Ok(listing) => Rc::new(listing),
+            Err(error) => return failed(error),
+        };
         let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         let is_settled = age.is_some_and(|age| age > SETTLED);
-        *known = Some(CachedListing { directory, state, is_settled, listing: Rc::clone(&listing) });
+        *known = Some(CachedListing {
+            directory: directory.clone(),
+            state,
+            is_settled,
+            listing: Rc::clone(&listing),
+        });
         listing
     })
 }
 
-fn read(directory: &Path) -> DirectoryListing {
-    let Ok(found) = directory.read_dir() else { return DirectoryListing::default() };
-    let found: Vec<_> = found.take(MAX_ENTRIES).flatten().collect();
+/// The error about a file or a directory that cannot be looked at.
+pub(super) fn unseen(path: &Path, error: &io::Error) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read \"{}\": {error}", path.display()))
+        .hint(
+            "Let the operating system user of the server read pg_steadytext.model_dir and all that is in it.",
+        )
+}
+
+fn read(directory: &Path) -> io::Result<DirectoryListing> {
+    let found = directory.read_dir()?.take(MAX_ENTRIES).collect::<io::Result<Vec<_>>>()?;
     let entry = |found: &std::fs::DirEntry| {
         let file = found.file_name().into_string().ok()?;
         let is_shown = !file.starts_with('.') && !file.chars().any(char::is_control);
@@ -187,7 +212,7 @@ fn read(directory: &Path) -> DirectoryListing {
     let is_whole = found.len() < MAX_ENTRIES;
     let lower = |name: &OsString| name.to_string_lossy().to_ascii_lowercase();
     let names = is_whole.then(|| names.iter().map(lower).collect());
-    DirectoryListing { entries: Rc::new(entries), missing, names }
+    Ok(DirectoryListing { entries: Rc::new(entries), missing, names, unreadable: None })
 }
 
 /// The name of the model in an entry of the directory. Whether a folder, or what a link leads to, is a model
@@ -256,39 +281,47 @@ pub(super) fn find(
 ///
 /// XX001 for a card that cannot be read.
 pub(super) fn card(model: &Path) -> Result<Option<Rc<Card>>, PgError> {
-    remembered(&CARDS, model, FileId::of_path(&Card::path(model)).ok(), || {
-        let card = Card::read(model).map_err(|error| {
-            let message = match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            };
-            PgError::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
-                .hint("Correct the card, or remove it: without one the file by itself is the model.")
-        })?;
-        Ok(card.map(Rc::new))
-    })
+    let read = || {
+        let error = match Card::read(model) {
+            Ok(card) => return Ok(Ok(card.map(Rc::new))),
+            Err(error) => error,
+        };
+        let message = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let reported = PgError::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+            .hint("Correct the card, or remove it: without one the file by itself is the model.");
+        // What is no card is none until it changes.
+        if matches!(error, CardError::Invalid { .. }) { Ok(Err(reported)) } else { Err(reported) }
+    };
+    remembered(&CARDS, model, FileId::of_path(&Card::path(model)).ok(), read)?
 }
 
 /// The tasks of the model in its card, or else those guessed from its file.
-pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
+///
+/// # Errors
+///
+/// The system's, for a file that is there and cannot be read: it may be for any task.
+pub(crate) fn tasks(model: &Path) -> io::Result<Rc<Vec<card::Task>>> {
     if let Ok(Some(card)) = card(model)
         && !card.tasks.is_empty()
     {
-        return Rc::new(card.tasks.clone());
+        return Ok(Rc::new(card.tasks.clone()));
     }
     let head = if model.is_dir() { model.join("config.json") } else { model.to_owned() };
-    remembered(&TASKS, model, FileId::of_path(&head).ok(), || Rc::new(task_guess::tasks(model)))
+    remembered(&TASKS, model, FileId::of_path(&head).ok(), || task_guess::tasks(model).map(Rc::new))
 }
 
 /// Properties of the vectors of a model that can be told from its file quickly, read anew when the file has
-/// changed. `None` where there are none.
+/// changed. `None` where there are none, or they cannot be read.
 pub(super) fn vectors(model: &ModelSource) -> Option<Rc<Vectors>> {
     let path = match model {
         ModelSource::File(path) => path,
         ModelSource::Builtin => return BUILTIN_VECTORS.with(Clone::clone),
     };
-    let read = || task_guess::vectors(path).map(Rc::new);
-    remembered(&VECTORS, path, task_guess::state_of_vectors(path), read)
+    let read = || task_guess::vectors(path).map(|found| found.map(Rc::new));
+    remembered(&VECTORS, path, task_guess::state_of_vectors(path), read).ok().flatten()
 }
 
 fn vectors_of_builtin() -> Option<Rc<Vectors>> {
@@ -300,32 +333,38 @@ fn vectors_of_builtin() -> Option<Rc<Vectors>> {
 /// The tasks that a model has adapters for, read anew when what says so has changed.
 pub(super) fn adapted_tasks(model: &Path) -> Tasks {
     let state = adapters::described_state(model);
-    let read = || adapter_tasks(model).ok().map(Arc::new);
+    let read = || match adapter_tasks(model) {
+        Ok(tasks) => Ok(Some(Arc::new(tasks))),
+        Err(error @ Error::ModelFile { .. }) => Err(error),
+        Err(_) => Ok(None),
+    };
     let changed_at =
         |state: FileId| SystemTime::UNIX_EPOCH + Duration::from_secs(state.modified_s.max(0) as u64);
     let age = state.map(|state| SystemTime::now().duration_since(changed_at(state)).unwrap_or_default());
     let tasks =
         if age.is_some_and(|age| age <= SETTLED) { read() } else { remembered(&ADAPTED, model, state, read) };
-    tasks.map_or(Tasks::Unknown, Tasks::Known)
+    tasks.ok().flatten().map_or(Tasks::Unknown, Tasks::Known)
 }
 
-fn remembered<T: Clone>(
+/// What was read of a model, or is read now. Errors are not kept, nor is anything of a file without a state.
+fn remembered<T: Clone, E>(
     kept: &'static std::thread::LocalKey<RefCell<ReadFromFiles<T>>>,
     model: &Path,
     state: Option<FileId>,
-    read: impl FnOnce() -> T,
-) -> T {
+    read: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let Some(state) = state else { return read() };
     kept.with_borrow_mut(|kept| {
         if let Some((known, value)) = kept.get(model)
             && *known == state
         {
-            return value.clone();
+            return Ok(value.clone());
         }
-        let value = read();
+        let value = read()?;
         if kept.len() >= MAX_KNOWN {
             kept.clear();
         }
         kept.insert(model.to_owned(), (state, value.clone()));
-        value
+        Ok(value)
     })
 }

@@ -31,17 +31,35 @@ pub(crate) fn resolve_elsewhere(
     wanted: RequestedModel<'_>,
     models: &ModelRegistry,
 ) -> Result<Resolved, PgError> {
-    defaults::as_the_worker(|| {
-        let name = match wanted {
-            RequestedModel::Named(name) | RequestedModel::Remembered(name) => Some(name.to_owned()),
-            RequestedModel::Default => defaults::of(task, models)?.map(|default| default.name),
-        };
-        let row = name.as_deref().and_then(|name| row(name, models));
-        match row.filter(|row| row.task == task.name()) {
-            Some(row) if row.is_elsewhere() || !is_file_there(&row.file) => Ok(Resolved::elsewhere(row)),
-            _ => resolve(task, wanted, models),
-        }
-    })
+    defaults::as_the_worker(|| look(task, wanted, models))
+}
+
+/// The model of a request as this session gets it, wherever its file is.
+///
+/// # Errors
+///
+/// As [`resolve`], except that a missing file is no error.
+pub(super) fn look(
+    task: ModelTask,
+    wanted: RequestedModel<'_>,
+    models: &ModelRegistry,
+) -> Result<Resolved, PgError> {
+    let name = match wanted {
+        RequestedModel::Named(name) | RequestedModel::Remembered(name) => Some(name.to_owned()),
+        RequestedModel::Default => defaults::of(task, models)?.map(|default| default.name),
+    };
+    let row = name.as_deref().and_then(|name| row(name, models));
+    match row.filter(|row| row.task == task.name()) {
+        Some(row) if row.is_elsewhere() || !is_file_there(&row.file) => Ok(Resolved::elsewhere(row)),
+        _ => resolve(task, wanted, models),
+    }
+}
+
+/// The name of the model that embeds in this session where none is named. `None` where there is none, and for
+/// a file that a superuser has named by its path: it has no other name.
+pub(crate) fn default_embedding_name(models: &ModelRegistry) -> Option<String> {
+    let found = look(ModelTask::Embed, RequestedModel::Default, models).ok()?;
+    Some(found.name().to_owned()).filter(|name| !guc::is_path(name))
 }
 
 /// The names of the models that requests get which name none, by the numbers of the tasks; `None` where there

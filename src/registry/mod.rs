@@ -16,6 +16,7 @@ mod elsewhere;
 mod embedding;
 mod model_files;
 mod names;
+mod remembered;
 mod resolve;
 pub(crate) mod restored;
 mod setting_checks;
@@ -24,16 +25,15 @@ mod suggestions;
 mod task;
 
 pub(crate) use self::adapter_folders::stray_adapters;
-pub(crate) use self::choice::Resolved;
+pub(crate) use self::choice::{MOST_REPLACED, Resolved};
 pub(crate) use self::defaults::is_obeyed;
 pub(crate) use self::download_request::DownloadRequest;
-pub(crate) use self::elsewhere::{default_names, resolve_elsewhere};
+pub(crate) use self::elsewhere::{default_embedding_name, default_names, resolve_elsewhere};
 pub(crate) use self::embedding::Embedding;
 pub(crate) use self::model_files::{is_there, registered_path};
 pub(crate) use self::names::{gives_way, incomplete_file, is_known, named_file, path_of, there_without_pull};
-pub(crate) use self::resolve::{
-    builtin_warning, check, check_content, looking_once, of_any_task, resolve, to_remember,
-};
+pub(crate) use self::remembered::to_remember;
+pub(crate) use self::resolve::{builtin_warning, check, check_content, looking_once, of_any_task, resolve};
 pub(crate) use self::setting_checks::{warn_of_key, warn_of_setting};
 pub(crate) use self::status::status;
 pub(crate) use self::suggestions::close;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use steadytext_engine::gguf::parts;
@@ -24,6 +25,15 @@ pub(crate) struct LeadsOut;
 pub(crate) fn is_there(path: &Path) -> bool {
     // Of a split model, all parts.
     parts(path).iter().all(|part| part.is_file()) || path.join("config.json").is_file()
+}
+
+/// As [`is_there`], where it matters that it can be seen.
+///
+/// # Errors
+///
+/// The system's: there may be a model.
+pub(super) fn see_whether_there(path: &Path) -> io::Result<bool> {
+    Ok(path.try_exists()? && is_there(path))
 }
 
 /// Whether there is a model at a path of the registry.

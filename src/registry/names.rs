@@ -63,8 +63,26 @@ pub(crate) fn incomplete_file(name: &str) -> Result<Option<PathBuf>, PgError> {
     Ok(directory::find(name, |entry| of(entry).is_some())?.and_then(|entry| of(&entry)))
 }
 
+/// The error with which the directory of the models, or the model of this name in it, cannot be looked at:
+/// whether there is one is not known. `None` where it can.
+///
+/// # Errors
+///
+/// 42710 where several have the name.
+pub(super) fn unseen_file(name: &str) -> Result<Option<PgError>, PgError> {
+    if let Some(error) = directory::listing().unreadable() {
+        return Ok(Some(error.clone()));
+    }
+    let error_of = |entry: &DirectoryEntry| {
+        let path = path_of(entry)?;
+        path.try_exists().err().map(|error| directory::unseen(&path, &error))
+    };
+    Ok(directory::find(name, |entry| error_of(entry).is_some())?.and_then(|entry| error_of(&entry)))
+}
+
 /// The model of a name that needs no download: the file of a row without a repository, or one that is in the
-/// directory of the models, or the builtin model. `None` where there is none.
+/// directory of the models, or the builtin model. `None` where there is none. A download by the name of a row
+/// that gives way to a file would let the name mean another model from then on.
 ///
 /// # Errors
 ///
@@ -75,8 +93,8 @@ pub(crate) fn there_without_pull(name: &str, models: &ModelRegistry) -> Result<O
     }
     match models.iter().find(|model| model.name == name) {
         Some(row) if row.repository.is_none() && is_file_there(&row.file) => Ok(Some(row.file.clone())),
-        Some(_) => Ok(None),
-        None => Ok(entry(name)?.map(|entry| entry.file)),
+        Some(row) if !gives_way(row) => Ok(None),
+        _ => Ok(entry(name)?.map(|entry| entry.file)),
     }
 }
 

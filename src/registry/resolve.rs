@@ -11,7 +11,7 @@ use super::choice::{self, Resolved, Search};
 use super::defaults::{self, DefaultModel};
 use super::directory::{self, DirectoryEntry};
 use super::model_files::{LeadsOut, is_there, registered_path, set_path};
-use super::names::{entry, gives_way, incomplete_file, of_file, path_of, row, seeded, shown};
+use super::names::{entry, gives_way, incomplete_file, of_file, path_of, row, seeded, shown, unseen_file};
 use super::suggestions::{asks_through_the_queue, known};
 use super::task::{AUTO, BUILTIN, ModelTask, RequestedModel};
 use crate::pg::catalog_cache::{ModelRegistry, RegisteredModel};
@@ -42,13 +42,17 @@ pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+fn is_looking_once() -> bool {
+    KNOWN.with_borrow(Option::is_some)
+}
+
 /// The model of a request that names one, by name or size, or the one that is the default.
 ///
 /// # Errors
 ///
 /// 42704 for a name that nothing has, 42710 for one that several have, 42809 for a model that is for another
-/// task, 58030 for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is
-/// known to be another than the registered, or whose card cannot be read.
+/// task, 58030 for one whose file is not there or cannot be looked at, 58P01 where none can be used, XX001
+/// for one whose file is known to be another than the registered, or whose card cannot be read.
 pub(crate) fn resolve(
     task: ModelTask,
     wanted: RequestedModel<'_>,
@@ -178,32 +182,17 @@ fn automatic(purpose: ModelTask, task: ModelTask, models: &ModelRegistry) -> Res
     Ok(choice::after(found, passed_over))
 }
 
-/// The model that a request which is enqueued now without one has to store: the default of this session, its
-/// role or its database. The worker knows what is set for the server and in steadytext_config.
-///
-/// # Errors
-///
-/// As [`check`]; 0A000 for a path, which the queue must not carry.
-pub(crate) fn to_remember(task: ModelTask, models: &ModelRegistry) -> Result<Option<String>, PgError> {
-    let Some(DefaultModel { name, setting }) = defaults::of_session(task) else { return Ok(None) };
-    if guc::is_path(&name) {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("{setting} is a path in this session, which requests of the queue cannot name"),
-        )
-        .hint("Register the file in steadytext_models, and set its name."));
-    }
-    check(task, &name, models).map_err(|error| defaults::named_by(error, &setting))?;
-    Ok(Some(name))
-}
-
 /// Refuses names that [`resolve`] would not find.
 ///
 /// # Errors
 ///
-/// 42704, 42710 and 42809, as [`resolve`].
+/// 42704, 42710 and 42809, as [`resolve`]; 58030 where that cannot be seen.
 pub(crate) fn check(task: ModelTask, name: &str, models: &ModelRegistry) -> Result<(), PgError> {
     if name == BUILTIN {
+        return Ok(());
+    }
+    // Who looks once more for what is found needs not look.
+    if is_looking_once() && find_once(task, Some(name), models).is_ok() {
         return Ok(());
     }
     find(task, name, models).map(|_| ())
@@ -256,6 +245,9 @@ fn find<'a>(task: ModelTask, name: &str, models: &'a ModelRegistry) -> Result<Na
     let Some(entry) = entry(name)? else {
         if let Some(path) = incomplete_file(name)? {
             return Err(not_whole(&shown, &path));
+        }
+        if let Some(error) = unseen_file(name)? {
+            return Err(error);
         }
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,

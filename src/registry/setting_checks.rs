@@ -15,10 +15,14 @@ use super::task::ModelTask;
 use crate::pg::catalog_cache::{self, ModelRegistry};
 use crate::pg::error::PgError;
 use crate::pg::guc::ModelSetting;
-use crate::pg::privilege;
+use crate::pg::{hooks, privilege};
 
-/// Warns who sets one of the settings `pg_steadytext.*_model`.
+/// Warns who sets one of the settings `pg_steadytext.*_model`, unless that is for another database: what that
+/// one has registered is not seen from here.
 pub(crate) fn warn_of_setting(setting: ModelSetting, name: &str) {
+    if hooks::sets_for_another_database() {
+        return;
+    }
     let task = ModelTask::ALL.into_iter().find(|task| task.setting() == setting);
     if let Some(task) = task {
         warn(task, &setting.name().to_string_lossy(), name);
@@ -63,7 +67,7 @@ fn why_unusable(task: ModelTask, name: &str, models: &ModelRegistry) -> Option<P
         return None;
     }
     let ModelSource::File(path) = &found.source else { return None };
-    let tasks = directory::tasks(path);
+    let tasks = directory::tasks(path).unwrap_or_default();
     let [of_file, ..] = tasks.as_slice() else { return None };
     if tasks.contains(&task.of_card()) {
         return None;

@@ -50,10 +50,8 @@ fn here(tasks: &[ModelTask], rows: &[&RegisteredModel], models: &ModelRegistry) 
     let files = directory::entries();
     let files = files.iter().take(MAX_SHOWN).filter(|entry| {
         path_of(entry).is_some_and(|path| {
-            let has = || directory::tasks(&path);
-            is_there(&path)
-                && (tasks.len() == ModelTask::ALL.len()
-                    || tasks.iter().any(|task| has().contains(&task.of_card())))
+            let has = |task: &ModelTask| directory::tasks(&path).is_ok_and(|of| of.contains(&task.of_card()));
+            is_there(&path) && (tasks.len() == ModelTask::ALL.len() || tasks.iter().any(has))
         })
     });
     for entry in files {

@@ -256,18 +256,20 @@ impl Worker {
             self.reviews_seen = reviews;
             catalog_cache::forget();
         }
-        match protocol::presence() {
-            Ok(Presence::Absent) => {
+        match protocol::presence_and_defaults(true) {
+            Ok((Presence::Absent, _)) => {
                 self.cache_writer.forget();
                 return Some(WorkerExit::NoExtension);
             }
-            Ok(Presence::Present(now, _))
+            Ok((Presence::Present(now, _), _))
                 if now.extension != self.extension.extension || now.version != self.extension.version =>
             {
                 self.cache_writer.forget();
                 return Some(WorkerExit::Again);
             }
-            Ok(Presence::Present(now, config)) => {
+            // PostgreSQL gives a process what is set for its database when it begins, and not later.
+            Ok((Presence::Present(..), true)) => return Some(WorkerExit::Again),
+            Ok((Presence::Present(now, config), false)) => {
                 self.extension = now;
                 self.obey(config);
             }

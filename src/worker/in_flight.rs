@@ -20,7 +20,7 @@ use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::ModelRegistry;
 use crate::pg::error::{PgError, RequestFailure, counted};
 use crate::pg::rate_counters;
-use crate::registry::Resolved;
+use crate::registry::{MOST_REPLACED, Resolved};
 use crate::request::{Answer, EndedRequest, RequestMetrics, Stages, Usage};
 
 /// The order in which rows get what room there is: by priority, then as they were claimed.
@@ -53,6 +53,8 @@ struct RunningRequest {
     /// The question to the cache.
     question: Option<CacheQuestion>,
     author: Author,
+    /// Number of times that it has begun anew because the file of its model was replaced.
+    replaced: u32,
     /// The row is no longer ours: nobody wants the result.
     abandoned: bool,
     alone: bool,
@@ -171,6 +173,7 @@ impl InFlight {
             metrics,
             question,
             author: Author::default(),
+            replaced: 0,
             abandoned: false,
             alone,
         };
@@ -250,16 +253,26 @@ impl InFlight {
                 running.author.note(&model);
                 if let Err(error) = running.resolved.check_loaded(&model) {
                     match running.resolved.next(&self.registry) {
-                        Some(next) if running.verdict.is_none() => {
-                            running.restart(next);
-                            self.subtasks.retain(|_, (of, _)| *of != held);
-                        }
+                        Some(next) if running.verdict.is_none() => self.begin_anew(held, next),
                         _ => {
                             running
                                 .verdict
                                 .get_or_insert(Verdict::Failed(RequestFailure { error, retry: false }));
                             running.ticket.cancel();
                         }
+                    }
+                    return None;
+                }
+                if running.author.is_two() && running.verdict.is_none() && !running.abandoned {
+                    if running.replaced < MOST_REPLACED {
+                        let replaced = running.replaced + 1;
+                        let same = running.resolved.clone();
+                        self.begin_anew(held, same);
+                        self.requests.get_mut(&held)?.replaced = replaced;
+                    } else {
+                        let error = running.resolved.replaced_too_often();
+                        running.verdict = Some(Verdict::Failed(RequestFailure { error, retry: true }));
+                        running.ticket.cancel();
                     }
                     return None;
                 }
@@ -311,8 +324,7 @@ impl InFlight {
                     && !running.abandoned
                     && let Some(next) = running.resolved.pass_over(&error, &self.registry)
                 {
-                    running.restart(next);
-                    self.subtasks.retain(|_, (of, _)| *of != held);
+                    self.begin_anew(held, next);
                     return None;
                 }
                 if running.verdict.is_none() {
@@ -333,6 +345,15 @@ impl InFlight {
             return None;
         }
         self.end(held)
+    }
+
+    /// Lets a request begin anew, with this model. Nothing that the engine still says of it counts.
+    fn begin_anew(&mut self, held: HeldRequest, with: Resolved) {
+        self.subtasks.retain(|_, (of, _)| *of != held);
+        if let Some(running) = self.requests.get_mut(&held) {
+            running.restart(with);
+            self.waiting.insert(running.rank(), held);
+        }
     }
 
     /// Takes out a request of which the engine has nothing any more.

@@ -31,7 +31,7 @@ use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
-use crate::pg::{catalog, claim_floors, listen, pending};
+use crate::pg::{catalog, claim_floors, database_settings, listen, pending};
 use crate::request::Answer;
 
 /// Time for which a claim is valid without being extended, in seconds.
@@ -82,11 +82,18 @@ pub(super) enum Presence {
 
 /// Looks whether the extension is there.
 pub(super) fn presence() -> Result<Presence, PgError> {
+    presence_and_defaults(false).map(|(presence, _)| presence)
+}
+
+/// Looks whether the extension is there, and, where `compares`, whether sessions would begin with other
+/// default models than this process has.
+pub(super) fn presence_and_defaults(compares: bool) -> Result<(Presence, bool), PgError> {
     transaction("look for the extension", || {
         if catalog::extension_oid().is_none() {
-            return Ok(Presence::Absent);
+            return Ok((Presence::Absent, false));
         }
-        Ok(Presence::Present(catalog_cache::installation()?, catalog_cache::config()?))
+        let presence = Presence::Present(catalog_cache::installation()?, catalog_cache::config()?);
+        Ok((presence, compares && database_settings::have_changed()?))
     })
 }
 

@@ -194,11 +194,15 @@ impl VectorizerProcess {
                 return;
             }
             let reviews = self.slot.reviews.load(Acquire);
-            if reviews_seen.replace(reviews) != Some(reviews) {
+            let is_told = reviews_seen.replace(reviews) != Some(reviews);
+            if is_told {
                 catalog_cache::forget();
             }
-            let (is_paused, interval) = match protocol::presence() {
-                Ok(Presence::Present(now, config))
+            // The requests that it enqueues keep the default models of its own beginning. Where there are
+            // others, the worker starts another process.
+            let compares = is_told || Instant::now() >= look;
+            let (is_paused, interval) = match protocol::presence_and_defaults(compares) {
+                Ok((Presence::Present(now, config), false))
                     if now.extension == self.extension && now.version == env!("CARGO_PKG_VERSION") =>
                 {
                     let interval = config.worker_poll_interval_s.clamp(0.01, 120.0) * IDLE_FACTOR;

@@ -24,7 +24,16 @@ pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 /// [`Error::ModelFile`] where it cannot be read, [`Error::CorruptModel`] where its content is not of the
 /// expected form.
 pub(super) fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    if path.exists() { required(path).map(Some) } else { Ok(None) }
+    if is_there(path)? { required(path).map(Some) } else { Ok(None) }
+}
+
+/// Whether there is a file at a path.
+///
+/// # Errors
+/// [`Error::ModelFile`] where that cannot be seen: a folder that nobody may enter can have the file in it,
+/// and the model would be another one without.
+pub(super) fn is_there(path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(|source| Error::reading(path, source))
 }
 
 /// The bytes of a regular file that is not longer than `most`.

@@ -247,6 +247,22 @@ fn what_the_files_beside_the_weights_say_is_obeyed() {
 }
 
 #[test]
+fn a_file_that_cannot_be_looked_at_is_not_taken_for_one_that_is_missing() {
+    for name in ["1_Pooling", "modules.json", "tokenizer_config.json", "vocab.txt"] {
+        let directory = folder();
+        let path = directory.path().join(name);
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).unwrap();
+        } else if path.is_file() {
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::os::unix::fs::symlink(name, &path).unwrap();
+        let error = open(directory.path()).unwrap_err();
+        assert!(matches!(error, Error::ModelFile { .. }), "{name}: {error}");
+    }
+}
+
+#[test]
 fn a_folder_says_how_long_its_vectors_are_and_what_they_may_be_cut_to() {
     let directory = folder();
     let whole = open(directory.path()).unwrap().u32("bert.embedding_length").unwrap();

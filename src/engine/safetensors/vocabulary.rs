@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::json::{bytes, corrupt, optional, parse, unsupported};
+use super::json::{bytes, corrupt, is_there, optional, parse, unsupported};
 use super::normalizers::{self, BertNormalizer};
 use crate::Error;
 use crate::gguf::Translation;
@@ -96,7 +96,7 @@ struct CleaningJson {
 /// Errors of reading the files; [`Error::CorruptModel`] where tokens are missing.
 pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
     let path = folder.join("vocab.txt");
-    let (tokens, cleaning) = if path.exists() && !has_other_normalizer(folder)? {
+    let (tokens, cleaning) = if is_there(&path)? && !has_other_normalizer(folder)? {
         let config: TokenizerConfig = optional(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
         let cleaning = CleaningJson {
             lower_case: config.do_lower_case,
@@ -131,7 +131,7 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<(), E
 /// Whether `tokenizer.json`, where there is one, cleans texts in a way that the other files do not mention.
 fn has_other_normalizer(folder: &Path) -> Result<bool, Error> {
     let path = folder.join("tokenizer.json");
-    if !path.exists() {
+    if !is_there(&path)? {
         return Ok(false);
     }
     let Normalized { normalizer } = parse(&path, &bytes(&path, MAX_BYTES)?)?;

@@ -37,6 +37,10 @@ pub(crate) enum SettingLevel {
 }
 
 impl ModelSetting {
+    /// All of them.
+    pub(crate) const ALL: [ModelSetting; 3] =
+        [ModelSetting::Generation, ModelSetting::Embedding, ModelSetting::Reranker];
+
     /// Its name.
     pub(crate) fn name(self) -> &'static CStr {
         match self {
@@ -66,12 +70,9 @@ impl ModelSetting {
     }
 }
 
-/// Whether any of these settings names a model for less than the whole server.
+/// Whether any of these settings is made for less than the whole server.
 pub(crate) fn any_model_of_session() -> bool {
-    [ModelSetting::Generation, ModelSetting::Embedding, ModelSetting::Reranker].iter().any(|setting| {
-        let value = setting.value();
-        !value.is_empty() && value != "auto" && setting.level() > SettingLevel::Server
-    })
+    ModelSetting::ALL.iter().any(|setting| setting.level() > SettingLevel::Server)
 }
 
 /// The source of the value.

@@ -237,3 +237,35 @@ fn auto_finds_a_registered_file_however_its_row_writes_it_and_soon_after_it_has_
     mode(0o755);
     assert!(is_found);
 }
+
+#[test]
+fn who_gets_another_model_because_the_preferred_one_s_file_is_away_is_told_and_so_is_the_log() {
+    const WARNING: &str = "model \"best\" is passed over: its file is not there";
+    let (cluster, mut session) = with_automatic_models(Options::new());
+    let directory = cluster.model_directory();
+    for (seed, file) in [(1, "best.gguf"), (2, "good.gguf")] {
+        Bert { seed, ..Bert::default() }.write(&directory.join(file)).expect("our own file");
+    }
+    session.run(
+        "insert into steadytext_models (name, task, file, is_preferred)
+         values ('best', 'embed', 'best.gguf', true), ('good', 'embed', 'good.gguf', false), ('later', 'embed', 'later.gguf', false)",
+    );
+    let chosen = "select steadytext_embed('which one', use_cache => false)::text";
+    let of = |session: &mut Session, name: &str| -> String {
+        session.one(&format!("select steadytext_embed('which one', model => '{name}')::text"))
+    };
+    assert_eq!(session.one::<String>(chosen), of(&mut session, "best"));
+    assert_eq!(warnings(&mut session, "is passed over"), 0);
+    fs::rename(directory.join("best.gguf"), directory.join(".away")).expect("our own files");
+    for expected in [1, 0] {
+        assert_eq!(session.one::<String>(chosen), of(&mut session, "good"));
+        assert_eq!(warnings(&mut session, WARNING), expected, "once in a session");
+        assert_eq!(warnings(&mut session, "is passed over"), 0, "nobody has preferred the other one");
+        let id = session.embed("which one", "use_cache => false");
+        session.answer(id);
+    }
+    cluster.wait_for_log(0, WARNING);
+    assert_eq!(count(&cluster.log(), WARNING), 1);
+    fs::rename(directory.join(".away"), directory.join("best.gguf")).expect("our own files");
+    assert_eq!(session.one::<String>(chosen), of(&mut session, "best"));
+}

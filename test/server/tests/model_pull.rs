@@ -550,3 +550,50 @@ fn requests_of_a_role_begin_two_downloads_at_a_time_and_leave_the_rest_to_others
     world.session.answer(ids[2]);
     assert!((1..=4).all(|number| world.hub.times(&format!("many-{number}.gguf")) == 1));
 }
+
+#[test]
+fn the_name_of_a_row_that_gives_way_to_a_file_is_no_reason_to_download_another_model_of_the_name() {
+    let mut world = world(|options| options);
+    let path = world.cluster.model_directory().join("bge-m3.gguf");
+    Bert::default().write(&path).unwrap();
+    let vector = "select steadytext_embed('which one', model => 'bge-m3', use_cache => false)::text";
+    let before: String = world.session.one(vector);
+    assert_eq!(world.session.one::<String>("select steadytext_model_pull('bge-m3')"), "bge-m3.gguf");
+    assert!(world.hub.asked().is_empty());
+    assert_eq!(world.session.one::<String>(vector), before);
+}
+
+#[test]
+fn what_is_done_to_files_is_in_the_audit_log_and_in_that_of_the_server_where_it_is_rolled_back() {
+    let mut world = world(|options| options);
+    let session = &mut world.session;
+    for file in ["first.gguf", "second.gguf"] {
+        Bert::default().write(&world.cluster.model_directory().join(file)).unwrap();
+    }
+    assert!(session.one::<bool>("select steadytext_model_remove('first', delete_file => true)"));
+    assert_eq!(
+        session.one::<String>(
+            "select format('%s %s', action, details->>'model') from steadytext_audit_log order by id desc limit 1"
+        ),
+        "model_remove first"
+    );
+    session.error("select steadytext_model_pull('nobody/nothing-GGUF')");
+    for call in [
+        "model_remove('second', delete_file => true)",
+        "model_pull('nobody/else-GGUF', wait => false)",
+        "model_pull_cancel('nobody/else-GGUF')",
+    ] {
+        session.run(&format!("begin; select steadytext_{call}; rollback"));
+    }
+    assert!(!world.cluster.model_directory().join("second.gguf").exists());
+    let log = world.cluster.log();
+    for act in [
+        "model_remove of \"first\"",
+        "model_remove of \"second\"",
+        "model_pull of \"nobody/nothing-GGUF\"",
+        "model_pull of \"nobody/else-GGUF\"",
+        "model_pull_cancel of \"nobody/else-GGUF\"",
+    ] {
+        assert_eq!(log.matches(&format!("{act} by role \"")).count(), 1, "{act}: {log}");
+    }
+}

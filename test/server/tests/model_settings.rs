@@ -205,3 +205,29 @@ fn auto_is_the_default_wherever_a_model_may_be_named() {
         assert_eq!(named, default, "{call} {more}");
     }
 }
+
+#[test]
+fn what_is_set_for_another_database_is_not_compared_with_the_models_of_this_one() {
+    let (cluster, mut session) = with_automatic_models(Options::new());
+    session.run("create database other");
+    session.run("create role alice");
+    let mut other = cluster.session("other");
+    other.create_extension();
+    other.run("insert into steadytext_models (name, task, file) values ('theirs', 'embed', 'theirs.gguf')");
+    write_encoder(&cluster, "theirs.gguf", 1);
+    session.run(
+        "insert into steadytext_models (name, task, file) values ('theirs', 'generate', 'nothing.gguf')",
+    );
+    let setting = "set pg_steadytext.embedding_model = 'theirs'";
+    for target in ["database other", "role all in database other", "role alice in database other"] {
+        assert_eq!(warned(&mut session, &format!("alter {target} {setting}")).len(), 0, "{target}");
+    }
+    for target in ["database postgres", "role all in database postgres", "role alice", "role all"] {
+        assert_eq!(warned(&mut session, &format!("alter {target} {setting}")).len(), 1, "{target}");
+    }
+    session.run(&format!("alter database other {setting}"));
+    assert_eq!(
+        warned(&mut session, "select set_config('pg_steadytext.embedding_model', 'theirs', false)").len(),
+        1
+    );
+}
