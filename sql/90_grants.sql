@@ -197,7 +197,7 @@ grant execute on function
     steadytext.has_code_of_users(regclass),
     steadytext.base_type(oid),
     steadytext.key_comparison(text, text, text, oid),
-    steadytext.text_index(regclass),
+    steadytext.text_index(regclass, text),
     steadytext.search_rows(steadytext.search_target, text),
     steadytext.search_statement(steadytext.search_target, text, boolean),
     steadytext.hybrid_statement(steadytext.search_target, text, boolean, text),

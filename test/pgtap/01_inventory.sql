@@ -529,7 +529,7 @@ select set_eq(
         'function steadytext_create_text_index(text,text)',
         'function steadytext.find_search_target(text)',
         'function steadytext.has_code_of_users(regclass)',
-        'function steadytext.text_index(regclass)',
+        'function steadytext.text_index(regclass,text)',
         'function steadytext.search_rows(steadytext.search_target,text)',
         'function steadytext.search_statement(steadytext.search_target,text,boolean)',
         'function steadytext.hybrid_statement(steadytext.search_target,text,boolean,text)',

@@ -217,7 +217,7 @@ fn searches_see_the_old_vectors_until_the_new_ones_are_whole() {
     assert_eq!(seen_by_others(&mut session), 9);
     assert_eq!(
         session.list::<String>(
-            "select concat_ws(' ', obj_description('plain_body_embedding'::regclass), (steadytext.text_index('plain_body_embedding')).config)"
+            "select concat_ws(' ', obj_description('plain_body_embedding'::regclass), (steadytext.text_index('plain_body_embedding', 'chunk')).config)"
         ),
         ["mine simple"]
     );
