@@ -427,14 +427,18 @@ grant execute on function
     steadytext.format_pieces(text, text[]),
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),
+    steadytext.refuse_virtual_column(regclass, text),
     steadytext.give_dimensions(regclass, text, integer),
     steadytext.add_vectorizer(
-        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
+        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid, integer),
+    steadytext.vectorizer_dimensions(regclass, text, text, bigint, bigint, text),
     steadytext.definition_id(text, text),
     steadytext.own_definition_id(text, text),
     steadytext.lock_definition(text, text),
     steadytext.is_missing_definition(text, text),
     steadytext.definition_problem(uuid),
+    steadytext.silent_trigger(uuid, oid),
+    steadytext.cast_of_others(oid, text[], oid),
     steadytext.warn_of_problem(uuid),
     steadytext.pause_definition(uuid, boolean),
     steadytext.retry_definition(uuid, boolean),
@@ -454,7 +458,7 @@ grant execute on function
 to steadytext_user;
 
 -- Enrichments are definitions beside the vectorizers.
-grant select, delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
+grant select, update (gone_at), delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_enrichment_status, @extschema@.steadytext_enrichment_errors to steadytext_user, steadytext_admin;
 grant execute on function
     @extschema@.steadytext_create_enrichment(regclass, text, text, text, jsonb, text, text, bigint, boolean, boolean),
@@ -475,6 +479,7 @@ grant execute on function
     steadytext.enrichment_type(text),
     steadytext.check_enrichment_target(regclass, text, text, jsonb),
     steadytext.column_edges(regclass, uuid),
+    steadytext.column_made_of(regclass, text[], text, uuid),
     steadytext.check_enrichment_chain(regclass, text[], text, uuid),
     steadytext.recall_enrichment_requests(uuid),
     steadytext.enrichment_statuses()
