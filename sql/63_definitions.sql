@@ -71,7 +71,7 @@ comment on column @extschema@.steadytext_vectorizers.given_keys is 'For enrichme
 comment on column @extschema@.steadytext_vectorizers.revision is 'For enrichments: counted up where all values are to be made anew';
 comment on column @extschema@.steadytext_vectorizers.priority is 'Priority of the requests of the definition, 1 to 10';
 comment on column @extschema@.steadytext_vectorizers.is_paused is 'True while the definition is paused: changes are noted, and nothing is done about them';
-comment on column @extschema@.steadytext_vectorizers.enqueue_existing is 'True if rows that were there before the definition are embedded, too';
+comment on column @extschema@.steadytext_vectorizers.enqueue_existing is 'True if rows that were there before the definition are embedded, or get their value, too; false: only when they change';
 comment on column @extschema@.steadytext_vectorizers.truncate is
     'True if a text that is too long for the model is cut at its end; otherwise its row fails';
 comment on column @extschema@.steadytext_vectorizers.replaces is
@@ -144,13 +144,13 @@ create table @extschema@.steadytext_vectorizer_failures (
     constraint steadytext_vectorizer_failures_pkey primary key (vectorizer_id, key)
 );
 comment on table @extschema@.steadytext_vectorizer_failures is
-    'Rows that have no vector, and why: until their text changes, or somebody has them tried again. Rows that have nothing to embed are here, too';
+    'Rows that have no vector, and why: until their text changes, or somebody has them tried again. Rows that have nothing to embed, or that wait until they change, are here, too';
 comment on column @extschema@.steadytext_vectorizer_failures.vectorizer_id is 'Definition that the row belongs to';
 comment on column @extschema@.steadytext_vectorizer_failures.key is 'Key of the row: the values of the key columns as an array';
 comment on column @extschema@.steadytext_vectorizer_failures.content_hash is
     'SHA-256 of the columns that would have been embedded; NULL where they were not read';
 comment on column @extschema@.steadytext_vectorizer_failures.error is 'Error message';
-comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'SQLSTATE of the error; 00000 where there was nothing to embed, which is no error';
+comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'SQLSTATE of the error; 00000 where there was nothing to embed, or the row waits until it changes, which is no error';
 comment on column @extschema@.steadytext_vectorizer_failures.failed_at is 'Time when the row was last tried';
 comment on column @extschema@.steadytext_vectorizer_failures.needs is
     'Number of requests at once that a limit of the owner must allow before the row is tried again by itself; NULL: it waits for no limit';
@@ -183,14 +183,14 @@ create table @extschema@.steadytext_vectorizer_state (
 comment on table @extschema@.steadytext_vectorizer_state is 'Progress of each definition; written by the worker';
 comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'Definition whose progress this is';
 comment on column @extschema@.steadytext_vectorizer_state.scan is
-    'Search that is under way: source, the table is searched for rows without their vectors; all, every row of it is embedded anew, or, of an enrichment, its values are marked as such that are to be made anew whoever has written them; mark, the rows of an enrichment that are to wait until they change are written down; destination, vectors, or what is known of rows, are searched for those whose row is gone; failures, failures are searched for those whose row is gone; NULL: none of these';
+    'Search that is under way: source, the table is searched for rows without their vectors; all, every row of it is embedded anew, or, of an enrichment, its values are marked as such that are to be made anew whoever has written them; mark, the rows that are to wait until they change are written down; destination, vectors, or what is known of rows, are searched for those whose row is gone; failures, failures are searched for those whose row is gone; NULL: none of these';
 comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'Last key that the search has looked at; NULL: none yet';
 comment on column @extschema@.steadytext_vectorizer_state.scan_until is
-    'Number of the last work that the last search has noted: when that is done, the vectors are complete except for later changes';
+    'Number of the last work that a search has noted: when that is done, the search goes on, or, where it has come to its end, the vectors are complete except for later changes';
 comment on column @extschema@.steadytext_vectorizer_state.scan_since is
     'For enrichments, where scan is all: number of the note that has asked for it; a row that was noted after it has changed since, so that its value may be newer than the wish';
 comment on column @extschema@.steadytext_vectorizer_state.signature is
-    'Digest of the files that the table and its partitions were in when it was last searched, and of the times when they were attached: a change means a partition more or less, one that was away, or a table that was written anew';
+    'Digest of all by which changes of the table may go unnoted, as it was when the table was last searched: its files and those of its partitions, the triggers that note changes, and the owners. A change means that rows may have changed unseen, so that the table is searched: steadytext.vectorizer_signature()';
 comment on column @extschema@.steadytext_vectorizer_state.model_hash is
     'SHA-256 of the vector that the model gives for one fixed text: a change means another model';
 comment on column @extschema@.steadytext_vectorizer_state.is_indexed is 'True where the index has been made, or none is wanted';

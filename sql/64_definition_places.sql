@@ -179,14 +179,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select coalesce(p.problem || coalesce(': ' || p.advice, ''), case when not pg_has_role(v.owner_role::oid, 'steadytext_user', 'usage')
-            then format('the owner of the table is not a member of steadytext_user: GRANT steadytext_user TO %I', pg_get_userbyid(v.owner_role::oid)) end)
+        select coalesce(
+            p.problem || coalesce(': ' || p.advice, ''),
+            case when not pg_has_role(v.owner_role::oid, 'steadytext_user', 'usage')
+                then format('the owner of the table is not a member of steadytext_user: GRANT steadytext_user TO %I', pg_get_userbyid(v.owner_role::oid)) end,
+            (select t.problem || ': ' || t.advice from steadytext.silent_trigger(v.id, p.source::oid) as t),
+            steadytext.cast_of_others(p.source::oid,
+                p.key_columns || p.source_columns || case when v.kind = 'enrichment' then p.target_column end, v.owner_role::oid))
         from @extschema@.steadytext_vectorizers as v
         cross join steadytext.vectorizer_place(v.id) as p
         where v.id = p_id);
 end
 $$;
-comment on function steadytext.definition_problem(uuid) is 'Returns why nothing can be done for a definition; NULL where it can. Called by the steps';
+comment on function steadytext.definition_problem(uuid) is
+    'Returns why nothing can be done for a definition, with advice; NULL where it can. Called by the steps, and where definitions are shown';
 
 create function steadytext.base_type(p_type oid)
 returns oid
@@ -380,6 +386,23 @@ end
 $$;
 comment on function steadytext.row_key(regclass) is
     'Returns the columns that identify a row of a table: of the primary key, or of a unique index over columns that are NOT NULL';
+
+-- Triggers see no values of columns that PostgreSQL computes whenever they are read, as it does by default from version 18 on.
+create function steadytext.refuse_virtual_column(p_source regclass, p_column text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (
+        select from pg_attribute as a where a.attrelid = p_source and a.attname = p_column and not a.attisdropped and a.attgenerated = 'v')
+    then
+        raise exception 'column "%" of table % is generated when it is read, so that nobody sees it change', left(p_column, 63), p_source
+            using errcode = 'feature_not_supported', hint = 'Make it GENERATED ALWAYS AS (…) STORED, or name the columns that it is made of.';
+    end if;
+end
+$$;
+comment on function steadytext.refuse_virtual_column(regclass, text) is 'Refuses a column whose changes no trigger sees; called where definitions are made and altered';
 
 create function steadytext.vectorizer_trigger(p_id uuid, p_what text)
 returns text

@@ -62,6 +62,7 @@ create function steadytext.vectorizer_statements(
     out read_rows text,
     out delete_vectors text,
     out present text,
+    out read_keys text,
     out write_vectors text[],
     out blank_vectors text,
     out lockable text,
@@ -215,6 +216,16 @@ begin
             offset 0
         ) as x$present$,
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
+    -- Nothing but the keys, to tell those that are no keys any more.
+    read_keys := format(
+        $keys$select pg_catalog.to_jsonb(pg_catalog.count(x))
+        from (
+            select %s
+            from pg_catalog.jsonb_array_elements($1) as e(element)
+            cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
+            offset 0
+        ) as x$keys$,
+        v_keys.parsed);
 
     if is_column then
         -- Rows that somebody has locked are left, and told by their positions.

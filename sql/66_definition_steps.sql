@@ -47,6 +47,7 @@ as $$
 declare
     v_id uuid;
     v_most constant integer := 10000;
+    v_enough constant integer := 100000;
 begin
     delete from @extschema@.steadytext_vectorizer_slow_owners as o
     where o.owner = any (array(
@@ -67,6 +68,34 @@ begin
             where o.vectorizer_id = v_id and not exists (select from @extschema@.steadytext_vectorizers as v where v.id = v_id)
             order by o.id
             limit v_most
+            for update skip locked));
+    end loop;
+    -- Very many changes of a definition that does nothing are looked for by one search, when it does something again.
+    for v_id in
+        select v.id
+        from @extschema@.steadytext_vectorizers as v
+        join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
+        where (v.is_paused or s.problem is not null and not s.is_limited)
+            -- Which rows have changed is known by their notes until those that are to wait are written down.
+            and s.signature is not null and s.scan is distinct from 'mark'
+    loop
+        continue when v_enough >= (
+            select count(*)
+            from (
+                select from @extschema@.steadytext_vectorizer_work as w
+                where w.vectorizer_id = v_id and not w.is_forced and w.run_after is null and num_nonnulls(w.key, w.keys) > 0
+                limit v_enough + 1
+            ) as w);
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key)
+        select v_id, null
+        where not exists (
+            select from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = v_id and w.key is null and w.keys is null);
+        delete from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = v_id and w.id = any (array(
+            select o.id from @extschema@.steadytext_vectorizer_work as o
+            where o.vectorizer_id = v_id and not o.is_forced and o.run_after is null and num_nonnulls(o.key, o.keys) > 0
+            order by o.id
+            limit 2 * v_enough
             for update skip locked));
     end loop;
     delete from @extschema@.steadytext_vectorizer_batches as b
@@ -129,7 +158,7 @@ begin
 end
 $$;
 comment on function steadytext.sweep_definitions() is
-    'Deletes the rest of definitions that are gone, and the records of rows that have been gone for a while';
+    'Deletes the rest of definitions that are gone, and the records of rows that have been gone for a while; replaces very many notes of a definition that does nothing by one of the whole table';
 
 create function steadytext.vectorizers_due(p_look boolean, p_slow boolean)
 returns table (id uuid, owner oid)
@@ -270,19 +299,137 @@ $$;
 comment on function steadytext.note_definition_error(uuid, text, text, boolean) is
     'Protocol: records that a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; the step is tried again later, and other definitions go on';
 
--- The files of a table: they change when partitions come and go, and when it is emptied or written anew.
-create function steadytext.vectorizer_signature(p_source oid)
+-- The changes of a table that fire no trigger of ours, and the times in which none could fire. PostgreSQL writes the entry of a trigger in its catalog anew
+-- when it is disabled or enabled, so that the transaction that wrote it last tells of changes made in between, however short that was.
+create function steadytext.vectorizer_signature(p_id uuid)
 returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_place record;
+    v_relations oid[];
 begin
+    select * into v_place from steadytext.vectorizer_place(p_id);
+    v_relations := array(
+        select v_place.source::oid where v_place.source is not null
+        union
+        select t.relid::oid from pg_partition_tree(v_place.source) as t);
     return (
-        select md5(string_agg(format('%s:%s:%s', c.oid, pg_relation_filenode(c.oid), i.xmin), ' ' order by c.oid))
-        from (select p_source as relid union select t.relid::oid from pg_partition_tree(p_source::regclass) as t) as t
-        join pg_class as c on c.oid = t.relid
-        -- A partition that was detached and attached again is written by somebody in between.
-        left join pg_inherits as i on i.inhrelid = c.oid);
+        select md5(concat_ws(' ', (
+            -- They change when partitions come and go, and when a table is emptied or written anew.
+            select string_agg(format('%s:%s:%s', c.oid, pg_relation_filenode(c.oid), i.xmin), ' ' order by c.oid)
+            from pg_class as c
+            -- A partition that was detached and attached again is written by somebody in between.
+            left join pg_inherits as i on i.inhrelid = c.oid
+            where c.oid = any (v_relations)
+        ), (
+            select string_agg(format('%s:%s:%s', t.oid, t.xmin, t.tgenabled), ' ' order by t.oid)
+            from pg_trigger as t
+            where t.tgrelid = any (v_relations) and t.tgfoid = 'steadytext.note_row()'::regprocedure
+                and substr(t.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8')
+        ), (
+            -- While table and definition belong to different roles, nothing is noted.
+            select format('%s:%s:%s', v.owner_role::oid, c.relowner, d.xmin)
+            from @extschema@.steadytext_vectorizers as v
+            join pg_class as c on c.oid = v_place.source::oid
+            left join pg_shdepend as d on d.dbid = (select b.oid from pg_database as b where b.datname = current_database())
+                and d.classid = 'pg_class'::regclass and d.objid = c.oid and d.objsubid = 0 and d.deptype = 'o'
+            where v.id = p_id
+        ), (
+            -- A value of an enumeration that is renamed is another text, in keys as well.
+            select string_agg(format('%s:%s', e.oid, e.enumlabel), ' ' order by e.oid)
+            from pg_enum as e
+            where e.enumtypid in (
+                select steadytext.base_type(a.atttypid) from pg_attribute as a
+                where a.attrelid = v_place.source::oid and a.attname = any (v_place.key_columns || v_place.source_columns))
+        ), (
+            -- After a crash PostgreSQL empties unlogged tables, in the files that they had. It starts its processes anew then.
+            select string_agg(format('%s:%s', c.oid, date_part('epoch', a.backend_start)), ' ' order by c.oid)
+            from pg_class as c
+            left join pg_stat_activity as a on a.backend_type = 'checkpointer'
+            where c.oid = any (v_relations || v_place.destination::oid) and c.relpersistence = 'u'
+        ))));
 end
 $$;
-comment on function steadytext.vectorizer_signature(oid) is 'Returns a digest of the files that a table and its partitions are in';
+comment on function steadytext.vectorizer_signature(uuid) is
+    'Returns a digest of the state of a definition''s table and its partitions that changes whenever rows may have changed without a note: their files, the triggers of the definition, the owners, and the values of enumerations; of unlogged tables also the start of the server';
+
+-- One trigger that is missing or does not fire leaves changes unseen, whatever the others do.
+create function steadytext.silent_trigger(p_id uuid, p_source oid, out problem text, out advice text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_found record;
+begin
+    select r.relid::regclass as relation, k.what, t.tgname, t.tgenabled, o.tgname as other into v_found
+    from (
+        select p_source as relid where p_source is not null
+        union
+        select p.relid::oid from pg_partition_tree(p_source::regclass) as p
+    ) as r
+    cross join (values (1, 'rows', 29), (2, 'updates', 17), (3, 'truncate', 32)) as k(n, what, type)
+    -- Of two triggers for the same, the one that fires counts.
+    left join lateral (
+        select g.tgname, g.tgenabled from pg_trigger as g
+        where g.tgrelid = r.relid and g.tgfoid = 'steadytext.note_row()'::regprocedure and g.tgtype::integer = k.type
+            and substr(g.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8')
+        order by array_position(array['A', 'O', 'R', 'D']::"char"[], g.tgenabled)
+        limit 1
+    ) as t on true
+    -- Where one of the triggers for rows fires for replicated changes, so must the other.
+    left join lateral (
+        select g.tgname from pg_trigger as g
+        where g.tgrelid = r.relid and g.tgfoid = 'steadytext.note_row()'::regprocedure and g.tgtype in (17, 29)
+            and substr(g.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8') and g.tgenabled = 'A'
+        limit 1
+    ) as o on k.what <> 'truncate' and t.tgenabled <> 'A'
+    where (k.what <> 'truncate' or r.relid = p_source) and (t.tgname is null or t.tgenabled in ('D', 'R') or o.tgname is not null)
+    order by r.relid = p_source desc, r.relid, k.n
+    limit 1;
+    if not found then
+        return;
+    end if;
+    if v_found.tgname is null then
+        problem := format('a trigger of table %s that notes its changes is gone', v_found.relation);
+        advice := format('CREATE TRIGGER %I AFTER %s EXECUTE FUNCTION steadytext.note_row(%L)', steadytext.vectorizer_trigger(p_id, v_found.what),
+            case v_found.what when 'truncate' then format('TRUNCATE ON %s FOR EACH STATEMENT', v_found.relation)
+                else format('UPDATE ON %s FOR EACH ROW', v_found.relation) end, p_id);
+    elsif v_found.other is null then
+        problem := format('trigger %I of table %s is disabled', v_found.tgname, v_found.relation);
+        advice := format('ALTER TABLE %s ENABLE TRIGGER %I', v_found.relation, v_found.tgname);
+    else
+        problem := format('trigger %I of table %s fires for replicated changes, and %I does not', v_found.other, v_found.relation, v_found.tgname);
+        advice := format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', v_found.relation, v_found.tgname);
+    end if;
+end
+$$;
+comment on function steadytext.silent_trigger(uuid, oid) is
+    'Returns a problem and advice where a trigger that notes the changes of a definition''s table, or of a partition of it, is gone or does not fire as the others do; called where the problems of definitions are looked for';
+
+-- A type's owner may say how its values become texts, at any time.
+create function steadytext.cast_of_others(p_source oid, p_columns text[], p_owner oid)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select format('column %I of table %s is read by the cast of %s to %s, whose function belongs to %I: DROP CAST (%3$s AS %4$s), or ALTER FUNCTION … OWNER TO %6$I',
+            a.attname, p_source::regclass, c.castsource::regtype, c.casttarget::regtype, pg_get_userbyid(p.proowner), pg_get_userbyid(p_owner))
+        from pg_attribute as a
+        cross join lateral steadytext.base_type(a.atttypid) as t(type)
+        join pg_cast as c on (c.castsource, c.casttarget) in ((t.type, 'text'::regtype::oid), ('text'::regtype::oid, t.type))
+        join pg_proc as p on p.oid = c.castfunc
+        where a.attrelid = p_source and a.attname = any (p_columns) and not a.attisdropped
+            -- Who has the rights of the table's owner needs no cast to use them.
+            and not pg_has_role(p.proowner, p_owner, 'usage')
+            and not exists (
+                select from pg_depend as d where d.classid = 'pg_cast'::regclass and d.objid = c.oid and d.deptype = 'e')
+        order by a.attnum, c.oid
+        limit 1);
+end
+$$;
+comment on function steadytext.cast_of_others(oid, text[], oid) is
+    'Returns a problem with advice where a column would be read by a function of a role that does not have the rights of the table''s owner, with which it would run; NULL otherwise. Called where the problems of definitions are looked for';

@@ -225,15 +225,83 @@ begin
     update @extschema@.steadytext_vectorizer_state as s set
         scan = case when p_count >= p_limit then s.scan else p_next end,
         scan_after = case when p_count >= p_limit then p_last end,
-        scan_until = case when p_count >= p_limit then s.scan_until
-            else (select max(w.id) from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id) end
+        scan_until = (select max(w.id) from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id)
     where s.vectorizer_id = p_id;
 end
 $$;
 comment on function steadytext.go_on_searching(uuid, integer, integer, jsonb, text) is
     'Records the progress of a search, or the next search where this one has come to its end; called by the steps';
 
-create function steadytext.search_failures(p_id uuid, p_owner oid, p_present text, p_after jsonb)
+-- Where rows keep changing there may always be much to do: what the last piece has noted is done before the next one, and not all that has come since.
+create function steadytext.may_search(p_id uuid, p_noted integer, p_until bigint)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return p_noted < 500 or not exists (
+        select from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id and w.id <= p_until);
+end
+$$;
+comment on function steadytext.may_search(uuid, integer, bigint) is
+    'Returns whether a search may note more now: there is little to do, or all that it has noted until now is done. Called by the steps';
+
+-- Keys are kept as texts, and the key of a table changes: it may have another type by now, or a type that has lost a value.
+create function steadytext.is_readable_key(p_statements record, p_key jsonb)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform steadytext.run_as(p_statements.owner, p_statements.read_keys, jsonb_build_array(jsonb_build_object('key', p_key)));
+    return true;
+exception when others then
+    if steadytext.is_transient(sqlstate) or left(sqlstate, 2) in ('42', 'XX') then
+        raise;
+    end if;
+    return false;
+end
+$$;
+comment on function steadytext.is_readable_key(record, jsonb) is
+    'Returns whether a key that was noted is one of the table''s present key columns; called by the steps';
+
+create function steadytext.rows_present(p_statements record, p_items jsonb)
+returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_item jsonb;
+    v_is_present jsonb;
+    v_present jsonb := '[]';
+begin
+    return steadytext.run_as(p_statements.owner, p_statements.present, p_items);
+exception when others then
+    if steadytext.is_transient(sqlstate) or left(sqlstate, 2) in ('42', 'XX') then
+        raise;
+    end if;
+    -- One of them stops the others.
+    for v_item in select e.item from jsonb_array_elements(p_items) with ordinality as e(item, n) order by e.n loop
+        v_is_present := to_jsonb(steadytext.is_readable_key(p_statements, v_item -> 'key'));
+        if v_is_present::boolean then
+            begin
+                v_is_present := steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(v_item)) -> 0;
+            exception when others then
+                -- A row that cannot be looked at is not known to be gone.
+                if steadytext.is_transient(sqlstate) or left(sqlstate, 2) in ('42', 'XX') then
+                    raise;
+                end if;
+            end;
+        end if;
+        v_present := v_present || jsonb_build_array(v_is_present);
+    end loop;
+    return v_present;
+end
+$$;
+comment on function steadytext.rows_present(record, jsonb) is
+    'Returns for each item, a key and perhaps the hash of a text, whether its row is there and has that text still; there is no row for what is no key any more. Called by the steps';
+
+create function steadytext.search_failures(p_id uuid, p_statements record, p_after jsonb)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -250,7 +318,7 @@ begin
         limit 1000
     ) as f;
     if v_failures is not null then
-        v_present := steadytext.run_as(p_owner, p_present, v_failures);
+        v_present := steadytext.rows_present(p_statements, v_failures);
         delete from @extschema@.steadytext_vectorizer_failures as f
         using rows from (jsonb_array_elements(v_failures), jsonb_array_elements(v_present)) as e(item, is_present)
         where f.vectorizer_id = p_id and f.key = e.item -> 'key' and not e.is_present::boolean;
@@ -258,7 +326,7 @@ begin
     perform steadytext.go_on_searching(p_id, coalesce(jsonb_array_length(v_failures), 0), 1000, v_failures -> -1 -> 'key', null);
 end
 $$;
-comment on function steadytext.search_failures(uuid, oid, text, jsonb) is
+comment on function steadytext.search_failures(uuid, record, jsonb) is
     'Forgets failures whose rows are gone, among one piece of the failures; called by the steps';
 
 create function steadytext.note_progress(p_id uuid, p_written integer, p_model bytea)

@@ -140,24 +140,38 @@ as $$
 declare
     v_count integer := jsonb_array_length(p_items);
     v_part jsonb;
+    v_from bigint;
+    v_owner oid := (select v.owner_role::oid from @extschema@.steadytext_vectorizers as v where v.id = p_id);
     v_request uuid;
 begin
-    for v_part in
-        select jsonb_agg(i.item order by i.n)
+    for v_part, v_from in
+        select jsonb_agg(i.item order by i.n), min(i.n)
         from jsonb_array_elements(p_items) with ordinality as i(item, n)
         group by (i.n - 1) * 8 / v_count
+        order by 2
     loop
-        insert into @extschema@.steadytext_queue (request_type, prompts, params, priority, session_id, owner_role)
-        select q.request_type,
-            q.prompts[1] || array(
-                select q.prompts[t.number]
-                from jsonb_array_elements(v_part) with ordinality as i(item, n)
-                cross join generate_series((i.item ->> 'first')::integer, (i.item ->> 'first')::integer + (i.item ->> 'count')::integer - 1) as t(number)
-                order by i.n, t.number),
-            q.params, q.priority, q.session_id, q.owner_role
-        from @extschema@.steadytext_queue as q
-        where q.request_id = p_request
-        returning request_id into v_request;
+        begin
+            insert into @extschema@.steadytext_queue (request_type, prompts, params, priority, session_id, owner_role)
+            select q.request_type,
+                q.prompts[1] || array(
+                    select q.prompts[t.number]
+                    from jsonb_array_elements(v_part) with ordinality as i(item, n)
+                    cross join generate_series((i.item ->> 'first')::integer, (i.item ->> 'first')::integer + (i.item ->> 'count')::integer - 1) as t(number)
+                    order by i.n, t.number),
+                q.params, q.priority, q.session_id, q.owner_role
+            from @extschema@.steadytext_queue as q
+            where q.request_id = p_request
+            returning request_id into v_request;
+        exception when configuration_limit_exceeded then
+            -- The rest comes as soon as a limit of the owner's allows it, or in some seconds where the queue is full.
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced, run_after)
+            select p_id, json_agg(e.item -> 'key' order by e.n), count(*), true,
+                case when steadytext.limit_wait(v_owner, 1) is null then clock_timestamp() + interval '5 seconds' end
+            from jsonb_array_elements(p_items) with ordinality as e(item, n)
+            where e.n >= v_from
+            group by (e.n - v_from) / 250;
+            return;
+        end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
         select v_request, p_id, jsonb_agg(i.item || jsonb_build_object('first', i.behind - (i.item ->> 'count')::integer + 2) order by i.n)
         from (
@@ -167,7 +181,8 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.cut_vectorizer_batch(uuid, uuid, jsonb) is 'Replaces a request that has failed by several smaller ones; called by the steps';
+comment on function steadytext.cut_vectorizer_batch(uuid, uuid, jsonb) is
+    'Replaces a request that has failed by several smaller ones; rows for whose requests a limit leaves no room are noted. Called by the steps';
 
 create function steadytext.finish_vectorizer_batch(p_id uuid, p_statements record)
 returns boolean
@@ -232,7 +247,7 @@ begin
             ) as i;
             -- Another text of the row is another request's.
             if v_item is not null then
-                v_present := steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(v_item));
+                v_present := steadytext.rows_present(p_statements, jsonb_build_array(v_item));
                 if v_present = '[true]' then
                     perform steadytext.note_vectorizer_failure(
                         p_id, v_item, regexp_replace(v_batch.error, '^text [0-9]+: ', ''), v_batch.error_code);
@@ -278,8 +293,12 @@ declare
 begin
     select s.scan, s.scan_after, s.scan = 'all' as is_all into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
     if v_state.scan = 'failures' then
-        perform steadytext.search_failures(p_id, p_statements.owner, p_statements.present, v_state.scan_after);
+        perform steadytext.search_failures(p_id, p_statements, v_state.scan_after);
         return;
+    end if;
+    -- It begins anew where the key that it stopped at is none any more.
+    if v_state.scan_after is not null and not steadytext.is_readable_key(p_statements, v_state.scan_after) then
+        v_state.scan_after := null;
     end if;
     v_argument := jsonb_build_object('after', v_state.scan_after, 'limit', p_limit, 'all', v_state.is_all);
     if v_state.scan = 'destination' then
@@ -292,16 +311,27 @@ begin
     else
         v_found := steadytext.run_as(p_statements.owner,
             p_statements.scan_source[case when v_state.scan_after is null then 1 else 2 end], v_argument);
+        -- Rows that wait until they change are skipped, as those are that have nothing to embed: for as long as their text is this one. Those that
+        -- have changed since the vectorizer was made are noted.
+        insert into @extschema@.steadytext_vectorizer_failures (vectorizer_id, key, content_hash, error, error_code)
+        select p_id, r.row -> 0, decode(r.row ->> 1, 'hex'), 'the row was there before the vectorizer, and is embedded when it changes', '00000'
+        from jsonb_array_elements(nullif(v_found -> 'rows', 'null')) as r(row)
+        where v_state.scan = 'mark'
+        on conflict do nothing;
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced)
         select p_id, json_agg(r.row -> 0 order by r.n), count(*), v_state.is_all
         from jsonb_array_elements(nullif(v_found -> case when v_state.is_all then 'all' else 'rows' end, 'null')) with ordinality as r(row, n)
-        where v_state.is_all or not exists (
+        where v_state.scan <> 'mark' and (v_state.is_all or not exists (
             select from @extschema@.steadytext_vectorizer_failures as f
-            where f.vectorizer_id = p_id and f.key = r.row -> 0 and f.content_hash = decode(r.row ->> 1, 'hex'))
+            where f.vectorizer_id = p_id and f.key = r.row -> 0 and f.content_hash = decode(r.row ->> 1, 'hex')))
         group by (r.n - 1) / 250;
     end if;
     perform steadytext.go_on_searching(p_id, (v_found ->> 'count')::integer, p_limit, v_found -> 'last',
-        case when v_state.scan <> 'destination' and not p_statements.is_column then 'destination' else 'failures' end);
+        case
+            when v_state.scan = 'mark' then null
+            when v_state.scan <> 'destination' and not p_statements.is_column then 'destination'
+            else 'failures'
+        end);
 end
 $$;
 comment on function steadytext.scan_vectorizer(uuid, record, integer) is
@@ -320,11 +350,12 @@ declare
     v_definition record;
     v_state @extschema@.steadytext_vectorizer_state;
     v_statements record;
-    v_place record;
     v_signature text;
     v_batches integer;
     v_in_flight integer;
     v_noted integer;
+    v_is_closing boolean;
+    v_takes boolean;
     v_keys jsonb;
     v_wait double precision;
     v_begun timestamptz := clock_timestamp();
@@ -341,25 +372,33 @@ begin
         return steadytext.enrichment_step(p_id, p_look, p_slow);
     end if;
     select * into v_statements from steadytext.vectorizer_statements(p_id);
-    v_state := steadytext.begin_step(p_id, case when v_definition.enqueue_existing then 'source' end, v_definition.owner, v_statements.problem, p_slow);
+    v_state := steadytext.begin_step(p_id, case when v_definition.enqueue_existing then 'source' else 'mark' end, v_definition.owner, v_statements.problem, p_slow);
     if v_state.vectorizer_id is null then
         return false;
     end if;
 
     if p_look or v_state.signature is null then
-        select * into v_place from steadytext.vectorizer_place(p_id);
-        v_signature := steadytext.vectorizer_signature(v_place.source);
+        v_signature := steadytext.vectorizer_signature(p_id);
         if v_signature is distinct from v_state.signature then
             if v_state.signature is null and v_definition.replaces is not null then
                 perform steadytext.add_generated_columns(v_definition.replaces, p_id, v_definition.owner);
             end if;
             update @extschema@.steadytext_vectorizer_state as s set
                 signature = v_signature,
-                scan = case when s.scan = 'all' then 'all' when v_state.signature is not null or v_definition.enqueue_existing then 'source' end,
+                -- The first one is the beginning, though steps before it may have failed.
+                scan = case
+                    when s.scan in ('all', 'mark') then s.scan
+                    when v_state.signature is not null or v_definition.enqueue_existing then 'source'
+                    else 'mark'
+                end,
                 scan_after = null
             where s.vectorizer_id = p_id;
             return true;
         end if;
+    end if;
+    if v_state.scan = 'mark' then
+        perform steadytext.scan_vectorizer(p_id, v_statements, greatest(v_state.slice, 500));
+        return true;
     end if;
     select count(*), count(*) filter (where q.status in ('pending', 'processing')) into v_batches, v_in_flight
     from @extschema@.steadytext_vectorizer_batches as b
@@ -367,16 +406,17 @@ begin
     where b.vectorizer_id = p_id;
     perform steadytext.retry_limited_rows(p_id, v_definition.owner);
     v_noted := steadytext.noted_rows(p_id, 500);
-    -- The vectors are complete once all rows of the last search are done, whatever has changed since.
-    if v_state.scan is null and v_batches = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
+    -- The vectors are complete once all rows of the last search are done, whatever has changed since. What has changed waits for the
+    -- requests that are under way then, as there would always be some otherwise where rows keep changing.
+    v_is_closing := v_state.scan is null and (not v_state.is_indexed or v_definition.replaces is not null)
         and not exists (
             select from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and w.id <= v_state.scan_until)
         -- Work that was put off has been noted anew, and is not done either.
         and not exists (
             select from @extschema@.steadytext_vectorizer_work as w
-            where w.vectorizer_id = p_id and w.run_after is not null)
-    then
+            where w.vectorizer_id = p_id and w.run_after is not null);
+    if v_is_closing and v_batches = 0 then
         if not p_slow and (v_definition.replaces is not null or v_statements.make_index is not null) then
             update @extschema@.steadytext_vectorizer_state as s set is_ready = true where s.vectorizer_id = p_id;
             return true;
@@ -402,7 +442,8 @@ begin
     end if;
     -- The model gets something to do before its answers are written. Few notes are taken when nothing is under way; while
     -- something is, they gather.
-    if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
+    v_takes := v_noted > 0 and not v_is_closing and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250);
+    if v_takes then
         v_wait := steadytext.limit_wait(v_definition.owner, 1);
     end if;
     if v_wait is not null then
@@ -416,7 +457,7 @@ begin
             where s.vectorizer_id = p_id;
             return false;
         end if;
-    elsif v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
+    elsif v_takes then
         -- One more than there is room for: a row of many chunks leaves some of it to the next one.
         v_keys := steadytext.take_noted_rows(p_id, least(v_state.slice, steadytext.limit_room(v_definition.owner, true) + 1)::integer, null);
         if v_keys is not null then
@@ -449,7 +490,7 @@ begin
     if steadytext.begin_requested_search(p_id) then
         return true;
     end if;
-    if v_state.scan is not null and v_noted < 500 then
+    if v_state.scan is not null and steadytext.may_search(p_id, v_noted, v_state.scan_until) then
         perform steadytext.scan_vectorizer(p_id, v_statements, greatest(v_state.slice, 500));
         return true;
     end if;

@@ -45,7 +45,16 @@ begin
     if tg_op = 'UPDATE' and new.owner_role::oid is distinct from old.owner_role::oid
         and not (select r.rolsuper from pg_roles as r where r.rolname = current_user)
         and new.owner_role::oid is distinct from (
-            select c.relowner from pg_class as c where c.oid = (select p.source from steadytext.vectorizer_place(old.id) as p))
+            -- The owner of the table that is known by its triggers, of which one on a table of the present owner counts before others.
+            select c.relowner
+            from pg_depend as d
+            join pg_trigger as t on t.oid = d.objid
+            join pg_class as c on c.oid = t.tgrelid
+            where d.refclassid = 'pg_proc'::regclass and d.refobjid = 'steadytext.note_row()'::regprocedure
+                and d.classid = 'pg_trigger'::regclass
+                and t.tgparentid = 0::oid and substr(t.tgargs, 1, 36) = convert_to(old.id::text, 'UTF8')
+            order by c.relowner = old.owner_role::oid desc, t.oid
+            limit 1)
     then
         raise exception '% "%" can only be given to the owner of its table', old.kind, old.name using errcode = 'insufficient_privilege',
             hint = 'ALTER TABLE … OWNER TO changes that.';
@@ -134,130 +143,18 @@ $$;
 comment on function steadytext.give_dimensions(regclass, text, integer) is
     'Sets the length of the vectors in the type of a column of plain vector, so that it can be indexed; refused where some are longer or shorter. Called where vectorizers are made';
 
-create function steadytext.add_vectorizer(
-    p_source regclass,
-    p_columns text[],
-    p_given text[],
-    p_name text,
-    p_target_column text,
-    p_destination text,
-    p_model text,
-    p_format text,
-    p_chunk_size bigint,
-    p_chunk_overlap bigint,
-    p_strategy text,
-    p_index text,
-    p_distance text,
-    p_priority bigint,
-    p_enqueue_existing boolean,
-    p_truncate boolean,
-    p_replaces uuid
+-- A model may take long until it is loaded: it is asked before anything of the table is locked.
+create function steadytext.vectorizer_dimensions(
+    p_source regclass, p_target_column text, p_model text, p_chunk_size bigint, p_chunk_overlap bigint, p_strategy text
 )
-returns uuid
+returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_table record;
-    v_keys record;
-    v_column text;
     v_dimensions integer;
-    v_schema text;
-    v_destination text;
-    v_id uuid;
-    v_type oid;
-    v_typmod integer;
     v_context bigint;
-    -- Of long names that are cut alike, the next one's ends otherwise.
-    v_hash_column text := case when p_replaces is null then steadytext.appended_name(p_target_column, '_hash')
-        else steadytext.appended_name(left(p_target_column, -5), '_next_hash') end;
 begin
-    select c.relname, c.relkind, c.relowner, c.relpersistence, n.nspname into v_table
-    from pg_class as c
-    join pg_namespace as n on n.oid = c.relnamespace
-    where c.oid = p_source;
-    if not found then
-        raise exception 'there is no table to be vectorized' using errcode = 'undefined_table', hint = 'Give the name of a table.';
-    end if;
-    if v_table.relkind not in ('r', 'p') or v_table.relpersistence = 't' or v_table.nspname in ('pg_catalog', 'steadytext') then
-        raise exception '% is not a table that can be vectorized', p_source
-            using errcode = 'wrong_object_type', hint = 'It must be a table, partitioned or not, and not a temporary one.';
-    end if;
-    if not pg_has_role(current_user, v_table.relowner, 'usage') then
-        raise exception 'must be owner of table %', p_source
-            using errcode = 'insufficient_privilege', hint = 'Vectors are written with the rights of the owner, who has to say so.';
-    end if;
-    if not pg_has_role(v_table.relowner, 'steadytext_user', 'usage') then
-        raise exception 'the owner of table % is not a member of steadytext_user', p_source
-            using errcode = 'insufficient_privilege', hint = format('GRANT steadytext_user TO %I.', pg_get_userbyid(v_table.relowner));
-    end if;
-
-    select array_agg(a.attname::text order by k.n) as names,
-        array_agg(format('%I %s%s not null',
-            case when a.attname in ('seq', 'chunk', 'embedding', 'model_hash', 'content_hash') then 'key_' || a.attname else a.attname end,
-            format_type(a.atttypid, a.atttypmod),
-            case when a.attcollation <> t.typcollation then format(' collate %I.%I', cn.nspname, co.collname) end) order by k.n) as definitions,
-        array_agg(quote_ident(
-            case when a.attname in ('seq', 'chunk', 'embedding', 'model_hash', 'content_hash') then 'key_' || a.attname else a.attname end)
-            order by k.n) as destinations
-    into v_keys
-    from unnest(steadytext.row_key(p_source)) with ordinality as k(name, n)
-    join pg_attribute as a on a.attrelid = p_source and a.attname = k.name and not a.attisdropped
-    join pg_type as t on t.oid = a.atttypid
-    left join pg_collation as co on co.oid = a.attcollation
-    left join pg_namespace as cn on cn.oid = co.collnamespace;
-    if v_keys.names is null then
-        raise exception 'table % has no primary key', p_source
-            using errcode = 'invalid_table_definition', hint = 'A vectorizer knows rows by a primary key, or by a unique index over columns that are NOT NULL.';
-    end if;
-
-    if octet_length(p_target_column) > 63 then
-        raise exception 'the name of the column "%" is too long', left(p_target_column, 100)
-            using errcode = 'name_too_long', hint = 'Give another target_column, of 63 bytes at most.';
-    end if;
-    if coalesce(cardinality(p_columns), 0) = 0 then
-        raise exception 'columns must name at least one column'
-            using errcode = 'invalid_parameter_value', hint = 'Say which ones are embedded: columns => array[''body''].';
-    end if;
-    foreach v_column in array p_columns loop
-        if v_column is null or not exists (
-            select from pg_attribute as a
-            where a.attrelid = p_source and a.attname = v_column and a.attnum > 0 and not a.attisdropped
-        ) then
-            raise exception 'column "%" of table % does not exist', left(v_column, 63), p_source
-                using errcode = 'undefined_column',
-                    hint = format('Its columns are %s.', (
-                        select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
-                        from (
-                            select a.attname, a.attnum from pg_attribute as a
-                            where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped order by a.attnum limit 30
-                        ) as a));
-        end if;
-        if v_column = any (v_keys.names) or v_column in (p_target_column, v_hash_column) then
-            raise exception 'column "%" is part of the key, or holds the vector', v_column
-                using errcode = 'invalid_parameter_value', hint = 'Name columns that have text.';
-        end if;
-    end loop;
-    if cardinality(p_columns) > (select count(distinct c) from unnest(p_columns) as c) then
-        raise exception 'columns names a column twice' using errcode = 'duplicate_column', hint = 'Name each of them once.';
-    end if;
-    if p_format is not null then
-        if not exists (select from steadytext.format_pieces(p_format, p_given) as f where f.name = 'chunk') then
-            raise exception 'format does not say where the text goes'
-                using errcode = 'invalid_parameter_value', hint = 'It must have $chunk in it.';
-        end if;
-        if not exists (
-            select from unnest(p_given) as c
-            where not exists (select from steadytext.format_pieces(p_format, p_given) as f where f.name = c)
-        ) then
-            raise exception 'format names all columns, so that nothing is left to be cut into chunks'
-                using errcode = 'invalid_parameter_value', hint = '$chunk is made of those columns that the format does not name.';
-        end if;
-    end if;
-    if p_target_column is not null and (p_destination is not null or p_chunk_size is not null and p_replaces is null) then
-        raise exception 'a column holds one vector of the whole text: target_column excludes destination and chunk_size'
-            using errcode = 'invalid_parameter_value', hint = 'Leave target_column out for a table with a row for each chunk.';
-    end if;
     if p_model = any (steadytext.models_placed('elsewhere')) then
         -- Refuses it in its own words. Whatever else is wrong, such a model never makes vectors.
         if exists (select from @extschema@.steadytext_models as m where m.name = p_model and m.task <> 'embed') then
@@ -291,6 +188,154 @@ begin
         end if;
         v_dimensions := cardinality(@extschema@.steadytext_embed('pg_steadytext', model => p_model)::real[]);
     end if;
+    return v_dimensions;
+end
+$$;
+comment on function steadytext.vectorizer_dimensions(regclass, text, text, bigint, bigint, text) is
+    'Returns the number of dimensions of a model''s vectors, or refuses a model, or a way of cutting, by which a vectorizer cannot embed; called where vectorizers are made and altered';
+
+create function steadytext.add_vectorizer(
+    p_source regclass,
+    p_columns text[],
+    p_given text[],
+    p_name text,
+    p_target_column text,
+    p_destination text,
+    p_model text,
+    p_format text,
+    p_chunk_size bigint,
+    p_chunk_overlap bigint,
+    p_strategy text,
+    p_index text,
+    p_distance text,
+    p_priority bigint,
+    p_enqueue_existing boolean,
+    p_truncate boolean,
+    p_replaces uuid,
+    p_dimensions integer
+)
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table record;
+    v_keys record;
+    v_column text;
+    v_dimensions integer;
+    v_schema text;
+    v_destination text;
+    v_id uuid;
+    v_type oid;
+    v_typmod integer;
+    -- Of long names that are cut alike, the next one's ends otherwise.
+    v_hash_column text := case when p_replaces is null then steadytext.appended_name(p_target_column, '_hash')
+        else steadytext.appended_name(left(p_target_column, -5), '_next_hash') end;
+begin
+    select c.relname, c.relkind, c.relowner, c.relpersistence, n.nspname into v_table
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = p_source;
+    if not found then
+        raise exception 'there is no table to be vectorized' using errcode = 'undefined_table', hint = 'Give the name of a table.';
+    end if;
+    if v_table.relkind not in ('r', 'p') or v_table.relpersistence = 't' or v_table.nspname in ('pg_catalog', 'steadytext') then
+        raise exception '% is not a table that can be vectorized', p_source
+            using errcode = 'wrong_object_type', hint = 'It must be a table, partitioned or not, and not a temporary one.';
+    end if;
+    if not pg_has_role(current_user, v_table.relowner, 'usage') then
+        raise exception 'must be owner of table %', p_source
+            using errcode = 'insufficient_privilege', hint = 'Vectors are written with the rights of the owner, who has to say so.';
+    end if;
+    if not pg_has_role(v_table.relowner, 'steadytext_user', 'usage') then
+        raise exception 'the owner of table % is not a member of steadytext_user', p_source
+            using errcode = 'insufficient_privilege', hint = format('GRANT steadytext_user TO %I.', pg_get_userbyid(v_table.relowner));
+    end if;
+
+    select array_agg(a.attname::text order by k.n) as names,
+        array_agg(format('%I %s%s not null', d.name,
+            format_type(a.atttypid, a.atttypmod),
+            case when a.attcollation <> t.typcollation then format(' collate %I.%I', cn.nspname, co.collname) end) order by k.n) as definitions,
+        array_agg(quote_ident(d.name) order by k.n) as destinations
+    into v_keys
+    from unnest(steadytext.row_key(p_source)) with ordinality as k(name, n)
+    join pg_attribute as a on a.attrelid = p_source and a.attname = k.name and not a.attisdropped
+    join pg_type as t on t.oid = a.atttypid
+    -- The names of the other columns of the destination are taken, and those of the key perhaps.
+    cross join lateral (
+        select p.prefix || a.attname::text as name
+        from (values (''), ('key_'), ('key_key_'), ('key_key_key_'), ('key_key_key_key_')) as p(prefix)
+        where p.prefix || a.attname::text <> all (array['seq', 'chunk', 'embedding', 'model_hash', 'content_hash'])
+            and (p.prefix = '' or p.prefix || a.attname::text <> all (steadytext.row_key(p_source)))
+        order by length(p.prefix)
+        limit 1
+    ) as d
+    left join pg_collation as co on co.oid = a.attcollation
+    left join pg_namespace as cn on cn.oid = co.collnamespace;
+    if v_keys.names is null then
+        raise exception 'table % has no primary key', p_source
+            using errcode = 'invalid_table_definition', hint = 'A vectorizer knows rows by a primary key, or by a unique index over columns that are NOT NULL.';
+    end if;
+
+    if octet_length(p_target_column) > 63 then
+        raise exception 'the name of the column "%" is too long', left(p_target_column, 100)
+            using errcode = 'name_too_long', hint = 'Give another target_column, of 63 bytes at most.';
+    end if;
+    if coalesce(cardinality(p_columns), 0) = 0 then
+        raise exception 'columns must name at least one column'
+            using errcode = 'invalid_parameter_value', hint = 'Say which ones are embedded: columns => array[''body''].';
+    end if;
+    foreach v_column in array p_columns loop
+        if v_column is null or not exists (
+            select from pg_attribute as a
+            where a.attrelid = p_source and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+        ) then
+            raise exception 'column "%" of table % does not exist', left(v_column, 63), p_source
+                using errcode = 'undefined_column',
+                    hint = format('Its columns are %s.', (
+                        select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+                        from (
+                            select a.attname, a.attnum from pg_attribute as a
+                            where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped order by a.attnum limit 30
+                        ) as a));
+        end if;
+        perform steadytext.refuse_virtual_column(p_source, v_column);
+        if v_column = any (v_keys.names) or v_column in (p_target_column, v_hash_column) then
+            raise exception 'column "%" is part of the key, or holds the vector', v_column
+                using errcode = 'invalid_parameter_value', hint = 'Name columns that have text.';
+        end if;
+    end loop;
+    if cardinality(p_columns) > (select count(distinct c) from unnest(p_columns) as c) then
+        raise exception 'columns names a column twice' using errcode = 'duplicate_column', hint = 'Name each of them once.';
+    end if;
+    if p_target_column is not null then
+        -- One that is altered fills the column of the one before.
+        v_column := steadytext.column_made_of(p_source, p_columns,
+            coalesce((select v.target_column from steadytext.vectorizer_place(p_replaces) as v), p_target_column), p_replaces);
+        if v_column is not null then
+            raise exception 'column "%" is made of the vectors in column "%"', v_column, p_target_column
+                using errcode = 'invalid_parameter_value', hint = 'Each vector would be made anew for ever: name columns that have texts.';
+        end if;
+    end if;
+    if p_format is not null then
+        if not exists (select from steadytext.format_pieces(p_format, p_given) as f where f.name = 'chunk') then
+            raise exception 'format does not say where the text goes'
+                using errcode = 'invalid_parameter_value', hint = 'It must have $chunk in it.';
+        end if;
+        if not exists (
+            select from unnest(p_given) as c
+            where not exists (select from steadytext.format_pieces(p_format, p_given) as f where f.name = c)
+        ) then
+            raise exception 'format names all columns, so that nothing is left to be cut into chunks'
+                using errcode = 'invalid_parameter_value', hint = '$chunk is made of those columns that the format does not name.';
+        end if;
+    end if;
+    if p_target_column is not null and (p_destination is not null or p_chunk_size is not null and p_replaces is null) then
+        raise exception 'a column holds one vector of the whole text: target_column excludes destination and chunk_size'
+            using errcode = 'invalid_parameter_value', hint = 'Leave target_column out for a table with a row for each chunk.';
+    end if;
+    v_dimensions := coalesce(p_dimensions, steadytext.vectorizer_dimensions(
+        p_source, p_target_column, p_model, p_chunk_size, p_chunk_overlap, p_strategy));
     if p_index <> 'none' and v_dimensions > 2000 then
         raise exception 'vectors of % dimensions cannot be indexed', v_dimensions
             using errcode = 'program_limit_exceeded', hint = 'Indexes of pgvector take up to 2,000 dimensions: say index => ''none'', and make one over halfvec yourself.';
@@ -362,7 +407,7 @@ begin
 end
 $$;
 comment on function steadytext.add_vectorizer(
-    regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid
+    regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid, integer
 ) is 'Makes a definition, the table or column for its vectors, and its triggers; called by steadytext_create_vectorizer() and steadytext_alter_vectorizer()';
 
 create function @extschema@.steadytext_create_vectorizer(
@@ -455,7 +500,7 @@ begin
     perform steadytext.add_vectorizer(source, columns, columns, v_name, target_column,
         case when target_column is null then v_destination else destination end, v_model, format,
         nullif(v_size, 0), coalesce(chunk_overlap, 50), coalesce(strategy, 'recursive'), coalesce(index, 'none'),
-        coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), coalesce(truncate, false), null);
+        coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), coalesce(truncate, false), null, null);
     if coalesce(model, 'auto') = 'auto' then
         perform steadytext.warn_of_builtin_vectors();
     end if;

@@ -14,10 +14,11 @@ create type steadytext.search_target as (
     embedding_type text,
     operator text,
     texts text,
+    shown_texts text,
     omitted text[]
 );
 comment on type steadytext.search_target is
-    'Access to the rows of a vectorizer: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it; columns of the source that are left out of a returned row, as they hold vectors';
+    'Access to the rows of a vectorizer: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it, and as PostgreSQL shows it in the definition of that index; columns of the source that are left out of a returned row, as they hold vectors';
 
 create function steadytext.has_code_of_users(p_table regclass)
 returns boolean
@@ -60,6 +61,7 @@ declare
     v_place record;
     v_target regclass;
     v_type record;
+    v_shown text;
     v_found steadytext.search_target;
 begin
     select v.* into v_definition
@@ -123,12 +125,24 @@ begin
         select string_agg(format('coalesce(%I::pg_catalog.text, '''')', w.name),
             ' operator(pg_catalog.||) E''\n\n'' operator(pg_catalog.||) ' order by w.n)
         from unnest(v_place.source_columns) with ordinality as w(name, n)) end;
+    v_found.shown_texts := 'chunk';
+    for v_shown in
+        select format('COALESCE(%s, ''''::text)', case when a.atttypid = 'text'::regtype then quote_ident(w.name) else format('(%I)::text', w.name) end)
+        from unnest(v_place.source_columns) with ordinality as w(name, n)
+        join pg_attribute as a on a.attrelid = v_place.source::oid and a.attname = w.name and not a.attisdropped
+        where not v_found.is_chunked
+        order by w.n
+    loop
+        v_found.shown_texts := case when v_found.shown_texts = 'chunk' then v_shown
+            else format(E'((%s || \'\n\n\'::text) || %s)', v_found.shown_texts, v_shown) end;
+    end loop;
     return v_found;
 end
 $$;
 comment on function steadytext.find_search_target(text) is 'Returns the present access to the rows of a vectorizer; called by searches';
 
-create function steadytext.text_index(p_target regclass, out name regclass, out config text)
+-- An index on the words of other columns, or of some of them, is somebody's own: searches do not use it.
+create function steadytext.text_index(p_target regclass, p_shown_texts text, out name regclass, out config text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -137,12 +151,13 @@ as $$
     join pg_class as c on c.oid = i.indexrelid
     join pg_am as m on m.oid = c.relam
     where i.indrelid = p_target and i.indisvalid and i.indpred is null and m.amname = 'gin'
-        and pg_get_indexdef(i.indexrelid, 1, false) ~ '^to_tsvector\(''.*?''::regconfig, '
+        and i.indnkeyatts = 1 and pg_get_indexdef(i.indexrelid, 1, false) ~ '^to_tsvector\(''.*?''::regconfig, '
+        and regexp_replace(pg_get_indexdef(i.indexrelid, 1, false), '^to_tsvector\(''.*?''::regconfig, ', '') = p_shown_texts || ')'
     order by i.indexrelid
     limit 1
 $$;
-comment on function steadytext.text_index(regclass) is
-    'Returns the index on the words of a table, and its text search configuration; no row where there is none';
+comment on function steadytext.text_index(regclass, text) is
+    'Returns the index on the words of the texts of a vectorizer, which PostgreSQL shows so, and its text search configuration; no row where there is none';
 
 create function @extschema@.steadytext_create_text_index(vectorizer text, config text default null)
 returns text
@@ -162,7 +177,7 @@ begin
             using errcode = 'undefined_object', hint = format('There are %s.', (
                 select string_agg(c.cfgname::text, ', ' order by c.cfgname) from (select c.cfgname from pg_ts_config as c order by c.cfgname limit 50) as c));
     end;
-    select * into v_there from steadytext.text_index(v_target.target::regclass);
+    select * into v_there from steadytext.text_index(v_target.target::regclass, v_target.shown_texts);
     v_name := v_there.name;
     if v_name is not null and config is not null and v_there.config::regconfig::oid <> v_config::oid then
         raise exception 'index % has the words by configuration "%"', v_name, v_there.config
@@ -170,7 +185,7 @@ begin
     end if;
     if v_name is null then
         execute format('create index on %s using gin (to_tsvector(%L::regconfig, %s))', v_target.target, v_config, v_target.texts);
-        v_name := (steadytext.text_index(v_target.target::regclass)).name;
+        v_name := (steadytext.text_index(v_target.target::regclass, v_target.shown_texts)).name;
     end if;
     return v_name;
 end

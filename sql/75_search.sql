@@ -135,9 +135,11 @@ begin
         limit v_k;
         return;
     end if;
+    -- An index may give its rows in about their order only.
     return query
     select f.key, f.chunk, f.distance, f."row"
-    from unnest(v_found.keys, v_found.chunks, v_found.distances, v_found.rows) as f(key, chunk, distance, "row");
+    from unnest(v_found.keys, v_found.chunks, v_found.distances, v_found.rows) with ordinality as f(key, chunk, distance, "row", n)
+    order by f.distance, f.n;
 end
 $$;
 comment on function steadytext.search(text, text, bigint, text, boolean, text) is
@@ -200,7 +202,7 @@ begin
     if p_query is null then
         return;
     end if;
-    v_config := coalesce((steadytext.text_index(v_target.target::regclass)).config, get_current_ts_config()::text);
+    v_config := coalesce((steadytext.text_index(v_target.target::regclass, v_target.shown_texts)).config, get_current_ts_config()::text);
     v_words := steadytext.any_words(v_config::regconfig, p_query);
     v_vector := @extschema@.steadytext_vectorizer_embed(p_vectorizer, p_query);
     v_found := steadytext.run_search(steadytext.hybrid_statement(v_target, p_filter, false, v_config),

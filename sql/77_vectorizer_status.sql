@@ -50,6 +50,7 @@ declare
     v_place record;
     v_table text;
     v_wrong text;
+    v_problem text;
     v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
     v_nobody text := (
         select concat_ws(': ', 'no worker runs', w.message) from steadytext.worker_state() as w where w.state in ('not_preloaded', 'version_mismatch'));
@@ -65,8 +66,10 @@ begin
         order by d.name
     loop
         v_wrong := null;
+        v_problem := null;
         begin
             select * into v_place from steadytext.vectorizer_place(v.id);
+            v_problem := steadytext.definition_problem(v.id);
         exception when others then
             -- The owner may have changed the table in any way: the error is shown, and hides no other rows of the view.
             select * into v_place from steadytext.vectorizer_place(null);
@@ -79,7 +82,7 @@ begin
         target_column := v_place.target_column;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_wrong, v_place.problem || coalesce(': ' || v_place.advice, ''), v.problem);
+        problem := coalesce(v_wrong, v_problem, v.problem);
         v_is_halted := problem is null and not v.is_paused and v_is_paused;
         problem := coalesce(problem, case
             when v_is_halted then 'the worker is paused: steadytext_daemon_start() has it go on'
@@ -188,7 +191,7 @@ begin
         order by d.kind desc, d.name
     loop
         begin
-            select p.problem || coalesce(': ' || p.advice, '') into v_problem from steadytext.vectorizer_place(v.id) as p;
+            v_problem := steadytext.definition_problem(v.id);
         exception when others then
             v_problem := sqlerrm;
         end;

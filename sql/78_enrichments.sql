@@ -150,6 +150,7 @@ begin
                         where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped order by a.attnum limit 30
                     ) as a));
         end if;
+        perform steadytext.refuse_virtual_column(p_source, v_piece.name);
         v_columns := v_columns || v_piece.name;
     end loop;
     if cardinality(v_columns) = 0 then
@@ -265,7 +266,7 @@ as $$
     from @extschema@.steadytext_vectorizers as v
     cross join steadytext.vectorizer_place(v.id) as p
     cross join unnest(p.source_columns) as n(name)
-    where v.kind = 'vectorizer' and p.target_column is not null and p.source = p_source
+    where v.kind = 'vectorizer' and v.id is distinct from p_but and p.target_column is not null and p.source = p_source
     union all
     -- Before PostgreSQL 15 it is the column that depends, and not its expression.
     select b.attname::text, g.attname::text
@@ -280,25 +281,39 @@ $$;
 comment on function steadytext.column_edges(regclass, uuid) is
     'Returns pairs of columns of a table where the second is made from the first, without those of one definition';
 
+create function steadytext.column_made_of(p_source regclass, p_columns text[], p_target text, p_but uuid)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_edges jsonb := (select coalesce(jsonb_agg(jsonb_build_array(e.base, e.made)), '[]') from steadytext.column_edges(p_source, p_but) as e);
+begin
+    return (
+        with recursive reached(name) as (
+            select p_target
+            union
+            select e.edge ->> 1 from reached as r join jsonb_array_elements(v_edges) as e(edge) on e.edge ->> 0 = r.name
+        )
+        select r.name from reached as r where r.name = any (p_columns) limit 1);
+end
+$$;
+comment on function steadytext.column_made_of(regclass, text[], text, uuid) is
+    'Returns one of the columns that is the target, or is made of it, directly or through others, without those of one definition; NULL where none is';
+
 create function steadytext.check_enrichment_chain(p_source regclass, p_columns text[], p_target text, p_but uuid)
 returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_edges jsonb := (select coalesce(jsonb_agg(jsonb_build_array(e.base, e.made)), '[]') from steadytext.column_edges(p_source, p_but) as e);
     v_back text;
 begin
-    if exists (select from jsonb_array_elements(v_edges) as e(edge) where e.edge ->> 1 = p_target) then
+    if exists (select from steadytext.column_edges(p_source, p_but) as e where e.made = p_target) then
         raise exception 'column "%" is the target of another definition already', p_target
             using errcode = 'duplicate_object', hint = 'Drop that one, or give another column.';
     end if;
-    with recursive reached(name) as (
-        select p_target
-        union
-        select e.edge ->> 1 from reached as r join jsonb_array_elements(v_edges) as e(edge) on e.edge ->> 0 = r.name
-    )
-    select r.name into v_back from reached as r where r.name = any (p_columns) limit 1;
+    v_back := steadytext.column_made_of(p_source, p_columns, p_target, p_but);
     if v_back is not null then
         raise exception 'the prompt names column "%", which %', v_back,
                 case when v_back = p_target then 'is the target' else format('is made of the target "%s"', p_target) end

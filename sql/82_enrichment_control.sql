@@ -125,6 +125,7 @@ declare
     v_params jsonb;
     v_model text;
     v_is_default boolean := false;
+    v_is_listed_anew boolean := false;
     v_columns text[];
     v_keys text[];
     v_statement text;
@@ -169,6 +170,8 @@ begin
         perform steadytext.check_enrichment_target(v_place.source, v_place.target_column, v_type, v_params);
     end if;
     if prompt is not null then
+        -- What listed the columns has gone with one of them, which may have been of the key.
+        v_is_listed_anew := v_place.source_columns is null;
         v_keys := v_place.key_columns;
         v_columns := steadytext.prompt_columns(v_place.source, prompt);
         perform steadytext.check_enrichment_chain(v_place.source, v_columns, v_place.target_column, v_id);
@@ -195,7 +198,13 @@ begin
         raise exception 'enrichment "%" already exists', left(new_name, 100)
             using errcode = 'duplicate_object', hint = 'It is one of another role''s. Give another name.';
     end;
-    if steadytext.enrichment_digest(v_id) <> v_before then
+    if v_is_listed_anew then
+        -- Rows with values may have got other keys: each is recognized by its text and its value, as one that comes from a row that is gone.
+        update @extschema@.steadytext_enrichment_rows as r set gone_at = now()
+        where r.enrichment_id = v_id and r.value_hash is not null and r.gone_at is null;
+        delete from @extschema@.steadytext_vectorizer_kept as k where k.vectorizer_id = v_id;
+    end if;
+    if v_is_listed_anew or steadytext.enrichment_digest(v_id) <> v_before then
         perform steadytext.recall_enrichment_requests(v_id);
         delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id;
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key) values (v_id, null);
@@ -242,6 +251,7 @@ declare
     v_place record;
     v_counts record;
     v_wrong text;
+    v_problem text;
     v_is_paused boolean := exists (select from steadytext.worker_state() as w where w.state = 'paused');
     v_nobody text := (
         select concat_ws(': ', 'no worker runs', w.message) from steadytext.worker_state() as w where w.state in ('not_preloaded', 'version_mismatch'));
@@ -256,8 +266,10 @@ begin
         order by d.name
     loop
         v_wrong := null;
+        v_problem := null;
         begin
             select * into v_place from steadytext.vectorizer_place(v.id);
+            v_problem := steadytext.definition_problem(v.id);
             columns := array(select n.name from steadytext.enrichment_names(v.id) as n);
             prompt := steadytext.present_prompt(v.id);
         exception when others then
@@ -274,7 +286,7 @@ begin
         request_type := v.request_type;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_wrong, v_place.problem || coalesce(': ' || v_place.advice, ''), v.problem);
+        problem := coalesce(v_wrong, v_problem, v.problem);
         v_is_halted := problem is null and not v.is_paused and v_is_paused;
         problem := coalesce(problem, case
             when v_is_halted then 'the worker is paused: steadytext_daemon_start() has it go on'

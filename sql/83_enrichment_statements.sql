@@ -9,6 +9,7 @@ create function steadytext.enrichment_statements(
     out source oid,
     out read_rows text,
     out present text,
+    out read_keys text,
     out lockable text,
     out write_values text,
     out scan_source text[]
@@ -99,6 +100,15 @@ begin
             offset 0
         ) as x$present$,
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
+    read_keys := format(
+        $keys$select pg_catalog.to_jsonb(pg_catalog.count(x))
+        from (
+            select %s
+            from pg_catalog.jsonb_array_elements($1) as e(element)
+            cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
+            offset 0
+        ) as x$keys$,
+        v_keys.parsed);
     -- The rows whose columns, and whose value, are what they were when the prompt was made, and which nobody has locked.
     lockable := format(
         $lockable$with items as materialized (

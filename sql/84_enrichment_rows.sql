@@ -213,6 +213,18 @@ as $$
                     when o.is_kept or o.value_hash is distinct from r.was then 'keep'
                     else 'make'
                 end
+                -- Somebody has written another value, perhaps together with what it is about; or the row has come from another key with a value
+                -- that was made of the same.
+                when r.was is not null and r.was is distinct from o.value_hash then case
+                    when exists (
+                        select from @extschema@.steadytext_enrichment_rows as g
+                        where g.enrichment_id = p_id and g.value_hash = r.was and g.content_hash = r.hash and g.made_by = d.digest
+                            and g.gone_at is not null and not g.is_kept)
+                        or exists (
+                            select from known as h where h.value_hash = r.was and h.content_hash = r.hash and h.made_by = d.digest)
+                    then 'adopt'
+                    else 'keep'
+                end
                 when o.content_hash <> r.hash then 'make'
                 -- Somebody has taken the value away.
                 when r.was is null and o.value_hash is not null then 'make'

@@ -44,7 +44,7 @@ begin
     from jsonb_array_elements(v_ended) with ordinality as e(answer, n)
     where (e.answer -> 'is_poison')::boolean;
     if v_items is not null then
-        v_present := steadytext.run_as(p_statements.owner, p_statements.present, v_items);
+        v_present := steadytext.rows_present(p_statements, v_items);
         perform steadytext.note_vectorizer_failure(p_id, i.item, i.item ->> 'error', i.item ->> 'code')
         from rows from (jsonb_array_elements(v_items), jsonb_array_elements(v_present)) as i(item, is_present)
         where i.is_present::boolean;
@@ -89,7 +89,7 @@ declare
 begin
     select s.scan, s.scan_after, s.scan_since into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
     if v_state.scan = 'failures' then
-        perform steadytext.search_failures(p_id, p_statements.owner, p_statements.present, v_state.scan_after);
+        perform steadytext.search_failures(p_id, p_statements, v_state.scan_after);
         return;
     elsif v_state.scan = 'destination' then
         -- Entries for rows that are gone.
@@ -101,12 +101,16 @@ begin
             limit 1000
         ) as r;
         v_rows := coalesce(v_rows, '[]');
-        v_found := steadytext.run_as(p_statements.owner, p_statements.present, v_rows);
+        v_found := steadytext.rows_present(p_statements, v_rows);
         update @extschema@.steadytext_enrichment_rows as r set gone_at = now()
         from rows from (jsonb_array_elements(v_rows), jsonb_array_elements(v_found)) as e(row, is_present)
         where r.enrichment_id = p_id and r.key = e.row -> 'key' and r.gone_at is null and not e.is_present::boolean;
         v_found := jsonb_build_object('count', jsonb_array_length(v_rows), 'last', v_rows -> -1 -> 'key');
     else
+        -- It begins anew where the key that it stopped at is none any more.
+        if v_state.scan_after is not null and not steadytext.is_readable_key(p_statements, v_state.scan_after) then
+            v_state.scan_after := null;
+        end if;
         v_found := steadytext.run_as(p_statements.owner,
             p_statements.scan_source[case when v_state.scan_after is null then 1 else 2 end],
             jsonb_build_object('after', v_state.scan_after, 'limit', 1000));
@@ -118,17 +122,20 @@ begin
             -- The search that follows finds the rows that are marked.
             perform steadytext.mark_values(p_id, v_rows, v_state.scan_since);
         elsif v_state.scan = 'mark' then
-            -- Rows that have changed since the enrichment was made are noted, and nothing was taken out yet.
-            perform steadytext.note_enriched_rows(p_id, jsonb_agg(r.row), true)
-            from jsonb_array_elements(v_rows) as r(row)
-            where r.row -> 'key' not in (
-                select w.key from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id and w.key is not null
-                union all
-                select e.key::jsonb
-                from @extschema@.steadytext_vectorizer_work as w
-                cross join json_array_elements(w.keys) as e(key)
-                where w.vectorizer_id = p_id and w.keys is not null)
-            having count(*) > 0;
+            perform steadytext.note_enriched_rows(p_id, v_rows, true);
+            if (v_found ->> 'count')::integer < 1000 then
+                -- At the end: rows that have changed since the enrichment was made are noted, as nothing was taken out yet, and do not wait.
+                delete from @extschema@.steadytext_enrichment_rows as r
+                using (
+                    select w.key from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id and w.key is not null
+                    union all
+                    select e.key::jsonb
+                    from @extschema@.steadytext_vectorizer_work as w
+                    cross join json_array_elements(w.keys) as e(key)
+                    where w.vectorizer_id = p_id and w.keys is not null
+                ) as n
+                where r.enrichment_id = p_id and r.key = n.key;
+            end if;
         else
             insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key)
             select p_id, j.item -> 'key'
@@ -192,7 +199,7 @@ begin
         return false;
     end if;
     if p_look or v_state.signature is null then
-        v_signature := steadytext.vectorizer_signature(v_statements.source);
+        v_signature := steadytext.vectorizer_signature(p_id);
         if v_signature is distinct from v_state.signature then
             -- The first one is the beginning, though steps before it may have failed.
             update @extschema@.steadytext_vectorizer_state as s set
@@ -247,7 +254,7 @@ begin
     if steadytext.begin_requested_search(p_id) then
         return true;
     end if;
-    if v_state.scan is not null and v_noted < 500 then
+    if v_state.scan is not null and steadytext.may_search(p_id, v_noted, v_state.scan_until) then
         perform steadytext.scan_enrichment(p_id, v_statements);
         return true;
     end if;

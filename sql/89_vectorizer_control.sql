@@ -13,7 +13,7 @@ begin
     delete from @extschema@.steadytext_vectorizer_kept as k where k.vectorizer_id = p_id;
 end
 $$;
-comment on function steadytext.forget_definition(uuid) is 'Deletes the records of a definition that no longer exists, except its requests';
+comment on function steadytext.forget_definition(uuid) is 'Deletes the records of a definition that is dropped, except its requests';
 
 create function steadytext.remove_definition(p_id uuid, p_drop_all boolean)
 returns void
@@ -25,13 +25,14 @@ declare
     v_statement text;
 begin
     select * into v_place from steadytext.vectorizer_place(p_id);
-    -- The steps lock this row first, too.
-    delete from @extschema@.steadytext_vectorizers as v where v.id = p_id;
-    perform steadytext.forget_definition(p_id);
+    -- The steps lock this row first, too. It is deleted last: by it the policies know whose the records of the definition are.
+    perform from @extschema@.steadytext_vectorizers as v where v.id = p_id for update;
     perform @extschema@.steadytext_cancel_async(b.request_id)
     from @extschema@.steadytext_vectorizer_batches as b
     where b.vectorizer_id = p_id and not steadytext.is_vectorizing();
     delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id;
+    perform steadytext.forget_definition(p_id);
+    delete from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     for v_statement in select d from steadytext.definition_trigger_drops(p_id, array[v_place.source, v_place.destination]) as d loop
         execute v_statement;
     end loop;
@@ -182,6 +183,7 @@ declare
     v_new record;
     v_next_name text;
     v_next uuid;
+    v_dimensions integer;
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     select v.* into v_from from @extschema@.steadytext_vectorizers as v where v.id = v_id or v.replaces = v_id
@@ -234,8 +236,6 @@ begin
         coalesce(index, v_from.index_type) as index_type,
         coalesce(distance, v_from.distance) as distance
     into v_new;
-    -- The one that was under way was never seen by anybody.
-    perform steadytext.remove_successors(v_id);
     -- All is as it was again: there is nothing to make, but where the same model has come to give other vectors.
     if v_from.id <> v_id and v_place.problem is null
         and (v_from.model is distinct from v_old.model or v_from.dimensions = v_old.dimensions)
@@ -249,14 +249,18 @@ begin
             is not distinct from (v_old.model, v_old.format, v_old.chunk_size, v_old.chunk_overlap, v_old.strategy, v_old.index_type,
                 v_old.distance, v_place.source_columns)
     then
+        -- The one that was under way was never seen by anybody.
+        perform steadytext.remove_successors(v_id);
         return;
     end if;
+    v_dimensions := steadytext.vectorizer_dimensions(v_place.source, null, v_new.model, v_new.chunk_size, v_new.chunk_overlap, v_new.strategy);
+    perform steadytext.remove_successors(v_id);
     v_next := steadytext.add_vectorizer(v_place.source, v_new.source_columns, v_new.columns, v_next_name,
         steadytext.appended_name(coalesce(v_place.target_column, v_old.target_column), '_next'),
         case when v_old.target_column is null then
             steadytext.appended_name((select c.relname::text from pg_class as c where c.oid = v_place.destination), '_next') end,
         v_new.model, v_new.format, v_new.chunk_size, v_new.chunk_overlap, v_new.strategy, v_new.index_type, v_new.distance,
-        coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
+        coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id, v_dimensions);
     perform steadytext.prepare_replacement(v_id, v_next);
     if model = 'auto' then
         perform steadytext.warn_of_builtin_vectors();

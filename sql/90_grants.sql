@@ -197,7 +197,7 @@ grant execute on function
     steadytext.has_code_of_users(regclass),
     steadytext.base_type(oid),
     steadytext.key_comparison(text, text, text, oid),
-    steadytext.text_index(regclass),
+    steadytext.text_index(regclass, text),
     steadytext.search_rows(steadytext.search_target, text),
     steadytext.search_statement(steadytext.search_target, text, boolean),
     steadytext.hybrid_statement(steadytext.search_target, text, boolean, text),
@@ -427,6 +427,7 @@ grant execute on function
     steadytext.format_pieces(text, text[]),
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),
+    steadytext.refuse_virtual_column(regclass, text),
     steadytext.give_dimensions(regclass, text, integer),
     steadytext.is_vectorizer_index(oid, text, text, text),
     steadytext.others_indexes(uuid),
@@ -435,12 +436,15 @@ grant execute on function
     steadytext.others_privileges(regclass),
     steadytext.prepare_replacement(uuid, uuid),
     steadytext.add_vectorizer(
-        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
+        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid, integer),
+    steadytext.vectorizer_dimensions(regclass, text, text, bigint, bigint, text),
     steadytext.definition_id(text, text),
     steadytext.own_definition_id(text, text),
     steadytext.lock_definition(text, text),
     steadytext.is_missing_definition(text, text),
     steadytext.definition_problem(uuid),
+    steadytext.silent_trigger(uuid, oid),
+    steadytext.cast_of_others(oid, text[], oid),
     steadytext.warn_of_problem(uuid),
     steadytext.pause_definition(uuid, boolean),
     steadytext.retry_definition(uuid, boolean),
@@ -460,7 +464,7 @@ grant execute on function
 to steadytext_user;
 
 -- Enrichments are definitions beside the vectorizers.
-grant select, update (made_by), delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
+grant select, update (made_by, gone_at), delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_enrichment_status, @extschema@.steadytext_enrichment_errors to steadytext_user, steadytext_admin;
 grant execute on function
     @extschema@.steadytext_create_enrichment(regclass, text, text, text, jsonb, text, text, bigint, boolean, boolean),
@@ -481,6 +485,7 @@ grant execute on function
     steadytext.enrichment_type(text),
     steadytext.check_enrichment_target(regclass, text, text, jsonb),
     steadytext.column_edges(regclass, uuid),
+    steadytext.column_made_of(regclass, text[], text, uuid),
     steadytext.check_enrichment_chain(regclass, text[], text, uuid),
     steadytext.recall_enrichment_requests(uuid),
     steadytext.carry_kept_values(uuid, uuid),

@@ -113,12 +113,18 @@ impl<'a> Firing<'a> {
         Ok(if moved {
             Changed::Keys([self.key(before, &columns), self.key(after, &columns)])
         } else if columns.embedded.iter().all(|column| self.is_same(*column))
-            && (slots::is_vectorizing() || columns.written.iter().all(|column| self.is_same(*column)))
+            && (self.is_written_by_step() || columns.written.iter().all(|column| self.is_same(*column)))
         {
             Changed::Nothing
         } else {
             Changed::Key(self.key(after, &columns))
         })
+    }
+
+    /// Whether the definition's own step makes the change. Code of the table's owner may change what belongs
+    /// to other definitions meanwhile.
+    fn is_written_by_step(&self) -> bool {
+        argument(self.trigger(), 0).is_some_and(|id| id.to_str().is_ok_and(slots::is_step_for))
     }
 
     /// The trigger of this definition that lists its columns; PostgreSQL keeps them right, in partitions too.

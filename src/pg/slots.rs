@@ -239,6 +239,15 @@ pub(crate) fn is_vectorizing() -> bool {
     my_pace().is_some()
 }
 
+/// Whether this process takes a step for the definition of this id now.
+pub(crate) fn is_step_for(definition: &str) -> bool {
+    let Some(slot) = mine() else { return false };
+    let Some(pace) = slot.pace_of_me() else { return false };
+    let step = &slot.vectorizers[pace as usize].step;
+    uuid::Uuid::parse_str(definition)
+        .is_ok_and(|id| id.as_u64_pair() == (step[0].load(Relaxed), step[1].load(Relaxed)))
+}
+
 /// Asks the launcher to look at `database` now. Never raises an error.
 pub(crate) fn call_launcher(shared: &Shared, database: pg_sys::Oid) {
     let wanted = database.to_u32();

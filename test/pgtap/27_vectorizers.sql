@@ -1,7 +1,7 @@
 -- Vectorizers: definitions, what their triggers note, statements, rights. For the processing of the notes see
 -- test/server/tests/vectorizers.rs.
 \ir setup.psql
-select plan(105);
+select plan(118);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.notes(p_name text) returns jsonb
@@ -11,6 +11,7 @@ language sql as $$
     where v.name = p_name
 $$;
 create function pg_temp.forget() returns void language sql as $$ delete from steadytext_vectorizer_work $$;
+create function pg_temp.id_of(p_name text) returns uuid language sql as $$ select v.id from steadytext_vectorizers as v where v.name = p_name $$;
 
 -- Making one.
 set local role st_alice;
@@ -279,21 +280,38 @@ create table parted (id int, part int, body text, primary key (part, id)) partit
 create table parted_1 partition of parted for values in (1);
 create table parted_2 (body text, part int not null, id int not null);
 select steadytext_create_vectorizer('parted', array['body'], index => 'none');
+select steadytext.vectorizer_signature(pg_temp.id_of('parted_body')) as before \gset
 alter table parted attach partition parted_2 for values in (2);
+select isnt(steadytext.vectorizer_signature(pg_temp.id_of('parted_body')), :'before', 'a partition more is another signature');
 insert into parted_2 values ('two', 2, 5);
 insert into parted values (6, 1, 'one');
 select is(pg_temp.notes('parted_body'), '[[2, 5], [1, 6]]', 'partitions note their rows, whatever the order of their columns');
-select isnt(
-    steadytext.vectorizer_signature('parted'::regclass),
-    (select md5(string_agg(format('%s:%s', c.oid, pg_relation_filenode(c.oid)), ' ' order by c.oid)) from pg_class as c where c.relname in ('parted', 'parted_1')),
-    'a partition more is another signature');
-select steadytext.vectorizer_signature('parted'::regclass) as before \gset
+select steadytext.vectorizer_signature(pg_temp.id_of('parted_body')) as before \gset
 truncate parted_2;
-select isnt(steadytext.vectorizer_signature('parted'::regclass), :'before', 'so is one that was emptied');
-select steadytext.vectorizer_signature('parted'::regclass) as before \gset
+select isnt(steadytext.vectorizer_signature(pg_temp.id_of('parted_body')), :'before', 'so is one that was emptied');
+select steadytext.vectorizer_signature(pg_temp.id_of('parted_body')) as before \gset
 alter table parted detach partition parted_1;
 alter table parted attach partition parted_1 for values in (1);
-select isnt(steadytext.vectorizer_signature('parted'::regclass), :'before', 'and one that was away');
+select isnt(steadytext.vectorizer_signature(pg_temp.id_of('parted_body')), :'before', 'and one that was away');
+-- In less time than lies between two looks.
+create function pg_temp.differs(p_change text) returns boolean language plpgsql as $$
+declare
+    v_before text := steadytext.vectorizer_signature(pg_temp.id_of('parted_body'));
+begin
+    -- A transaction of its own writes with a number of its own.
+    begin
+        execute p_change;
+    exception when division_by_zero then
+        null;
+    end;
+    return steadytext.vectorizer_signature(pg_temp.id_of('parted_body')) <> v_before;
+end
+$$;
+select ok(pg_temp.differs('alter table parted disable trigger user; alter table parted enable trigger user'), 'so is a table whose triggers were disabled for a moment');
+select ok(pg_temp.differs('alter table parted_1 disable trigger user; alter table parted_1 enable trigger user'), 'and one of which a partition''s were');
+select ok(pg_temp.differs('alter table parted owner to st_bob; alter table parted owner to st_alice'), 'and one that was another role''s');
+select ok(not pg_temp.differs('alter table parted rename column body to said; alter table parted rename column said to body; create index on parted (id); analyze parted'),
+    'names, indexes and statistics change nothing');
 
 -- Renaming.
 alter table odd rename column body to "the text";
@@ -406,6 +424,66 @@ select pg_temp.run_as('st_root', $$ select steadytext_set_limit('st_alice', requ
 select is(
     (select count(*) from steadytext.vectorizers_due(true, false) as d join steadytext_vectorizers as v on v.id = d.id
      where v.name in ('empty', 'fitting')), 0::bigint, 'and neither is due while the limit is there');
+
+-- A table that gets another owner, and its definition with it.
+set local role st_alice;
+create table given (id int primary key, body text);
+select steadytext_create_vectorizer('given', array['body'], name => 'given', index => 'none', model => 'builtin');
+reset role;
+alter table given owner to st_bob;
+select throws_ok(
+    $$ select pg_temp.written_as('st_root', $i$ update steadytext_vectorizers set owner_role = 'st_stranger' where name = 'given' $i$) $$, '42501', null,
+    'an administrator gives a definition to nobody but the owner of its table');
+select is(
+    pg_temp.written_as('st_root', $$ update steadytext_vectorizers set owner_role = 'st_bob' where name = 'given' $$), 1::bigint, 'to whom it is given');
+alter table given_body_embedding owner to st_bob;
+select is(steadytext.definition_problem(pg_temp.id_of('given')), null, 'it works for that one then');
+set local role st_bob;
+create table lure (id int primary key, body text);
+do $$ begin
+    execute format('create trigger lure after insert on lure for each row execute function steadytext.note_row(%L, 1, 1)', pg_temp.id_of('empty'));
+end $$;
+reset role;
+select throws_ok(
+    $$ select pg_temp.written_as('st_root', $i$ update steadytext_vectorizers set owner_role = 'st_bob' where name = 'empty' $i$) $$, '42501', null,
+    'who names a definition in a trigger is not the owner of its table');
+
+select pg_temp.run_as('st_root', $$ select steadytext_set_limit('st_alice', requests_per_minute => 1000) $$);
+-- A definition that its owner drops, who is no superuser, leaves nothing and has nothing computed any more.
+set local role st_alice;
+create table dropped (id int primary key, body text);
+select steadytext_create_vectorizer('dropped', array['body'], name => 'dropped', index => 'none', model => 'builtin');
+insert into dropped values (1, 'one');
+select steadytext_embed_async('asked for it', use_cache => false) as request_id \gset
+reset role;
+select set_config('test.dropped', pg_temp.id_of('dropped')::text, true);
+insert into steadytext_vectorizer_state (vectorizer_id) select current_setting('test.dropped')::uuid on conflict do nothing;
+insert into steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (:'request_id', current_setting('test.dropped')::uuid, '[]');
+insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_code) values (current_setting('test.dropped')::uuid, '[1]', 'x', '22023');
+insert into steadytext_vectorizer_kept (vectorizer_id, key, content_hash) values (current_setting('test.dropped')::uuid, '[1]', '');
+insert into steadytext_enrichment_rows (enrichment_id, key, content_hash, made_by) values (current_setting('test.dropped')::uuid, '[1]', '', gen_random_uuid());
+create function pg_temp.left_of(p_id uuid) returns text[] language sql as $$
+    select array_agg(t.name order by t.name)
+    from (
+        select 'work' from steadytext_vectorizer_work where vectorizer_id = p_id
+        union select 'state' from steadytext_vectorizer_state where vectorizer_id = p_id
+        union select 'batches' from steadytext_vectorizer_batches where vectorizer_id = p_id
+        union select 'failures' from steadytext_vectorizer_failures where vectorizer_id = p_id
+        union select 'kept' from steadytext_vectorizer_kept where vectorizer_id = p_id
+        union select 'rows' from steadytext_enrichment_rows where enrichment_id = p_id
+    ) as t(name)
+$$;
+select is(pg_temp.left_of(current_setting('test.dropped')::uuid), array['batches', 'failures', 'kept', 'rows', 'state', 'work'], 'there is something of everything');
+select pg_temp.run_as('st_alice', $$ select steadytext_drop_vectorizer('dropped', true) $$);
+select is(pg_temp.left_of(current_setting('test.dropped')::uuid), null, 'and nothing afterwards');
+select is((select q.status from steadytext_queue as q where q.request_id = :'request_id'), 'cancelled', 'the request is cancelled');
+
+-- Columns of the key that are called as those of the table of the vectors.
+create table numbered (seq int, key_seq int, chunk text, body text, primary key (seq, key_seq, chunk));
+select lives_ok($$ select steadytext_create_vectorizer('numbered', array['body'], name => 'numbered', index => 'none', model => 'builtin') $$, 'keys of any names are possible');
+select is(
+    (select array_agg(a.attname::text order by a.attnum) from pg_attribute as a where a.attrelid = 'numbered_body_embedding'::regclass and a.attnum between 1 and 4),
+    array['key_key_seq', 'key_seq', 'key_chunk', 'seq'], 'the columns for them have names of their own');
 
 select * from finish();
 rollback;

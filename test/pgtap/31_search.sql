@@ -1,6 +1,6 @@
 -- Search in what vectorizers keep: by vectors and words, filters, plans, rights, and answers from what was found.
 \ir setup.psql
-select plan(69);
+select plan(75);
 
 -- Two vectorizers whose vectors are already there: one with a table of chunks, one with a column.
 create table article (shelf integer, id bigint, title text, body text, price numeric, primary key (shelf, id));
@@ -121,7 +121,7 @@ select throws_ok($$ select steadytext_create_text_index('articles', 'english') $
 select throws_ok($$ select steadytext_create_text_index('articles', 'klingon') $$, '42704', null, 'create_text_index: a configuration that there is not');
 set local enable_seqscan = off;
 select alike(pg_temp.plan_of(replace(replace(replace(replace(replace(replace(
-        steadytext.hybrid_statement(steadytext.find_search_target('articles'), null, false, (steadytext.text_index('article_body_embedding')).config),
+        steadytext.hybrid_statement(steadytext.find_search_target('articles'), null, false, (steadytext.text_index('article_body_embedding', 'chunk')).config),
         '$1', quote_literal(steadytext_embed('x'))), '$2', '5'), '$3', '''dead'''), '$4', '60'), '$5', '0.5::float8'), '$6', '5')),
     '%article_body_embedding_embedding_idx%article_body_embedding_to_tsvector_idx%', 'hybrid: by both indexes');
 set local enable_sort = off;
@@ -133,11 +133,29 @@ select case when current_setting('hnsw.max_scan_tuples', true) is not null then 
 reset enable_sort;
 reset enable_seqscan;
 select is((select sparse_rank from steadytext_hybrid_search('articles', 'matters', 1, alpha => 0)), null, 'hybrid: by the configuration of the index');
+create index note_words on note using gin (to_tsvector('simple', body));
+create index note_lower on note using gin (to_tsvector('simple', lower(coalesce(subject::text, '') || E'\n\n' || coalesce(body, ''))));
+select is((select sparse_rank from steadytext_hybrid_search('notes', 'subjects of 17', 1, alpha => 0)), 1, 'hybrid: an index on the words of other texts says nothing about its configuration');
 select is(steadytext_create_text_index('notes', 'english'), 'public.note_to_tsvector_idx', 'create_text_index: of columns');
+select is(steadytext_create_text_index('notes'), 'public.note_to_tsvector_idx', 'create_text_index: which is known again');
+create table many (id int primary key, "The First" text, d varchar(9), j text);
+do $$ begin perform steadytext_create_vectorizer('many', array['The First', 'd', 'j'], 'many', target_column => 'v', model => 'builtin', index => 'none');
+    perform steadytext_create_vectorizer('many', array['The First'], 'single', target_column => 'w', model => 'builtin', index => 'none'); end $$;
+select is(steadytext_create_text_index(v, 'simple'), i, format('create_text_index: for %s', v))
+from (values (1, 'many', 'public.many_to_tsvector_idx'), (2, 'many', 'public.many_to_tsvector_idx'), (3, 'single', 'public.many_to_tsvector_idx1')) as c(n, v, i) order by n;
 select is((select chunk from steadytext_hybrid_search('notes', 'subjects of 17', 1, alpha => 0)), E'subject 17\n\nnote 17', 'hybrid: vectors in a column');
 select is(steadytext.any_words('english', 'the dead rows -vacuum')::text, '''dead'' & ''row'' & !''vacuum''', 'hybrid: what a query excludes');
 select throws_ok($$ select * from steadytext_hybrid_search('articles', 'x', alpha => 1.1) $$, '22023', null, 'hybrid: alpha');
 select throws_ok($$ select * from steadytext_hybrid_search('articles', 'x', rrf_k => 0) $$, '22023', null, 'hybrid: rrf_k');
+
+-- An index that gives rows in about their order, as ivfflat does.
+savepoint before_order;
+create or replace function steadytext.run_search(
+    p_statement text, p_vector text, p_count integer, p_path text, p_words text, p_rrf_k integer, p_alpha double precision, p_limit integer,
+    out keys jsonb[], out chunks text[], out distances double precision[], out dense_ranks integer[], out sparse_ranks integer[], out rows jsonb[], out dense_count bigint
+) language sql as $$ select array['[1]', '[2]', '[3]']::jsonb[], array['c', 'a', 'b'], array[0.3, 0.1, 0.2], null::integer[], null::integer[], array['{}', '{}', '{}']::jsonb[], 3::bigint $$;
+select results_eq($$ select chunk from steadytext_search('articles', 'x', 3) $$, $$ values ('a'), ('b'), ('c') $$, 'search: the nearest is first all the same');
+rollback to before_order;
 
 -- Answers.
 select is(steadytext_prompt_render('steadytext/rag', '{"question": "Why?", "sources": [{"number": 1, "text": "So."}, {"number": 2, "text": "Thus."}]}'),

@@ -1,7 +1,7 @@
 -- Enrichments: definitions and their checks, notes and verdicts, statements, rights. For the processing of the notes see
 -- test/server/tests/enrichments.rs.
 \ir setup.psql
-select plan(98);
+select plan(104);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.id_of(p_name text) returns uuid language sql as $$ select v.id from steadytext_vectorizers as v where v.name = p_name $$;
@@ -174,6 +174,17 @@ update article set body = 'three' where id = 1;
 select is(pg_temp.verdict('article_summary', '[1]'), 'ask', 'until the row changes');
 update article set body = 'one', summary = 'by hand' where id = 1;
 select is(pg_temp.verdict('article_summary', '[1]'), 'keep', 'what somebody writes over it stays');
+update article set body = 'four' where id = 1;
+select is(pg_temp.verdict('article_summary', '[1]'), 'keep', 'also where the text is another one, as it may be about that');
+savepoint before_kept;
+select pg_temp.remember('article_summary', '[1]', true);
+select is(pg_temp.verdict('article_summary', '[1]'), 'done', 'it is known to be somebody''s then');
+update article set body = 'five' where id = 1;
+select is(pg_temp.verdict('article_summary', '[1]'), 'ask', 'until the row changes alone');
+update article set body = 'six', summary = 'by hand again' where id = 1;
+select is(pg_temp.verdict('article_summary', '[1]'), 'keep', 'and not together with the value');
+rollback to before_kept;
+update article set body = 'one' where id = 1;
 update article set summary = null where id = 1;
 select is(pg_temp.verdict('article_summary', '[1]'), 'ask', 'what somebody takes away is made again');
 update article set summary = 'answer' where id = 1;
@@ -184,6 +195,21 @@ update article set body = 'moved' where id = 10;
 select is(pg_temp.verdict('article_summary', '[10]'), 'ask', 'unless it has changed, too');
 update article set body = 'one' where id = 10;
 select pg_temp.remember('article_summary', '[10]');
+-- Two rows change places: what was made goes along with its row, and what somebody has written as well.
+savepoint before_places;
+insert into article (id, title, body, summary) values (11, 'k', 'eleven', 'answer of eleven'), (12, 'l', 'twelve', 'somebody''s');
+select pg_temp.remember('article_summary', '[11]');
+select pg_temp.remember('article_summary', '[12]', true);
+update article set id = 13 where id = 11;
+update article set id = 11 where id = 12;
+update article set id = 12 where id = 13;
+select is(
+    (select string_agg(j.verdict, ' ' order by j.item ->> 'key')
+     from steadytext.judge_rows(pg_temp.id_of('article_summary'), pg_temp.rows_of('article_summary', '[[11], [12]]')) as j),
+    'keep adopt', 'values go with their rows where two of them change keys');
+update article set body = 'changed' where id = 12;
+select is(pg_temp.verdict('article_summary', '[12]'), 'keep', 'one whose text has changed as well may be somebody''s');
+rollback to before_places;
 select pg_temp.remember('article_summary', '[3]', true);
 select pg_temp.forget();
 select pg_temp.run_as('st_alice', $$ select steadytext_alter_enrichment('article_summary', prompt => 'Of ${body}', priority => 3) $$);

@@ -1,6 +1,6 @@
 -- The common part of vectorizers and enrichments: names, columns that are dropped or renamed, broken definitions, models, leftovers.
 \ir setup.psql
-select plan(114);
+select plan(137);
 
 grant create on schema public to st_alice, st_bob;
 grant steadytext_user to current_user;
@@ -372,6 +372,110 @@ reset enable_seqscan;
 reset enable_hashjoin;
 reset enable_mergejoin;
 reset plan_cache_mode;
+
+-- One trigger that does not fire, and leaves changes unseen, makes a definition broken, and the advice mends it.
+create table watched (id int, part int, body text, primary key (part, id)) partition by list (part);
+create table watched_1 partition of watched for values in (1);
+select steadytext_create_vectorizer('watched', array['body'], name => 'watched', index => 'none', model => 'builtin');
+create function pg_temp.named(p_statement text) returns text language sql as $$
+    select replace(replace(replace(p_statement, '{rows}', steadytext.vectorizer_trigger(pg_temp.id_of('watched'), 'rows')),
+        '{updates}', steadytext.vectorizer_trigger(pg_temp.id_of('watched'), 'updates')), '{truncate}', steadytext.vectorizer_trigger(pg_temp.id_of('watched'), 'truncate'))
+$$;
+create function pg_temp.told(p_change text) returns text language plpgsql as $$
+declare
+    v_problem text;
+begin
+    execute pg_temp.named(p_change);
+    v_problem := (select s.problem from steadytext_vectorizer_status as s where s.name = 'watched' and s.state = 'broken');
+    execute substring(v_problem from '(CREATE TRIGGER .*|ALTER TABLE .*)');
+    return v_problem || coalesce(', and then ' || steadytext.definition_problem(pg_temp.id_of('watched')), '');
+end
+$$;
+select is(steadytext.definition_problem(pg_temp.id_of('watched')), null, 'a definition whose triggers fire has no problem');
+select is(pg_temp.told(c.change), pg_temp.named(c.problem), c.change)
+from (values
+    ('alter table watched disable trigger {updates}', 'trigger {updates} of table public.watched is disabled: ALTER TABLE public.watched ENABLE TRIGGER {updates}'),
+    ('alter table watched enable replica trigger {updates}', 'trigger {updates} of table public.watched is disabled: ALTER TABLE public.watched ENABLE TRIGGER {updates}'),
+    ('alter table watched disable trigger {truncate}', 'trigger {truncate} of table public.watched is disabled: ALTER TABLE public.watched ENABLE TRIGGER {truncate}'),
+    ('alter table watched_1 disable trigger {rows}', 'trigger {rows} of table public.watched_1 is disabled: ALTER TABLE public.watched_1 ENABLE TRIGGER {rows}'),
+    ('alter table watched_1 disable trigger {updates}', 'trigger {updates} of table public.watched_1 is disabled: ALTER TABLE public.watched_1 ENABLE TRIGGER {updates}'),
+    ('drop trigger {updates} on watched', 'a trigger of table public.watched that notes its changes is gone: CREATE TRIGGER {updates} AFTER UPDATE ON public.watched FOR EACH ROW EXECUTE FUNCTION steadytext.note_row('''
+        || pg_temp.id_of('watched')::text || ''')'),
+    ('drop trigger {truncate} on watched', 'a trigger of table public.watched that notes its changes is gone: CREATE TRIGGER {truncate} AFTER TRUNCATE ON public.watched FOR EACH STATEMENT EXECUTE FUNCTION steadytext.note_row('''
+        || pg_temp.id_of('watched')::text || ''')'),
+    ('alter table only watched_1 enable always trigger {rows}',
+        'trigger {rows} of table public.watched_1 fires for replicated changes, and {updates} does not: ALTER TABLE public.watched_1 ENABLE ALWAYS TRIGGER {updates}'))
+    as c(change, problem);
+
+-- The cast of a type that belongs to another role than the table would run with the rights of the table's owner.
+set local role st_bob;
+create type feeling as enum ('good', 'bad');
+create function feeling_text(feeling) returns text language sql immutable as 'select ''said by st_bob''';
+reset role;
+set local role st_alice;
+create table felt (id int primary key, body feeling);
+select steadytext_create_vectorizer('felt', array['body'], name => 'felt', index => 'none', model => 'builtin');
+create table keyed (id feeling primary key, body text);
+select steadytext_create_vectorizer('keyed', array['body'], name => 'keyed', index => 'none', model => 'builtin');
+reset role;
+select is(steadytext.definition_problem(pg_temp.id_of('felt')), null, 'a type of somebody else''s is read as PostgreSQL writes it');
+set local role st_bob;
+create cast (feeling as text) with function feeling_text(feeling);
+create function text_feeling(text) returns feeling language sql immutable as 'select ''bad''::feeling';
+create cast (text as feeling) with function text_feeling(text);
+reset role;
+select is(steadytext.definition_problem(pg_temp.id_of('felt')),
+    'column body of table public.felt is read by the cast of public.feeling to text, whose function belongs to st_bob: DROP CAST (public.feeling AS text), or ALTER FUNCTION … OWNER TO st_alice',
+    'but not by a cast of that role');
+drop cast (feeling as text);
+select matches(steadytext.definition_problem(pg_temp.id_of('keyed')), 'cast of text to public.feeling, whose function belongs to st_bob', 'nor are keys');
+alter function text_feeling(text) owner to st_alice;
+select is(steadytext.definition_problem(pg_temp.id_of('keyed')), null, 'a function of the owner of the table is that role''s own');
+
+-- Very many notes of a definition that does nothing become one, of the table as a whole.
+create table idle (id int primary key, body text);
+select steadytext_create_vectorizer('idle', array['body'], name => 'idle', index => 'none', model => 'builtin');
+insert into steadytext_vectorizer_state (vectorizer_id, signature) values (pg_temp.id_of('idle'), 'seen') on conflict (vectorizer_id) do update set signature = 'seen';
+insert into steadytext_vectorizer_work (vectorizer_id, key) select pg_temp.id_of('idle'), jsonb_build_array(i) from generate_series(1, 100001) as i;
+insert into steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (pg_temp.id_of('idle'), '[7]', true);
+create function pg_temp.noted() returns text language sql as $$
+    select format('%s notes, %s of the whole', count(*), count(*) filter (where w.key is null)) from steadytext_vectorizer_work as w where w.vectorizer_id = pg_temp.id_of('idle')
+$$;
+select steadytext.sweep_definitions();
+select is(pg_temp.noted(), '100002 notes, 0 of the whole', 'what works has its notes');
+select steadytext_pause_vectorizer('idle');
+update steadytext_vectorizer_state set scan = 'mark' where vectorizer_id = pg_temp.id_of('idle');
+select steadytext.sweep_definitions();
+select is(pg_temp.noted(), '100002 notes, 0 of the whole', 'so has what does not know yet which rows are to wait');
+update steadytext_vectorizer_state set scan = null where vectorizer_id = pg_temp.id_of('idle');
+select steadytext.sweep_definitions();
+select is(pg_temp.noted(), '2 notes, 1 of the whole', 'a pause turns very many into one, and leaves what is to be done in any case');
+insert into steadytext_vectorizer_work (vectorizer_id, key) select pg_temp.id_of('idle'), jsonb_build_array(i) from generate_series(1, 100001) as i;
+select steadytext.sweep_definitions();
+select is(pg_temp.noted(), '2 notes, 1 of the whole', 'one is enough');
+
+-- Vectorizers whose vectors are made of each other.
+create table round (id int primary key, body text, v1 vector(256), v2 vector(256), v3 vector(256));
+select steadytext_create_vectorizer('round', array['v2'], name => 'round_1', target_column => 'v1', index => 'none', model => 'builtin');
+select steadytext_create_vectorizer('round', array['v3'], name => 'round_2', target_column => 'v2', index => 'none', model => 'builtin');
+select throws_ok($$ select steadytext_create_vectorizer('round', array['v1'], name => 'round_3', target_column => 'v3', index => 'none', model => 'builtin') $$, '22023',
+    'column "v1" is made of the vectors in column "v3"', 'vectors are not made of each other in a circle');
+select lives_ok($$ select steadytext_create_vectorizer('round', array['body'], name => 'round_3', target_column => 'v3', index => 'none', model => 'builtin') $$, 'but one after the other');
+select throws_ok($$ select steadytext_alter_vectorizer('round_3', columns => array['body', 'v1']) $$, '22023', null, 'nor is a circle closed afterwards');
+select lives_ok($$ select steadytext_alter_vectorizer('round_1', format => 'Of $chunk') $$, 'what is altered is not in its own way');
+
+-- Columns of which no trigger sees a change came with PostgreSQL 18.
+select current_setting('server_version_num')::int >= 180000 as has_virtual \gset
+create table computed (id int primary key, body text);
+\if :has_virtual
+alter table computed add column loud text generated always as (upper(body)) virtual;
+select throws_ok($$ select steadytext_create_vectorizer('computed', array['loud']) $$, '0A000', null, 'a virtual column is not embedded');
+select throws_ok($$ select steadytext_create_enrichment('computed', 'x', '$loud') $$, '0A000', null, 'nor asked about');
+\else
+alter table computed add column loud text generated always as (upper(body)) stored;
+select lives_ok($$ select steadytext_create_vectorizer('computed', array['loud'], model => 'builtin') $$, 'a stored column is embedded');
+select lives_ok($$ select steadytext_create_enrichment('computed', 'x', '$loud', model => 'builtin') $$, 'and asked about');
+\endif
 
 select * from finish();
 rollback;

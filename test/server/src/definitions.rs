@@ -17,8 +17,8 @@ pub const IS_AT_REST: &str = "
         and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed and problem is null)
             = (select count(*) from steadytext_vectorizers)
         and not exists (select from steadytext_vectorizers where replaces is not null)
-        and (select coalesce(bool_and(s.signature = steadytext.vectorizer_signature(p.source)), true)
-            from steadytext_vectorizer_state as s cross join steadytext.vectorizer_place(s.vectorizer_id) as p)";
+        and (select coalesce(bool_and(s.signature = steadytext.vectorizer_signature(s.vectorizer_id)), true)
+            from steadytext_vectorizer_state as s)";
 
 /// Waits until nothing is left to be done.
 #[track_caller]

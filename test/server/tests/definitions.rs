@@ -312,3 +312,34 @@ fn what_changes_while_triggers_are_disabled_is_found_when_they_are_back() {
     assert_eq!(session.one::<i64>(wrong), 0);
     assert_eq!(session.one::<i64>("select count(*) from told where kind is null"), 0);
 }
+
+#[test]
+fn a_model_is_asked_before_the_table_is_locked() {
+    let (_cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table docs (id int primary key, body text);
+         select steadytext_create_vectorizer('docs', array['body'], index => 'none', model => 'builtin');
+         select steadytext_pause_vectorizer('docs_body');
+         select steadytext_alter_vectorizer('docs_body', format => 'One: $chunk')",
+    );
+    // A model that tells which locks are held while it is asked.
+    session.run(
+        "create or replace function steadytext_embed(text_input text, use_cache boolean default true, seed bigint default 42,
+             model text default null, mode text default null, task text default null, truncate boolean default false,
+             on_error text default 'error', dimensions bigint default null, unsafe_mode boolean default false)
+         returns vector language plpgsql as $$
+         begin
+             raise notice 'locks: %', (select count(*) from pg_locks as l where l.pid = pg_backend_pid() and l.relation = 'public.docs'::regclass
+                 and l.mode in ('ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'));
+             return array_fill(1, array[256])::public.vector;
+         end $$",
+    );
+    session.notices();
+    session.run("select steadytext_alter_vectorizer('docs_body', format => 'Two: $chunk')");
+    let notices: Vec<_> = session.notices().iter().map(|notice| notice.message().to_owned()).collect();
+    assert_eq!(notices, ["locks: 0"]);
+    assert_eq!(
+        session.one::<String>("select format from steadytext_vectorizers where replaces is not null"),
+        "Two: $chunk"
+    );
+}

@@ -23,6 +23,7 @@ mod databases;
 mod defaults;
 mod definition_types;
 mod definitions;
+mod definitions_unseen;
 mod deployment;
 mod dump;
 mod elsewhere_figures;

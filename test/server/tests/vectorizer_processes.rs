@@ -1,6 +1,10 @@
 //! The processes that work for vectorizers, and what is noted for them: nobody's code stops the others, and
 //! nothing that a statement changes is lost, however much it is.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+
 use steadytext_test_server::definitions::{prepared, rest};
 use steadytext_test_server::{Options, Session, wait_until};
 
@@ -291,4 +295,60 @@ fn keys_are_found_again_whatever_the_settings_of_who_writes() {
     session.run("delete from odd");
     rest(&mut session);
     assert_eq!(session.one::<i64>("select count(*) from odd_body_embedding"), 0);
+}
+
+#[test]
+fn a_table_whose_rows_keep_changing_is_indexed_and_gets_its_new_vectors() {
+    let (cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table busy (id int primary key, body text);
+         insert into busy select i, 'row ' || i from generate_series(1, 50) as i",
+    );
+    let address = cluster.address();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Also where the test fails.
+        struct End<'a>(&'a AtomicBool);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, SeqCst);
+            }
+        }
+        let _end = End(&is_over);
+        for client in 0..2 {
+            let (address, is_over) = (&address, &is_over);
+            scope.spawn(move || {
+                let mut session = address.session("postgres", "postgres").unwrap();
+                for round in 0.. {
+                    if is_over.load(SeqCst) {
+                        break;
+                    }
+                    // There is always something noted, and never more than can be done.
+                    let id = 1 + (round * 3 + client) % 50;
+                    session
+                        .batch_execute(&format!(
+                            "update busy set body = 'row {round}'
+                             where id = {id} and (select count(*) from steadytext_vectorizer_work) < 50"
+                        ))
+                        .unwrap();
+                }
+            });
+        }
+        session.run("select steadytext_create_vectorizer('busy', array['body'])");
+        wait_until("there is an index", || {
+            session.one("select count(*) = 2 from pg_index where indrelid = 'busy_body_embedding'::regclass")
+        });
+        session.run("select steadytext_alter_vectorizer('busy_body', format => 'Busy: $chunk')");
+        wait_until("the new vectors have taken their place", || {
+            session.one("select not exists (select from steadytext_vectorizers where replaces is not null)")
+        });
+    });
+    rest(&mut session);
+    assert_eq!(
+        session.one::<i64>(
+            "select count(*) from busy as b full join busy_body_embedding as e using (id)
+             where e.embedding::text is distinct from steadytext_embed('Busy: ' || b.body)::text"
+        ),
+        0
+    );
 }

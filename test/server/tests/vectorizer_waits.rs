@@ -411,3 +411,30 @@ fn what_is_due_of_a_paused_vectorizer_is_no_reason_to_look_again_and_again() {
     alice.run("select steadytext_resume_vectorizer('paused')");
     rest(&mut session);
 }
+
+#[test]
+fn a_text_that_is_too_long_stops_no_other_where_a_limit_has_no_room_for_them() {
+    let (_cluster, mut session, mut alice) = alice();
+    alice.run("select steadytext_create_vectorizer('docs', array['body'], chunk_size => 0, index => 'none')");
+    rest(&mut session);
+    alice.run("select steadytext_pause_vectorizer('docs_body')");
+    alice.run(
+        "insert into docs select i, 'short ' || i from generate_series(1, 8) as i; insert into docs values (9, repeat('word ', 20000))",
+    );
+    // The request of all rows fails for one of them, and none is allowed for the others.
+    let allowed = used(&mut alice) + 10;
+    limit(&mut session, allowed);
+    alice.run("select steadytext_resume_vectorizer('docs_body')");
+    wait_until("the long one has failed", || {
+        alice.one("select count(*) = 1 from steadytext_vectorizer_errors where key = '{\"id\": 9}'")
+    });
+    wait_until("its request is done with", || {
+        session.one("select not exists (select from steadytext_vectorizer_batches)")
+    });
+    wait_until("it says what it waits for", || {
+        alice.one("select state = 'waiting_for_limit' from steadytext_vectorizer_status")
+    });
+    limit(&mut session, 100_000);
+    rest(&mut session);
+    assert_eq!(alice.one::<i64>("select count(*) from docs_body_embedding"), 8);
+}

@@ -217,7 +217,7 @@ fn searches_see_the_old_vectors_until_the_new_ones_are_whole() {
     assert_eq!(seen_by_others(&mut session), 9);
     assert_eq!(
         session.list::<String>(
-            "select concat_ws(' ', obj_description('plain_body_embedding'::regclass), (steadytext.text_index('plain_body_embedding')).config)"
+            "select concat_ws(' ', obj_description('plain_body_embedding'::regclass), (steadytext.text_index('plain_body_embedding', 'chunk')).config)"
         ),
         ["mine simple"]
     );
@@ -370,8 +370,7 @@ fn a_dump_keeps_vectors_and_definitions_and_nothing_is_computed_again() {
         restored.one(
             "select count(*) = 2 from steadytext_vectorizer_state as s
              join steadytext_vectorizers as v on v.id = s.vectorizer_id
-             cross join steadytext.vectorizer_place(v.id) as p
-             where not v.is_paused and s.scan is null and s.signature = steadytext.vectorizer_signature(p.source)",
+             where not v.is_paused and s.scan is null and s.signature = steadytext.vectorizer_signature(v.id)",
         )
     });
     restored.run("select steadytext_resume_vectorizer('plain_title')");
