@@ -40,7 +40,7 @@ pub(crate) struct Installation {
     pub(super) prompt_versions: pg_sys::Oid,
     /// The limits of roles; invalid in a database whose extension is older than the library.
     pub(super) rate_limits: pg_sys::Oid,
-    tables: [pg_sys::Oid; 6],
+    tables: [pg_sys::Oid; 7],
     /// Whether its schema bears the name that its functions know.
     keeps_its_name: bool,
 }
@@ -182,7 +182,7 @@ struct Cached {
 thread_local! {
     static CACHED: RefCell<Cached> = RefCell::default();
     /// The tables whose change empties the cache; 0: none is cached.
-    static WATCHED: Cell<[u32; 6]> = const { Cell::new([0; 6]) };
+    static WATCHED: Cell<[u32; 7]> = const { Cell::new([0; 7]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
     /// The installation is being read. After an error it stays so until it is read again, which does no harm.
     static LOADING: Cell<bool> = const { Cell::new(false) };
@@ -249,7 +249,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                         when n.nspname::pg_catalog.text operator(pg_catalog.~) '^[a-z_][a-z0-9_]*$' then n.nspname::pg_catalog.text
                         else w.quoted
                     end)]),
-                v.oid, r.oid
+                v.oid, r.oid, t.oid
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
           cross join lateral (select '\"' operator(pg_catalog.||) pg_catalog.replace(n.nspname::pg_catalog.text, '\"', '\"\"')
@@ -262,6 +262,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
            left join pg_catalog.pg_proc i on i.pronamespace operator(pg_catalog.=) s.oid and i.proname operator(pg_catalog.=) 'installed_schema'
            left join pg_catalog.pg_class v on v.relnamespace operator(pg_catalog.=) n.oid and v.relname operator(pg_catalog.=) 'steadytext_prompt_versions'
            left join pg_catalog.pg_class r on r.relnamespace operator(pg_catalog.=) n.oid and r.relname operator(pg_catalog.=) 'steadytext_rate_limits'
+           left join pg_catalog.pg_class t on t.relnamespace operator(pg_catalog.=) n.oid and t.relname operator(pg_catalog.=) 'steadytext_prompts'
            left join pg_catalog.pg_class h on h.relnamespace operator(pg_catalog.=) n.oid and h.relname operator(pg_catalog.=) 'steadytext_cache'
            left join pg_catalog.pg_constraint k on k.conrelid operator(pg_catalog.=) h.oid and k.conname operator(pg_catalog.=) 'steadytext_cache_key_hash_key'
           where e.extname operator(pg_catalog.=) 'pg_steadytext'",
@@ -281,7 +282,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                     .map(|(table, key_index)| CacheTable { table, key_index }),
                 prompt_versions: oid(12),
                 rate_limits: oid(13),
-                tables: [oid(5), oid(6), oid(7), oid(9), oid(12), oid(13)],
+                tables: [oid(5), oid(6), oid(7), oid(9), oid(12), oid(13), oid(14)],
                 keeps_its_name: row.get(11).unwrap_or(true),
             }
         },
@@ -447,7 +448,7 @@ fn empty_if_stale() {
     if STALE.replace(false) {
         CACHED.take();
         GENERATION.set(GENERATION.get() + 1);
-        WATCHED.set([0; 6]);
+        WATCHED.set([0; 7]);
     }
 }
 
