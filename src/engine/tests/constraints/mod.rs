@@ -75,7 +75,7 @@ fn run(engine: &Engine, requests: &[Generate], together: usize) -> Vec<Result<Ou
 
 fn text(output: &Output) -> (&str, usize, Finish) {
     match output {
-        Output::Text { text, generated_tokens, finish } => (text, *generated_tokens, *finish),
+        Output::Text { text, generated_tokens, finish, .. } => (text, *generated_tokens, *finish),
         _ => panic!("no text"),
     }
 }
