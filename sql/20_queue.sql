@@ -124,7 +124,7 @@ comment on column @extschema@.steadytext_queue.cached_tokens is
     'Tokens of the prompt of a text that did not have to be computed, as other requests had begun with the same';
 comment on column @extschema@.steadytext_queue.generated_tokens is 'Tokens of the generated text';
 comment on column @extschema@.steadytext_queue.finish_reason is
-    'Reason why the text ended: stop (the model, or a stop string), length (max_tokens, or the context) or constraint (nothing more could match it)';
+    'Reason why the text ended: stop (the model, or a stop string), length (max_tokens, or the context; a document was closed in time) or constraint (nothing more could match it)';
 comment on column @extschema@.steadytext_queue.first_token_ms is 'Milliseconds from started_at to the first token of the text';
 comment on column @extschema@.steadytext_queue.batch is
     'Batch of steadytext_enqueue_query() that the request belongs to; NULL for all others';

@@ -75,10 +75,11 @@ declare
 begin
     perform steadytext.check_batch(queries, 'queries');
     perform steadytext.check_batch(documents, 'documents');
-    -- Each row has all documents: what the rows have together is bounded, not only each of them.
-    select sum(octet_length(d.document)) * cardinality(queries) into v_bytes from unnest(documents) as d(document);
+    -- Each row has all documents and ids: what the rows have together is bounded, not only each of them.
+    select coalesce(sum(octet_length(t.text)), 0) * cardinality(queries) into v_bytes
+    from (select * from unnest(documents) union all select * from unnest(document_ids)) as t(text);
     if v_bytes > v_limit then
-        raise exception 'the documents of all queries have % bytes together, % are allowed', v_bytes, v_limit
+        raise exception 'the documents of all queries have % bytes together with their ids, % are allowed', v_bytes, v_limit
             using errcode = 'program_limit_exceeded',
                   hint = 'Send several batches, or raise max_prompt_bytes with steadytext_config_set().';
     end if;

@@ -146,6 +146,20 @@ end
 $$;
 comment on function steadytext.delete_prompt_versions() is 'Deletes the versions of deleted prompts';
 
+create function steadytext.is_replacement(prompt_id uuid)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+        select from @extschema@.steadytext_prompts as p
+        where p.id = is_replacement.prompt_id and starts_with(p.slug, 'steadytext/'));
+end
+$$;
+comment on function steadytext.is_replacement(uuid) is
+    'Says whether a prompt takes the place of one of the extension''s';
+
 create trigger delete_versions after delete on @extschema@.steadytext_prompts
     for each row execute function steadytext.delete_prompt_versions();
 comment on trigger delete_versions on @extschema@.steadytext_prompts is 'Deletes the versions of deleted prompts';
@@ -156,16 +170,51 @@ create trigger check_prompt_version before insert or update on @extschema@.stead
     for each row execute function steadytext.check_prompt_version();
 comment on trigger check_prompt_version on @extschema@.steadytext_prompt_versions is
     'Refuses templates that do not compile, and sets the names of their variables';
-create trigger note_change after insert or update or delete or truncate on @extschema@.steadytext_prompt_versions
-    for each statement execute function steadytext.note_change();
+
+-- All sessions read settings, registry and replaced prompts again after such a change. Users have prompts of their own,
+-- and may not make others do that work.
+create trigger note_addition after insert on @extschema@.steadytext_prompt_versions
+    for each row when (steadytext.is_replacement(new.prompt_id)) execute function steadytext.note_change();
+comment on trigger note_addition on @extschema@.steadytext_prompt_versions is
+    'Tells every session that a prompt of the extension has been replaced';
+create trigger note_change after update on @extschema@.steadytext_prompt_versions
+    for each row when (steadytext.is_replacement(old.prompt_id) or steadytext.is_replacement(new.prompt_id))
+    execute function steadytext.note_change();
 comment on trigger note_change on @extschema@.steadytext_prompt_versions is
-    'Tells every session that a prompt of the extension may have been replaced';
+    'Tells every session that a prompt of the extension is replaced by another one';
+create trigger note_removal after delete on @extschema@.steadytext_prompt_versions
+    for each row when (steadytext.is_replacement(old.prompt_id)) execute function steadytext.note_change();
+comment on trigger note_removal on @extschema@.steadytext_prompt_versions is
+    'Tells every session that a prompt of the extension is replaced by an older version';
+create trigger note_truncation after truncate on @extschema@.steadytext_prompt_versions
+    for each statement execute function steadytext.note_change();
+comment on trigger note_truncation on @extschema@.steadytext_prompt_versions is
+    'Tells every session that no prompt of the extension is replaced any more';
+create trigger note_renaming after update of slug on @extschema@.steadytext_prompts
+    for each row when (pg_catalog.starts_with(old.slug, 'steadytext/') or pg_catalog.starts_with(new.slug, 'steadytext/'))
+    execute function steadytext.note_change();
+comment on trigger note_renaming on @extschema@.steadytext_prompts is
+    'Tells every session that another prompt of the extension is replaced';
+create trigger note_removal after delete on @extschema@.steadytext_prompts
+    for each row when (pg_catalog.starts_with(old.slug, 'steadytext/')) execute function steadytext.note_change();
+comment on trigger note_removal on @extschema@.steadytext_prompts is
+    'Tells every session that a prompt of the extension is no longer replaced';
+create trigger note_truncation after truncate on @extschema@.steadytext_prompts
+    for each statement execute function steadytext.note_change();
+comment on trigger note_truncation on @extschema@.steadytext_prompts is
+    'Tells every session that no prompt of the extension is replaced any more';
 alter table @extschema@.steadytext_prompts
     enable always trigger check_prompt,
-    enable always trigger delete_versions;
+    enable always trigger delete_versions,
+    enable always trigger note_renaming,
+    enable always trigger note_removal,
+    enable always trigger note_truncation;
 alter table @extschema@.steadytext_prompt_versions
     enable always trigger check_prompt_version,
-    enable always trigger note_change;
+    enable always trigger note_addition,
+    enable always trigger note_change,
+    enable always trigger note_removal,
+    enable always trigger note_truncation;
 
 alter table @extschema@.steadytext_prompts enable row level security;
 create policy user_select on @extschema@.steadytext_prompts for select to steadytext_user using (true);
@@ -178,12 +227,16 @@ comment on policy user_insert on @extschema@.steadytext_prompts is
     'Users create prompts of their own, under names that are not the extension''s';
 create policy user_update on @extschema@.steadytext_prompts
     for update to steadytext_user
-    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
-comment on policy user_update on @extschema@.steadytext_prompts is 'Users change their own prompts';
+    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
+        and not pg_catalog.starts_with(slug, 'steadytext/'));
+comment on policy user_update on @extschema@.steadytext_prompts is
+    'Users change their own prompts. One in the place of the extension''s is not theirs: who created it may be no administrator any more';
 create policy user_delete on @extschema@.steadytext_prompts
     for delete to steadytext_user
-    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
-comment on policy user_delete on @extschema@.steadytext_prompts is 'Users delete their own prompts';
+    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
+        and not pg_catalog.starts_with(slug, 'steadytext/'));
+comment on policy user_delete on @extschema@.steadytext_prompts is
+    'Users delete their own prompts, unless these stand in the place of the extension''s';
 create policy admin_all on @extschema@.steadytext_prompts for all to steadytext_admin using (true);
 comment on policy admin_all on @extschema@.steadytext_prompts is 'Administrators create, change and delete every prompt';
 
@@ -195,8 +248,10 @@ create policy user_insert on @extschema@.steadytext_prompt_versions
     with check (exists (
         select from @extschema@.steadytext_prompts as p
         where p.id operator(pg_catalog.=) prompt_id
-            and p.owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid));
-comment on policy user_insert on @extschema@.steadytext_prompt_versions is 'Users add versions to their own prompts';
+            and p.owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
+            and not pg_catalog.starts_with(p.slug, 'steadytext/')));
+comment on policy user_insert on @extschema@.steadytext_prompt_versions is
+    'Users add versions to their own prompts, unless these stand in the place of the extension''s';
 create policy admin_select on @extschema@.steadytext_prompt_versions for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_prompt_versions is 'Administrators see every version';
 create policy admin_insert on @extschema@.steadytext_prompt_versions for insert to steadytext_admin
@@ -221,9 +276,18 @@ begin
         insert into @extschema@.steadytext_prompts as p (slug, description)
         values (steadytext_prompt_create.slug, steadytext_prompt_create.description)
         returning p.id into v_id;
-    exception when unique_violation then
-        raise exception 'Prompt with slug "%" already exists', steadytext_prompt_create.slug
-            using errcode = 'unique_violation', hint = 'steadytext_prompt_update() adds a version to it.';
+    exception
+        when unique_violation then
+            raise exception 'Prompt with slug "%" already exists', steadytext_prompt_create.slug
+                using errcode = 'unique_violation', hint = 'steadytext_prompt_update() adds a version to it.';
+        when insufficient_privilege then
+            if not starts_with(steadytext_prompt_create.slug, 'steadytext/')
+                or not pg_has_role('steadytext_user', 'usage') then
+                raise;
+            end if;
+            raise exception 'prompt "%" takes the place of one of the extension''s', left(steadytext_prompt_create.slug, 100)
+                using errcode = 'insufficient_privilege',
+                      hint = 'Members of steadytext_admin may create it; you may keep one of your own under another name.';
     end;
     insert into @extschema@.steadytext_prompt_versions (prompt_id, version, template, metadata)
     values (v_id, 1, steadytext_prompt_create.template, steadytext_prompt_create.metadata);

@@ -110,6 +110,7 @@ grant execute on function
     steadytext.prompt_id(text),
     steadytext.builtin_prompt(text, bigint),
     steadytext.check_replacement(text, text),
+    steadytext.is_replacement(uuid),
     steadytext.refuse_change(text, text, text)
 to steadytext_user, steadytext_admin;
 -- Judgements.

@@ -330,15 +330,13 @@ impl Call {
         if let (Some(line), Some((text, tokens))) = (self.activity, self.stages.shown()) {
             activity::set_progress(line, tokens, turns, &text);
         }
-        let Some(EndedRequest { answer, is_whole, text }) = ended else {
+        let Some(EndedRequest { answer, are_whole, text }) = ended else {
             self.fill()?;
             return Ok(News::None);
         };
         EngineConnection::keep(self.client.take());
         self.usage.ended(text, self.since);
-        if is_whole {
-            self.post(&answer);
-        }
+        self.post(&answer, &are_whole);
         Ok(News::Answer(answer))
     }
 
@@ -363,18 +361,18 @@ impl Call {
         Ok(News::None)
     }
 
-    /// Gives the answer to the worker, which may write it into the cache.
-    fn post(&self, answer: &Answer) {
+    /// Gives the answers that are whole to the worker, which may write them into the cache.
+    fn post(&self, answer: &Answer, are_whole: &[bool]) {
         let one = [Some(answer.clone())];
         let answers = match answer {
             Answer::Many(answers) => answers.as_slice(),
             _ => &one,
         };
-        for ((question, subtasks), answer) in
-            self.questions.iter().zip(parts_of(self.stages.whole())).zip(answers)
-        {
-            if let Some(((question, by), answer)) =
-                question.as_ref().zip(self.author.get()).zip(answer.as_ref())
+        let parts = parts_of(self.stages.whole()).iter().zip(are_whole);
+        for ((question, (subtasks, is_whole)), answer) in self.questions.iter().zip(parts).zip(answers) {
+            if *is_whole
+                && let Some(((question, by), answer)) =
+                    question.as_ref().zip(self.author.get()).zip(answer.as_ref())
                 && let Some(entry) = question.entry(subtasks, by, answer, self.since.elapsed())
                 && let Some(message) = entry.to_message()
             {

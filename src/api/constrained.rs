@@ -172,7 +172,8 @@ fn with_written_order(written: &str, stored: String) -> String {
 fn with_schema(mut params: Map<String, Value>, schema: Option<&str>) -> Result<Map<String, Value>, PgError> {
     // A missing one, like JSON's null, gets the words of the check that follows.
     if let Some(schema) = schema.filter(|schema| *schema != "null") {
-        Constraint::Json(schema.to_owned()).check().map_err(refused_constraint)?;
+        // The rest is checked with all other parameters.
+        Constraint::Json(schema.to_owned()).check_limits().map_err(refused_constraint)?;
         let value = serde_json::from_str(schema).map_err(|error| {
             refused_constraint(Error::InvalidRequest(format!("the schema is no JSON document: {error}")))
         })?;

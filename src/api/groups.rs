@@ -18,7 +18,9 @@ use crate::pg::jsonb::{self, Item, Jsonb};
 use crate::registry::ModelTask;
 use crate::request::checks::invalid;
 use crate::request::defaults;
-use crate::request::summary::{Summary, SummaryLevel, SummaryRow, in_words, not_an_object};
+use crate::request::summary::{
+    MOST_METADATA_BYTES, Summary, SummaryLevel, SummaryRow, in_words, not_an_object,
+};
 use crate::request::{Answer, Subtasks};
 
 /// The bytes of a group, as a multiple of max_prompt_bytes.
@@ -192,6 +194,9 @@ fn add_partial(state: &mut GroupState, partial: Jsonb<'_>) -> Result<(), PgError
         else {
             return Err(foreign());
         };
+        if note.len() > MOST_METADATA_BYTES {
+            return Err(foreign());
+        }
         if !value.trim().is_empty() {
             state.push(value, note, most_bytes)?;
         }

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use steadytext_engine::{BackendKind, CacheKey, Prompts, Work, cache_key, cache_key_of_many, dedup_key};
+use steadytext_engine::{
+    BackendKind, CacheKey, Embed, Prompts, Work, cache_key, cache_key_of_many, dedup_key,
+};
 
 use crate::pg::{catalog, guc, model_checksums};
 use crate::registry::{Embedding, Resolved};
@@ -45,10 +47,19 @@ pub(super) fn key_by(
 ) -> Option<CacheKey> {
     let prompts = &embedding.of_pairs();
     match subtasks {
+        Subtasks::One(Work::Embed(how @ Embed { truncate: true, .. })) => {
+            let work = embedding.applied_to(Work::Embed(how.clone()));
+            cache_key_of_many(request_type, &(work, guc::engine().context_length), model?, backend)
+        }
         Subtasks::One(work) => {
             let names_model = named_model(params).is_some();
             let work = embedding.applied_to(work.clone());
             cache_key(request_type, &work, names_model, model, backend)
+        }
+        // Where a text is cut depends on the length of the context.
+        Subtasks::Rerank(reranking) if reranking.truncate => {
+            let content = (reranking, guc::engine().context_length);
+            key_of_many(request_type, &content, model?, prompts, backend)
         }
         Subtasks::Rerank(reranking) => key_of_many(request_type, reranking, model?, prompts, backend),
         Subtasks::Verb(verb) => match verb.purpose().and_then(|purpose| embedding.adapted(purpose)) {

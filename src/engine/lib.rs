@@ -79,7 +79,7 @@ pub use prompts::{DEFAULT_TASK, Prompts, Purpose};
 pub use request::{Event, EventKind, Finish, Output, Reply, Request, Standing};
 pub use sampling::{DEFAULT_SEED, Penalties, Sampling};
 pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS};
-pub use scores::{cosine, softmax};
+pub use scores::{Direction, cosine, softmax};
 pub use ticket::Ticket;
 pub use verify::{Deviation, MAX_POSITIONS, Verification, Verify, verify};
 pub use work::{Embed, Generate, Likelihoods, Rerank, Work};

@@ -146,6 +146,9 @@ pub enum Output {
         generated_tokens: usize,
         /// The reason why generation ended.
         finish: Finish,
+        /// Whether the context had room for fewer tokens than were asked for, and the answer ended where it
+        /// did for that.
+        out_of_context: bool,
     },
     /// The output of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
     Embedding(Vec<f32>),
@@ -174,6 +177,9 @@ pub enum Finish {
     Length,
     /// The answer is complete: nothing that matches the constraint can follow.
     Complete,
+    /// The answer matches the constraint, but is another one than the model would have given with more
+    /// tokens: some that it wanted would have left too few for the end.
+    Closed,
 }
 
 /// The receiver of a request's events: a channel, and optionally a function that is called after each send,

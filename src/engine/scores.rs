@@ -15,12 +15,31 @@ pub fn softmax(logarithms: &[f64]) -> Vec<f64> {
 
 /// The cosine of the angle between two vectors of one length; 0 where one of them has no direction.
 pub fn cosine(first: &[f32], second: &[f32]) -> f64 {
-    let dot = |first: &[f32], second: &[f32]| -> f64 {
-        first.iter().zip(second).map(|(first, second)| f64::from(*first) * f64::from(*second)).sum()
-    };
-    let lengths = libm::sqrt(dot(first, first)) * libm::sqrt(dot(second, second));
-    let cosine = dot(first, second) / lengths;
-    if cosine.is_finite() { cosine.clamp(-1.0, 1.0) } else { 0.0 }
+    Direction::of(first).cosine(&Direction::of(second))
+}
+
+/// A vector with its length, for one that is compared with many.
+#[derive(Debug, Clone, Copy)]
+pub struct Direction<'a> {
+    vector: &'a [f32],
+    length: f64,
+}
+
+impl<'a> Direction<'a> {
+    /// That of a vector.
+    pub fn of(vector: &'a [f32]) -> Direction<'a> {
+        Direction { vector, length: libm::sqrt(dot(vector, vector)) }
+    }
+
+    /// As [`cosine`].
+    pub fn cosine(&self, other: &Direction<'_>) -> f64 {
+        let cosine = dot(self.vector, other.vector) / (self.length * other.length);
+        if cosine.is_finite() { cosine.clamp(-1.0, 1.0) } else { 0.0 }
+    }
+}
+
+fn dot(first: &[f32], second: &[f32]) -> f64 {
+    first.iter().zip(second).map(|(first, second)| f64::from(*first) * f64::from(*second)).sum()
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub(crate) struct Installation {
     pub(super) rate_limits: pg_sys::Oid,
     /// The definitions of vectorizers and enrichments; invalid in a database whose extension is older than the library.
     pub(crate) definitions: pg_sys::Oid,
-    tables: [pg_sys::Oid; 7],
+    tables: [pg_sys::Oid; 8],
     /// Whether its schema bears the name that its functions know.
     keeps_its_name: bool,
 }
@@ -184,7 +184,7 @@ struct CachedCatalog {
 thread_local! {
     static CACHED: RefCell<CachedCatalog> = RefCell::default();
     /// The tables whose change empties the cache; 0: none is cached.
-    static WATCHED: Cell<[u32; 7]> = const { Cell::new([0; 7]) };
+    static WATCHED: Cell<[u32; 8]> = const { Cell::new([0; 8]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
     /// The installation is being read. After an error it stays so until it is read again, which does no harm.
     static LOADING: Cell<bool> = const { Cell::new(false) };
@@ -251,7 +251,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                         when n.nspname::pg_catalog.text operator(pg_catalog.~) '^[a-z_][a-z0-9_]*$' then n.nspname::pg_catalog.text
                         else w.quoted
                     end)]),
-                v.oid, r.oid, d.oid
+                v.oid, r.oid, d.oid, t.oid
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
           cross join lateral (select '\"' operator(pg_catalog.||) pg_catalog.replace(n.nspname::pg_catalog.text, '\"', '\"\"')
@@ -265,6 +265,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
            left join pg_catalog.pg_class v on v.relnamespace operator(pg_catalog.=) n.oid and v.relname operator(pg_catalog.=) 'steadytext_prompt_versions'
            left join pg_catalog.pg_class r on r.relnamespace operator(pg_catalog.=) n.oid and r.relname operator(pg_catalog.=) 'steadytext_rate_limits'
            left join pg_catalog.pg_class d on d.relnamespace operator(pg_catalog.=) n.oid and d.relname operator(pg_catalog.=) 'steadytext_vectorizers'
+           left join pg_catalog.pg_class t on t.relnamespace operator(pg_catalog.=) n.oid and t.relname operator(pg_catalog.=) 'steadytext_prompts'
            left join pg_catalog.pg_class h on h.relnamespace operator(pg_catalog.=) n.oid and h.relname operator(pg_catalog.=) 'steadytext_cache'
            left join pg_catalog.pg_constraint k on k.conrelid operator(pg_catalog.=) h.oid and k.conname operator(pg_catalog.=) 'steadytext_cache_key_hash_key'
           where e.extname operator(pg_catalog.=) 'pg_steadytext'",
@@ -285,7 +286,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                 prompt_versions: oid(12),
                 rate_limits: oid(13),
                 definitions: oid(14),
-                tables: [oid(5), oid(6), oid(7), oid(9), oid(12), oid(13), oid(14)],
+                tables: [oid(5), oid(6), oid(7), oid(9), oid(12), oid(13), oid(14), oid(15)],
                 keeps_its_name: row.get(11).unwrap_or(true),
             }
         },
@@ -455,7 +456,7 @@ fn empty_if_stale() {
     if STALE.replace(false) {
         CACHED.take();
         GENERATION.set(GENERATION.get() + 1);
-        WATCHED.set([0; 7]);
+        WATCHED.set([0; 8]);
     }
 }
 

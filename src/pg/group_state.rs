@@ -3,7 +3,8 @@
 //! It lies in the memory of the aggregation, so that PostgreSQL counts it (a hash aggregation that has too
 //! much begins to spill), and that it goes with the aggregation however that ends. A value is a record: the
 //! lengths of value and note, 32 bits each, and both texts; a note that is the one of the record before is
-//! not written again.
+//! not written again. As the text that is made of a group writes each note unless all are the same, a state
+//! also counts the bytes of that text, and is bounded by them.
 //!
 //! Invariant: a state is written only by the transition function of its aggregate, and read by the functions
 //! that follow: final functions of moving windows see it more than once.
@@ -18,6 +19,8 @@ use super::error::PgError;
 /// The length of a note that is the one of the record before.
 const SAME_NOTE: u32 = u32::MAX;
 const HEAD: usize = 8;
+/// Bytes around a value and its note in the text of a group.
+const LINE: usize = 8;
 /// Bytes of a state that has just been made.
 const FIRST_BYTES: usize = 256;
 /// No state is longer, whatever is allowed.
@@ -30,6 +33,36 @@ struct GroupValues {
     capacity: usize,
     /// Offset of the note of the last record, and its length.
     note: (usize, usize),
+    told: Told,
+}
+
+/// The text that a group makes, counted.
+#[derive(Clone, Copy)]
+struct Told {
+    /// Bytes of its values, with those of a line around each, and of its notes.
+    values: usize,
+    notes: usize,
+    /// Offset of the note of the first record, and its length, as long as all notes are that one.
+    common: Option<(usize, usize)>,
+}
+
+impl Told {
+    /// Bytes of the text. A note that all values share is written once.
+    fn bytes(&self) -> usize {
+        let notes = if self.common.is_some() { 0 } else { self.notes };
+        self.values.saturating_add(notes)
+    }
+
+    /// Counts a value with its note. `first` is the note of the first record, unless this is the first.
+    fn add(&mut self, value: &str, note: &str, first: Option<&[u8]>) {
+        self.values = self.values.saturating_add(value.len()).saturating_add(LINE);
+        self.notes = self.notes.saturating_add(note.len());
+        match first {
+            None => self.common = Some((HEAD + value.len(), note.len())),
+            Some(first) if first != note.as_bytes() => self.common = None,
+            Some(_) => {}
+        }
+    }
 }
 
 /// The state of a group in a call of one of the aggregate's functions.
@@ -80,7 +113,11 @@ impl GroupState {
         let is_same = unsafe { state.as_ref() }.last_note() == Some(note.as_bytes());
         let note_bytes = if is_same { 0 } else { note.len() };
         let bytes = HEAD.saturating_add(value.len()).saturating_add(note_bytes);
-        reserve(state, bytes, most)?;
+        // SAFETY: as above.
+        let mut told = unsafe { state.as_ref() }.told;
+        // SAFETY: as above.
+        told.add(value, note, unsafe { state.as_ref() }.first_note());
+        reserve(state, bytes, told, most)?;
         let lengths = (u32::try_from(value.len()).ok()).zip(if is_same {
             Some(SAME_NOTE)
         } else {
@@ -114,7 +151,13 @@ impl GroupState {
             return Ok(());
         }
         let state = self.state();
-        reserve(state, records.len(), most)?;
+        // SAFETY: as in `push`.
+        let (mut told, mut first) = unsafe { (state.as_ref().told, state.as_ref().first_note()) };
+        each(records, |value, note| {
+            told.add(value, note, first);
+            first = first.or(Some(note.as_bytes()));
+        })?;
+        reserve(state, records.len(), told, most)?;
         write(state, records);
         // SAFETY: as in `push`. The next record writes its note whatever it is.
         unsafe { (*state.as_ptr()).note = (0, usize::MAX) };
@@ -136,22 +179,22 @@ impl GroupState {
     ///
     /// XX000 for records that cannot be read: a bug.
     pub(crate) fn rows(&self) -> Result<Vec<(&str, &str)>, PgError> {
-        let mut rest = self.records();
-        let (mut rows, mut note) = (Vec::new(), "");
-        while !rest.is_empty() {
-            let row =
-                record(&mut rest).ok_or_else(|| PgError::internal("the state of an aggregate is damaged"))?;
-            note = row.1.unwrap_or(note);
-            rows.push((row.0, note));
-        }
+        let mut rows = Vec::new();
+        each(self.records(), |value, note| rows.push((value, note)))?;
         Ok(rows)
     }
 
     fn state(&mut self) -> NonNull<GroupValues> {
         let context = self.context;
         *self.state.get_or_insert_with(|| {
-            let new =
-                GroupValues { data: std::ptr::null_mut(), length: 0, capacity: 0, note: (0, usize::MAX) };
+            let told = Told { values: 0, notes: 0, common: None };
+            let new = GroupValues {
+                data: std::ptr::null_mut(),
+                length: 0,
+                capacity: 0,
+                note: (0, usize::MAX),
+                told,
+            };
             // SAFETY: the context is one of PostgreSQL's, which returns as many bytes or raises an error.
             unsafe {
                 let state: *mut GroupValues =
@@ -169,7 +212,19 @@ impl GroupState {
 
 impl GroupValues {
     fn last_note(&self) -> Option<&[u8]> {
-        let (start, length) = self.note;
+        self.at(self.note)
+    }
+
+    /// The note of the first record. It is empty where notes differ, which is known then; `None` where there
+    /// is no record.
+    fn first_note(&self) -> Option<&[u8]> {
+        if self.length == 0 {
+            return None;
+        }
+        self.told.common.map_or(Some(&[]), |common| self.at(common))
+    }
+
+    fn at(&self, (start, length): (usize, usize)) -> Option<&[u8]> {
         let end = start.checked_add(length).filter(|end| *end <= self.length)?;
         // SAFETY: these bytes were written.
         Some(unsafe { std::slice::from_raw_parts(self.data.add(start), end - start) })
@@ -196,27 +251,30 @@ fn pointer(state: Internal) -> Option<NonNull<GroupValues>> {
     state.into_datum().and_then(|datum| NonNull::new(datum.cast_mut_ptr()))
 }
 
-/// Makes room for more bytes.
+/// Makes room for more bytes, with which the text of the group is `with`.
 fn reserve(
     state: NonNull<GroupValues>,
     bytes: usize,
+    with: Told,
     most: impl FnOnce() -> Result<usize, PgError>,
 ) -> Result<(), PgError> {
     // SAFETY: the state was made by `GroupState::state`, and only this thread uses it.
-    let GroupValues { data, length, capacity, .. } = unsafe { &mut *state.as_ptr() };
+    let GroupValues { data, length, capacity, told, .. } = unsafe { &mut *state.as_ptr() };
     let wanted = length.saturating_add(bytes);
-    if wanted <= *capacity {
-        return Ok(());
+    if wanted.max(with.bytes()) > *capacity {
+        let most = most()?.min(MOST_BYTES);
+        if wanted.max(with.bytes()) > most {
+            return Err(too_much(most));
+        }
+        let more = wanted.max(capacity.saturating_mul(2)).min(most);
+        if wanted > *capacity {
+            // SAFETY: it was allocated by PostgreSQL, stays in its context, and is as long afterwards, or an
+            // error is raised.
+            *data = unsafe { pg_sys::repalloc((*data).cast(), more) }.cast();
+            *capacity = more;
+        }
     }
-    let most = most()?.min(MOST_BYTES);
-    if wanted > most {
-        return Err(too_much(most));
-    }
-    let more = wanted.max(capacity.saturating_mul(2)).min(most);
-    // SAFETY: it was allocated by PostgreSQL, stays in its context, and is as long afterwards, or an error is
-    // raised.
-    *data = unsafe { pg_sys::repalloc((*data).cast(), more) }.cast();
-    *capacity = more;
+    *told = with;
     Ok(())
 }
 
@@ -228,6 +286,18 @@ fn write(state: NonNull<GroupValues>, bytes: &[u8]) {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), (*state).data.add((*state).length), bytes.len());
         (*state).length += bytes.len();
     }
+}
+
+/// Shows each of some records: its value and its note.
+fn each<'a>(mut records: &'a [u8], mut see: impl FnMut(&'a str, &'a str)) -> Result<(), PgError> {
+    let mut note = "";
+    while !records.is_empty() {
+        let (value, new) =
+            record(&mut records).ok_or_else(|| PgError::internal("the state of an aggregate is damaged"))?;
+        note = new.unwrap_or(note);
+        see(value, note);
+    }
+    Ok(())
 }
 
 /// The first of some records: its value, and its note unless that is the one before.
@@ -252,5 +322,5 @@ fn too_much(most: usize) -> PgError {
         pgrx::PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         format!("the values of a group have more than {most} bytes together"),
     )
-    .hint("Summarise smaller groups first, with steadytext_summarize_partial, or raise max_prompt_bytes with steadytext_config_set().")
+    .hint("Summarise smaller groups first, with steadytext_summarize_partial, give shorter metadata, or raise max_prompt_bytes with steadytext_config_set().")
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use steadytext_engine::{Output, cosine};
+use steadytext_engine::{Direction, Output};
 
 use super::answer::unexpected;
 use super::json_text::elements;
@@ -89,11 +89,11 @@ impl Facts {
     /// XX000 for an output that is no vector: a bug.
     pub(super) fn distinct(&self, outputs: &[Output]) -> Result<String, PgError> {
         let vectors = outputs.iter().map(|output| match output {
-            Output::Embedding(vector) => Ok(vector.as_slice()),
+            Output::Embedding(vector) => Ok(Direction::of(vector)),
             _ => Err(unexpected()),
         });
-        let vectors = vectors.collect::<Result<Vec<&[f32]>, _>>()?;
-        let mut kept: Vec<&[f32]> = Vec::new();
+        let vectors = vectors.collect::<Result<Vec<Direction<'_>>, _>>()?;
+        let mut kept: Vec<Direction<'_>> = Vec::new();
         let mut seen = vec![false; self.texts.len()];
         let mut left: Vec<&str> = Vec::new();
         for (fact, place) in self.given.iter().zip(&self.text_of) {
@@ -101,7 +101,7 @@ impl Facts {
                 continue;
             }
             let vector = *vectors.get(*place).ok_or_else(unexpected)?;
-            if !kept.iter().any(|before| cosine(before, vector) >= self.threshold) {
+            if !kept.iter().any(|before| before.cosine(&vector) >= self.threshold) {
                 kept.push(vector);
                 left.push(fact);
             }

@@ -19,7 +19,7 @@ const MAX_LABEL_BYTES: usize = 128;
 /// Most words that are named for a label in one piece, and most characters of each.
 const MAX_NAMED: usize = 32;
 const MAX_NAMED_CHARACTERS: usize = 200;
-/// Tokens of an answer, besides one for each byte of its piece.
+/// Tokens of an answer, besides one for each byte of its piece and of the labels.
 const TOKENS: usize = 64;
 const TOKENS_OF_LABEL: usize = 16;
 
@@ -95,7 +95,8 @@ impl Masking {
 
     /// Tokens that the answer about a piece may have.
     pub(super) fn max_tokens(&self, index: usize) -> usize {
-        TOKENS + TOKENS_OF_LABEL * self.labels.len() + self.piece(index).len()
+        let labels: usize = self.labels.iter().map(|label| TOKENS_OF_LABEL + label.len()).sum();
+        TOKENS + labels + self.piece(index).len()
     }
 
     /// The schema of the answers.

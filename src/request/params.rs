@@ -54,6 +54,8 @@ const RERANK: &[&str] = &[
 
 /// The parameters of all verbs, those that classifications have besides, and those with a threshold.
 const VERB: &[&str] = &["template", "seed", "use_cache", "model", "size", "default_model"];
+/// Those of a summary, whose template cannot be replaced for one request.
+const SUMMARIZE: &[&str] = &["seed", "use_cache", "model", "size", "default_model"];
 const CLASSIFY: &[&str] = &["categories", "task_description", "descriptions", "examples", "method"];
 const CLASSIFY_MULTI: &[&str] =
     &["categories", "task_description", "descriptions", "examples", "method", "threshold"];
@@ -91,7 +93,7 @@ fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'stati
         "deduplicate_facts" => (&["similarity_threshold"], VERB),
         "classify" | "classify_scores" => (CLASSIFY, VERB),
         "classify_multi" => (CLASSIFY_MULTI, VERB),
-        "summarize" => (&["metadata", "max_words"], VERB),
+        "summarize" => (&["metadata", "max_words"], SUMMARIZE),
         _ => return None,
     })
 }

@@ -17,6 +17,8 @@ pub(crate) struct Stages {
     whole: Subtasks,
     /// The present stage, unless it is the first.
     now: Option<Subtasks>,
+    /// As [`EndedRequest::are_whole`], up to now.
+    are_whole: Vec<bool>,
     progress: StageProgress,
     /// Tokens of the texts that are done.
     generated_tokens: usize,
@@ -26,8 +28,8 @@ pub(crate) struct Stages {
 pub(crate) struct EndedRequest {
     /// The answer.
     pub(crate) answer: Answer,
-    /// Whether another setting would not have made more of it.
-    pub(crate) is_whole: bool,
+    /// Whether another setting would not have made more of it; of an array, for each element.
+    pub(crate) are_whole: Vec<bool>,
     /// All tokens that the answer took, and the reason why it ended, where it is a text.
     pub(crate) text: Option<(usize, Finish)>,
 }
@@ -36,12 +38,14 @@ impl Stages {
     /// The request at its beginning.
     pub(crate) fn new(whole: Subtasks) -> Stages {
         let progress = StageProgress::new(whole.len());
-        Stages { whole, now: None, progress, generated_tokens: 0 }
+        let are_whole = whole.are_whole(&[]);
+        Stages { whole, now: None, are_whole, progress, generated_tokens: 0 }
     }
 
     /// Begins anew.
     pub(crate) fn restart(&mut self) {
         (self.now, self.progress, self.generated_tokens) = (None, StageProgress::new(self.whole.len()), 0);
+        self.are_whole = self.whole.are_whole(&[]);
     }
 
     /// The whole request.
@@ -90,13 +94,17 @@ impl Stages {
             return Ok(None);
         }
         let outputs: Vec<Output> = std::mem::take(&mut self.progress.outputs).into_iter().flatten().collect();
-        let is_whole = self.now().is_whole(&outputs);
+        let of_stage = self.now().are_whole(&outputs);
+        self.are_whole.iter_mut().zip(of_stage).for_each(|(whole, of_stage)| *whole &= of_stage);
         let text = match outputs[..] {
             [Output::Text { finish, .. }] => Some((self.generated_tokens, finish)),
             _ => None,
         };
         match self.now().then(outputs)? {
-            Then::Answer(answer) => Ok(Some(EndedRequest { answer, is_whole, text })),
+            Then::Answer(answer) => {
+                let are_whole = std::mem::take(&mut self.are_whole);
+                Ok(Some(EndedRequest { answer, are_whole, text }))
+            }
             Then::More(next) => {
                 self.progress = StageProgress::new(next.len());
                 self.now = Some(next);

@@ -177,16 +177,31 @@ impl Subtasks {
         }
     }
 
-    /// Whether the answer that these outputs make is the whole one: a text that ends where the context did
-    /// would be longer under another setting.
-    pub(crate) fn is_whole(&self, outputs: &[Output]) -> bool {
-        match (self, outputs) {
+    /// Whether the answer that these outputs make is the whole one, for each element of an array: a text that
+    /// ends where the context did would be another one under another setting.
+    pub(super) fn are_whole(&self, outputs: &[Output]) -> Vec<bool> {
+        let Subtasks::Many(parts, ..) = self else { return vec![self.is_whole(outputs)] };
+        let mut rest = outputs;
+        let whole = parts.iter().map(|part| {
+            let (own, others) = rest.split_at(part.len().min(rest.len()));
+            rest = others;
+            part.is_whole(own)
+        });
+        whole.collect()
+    }
+
+    fn is_whole(&self, outputs: &[Output]) -> bool {
+        // The length of the context is part of the question: where the text is cut depends on it.
+        let knows_context = matches!(self, Subtasks::Summary(_));
+        outputs.iter().all(|output| match (output, self) {
+            (Output::Text { out_of_context: true, .. }, _) => knows_context,
+            // Engines of others do not tell.
             (
+                Output::Text { finish: Finish::Length, generated_tokens, .. },
                 Subtasks::One(Work::Generate(how)),
-                [Output::Text { finish: Finish::Length, generated_tokens, .. }],
             ) => *generated_tokens >= how.max_tokens,
             _ => true,
-        }
+        })
     }
 
     /// Puts the element that an error is about in front of its message.

@@ -12,12 +12,12 @@ use std::rc::Rc;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use steadytext_engine::{Beside, Chunking, Generate, MAX_CHUNK_TOKENS, Output, Strategy, Work};
+use steadytext_engine::{Beside, Chunking, Finish, Generate, MAX_CHUNK_TOKENS, Output, Strategy, Work};
 
 use super::answer::{Answer, unexpected};
 use super::prompt_source::PromptSource;
 use super::prompts;
-use super::values::empty_text;
+use super::values::{empty_text, too_long};
 use crate::pg::error::PgError;
 use pgrx::PgSqlErrorCode;
 
@@ -34,7 +34,7 @@ const MOST_LEVELS: usize = 32;
 /// A text is tokenized in pieces of so many bytes at most.
 const CUT_BYTES: usize = 1 << 18;
 /// Bytes of metadata as they stand in the prompt.
-const MOST_METADATA_BYTES: usize = 8192;
+pub(crate) const MOST_METADATA_BYTES: usize = 8192;
 /// Bytes of the text that the cache shows.
 const SHOWN_BYTES: usize = 1000;
 
@@ -105,7 +105,8 @@ impl Summary {
     pub(crate) fn of_rows(rows: &[SummaryRow<'_>], max_words: i64, context_length: usize) -> Summary {
         let common = rows.first().map_or("", |row| row.note);
         let is_common = rows.iter().all(|row| row.note == common);
-        let bytes = rows.iter().map(|row| row.value.len() + row.note.len() + 8).sum();
+        let note_bytes = |row: &SummaryRow<'_>| if is_common { 0 } else { row.note.len() };
+        let bytes = rows.iter().map(|row| row.value.len() + note_bytes(row) + 8).sum();
         let mut text = String::with_capacity(bytes);
         for row in rows {
             text.push_str("- ");
@@ -297,8 +298,8 @@ impl SummaryLevel {
     ///
     /// # Errors
     ///
-    /// 54000 where summaries of pieces do not get fewer; XX000 for an output of another kind than its work: a
-    /// bug.
+    /// 54000 where summaries of pieces do not get fewer, or the model has used up its tokens without a word of
+    /// one; XX000 for an output of another kind than its work: a bug.
     pub(crate) fn after(&self, outputs: Vec<Output>) -> Result<After, PgError> {
         match &self.stage {
             SummaryStage::Cut(text, stretches) => {
@@ -329,6 +330,11 @@ impl SummaryLevel {
             }
             SummaryStage::Ask(pieces) => {
                 let texts = outputs.into_iter().map(|output| match output {
+                    Output::Text { text, finish: Finish::Length, generated_tokens, .. }
+                        if text.trim().is_empty() =>
+                    {
+                        Err(wordless(generated_tokens))
+                    }
                     Output::Text { text, .. } => Ok(text.trim().to_owned()),
                     _ => Err(unexpected()),
                 });
@@ -354,6 +360,14 @@ impl SummaryLevel {
             }
         }
     }
+}
+
+/// The error that a model has not begun with a summary when its tokens were used up: its thoughts are no part
+/// of it.
+fn wordless(generated_tokens: usize) -> PgError {
+    too_long(format!("the model has used {generated_tokens} tokens without a word of a summary"))
+        .hint("Use a model that does not think before it answers, or allow more max_words.")
+        .lasting()
 }
 
 /// A text in stretches that are short enough to be tokenized, each of which ends with a line, a word or a

@@ -3,7 +3,8 @@
 //!
 //! The instruction is the system message, the same for all rows, and the text is the user's message.
 //!
-//! Invariant: an answer is whole. One that did not fit into its tokens is an error, not half an answer.
+//! Invariant: an answer is whole. One that did not fit into its tokens is an error, not half an answer; except
+//! for masked texts, whose words are replaced as far as the model names them.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -83,28 +84,54 @@ impl TextVerb {
     ///
     /// # Errors
     ///
-    /// 54000 for a translation that is longer than it may be; XX000 for an output of another kind than its
+    /// 54000 for an answer that did not fit into its tokens; XX000 for an output of another kind than its
     /// work: a bug.
     pub(super) fn answer(&self, outputs: &[Output]) -> Result<String, PgError> {
-        let written: Vec<(&str, Finish)> = outputs
+        let written: Vec<&str> = outputs
             .iter()
             .map(|output| match output {
-                Output::Text { text, finish, .. } => Ok((text.as_str(), *finish)),
+                Output::Text { finish, generated_tokens, out_of_context, .. } if self.is_cut(*finish) => {
+                    Err(self.incomplete(*generated_tokens, *out_of_context))
+                }
+                Output::Text { text, .. } => Ok(text.as_str()),
                 _ => Err(unexpected()),
             })
             .collect::<Result<_, _>>()?;
-        let (first, finish) = *written.first().ok_or_else(unexpected)?;
+        let first = *written.first().ok_or_else(unexpected)?;
         match &self.what {
             What::Document { .. } => without_zeros(first).ok_or_else(unexpected),
-            What::Translation { .. } if finish == Finish::Length => {
-                Err(too_long(format!("the translation is not complete after {} tokens", self.max_tokens))
-                    .hint("Translate the text in parts, or take a larger model: small ones may find no end.")
-                    .lasting())
-            }
             What::Translation { .. } => Ok(first.trim().to_owned()),
             What::Facts { max_facts, .. } => facts(first, *max_facts),
-            What::Masked(masking) => masking.masked(written.iter().map(|(text, _)| *text)),
+            What::Masked(masking) => masking.masked(written.into_iter()),
         }
+    }
+
+    /// Whether an answer that ended for this reason lacks something. A list of words to mask has as many
+    /// tokens as its text, so that it only comes to its limit by words that are not there.
+    fn is_cut(&self, finish: Finish) -> bool {
+        match self.what {
+            What::Masked(_) => false,
+            What::Document { .. } | What::Translation { .. } | What::Facts { .. } => {
+                matches!(finish, Finish::Length | Finish::Closed)
+            }
+        }
+    }
+
+    /// The error that an answer did not fit into its tokens. A document can always be closed with few of
+    /// them, but with less in it than the text says.
+    fn incomplete(&self, generated_tokens: usize, out_of_context: bool) -> PgError {
+        let (what, hint) = match &self.what {
+            What::Document { .. } => ("the document is", "Extract from the text in parts"),
+            What::Translation { .. } => ("the translation is", "Translate the text in parts"),
+            What::Facts { .. } => ("the facts are", "Extract from the text in parts"),
+            What::Masked(_) => ("the list of words is", "Mask the text in parts"),
+        };
+        let hint = if out_of_context {
+            format!("{hint}, raise pg_steadytext.context_length, or use a model with a longer context.")
+        } else {
+            format!("{hint}, or take a larger model: small ones may find no end.")
+        };
+        too_long(format!("{what} not complete after {generated_tokens} tokens")).hint(hint).lasting()
     }
 }
 

@@ -72,7 +72,7 @@ impl Usage {
         self.generated_tokens = Some(number(generated_tokens));
         self.finish_reason = Some(match finish {
             Finish::EndOfText | Finish::Stop => "stop",
-            Finish::Length => "length",
+            Finish::Length | Finish::Closed => "length",
             Finish::Complete => "constraint",
         });
     }

@@ -43,7 +43,8 @@ const MAX_EXAMPLES: usize = 100;
 /// Most facts of a text.
 const MAX_FACTS: i64 = 50;
 /// Tokens of an answer: for each field of a document and each fact, and the fewest of all; of a document
-/// whose schema was given; for each byte of a text that is translated.
+/// whose schema was given; for each byte of a text that is translated. What is extracted stands in the text,
+/// so that an answer also has a token for each byte of that.
 const TOKENS: usize = 256;
 const TOKENS_OF_FIELD: usize = 64;
 const TOKENS_OF_DOCUMENT: usize = 2048;
@@ -151,6 +152,7 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
     let (what, system, max_tokens) = match request_type {
         "extract" => {
             let (fields, schema, tokens) = document(params)?;
+            let tokens = tokens.saturating_add(text.len());
             let schema = schema.to_string();
             let variables = json!({ "fields": fields, "schema": schema });
             let system = render(prompts::EXTRACT, params, variables)?;
@@ -178,7 +180,7 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
                     .hint("Cut a long text with steadytext_chunk_text(), and extract from each piece.")
             })?;
             let system = render(prompts::EXTRACT_FACTS, params, json!({ "max_facts": max_facts }))?;
-            let tokens = TOKENS + TOKENS_OF_FIELD * usize::try_from(max_facts).unwrap_or(1);
+            let tokens = TOKENS + TOKENS_OF_FIELD * usize::try_from(max_facts).unwrap_or(1) + text.len();
             (What::Facts { text: owned, max_facts }, system, tokens)
         }
     };

@@ -303,9 +303,9 @@ impl InFlight {
             EventKind::Done(output) => {
                 match running.stages.store(index, output) {
                     Ok(None) => {}
-                    Ok(Some(EndedRequest { answer, is_whole, text })) => {
+                    Ok(Some(EndedRequest { answer, are_whole, text })) => {
                         running.usage.ended(text, running.since);
-                        self.entries.extend(running.entry(&answer).filter(|_| is_whole));
+                        self.entries.extend(running.entry(&answer).filter(|_| are_whole == [true]));
                         running.verdict = Some(Verdict::Answered(answer, running.usage));
                     }
                     Err(error) => {

@@ -212,6 +212,7 @@ select set_eq(
         'function steadytext.check_prompt()',
         'function steadytext.check_prompt_version()',
         'function steadytext.delete_prompt_versions()',
+        'function steadytext.is_replacement(uuid)',
         'function steadytext.prompt_id(text)',
         'function steadytext_prompt_create(text,text,text,jsonb)',
         'function steadytext_prompt_update(text,text,jsonb)',

@@ -1,7 +1,7 @@
 -- Generation along a constraint: rows, limits, messages, answers and rights. The engine's tests cover masks
 -- and grammars.
 \ir setup.psql
-select plan(78);
+select plan(82);
 
 -- The row of a request.
 create function pg_temp.request(p_id uuid) returns steadytext_queue
@@ -39,6 +39,13 @@ select isnt(st_generate_json_async('x', '{}'), null, 'st_generate_json_async enq
 select isnt(st_generate_regex_async('x', 'a|b'), null, 'st_generate_regex_async enqueues');
 select isnt(st_generate_choice_async('x', array['a', 'b']), null, 'st_generate_choice_async enqueues');
 
+-- A schema of 3 kB for which the crate that checks answers would compile 2^45 schemas, without looking whether it was cancelled.
+create function pg_temp.ladder() returns jsonb language sql as $$
+    select jsonb_build_object('unevaluatedProperties', false, '$ref', '#/$defs/a0', '$defs', jsonb_object_agg('a' || i,
+        case when i = 45 then '{"type": "object"}'::jsonb else jsonb_build_object('anyOf', jsonb_build_array(r, r)) end))
+    from (select i, jsonb_build_object('$ref', '#/$defs/a' || (i + 1)) as r from generate_series(0, 45) as i) as s
+$$;
+
 -- Words and codes, the same for both forms.
 create temporary table refused (call text, code text, message text);
 insert into refused values
@@ -50,6 +57,8 @@ insert into refused values
     ('generate_json%s(''x'', (repeat(''{"items": '', 2000) || ''1'' || repeat(''}'', 2000))::jsonb)', '22023', 'the schema is nested more than 64 levels deep'),
     ('generate_json%s(''x'', jsonb_build_object(''title'', repeat(''x'', 262144)))', '22023', 'the schema has 262157 bytes, at most 262144 are allowed'),
     ('generate_json%s(''x'', ''{"$ref": "http://localhost/x.json"}'')', '22023', null),
+    ('generate_json%s(''x'', pg_temp.ladder())', '22023', 'the schema has unevaluatedProperties or unevaluatedItems beside too many references'),
+    ('generate_json%s(''x'', (select jsonb_build_object(''anyOf'', jsonb_agg(jsonb_build_object(''pattern'', ''a\p{L}{40}b'' || i))) from generate_series(1, 4000) as i))', '22023', 'the schema has too many patterns, or too large ones'),
     ('generate_json%s(''x'', ''{"type": "strang"}'')', '22023', null),
     ('generate_regex%s(''x'', null)', 'P0001', 'Pattern cannot be empty'),
     ('generate_regex%s(''x'', '''')', 'P0001', 'Pattern cannot be empty'),

@@ -1,7 +1,7 @@
 -- Reranking: rows, answers, order, limits and rights. The server tests cover cancels and
 -- restarts, and those of the engine models of other kinds.
 \ir setup.psql
-select plan(84);
+select plan(85);
 
 create function pg_temp.request(p_id uuid) returns steadytext_queue
 language sql as $$ select * from steadytext_queue where request_id = p_id $$;
@@ -151,7 +151,10 @@ select throws_ok($$ select steadytext_rerank_batch_async(array['q'], '{}') $$, '
 select throws_ok($$ select steadytext_rerank_batch_async(array_fill('q'::text, array[1001]), '{a}') $$, 'P0001', 'Batch size cannot exceed 1000 queries', 'rerank_batch_async: too many queries');
 select throws_ok(
     $$ select steadytext_rerank_batch_async(array_fill('q'::text, array[100]), array[repeat('x', 1000000)]) $$,
-    '54000', 'the documents of all queries have 100000000 bytes together, 67108864 are allowed', 'rerank_batch_async: too much of everything');
+    '54000', 'the documents of all queries have 100000000 bytes together with their ids, 67108864 are allowed', 'rerank_batch_async: too much of everything');
+select throws_ok(
+    $$ select steadytext_rerank_batch_async(array_fill('q'::text, array[100]), array['d'], document_ids => array[repeat('x', 999999)]) $$,
+    '54000', 'the documents of all queries have 100000000 bytes together with their ids, 67108864 are allowed', 'rerank_batch_async: ids count as well');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('rerank', 'q', '{"documents": "a"}') $$, 'P0001', null, 'INSERT: documents that are no array');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('rerank', 'q', '{"documents": ["a", 1]}') $$, 'P0001', 'Documents cannot contain null elements', 'INSERT: documents that are no texts');
 select throws_ok($$ select steadytext_rerank('q', array['a'], model => 'small') $$, '42809', 'model "small" is registered for task generate, not rerank', 'a model of another task');

@@ -1,7 +1,7 @@
 -- Documents, translations, sentiments, masked texts and facts: values, arrays, NULLs, limits, rows, rights. The answers of a small
 -- model are not tested; properties that hold for any answer are.
 \ir setup.psql
-select plan(177);
+select plan(180);
 
 
 -- Fields.
@@ -19,6 +19,37 @@ select is(steadytext_extract('x', array['a: integer'], false, 7, 'builtin', 'nul
 select is(steadytext_extract(null::text, array['a']), null, 'extract: NULL');
 select is(steadytext_extract(null, array['a']), null, 'extract: NULL of no type');
 select isnt(steadytext_extract('x', array['b: boolean', 'a: boolean']), null, 'extract: fields in any order');
+
+-- A document that its tokens do not suffice for could be closed with nulls, of which nobody would know: whatever the limit, an answer is whole.
+create function pg_temp.answers(p_statement text, p_most integer) returns setof text language plpgsql as $$
+declare
+    v_answer text;
+begin
+    for v_limit in 1 .. p_most loop
+        perform steadytext_config_set('max_tokens_limit', v_limit::text);
+        begin
+            execute p_statement into v_answer;
+            return next v_answer;
+        exception when program_limit_exceeded or configuration_limit_exceeded then
+            return next regexp_replace(sqlerrm, '\d+', 'N', 'g');
+        end;
+    end loop;
+    perform steadytext_config_set('max_tokens_limit', '4096');
+end
+$$;
+select set_eq(
+    $q$ select * from pg_temp.answers($$ select steadytext_extract('Bello is a dog. He lives in Rome.', array['name', 'story']) $$, 40) $q$,
+    array['the shortest answer that matches the constraint takes N tokens, and N are allowed', 'the document is not complete after N tokens',
+        steadytext_extract('Bello is a dog. He lives in Rome.', array['name', 'story'])::text],
+    'extract: with few tokens the same document, or an error');
+select set_eq(
+    $q$ select * from pg_temp.answers($$ select steadytext_extract_facts('VACUUM reclaims storage. It is a command.') $$, 40) $q$,
+    array['the shortest answer that matches the constraint takes N tokens, and N are allowed', 'the facts are not complete after N tokens',
+        steadytext_extract_facts('VACUUM reclaims storage. It is a command.')::text],
+    'extract_facts: with few tokens the same facts, or an error');
+select steadytext_config_set('max_tokens_limit', '16') as set \gset
+select is(steadytext_extract('Bello is a dog. He lives in Rome.', array['name', 'story'], on_error => 'null'), null, 'extract: which belongs to the text');
+select steadytext_config_set('max_tokens_limit', '4096') as set \gset
 
 -- Schemas.
 create function pg_temp.schema() returns jsonb language sql as

@@ -1,6 +1,6 @@
 -- The registry of prompts: templates, versions, values, rights.
 \ir setup.psql
-select plan(57);
+select plan(71);
 
 -- Templates and values.
 select isnt(steadytext_prompt_create('greeting', 'Hello {{ name }}!', 'A greeting'), null, 'a prompt is kept');
@@ -93,9 +93,49 @@ select throws_ok(
     $$ select pg_temp.run_as('st_bob', format('insert into steadytext_prompt_versions (prompt_id, version, template) values (%L, 2, ''mine'')',
         (select id from steadytext_prompts where slug = 'of-alice'))) $$, '42501', null, 'by no way');
 select throws_ok(
-    $$ select pg_temp.run_as('st_bob', 'select steadytext_prompt_create(''steadytext/classify'', ''x'')') $$, '42501', null,
+    $$ select pg_temp.run_as('st_bob', 'select steadytext_prompt_create(''steadytext/classify'', ''x'')') $$, '42501',
+    'prompt "steadytext/classify" takes the place of one of the extension''s',
     'names of the extension are not for users');
 select is(pg_temp.run_as('st_root', $$ select (steadytext_prompt_create('steadytext/classify', '{% for c in categories %}{{ c.name }} {% endfor %}') is not null)::text $$), 'true', 'they are for administrators');
+-- A user's own prompts are no change for other sessions, which would read all settings again. A prompt of the extension is one.
+create function pg_temp.reads() returns bigint language sql as
+$$ select coalesce(sum(s.seq_scan + coalesce(s.idx_scan, 0)), 0)::bigint from pg_stat_xact_user_tables as s where s.relname = 'steadytext_config' $$;
+create function pg_temp.reads_after(p_role text, p_statement text) returns bigint language plpgsql as $$
+declare
+    v_before bigint;
+begin
+    perform steadytext_cache_key('generate', 'x');
+    v_before := pg_temp.reads();
+    perform pg_temp.written_as(p_role, p_statement);
+    perform steadytext_cache_key('generate', 'x');
+    return pg_temp.reads() - v_before;
+end
+$$;
+select is(pg_temp.reads_after('st_alice', $$ insert into steadytext_prompt_versions (prompt_id, version, template) select id, 9, 'x' from steadytext_prompts where false $$), 0::bigint,
+    'nothing that is written makes nobody read the settings again');
+select is(pg_temp.reads_after('st_alice', $$ select steadytext_prompt_update('of-alice', 'x {{ z }}') $$), 0::bigint, 'nor does a prompt of a user');
+select cmp_ok(pg_temp.reads_after('st_root', $$ select steadytext_prompt_create('steadytext/score', '{{ prompt }}?') $$), '>', 0::bigint, 'a prompt in the place of the extension''s does');
+select cmp_ok(pg_temp.reads_after('st_root', $$ select steadytext_prompt_update('steadytext/score', '{{ prompt }}!') $$), '>', 0::bigint, 'so does its next version');
+select cmp_ok(pg_temp.reads_after(session_user, $$ update steadytext_prompts set slug = 'score-of-root' where slug = 'steadytext/score' $$), '>', 0::bigint, 'and its new name');
+select cmp_ok(pg_temp.reads_after(session_user, $$ update steadytext_prompts set slug = 'steadytext/score' where slug = 'score-of-root' $$), '>', 0::bigint, 'and its old one');
+select cmp_ok(pg_temp.reads_after('st_root', $$ select steadytext_prompt_delete('steadytext/score') $$), '>', 0::bigint, 'and its end');
+
+-- Who is an administrator no longer has no rights at what he did as one.
+grant steadytext_user to st_root;
+select is(pg_temp.run_as('st_root', $$ select (steadytext_prompt_create('steadytext/if', 'Is it so? {{ prompt }}') is not null)::text $$), 'true', 'an administrator replaces a prompt');
+revoke steadytext_admin from st_root;
+select throws_ok(
+    $$ select pg_temp.run_as('st_root', 'select steadytext_prompt_update(''steadytext/if'', ''No! {{ prompt }}'')') $$, '42501',
+    'prompt "steadytext/if" belongs to another role', 'who was one does not replace it again');
+select throws_ok(
+    $$ select pg_temp.run_as('st_root', format('insert into steadytext_prompt_versions (prompt_id, version, template) values (%L, 2, ''No! {{ prompt }}'')',
+        (select id from steadytext_prompts where slug = 'steadytext/if'))) $$, '42501', null, 'by no way');
+select is(pg_temp.written_as('st_root', $$ update steadytext_prompts set description = 'mine' where slug = 'steadytext/if' $$), 0::bigint, 'nor describes it');
+select throws_ok(
+    $$ select pg_temp.run_as('st_root', 'select steadytext_prompt_delete(''steadytext/if'')') $$, '42501', null, 'nor deletes it');
+select is(pg_temp.written_as('st_root', $$ delete from steadytext_prompts where slug = 'steadytext/if' $$), 0::bigint, 'by no way');
+grant steadytext_admin to st_root;
+select is(pg_temp.run_as('st_root', $$ select steadytext_prompt_delete('steadytext/if') $$), 'true', 'who is one again does');
 select is(pg_temp.run_as('st_alice', $$ select (steadytext_prompt_update('of-alice', 'x') is not null)::text $$), 'true', 'its owner changes it');
 select is(pg_temp.run_as('st_root', $$ select (steadytext_prompt_update('of-alice', 'y') is not null)::text $$), 'true', 'so do administrators');
 select throws_ok($$ select pg_temp.run_as('st_stranger', 'select * from steadytext_prompt_list()') $$, '42501', null, 'strangers see nothing');

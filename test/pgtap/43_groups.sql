@@ -1,6 +1,6 @@
 -- Summaries, aggregates over groups, and many texts at once: values, orders, plans, limits, rows and rights.
 \ir setup.psql
-select plan(149);
+select plan(155);
 
 create temporary table notes as
 select i as n, 'Note ' || i || ' of ' || k || ': ' || (array['VACUUM reclaims storage.', 'An index is slow.', 'The parcel is late.'])[1 + i % 3] as body, k as kind
@@ -182,8 +182,26 @@ select steadytext_config_set('max_prompt_bytes', '1000');
 select throws_ok($$ select steadytext_summarize(body) from many_notes $$, '54000', 'the values of a group have more than 16000 bytes together', 'summarize: too much for a group');
 select throws_ok($$ select steadytext_summarize_final('{"values": [["a", ""]]}') from generate_series(1, 3000) $$, '54000', null, 'summarize_final: too many parts');
 select lives_ok($$ select steadytext_summarize(body) from notes $$, 'summarize: less goes');
+select throws_ok(
+    $$ select steadytext_summarize('x', case when i = 1 then '{}' else jsonb_build_object('a', repeat('y', 7000)) end) from generate_series(1, 10) as i $$,
+    '54000', 'the values of a group have more than 16000 bytes together', 'summarize: metadata count as often as the text names them');
+select throws_ok(
+    $$ select steadytext_summarize('x', case when i = 9 then '{}' else jsonb_build_object('a', repeat('y', 1000 * i)) end) from generate_series(1, 9) as i $$,
+    '54000', 'the values of a group have more than 16000 bytes together', 'summarize: however different they are');
+select lives_ok(
+    $$ select steadytext_summarize('a value', jsonb_build_object('a', repeat('y', 900))) from generate_series(1, 40) $$,
+    'summarize: those that all values share are named once');
+select throws_ok(
+    $$ select steadytext_summarize_final(p) from generate_series(1, 10) as i, lateral (select jsonb_build_object('values', jsonb_build_array(jsonb_build_array('v', case when i = 1 then '' else repeat('y', 7000) end))) as p) as t $$,
+    '54000', 'the values of a group have more than 16000 bytes together', 'summarize_final: metadata count as often as the text names them');
+select throws_ok(
+    $$ select steadytext_summarize_final(jsonb_build_object('values', jsonb_build_array(jsonb_build_array('v', repeat('y', 9000))))) $$,
+    '22023', 'the value is no partial summary', 'summarize_final: metadata are no longer than summarize_partial leaves them');
 set local max_parallel_workers_per_gather = 2;
 select throws_ok($$ explain (analyze) select steadytext_summarize(body) from many_notes where i <= 5000 $$, '54000', 'the values of a group have more than 16000 bytes together', 'summarize: nor from parallel workers');
+select throws_ok(
+    $$ explain (analyze) select steadytext_summarize('x', case when i % 2 = 1 then '{}' else jsonb_build_object('a', repeat('y', 100)) end) from many_notes where i <= 5000 $$,
+    '54000', 'the values of a group have more than 16000 bytes together', 'summarize: nor do metadata');
 set local max_parallel_workers_per_gather = 0;
 select steadytext_config_set('max_prompt_bytes', '1048576');
 

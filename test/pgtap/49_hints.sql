@@ -50,6 +50,12 @@ insert into statements (statement) values
     ($$ select steadytext_embed_batch_async(null) $$),
     ($$ select steadytext_generate_batch_async(array_fill('x'::text, array[2000])) $$),
     ($$ select steadytext_generate_batch(array_fill('x'::text, array[2000])) $$),
+    ($$ select steadytext_prompt_create('steadytext/if', '{{ prompt }}') $$),
+    ($$ select steadytext_generate_json_async('x', jsonb_build_object('unevaluatedProperties', false, '$ref', '#/$defs/a0', '$defs', (
+        select jsonb_object_agg('a' || i, case when i = 45 then '{"type": "object"}'::jsonb else jsonb_build_object('anyOf', jsonb_build_array(r, r)) end)
+        from (select i, jsonb_build_object('$ref', '#/$defs/a' || (i + 1)) as r from generate_series(0, 45) as i) as s))) $$),
+    ($$ select steadytext_generate_json_async('x', jsonb_build_object('anyOf', (select jsonb_agg(jsonb_build_object('pattern', 'a\p{L}{40}b' || i)) from generate_series(1, 4000) as i))) $$),
+    ($$ select steadytext_summarize_final(jsonb_build_object('values', jsonb_build_array(jsonb_build_array('v', repeat('y', 9000))))) $$),
     ($$ insert into steadytext_queue (request_type, prompts) values ('batch_embed', '{}') $$),
     ($$ insert into steadytext_queue (request_type, prompts) values ('batch_embed', array['a', null]) $$),
     ($$ insert into steadytext_queue (request_type, prompt) values ('nonsense', 'x') $$),

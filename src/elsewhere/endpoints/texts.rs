@@ -220,7 +220,9 @@ fn constrained(
         None => Err(Error::Mismatch { reason: "it is not in the form that was asked for".to_owned() }),
     };
     match (text, checked) {
-        (Some(text), Ok(())) => Ok(Output::Text { text, generated_tokens, finish: Finish::Complete }),
+        (Some(text), Ok(())) => {
+            Ok(Output::Text { text, generated_tokens, finish: Finish::Complete, out_of_context: false })
+        }
         (_, Err(Error::Mismatch { .. })) if is_cut => Err(Error::Unfinished { generated_tokens }),
         (_, Err(error)) => Err(error),
         (None, Ok(())) => Err(Error::Unfinished { generated_tokens }),
@@ -239,7 +241,7 @@ fn stopped(how: &Generate, mut text: String, generated_tokens: usize, is_cut: bo
         None if is_cut => Finish::Length,
         None => Finish::EndOfText,
     };
-    Output::Text { text, generated_tokens, finish }
+    Output::Text { text, generated_tokens, finish, out_of_context: false }
 }
 
 /// A text of an endpoint that heeds no `max_tokens`: as much of it as so many tokens are, going by its own

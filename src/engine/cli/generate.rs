@@ -75,12 +75,13 @@ fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
 fn done(output: Output) -> JsonObject {
     let object = JsonObject::default().text("event", "done");
     match output {
-        Output::Text { text, generated_tokens, finish } => {
+        Output::Text { text, generated_tokens, finish, .. } => {
             let finish = match finish {
                 Finish::EndOfText => "end_of_text",
                 Finish::Stop => "stop",
                 Finish::Length => "length",
                 Finish::Complete => "complete",
+                Finish::Closed => "closed",
             };
             object.text("text", &text).number("generated_tokens", generated_tokens).text("finish", finish)
         }

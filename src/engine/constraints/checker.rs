@@ -8,7 +8,7 @@ use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::ordering::ordered;
-use super::patterns::{self, Pattern, within};
+use super::patterns::{self, KnownPatterns, within};
 use super::plain::plain;
 use super::schema::Graph;
 use super::spans::span;
@@ -137,9 +137,12 @@ pub(super) fn parse(schema: &str) -> Result<Value, Error> {
 /// A validator that fetches nothing: the schema must contain all that it refers to. Formats are checked. A
 /// schema that does not name its draft may be of an older one.
 fn validator(schema: &Value) -> Result<Validator, Error> {
-    let newest = build(schema, None);
-    let older =
-        || [Draft::Draft7, Draft::Draft4].into_iter().find_map(|draft| build(schema, Some(draft)).ok());
+    let patterns = KnownPatterns::default();
+    let newest = build(schema, None, &patterns);
+    let older = || {
+        let mut drafts = [Draft::Draft7, Draft::Draft4].into_iter();
+        drafts.find_map(|draft| build(schema, Some(draft), &patterns).ok())
+    };
     let known = schema.get("$schema").is_some();
     newest.or_else(|error| {
         let older = if known { None } else { older() };
@@ -152,11 +155,16 @@ fn validator(schema: &Value) -> Result<Validator, Error> {
 
 /// Patterns of strings are counted ([`Pattern`]). Patterns of names are matched in linear time if they are
 /// regular, and in bounded time otherwise.
-fn build(schema: &Value, draft: Option<Draft>) -> Result<Validator, ValidationError<'static>> {
+fn build(
+    schema: &Value,
+    draft: Option<Draft>,
+    patterns: &KnownPatterns,
+) -> Result<Validator, ValidationError<'static>> {
     let options = || {
+        let patterns = patterns.clone();
         let options = jsonschema::options()
             .should_validate_formats(true)
-            .with_keyword("pattern", |_, pattern, _| Ok(Box::new(Pattern::new(pattern)?)));
+            .with_keyword("pattern", move |_, pattern, _| Ok(Box::new(patterns.pattern(pattern)?)));
         match draft {
             Some(draft) => options.with_draft(draft),
             None => options,
@@ -177,8 +185,10 @@ fn full_match(pattern: &str) -> Result<Regex, Error> {
             .build()
     };
     // The pattern is compiled by itself first, so that errors are about the user's text, and its brackets are
-    // balanced.
-    let whole = compile(pattern).and_then(|_| compile(&format!("\\A(?:{pattern})\\z")));
+    // balanced. A comment at its end, under the flag `x`, goes on to the end of the line.
+    let whole = compile(pattern).and_then(|_| {
+        compile(&format!("\\A(?:{pattern})\\z")).or_else(|_| compile(&format!("\\A(?:{pattern}\n)\\z")))
+    });
     whole.or_else(|error| invalid(format!("the pattern is invalid: {}", regex_reason(&error))))
 }
 

@@ -21,6 +21,7 @@ mod grammar;
 mod guide;
 mod matcher;
 pub(crate) mod ordering;
+mod pattern_size;
 mod patterns;
 mod plain;
 mod regular;
@@ -30,6 +31,7 @@ mod spans;
 mod tests;
 mod tree;
 mod trie;
+mod unevaluated;
 
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +81,7 @@ impl Constraint {
     ///
     /// # Errors
     /// [`Error::InvalidRequest`].
-    pub(crate) fn check_limits(&self) -> Result<(), Error> {
+    pub fn check_limits(&self) -> Result<(), Error> {
         match self {
             Constraint::Json(schema) => {
                 check_bytes("the schema has", schema.len(), MAX_SCHEMA_BYTES)?;

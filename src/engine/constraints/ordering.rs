@@ -29,8 +29,14 @@ pub(super) fn ordered(schema: &mut Value) -> Result<(), Error> {
                 order(keywords, &names)?;
                 keywords.shift_remove(KEYWORD);
             }
-            let schemas = keywords.iter_mut().filter(|(keyword, _)| !DOCUMENTS.contains(&keyword.as_str()));
-            schemas.map(|(_, value)| value).try_for_each(ordered)
+            keywords.iter_mut().try_for_each(|(keyword, value)| match value {
+                // Their names are not keywords.
+                Value::Object(schemas) if SCHEMAS_BY_NAME.contains(&keyword.as_str()) => {
+                    schemas.values_mut().try_for_each(ordered)
+                }
+                _ if DOCUMENTS.contains(&keyword.as_str()) => Ok(()),
+                value => ordered(value),
+            })
         }
         _ => Ok(()),
     }
@@ -124,6 +130,20 @@ mod tests {
         let text = result(schema).unwrap();
         assert!(text.contains(r#""items":[{"properties":{"b":2,"a":1}"#), "{text}");
         assert!(text.contains(r#""const":{"properties":{"a":1,"b":2}"#), "{text}");
+    }
+
+    #[test]
+    fn it_holds_for_properties_that_are_called_as_keywords_are() {
+        let inner = json!({"properties": {"a": 1, "b": 2}, "propertyOrdering": ["b"]});
+        for name in ["default", "const", "enum", "examples", "propertyOrdering"] {
+            let text = result(json!({ "properties": { name: inner } })).unwrap();
+            assert!(text.contains(r#""properties":{"b":2,"a":1}"#), "{name}: {text}");
+            let defined = json!({ "properties": {}, "$defs": { name: inner } });
+            let mut schema = defined.clone();
+            ordered(&mut schema).unwrap();
+            assert_ne!(schema, defined);
+            assert_eq!(schema["$defs"][name].to_string(), r#"{"properties":{"b":2,"a":1}}"#);
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! passes or fails everywhere.
 
 use std::cell::RefCell;
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, Keyword, PatternOptions, ValidationError, Validator};
@@ -126,7 +127,32 @@ impl Pattern {
     }
 }
 
-impl<'i> Keyword<'i> for Pattern {
+/// The patterns of a schema, each of which is made once.
+#[derive(Clone, Default)]
+pub(super) struct KnownPatterns(Arc<Mutex<HashMap<String, SharedPattern>>>);
+
+/// A pattern that stands at several places of a schema.
+#[derive(Clone)]
+pub(super) struct SharedPattern(Arc<Pattern>);
+
+impl KnownPatterns {
+    /// The pattern that is the value of the keyword `pattern`.
+    ///
+    /// # Errors
+    /// As [`Pattern::new`].
+    pub(super) fn pattern(&self, pattern: &Value) -> Result<SharedPattern, ValidationError<'static>> {
+        let Some(text) = pattern.as_str() else { return Ok(SharedPattern(Arc::new(Pattern::new(pattern)?))) };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pattern) = known.get(text) {
+            return Ok(pattern.clone());
+        }
+        let made = SharedPattern(Arc::new(Pattern::new(pattern)?));
+        known.insert(text.to_owned(), made.clone());
+        Ok(made)
+    }
+}
+
+impl<'i> Keyword<'i> for SharedPattern {
     fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
         if self.is_valid(instance) {
             return Ok(());
@@ -135,7 +161,7 @@ impl<'i> Keyword<'i> for Pattern {
     }
 
     fn is_valid(&self, instance: &'i Value) -> bool {
-        instance.as_str().is_none_or(|text| self.matches(text, instance))
+        instance.as_str().is_none_or(|text| self.0.matches(text, instance))
     }
 }
 

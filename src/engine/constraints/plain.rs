@@ -289,6 +289,23 @@ pub(super) fn visit(schema: &mut Value, see: &mut impl FnMut(&mut Map<String, Va
     }
 }
 
+/// The schemas directly inside a schema, each with the keyword that it belongs to.
+pub(super) fn inside<'a>(schema: &'a Value, see: &mut impl FnMut(&'a str, &'a Value)) {
+    let Value::Object(keywords) = schema else { return };
+    for (keyword, value) in keywords {
+        match value {
+            Value::Object(members) if MAPS.contains(&keyword.as_str()) => {
+                members.values().for_each(|member| see(keyword, member));
+            }
+            Value::Array(items) if LISTS.contains(&keyword.as_str()) => {
+                items.iter().for_each(|item| see(keyword, item));
+            }
+            value if SCHEMAS.contains(&keyword.as_str()) => see(keyword, value),
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -3,12 +3,14 @@
 //! schema can lead it through the same places an exponential number of times.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::invalid;
+use super::pattern_size::PatternSizes;
 use super::patterns::NamePattern;
 use super::plain::{is_draft, unescaped};
+use super::{invalid, unevaluated};
 use crate::Error;
 
 /// Longest path through schemas that apply to the same part of a document.
@@ -30,11 +32,17 @@ const SAME_LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const ITEMS: [&str; 4] = ["items", "additionalItems", "contains", "unevaluatedItems"];
 /// Keywords whose value is a schema for members.
 const MEMBERS: [&str; 3] = ["additionalProperties", "propertyNames", "unevaluatedProperties"];
+/// Keywords of these that evaluate some of the items and members, for `unevaluatedItems` and
+/// `unevaluatedProperties`.
+const EVALUATING: [&str; 3] = ["contains", "unevaluatedItems", "unevaluatedProperties"];
+
 /// The schemas inside a schema, by the part of the document that they apply to.
 #[derive(Debug, Default)]
 struct SchemaNode {
     /// Schemas that apply to the same part of a document: indexes of their nodes.
     same: Vec<usize>,
+    /// The one of them that a reference leads to.
+    referred: Option<usize>,
     /// Schemas that apply to each item of an array.
     items: Vec<usize>,
     /// Schemas that apply to an item of an array by its index.
@@ -43,8 +51,12 @@ struct SchemaNode {
     members: Vec<usize>,
     /// Schemas that apply to one member of an object.
     member: HashMap<String, usize>,
+    /// Schemas for items and members that are applied again to find which of them are evaluated.
+    evaluating: Vec<usize>,
+    /// Whether it asks which items or members are evaluated.
+    asks: bool,
     /// The patterns for names of members.
-    names: Vec<NamePattern>,
+    names: Vec<Arc<NamePattern>>,
     /// Number of values that it enumerates.
     values: u64,
     /// The types that it allows for the document, if these are checked before all else.
@@ -61,10 +73,16 @@ impl Graph {
     /// Follows all references.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] for references that lead out of the schema or in a circle, and for chains of
-    /// them that are too long.
+    /// [`Error::InvalidRequest`] for references that lead out of the schema or in a circle, for chains of
+    /// them that are too long, and for what would take too much to compile.
     pub(super) fn new(root: &Value) -> Result<Graph, Error> {
-        let mut builder = Builder { root, numbers: HashMap::new(), found: Vec::new() };
+        let mut builder = Builder {
+            root,
+            numbers: HashMap::new(),
+            found: Vec::new(),
+            sizes: PatternSizes::default(),
+            names: HashMap::new(),
+        };
         builder.number(root);
         let mut nodes = Vec::new();
         while let Some(schema) = builder.found.get(nodes.len()).copied() {
@@ -72,6 +90,7 @@ impl Graph {
         }
         let graph = Graph { nodes };
         graph.check_chains()?;
+        unevaluated::check(root)?;
         Ok(graph)
     }
 
@@ -109,72 +128,125 @@ impl Graph {
 
     /// Whether at most `most` schemas are applied.
     pub(super) fn is_checked_within(&self, most: u64, document: &Value) -> bool {
-        let mut costs = HashMap::new();
-        self.cost(0, document, most, &mut costs).is_some_and(|cost| cost <= most)
+        let mut count = Count { graph: self, most, applied: HashMap::new(), evaluated: HashMap::new() };
+        count.applied(0, document).is_some_and(|cost| cost <= most)
     }
+}
 
-    /// Recurses along chains and into the document, both of which are bounded. `None` where the cost is too
-    /// high.
-    fn cost(
-        &self,
-        index: usize,
-        document: &Value,
-        most: u64,
-        costs: &mut HashMap<(usize, usize), u64>,
-    ) -> Option<u64> {
-        let node = &self.nodes[index];
+/// The schemas that are applied while a document is checked, counted.
+struct Count<'a> {
+    graph: &'a Graph,
+    most: u64,
+    /// Costs by the index of a schema and the address of a part of the document: of applying the schema, and
+    /// of finding what it evaluates.
+    applied: HashMap<(usize, usize), u64>,
+    evaluated: HashMap<(usize, usize), u64>,
+}
+
+impl Count<'_> {
+    /// The cost of applying a schema. Recurses along chains and into the document, both of which are bounded.
+    /// `None` where the cost is too high.
+    fn applied(&mut self, index: usize, document: &Value) -> Option<u64> {
+        let node = &self.graph.nodes[index];
         if node.types.as_ref().is_some_and(|types| !types.iter().any(|name| is_of_type(document, name))) {
             return Some(1);
         }
         let key = (index, std::ptr::from_ref(document).addr());
-        if let Some(cost) = costs.get(&key) {
+        if let Some(cost) = self.applied.get(&key) {
             return Some(*cost);
         }
-        let mut cost = 1 + node.values / VALUES;
+        let mut cost = 1 + node.values / VALUES + self.of_names(node, document)?;
         if let Value::String(text) = document {
             cost += text.len() as u64 / STRING_BYTES;
         }
-        if let Value::Object(members) = document {
-            let mut steps = 0u64;
-            for (pattern, name) in
-                node.names.iter().flat_map(|one| members.keys().map(move |name| (one, name)))
-            {
-                steps = steps.saturating_add(pattern.steps(name).saturating_mul(NAME_PASSES));
-                if steps / STEPS > most {
-                    return None;
-                }
-            }
-            cost += steps / STEPS;
-        }
-        let mut add = |index: usize, document: &Value| {
-            cost = cost.saturating_add(self.cost(index, document, most, costs)?);
-            (cost <= most && costs.len() as u64 <= most).then_some(())
-        };
         for same in &node.same {
-            add(*same, document)?;
+            cost = self.sum(cost, *same, document)?;
         }
         if let Value::Array(items) = document {
             for (place, item) in items.iter().enumerate() {
                 for schema in &node.items {
-                    add(*schema, item)?;
+                    cost = self.sum(cost, *schema, item)?;
                 }
                 for schema in node.item.iter().filter_map(|schemas| schemas.get(place)) {
-                    add(*schema, item)?;
+                    cost = self.sum(cost, *schema, item)?;
                 }
             }
         }
         if let Value::Object(members) = document {
             for (key, member) in members {
                 for schema in &node.members {
-                    add(*schema, member)?;
+                    cost = self.sum(cost, *schema, member)?;
                 }
                 if let Some(schema) = node.member.get(key) {
-                    add(*schema, member)?;
+                    cost = self.sum(cost, *schema, member)?;
                 }
             }
         }
-        costs.insert(key, cost);
+        if node.asks && (document.is_array() || document.is_object()) {
+            let again = self.evaluated(index, document)?;
+            cost = self.within(cost.saturating_add(again))?;
+        }
+        self.applied.insert(key, cost);
         Some(cost)
+    }
+
+    /// The cost of finding what a schema evaluates: the crate applies all schemas in it for the same part of
+    /// the document once more, and asks each of them in turn.
+    fn evaluated(&mut self, index: usize, document: &Value) -> Option<u64> {
+        let key = (index, std::ptr::from_ref(document).addr());
+        if let Some(cost) = self.evaluated.get(&key) {
+            return Some(*cost);
+        }
+        let node = &self.graph.nodes[index];
+        let mut cost = 1 + self.of_names(node, document)?;
+        for same in &node.same {
+            if node.referred != Some(*same) {
+                cost = self.sum(cost, *same, document)?;
+            }
+            let inside = self.evaluated(*same, document)?;
+            cost = self.within(cost.saturating_add(inside))?;
+        }
+        for schema in &node.evaluating {
+            match document {
+                Value::Array(items) => {
+                    for item in items {
+                        cost = self.sum(cost, *schema, item)?;
+                    }
+                }
+                Value::Object(members) => {
+                    for member in members.values() {
+                        cost = self.sum(cost, *schema, member)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.evaluated.insert(key, cost);
+        Some(cost)
+    }
+
+    /// The cost with that of applying another schema.
+    fn sum(&mut self, cost: u64, index: usize, document: &Value) -> Option<u64> {
+        let other = self.applied(index, document)?;
+        self.within(cost.saturating_add(other))
+    }
+
+    fn within(&self, cost: u64) -> Option<u64> {
+        let known = self.applied.len() + self.evaluated.len();
+        (cost <= self.most && known as u64 <= self.most).then_some(cost)
+    }
+
+    /// The cost of the patterns for names of members.
+    fn of_names(&self, node: &SchemaNode, document: &Value) -> Option<u64> {
+        let Value::Object(members) = document else { return Some(0) };
+        let mut steps = 0u64;
+        for (pattern, name) in node.names.iter().flat_map(|one| members.keys().map(move |name| (one, name))) {
+            steps = steps.saturating_add(pattern.steps(name).saturating_mul(NAME_PASSES));
+            if steps / STEPS > self.most {
+                return None;
+            }
+        }
+        Some(steps / STEPS)
     }
 }
 
@@ -196,6 +268,8 @@ struct Builder<'a> {
     /// By their addresses in memory.
     numbers: HashMap<usize, usize>,
     found: Vec<&'a Value>,
+    sizes: PatternSizes<'a>,
+    names: HashMap<&'a str, Arc<NamePattern>>,
 }
 
 impl<'a> Builder<'a> {
@@ -211,8 +285,13 @@ impl<'a> Builder<'a> {
     fn node(&mut self, schema: &'a Value) -> Result<SchemaNode, Error> {
         let mut node = SchemaNode::default();
         let Value::Object(keywords) = schema else { return Ok(node) };
+        node.asks = unevaluated::asks(schema);
         for (keyword, value) in keywords {
+            if EVALUATING.contains(&keyword.as_str()) {
+                node.evaluating.push(self.number(value));
+            }
             match (keyword.as_str(), value) {
+                ("pattern", Value::String(pattern)) => self.sizes.add(pattern)?,
                 // The document is a schema itself, so all its items and members are checked alike.
                 ("$ref", Value::String(reference)) if is_draft(reference) => {
                     let own = self.number(schema);
@@ -221,7 +300,9 @@ impl<'a> Builder<'a> {
                 }
                 ("$ref", Value::String(reference)) => {
                     let target = self.target(reference)?;
-                    node.same.push(self.number(target));
+                    let target = self.number(target);
+                    node.same.push(target);
+                    node.referred = Some(target);
                 }
                 ("type", Value::String(name)) => node.types = Some(vec![name.clone()]),
                 ("type", Value::Array(names)) => {
@@ -234,7 +315,9 @@ impl<'a> Builder<'a> {
                 }
                 ("patternProperties", Value::Object(members)) => {
                     node.members.extend(members.values().map(|member| self.number(member)));
-                    node.names.extend(members.keys().map(|pattern| NamePattern::new(pattern)));
+                    for pattern in members.keys() {
+                        node.names.push(self.name(pattern)?);
+                    }
                 }
                 ("prefixItems" | "items", Value::Array(items)) => {
                     node.item.push(items.iter().map(|item| self.number(item)).collect());
@@ -254,6 +337,13 @@ impl<'a> Builder<'a> {
             }
         }
         Ok(node)
+    }
+
+    /// The pattern for names of members, which is made once.
+    fn name(&mut self, pattern: &'a str) -> Result<Arc<NamePattern>, Error> {
+        self.sizes.add(pattern)?;
+        let made = self.names.entry(pattern).or_insert_with(|| Arc::new(NamePattern::new(pattern)));
+        Ok(Arc::clone(made))
     }
 
     /// The part that `#` or `#/…` refers to.

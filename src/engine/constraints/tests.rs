@@ -108,6 +108,10 @@ fn a_pattern_matches_from_end_to_end_with_or_without_anchors() {
             assert!(!model.accepts(&constraint, text), "{pattern}: {text}");
         }
     }
+    // A comment at the end of a pattern ends with it.
+    let checker = Checker::new(&regex("(?x)[a-c] {2,4} # letters")).unwrap();
+    assert!(checker.check("abc", &[]).is_ok());
+    assert!(checker.check("abcde", &[]).is_err());
     assert!(model.accepts(&regex("/\\d+/\"\\n"), "/12/\"\n"), "slashes, quotes and newlines");
     assert!(model.accepts(&regex("(?i)select .+"), "SeLeCt ä"));
     assert!(model.accepts(&regex("\\p{Han}+"), "漢字"));
@@ -292,6 +296,12 @@ fn checking_an_answer_takes_no_longer_than_it_should() {
         ladder.insert(format!("a{count}"), json!({ "type": "string" }));
         ladder
     };
+    let asking = |depth: usize| {
+        (0..depth).fold(
+            json!({ "type": "object" }),
+            |inner, _| json!({ "anyOf": [inner, { "properties": { "a": true } }], "unevaluatedProperties": false }),
+        )
+    };
     let twice = json!({ "items": { "$ref": "#" } });
     let deep = format!("{}{}", "[".repeat(60), "]".repeat(60));
     let branch = |kind: &str| json!({ "type": "object", "properties": { "kind": { "const": kind }, "of": { "$ref": "#" } }, "required": ["kind"] });
@@ -332,6 +342,14 @@ fn checking_an_answer_takes_no_longer_than_it_should() {
             json!({ "properties": { "a b": { "$ref": "#/$defs/%C3%A4~1" } }, "$defs": { "ä/": { "type": "null" } } }),
             r#"{"a b": null}"#,
             "",
+        ),
+        // What is evaluated at each level is asked of all levels below, each of which asks again.
+        (asking(29), r#"{"c": 1}"#, "too many ways"),
+        (asking(5), r#"{"a": 1}"#, ""),
+        (
+            json!({ "anyOf": [{ "contains": { "$ref": "#" } }, { "type": "null" }], "unevaluatedItems": false }),
+            &format!("{}null{}", "[".repeat(40), "]".repeat(40)),
+            "too many ways",
         ),
         (json!({ "properties": { "a": { "$ref": "#/$defs/b" } } }), "{}", "not there"),
         (json!({ "properties": { "a": { "$ref": "other.json" } } }), "{}", "not part of it"),

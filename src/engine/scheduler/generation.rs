@@ -37,6 +37,8 @@ pub(super) struct Generation {
     trials: Option<Trials>,
     generated: usize,
     max_tokens: usize,
+    /// Whether a token was refused as it would have left too few for the end.
+    closing: bool,
     reported: Instant,
     reported_tokens: usize,
 }
@@ -87,7 +89,7 @@ pub(super) struct Chosen {
 }
 
 impl ConstrainedStart {
-    /// Also returns the tokens that every answer begins with, at most `max_tokens`.
+    /// Also returns the tokens that every answer begins with, at most `max_tokens`; `wanted` were asked for.
     ///
     /// # Errors
     /// Errors of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`]
@@ -95,6 +97,7 @@ impl ConstrainedStart {
     pub(super) fn begin(
         mut matcher: Matcher,
         max_tokens: usize,
+        wanted: usize,
         tokenizer: &Tokenizer,
     ) -> Result<(ConstrainedStart, Vec<u32>), Error> {
         if let Some(needed) = matcher.needed().filter(|needed| *needed > max_tokens) {
@@ -112,7 +115,8 @@ impl ConstrainedStart {
         if complete || forced.len() == max_tokens {
             let text = std::mem::replace(&mut detokenizer, Detokenizer::new(Vec::new())).finish(false)?;
             let finish = if complete { Finish::Complete } else { Finish::Length };
-            output = Some(Output::Text { text, generated_tokens: forced.len(), finish });
+            let out_of_context = !complete && max_tokens < wanted;
+            output = Some(Output::Text { text, generated_tokens: forced.len(), finish, out_of_context });
         }
         Ok((ConstrainedStart { matcher, detokenizer, forced: forced.clone(), output }, forced))
     }
@@ -229,6 +233,7 @@ impl Generation {
             trials,
             generated,
             max_tokens,
+            closing: false,
             reported,
             reported_tokens,
         }
@@ -388,6 +393,7 @@ impl Generation {
             if tokenizer.is_end(token) || matcher.admits(token, room) {
                 return token;
             }
+            self.closing = true;
             allowed.disallow_token(token);
             if allowed.is_zero() {
                 break;
@@ -463,7 +469,13 @@ impl Generation {
         let detokenizer = std::mem::replace(&mut self.detokenizer, Detokenizer::new(Vec::new()));
         // An answer under a constraint matches it, so its last character is whole.
         let text = detokenizer.finish(finish == Finish::Length)?;
-        Ok(Output::Text { text, generated_tokens: self.generated, finish })
+        let finish = match finish {
+            Finish::Complete | Finish::EndOfText if self.closing => Finish::Closed,
+            finish => finish,
+        };
+        let for_length = matches!(finish, Finish::Length | Finish::Closed);
+        let out_of_context = for_length && self.max_tokens < self.how.max_tokens;
+        Ok(Output::Text { text, generated_tokens: self.generated, finish, out_of_context })
     }
 
     /// Sends the progress: after the first token at once, and then now and then.

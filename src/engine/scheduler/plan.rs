@@ -123,14 +123,13 @@ impl Plan {
         };
         // The last token is never computed.
         let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
-        let constraint = match work {
-            Work::Generate(how) => how.constraint.as_ref(),
-            _ => None,
-        };
         let mut constrained = None;
-        if let Some(constraint) = constraint {
+        if let Work::Generate(how) = work
+            && let Some(constraint) = &how.constraint
+        {
             let matcher = reader.grammars.matcher(constraint)?;
-            let (begun, forced) = ConstrainedStart::begin(matcher, max_tokens, &reader.tokenizer)?;
+            let (begun, forced) =
+                ConstrainedStart::begin(matcher, max_tokens, how.max_tokens, &reader.tokenizer)?;
             tokens.extend(forced);
             constrained = Some(begun);
         }

@@ -254,7 +254,8 @@ fn whole_requests(architecture: Architecture) {
     let is_recurrent = architecture != Architecture::Qwen3;
     assert!(reused > 0 || is_recurrent, "the second time finds the blocks of the first");
     assert!(twice.iter().all(|outputs| *outputs == expected[0]));
-    let [Output::Text { text, generated_tokens: 20, finish: Finish::Length }, ..] = &expected[0][..] else {
+    let [Output::Text { text, generated_tokens: 20, finish: Finish::Length, .. }, ..] = &expected[0][..]
+    else {
         panic!("{:?}", expected[0][0])
     };
     assert!(!text.is_empty());

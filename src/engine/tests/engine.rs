@@ -106,7 +106,7 @@ fn embed(text: &str) -> Work {
 
 fn text(output: Result<Output, Error>) -> (String, usize, Finish) {
     match output.unwrap() {
-        Output::Text { text, generated_tokens, finish } => (text, generated_tokens, finish),
+        Output::Text { text, generated_tokens, finish, .. } => (text, generated_tokens, finish),
         other => panic!("{other:?}"),
     }
 }
@@ -165,7 +165,7 @@ fn events_come_in_order_and_progress_adds_up() {
                 partial += &text;
                 progress += 1;
             }
-            EventKind::Done(Output::Text { text, generated_tokens, finish }) => {
+            EventKind::Done(Output::Text { text, generated_tokens, finish, .. }) => {
                 assert_eq!((generated_tokens, finish), (3000, Finish::Length));
                 assert!(text.starts_with(&partial), "progress is the beginning of the text");
                 assert!(progress > 0);

@@ -53,7 +53,7 @@ fn run(engine: &Engine, model: &ModelSource, how: Generate) -> (Vec<String>, Ans
     loop {
         match events.recv_timeout(PATIENCE).unwrap().kind {
             EventKind::Progress { text, .. } => pieces.push(text),
-            EventKind::Done(Output::Text { text, generated_tokens, finish }) => {
+            EventKind::Done(Output::Text { text, generated_tokens, finish, .. }) => {
                 return (pieces, Ok((text, generated_tokens, finish)));
             }
             EventKind::Done(other) => panic!("{other:?}"),

@@ -75,7 +75,7 @@ fn no_answer_is_lost_for_bytes_that_are_no_text() {
         let mut characters = 0;
         for (how, end) in all.iter().zip(&first) {
             match end {
-                Ok(Output::Text { text, generated_tokens, finish }) => {
+                Ok(Output::Text { text, generated_tokens, finish, .. }) => {
                     assert!(!text.contains('\0'));
                     assert!(*finish == Finish::EndOfText || *generated_tokens == 60, "{how:?}: {finish:?}");
                     characters += text.chars().filter(|character| !character.is_ascii()).count();

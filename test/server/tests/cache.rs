@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use steadytext_test_models::{Architecture, Spec, write};
 use steadytext_test_server::{Options, Session, Signal, slow_model, wait_until, with_session};
+use uuid::Uuid;
 
 /// Waits until so many entries match.
 #[track_caller]
@@ -45,6 +46,52 @@ fn what_was_answered_once_is_answered_at_once_while_the_worker_is_paused() {
     assert_eq!(session.request(id).answer, Some(called));
     let other = session.generate("called first", "max_tokens => 8");
     assert_eq!(session.request(other).status, "pending");
+}
+
+/// A longer context would have given another answer, to the same question.
+#[test]
+fn what_the_end_of_the_context_has_cut_is_not_kept() {
+    let cluster = Options::new().set("pg_steadytext.context_length", 96).start();
+    let mut session = cluster.session("postgres");
+    session.run("create extension pg_steadytext cascade");
+    let long = "What does VACUUM do with dead rows, and what does VACUUM FULL do, and what is the difference between both of them? Explain all that there is to say.";
+    let cut: bool = session.one(&format!(
+        "select finish_reason = 'length' and generated_tokens < 64 from steadytext_generate_details('{long}', 64)"
+    ));
+    assert!(cut, "the context ends it");
+    // As an element of an array, beside one that is whole.
+    session.run(&format!("select steadytext_generate_batch(array['{long}', 'short'], max_tokens => 64)"));
+    wait_for_entries(&mut session, 1, "prompt = 'short'");
+    // Under a constraint, which the answer matches all the same.
+    let schema = r#"{"type": "array", "minItems": 12, "maxItems": 200, "items": {"enum": ["a", "b"]}}"#;
+    let words = "long word ".repeat(18);
+    for (prompt, ended) in [(words.as_str(), "length"), ("short of items", "constraint")] {
+        let id: Uuid = session
+            .one(&format!("select steadytext_generate_json_async('{prompt}', '{schema}', max_tokens => 64)"));
+        session.answer(id);
+        let finish: String =
+            session.one(&format!("select finish_reason from steadytext_check_async('{id}')"));
+        assert_eq!(finish, ended, "{prompt}");
+    }
+    // Entries are written in the order in which they were computed.
+    wait_for_entries(&mut session, 1, "prompt = 'short of items'");
+    wait_for_entries(&mut session, 0, &format!("prompt in ('{long}', '{words}')"));
+}
+
+#[test]
+fn texts_that_are_cut_at_the_end_of_the_context_are_other_ones_where_that_is_another() {
+    let (cluster, mut session) = with_session();
+    let keys = "select array[
+        steadytext_cache_key('embed', 'x', '{\"truncate\": true, \"model\": \"builtin\"}'),
+        steadytext_cache_key('embed', 'x', '{\"model\": \"builtin\"}')]";
+    session.run("select steadytext_embed('x', model => 'builtin', truncate => true)");
+    let before: Vec<String> = session.one(keys);
+    cluster.configure("pg_steadytext.context_length", 64);
+    cluster.reload();
+    wait_until("the context is short", || session.one::<String>("show pg_steadytext.context_length") == "64");
+    let after: Vec<String> = session.one(keys);
+    assert_ne!(after[0], before[0]);
+    assert_eq!(after[1], before[1], "what is not cut is the same");
 }
 
 #[test]

@@ -163,7 +163,12 @@ fn what_a_worker_says_of_tokens_is_believed_within_bounds_and_counts_when_it_com
     );
     let mut spender = cluster.session_as("postgres", "spender");
     let mut remote = cluster.session_as("postgres", "remote");
-    let text = || Output::Text { text: "x".to_owned(), generated_tokens: usize::MAX, finish: Finish::Stop };
+    let text = || Output::Text {
+        text: "x".to_owned(),
+        generated_tokens: usize::MAX,
+        finish: Finish::Stop,
+        out_of_context: false,
+    };
     let unfinished =
         || JobFailure::Failed { subtask: 0, error: Error::Unfinished { generated_tokens: usize::MAX } };
     let used = "select coalesce(sum(tokens_last_day), 0)::bigint from steadytext_limit_usage() where user_id = 'spender'";

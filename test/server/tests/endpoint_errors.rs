@@ -223,7 +223,12 @@ fn the_server_checks_what_workers_say_of_answers_that_must_match() {
         session.run(&format!(
             "insert into steadytext_queue (request_type, prompt, params) values ('{kind}', 'x', '{params}')"
         ));
-        let output = Output::Text { text: lie.to_owned(), generated_tokens: 1, finish: Finish::Complete };
+        let output = Output::Text {
+            text: lie.to_owned(),
+            generated_tokens: 1,
+            finish: Finish::Complete,
+            out_of_context: false,
+        };
         let report = remote_job::encode(&Report {
             outputs: Ok(vec![output]),
             prompt_tokens: None,

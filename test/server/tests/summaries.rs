@@ -1,7 +1,11 @@
 //! Summaries through the queue and in groups: what the worker says is what the call says, level by level, and
 //! who looks sees how far they are.
 
-use steadytext_test_server::{Cluster, Signal, wait_until};
+use std::fs;
+
+use steadytext_test_models::gguf::{File, Value};
+use steadytext_test_models::{Architecture, Spec};
+use steadytext_test_server::{Cluster, Signal, copied_model, wait_until};
 use uuid::Uuid;
 
 /// Far longer than the context of the builtin model.
@@ -75,6 +79,56 @@ fn who_looks_sees_how_far_a_group_is_and_a_cancelled_one_leaves_nothing_behind()
     assert_eq!(watcher.one::<i64>("select count(*) from steadytext_activity"), 0);
     let after: String = session.one("select steadytext_summarize('a note')");
     assert!(!after.is_empty());
+}
+
+/// A random model whose prompts end where thoughts begin, and one of whose words is the mark of their end.
+fn thinking_model() -> File {
+    const WORD: usize = 300;
+    let template = "{{ messages[-1].content }}<think>{# </think> #}".to_owned();
+    let spec = Spec { endless: true, chat_template: Some(template), ..Spec::tiny(Architecture::Qwen3) };
+    let mut made = steadytext_test_models::file(&spec).expect("it is made");
+    let mut old = String::new();
+    for (key, value) in &mut made.keys {
+        match (key.as_str(), value) {
+            ("tokenizer.ggml.tokens", Value::Strings(tokens)) => {
+                old = std::mem::replace(&mut tokens[WORD], "</think>".to_owned());
+            }
+            ("tokenizer.ggml.token_type", Value::I32s(types)) => types[WORD] = 4,
+            ("tokenizer.ggml.merges", Value::Strings(merges)) => merges.retain(|merge| {
+                let (left, right) = merge.split_once(' ').unwrap_or((merge, ""));
+                left != old && right != old && format!("{left}{right}") != old
+            }),
+            _ => {}
+        }
+    }
+    made
+}
+
+/// Its thoughts are no part of a summary, and of a part of a text nothing would be left.
+#[test]
+fn a_model_that_thinks_until_its_tokens_are_used_up_gives_an_error_and_no_empty_summary() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let path = cluster.directory().join("thinker.gguf");
+    let model = thinking_model();
+    model.write(&mut fs::File::create(&path).expect("a new file")).expect("it is written");
+    copied_model(&cluster, &mut session, "thinker", &path);
+    let thought: String = session.one("select steadytext_generate('a text', 128, model => 'thinker')");
+    assert_eq!(thought, "", "it thinks all the time");
+    for text in ["'VACUUM reclaims storage'", LONG] {
+        let error = session
+            .batch_execute(&format!("select steadytext_summarize_text({text}, model => 'thinker')"))
+            .expect_err("there is no summary");
+        let error = error.as_db_error().expect("the server's error");
+        assert_eq!(error.code().code(), "54000");
+        assert!(error.message().ends_with("tokens without a word of a summary"), "{error:?}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("does not think")), "{error:?}");
+        let id: Uuid =
+            session.one(&format!("select steadytext_summarize_text_async({text}, model => 'thinker')"));
+        let request = session.wait_for_end(id);
+        assert_eq!((request.status.as_str(), request.attempt), ("failed", 1), "{request:?}");
+        assert_eq!(request.error_code.as_deref(), Some("54000"));
+    }
 }
 
 #[test]

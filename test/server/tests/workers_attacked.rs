@@ -111,7 +111,12 @@ fn report(outputs: Result<Vec<Output>, JobFailure>) -> Vec<u8> {
 }
 
 fn text(text: &str) -> Output {
-    Output::Text { text: text.to_owned(), generated_tokens: usize::MAX, finish: Finish::Stop }
+    Output::Text {
+        text: text.to_owned(),
+        generated_tokens: usize::MAX,
+        finish: Finish::Stop,
+        out_of_context: false,
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn run(engine: &Engine, requests: &[Generate], together: usize) -> Vec<Result<Ou
 
 fn text(output: &Output) -> (&str, usize, Finish) {
     match output {
-        Output::Text { text, generated_tokens, finish } => (text, *generated_tokens, *finish),
+        Output::Text { text, generated_tokens, finish, .. } => (text, *generated_tokens, *finish),
         _ => panic!("no text"),
     }
 }
@@ -238,6 +238,46 @@ fn too_few_tokens_are_a_failure_before_the_first_and_just_enough_are_not() {
             constraint => assert!(matches(text, constraint), "{text}"),
         }
         assert_eq!(tokens, how.max_tokens, "{text}");
+    }
+}
+
+#[test]
+fn an_answer_that_its_limit_has_closed_says_so_and_whether_the_context_was_short() {
+    let ask = |context_length: usize, max_tokens: usize| {
+        let engine = engine(Config { context_length, ..Config::default() });
+        let schema = Constraint::Json(r#"{"type": "string", "maxLength": 200}"#.to_owned());
+        run(&engine, &[constrained("What does VACUUM do?", max_tokens, schema)], 1).remove(0)
+    };
+    let Err(Error::PromptTooLong { prompt_tokens, .. }) = ask(2, 250) else { panic!("it fits") };
+    let whole = ask(prompt_tokens + 250, 250).unwrap();
+    let (_, tokens, finish) = text(&whole);
+    assert_eq!(finish, Finish::Complete);
+    assert_eq!(ask(prompt_tokens + tokens, tokens).unwrap(), whole, "just enough");
+    let closed = ask(0, tokens - 1).unwrap();
+    assert!(
+        matches!(closed, Output::Text { finish: Finish::Closed, out_of_context: false, .. }),
+        "{closed:?}"
+    );
+    let cut = ask(prompt_tokens + tokens - 1, 250).unwrap();
+    assert!(matches!(cut, Output::Text { finish: Finish::Closed, out_of_context: true, .. }), "{cut:?}");
+    assert_eq!(text(&cut).0, text(&closed).0);
+    // A text that could have been longer, and one that has no choice.
+    let pattern = Constraint::Regex("a b{1,300}".to_owned());
+    for (context_length, max_tokens, expected) in [(0, 9, false), (prompt_tokens + 9, 250, true)] {
+        let engine = engine(Config { context_length, ..Config::default() });
+        let how = constrained("What does VACUUM do?", max_tokens, pattern.clone());
+        let Ok(Output::Text { finish, out_of_context, .. }) = run(&engine, &[how], 1).remove(0) else {
+            panic!("no text")
+        };
+        if matches!(finish, Finish::Length | Finish::Closed) {
+            assert_eq!(out_of_context, expected);
+        }
+        let fixed = constrained("What does VACUUM do?", max_tokens, Constraint::Regex("a b".to_owned()));
+        let Ok(Output::Text { finish: Finish::Complete, out_of_context: false, .. }) =
+            run(&engine, &[fixed], 1).remove(0)
+        else {
+            panic!("it has no choice")
+        };
     }
 }
 

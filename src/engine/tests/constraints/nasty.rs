@@ -25,6 +25,18 @@ pub(crate) fn corpus() -> Vec<(&'static str, Constraint)> {
         ladder.insert(format!("a{i}"), json!({ "anyOf": [next, next], "allOf": [next] }));
     }
     ladder.insert("a30".to_owned(), json!({ "type": "string", "maxLength": 3 }));
+    let mut doubled = Map::new();
+    for i in 0..45 {
+        let next = json!({ "$ref": format!("#/$defs/a{}", i + 1) });
+        doubled.insert(format!("a{i}"), json!({ "anyOf": [next, next] }));
+    }
+    doubled.insert("a45".to_owned(), json!({ "type": "object" }));
+    let asking = |depth: usize| {
+        (0..depth).fold(
+            json!({ "type": "object" }),
+            |inner, _| json!({ "anyOf": [inner, { "properties": { "a": true } }], "unevaluatedProperties": false }),
+        )
+    };
     let many: Vec<String> = (0..4000).map(|i| format!("value {i}")).collect();
     let properties: Map<String, Value> =
         (0..1500).map(|i| (format!("p{i}"), json!({ "type": "integer" }))).collect();
@@ -52,6 +64,28 @@ pub(crate) fn corpus() -> Vec<(&'static str, Constraint)> {
         ),
         ("a chain of references", json(json!({ "$ref": "#/$defs/a0", "$defs": chain }))),
         ("a ladder of references", json(json!({ "$ref": "#/$defs/a0", "$defs": ladder }))),
+        (
+            "unevaluated members of a ladder",
+            json(json!({ "unevaluatedProperties": false, "$ref": "#/$defs/a0", "$defs": doubled })),
+        ),
+        (
+            "unevaluated items of a ladder",
+            json(json!({ "unevaluatedItems": false, "$ref": "#/$defs/a0", "$defs": doubled })),
+        ),
+        ("nested unevaluated members", json(asking(29))),
+        (
+            "many large patterns",
+            json(
+                json!({ "anyOf": (0..7000).map(|i| json!({ "pattern": format!("a\\p{{L}}{{40}}b{i}") })).collect::<Vec<_>>() }),
+            ),
+        ),
+        (
+            "many patterns of names",
+            json(
+                json!({ "patternProperties": (0..7000).map(|i| (format!("a\\p{{L}}{{40}}b{i}"), json!(true))).collect::<Map<_, _>>() }),
+            ),
+        ),
+        ("a long pattern that is not regular", json(json!({ "pattern": "(?=x)\\p{L}{40}".repeat(9000) }))),
         ("a large enum", json(json!({ "enum": many }))),
         (
             "an enum of objects",
