@@ -298,8 +298,8 @@ impl SummaryLevel {
     ///
     /// # Errors
     ///
-    /// 54000 where summaries of pieces do not get fewer, or the model has used up its tokens without a word of
-    /// one; XX000 for an output of another kind than its work: a bug.
+    /// 54000 where summaries of pieces do not get fewer, or the model has used up its tokens without a word
+    /// of one; XX000 for an output of another kind than its work: a bug.
     pub(crate) fn after(&self, outputs: Vec<Output>) -> Result<After, PgError> {
         match &self.stage {
             SummaryStage::Cut(text, stretches) => {

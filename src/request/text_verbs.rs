@@ -3,8 +3,8 @@
 //!
 //! The instruction is the system message, the same for all rows, and the text is the user's message.
 //!
-//! Invariant: an answer is whole. One that did not fit into its tokens is an error, not half an answer; except
-//! for masked texts, whose words are replaced as far as the model names them.
+//! Invariant: an answer is whole. One that did not fit into its tokens is an error, not half an answer;
+//! except for masked texts, whose words are replaced as far as the model names them.
 
 use serde::Serialize;
 use serde_json::{Value, json};
