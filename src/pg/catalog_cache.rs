@@ -40,7 +40,8 @@ pub(crate) struct Installation {
     pub(super) prompt_versions: pg_sys::Oid,
     /// The limits of roles; invalid in a database whose extension is older than the library.
     pub(super) rate_limits: pg_sys::Oid,
-    /// The definitions of vectorizers and enrichments; invalid in a database whose extension is older than the library.
+    /// The definitions of vectorizers and enrichments; invalid in a database whose extension is older than
+    /// the library.
     pub(crate) definitions: pg_sys::Oid,
     tables: [pg_sys::Oid; 8],
     /// Whether its schema bears the name that its functions know.

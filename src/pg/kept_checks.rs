@@ -1,8 +1,8 @@
 //! The conditions of a table's CHECK constraints, kept for the session.
 //!
-//! PostgreSQL has them as text, and reads and plans them in every statement: for a statement that inserts one row
-//! that is a tenth of its work. The plans here are PostgreSQL's kept expressions, which say themselves when
-//! a function in them has changed; a constraint that has changed has another text.
+//! PostgreSQL has them as text, and reads and plans them in every statement: for a statement that inserts
+//! one row that is a tenth of its work. The plans here are PostgreSQL's kept expressions, which say
+//! themselves when a function in them has changed; a constraint that has changed has another text.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
@@ -67,8 +67,8 @@ pub(super) unsafe fn check(
 
 /// The conditions of a table, ready to be evaluated; null if there are none.
 unsafe fn conditions(relation: pg_sys::Relation) -> *mut *mut pg_sys::ExprState {
-    // SAFETY: an open relation, whose constraints stay as they are while it is locked; an array as long as there
-    // are conditions.
+    // SAFETY: an open relation, whose constraints stay as they are while it is locked; an array as long as
+    // there are conditions.
     unsafe {
         let constraints = (*(*relation).rd_att).constr;
         let count = usize::from((*constraints).num_check);
@@ -127,8 +127,8 @@ unsafe fn kept<'a, 'b>(
             tables.push(Table { oid, conditions: Vec::with_capacity(texts.len()) });
             let index = tables.len() - 1;
             for text in texts {
-                // SAFETY: a tree that PostgreSQL has written. If it cannot be planned, that is raised, and the
-                // entry stays without it, which is not the table's.
+                // SAFETY: a tree that PostgreSQL has written. If it cannot be planned, that is raised, and
+                // the entry stays without it, which is not the table's.
                 let kept = unsafe { pg_sys::GetCachedExpression(pg_sys::stringToNode(text.as_ptr()).cast()) };
                 tables[index].conditions.push(Condition { text: text.to_owned(), kept });
             }

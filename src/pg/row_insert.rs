@@ -1,9 +1,9 @@
 //! `INSERT … VALUES` of one row from a kept plan, without starting the executor.
 //!
-//! The executor's start and end cost more than all the work between them for a statement that inserts one row:
-//! it makes a program that computes the values, though most of them are constants or parameters. Here the
-//! values are taken from the plan's target list, and the row goes through the executor's own functions, in
-//! the order of its `ExecInsert`: rights, BEFORE ROW triggers, policies, constraints, the table, its
+//! The executor's start and end cost more than all the work between them for a statement that inserts one
+//! row: it makes a program that computes the values, though most of them are constants or parameters. Here
+//! the values are taken from the plan's target list, and the row goes through the executor's own functions,
+//! in the order of its `ExecInsert`: rights, BEFORE ROW triggers, policies, constraints, the table, its
 //! indexes. The plan is PostgreSQL's, which makes it anew where anything that it depends on has changed.
 //!
 //! Whatever is not of this simplest kind (rules, triggers after the row or for the statement, partitions,
@@ -14,8 +14,9 @@ use pgrx::{is_a, pg_sys};
 
 use super::kept_checks;
 
-/// Inserts the row of a plan, and returns the column that its RETURNING names: `Some(None)` without one, where
-/// that is NULL, or where a trigger has left the row out. `None`: nothing was done, the executor must do it.
+/// Inserts the row of a plan, and returns the column that its RETURNING names: `Some(None)` without one,
+/// where that is NULL, or where a trigger has left the row out. `None`: nothing was done, the executor must
+/// do it.
 ///
 /// # Safety
 ///
@@ -25,8 +26,8 @@ pub(super) unsafe fn insert<T: FromDatum>(
     plan: pg_sys::SPIPlanPtr,
     args: &[pg_sys::ParamExternData],
 ) -> Option<Option<T>> {
-    // SAFETY: by the caller. The plan is held until the row is there, whose values may lie in it; what an error
-    // leaves behind is released with the resource owner and the memory of the failed statement.
+    // SAFETY: by the caller. The plan is held until the row is there, whose values may lie in it; what an
+    // error leaves behind is released with the resource owner and the memory of the failed statement.
     unsafe {
         if pg_sys::XactReadOnly || pg_sys::IsInParallelMode() {
             return None;

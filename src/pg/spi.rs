@@ -279,8 +279,8 @@ impl SavedPlan {
         self.with_plan(extension, sql, args, |plan| unsafe { execute(plan, args, map) })
     }
 
-    /// As [`SavedPlan::query_one`], for an INSERT of one row that returns at most one column: much cheaper where
-    /// the table is a plain one.
+    /// As [`SavedPlan::query_one`], for an INSERT of one row that returns at most one column: much cheaper
+    /// where the table is a plain one.
     ///
     /// # Errors
     ///
