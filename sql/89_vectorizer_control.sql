@@ -389,7 +389,7 @@ begin
         end if;
         if v_old_place.hash_column is not null then
             perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.hash_column,
-                steadytext.appended_name(v_old_place.hash_column, '_' || left(v_old.id::text, 8))), null);
+                steadytext.appended_name(v_old_place.hash_column, '_hash_' || left(v_old.id::text, 8))), null);
         end if;
         -- A role that has dropped the old column may have made another one of its name, which is no vectorizer's. The new one keeps its own
         -- name then.
@@ -417,7 +417,7 @@ begin
         end if;
         if v_old_place.hash_column is not null then
             perform steadytext.run_as(v_owner, format('alter table %s drop column %I', v_old_place.source,
-                steadytext.appended_name(v_old_place.hash_column, '_' || left(v_old.id::text, 8))), null);
+                steadytext.appended_name(v_old_place.hash_column, '_hash_' || left(v_old.id::text, 8))), null);
         end if;
     end if;
     foreach v_statement in array v_afterwards loop
