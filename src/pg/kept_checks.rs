@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
+use std::mem::ManuallyDrop;
 
 use pgrx::pg_sys;
 
@@ -31,7 +32,8 @@ impl Drop for Condition {
 }
 
 thread_local! {
-    static TABLES: RefCell<Vec<Table>> = const { RefCell::new(Vec::new()) };
+    /// Not freed when the process ends, where nothing of PostgreSQL may be called any more.
+    static TABLES: RefCell<ManuallyDrop<Vec<Table>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
     /// How many statements are at their constraints: more than one where a condition calls a function that
     /// inserts.
     static CHECKING: Cell<u32> = const { Cell::new(0) };
@@ -57,9 +59,12 @@ pub(super) unsafe fn check(
     let _checking = Checking;
     // SAFETY: by the caller. What is set here is what PostgreSQL makes itself where it finds nothing.
     unsafe {
-        // From version 18 on there is more to it, such as constraints that are not enforced.
         if CHECKING.get() == 1 {
-            (*result).ri_ConstraintExprs = conditions((*result).ri_RelationDesc);
+            let conditions = conditions((*result).ri_RelationDesc);
+            #[cfg(not(feature = "pg18"))]
+            (&raw mut (*result).ri_ConstraintExprs).write(conditions);
+            #[cfg(feature = "pg18")]
+            (&raw mut (*result).ri_CheckConstraintExprs).write(conditions);
         }
         pg_sys::ExecConstraints(result, slot, executor);
     }
